@@ -1,0 +1,1 @@
+"""anychip: how would this PyTorch program run on another vendor's chip?"""

@@ -1,0 +1,49 @@
+"""What anychip raises at its users.
+
+AnychipError            something the user can mend; the text says what, where, the numbers, what to try
++-- UnknownChip         no chip, or more than one, of that name
++-- BadChipFile         a file of the standard is wrong: all its problems at once
++-- BadTarget           a TARGET (CHIP[:COUNT][@CLUSTER]) that cannot be read
++-- BadProgramFile      a saved program that cannot be read
++-- ProgramFailed       the user's program ended with an error (its exit code is kept)
++-- UnsupportedTorch    this torch cannot carry the virtual device
++-- UnsupportedDtype    the chip has no such dtype
+"""
+
+
+class AnychipError(Exception):
+    """Base of everything that is told to the user in one plain message, with exit code 2."""
+
+    exit_code = 2
+
+
+class UnknownChip(AnychipError):
+    pass
+
+
+class BadChipFile(AnychipError):
+    pass
+
+
+class BadTarget(AnychipError):
+    pass
+
+
+class BadProgramFile(AnychipError):
+    pass
+
+
+class ProgramFailed(AnychipError):
+    """The user's program failed: `exit_code` is the program's own."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class UnsupportedTorch(AnychipError):
+    pass
+
+
+class UnsupportedDtype(AnychipError):
+    pass

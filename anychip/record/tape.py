@@ -1,0 +1,58 @@
+"""The tape: everything a program did to its chip, in host order, as a sequence of int64 words.
+
+A word is ``payload << KIND_BITS | kind``. The recorder appends one Python int per happening, which is
+what keeps recording cheap; numpy reads the whole tape at once, which is what keeps pricing cheap. What a
+payload means is said beside each kind. Nothing on the tape is a time: times come from a chip.
+"""
+
+from enum import IntEnum
+
+KIND_BITS = 5
+KIND_MASK = (1 << KIND_BITS) - 1
+
+
+class Kind(IntEnum):
+    """What one word says. The states they describe (current stream, module, region) hold until changed."""
+
+    OP = 0  # payload: index into Program.ops; it is launched on the current stream
+    ALLOC = 1  # payload: block; its bytes are Program.block_bytes[block]
+    FREE = 2  # payload: block; a block may be allocated again later
+    STREAM = 3  # payload: stream that following ops go to; 0 is the default stream
+    RECORD = 4  # payload: event, recorded on the current stream
+    WAIT = 5  # payload: event that the current stream waits for
+    SYNC = 6  # payload: 0, the host waits for the whole chip; n > 0, for stream n - 1
+    SYNC_EVENT = 7  # payload: event that the host waits for
+    READ = 8  # payload: place; the host read a value: it waits for the current stream
+    ENTER = 9  # payload: module (index into Program.modules), forward begins
+    EXIT = 10  # payload: module, forward ends
+    MARK = 11  # payload: a Mark
+    COMPILED = 12  # payload: region number (from 1) that begins; 0, the region ends
+    USE = 13  # payload: block read by the preceding OP (only in compiled regions)
+    DEF = 14  # payload: block written by the preceding OP (only in compiled regions)
+    GRAPH = 15  # payload: 1, a captured graph is replayed from here: one launch; 0, it ends
+    HOST = 16  # payload: nanoseconds that the host spent on its own
+    NODE = 17  # payload: autograd sequence number; the ops that follow belong to that forward op
+    RECORD_STREAM = 18  # payload: block that the current stream uses too (caching allocator)
+    ALLOC_CALL = 19  # payload: an AllocatorCall, a thing the program asked of the allocator
+
+
+class Mark(IntEnum):
+    """Where a program stands in its training step; steps are derived from these (`record.steps`)."""
+
+    FORWARD_BEGIN = 0  # outermost call of a module, gradients enabled and wanted
+    FORWARD_END = 1
+    INFER_BEGIN = 2  # outermost call of a module without gradients
+    INFER_END = 3
+    BACKWARD_BEGIN = 4
+    BACKWARD_END = 5
+    OPTIMIZER_BEGIN = 6
+    OPTIMIZER_END = 7
+
+
+class AllocatorCall(IntEnum):
+    EMPTY_CACHE = 0
+    RESET_PEAK = 1
+
+
+def word(kind: Kind, payload: int = 0) -> int:
+    return payload << KIND_BITS | kind

@@ -1,0 +1,63 @@
+# Everything a newcomer or a contributor runs. `make` alone lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TARGETS := --on h100 --on mi300x --on tpu-v5p --on ascend-910b
+
+.PHONY: help install install-dev demo test check fix bench size docs lock torch-matrix clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 16
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "anychip needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# --no-build-isolation: the build backend comes from the lock like everything else.
+$(VENV)/.installed: requirements.lock pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	@touch $@
+
+install: $(VENV)/.installed ## the environment in .venv, from requirements.lock
+
+install-dev: $(VENV)/.installed-dev ## the same, with the tools for tests and checks
+
+demo: install ## forecast the CUDA training script of examples/ on four vendors' chips
+	$(BIN)/anychip forecast $(TARGETS) examples/train_gpt_cuda.py
+
+test: install-dev ## install and run the tests
+	$(BIN)/python -m pytest -n 2 -q
+
+check: install-dev ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict anychip
+
+fix: install-dev ## let the formatter and the linter repair what they can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/anychip chips check --fix
+
+bench: install-dev ## speed of our own code, compared with the saved base
+	@for file in bench/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+size: install ## lines by package, and what changed against main
+	@$(BIN)/python tools/size.py
+
+docs: install ## write again what is generated: walkthrough output, chip pages
+	@$(BIN)/python tools/docs.py
+
+lock: install-dev ## write the lock files from what .venv holds
+	$(BIN)/python tools/lock.py
+
+torch-matrix: ## the fast tests on three builds of torch; says plainly which ran
+	@PYTHON=$(PYTHON) bash tools/torch-matrix
+
+clean: ## remove the environments and caches
+	rm -rf .venv .venv-torch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,6 +1,7 @@
 """What anychip raises at its users.
 
 AnychipError            something the user can mend; the text says what, where, the numbers, what to try
++-- BadUse              a command line or call that cannot be carried out as it stands
 +-- UnknownChip         no chip, or more than one, of that name
 +-- BadChipFile         a file of the standard is wrong: all its problems at once
 +-- BadTarget           a TARGET (CHIP[:COUNT][@CLUSTER]) that cannot be read
@@ -15,6 +16,10 @@ class AnychipError(Exception):
     """Base of everything that is told to the user in one plain message, with exit code 2."""
 
     exit_code = 2
+
+
+class BadUse(AnychipError):
+    pass
 
 
 class UnknownChip(AnychipError):

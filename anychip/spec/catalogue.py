@@ -1,0 +1,110 @@
+"""Which files are there: the standard's own, then $ANYCHIP_PATH, then packages with the entry point `anychip.chips`.
+
+In: nothing but the folders. Out: files by id and by alias. Reads only the head of each file (all before its first
+table), so that finding a chip among a hundred costs a few milliseconds. A folder on $ANYCHIP_PATH holds chip files
+itself or has the layout of anychip/standard.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+STANDARD = Path(__file__).resolve().parent.parent / "standard"
+ENTRY_POINT_GROUP = "anychip.chips"
+
+
+@dataclass(frozen=True)
+class Head:
+    """The top of a file: what names it. `table` holds the fields before the first table header."""
+
+    file: Path
+    table: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return self.file.stem
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        aliases = self.table.get("aliases", ())
+        return tuple(a for a in aliases if isinstance(a, str)) if isinstance(aliases, list) else ()
+
+    def text(self, key: str) -> str | None:
+        value = self.table.get(key)
+        return value if isinstance(value, str) else None
+
+
+def folders(kind: str) -> list[Path]:
+    """Folders that may hold files of `kind` ("chips", "platforms", ...), the standard's own first."""
+    return [STANDARD / kind, *_outside(kind)]
+
+
+def _outside(kind: str) -> Iterator[Path]:
+    for root in [*_path_folders(), *_entry_point_folders()]:
+        yield root / kind
+        if kind == "chips":
+            yield root
+
+
+def _path_folders() -> list[Path]:
+    return [Path(part).expanduser() for part in os.environ.get("ANYCHIP_PATH", "").split(os.pathsep) if part]
+
+
+@cache
+def _entry_point_folders() -> tuple[Path, ...]:
+    """The folder of each package that an installed distribution names under `anychip.chips`; nothing is imported
+    but its parent packages. A package that cannot be found is left out."""
+    from importlib.metadata import entry_points
+
+    found = []
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            spec = find_spec(point.module)
+        except (ImportError, ValueError, AttributeError):
+            continue
+        found += [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+    return tuple(found)
+
+
+def files(kind: str) -> list[Path]:
+    """Every file of `kind`, by name; of two with one name in different folders both, the standard's first."""
+    found: list[Path] = []
+    for folder in folders(kind):
+        try:
+            found += sorted(entry for entry in folder.iterdir() if entry.suffix == ".toml")
+        except OSError:
+            continue
+    return found
+
+
+def head(file: Path) -> Head:
+    """The fields before the first table; the whole file where that cannot be cut off; none where it is no TOML."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return Head(file, {})
+    cut = 0 if text.startswith("[") else text.find("\n[")
+    for part in (text[:cut] if cut >= 0 else text, text):
+        try:
+            return Head(file, tomllib.loads(part))
+        except (ValueError, RecursionError):
+            continue
+    return Head(file, {})
+
+
+def heads(kind: str) -> list[Head]:
+    return [head(file) for file in files(kind)]
+
+
+def find(kind: str, name: str) -> Path | None:
+    """The file whose id is `name`, without reading any."""
+    for folder in folders(kind):
+        file = folder / f"{name}.toml"
+        if file.is_file():
+            return file
+    return None

@@ -1,0 +1,225 @@
+"""From a name to a `Chip`: find its file, lay it over the one that it extends, check it, join it with its platform.
+
+In: an id, an alias, or the path of a TOML file. Out: `Chip`. Reads only that chip's files. A name that nobody has is
+`UnknownChip` with the nearest; a file that is wrong is `BadChipFile` with all its problems.
+"""
+
+import difflib
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from anychip.errors import BadChipFile, UnknownChip
+from anychip.spec import catalogue
+from anychip.spec.chip import Chip, build_figures
+from anychip.spec.platform import Platform, build_platform, merge
+from anychip.spec.problem import raise_problems
+from anychip.spec.toml import Document, read
+from anychip.spec.validate import validate
+
+GRADES = "DCBA"
+MAX_EXTENDS = 8
+
+
+@dataclass(frozen=True)
+class ChipEntry:
+    """A line of the list of chips."""
+
+    id: str
+    aliases: tuple[str, ...]
+    vendor: str
+    name: str
+    platform: str
+    grade: str
+    file: Path
+
+
+def load_chip(name: str | Path) -> Chip:
+    """The chip of an id, an alias or a file. Raises UnknownChip, BadChipFile."""
+    file = find_chip(str(name))
+    stamp = file.stat() if file.is_file() else None
+    return _load(file, (stamp.st_mtime_ns, stamp.st_size) if stamp else None)
+
+
+@cache
+def _load(file: Path, stamp: tuple[int, int] | None) -> Chip:
+    """stamp: time and size of the file, so that a changed file is read again."""
+    chain = read_chain(file)
+    table = joined(chain)
+    platform, platform_text = load_platform(str(table["platform"]), table.get("generation"), chain[0])
+    texts = "\0".join([*(doc.text for doc in chain), platform_text])
+    return Chip(
+        id=table["id"],
+        aliases=tuple(table.get("aliases", ())),
+        vendor=table["vendor"],
+        name=table["name"],
+        platform=platform,
+        generation=table.get("generation"),
+        execution=table["execution"],
+        figures=build_figures(table),
+        grade=grade(table["id"], platform.id),
+        digest=hashlib.sha256(texts.encode()).hexdigest(),
+        file=file,
+        notes=tuple(table.get("notes", ())),
+        raw=table,
+    )
+
+
+def find_chip(name: str) -> Path:
+    """The file of an id, an alias or a path. Raises UnknownChip."""
+    if name.endswith(".toml"):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise UnknownChip(f"{name}: no such chip file. To begin one: anychip chips new --like CHIP")
+        return path.resolve()
+    wanted = name.strip().lower()
+    plain = wanted.replace("-", "").replace("_", "").isalnum() and wanted.isascii()
+    file = catalogue.find("chips", wanted) if plain else None
+    return file or _by_alias(name, wanted)
+
+
+def _by_alias(name: str, wanted: str) -> Path:
+    heads = catalogue.heads("chips")
+    owners = list(dict.fromkeys(head.file for head in heads if wanted in head.aliases))
+    if len(owners) == 1:
+        return owners[0]
+    if owners:
+        raise UnknownChip(f"{name!r} is an alias of more than one chip: {', '.join(o.stem for o in owners)}")
+    names = {word: head.id for head in heads for word in (head.id, *head.aliases)}
+    near = difflib.get_close_matches(wanted, names, 3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(repr(word) for word in near)}?" if near else ""
+    raise UnknownChip(f"no chip is called {name!r}.{hint} See: anychip chips")
+
+
+def read_chain(file: Path) -> list[Document]:
+    """The file and those that it extends, itself first, each of them valid. Raises BadChipFile."""
+    chain: list[Document] = []
+    while True:
+        doc = read(file)
+        raise_problems(validate(doc, "chips"), file)
+        chain.append(doc)
+        parent = doc.table.get("extends")
+        if parent is None:
+            break
+        found = catalogue.find("chips", parent)
+        if found is None:
+            raise BadChipFile(f"{doc.problem('extends', f'no chip file {parent}.toml', 'see: anychip chips')}")
+        if len(chain) >= MAX_EXTENDS or any(found == other.file for other in chain):
+            raise BadChipFile(f"{doc.problem('extends', 'extends itself, through ' + parent)}")
+        file = found
+    if len(chain) > 1:
+        raise_problems(_joined_problems(chain), chain[0].file)
+    return chain
+
+
+def _joined_problems(chain: list[Document]) -> list[Any]:
+    """What a variant lacks even with all that it inherits."""
+    whole = Document(chain[0].file, chain[0].text, joined(chain))
+    return validate(whole, "chips")
+
+
+def joined(chain: list[Document]) -> dict[str, Any]:
+    """One table of a chain of documents. Aliases, notes and disputes about replaced figures are not inherited."""
+    table: dict[str, Any] = {}
+    for doc in reversed(chain):
+        own = dict(doc.table)
+        own.pop("extends", None)
+        kept = [d for d in table.get("disputed", ()) if not _has(own, d["figure"])]
+        inherited = {k: v for k, v in table.items() if k not in ("aliases", "notes", "disputed")}
+        table = merge(inherited, own)
+        table["disputed"] = kept + list(own.get("disputed", ()))
+    return table
+
+
+def _has(table: dict[str, Any], path: str) -> bool:
+    value: Any = table
+    for part in path.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return False
+        value = value[part]
+    return True
+
+
+def load_platform(name: str, generation: str | None = None, asked_by: Document | None = None) -> tuple[Platform, str]:
+    """The platform of an id, and its file's text. Raises BadChipFile."""
+    file = catalogue.find("platforms", name)
+    if file is None and asked_by is not None:
+        beside = asked_by.file.parent / f"{name}.toml"
+        file = beside if beside.is_file() and beside != asked_by.file else None
+    if file is None:
+        known = [head.id for head in catalogue.heads("platforms")]
+        near = difflib.get_close_matches(name, known, 3)
+        fix = "did you mean " + " or ".join(near) + "?" if near else "platforms: " + ", ".join(sorted(known))
+        place = (
+            asked_by.problem("platform", f"no platform {name!r}", fix) if asked_by else f"no platform {name!r}: {fix}"
+        )
+        raise BadChipFile(str(place))
+    doc = read_platform(file, file.stat().st_mtime_ns)
+    return build_platform(doc.table, generation), doc.text
+
+
+@cache
+def read_platform(file: Path, stamp: int) -> Document:
+    """The valid document of a platform file. Raises BadChipFile."""
+    doc = read(file)
+    raise_problems(validate(doc, "platforms"), file)
+    return doc
+
+
+def list_chips() -> list[ChipEntry]:
+    """Every chip that can be found, by id; of two files with one id the standard's. Reads heads only."""
+    entries: dict[str, ChipEntry] = {}
+    heads = {head.id: head for head in reversed(catalogue.heads("chips")) if head.table}
+    for head in heads.values():
+        entries[head.id] = _entry(head, heads)
+    return [entries[name] for name in sorted(entries)]
+
+
+def _entry(head: catalogue.Head, heads: dict[str, catalogue.Head]) -> ChipEntry:
+    def inherited(key: str) -> str:
+        at: catalogue.Head | None = head
+        for _ in range(MAX_EXTENDS):
+            if at is None:
+                break
+            if found := at.text(key):
+                return found
+            at = heads.get(at.text("extends") or "")
+        return "unknown"
+
+    platform = inherited("platform")
+    places = inherited("vendor"), inherited("name"), platform, grade(head.id, platform)
+    return ChipEntry(head.id, head.aliases, *places, head.file)
+
+
+def grade(chip_id: str, platform_id: str) -> str:
+    """ "D" for a chip file alone, a letter better for each of: an API map of its platform that knows most symbols, an
+    op list of its platform, measured rates of the chip."""
+    known = _api_map_is_known(platform_id) + _has_ops(platform_id) + _has_rates(chip_id)
+    return GRADES[known]
+
+
+def _data_file(kind: str, name: str) -> Path | None:
+    for folder in catalogue.folders(kind):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+@cache
+def _api_map_is_known(platform_id: str) -> bool:
+    file = _data_file("apis", f"{platform_id}.csv")
+    if file is None:
+        return False
+    text = file.read_text(encoding="utf-8", errors="replace")
+    return text.count(",unknown,") < text.count("\n") / 2
+
+
+@cache
+def _has_ops(platform_id: str) -> bool:
+    return any(list(folder.glob(f"{platform_id}*.csv")) for folder in catalogue.folders("ops"))
+
+
+def _has_rates(chip_id: str) -> bool:
+    return _data_file("rates", f"{chip_id}.csv") is not None

@@ -1,0 +1,213 @@
+"""The Python API behind the command line: `record` a program once, `forecast` it on every chip that was asked for.
+
+A recording is priced on another chip as it stands where that chip would have answered every question that the program
+asked in the same way; where an answer differs the program might have done something else, so it is recorded again.
+"""
+
+import os
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anychip import targets
+from anychip.errors import BadUse
+from anychip.record.program import Program, Question
+from anychip.spec import Chip, load_chip
+
+if TYPE_CHECKING:
+    from anychip.forecast import Forecast
+
+Say = Callable[[str], None]
+OnChips = str | Chip | Sequence[str | Chip]
+
+
+def _silent(text: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Forecasts of one program on several chips, in the order asked.
+
+    programs: the recording that each forecast was priced from; one object where one recording served several chips.
+    wall_s: seconds spent here on record, price and total. interrupted: the program was stopped by Ctrl-C, so the
+    forecasts hold only for what it had done by then.
+    """
+
+    program: str
+    chips: tuple[Chip, ...]
+    programs: tuple[Program, ...]
+    forecasts: "tuple[Forecast, ...]"
+    wall_s: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, the program's own where it failed, 1 where it does not fit, else 0."""
+        if self.interrupted:
+            return 130
+        failed = int(self.programs[0].meta.get("exit_code") or 0)
+        return failed or int(any(not forecast.fits for forecast in self.forecasts))
+
+
+def chips_of(on: OnChips) -> list[Chip]:
+    """Each target's chip. Raises UnknownChip, BadChipFile, BadTarget, BadUse for none."""
+    wanted = [on] if isinstance(on, str | Chip) else list(on)
+    if not wanted:
+        raise BadUse("no chip given; see: anychip chips")
+    chips = [target if isinstance(target, Chip) else load_chip(targets.single(target)) for target in wanted]
+    return list(dict.fromkeys(chips))
+
+
+def load(path: str | os.PathLike[str]) -> Program:
+    """A saved recording. Raises BadProgramFile."""
+    return Program.load(path)
+
+
+def record(
+    program: str | os.PathLike[str] | Sequence[str],
+    on: str | Chip,
+    *,
+    module: bool = False,
+    steps: int = 3,
+    calls: int | None = None,
+    step_mark: str | None = None,
+    host: str = "modelled",
+    device: str = "cuda",
+    imbalance: float = 1.0,
+    show_output: bool = True,
+) -> Program:
+    """Run a program on a virtual chip, shapes only, in a process of its own, and keep what it did.
+
+    program: script and its arguments, or with `module` a module's name and its arguments. It runs with your rights.
+    steps, calls, step_mark: where it is ended. host: "measured" keeps Python's own time between ops as it took here.
+    device: device type under which the program sees the chip. show_output: forward what it prints to stderr.
+    Raises BadUse for a missing script, ProgramFailed if it failed before the first step, UnsupportedTorch.
+    """
+    argv = _argv(program, module)
+    (chip,) = chips_of(on)
+    from anychip.device import launch
+
+    return launch.record(
+        argv,
+        chip,
+        steps=steps,
+        module=module,
+        calls=calls,
+        step_mark=step_mark,
+        host=host,
+        device=device,
+        imbalance=imbalance,
+        show_output=show_output,
+    )
+
+
+def _argv(program: str | os.PathLike[str] | Sequence[str], module: bool) -> list[str]:
+    argv = [os.fspath(program)] if isinstance(program, str | os.PathLike) else list(program)
+    if not argv:
+        raise BadUse("no program given: a script's path and its arguments, or a module's name with module=True")
+    if not module and not Path(argv[0]).is_file():
+        there = " It is a folder." if Path(argv[0]).is_dir() else ""
+        raise BadUse(f"there is no script {argv[0]!r} (in {os.getcwd()}).{there} For a module: -m {argv[0]}")
+    return argv
+
+
+def forecast(
+    program: Program | str | os.PathLike[str] | Sequence[str],
+    on: OnChips,
+    *,
+    tokens_per_step: int | None = None,
+    jobs: int = 2,
+    progress: Say = _silent,
+    **options: Any,
+) -> Answer:
+    """How a program would run on each chip of `on`.
+
+    program: a recording, or what `record` takes; then `options` are the keyword arguments of `record`, the first chip is
+    the one that the program's output is shown of, and chips that would have answered it otherwise get a recording of
+    their own, `jobs` at a time. A recording given as such is priced as it stands, with a warning for each such chip.
+    tokens_per_step: where they are not what the first embedding sees. progress: called with lines of text.
+    """
+    began = time.perf_counter()
+    chips = chips_of(on)
+    if isinstance(program, Program):
+        programs, warnings = [program] * len(chips), _unlike(program, chips)
+    else:
+        programs = _record_all(program, chips, jobs, progress, options)
+        warnings = []
+    recorded_s = time.perf_counter() - began
+    forecasts = [_price(p, chip, tokens_per_step) for p, chip in zip(programs, chips, strict=True)]
+    total_s = time.perf_counter() - began
+    progress(f"priced on {_names(chips)} in {(total_s - recorded_s) * 1e3:.0f} ms")
+    warnings += [text for recorded in programs for text in recorded.meta.get("warnings", ())]
+    warnings += [text for result in forecasts for text in result.warnings]
+    return Answer(
+        program=_title(program),
+        chips=tuple(chips),
+        programs=tuple(programs),
+        forecasts=tuple(forecasts),
+        wall_s={"record": recorded_s, "price": total_s - recorded_s, "total": total_s},
+        warnings=tuple(dict.fromkeys(warnings)),
+        interrupted=any(p.meta.get("interrupted") for p in programs),
+    )
+
+
+def _price(program: Program, chip: Chip, tokens_per_step: int | None) -> "Forecast":
+    from anychip.forecast import forecast as price
+
+    return price(program, chip, tokens_per_step=tokens_per_step)
+
+
+def _record_all(program: Any, chips: list[Chip], jobs: int, progress: Say, options: Mapping[str, Any]) -> list[Program]:
+    """One recording for the first chip and for all that would have answered alike; one more for each that would not."""
+    from anychip.device.answers import differing
+
+    progress(f"recording on a virtual {chips[0].id}, shapes only")
+    first = record(program, chips[0], **options)
+    progress(f"recorded {len(first.tape):,} events, {len(first.ops):,} distinct operations")
+    again = {chip.id: chip for chip in chips[1:] if differing(first, chip)} if not first.meta.get("interrupted") else {}
+    for chip in again.values():
+        question = differing(first, chip)[0]
+        progress(f"recording again on {chip.id}: it answers {question.name} otherwise ({_place(question)})")
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        runs = {
+            name: pool.submit(record, program, chip, **{**options, "show_output": False})
+            for name, chip in again.items()
+        }
+        recorded = {name: run.result() for name, run in runs.items()}
+    return [recorded.get(chip.id, first) for chip in chips]
+
+
+def _unlike(program: Program, chips: Sequence[Chip]) -> list[str]:
+    """A warning for each chip that would have answered otherwise, with the first such question and its line."""
+    from anychip.device.answers import differing
+
+    found = []
+    for chip in chips:
+        questions = differing(program, chip)
+        if questions:
+            others = f" and {len(questions) - 1} more" if len(questions) > 1 else ""
+            found.append(
+                f"{chip.id} would have answered {questions[0].name} ({_place(questions[0])}){others} otherwise than the "
+                f"recording was told ({questions[0].answer!r}): there the program might do something else. Record it again."
+            )
+    return found
+
+
+def _place(question: Question) -> str:
+    return f"{question.place.file}:{question.place.line}"
+
+
+def _names(chips: Sequence[Chip]) -> str:
+    return ", ".join(chip.id for chip in chips)
+
+
+def _title(program: Any) -> str:
+    if isinstance(program, Program):
+        return shlex.join(program.meta.get("argv", ["?"]))
+    return os.fspath(program) if isinstance(program, str | os.PathLike) else shlex.join(program)

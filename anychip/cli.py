@@ -1,0 +1,309 @@
+"""The command line: parse, call the Python API, print. Nothing is computed here.
+
+Results go to stdout; progress, warnings, errors and the user's program go to stderr. Exit codes: 0 fine, 1 the answer
+is bad news (it does not fit, a check found problems), 2 wrong use or bad input, the user's program's own where that
+failed, 130 after Ctrl-C. Heavy modules are imported by the commands that need them: --help and chips stay instant.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+
+from anychip import __version__
+from anychip.errors import AnychipError, BadUse
+
+CARE = (
+    "forecast runs your program, with your rights: whatever it writes, deletes or sends, it does. The chip is "
+    "virtual: no accelerator is used or hidden, and no numbers are computed on it. A forecast is not a benchmark result."
+)
+FORECAST = f"""\
+How would this program run there? The program runs untouched on a virtual chip, shapes only, for a few steps; what it
+did is then priced on each chip. Options stand before the program; everything after it is the program's own.
+
+examples:
+  anychip forecast --on h100 train.py --batch-size 32
+  anychip forecast --on h100 --on mi300x --on ascend-910b -m package.train --config small.toml
+  anychip forecast --on h100 --save run.anychip train.py      then, without running it again:
+  anychip forecast --on tpu-v5p --load run.anychip
+
+care: {CARE}
+"""
+CHIPS = """\
+Which chips are there, and what is known of each? Every figure has its kind, source and date; unknown is said.
+
+examples:
+  anychip chips                       all chips: id, aliases, vendor, platform, grade
+  anychip chips show h100             one chip, every figure with its source
+  anychip chips check my-chip.toml    all problems of a file at once, with their place
+  anychip chips new --like h100 acme-one > acme-one.toml
+"""
+
+
+def positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    main_parser = argparse.ArgumentParser(
+        prog="anychip",
+        description="How would this unmodified CUDA PyTorch program run on another vendor's chip?",
+        epilog=f"example: anychip forecast --on h100 --on ascend-910b train.py\n\ncare: {CARE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    main_parser.add_argument("--version", action="version", version=f"anychip {__version__}")
+    verbs = main_parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _forecast_parser(verbs)
+    _chips_parser(verbs)
+    return main_parser
+
+
+def _sub(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, help_: str, text: str = "", usage: str = ""
+) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name,
+        help=help_,
+        description=text or help_,
+        usage=usage or None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    usage = "anychip forecast [options] --on TARGET [--on TARGET]... script.py args... | -m module args..."
+    sub = _sub(verbs, "forecast", "how fast, does it fit, what limits it, on which chip?", FORECAST, usage)
+    add = sub.add_argument
+    add("--on", action="append", metavar="TARGET", default=[],
+        help="CHIP[:COUNT][@CLUSTER][+STACK], an id or alias of `anychip chips` or a chip file; repeat to compare; "
+             "what the program prints is the first one's")  # fmt: skip
+    length = sub.add_argument_group("how much of the program")
+    length.add_argument("--steps", type=positive, metavar="N", default=3,
+                        help="end the program after N training steps; the first warms up (default 3)")  # fmt: skip
+    length.add_argument("--calls", type=positive, metavar="N",
+                        help="end it after N outermost model calls: for inference, without an optimizer")  # fmt: skip
+    length.add_argument("--step-mark", metavar="FUNCTION",
+                        help="a step ends when this function returns, as module.function or Class.method")  # fmt: skip
+    length.add_argument("--tokens-per-step", type=positive, metavar="N",
+                        help="tokens of a step, where they are not the integers that the first embedding sees")  # fmt: skip
+    chip = sub.add_argument_group("what the program is told")
+    chip.add_argument("--device", metavar="NAME", default="cuda",
+                      help="the device type under which it sees the chip (default cuda)")  # fmt: skip
+    chip.add_argument("--host", choices=("modelled", "measured"), default="modelled",
+                      help="the host's own time between ops: from the chip's figures, or as it took here")  # fmt: skip
+    chip.add_argument("--imbalance", type=positive_float, metavar="X", default=1.0,
+                      help="fullest over mean where data decide a split, such as experts (default 1, balanced)")  # fmt: skip
+    out = sub.add_argument_group("output")
+    out.add_argument("--json", metavar="FILE", help="the answer as JSON (schema 1); - for stdout")
+    out.add_argument("--trace", metavar="FILE",
+                     help="the last step's timeline for Perfetto or chrome://tracing; gzipped if it ends in .gz; "
+                          "with several targets the chip's id is put before the suffix")  # fmt: skip
+    out.add_argument("--memory-snapshot", metavar="FILE",
+                     help="every allocation, in the format of torch.cuda.memory._dump_snapshot")  # fmt: skip
+    out.add_argument("--save", metavar="FILE", help="keep the recording, to forecast again without running")
+    out.add_argument("--load", metavar="FILE", help="forecast a kept recording; no program is run")
+    out.add_argument("--jobs", type=positive, metavar="N", default=2, help="recordings at a time (default 2)")
+    out.add_argument("--quiet", action="store_true", help="no progress and no table; warnings and errors stay")
+    add("-m", dest="module", nargs=argparse.REMAINDER, metavar="module args...", help="run a module, as python -m does")
+    add("program", nargs=argparse.REMAINDER, metavar="script.py args...", help="the program and its own arguments")
+    sub.set_defaults(run=forecast)
+
+
+def _chips_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    sub = _sub(verbs, "chips", "which chips are there, and what is known of each?", CHIPS)
+    sub.add_argument("--json", metavar="FILE", nargs="?", const="-", help="the list as JSON (schema 1); - for stdout")
+    sub.add_argument("--markdown", action="store_true", help="the list as a Markdown table")
+    sub.set_defaults(run=chips)
+    actions = sub.add_subparsers(dest="action", metavar="[show | check | schema | new]")
+
+    show = _sub(actions, "show", "every figure of a chip, with kind, source and date")
+    show.add_argument("chip", metavar="ID", help="id, alias or file of a chip")
+    show.add_argument("--platform", action="store_true", help="also its platform: dtypes, collectives, attention")
+    show.add_argument("--json", metavar="FILE", nargs="?", const="-", default=argparse.SUPPRESS, help="as JSON")
+    show.add_argument("--markdown", action="store_true", default=argparse.SUPPRESS, help="as a Markdown page")
+    show.set_defaults(run=chips_show)
+
+    check = _sub(actions, "check", "all problems of chip files at once, with their place and what to write instead")
+    check.add_argument("paths", nargs="*", metavar="PATH", help="files or folders (default: the whole standard)")
+    check.add_argument("--fix", action="store_true", help="repair what can be repaired without knowing the chip")
+    check.add_argument("--json", metavar="FILE", nargs="?", const="-", default=argparse.SUPPRESS, help="as JSON")
+    check.set_defaults(run=chips_check)
+
+    schema = _sub(actions, "schema", "the JSON Schema of a chip file, for editors")
+    schema.set_defaults(run=chips_schema)
+
+    new = _sub(actions, "new", "a chip file to start from, on stdout, with another chip's figures to be replaced")
+    new.add_argument("id", metavar="NEW-ID", nargs="?", default="vendor-product", help="its id: vendor-product")
+    new.add_argument("--like", metavar="ID", required=True, help="the chip whose platform and fields it takes")
+    new.set_defaults(run=chips_new)
+
+
+def forecast(args: argparse.Namespace) -> int:
+    argv = _program(args)
+    for path in (args.json, args.trace, args.save, args.memory_snapshot):
+        check_writable(path)
+    from anychip import api, report
+    from anychip.report.progress import Progress
+
+    with Progress(quiet=args.quiet) as progress:
+        answer = api.forecast(
+            api.load(args.load) if args.load else argv,
+            on=args.on,
+            module=args.module is not None,
+            steps=args.steps,
+            calls=args.calls,
+            step_mark=args.step_mark,
+            tokens_per_step=args.tokens_per_step,
+            host=args.host,
+            device=args.device,
+            imbalance=args.imbalance,
+            jobs=args.jobs,
+            progress=progress,
+        )
+    if args.save:
+        answer.programs[0].save(args.save)
+    if args.json:
+        write(args.json, json.dumps(report.to_json(answer), indent=2))
+    if args.trace:
+        report.write_traces(answer, args.trace)
+    if args.memory_snapshot:
+        report.write_memory_snapshots(answer, args.memory_snapshot)
+    if args.json != "-" and not args.quiet:
+        report.show(answer)
+    for warning in answer.warnings if args.quiet or args.json == "-" else ():
+        print(f"warning: {warning}", file=sys.stderr)
+    return answer.exit_code
+
+
+def _program(args: argparse.Namespace) -> list[str]:
+    """The program's argv, after checking that there is exactly one thing to forecast and somewhere to forecast it."""
+    argv: list[str] = args.module if args.module is not None else args.program
+    if argv[:1] == ["--"]:
+        argv = argv[1:]
+    if not args.on:
+        raise BadUse("no chip given. Try: anychip forecast --on h100 script.py (all chips: anychip chips)")
+    if args.load and argv:
+        raise BadUse(f"--load forecasts the kept recording {args.load}: leave out {' '.join(argv)!r}, or --load.")
+    if not args.load and not argv:
+        raise BadUse("no program given. Try: anychip forecast --on h100 script.py args... (or -m module args...)")
+    if args.load and args.save:
+        raise BadUse("--save with --load would only copy the file.")
+    return argv
+
+
+def chips(args: argparse.Namespace) -> int:
+    from anychip import spec
+    from anychip.report import chips as page
+
+    found = spec.list_chips()
+    if args.json:
+        write(args.json, json.dumps(page.list_json([spec.load_chip(entry.file) for entry in found]), indent=2))
+    elif args.markdown:
+        print(page.list_markdown(found))
+    else:
+        print(page.list_text(found))
+    return 0
+
+
+def chips_show(args: argparse.Namespace) -> int:
+    from anychip import spec
+    from anychip.report import chips as page
+
+    chip = spec.load_chip(args.chip)
+    if args.json:
+        write(args.json, json.dumps(page.chip_json(chip), indent=2))
+    elif args.markdown:
+        print(page.chip_markdown(chip))
+    else:
+        print(page.chip_text(chip, asked=args.chip, platform=args.platform))
+    return 0
+
+
+def chips_check(args: argparse.Namespace) -> int:
+    from anychip import spec
+    from anychip.report import chips as page
+
+    if args.fix:
+        for line in spec.fix(args.paths or None):
+            print(f"fixed: {line}", file=sys.stderr)
+    problems = spec.check(args.paths or None)
+    if args.json:
+        write(args.json, json.dumps(page.problems_json(problems), indent=2))
+    else:
+        print(page.problems_text(problems))
+    return 1 if problems else 0
+
+
+def chips_schema(args: argparse.Namespace) -> int:
+    from anychip import spec
+
+    print(json.dumps(spec.json_schema(), indent=2))
+    return 0
+
+
+def chips_new(args: argparse.Namespace) -> int:
+    from anychip import spec
+
+    print(spec.new_chip(args.id, like=args.like), end="")
+    return 0
+
+
+def check_writable(path: str | None) -> None:
+    """Raise BadUse if a file cannot be written there: told before minutes are spent on what would go into it."""
+    if path is None or path == "-":
+        return
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        raise BadUse(f"{path}: is a folder; name a file in it.")
+    if not os.path.isdir(folder):
+        raise BadUse(f"{path}: there is no folder {folder}.")
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise BadUse(f"{path}: no permission to write there.")
+
+
+def write(path: str, text: str) -> None:
+    """Write text to a file, or to stdout if the path is -."""
+    if path == "-":
+        print(text)
+        return
+    check_writable(path)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except AnychipError as error:
+        print(f"anychip: {type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("anychip: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has left; python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

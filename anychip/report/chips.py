@@ -1,0 +1,172 @@
+"""What is known of chips, as text, Markdown and JSON. Plain text: nothing is imported that `anychip chips` must wait for.
+
+In: chips, list entries and problems of `anychip.spec`. Out: strings and JSON values. Unknown is written, not left out.
+"""
+
+import shutil
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from anychip.spec import Chip, ChipEntry, Figure, Platform, Problem
+
+SCHEMA = 1
+
+
+def table(rows: Sequence[Sequence[str]], width: int | None = None, flexible: int | None = None) -> str:
+    """Rows as aligned columns, the first row a heading; column `flexible` is cut so that lines keep to `width`."""
+    sizes = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    if width is not None and flexible is not None:
+        others = sum(sizes) - sizes[flexible] + 2 * (len(sizes) - 1)
+        sizes[flexible] = max(8, min(sizes[flexible], width - others))
+    lines = ("  ".join(_cut(cell, size).ljust(size) for cell, size in zip(row, sizes, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cut(text: str, size: int) -> str:
+    return text if len(text) <= size else text[: size - 2] + ".."
+
+
+def screen_width() -> int:
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+def list_text(entries: Sequence[ChipEntry]) -> str:
+    rows = [("id", "aliases", "vendor", "platform", "grade")]
+    rows += [(e.id, ", ".join(e.aliases) or "-", e.vendor, e.platform, e.grade) for e in entries]
+    return f"{table(rows, screen_width(), flexible=1)}\n\n{len(entries)} chips. One of them: anychip chips show ID"
+
+
+def list_markdown(entries: Sequence[ChipEntry]) -> str:
+    rows = [f"| {e.id} | {', '.join(e.aliases)} | {e.name} | {e.vendor} | {e.platform} | {e.grade} |" for e in entries]
+    head = ["| id | aliases | name | vendor | platform | grade |", "|---|---|---|---|---|---|"]
+    return "\n".join(head + rows)
+
+
+def list_json(chips: Sequence[Chip]) -> dict[str, Any]:
+    return {"schema": SCHEMA, "chips": [chip_record(chip) for chip in chips]}
+
+
+def chip_json(chip: Chip) -> dict[str, Any]:
+    return list_json([chip])
+
+
+def chip_record(chip: Chip) -> dict[str, Any]:
+    return {
+        "id": chip.id,
+        "aliases": list(chip.aliases),
+        "name": chip.name,
+        "vendor": chip.vendor,
+        "platform": chip.platform.id,
+        "generation": chip.generation,
+        "execution": chip.execution,
+        "grade": chip.grade,
+        "figures": {path: figure_record(figure) for path, figure in chip.figures.items()},
+        "notes": list(chip.notes),
+    }
+
+
+def figure_record(figure: Figure) -> dict[str, Any]:
+    """value in SI units, null where unknown or where the chip has no such thing: `state` says which."""
+    return {
+        "value": list(figure.shape) if figure.shape is not None else figure.value,
+        "unit": figure.unit,
+        "state": figure.state,
+        "kind": figure.kind,
+        "source": figure.source,
+        "date": figure.date,
+        "printed": figure.printed,
+        "note": figure.note,
+        "disputed": list(figure.disputed),
+    }
+
+
+def chip_text(chip: Chip, asked: str, platform: bool = False) -> str:
+    """Every figure with its kind and the number of its source, then the sources, notes and disputes."""
+    width = screen_width()
+    head = f"{asked} -> {chip.id}" if asked != chip.id else chip.id
+    generation = f", generation {chip.generation}" if chip.generation else ""
+    lines = [
+        head,
+        f"{chip.vendor} {chip.name}, platform {chip.platform.id}{generation}, grade {chip.grade}",
+        f"runs {'one kernel after another' if chip.execution == 'kernel' else 'whole compiled graphs'}; {chip.file}",
+        "",
+    ]
+    sources: dict[str, int] = {}
+    rows = [("figure", "value", "kind", "date", "src")]
+    for path, figure in chip.figures.items():
+        number = str(sources.setdefault(figure.source, len(sources) + 1)) if figure.source else "-"
+        known = figure.state == "known"
+        kind = figure.kind if known else "-"
+        rows.append(
+            (path, str(figure).removesuffix(" count"), kind, figure.date or "-", f"[{number}]" if known else "-")
+        )
+    lines += [table(rows, width, flexible=0), ""]
+    lines += [f"[{number}] {source}" for source, number in sources.items()]
+    for path, figure in chip.figures.items():
+        lines += _paragraphs([f"{path}: {figure.note}"] if figure.note else [], width)
+        lines += _paragraphs([f"{path} is disputed: {'; '.join(figure.disputed)}"] if figure.disputed else [], width)
+    lines += _paragraphs(chip.notes, width)
+    if platform:
+        lines += ["", *platform_lines(chip.platform, width)]
+    return "\n".join(lines)
+
+
+def _paragraphs(texts: Sequence[str], width: int) -> list[str]:
+    return [line for text in texts for line in textwrap.wrap(f"- {text}", width, subsequent_indent="  ")]
+
+
+def platform_lines(platform: Platform, width: int) -> list[str]:
+    """The platform: how programs name the device, which dtypes work for what, how attention is run."""
+    from anychip.spec.fields import USES
+
+    fused = {True: "fused", False: "not fused", None: "unknown"}[platform.attention_fused]
+    kernels = f" ({', '.join(platform.attention_kernels)})" if platform.attention_kernels else ""
+    rows = [("dtype", *USES)]
+    rows += [(name, *(row[use] for use in USES)) for name, row in platform.dtypes.items()]
+    return [
+        f"platform {platform.id}: {platform.vendor} {platform.name}",
+        f"device type {platform.device_type}, module {platform.module}, "
+        f"collectives {', '.join(platform.collective_backends) or 'unknown'}, attention {fused}{kernels}",
+        f"torch versions: {', '.join(platform.versions) or 'unknown'}",
+        "",
+        table(rows),
+        *_paragraphs([platform.note] if platform.note else [], width),
+    ]
+
+
+def chip_markdown(chip: Chip) -> str:
+    """One page: what the chip is, its figures with their sources, its disputes."""
+    lines = [
+        f"# {chip.vendor} {chip.name}",
+        "",
+        f"`{chip.id}`, aliases: {', '.join(f'`{alias}`' for alias in chip.aliases) or 'none'}. "
+        f"Platform `{chip.platform.id}`, grade {chip.grade}, executes by {chip.execution}.",
+        "",
+        "| figure | value | kind | date | source |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {path} | {figure} | {figure.kind} | {figure.date} | {figure.source} |"
+        if figure.state == "known"
+        else f"| {path} | {figure} | | | |"
+        for path, figure in chip.figures.items()
+    ]
+    remarks = [f"{path}: {figure.note}" for path, figure in chip.figures.items() if figure.note]
+    remarks += [f"{path} is disputed: {'; '.join(f.disputed)}" for path, f in chip.figures.items() if f.disputed]
+    remarks += chip.notes
+    return "\n".join(lines + ([""] if remarks else []) + [f"- {remark}" for remark in remarks])
+
+
+def problems_text(problems: Sequence[Problem]) -> str:
+    if not problems:
+        return "no problems"
+    files = len({problem.file for problem in problems})
+    fixable = sum(problem.fixable for problem in problems)
+    hint = f"; {fixable} can be repaired by anychip chips check --fix" if fixable else ""
+    return "\n".join([*map(str, problems), f"{len(problems)} problems in {files} files{hint}"])
+
+
+def problems_json(problems: Sequence[Problem]) -> dict[str, Any]:
+    fields = ("file", "line", "path", "rule", "message", "fix", "fixable")
+    return {"schema": SCHEMA, "problems": [{name: getattr(p, name) for name in fields} for p in problems]}

@@ -1,0 +1,145 @@
+"""The command line: its grammar, its options, what it says to wrong use. What it computes is tested elsewhere."""
+
+import argparse
+import os
+import subprocess
+import sys
+
+import pytest
+
+from anychip import cli
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# Adding an option is a decision: it is added here too.
+OPTIONS = {
+    "": {"--version"},
+    "forecast": {
+        "--on", "--steps", "--calls", "--step-mark", "--tokens-per-step", "--device", "--host", "--imbalance", "--json",
+        "--trace", "--memory-snapshot", "--save", "--load", "--jobs", "--quiet", "-m",
+    },
+    "chips": {"--json", "--markdown"},
+    "chips show": {"--json", "--markdown", "--platform"},
+    "chips check": {"--json", "--fix"},
+    "chips schema": set(),
+    "chips new": {"--like"},
+}  # fmt: skip
+
+
+def parsers(parser, name=""):
+    """Every (command, parser) of the tree."""
+    yield name, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, child in action.choices.items():
+                yield from parsers(child, f"{name} {word}".strip())
+
+
+def test_all_options_are_listed_here():
+    found = {
+        name: {option for action in parser._actions for option in action.option_strings} - {"-h", "--help"}
+        for name, parser in parsers(cli.parser())
+    }
+    assert found == OPTIONS
+
+
+@pytest.mark.parametrize("command", [name for name in OPTIONS if name])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command.split(), "--help"])
+    assert ended.value.code == 0
+    assert "usage: anychip" in capsys.readouterr().out
+
+
+def test_help_says_that_the_program_is_run(capsys):
+    for argv in (["--help"], ["forecast", "--help"]):
+        with pytest.raises(SystemExit):
+            cli.main(argv)
+        assert "runs your program, with your rights" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "program", "module"),
+    [
+        (["--on", "h100", "train.py"], ["train.py"], None),
+        (["--on", "h100", "train.py", "--on", "x", "--json", "y", "-m", "z"],
+         ["train.py", "--on", "x", "--json", "y", "-m", "z"], None),
+        (["--on", "h100", "-m", "pkg.train", "--steps", "9"], [], ["pkg.train", "--steps", "9"]),
+        (["train.py", "--on", "x"], ["train.py", "--on", "x"], None),
+        (["--on", "h100", "train.py", "--", "-v"], ["train.py", "--", "-v"], None),
+        (["--on", "h100", "train.py", "--help"], ["train.py", "--help"], None),
+    ],
+)  # fmt: skip
+def test_everything_after_the_program_is_the_programs(argv, program, module):
+    args = cli.parser().parse_args(["forecast", *argv])
+    assert (args.program, args.module) == (program, module)
+    assert args.steps == 3
+
+
+def test_targets_keep_their_order():
+    args = cli.parser().parse_args(["forecast", "--on", "b", "--on", "a", "x.py"])
+    assert args.on == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["train.py"], ["no chip given", "--on h100"]),
+        (["--on", "h100"], ["no program given"]),
+        (["--on", "h100", "--load", "x.anychip", "train.py"], ["leave out", "train.py"]),
+        (["--on", "h100", "--load", "no-such-file"], ["no-such-file", "no such file"]),
+        (["--on", "h100", "no-such-script.py"], ["there is no script 'no-such-script.py'"]),
+        (["--on", "h100", "."], ["It is a folder"]),
+        (["--on", "h100:8", __file__], ["clusters are not there yet"]),
+        (["--on", "h10O", __file__], ["h10O", "Did you mean", "anychip chips"]),
+        (["--on", "h100", "--json", "/no/such/folder/x.json", __file__], ["there is no folder /no/such/folder"]),
+        (["--on", "h100", "--trace", "/", __file__], ["is a folder"]),
+        (["--on", "h100", "--save", "/no/x", __file__], ["there is no folder /no"]),
+    ],
+)
+def test_wrong_use_is_one_plain_line_and_exit_2(argv, words, capsys):
+    assert cli.main(["forecast", *argv]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("anychip: ")
+    assert said.err.count("\n") == 1
+    for word in words:
+        assert word in said.err
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "x", "1.5"])
+def test_counts_are_whole_numbers_from_one(value, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["forecast", "--on", "h100", "--steps", value, "x.py"])
+    assert ended.value.code == 2
+    assert "whole number" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_program_runs(tmp_path):
+    script = tmp_path / "touch.py"
+    script.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    assert cli.main(["forecast", "--on", "h100", "--json", str(tmp_path / "no" / "x.json"), str(script)]) == 2
+    assert not (tmp_path / "ran").exists()
+
+
+def run(*argv, **kwargs):
+    return subprocess.run(
+        [sys.executable, *argv], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False, **kwargs
+    )
+
+
+def test_python_m_anychip_is_the_command():
+    done = run("-m", "anychip", "--version")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "anychip")
+
+
+def test_an_unknown_verb_is_exit_2():
+    done = run("-m", "anychip", "fly")
+    assert done.returncode == 2
+    assert "invalid choice: 'fly'" in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_error():
+    command = f"{sys.executable} -m anychip chips schema | head -c 1 >/dev/null; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

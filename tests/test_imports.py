@@ -1,0 +1,90 @@
+"""Imports point one way, and importing anychip is cheap."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "anychip"
+
+# part -> the parts it may import, besides itself; a part is a module or subpackage directly under anychip.
+MAY_IMPORT = {
+    "errors": set(),
+    "units": set(),
+    "targets": {"errors"},
+    "spec": {"errors", "units"},
+    "record": {"errors", "units"},
+    "cost": {"errors", "units", "spec", "record"},
+    "timeline": {"errors", "units", "spec", "record", "cost"},
+    "forecast": {"errors", "units", "spec", "record", "cost", "timeline"},
+    # the two sides of one seam: a driver is made of the device's blocks, the device starts a driver
+    "drivers": {"errors", "units", "spec", "record", "cost", "timeline", "device"},
+    "device": {"errors", "units", "spec", "record", "cost", "timeline", "drivers"},
+    "report": {"errors", "units", "spec", "record", "cost", "timeline", "forecast", "api"},
+    "api": {"errors", "units", "targets", "spec", "record", "forecast", "device"},
+    "cli": {"errors", "units", "api", "spec", "report"},
+    "__main__": {"cli"},
+}  # fmt: skip
+# What only the device may import: everything else works where torch is not installed.
+TORCH_ONLY_IN = {"device", "drivers"}
+
+
+def modules():
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+
+
+def part(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Names imported anywhere in a file, except under `if TYPE_CHECKING`."""
+    tree = ast.parse(path.read_text())
+    hidden = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "anychip":
+                yield from (f"anychip.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    allowed = MAY_IMPORT[part(path)] | {part(path), "__version__"}
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("anychip.")}
+    assert used <= allowed, f"{path.name} imports {sorted(used - allowed)}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_device_imports_torch(path):
+    roots = {name.split(".")[0] for name in imports(path)}
+    assert "torch" not in roots or part(path) in TORCH_ONLY_IN
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import anychip", {"torch", "numpy", "rich", "anychip.spec"}),
+        ("import anychip.cli; anychip.cli.parser().format_help()", {"torch", "numpy", "rich"}),
+        ("import anychip.cli; anychip.cli.main(['chips'])", {"torch", "numpy", "rich"}),
+        ("import anychip; anychip.Chip.load('h100')", {"torch", "numpy", "rich"}),
+        ("import anychip; anychip.Program; anychip.Forecast", {"torch", "rich"}),
+    ],
+)
+def test_what_an_import_does_not_bring(statement, absent):
+    code = f"{statement}\nimport sys\nprint(sorted({absent!r} & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr.strip().splitlines()[-1] == "[]"

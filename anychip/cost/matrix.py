@@ -1,0 +1,322 @@
+"""Formulas of what runs on the matrix engine: products, convolutions, fused attention, recurrent layers.
+
+FLOP are counted, 2 per multiply and add; they agree with torch.utils.flop_counter (tests/cost), except that causal
+attention counts the half that is executed.
+"""
+
+from math import prod
+from typing import NamedTuple
+
+from anychip.cost.work import (
+    Attention,
+    Gemm,
+    Work,
+    arg,
+    gemm_work,
+    main_dtype,
+    nbytes,
+    traffic,
+    work_of,
+)
+from anychip.record import Op, TensorMeta
+
+
+@work_of("aten.mm", "aten._scaled_mm", "aten._scaled_mm_v2", "aten._int_mm", "aten._weight_int8pack_mm")
+def mm(op: Op) -> Work:
+    """[m, k] @ [k, n]: 2*m*n*k flop."""
+    (m, k), n = op.args[0].shape, op.args[1].shape[-1]
+    return gemm_work(op, (Gemm(1, m, n, k),))
+
+
+@work_of("aten.addmm", "aten.addmm_", "aten._addmm_activation", "aten.sspaddmm")
+def addmm(op: Op) -> Work:
+    """[m, k] @ [k, n] + bias; the bias is an epilogue of the product."""
+    (m, k), n = op.args[1].shape, op.args[2].shape[-1]
+    return gemm_work(op, (Gemm(1, m, n, k),))
+
+
+@work_of("aten.bmm")
+def bmm(op: Op) -> Work:
+    (batch, m, k), n = op.args[0].shape, op.args[1].shape[-1]
+    return gemm_work(op, (Gemm(batch, m, n, k),))
+
+
+@work_of("aten.baddbmm", "aten.baddbmm_")
+def baddbmm(op: Op) -> Work:
+    (batch, m, k), n = op.args[1].shape, op.args[2].shape[-1]
+    return gemm_work(op, (Gemm(batch, m, n, k),))
+
+
+@work_of("aten.addbmm", "aten.addbmm_")
+def addbmm(op: Op) -> Work:
+    """Products summed over the batch: one product with a longer inner dimension."""
+    (batch, m, k), n = op.args[1].shape, op.args[2].shape[-1]
+    return gemm_work(op, (Gemm(1, m, n, batch * k),))
+
+
+@work_of("aten.linear", "aten.matmul")
+def linear(op: Op) -> Work:
+    """linear: x[..., k] @ w[n, k].T. matmul: broadcast over leading dims, vectors as one row or one column."""
+    a, b = op.args[0], op.args[1]
+    k = a.shape[-1]
+    flop_free = prod(a.shape[:-1])
+    if ".linear." in op.name or len(b.shape) <= 2:
+        n = b.numel // k if k else 0
+        return gemm_work(op, (Gemm(1, flop_free, n, k),))
+    out = op.outputs[0]
+    rows = a.shape[-2] if len(a.shape) > 1 else 1
+    columns = b.shape[-1]
+    batch = out.numel // (rows * columns) if rows * columns else 0
+    return gemm_work(op, (Gemm(batch, rows, columns, k),))
+
+
+@work_of("aten.mv", "aten.addmv", "aten.addmv_", "aten.dot", "aten.vdot", "aten.addr", "aten.addr_", "aten.ger")
+def vector_product(op: Op) -> Work:
+    """Matrix-vector, vector-vector and outer products: one multiply and add per element of the largest operand."""
+    largest = max(t.numel for t in op.tensors + op.outputs)
+    read, written = traffic(op)
+    flop = 2 * largest
+    return Work(flop=flop, model_flop=flop, bytes_read=read, bytes_written=written, unit="vector",
+                dtype=main_dtype(op), kind="gemm", kernels=1 if largest else 0)  # fmt: skip
+
+
+@work_of("aten._grouped_mm", "aten._scaled_grouped_mm")
+def grouped_mm(op: Op) -> Work:
+    """Products of unequal groups along a shared dimension, offsets on the chip: priced as equal groups, which is how
+    a balanced router splits its tokens. 2-D @ 3-D: rows are grouped; 2-D @ 2-D: the inner dimension is."""
+    a, b = op.args[0], op.args[1]
+    offsets = next((v for v in op.tensors[2:] if v.dtype == "int32"), None)
+    if len(a.shape) == 2 and len(b.shape) == 3:
+        groups, (m, k), n = b.shape[0], a.shape, b.shape[2]
+        product = Gemm(groups, -(-m // max(groups, 1)), n, k)
+    elif len(a.shape) == 2:
+        groups = offsets.numel if offsets else 1
+        (m, k), n = a.shape, b.shape[1]
+        product = Gemm(groups, m, n, -(-k // max(groups, 1)))
+    elif len(b.shape) == 3:
+        (groups, m, k), n = a.shape, b.shape[2]
+        product = Gemm(groups, m, n, k)
+    else:
+        (groups, m, k), n = a.shape, b.shape[1]
+        product = Gemm(groups, m, -(-n // max(groups, 1)), k)
+    return gemm_work(op, (product,))
+
+
+# Convolutions: implicit matrix products ------------------------------------------------------------------------------
+
+
+def conv_product(big: TensorMeta, small: TensorMeta, weight: TensorMeta) -> Gemm:
+    """The product behind a convolution from the `big` map [N, Cb, *] to the `small` one [N, Cs, *] with weight
+    [Cs, Cb/groups, *]: a row per output position, a column per output channel of a group, inner dimension
+    channels of a group x window. A transposed convolution goes the other way with the same weight."""
+    groups = max(big.shape[1] // weight.shape[1], 1) if weight.shape[1] else 1
+    rows = small.shape[0] * prod(small.shape[2:])
+    return Gemm(groups, rows, small.shape[1] // groups, prod(weight.shape[1:]))
+
+
+def conv_kernels(op: Op, products: int) -> tuple[int, int]:
+    """(launches, extra bytes). Half-precision tensor-core convolutions work on channels-last data: maps that
+    are not are transposed before and after, one launch and one pass each."""
+    maps = [t for t in op.tensors + op.outputs if len(t.shape) >= 4 and t.numel]
+    half = main_dtype(op) in ("fp16", "bf16")
+    transposed = [t for t in maps if half and t.stride[1] != 1 and t.shape[1] > 1]
+    return products + len(transposed), sum(2 * t.nbytes for t in transposed)
+
+
+def conv_work(op: Op, products: tuple[Gemm, ...]) -> Work:
+    """One channel per group leaves no matrix to multiply: depthwise kernels run on the vector engine."""
+    flop = sum(product.flop for product in products)
+    if products and products[0].batch > 1 and 1 in products[0][2:]:
+        return gemm_work(op, (), kind="conv", flop=flop, model_flop=flop, unit="vector", dtype=main_dtype(op),
+                         kernels=len(products) if flop else 0)  # fmt: skip
+    kernels, extra = conv_kernels(op, len(products))
+    read, written = traffic(op)
+    return gemm_work(op, products, kind="conv", bytes_read=read + extra // 2, bytes_written=written + extra // 2,
+                     kernels=kernels if flop else 0)  # fmt: skip
+
+
+_CONVOLUTIONS = ("aten.convolution", "aten._convolution", "aten.convolution_overrideable",
+                 "aten.cudnn_convolution", "aten.miopen_convolution")  # fmt: skip
+_TRANSPOSED = ("aten.cudnn_convolution_transpose", "aten.miopen_convolution_transpose")
+
+
+@work_of(*_CONVOLUTIONS, *_TRANSPOSED)
+def convolution(op: Op) -> Work:
+    """Forward convolution [N, Cin, *] -> [N, Cout, *]; a transposed one is the data gradient of a plain one."""
+    source, weight, out = op.args[0], op.args[1], op.outputs[0]
+    aten = op.name.startswith(("aten.conv", "aten._conv"))
+    if "transpose" in op.name or (aten and arg(op, 6, "transposed", False)):
+        small_to_big = conv_product(out, source, weight)
+        return conv_work(op, (_data_gradient(small_to_big),))
+    return conv_work(op, (conv_product(source, out, weight),))
+
+
+def _data_gradient(forward: Gemm) -> Gemm:
+    """[positions, Cout] @ [Cout, Cin x window]."""
+    return Gemm(forward.batch, forward.m, forward.k, forward.n)
+
+
+@work_of("aten.convolution_backward", "aten.convolution_backward_overrideable")
+def convolution_backward(op: Op) -> Work:
+    """Data gradient and weight gradient: each as many flop as the forward; the bias gradient is a sum."""
+    grad, source, weight = op.args[0], op.args[1], op.args[2]
+    transposed = bool(arg(op, 7, "transposed", False))
+    wants_data, wants_weight = tuple(arg(op, 10, "output_mask", (True, True, True)))[:2]
+    forward = conv_product(grad, source, weight) if transposed else conv_product(source, grad, weight)
+    data = forward if transposed else _data_gradient(forward)
+    weights = Gemm(forward.batch, forward.k, forward.n, forward.m)
+    return conv_work(op, ((data,) if wants_data else ()) + ((weights,) if wants_weight else ()))
+
+
+# Attention -------------------------------------------------------------------------------------------------------------
+
+
+class _Call(NamedTuple):
+    """Where an attention op keeps its arguments. heads_first: tensors are [batch, heads, length, dim], else
+    [batch, length, heads, dim]. query: position of the query (key and value follow). causal: position and name."""
+
+    implementation: str
+    backward: bool
+    heads_first: bool
+    query: int
+    causal: int
+    causal_name: str = "is_causal"
+
+
+_CALLS = {
+    "aten._scaled_dot_product_flash_attention": _Call("flash", False, True, 0, 4),
+    "aten._scaled_dot_product_flash_attention_for_cpu": _Call("flash", False, True, 0, 4),
+    "aten._scaled_dot_product_flash_attention_backward": _Call("flash", True, True, 1, 11),
+    "aten._scaled_dot_product_flash_attention_for_cpu_backward": _Call("flash", True, True, 1, 7),
+    "aten._scaled_dot_product_efficient_attention": _Call("efficient", False, True, 0, 6),
+    "aten._scaled_dot_product_efficient_attention_backward": _Call("efficient", True, True, 1, 11),
+    "aten._scaled_dot_product_cudnn_attention": _Call("cudnn", False, True, 0, 6),
+    "aten._scaled_dot_product_cudnn_attention_backward": _Call("cudnn", True, True, 1, 15),
+    "aten._scaled_dot_product_fused_attention_overrideable": _Call("flash", False, True, 0, 5),
+    "aten._scaled_dot_product_fused_attention_overrideable_backward": _Call("flash", True, True, 1, 13),
+    "aten._flash_attention_forward": _Call("flash", False, False, 0, 8),
+    "aten._flash_attention_forward_no_dropout_inplace": _Call("flash", False, False, 1, 9),
+    "aten._flash_attention_backward": _Call("flash", True, False, 1, 11),
+    "aten._efficient_attention_forward": _Call("efficient", False, False, 0, 9, "custom_mask_type"),
+    "aten._efficient_attention_backward": _Call("efficient", True, False, 1, 14, "custom_mask_type"),
+}
+
+
+def causal_share(query_length: int, key_length: int) -> float:
+    """Share of the scores that a causal mask keeps: a half of a square (the convention for counting), the
+    triangle's part of a rectangle whose first query sees the first key."""
+    if query_length == key_length:
+        return 0.5
+    if query_length > key_length:
+        return (key_length / 2 + (query_length - key_length)) / query_length
+    return query_length / 2 / key_length
+
+
+@work_of(*_CALLS)
+def fused_attention(op: Op) -> Work:
+    """softmax(q @ k.T) @ v without scores in memory. flop forward: two products, 4*batch*heads*lq*lk*dim; backward
+    five products (scores are made again), of which four are model work. Bytes: each tensor once; the backward
+    kernel is preceded by one that sums grad x out and followed by a conversion of the query's gradient."""
+    call = _CALLS[op.name.rpartition(".")[0]]
+    q, k, v = op.args[call.query : call.query + 3]
+    batch, heads, lq, lk = _attention_shape(q, k, call.heads_first)
+    causal = bool(arg(op, call.causal, call.causal_name, False))
+    share = causal_share(lq, lk) if causal else 1.0
+    scores = int(batch * heads * lq * lk * share)
+    # q @ k.T works on the query's head dim, the other product on the value's.
+    to_scores, to_values = 2 * scores * q.shape[-1], 2 * scores * v.shape[-1]
+    flop = 3 * to_scores + 2 * to_values if call.backward else to_scores + to_values
+    model_flop = 2 * (to_scores + to_values) if call.backward else flop
+    read, written = traffic(op)
+    shape = Attention(call.implementation, call.backward, causal, q.shape[-1], lq, lk, batch * heads)
+    return Work(flop=flop, model_flop=model_flop, bytes_read=read, bytes_written=written, unit="matrix",
+                dtype=main_dtype(op), kind="attention", attention=shape,
+                kernels=(3 if call.backward else 1) if flop else 0)  # fmt: skip
+
+
+def _attention_shape(q: TensorMeta, k: TensorMeta, heads_first: bool) -> tuple[int, int, int, int]:
+    """(batch, query heads, query length, key length); 3-D tensors are packed sequences [tokens, heads, dim]."""
+    if len(q.shape) == 3:
+        return 1, q.shape[1], q.shape[0], k.shape[0]
+    if heads_first:
+        return q.shape[0], q.shape[1], q.shape[2], k.shape[2]
+    return q.shape[0], q.shape[2], q.shape[1], k.shape[1]
+
+
+# Recurrent layers -----------------------------------------------------------------------------------------------------
+
+
+@work_of("aten._cudnn_rnn", "aten.miopen_rnn", "aten._thnn_fused_rnn")
+def rnn(op: Op) -> Work:
+    """A whole recurrent stack in one call: every weight matrix meets every time step and sequence."""
+    source = op.args[0]
+    matrices = [w for w in _weights(op) if len(w.shape) == 2]
+    batch_first = bool(arg(op, 10 if "cudnn" in op.name else 8, "batch_first", False))
+    return _rnn_work(op, source, matrices, batch_first, passes=1)
+
+
+@work_of("aten._cudnn_rnn_backward", "aten.miopen_rnn_backward")
+def rnn_backward(op: Op) -> Work:
+    """Gradients of the data and of the weights: twice the forward."""
+    source = op.args[0]
+    matrices = [w for w in _weights(op) if len(w.shape) == 2]
+    batch_first = bool(arg(op, 14 if "cudnn" in op.name else 12, "batch_first", False))
+    return _rnn_work(op, source, matrices, batch_first, passes=2)
+
+
+def _weights(op: Op) -> tuple[TensorMeta, ...]:
+    return tuple(w for w in op.args[1] if isinstance(w, TensorMeta)) if len(op.args) > 1 else ()
+
+
+def _rnn_work(op: Op, source: TensorMeta, matrices: list[TensorMeta], batch_first: bool, passes: int) -> Work:
+    """Per layer and direction (two matrices): one product over all steps for the input, then per step a product with
+    the recurrent matrix and a point-wise cell, which is what limits it. Recurrent weights are read at every step."""
+    if len(source.shape) == 3:
+        batch, steps = (source.shape[0], source.shape[1]) if batch_first else (source.shape[1], source.shape[0])
+    else:
+        batch, steps = 1, source.shape[0]
+    products = []
+    for index, matrix in enumerate(matrices):
+        n, k = matrix.shape
+        whole = index % 2 == 0
+        products += [Gemm(1, batch * steps, n, k)] if whole else [Gemm(1, batch, n, k)] * steps
+    products *= passes
+    read, written = traffic(op)
+    recurrent = nbytes(matrices[1::2])
+    cells = steps * len(matrices) // 2
+    return gemm_work(op, tuple(products), kind="rnn", bytes_read=read + passes * recurrent * max(steps - 1, 0),
+                     bytes_written=written, kernels=len(products) + passes * cells)  # fmt: skip
+
+
+# Linear algebra --------------------------------------------------------------------------------------------------------
+
+# Leading terms of LAPACK's operation counts for [m, n] (m >= n), with vectors where the op returns them
+# (Golub and Van Loan, "Matrix Computations", chapters 3-5 and 8).
+_LINALG = {
+    "linalg_cholesky_ex": lambda m, n: n**3 / 3, "cholesky": lambda m, n: n**3 / 3,
+    "linalg_lu_factor_ex": lambda m, n: m * n**2 - n**3 / 3, "linalg_lu": lambda m, n: m * n**2 - n**3 / 3,
+    "_linalg_det": lambda m, n: 2 * n**3 / 3, "_linalg_slogdet": lambda m, n: 2 * n**3 / 3,
+    "linalg_inv_ex": lambda m, n: 2 * n**3, "inverse": lambda m, n: 2 * n**3,
+    "_linalg_solve_ex": lambda m, n: 2 * n**3 / 3, "linalg_qr": lambda m, n: 4 * m * n**2 - 4 * n**3 / 3,
+    "geqrf": lambda m, n: 2 * m * n**2 - 2 * n**3 / 3, "_linalg_svd": lambda m, n: 6 * m * n**2 + 20 * n**3,
+    "_linalg_eigh": lambda m, n: 9 * n**3, "linalg_eig": lambda m, n: 25 * n**3,
+    "linalg_eigvals": lambda m, n: 10 * n**3, "_linalg_eigvals": lambda m, n: 10 * n**3,
+    "linalg_lstsq": lambda m, n: 2 * m * n**2, "cholesky_inverse": lambda m, n: 2 * n**3 / 3,
+    "linalg_householder_product": lambda m, n: 2 * m * n**2, "linalg_matrix_exp": lambda m, n: 20 * n**3,
+    "triangular_solve": lambda m, n: n**3, "linalg_solve_triangular": lambda m, n: n**3,
+    "cholesky_solve": lambda m, n: 2 * n**3, "linalg_lu_solve": lambda m, n: 2 * n**3,
+    "linalg_ldl_factor_ex": lambda m, n: n**3 / 3, "linalg_ldl_solve": lambda m, n: 2 * n**3,
+}  # fmt: skip
+
+
+@work_of(*(f"aten.{name}" for name in _LINALG))
+def linear_algebra(op: Op) -> Work:
+    """A factorisation or solve of [..., m, n]: known operation counts, in panels of 32 columns of three launches."""
+    matrix = next(t for t in op.tensors if len(t.shape) >= 2)
+    m, n = max(matrix.shape[-2:]), min(matrix.shape[-2:])
+    batch = matrix.numel // (m * n) if m * n else 0
+    flop = int(batch * _LINALG[op.name.split(".")[1]](m, n))
+    read, written = traffic(op)
+    panels = -(-n // 32)
+    return Work(flop=flop, model_flop=flop, bytes_read=read * max(panels // 2, 1), bytes_written=written, unit="vector",
+                dtype=main_dtype(op), kind="linalg", kernels=3 * panels if flop else 0)  # fmt: skip

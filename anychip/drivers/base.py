@@ -1,0 +1,64 @@
+"""The seam between the virtual device and what stands behind it: about a dozen functions.
+
+Everything above it (device names, autograd, AMP, `torch.cuda`) is shared by all drivers.
+
+| function        | the device calls it when                                 | must do                                      |
+|-----------------|----------------------------------------------------------|----------------------------------------------|
+| alloc           | a tensor is about to exist on the chip                   | note the block, or raise out of memory       |
+| free            | the last tensor over a block is gone                     | forget the block                             |
+| launch          | an op was seen before and needs no tensors               | note the op's word                           |
+| wants           | an op is seen for the first time                         | say whether `run` must see each call of it   |
+| run             | such an op is called; outputs exist                      | do what the op does to its tensors           |
+| copy_in         | a host tensor is copied to the chip                      | take its values, as far as it keeps any      |
+| copy_out        | a chip tensor is copied to the host                      | return a CPU tensor of the same shape        |
+| record_stream   | a block is used by a second stream                       | not hand it out before that stream is done   |
+| use_stream      | another stream becomes current                           | order what follows on it                     |
+| record, wait    | an event is recorded on, or awaited by, a stream         | order the streams                            |
+| synchronize     | the host waits for a stream or for all of them           | let the host catch up                        |
+| synchronize_event | the host waits for an event                            | the same, up to that event                   |
+| elapsed_ms      | the program asks for the time between two events         | answer                                       |
+| now_s           | the program asks for the time                            | seconds since the start, on the driver's clock |
+| memory          | the program asks for memory statistics                   | bytes by name, as torch's caching allocator  |
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from anychip.device._torch import Block
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an op, for drivers that look at tensors.
+
+    name: base name without overload. mutated: the tensors it writes in place. outputs: the new ones.
+    """
+
+    op: Any
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    tensors: list[torch.Tensor]
+    mutated: list[torch.Tensor]
+    outputs: list[torch.Tensor]
+
+
+class Driver(Protocol):
+    def alloc(self, block: Block) -> None: ...
+    def free(self, block: Block) -> None: ...
+    def launch(self, word: int, /) -> None: ...
+    def wants(self, tensors: list[torch.Tensor], written: list[int], schema: Any) -> bool: ...
+    def run(self, call: Call) -> None: ...
+    def record_stream(self, block: Block, stream: int) -> None: ...
+    def copy_in(self, target: torch.Tensor, source: torch.Tensor) -> None: ...
+    def copy_out(self, source: torch.Tensor) -> torch.Tensor: ...
+    def use_stream(self, stream: int) -> None: ...
+    def record(self, event: int, stream: int) -> None: ...
+    def wait(self, event: int, stream: int) -> None: ...
+    def synchronize(self, stream: int | None = None) -> None: ...
+    def synchronize_event(self, event: int) -> None: ...
+    def elapsed_ms(self, start: int, end: int) -> float: ...
+    def now_s(self) -> float: ...
+    def memory(self) -> dict[str, int]: ...

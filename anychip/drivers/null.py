@@ -1,0 +1,188 @@
+"""The driver that forecasts: no data, a tape, and a virtual clock that reads it."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from anychip.device._torch import Block
+from anychip.drivers.base import Call
+from anychip.drivers.values import SMALL, Values, carried, first_uniform
+from anychip.record import Kind, word
+from anychip.record.recorder import Recorder
+
+
+class Clock(Protocol):
+    """The virtual clock: reads the tape as far as it has grown and says what time it is on the chip."""
+
+    def now_s(self) -> float: ...
+    def event_s(self, event: int) -> float: ...
+
+
+class NullDriver:
+    """Notes everything, computes nothing but the values of small tensors that came from the host."""
+
+    def __init__(self, recorder: Recorder, clock: Clock, out_of_memory: Callable[[Block, int], None], memory_bytes: int) -> None:
+        self.recorder, self.clock, self.values = recorder, clock, Values()
+        self.launch = recorder.tape.append
+        self.used_bytes = 0
+        self.memory_bytes = memory_bytes
+        self._out_of_memory = out_of_memory
+
+    # ------------------------------------------------------------ memory
+
+    def alloc(self, block: Block) -> None:
+        nbytes = block.nbytes
+        if not nbytes:
+            return
+        used = self.used_bytes + nbytes
+        if used > self.memory_bytes:
+            self._out_of_memory(block, self.used_bytes)
+        self.used_bytes = used
+        if not block.words:
+            self._first_alloc(block)
+        self.launch(block.words)
+
+    def _first_alloc(self, block: Block) -> None:
+        index = len(self.recorder.block_bytes)
+        self.recorder.block_bytes.append(block.nbytes)
+        block.words = word(Kind.ALLOC, index)
+        block.free_word = word(Kind.FREE, index)
+
+    def free(self, block: Block) -> None:
+        if not block.nbytes:
+            return
+        self.used_bytes -= block.nbytes
+        self.launch(block.free_word)
+        self.values.forget(block.address)
+
+    def record_stream(self, block: Block, stream: int) -> None:
+        self.launch(word(Kind.RECORD_STREAM, block.words >> 5))
+
+    # ------------------------------------------------------------ values
+
+    def wants(self, tensors: list[torch.Tensor], written: list[int], schema: Any) -> bool:
+        """Watch calls whose results are small enough to have values, and those that hand a uniform value on."""
+        if schema.unchecked:
+            return schema.base.startswith("_amp_")
+        if any(numel <= SMALL for numel in written):
+            return True
+        return carried(schema.base, None, 1) is not None or any(tensor.dtype == torch.bool for tensor in tensors)
+
+    def run(self, call: Call) -> None:
+        written = call.mutated + call.outputs
+        if not self._compute(call, written):
+            uniform = carried(call.name, first_uniform(self.values, on_chip(call.tensors)), elements(call.tensors))
+            for tensor in written:
+                address = tensor.untyped_storage().data_ptr()
+                self.values.forget(address)
+                if uniform is not None:
+                    self.values.uniform[address] = uniform
+
+    def _compute(self, call: Call, written: list[torch.Tensor]) -> bool:
+        """Do the op on real values if all its inputs have some; say whether that was possible."""
+        if any(tensor.numel() > SMALL for tensor in written) or random(call.op):
+            return False
+        stand_ins: dict[int, torch.Tensor] = {}
+        for tensor in on_chip(call.tensors):
+            alias = self.values.alias(tensor)
+            if alias is None and not any(tensor is other for other in call.mutated):
+                return False
+            if alias is None:
+                if tensor.numel() > SMALL or not overwrites(call.name):
+                    return False
+                self.values.put(tensor, torch.zeros(tensor.shape, dtype=tensor.dtype))
+                alias = self.values.alias(tensor)
+            assert alias is not None
+            stand_ins[id(tensor)] = alias
+        try:
+            result = call.op(*swapped(call.args, stand_ins), **swapped(call.kwargs, stand_ins))
+        except (RuntimeError, NotImplementedError, IndexError):
+            return False
+        results = result if isinstance(result, tuple | list) else [result]
+        made = [one for one in flat(results) if not any(one is alias for alias in stand_ins.values())]
+        for tensor, value in zip(call.outputs, made, strict=False):
+            self.values.put(tensor, value)
+        return True
+
+    def copy_in(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        address = target.untyped_storage().data_ptr()
+        if target.numel() <= SMALL and (target.untyped_storage().nbytes() <= SMALL * 16 or address in self.values.real):
+            self.values.put(target, source)
+        else:
+            self.values.forget(address)
+
+    def copy_out(self, source: torch.Tensor) -> torch.Tensor:
+        return self.values.to_host(source)
+
+    # ------------------------------------------------------------ streams and time
+
+    def use_stream(self, stream: int) -> None:
+        self.launch(word(Kind.STREAM, stream))
+
+    def record(self, event: int, stream: int) -> None:
+        self._on(stream, word(Kind.RECORD, event))
+
+    def wait(self, event: int, stream: int) -> None:
+        self._on(stream, word(Kind.WAIT, event))
+
+    def _on(self, stream: int, what: int) -> None:
+        """Words about a stream that is not the current one stand between two STREAM words."""
+        current = self.current_stream()
+        if stream == current:
+            self.launch(what)
+        else:
+            self.recorder.tape.extend((word(Kind.STREAM, stream), what, word(Kind.STREAM, current)))
+
+    current_stream: Callable[[], int] = staticmethod(lambda: 0)
+
+    def synchronize(self, stream: int | None = None) -> None:
+        self.launch(word(Kind.SYNC, 0 if stream is None else stream + 1))
+
+    def synchronize_event(self, event: int) -> None:
+        self.launch(word(Kind.SYNC_EVENT, event))
+
+    def elapsed_ms(self, start: int, end: int) -> float:
+        return (self.clock.event_s(end) - self.clock.event_s(start)) * 1e3
+
+    def now_s(self) -> float:
+        return self.clock.now_s()
+
+
+def on_chip(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [tensor for tensor in tensors if tensor.device.type not in ("cpu", "meta")]
+
+
+def elements(tensors: list[torch.Tensor]) -> int:
+    return tensors[0].numel() if tensors else 1
+
+
+def overwrites(name: str) -> bool:
+    """Ops whose result does not depend on what was there before."""
+    return name in ("zero_", "fill_", "copy_") or not name.endswith("_")
+
+
+def random(op: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in op.tags
+
+
+def flat(values: Any) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    for value in values:
+        found.extend(flat(value) if isinstance(value, list | tuple) else [value] if isinstance(value, torch.Tensor) else [])
+    return found
+
+
+def swapped(value: Any, stand_ins: dict[int, torch.Tensor]) -> Any:
+    """Args with chip tensors replaced by their values and devices by the CPU."""
+    if isinstance(value, torch.Tensor):
+        return stand_ins.get(id(value), value)
+    if isinstance(value, dict):
+        return {key: swapped(item, stand_ins) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [swapped(item, stand_ins) for item in value]
+    if isinstance(value, torch.device):
+        return torch.device("cpu")
+    if isinstance(value, torch.Generator):
+        return None
+    return value

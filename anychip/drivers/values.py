@@ -1,0 +1,108 @@
+"""What the program is told when it reads a value from a chip that computes none.
+
+Three sources, in this order (docs/values.md has a row per operator):
+1. *Real values.* Small tensors that come from the host (counts, steps, shapes, masks) keep them: while all
+   inputs of an op have values, the op is computed on the CPU beside being recorded.
+2. *Uniform values.* A few ops have one plausible answer whatever their input: `isnan` is false, `isfinite`
+   is true, no gradient overflowed. It survives `any`, `all`, `sum`, casts and negation.
+3. *Plausible constants*, by dtype: 1.0, 1, False. Constants can trap a program in a loop, so a boolean
+   that is read again and again at one line starts to alternate.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+
+from anychip.record.recorder import user_place
+
+SMALL = 64  # elements: larger tensors carry no values
+
+# base name of an op -> the value that its result is taken to be filled with
+UNIFORM: dict[str, float] = {
+    "isnan": 0, "isinf": 0, "isneginf": 0, "isposinf": 0, "isfinite": 1, "any": 0, "all": 1,
+    "_amp_foreach_non_finite_check_and_unscale_": 0, "_amp_non_finite_check_and_unscale_": 0,
+}  # fmt: skip
+
+# ops that hand a uniform value on: base name -> f(value, elements of the input)
+CARRY: dict[str, Callable[[float, int], float]] = {
+    **dict.fromkeys(
+        ("any", "all", "max", "min", "amax", "amin", "mean", "_to_copy", "clone", "view", "copy_"), lambda v, n: v
+    ),
+    "sum": lambda v, n: v * n,
+    "count_nonzero": lambda v, n: n if v else 0,
+    "logical_not": lambda v, n: float(not v),
+    "bitwise_not": lambda v, n: float(not v),
+}
+
+LOOP_READS = 200  # reads of one boolean at one line before it alternates
+
+
+class Values:
+    """Values of chip tensors by the address of their storage."""
+
+    def __init__(self) -> None:
+        self.real: dict[int, torch.Tensor] = {}  # address -> bytes on the CPU
+        self.uniform: dict[int, float] = {}
+        self.reads: Counter[tuple[str, int]] = Counter()
+
+    def forget(self, address: int) -> None:
+        self.real.pop(address, None)
+        self.uniform.pop(address, None)
+
+    def alias(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """The values of a chip tensor as a CPU tensor of the same layout (shared, not copied), or None."""
+        base = self.real.get(tensor.untyped_storage().data_ptr())
+        if base is None:
+            return None
+        empty = torch.empty(0, dtype=tensor.dtype)
+        return empty.set_(base.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+
+    def put(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
+        """Give a chip tensor (whole or a view of one that has values) the values of a CPU tensor."""
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr()
+        self.uniform.pop(address, None)
+        if address not in self.real:
+            self.real[address] = torch.zeros(storage.nbytes(), dtype=torch.uint8)
+        alias = self.alias(tensor)
+        assert alias is not None
+        alias.copy_(value)
+
+    def plausible(self, tensor: torch.Tensor) -> float | int | bool:
+        """One element's value for a tensor without real values."""
+        uniform = self.uniform.get(tensor.untyped_storage().data_ptr())
+        if uniform is not None:
+            return bool(uniform) if tensor.dtype == torch.bool else uniform
+        if tensor.dtype == torch.bool:
+            place = user_place()
+            count = self.reads[place.file, place.line]
+            self.reads[place.file, place.line] += 1
+            return count >= LOOP_READS and bool(count % 2)
+        return 1.0 if tensor.dtype.is_floating_point else 1
+
+    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A CPU copy of a chip tensor: its real values, or plausible ones where it is small, else zeros."""
+        alias = self.alias(tensor)
+        if alias is not None:
+            return alias.clone()
+        if tensor.numel() > 1 << 14:
+            return torch.zeros(tensor.shape, dtype=tensor.dtype)  # calloc: costs nothing until touched
+        return torch.full(tensor.shape, self.plausible(tensor), dtype=tensor.dtype)
+
+
+def first_uniform(values: Values, tensors: list[torch.Tensor]) -> float | None:
+    for tensor in tensors:
+        found = values.uniform.get(tensor.untyped_storage().data_ptr())
+        if found is not None:
+            return found
+    return None
+
+
+def carried(name: str, value: float | None, elements: int) -> float | None:
+    """What an op of this base name makes of a uniform input, or its own uniform value, or None."""
+    if value is not None and name in CARRY:
+        return CARRY[name](value, elements)
+    return UNIFORM.get(name)
+
+

@@ -1,0 +1,115 @@
+"""`Recorder`: the tape and tables of a `Program` while the program is still running."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from anychip.record import Kind, Op, Place, Program, Question, word
+
+PACKAGE = str(Path(__file__).resolve().parent.parent)
+
+
+class Recorder:
+    """Grows a Program. `tape` is a plain list of ints: appending to it is all that a recorded op costs.
+
+    Invariant: an index handed out is never reused, so words already on the tape stay true.
+    """
+
+    def __init__(self) -> None:
+        self.tape: list[int] = []
+        self.ops: list[Op] = []
+        self.block_bytes: list[int] = []
+        self.modules: list[str] = []
+        self.places: list[Place] = []
+        self.questions: list[Question] = []
+        self.warnings: dict[str, int] = {}
+        self.tensors: dict[str, int] = {}  # bytes of parameters and the like, by block (see hooks)
+        self._op_words: dict[Op, int] = {}
+        self._module_index: dict[str, int] = {}
+        self._place_index: dict[Place, int] = {}
+        self._asked: set[tuple[str, str]] = set()
+
+    def op_word(self, op: Op) -> int:
+        """The word that stands for this op; equal ops share it."""
+        found = self._op_words.get(op)
+        if found is None:
+            found = self._op_words[op] = word(Kind.OP, len(self.ops))
+            self.ops.append(op)
+        return found
+
+    def module(self, path: str) -> int:
+        if path not in self._module_index:
+            self._module_index[path] = len(self.modules)
+            self.modules.append(path)
+        return self._module_index[path]
+
+    def read(self) -> None:
+        """The host reads a value of the chip: it waits, and the report can say where."""
+        place = user_place()
+        if place not in self._place_index:
+            self._place_index[place] = len(self.places)
+            self.places.append(place)
+        self.tape.append(word(Kind.READ, self._place_index[place]))
+
+    def ask(self, name: str, answer: Any) -> Any:
+        """Note a question about the chip and the answer it got, once per answer; returns the answer."""
+        key = (name, repr(answer))
+        if key not in self._asked:
+            self._asked.add(key)
+            self.questions.append(Question(name, answer, user_place()))
+        return answer
+
+    def warn(self, text: str) -> None:
+        """A warning for the report; equal ones are counted."""
+        self.warnings[text] = self.warnings.get(text, 0) + 1
+
+    def program(self, meta: dict[str, Any]) -> Program:
+        """What was recorded so far, as a value."""
+        warnings = [text if count == 1 else f"{text} ({count} times)" for text, count in self.warnings.items()]
+        return Program(
+            tape=np.array(self.tape, dtype=np.int64),
+            ops=list(self.ops),
+            block_bytes=np.array(self.block_bytes, dtype=np.int64),
+            modules=list(self.modules),
+            places=list(self.places),
+            questions=list(self.questions),
+            meta={"warnings": warnings, **meta},
+        )
+
+
+def user_frame() -> FrameType | None:
+    """The innermost frame that is neither anychip's nor torch's nor the interpreter's own."""
+    frame: FrameType | None = sys._getframe(1)
+    fallback = None
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith(PACKAGE) and not name.startswith("<"):
+            if not _library(name):
+                return frame
+            fallback = fallback or frame
+        frame = frame.f_back
+    return fallback
+
+
+def user_place() -> Place:
+    frame = user_frame()
+    if frame is None:
+        return Place("?", 0, "?")
+    return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+_is_library: dict[str, bool] = {}
+
+
+def _library(filename: str) -> bool:
+    found = _is_library.get(filename)
+    if found is None:
+        found = "/torch/" in filename or "/lib/python" in filename and "site-packages" not in filename
+        _is_library[filename] = found
+    return found
+
+

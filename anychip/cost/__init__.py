@@ -2,6 +2,8 @@
 
 import anychip.cost.matrix
 import anychip.cost.memory  # noqa: F401  (registers its formulas)
+from anychip.cost.machine import machine
+from anychip.cost.price import Cost, host_op_s, price_op
 from anychip.cost.work import Attention, Gemm, Work, work, work_of
 
-__all__ = ["Attention", "Gemm", "Work", "work", "work_of"]
+__all__ = ["Attention", "Cost", "Gemm", "Work", "host_op_s", "machine", "price_op", "work", "work_of"]

@@ -1,0 +1,120 @@
+"""The rate of a fused attention: by implementation, direction, mask, head size and length.
+
+In: a chip's rates. Out: flop/s. Rows of measured curves are interpolated over length; outside of them, and where a
+combination was not measured, R = R_inf * s / (s + s0) and the ratios between measured curves stand in. A chip with a
+level but no curve takes its shape from the chip that its file names, scaled to its own level.
+"""
+
+from functools import cache
+from math import log
+from typing import NamedTuple
+
+from anychip.cost.machine import Level, Machine, borrowed_rows
+from anychip.cost.rates import ATTENTION, Rates
+
+
+class Curve(NamedTuple):
+    """flop/s over length in tokens: measured points, and the fit through them."""
+
+    points: tuple[tuple[int, float], ...]
+    limit: float
+    half_length: float
+
+    def at(self, length: int) -> float:
+        """Interpolated between points (linear in log of length), by the fit outside of them, continued from the end
+        point so that there is no step."""
+        first, last = self.points[0], self.points[-1]
+        if length <= first[0]:
+            return first[1] * self._fit(length) / self._fit(first[0])
+        if length >= last[0]:
+            return last[1] * self._fit(length) / self._fit(last[0])
+        for (a, low), (b, high) in zip(self.points, self.points[1:], strict=False):
+            if length <= b:
+                return low + (high - low) * log(length / a) / log(b / a)
+        raise AssertionError("points are sorted by length")
+
+    def _fit(self, length: int) -> float:
+        return self.limit * length / (length + self.half_length)
+
+
+def fit(points: tuple[tuple[int, float], ...]) -> Curve:
+    """Least squares of 1/R = 1/R_inf + (s0 / R_inf) / s, weighted so that relative errors count."""
+    weights = [rate**2 for _, rate in points]
+    xs, ys = [1 / length for length, _ in points], [1 / rate for _, rate in points]
+    total = sum(weights)
+    mean_x = sum(w * x for w, x in zip(weights, xs, strict=True)) / total
+    mean_y = sum(w * y for w, y in zip(weights, ys, strict=True)) / total
+    spread = sum(w * (x - mean_x) ** 2 for w, x in zip(weights, xs, strict=True))
+    slope = sum(w * (x - mean_x) * (y - mean_y) for w, x, y in zip(weights, xs, ys, strict=True)) / spread if spread else 0
+    slope = max(slope, 0.0)
+    offset = max(mean_y - slope * mean_x, 1e-30)
+    return Curve(points, 1 / offset, slope / offset)
+
+
+Key = tuple[str, bool, int, bool]  # implementation, backward, head dim, causal
+
+
+@cache
+def curves(rates: Rates) -> dict[Key, Curve]:
+    """All measured 16-bit curves of a rates file."""
+    found: dict[Key, list[tuple[int, float]]] = {}
+    for backward, op in ((False, "attention.forward"), (True, "attention.backward")):
+        for row in rates.all(op):
+            match = ATTENTION.match(row.shape)
+            if match and match[4] and row.dtype != "fp8":
+                key = (match[1], backward, int(match[2] or 128), match[3] == "causal")
+                found.setdefault(key, []).append((int(match[4]), row.value))
+    return {key: fit(tuple(sorted(points))) for key, points in found.items()}
+
+
+def rate(machine: Machine, implementation: str, backward: bool, causal: bool, head_dim: int, length: int) -> Level:
+    """flop/s in a long run; measured: a curve of this very chip and combination."""
+    own = curves(machine.rates)
+    direction = "attention.backward.rate" if backward else "attention.forward.rate"
+    sustained = machine.rates.need("attention.sustained").value
+    peak = machine.peak("bf16", "matrix")
+    if own:
+        value, exact = combined(own, implementation, backward, causal, head_dim, length)
+        return Level(min(value * sustained, peak), exact)
+    level_row = machine.rates.need(direction)
+    level = level_row.value * peak if level_row.is_share else level_row.value
+    shape = curves(borrowed_rows(machine.rates, "attention"))
+    if not shape:
+        half = machine.rates.need("attention.half_length").value
+        return Level(level * sustained * length / (length + half), False)
+    reference = shape[("flash", False, 128, True)].limit
+    value, _ = combined(shape, implementation, backward, causal, head_dim, length)
+    if backward:
+        # The level row of the backward is its own; take only the shape over the same asymptote.
+        reference *= _ratio(shape, (implementation, True), (implementation, False))
+    return Level(min(level * sustained * value / reference, peak), False)
+
+
+def combined(known: dict[Key, Curve], implementation: str, backward: bool, causal: bool, head_dim: int,
+             length: int) -> tuple[float, bool]:  # fmt: skip
+    """A curve, or the nearest one times the ratios by which measured curves differ in what is missing."""
+    named = {key for key in known if key[0] == implementation} or {key for key in known if key[0] == "flash"}
+    implementation = next(iter(named))[0]
+    dims = sorted({key[2] for key in named}, key=lambda d: abs(log(d / head_dim)))
+    exact = (implementation, backward, head_dim, causal)
+    if exact in known:
+        return known[exact].at(length), True
+    dim = dims[0]
+    if (implementation, backward, dim, causal) in known:
+        return known[implementation, backward, dim, causal].at(length), False
+    value = known.get((implementation, False, dim, causal))
+    if value is not None:
+        return value.at(length) * _ratio(known, (implementation, True), (implementation, False)), False
+    # Another mask at this head size, times what the mask does at 128.
+    other = known.get((implementation, False, dim, not causal)) or known[implementation, False, 128, causal]
+    masks = [known.get((implementation, False, 128, mask)) for mask in (causal, not causal)]
+    by_mask = masks[0].at(length) / masks[1].at(length) if masks[0] and masks[1] else 1.0
+    by_direction = _ratio(known, (implementation, True), (implementation, False)) if backward else 1.0
+    return other.at(length) * by_mask * by_direction, False
+
+
+def _ratio(known: dict[Key, Curve], over: tuple[str, bool], under: tuple[str, bool]) -> float:
+    """Asymptote of one direction over the other where both were measured at one head size and mask."""
+    ratios = [known[(*over, d, c)].limit / known[(*under, d, c)].limit
+              for (i, b, d, c) in known if (i, b) == over and (*under, d, c) in known]  # fmt: skip
+    return sum(ratios) / len(ratios) if ratios else 0.87

@@ -1,0 +1,255 @@
+"""What pricing needs of a chip, worked out once: `machine(chip)` from its figures and its rates.
+
+In: a `spec.Chip` and `cost.rates`. Out: `Machine`, plain numbers in SI. Left out: ops (`cost.price`).
+"""
+
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from math import ceil, exp, log, log2
+from typing import NamedTuple
+
+from anychip.cost.rates import ATTENTION, DIRECTORY, SHAPE, Rate, Rates, load_file, rates_of
+from anychip.spec import Chip
+
+# Which other dtype's peak holds where a chip has none of its own: it computes the dtype in the first of these that it has.
+RUNS_AS = {
+    "tf32": ("tf32", "fp32"), "fp16": ("fp16", "bf16", "fp32"), "bf16": ("bf16", "fp32", "fp16"),
+    "fp8": ("fp8", "bf16", "fp16", "fp32"), "fp6": ("fp6", "fp8", "bf16", "fp32"), "fp4": ("fp4", "fp8", "bf16", "fp32"),
+    "int8": ("int8", "bf16", "fp16", "fp32"), "int4": ("int4", "int8", "bf16", "fp32"), "fp64": ("fp64",), "fp32": ("fp32",),
+}  # fmt: skip
+
+# Macro tiles that matrix libraries choose from, as parts of the usual one, and the rate each reaches of it: a smaller tile
+# reads its operands more often. The shares are assumed; the choice among them keeps small products from a cliff.
+TILE_CHOICES = (((1, 1), 1.0), ((1, 2), 0.92), ((2, 1), 0.92), ((2, 2), 0.84), ((2, 4), 0.72), ((4, 4), 0.6))
+SPLIT_K = 8  # a product of few tiles is cut along its inner dimension into at most so many parts ...
+SPLIT_K_LEAST = 256  # ... of at least so many elements each
+
+
+class Level(NamedTuple):
+    """A rate in flop/s (or bytes/s), and whether it rests on a measurement of this chip."""
+
+    value: float
+    measured: bool
+
+
+@dataclass(frozen=True)
+class GemmCurve:
+    """Time of a product: overhead + flop / (rate * fill**wave) * (1 + k0/k), times corrections by nearby points.
+
+    rate: flop/s of a large product in a benchmark. sustained: share of it in a long run. peak: never exceeded.
+    points: measured (m, n, k) -> flop/s, with the model's own rate there, for interpolation.
+    """
+
+    rate: float
+    peak: float
+    k0: float
+    wave: float
+    overhead_s: float
+    sustained: float
+    cores: int
+    tile: tuple[int, int]
+    padding: tuple[int, int]
+    measured: bool
+    points: tuple[tuple[tuple[int, int, int], float], ...] = ()
+
+    def model_s(self, batch: int, m: int, n: int, k: int) -> float:
+        """Seconds of compute by the curve alone, at benchmark clocks, without overhead."""
+        rows, columns = self.padding
+        if rows > 1:
+            # A systolic array works on whole tiles: 129 rows cost as 256 do.
+            m, n, k = ceil(m / rows) * rows, ceil(n / columns) * columns, ceil(k / rows) * rows
+            fill = 1.0
+        else:
+            fill = self.fill(batch, m, n, k)
+        flop = 2.0 * batch * m * n * k
+        return max(flop / (self.rate * fill) * (1 + self.k0 / k), flop / self.peak)
+
+    def fill(self, batch: int, m: int, n: int, k: int) -> float:
+        """Share of the rate that the best tile choice reaches: waves of tiles over cores, edges of tiles, tile size."""
+        best = 0.0
+        for (down, across), share in TILE_CHOICES:
+            rows, columns = max(self.tile[0] // down, 16), max(self.tile[1] // across, 8)
+            tiles = batch * ceil(m / rows) * ceil(n / columns)
+            edge = m * n / (ceil(m / rows) * rows * ceil(n / columns) * columns)
+            if tiles < self.cores:
+                tiles *= max(1, min(SPLIT_K, k // SPLIT_K_LEAST, self.cores // tiles))
+            used = tiles / (self.cores * ceil(tiles / self.cores))
+            best = max(best, share * used**self.wave * edge)
+        return best
+
+    def time_s(self, batch: int, m: int, n: int, k: int) -> tuple[float, str]:
+        """(seconds of compute in a long run, evidence)."""
+        modelled = self.model_s(batch, m, n, k)
+        factor, nearest = self.correction(batch, m, n, k)
+        evidence = "measured" if nearest == 0 else "interpolated" if nearest <= 1 else "modelled"
+        seconds = max(modelled * factor / self.sustained, 2.0 * batch * m * n * k / self.peak)
+        return seconds, evidence
+
+    def correction(self, batch: int, m: int, n: int, k: int) -> tuple[float, float]:
+        """(measured over modelled time near here, distance in powers of two to the nearest point). Points weigh by
+        the inverse square of their distance against the model itself at distance 1; on a point it is exact."""
+        weight, total, nearest = 1.0, 0.0, 99.0
+        for shape, error in self._errors():
+            apart = sum(log2(a / b) ** 2 for a, b in zip((batch * m, n, k), shape, strict=True)) ** 0.5
+            nearest = min(nearest, apart)
+            if apart == 0:
+                return exp(error), 0.0
+            weight += apart**-2
+            total += error * apart**-2
+        return exp(total / weight), nearest
+
+    @cache  # noqa: B019  (curves live as long as their machine, which is cached anyway)
+    def _errors(self) -> tuple[tuple[tuple[int, int, int], float], ...]:
+        """ln(measured / modelled time) at each point."""
+        return tuple(
+            (shape, log((2.0 * shape[0] * shape[1] * shape[2] / rate) / (self.model_s(1, *shape) + self.overhead_s)))
+            for shape, rate in self.points
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Machine:
+    """A chip as pricing sees it. Seconds and bytes/s; `gemm(dtype)` and `attention_rate` are looked up when needed."""
+
+    chip: Chip
+    rates: Rates
+    memory_bytes_per_s: float
+    memory_peak_bytes_per_s: float
+    memory_points: int
+    vector_share: float
+    kernel_floor_s: float
+    graph_floor_s: float
+    host_op_s: float
+    host_launch_s: float
+    host_replay_s: float
+    host_read_s: float
+    host_link_bytes_per_s: float
+    graph: bool
+
+    def peak(self, dtype: str, engine: str) -> float:
+        """Dense peak in flop/s of the dtype, or of the one that the chip computes it in; the other engine's where this
+        one has none; the chip's lowest known peak where nothing fits."""
+        other = "vector" if engine == "matrix" else "matrix"
+        for name in RUNS_AS.get(dtype, (dtype, "fp32")):
+            for unit in (engine, other):
+                found = self.chip.peak_flop_per_s(name, unit)
+                if found:
+                    return found
+        return self.lowest_peak()
+
+    def lowest_peak(self) -> float:
+        known = [self.chip.peak_flop_per_s(d, e) for d in RUNS_AS for e in ("matrix", "vector")]
+        known = [value for value in known if value]
+        if not known:
+            return self.chip.need("peaks.matrix.bf16")
+        return min(known)
+
+    def gemm(self, dtype: str) -> GemmCurve:
+        return _gemm(self, dtype)
+
+    def vector_flop_per_s(self, dtype: str) -> float:
+        """Rate of point-wise arithmetic: 16-bit types compute in fp32."""
+        found = self.chip.peak_flop_per_s(dtype, "vector") or self.chip.peak_flop_per_s("fp32", "vector")
+        if not found:
+            # No vector figure published: a thirty-second of the matrix peak, below every chip that publishes both.
+            found = self.peak("bf16", "matrix") / 32
+        return found * self.vector_share
+
+    def attention_rate(self, implementation: str, backward: bool, causal: bool, head_dim: int, length: int) -> Level:
+        from anychip.cost.attention import rate
+
+        return rate(self, implementation, backward, causal, head_dim, length)
+
+
+def _level(row: Rate, peak: float) -> float:
+    return row.value * peak if row.is_share else row.value
+
+
+@lru_cache(maxsize=None)
+def machine(chip: Chip) -> Machine:
+    """The chip's figures and rates as one value; remembered by the chip's content."""
+    rates = rates_of(chip.id, chip.file)
+    peak_bandwidth = chip.memory_bandwidth_bytes_per_s
+    memory = rates.need("memory.rate")
+    link_row, link_peak = rates.need("host_link.rate"), chip.host_link_bandwidth_bytes_per_s
+    link = _level(link_row, link_peak) if link_peak or not link_row.is_share else peak_bandwidth / 2
+    seconds = {op: rates.need(op).value for op in ("kernel.floor", "kernel.floor_graph", "host.op", "host.launch",
+                                                   "host.replay", "host.read")}  # fmt: skip
+    return Machine(
+        chip, rates, min(_level(memory, peak_bandwidth), peak_bandwidth), peak_bandwidth, len(rates.all("memory")),
+        rates.need("vector.rate").value, seconds["kernel.floor"],
+        min(seconds["kernel.floor_graph"], seconds["kernel.floor"]), seconds["host.op"], seconds["host.launch"],
+        seconds["host.replay"], seconds["host.read"], link, chip.execution == "graph",
+    )  # fmt: skip
+
+
+_GEMM_CURVES: dict[tuple[str, str], GemmCurve] = {}
+
+
+def _gemm(owner: Machine, dtype: str) -> GemmCurve:
+    key = (owner.chip.digest, dtype)
+    if key not in _GEMM_CURVES:
+        _GEMM_CURVES[key] = gemm_curve(owner, dtype)
+    return _GEMM_CURVES[key]
+
+
+def gemm_curve(owner: Machine, dtype: str) -> GemmCurve:
+    """The chip's curve for one dtype: its level from measured points, else from a stated rate, else from the share of
+    peak that another dtype of the same chip reaches, else from the default share."""
+    chip, rates = owner.chip, owner.rates
+    peak = owner.peak(dtype, "matrix")
+    points = gemm_points(rates, dtype)
+    tile = chip.matrix_tile or (128, 128, 32)
+    overhead = rates.first("gemm.overhead")
+    curve = GemmCurve(
+        rate=peak, peak=peak, k0=rates.need("gemm.k0", dtype).value, wave=rates.need("gemm.wave", dtype).value,
+        overhead_s=overhead.value if overhead else owner.kernel_floor_s,
+        sustained=rates.need("gemm.sustained", dtype).value, cores=chip.cores or 1, tile=(tile[0], tile[1]),
+        padding=(chip.matrix_unit or (1, 1)) if owner.graph else (1, 1), measured=bool(points),
+    )  # fmt: skip
+    stated = next((r for r in rates.all("gemm.rate") if r.dtype == dtype), None)
+    if points:
+        return _with(curve, rate=min(_rate_by_points(curve, points), peak), points=points)
+    if stated:
+        rate = _level(stated, peak)
+        return _with(curve, rate=rate, peak=max(peak, rate) if not chip.peak_flop_per_s(dtype) else peak,
+                     measured=stated.kind == "measured")  # fmt: skip
+    for other in ("bf16", "fp16", "tf32", "fp32", "fp8", "int8"):
+        if other != dtype and (gemm_points(rates, other) or any(r.dtype == other for r in rates.all("gemm.rate"))):
+            known = gemm_curve(owner, other)
+            return _with(curve, rate=peak * min(known.rate / known.peak, 1.0))
+    return _with(curve, rate=_level(rates.need("gemm.rate"), peak))
+
+
+def _with(curve: GemmCurve, **changes: object) -> GemmCurve:
+    return GemmCurve(**({f: getattr(curve, f) for f in curve.__dataclass_fields__} | changes))  # type: ignore[arg-type]
+
+
+def gemm_points(rates: Rates, dtype: str) -> tuple[tuple[tuple[int, int, int], float], ...]:
+    found = []
+    for row in rates.all("gemm"):
+        match = SHAPE.match(row.shape)
+        if row.dtype == dtype and match:
+            m, n, k = (int(group) for group in match.groups())
+            found.append(((m, n, k), row.value))
+    return tuple(found)
+
+
+def _rate_by_points(curve: GemmCurve, points: tuple[tuple[tuple[int, int, int], float], ...]) -> float:
+    """The median of the rates that points of 1e11 flop and more imply (of all points, if none is so large)."""
+    implied = []
+    for (m, n, k), measured in points:
+        flop = 2.0 * m * n * k
+        seconds = max(flop / measured - curve.overhead_s, 0.1 * flop / measured)
+        implied.append((flop >= 1e11, flop / seconds * (1 + curve.k0 / k) / curve.fill(1, m, n, k)))
+    large = [rate for is_large, rate in implied if is_large] or [rate for _, rate in implied]
+    return sorted(large)[len(large) // 2]
+
+
+def borrowed_rows(rates: Rates, what: str) -> Rates:
+    """The rates of the chip whose curve shape stands in; the chip's own where none is named."""
+    name = rates.borrowed(what)
+    return Rates(load_file(DIRECTORY / f"{name}.csv"), rates.default) if name else rates
+
+
+__all__ = ["ATTENTION", "GemmCurve", "Level", "Machine", "borrowed_rows", "machine"]

@@ -1,0 +1,154 @@
+"""Seconds: what an op costs on a chip. `price_op(op, chip)`; for many ops `Prices`, columns as numpy arrays.
+
+A kernel's time is a fixed floor per launch plus the larger of its compute and its memory time. How far a time can be
+trusted travels with it (`evidence`): a measured point, an interpolation, a model, or bytes alone.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from anychip.cost.machine import Machine, machine
+from anychip.cost.work import Work, work
+from anychip.record import Op
+from anychip.spec import Chip
+
+EVIDENCE = ("measured", "interpolated", "modelled", "bytes_only")
+LIMITS = ("compute", "memory", "launch", "host_link", "none")
+
+
+class Cost(NamedTuple):
+    """time_s: device time of the op when launched eagerly, all its kernels. body_s: the same without the floor of
+    each launch. evidence: one of EVIDENCE. limit: one of LIMITS, what the time is mostly made of."""
+
+    time_s: float
+    evidence: str
+    limit: str
+    body_s: float
+
+
+def price_op(op: Op, chip: Chip) -> Cost:
+    """Device seconds of one op on one chip."""
+    return price_work(work(op), machine(chip))
+
+
+def price_work(task: Work, on: Machine) -> Cost:
+    """Device seconds of some work: floor per launch + max(compute, memory, host link)."""
+    if task.kernels == 0 and not task.flop:
+        return Cost(0.0, "modelled", "none", 0.0)
+    floor = on.graph_floor_s if on.graph else on.kernel_floor_s
+    launches = max(task.kernels, 1) * floor
+    memory = task.bytes_moved / on.memory_bytes_per_s
+    link = task.host_bytes / on.host_link_bytes_per_s
+    compute, evidence = _compute_s(task, on)
+    if task.gemm and on.graph:
+        launches += (on.gemm(task.dtype).overhead_s - floor) * len(task.gemm)
+    body = max(compute, memory) + link
+    if body <= launches:
+        limit = "launch"
+    elif link > max(compute, memory):
+        limit = "host_link"
+    else:
+        limit = "compute" if compute >= memory else "memory"
+    if limit != "compute" and evidence != "bytes_only":
+        evidence = "interpolated" if on.memory_points >= 3 and limit == "memory" else "modelled"
+    return Cost(launches + body, evidence, limit, body)
+
+
+def _compute_s(task: Work, on: Machine) -> tuple[float, str]:
+    """(seconds on the engine that does the flop, evidence)."""
+    if not task.known:
+        return 0.0, "bytes_only"
+    if task.attention is not None:
+        return _attention_s(task, on)
+    if task.unit == "matrix" and task.gemm:
+        return _products_s(task, on)
+    if not task.flop:
+        return 0.0, "modelled"
+    return task.flop / on.vector_flop_per_s(task.dtype), "modelled"
+
+
+def _products_s(task: Work, on: Machine) -> tuple[float, str]:
+    curve = on.gemm(task.dtype)
+    total, worst = 0.0, 0
+    counted = {product: task.gemm.count(product) for product in dict.fromkeys(task.gemm)}
+    for product, times in counted.items():
+        if product.flop:
+            seconds, evidence = curve.time_s(*product)
+            total += seconds * times
+            worst = max(worst, EVIDENCE.index(evidence))
+    # A convolution's product is implicit: the curve of explicit ones is a model of it at best.
+    return total, EVIDENCE[max(worst, 2)] if task.kind != "gemm" else EVIDENCE[worst]
+
+
+ATTENTION_TILE = 128  # queries that one block of a fused attention works on
+
+
+def _attention_s(task: Work, on: Machine) -> tuple[float, str]:
+    shape = task.attention
+    assert shape is not None
+    level = on.attention_rate(shape.implementation, shape.backward, shape.causal, shape.head_dim,
+                              max(shape.query_length, 1))  # fmt: skip
+    blocks = shape.batch_heads * -(-shape.query_length // ATTENTION_TILE)
+    cores = on.chip.cores or 1
+    # Few blocks leave cores idle; a split over keys wins some back, as stream-K does for products.
+    used = (blocks / (cores * -(-blocks // cores))) ** 0.5 if blocks < cores else 1.0
+    peak = on.peak(task.dtype, "matrix")
+    slower = on.peak("bf16", "matrix") / peak if peak < on.peak("bf16", "matrix") else 1.0
+    return max(task.flop / (level.value * used) * slower, task.flop / peak), "interpolated" if level.measured else "modelled"
+
+
+def host_op_s(op: Op, chip: Chip) -> float:
+    """Host seconds to issue an op eagerly: reaching the launch, then one launch per kernel."""
+    on = machine(chip)
+    return 0.0 if on.graph else host_work_s(work(op), on)
+
+
+def host_work_s(task: Work, on: Machine) -> float:
+    return on.host_op_s + task.kernels * on.host_launch_s
+
+
+class Prices:
+    """Prices of a growing list of ops on one chip, as columns (index = position in `ops`).
+
+    body_s, kernels, host_s (eager issue time), blocks (the host waits for it), evidence and limit (indices into EVIDENCE
+    and LIMITS), bytes, flop. `extend()` prices what was added to `ops` since.
+    """
+
+    def __init__(self, ops: list[Op], chip: Chip) -> None:
+        self.ops, self.chip, self.on = ops, chip, machine(chip)
+        self.size = 0
+        self.body_s = np.zeros(0)
+        self.floors_s = np.zeros(0)
+        self.kernels = np.zeros(0, np.int64)
+        self.host_s = np.zeros(0)
+        self.blocks = np.zeros(0, bool)
+        self.evidence = np.zeros(0, np.int8)
+        self.limit = np.zeros(0, np.int8)
+        self.extend()
+
+    def extend(self) -> None:
+        if len(self.ops) == self.size:
+            return
+        fresh = [self._row(op) for op in self.ops[self.size :]]
+        self.size = len(self.ops)
+        columns = list(zip(*fresh, strict=True))
+        self.body_s = _append(self.body_s, columns[0])
+        self.floors_s = _append(self.floors_s, columns[1])
+        self.kernels = _append(self.kernels, columns[2])
+        self.host_s = _append(self.host_s, columns[3])
+        self.blocks = _append(self.blocks, columns[4])
+        self.evidence = _append(self.evidence, columns[5])
+        self.limit = _append(self.limit, columns[6])
+
+    def _row(self, op: Op) -> tuple[float, float, int, float, bool, int, int]:
+        task = work(op)
+        cost = price_work(task, self.on)
+        host = 0.0 if self.on.graph else host_work_s(task, self.on)
+        return (cost.body_s, cost.time_s - cost.body_s, task.kernels, host, task.blocks_host,
+                EVIDENCE.index(cost.evidence), LIMITS.index(cost.limit))  # fmt: skip
+
+
+def _append(column: npt.NDArray[np.generic], values: tuple[object, ...]) -> npt.NDArray[np.generic]:
+    return np.concatenate([column, np.asarray(values, column.dtype)])

@@ -1,0 +1,150 @@
+"""The measured rates of a chip: `standard/rates/<chip>.csv`, read into rows and looked up by name.
+
+Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), stack, date, source, note. The words in `op`:
+
+  gemm                      a measured product; shape MxNxK, value as a rate
+  gemm.rate                 the rate of a large product, where no point was measured (or a ratio of the peak)
+  gemm.k0, gemm.wave        shape of the curve: inner dimension at which the rate halves, exponent of wave filling
+  gemm.overhead             fixed time of a product
+  gemm.sustained            rate in a long run over rate in a benchmark (clocks, power)
+  attention.forward, attention.backward      a measured fused attention; shape "flash d128 causal s2048"
+  attention.forward.rate, attention.backward.rate      its asymptote, where no curve was measured
+  attention.half_length     length at which the rate is half of that
+  attention.sustained       as gemm.sustained
+  memory.rate               main-memory bandwidth of a large copy (or a ratio of the peak); memory: one point, shape bytes
+  vector.rate               ratio of the vector peak that point-wise code reaches
+  kernel.floor, kernel.floor_graph           device time of an empty kernel, launched by the host or replayed in a graph
+  host.op, host.launch, host.replay, host.read   host time: of an eager op, per kernel launched, of a replay, of a read
+  host_link.rate            bandwidth between host and chip
+  borrow                    note names the chip whose *curve shape* (never level) stands in; shape says for what
+
+A chip without a row takes the one of `default.csv`, which holds shares of peak and overheads that belong to no chip and
+are all `assumed`. Another chip's level is never used.
+"""
+
+import csv
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from anychip.errors import BadChipFile
+
+COLUMNS = ("op", "dtype", "shape", "value", "unit", "kind", "stack", "date", "source", "note")
+UNITS = {"TFLOP/s": 1e12, "TOP/s": 1e12, "GB/s": 1e9, "TB/s": 1e12, "us": 1e-6, "ms": 1e-3, "s": 1.0, "ratio": 1.0,
+         "elements": 1.0, "tokens": 1.0, "": 1.0}  # fmt: skip
+KINDS = ("measured", "derived", "assumed")
+DIRECTORY = Path(__file__).parents[1] / "standard" / "rates"
+
+
+class Rate(NamedTuple):
+    """One row; value in SI (or a ratio of the chip's peak where unit is "ratio")."""
+
+    op: str
+    dtype: str
+    shape: str
+    value: float
+    unit: str
+    kind: str
+    stack: str
+    date: str
+    source: str
+    note: str
+
+    @property
+    def is_share(self) -> bool:
+        return self.unit == "ratio"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """All rows of one chip, over those of `default.csv`."""
+
+    rows: tuple[Rate, ...]
+    default: "Rates | None" = None
+
+    def all(self, op: str, dtype: str | None = None) -> tuple[Rate, ...]:
+        """The chip's own rows of `op`, in file order; `dtype` "" in a row means any."""
+        return tuple(row for row in self.rows if row.op == op and (dtype is None or row.dtype in (dtype, "")))
+
+    def first(self, op: str, dtype: str | None = None) -> Rate | None:
+        """The chip's own row, the one that names the dtype before one for any; None without."""
+        rows = self.all(op, dtype)
+        return max(rows, key=lambda row: row.dtype != "", default=None)
+
+    def need(self, op: str, dtype: str | None = None) -> Rate:
+        """The chip's own row, else the default's."""
+        row = self.first(op, dtype)
+        if row is None:
+            assert self.default is not None, f"default.csv has no row {op!r}"
+            return self.default.need(op, dtype)
+        return row
+
+    def borrowed(self, what: str) -> str | None:
+        """The id of the chip whose curve shape stands in for `what`."""
+        return next((row.note.split()[0] for row in self.rows if row.op == "borrow" and row.shape == what), None)
+
+
+def parse(text: str, name: str) -> tuple[Rate, ...]:
+    """Rows of a rates file. Raises BadChipFile with all problems at once, each with its line."""
+    problems: list[str] = []
+    rows: list[Rate] = []
+    reader = csv.reader(text.splitlines())
+    head = next(reader, [])
+    if tuple(head) != COLUMNS:
+        raise BadChipFile(f"{name}:1: the first line must be {','.join(COLUMNS)}")
+    for cells in reader:
+        if not cells or cells[0].startswith("#"):
+            continue
+        row = _row(cells, f"{name}:{reader.line_num}", problems)
+        rows += [row] if row else []
+    if problems:
+        raise BadChipFile("\n".join(problems))
+    return tuple(rows)
+
+
+def _row(cells: list[str], place: str, problems: list[str]) -> Rate | None:
+    if len(cells) != len(COLUMNS):
+        problems.append(f"{place}: {len(cells)} cells, expected {len(COLUMNS)}. Quote a cell that holds a comma.")
+        return None
+    fields = dict(zip(COLUMNS, (cell.strip() for cell in cells), strict=True))
+    if fields["unit"] not in UNITS:
+        problems.append(f"{place}: unit {fields['unit']!r}; one of {', '.join(filter(None, UNITS))}.")
+        return None
+    if fields["kind"] not in KINDS:
+        problems.append(f"{place}: kind {fields['kind']!r}; one of {', '.join(KINDS)}.")
+    try:
+        value = float(fields.pop("value") or 0) * UNITS[fields["unit"]]
+    except ValueError:
+        problems.append(f"{place}: value {cells[3]!r} is not a number.")
+        return None
+    if not 0 <= value < 1e21 or (value == 0 and fields["op"] != "borrow"):
+        problems.append(f"{place}: value {cells[3]!r} must be above zero.")
+    if not fields["source"]:
+        problems.append(f"{place}: a rate needs a source.")
+    return Rate(value=value, **fields)
+
+
+@cache
+def load_file(path: Path) -> tuple[Rate, ...]:
+    return parse(path.read_text(), path.name) if path.is_file() else ()
+
+
+@cache
+def defaults() -> Rates:
+    return Rates(load_file(DIRECTORY / "default.csv"))
+
+
+def rates_of(chip_id: str, chip_file: Path | None = None) -> Rates:
+    """A chip's rates: from the tree, or beside a chip file that is outside of it (``rates/`` next to ``chips/``, or a CSV of
+    the same name)."""
+    places = [DIRECTORY / f"{chip_id}.csv"]
+    if chip_file is not None and chip_file.name:
+        places = [chip_file.parent.parent / "rates" / f"{chip_id}.csv", chip_file.with_suffix(".csv"), *places]
+    rows = next((load_file(place) for place in places if place.is_file()), ())
+    return Rates(rows, defaults())
+
+
+SHAPE = re.compile(r"^(\d+)x(\d+)x(\d+)$")
+ATTENTION = re.compile(r"^(\w+)(?: d(\d+))?(?: (causal|full))?(?: s(\d+))?$")

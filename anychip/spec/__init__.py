@@ -4,10 +4,32 @@
 nor numpy.
 """
 
+from typing import TYPE_CHECKING
+
 from anychip.spec.chip import Chip, Figure, Link, MemoryTier, TorchAnswers, UnknownFigure
+from anychip.spec.json_schema import json_schema
 from anychip.spec.load import ChipEntry, list_chips, load_chip
 from anychip.spec.platform import Platform
 from anychip.spec.problem import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+def check(paths: "Sequence[str | Path] | None" = None) -> list[Problem]:
+    """Every problem of the given files and folders, of all files of the standard where none is given."""
+    from anychip.spec.check import check as run
+
+    return run(paths)
+
+
+def fix(paths: "Sequence[str | Path] | None" = None) -> "list[Path]":
+    """Mend in place what the lint rules can mend; returns the files that changed."""
+    from anychip.spec.check import fix as run
+
+    return run(paths)
+
 
 __all__ = [
     "Chip",
@@ -19,6 +41,9 @@ __all__ = [
     "Problem",
     "TorchAnswers",
     "UnknownFigure",
+    "check",
+    "fix",
+    "json_schema",
     "list_chips",
     "load_chip",
 ]

@@ -6,11 +6,11 @@ itself or has the layout of anychip/standard.
 """
 
 import os
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,17 @@ class Head:
         return value if isinstance(value, str) else None
 
 
-def folders(kind: str) -> list[Path]:
-    """Folders that may hold files of `kind` ("chips", "platforms", ...), the standard's own first."""
-    return [STANDARD / kind, *_outside(kind)]
+def folders(kind: str) -> Iterator[Path]:
+    """Folders that may hold files of `kind` ("chips", "platforms", ...), the standard's own first.
 
-
-def _outside(kind: str) -> Iterator[Path]:
-    for root in [*_path_folders(), *_entry_point_folders()]:
-        yield root / kind
-        if kind == "chips":
-            yield root
+    Lazy: what is found in the tree is found without a look at the installed packages.
+    """
+    yield STANDARD / kind
+    for roots in (_path_folders, _entry_point_folders):
+        for root in roots():
+            yield root / kind
+            if kind == "chips":
+                yield root
 
 
 def _path_folders() -> list[Path]:
@@ -57,11 +58,17 @@ def _path_folders() -> list[Path]:
 
 @cache
 def _entry_point_folders() -> tuple[Path, ...]:
-    """The folder of each package that an installed distribution names under `anychip.chips`; nothing is imported
-    but its parent packages. A package that cannot be found is left out."""
-    from importlib.metadata import entry_points
+    """The folder of each package that an installed distribution names under `anychip.chips`. Nothing is imported
+    but parents of that package; one that cannot be found is left out.
 
-    found = []
+    importlib.metadata costs 40 ms to import and is not needed where no distribution names the group.
+    """
+    if not any(_names_group(Path(place)) for place in sys.path if place):
+        return ()
+    from importlib.metadata import entry_points
+    from importlib.util import find_spec
+
+    found: list[Path] = []
     for point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             spec = find_spec(point.module)
@@ -69,6 +76,18 @@ def _entry_point_folders() -> tuple[Path, ...]:
             continue
         found += [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
     return tuple(found)
+
+
+def _names_group(place: Path) -> bool:
+    """Does a distribution that is installed at `place` name our entry point group?"""
+    wanted = f"[{ENTRY_POINT_GROUP}]"
+    for file in place.glob("*.dist-info/entry_points.txt"):
+        try:
+            if wanted in file.read_text(encoding="utf-8", errors="replace"):
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def files(kind: str) -> list[Path]:

@@ -215,9 +215,16 @@ class Chip:
 
     def _link(self, role: str, table: Mapping[str, Any]) -> Link:
         at = f"links.{role}"
-        rates = [self.get(f"{at}.{key}") for key in ("one_way", "peer_one_way", "bidirectional")]
-        topology = table.get("topology", "unknown")
-        return Link(role, table.get("name"), table.get("wire"), topology, *rates, self._count(f"{at}.domain_chips"))
+        return Link(
+            role=role,
+            name=table.get("name"),
+            wire=table.get("wire"),
+            topology=table.get("topology", "unknown"),
+            one_way_bytes_per_s=self.get(f"{at}.one_way"),
+            peer_one_way_bytes_per_s=self.get(f"{at}.peer_one_way"),
+            bidirectional_bytes_per_s=self.get(f"{at}.bidirectional"),
+            domain_chips=self._count(f"{at}.domain_chips"),
+        )
 
     @property
     def torch(self) -> TorchAnswers:

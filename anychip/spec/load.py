@@ -17,7 +17,7 @@ from anychip.spec.chip import Chip, build_figures
 from anychip.spec.platform import Platform, build_platform, merge
 from anychip.spec.problem import raise_problems
 from anychip.spec.toml import Document, read
-from anychip.spec.validate import validate
+from anychip.spec.validate import is_id, validate
 
 GRADES = "DCBA"
 MAX_EXTENDS = 8
@@ -75,8 +75,7 @@ def find_chip(name: str) -> Path:
             raise UnknownChip(f"{name}: no such chip file. To begin one: anychip chips new --like CHIP")
         return path.resolve()
     wanted = name.strip().lower()
-    plain = wanted.replace("-", "").replace("_", "").isalnum() and wanted.isascii()
-    file = catalogue.find("chips", wanted) if plain else None
+    file = catalogue.find("chips", wanted) if is_id(wanted) else None
     return file or _by_alias(name, wanted)
 
 

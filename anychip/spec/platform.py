@@ -1,4 +1,4 @@
-"""The software that drives a chip, as one value: what the device is called, which dtypes work, what stands in for what."""
+"""The software that drives a chip, as one value: what the device is called, which dtypes work, what replaces what."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

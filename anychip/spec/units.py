@@ -1,7 +1,7 @@
 """Units as the files of the standard write them, and what they are in SI.
 
-In: a number and a unit ("3.35", "TB/s"). Out: a float in the dimension's base unit: byte, byte/s, flop/s, Hz, W, s, USD,
-USD/h, count, ratio. GB is 1e9 and GiB is 2**30; an operation is half a multiply-add, so TOP/s and TFLOP/s are the
+In: a number and a unit ("3.35", "TB/s"). Out: a float in the dimension's base unit: byte, byte/s, flop/s, Hz, W, s,
+USD, USD/h, count, ratio. GB is 1e9 and GiB is 2**30; an operation is half a multiply-add, so TOP/s and TFLOP/s are the
 same number of operations. Bits exist only here, at the edge.
 """
 

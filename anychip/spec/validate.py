@@ -20,6 +20,12 @@ _DATE = re.compile(r"(\d{4})(?:-(0[1-9]|1[0-2])(?:-(0[1-9]|[12]\d|3[01]))?)?\Z")
 _FIGURE_KEYS = ("value", "unit", "src", "kind", "date", "note")
 WORDS = ("unknown", "none")
 MAX_TEXT = 4000
+MAX_ID = 100
+
+
+def is_id(name: str) -> bool:
+    """Is this a name that a file can have: small letters, digits, single dashes?"""
+    return len(name) <= MAX_ID and _ID.match(name) is not None
 
 
 def validate(doc: Document, schema: str = "chips", *, partial: bool = False) -> list[Problem]:
@@ -90,7 +96,7 @@ class _Walk:
         elif field.choices and value not in field.choices:
             near = difflib.get_close_matches(value, field.choices, 1)
             yield self._wrong(here, "one of " + ", ".join(field.choices), value, f"write {near[0]}" if near else None)
-        elif field.path in ("id", "platform", "extends") and not _ID.match(value):
+        elif field.path in ("id", "platform", "extends") and not is_id(value):
             yield self._wrong(here, "small letters, digits and single dashes", value)
         elif field.path == "id" and value != self.doc.file.stem:
             yield self._wrong(here, f"the file's name, {self.doc.file.stem}", value, f'id = "{self.doc.file.stem}"')

@@ -1,0 +1,124 @@
+"""All problems of all files at once: the schema's, then those of the lint rules.
+
+In: paths of files or folders, or nothing for every file that can be found. Out: a list of `Problem`, by file and line.
+A lint rule is a module in anychip/spec/lint/; a new one is a new file there and nothing else.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from anychip.errors import AnychipError
+from anychip.spec import catalogue
+from anychip.spec.context import Context, Subject, subject
+from anychip.spec.fields import SCHEMAS
+from anychip.spec.problem import Problem
+from anychip.spec.toml import Document, parse, read
+from anychip.spec.validate import validate
+
+_LINT = Path(__file__).parent / "lint"
+MAX_FIX_ROUNDS = 5
+
+
+@cache
+def rules() -> tuple[ModuleType, ...]:
+    """Every lint rule by name: a module with RULE, ABOUT, `check(subject, context)` and, if it can, `fix`."""
+    names = sorted(file.stem for file in _LINT.glob("*.py") if not file.stem.startswith("_"))
+    return tuple(import_module(f"anychip.spec.lint.{name}") for name in names)
+
+
+def check(paths: Sequence[str | Path] | None = None) -> list[Problem]:
+    """Every problem of the given files and folders, of all files where none is given."""
+    files = all_files() if not paths else list(_files(paths))
+    context = Context.of_all(files)
+    found = [problem for file in files for problem in check_document(read(file), context)]
+    return sorted(found, key=lambda p: (p.file, p.line or 0, p.path))
+
+
+def all_files() -> list[Path]:
+    return [file for kind in SCHEMAS for file in catalogue.files(kind)]
+
+
+def _files(paths: Sequence[str | Path]) -> Iterator[Path]:
+    for place in map(Path, paths):
+        if place.is_dir():
+            yield from sorted(place.rglob("*.toml"))
+        else:
+            yield place.resolve() if place.is_file() else place
+
+
+def schema_of(doc: Document) -> str:
+    """ "chips", "platforms", "links" or "clusters": by the folder, else by the fields that it has."""
+    if doc.file.parent.name in SCHEMAS:
+        return doc.file.parent.name
+    marks = {"platforms": "device_type", "links": "wire", "clusters": "node"}
+    return next((kind for kind, mark in marks.items() if mark in doc.table), "chips")
+
+
+def check_document(doc: Document, context: Context) -> list[Problem]:
+    """Schema problems; where there are none, what the lint rules find."""
+    schema = schema_of(doc)
+    problems = validate(doc, schema)
+    if problems:
+        return problems
+    try:
+        item = subject(doc, schema)
+    except AnychipError as error:
+        return [Problem(str(doc.file), doc.line("extends"), "extends", _first_line(error))]
+    return [problem for rule in rules() for problem in _apply(rule, item, context)]
+
+
+def _apply(rule: ModuleType, item: Subject, context: Context) -> Iterable[Problem]:
+    if item.schema in getattr(rule, "SCHEMAS", ("chips",)):
+        yield from rule.check(item, context)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return "; ".join(line.strip() for line in lines)
+
+
+def fix(paths: Sequence[str | Path] | None = None) -> list[Path]:
+    """Mend what the rules with a fixer can mend, in place; returns the files that changed.
+
+    Only files that the schema accepts are touched, and a mended file is written only if it has fewer problems.
+    """
+    files = all_files() if not paths else list(_files(paths))
+    context = Context.of_all(files)
+    return [file for file in files if _fix_file(file, context)]
+
+
+def _fix_file(file: Path, context: Context) -> bool:
+    before = read(file)
+    text = fixed_text(before, context)
+    if text == before.text:
+        return False
+    file.write_text(text, encoding="utf-8")
+    return True
+
+
+def fixed_text(doc: Document, context: Context) -> str:
+    """The document's text after every fixer, until nothing more changes."""
+    for _ in range(MAX_FIX_ROUNDS):
+        problems = check_document(doc, context)
+        text = _mended(doc, problems)
+        if text == doc.text:
+            break
+        after = parse(doc.file, text.encode())
+        if len(check_document(after, context)) >= len(problems):
+            break
+        doc = after
+    return doc.text
+
+
+def _mended(doc: Document, problems: Sequence[Problem]) -> str:
+    """The text with the first problem mended that a rule can mend."""
+    fixers = {rule.RULE: rule.fix for rule in rules() if hasattr(rule, "fix")}
+    for problem in problems:
+        if problem.fixable and problem.rule in fixers:
+            text: str = fixers[problem.rule](doc.text, problem)
+            if text != doc.text:
+                return text
+    return doc.text

@@ -1,0 +1,90 @@
+"""What a lint rule looks at: one file with all that it inherits, and the names of all other files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anychip.spec import catalogue
+from anychip.spec.chip import Figure, build_figures
+from anychip.spec.load import joined, read_chain
+from anychip.spec.problem import Problem
+from anychip.spec.toml import Document, read
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A valid file. table: with all that it inherits; doc.table: only what it writes itself. parent: None or the
+    table that it extends. figures: of the whole table, in SI units."""
+
+    doc: Document
+    schema: str
+    table: Mapping[str, Any]
+    parent: Mapping[str, Any] | None
+    figures: Mapping[str, Figure]
+
+    def value(self, path: str) -> float | None:
+        figure = self.figures.get(path)
+        return figure.value if figure else None
+
+    def problem(self, rule: str, path: str, message: str, fix: str | None = None, fixable: bool = False) -> Problem:
+        return Problem(str(self.doc.file), self.doc.line(path), path, message, fix, rule, fixable)
+
+    def writes(self, path: str) -> bool:
+        """Does this very file write the field (rather than inherit it)?"""
+        value: Any = self.doc.table
+        for part in path.split("."):
+            if not isinstance(value, dict) or part not in value:
+                return False
+            value = value[part]
+        return True
+
+
+@dataclass(frozen=True)
+class Context:
+    """Names over all files: alias -> files that claim it; kind -> ids; id of a link file -> its topologies; id of a
+    platform -> the maker's pages."""
+
+    aliases: Mapping[str, tuple[Path, ...]]
+    ids: Mapping[str, frozenset[str]]
+    wires: Mapping[str, tuple[str, ...]]
+    maker_pages: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of_all(cls, files: Sequence[Path] = ()) -> "Context":
+        """Of every file that can be found, and of the given ones beside."""
+        chips = {head.file.resolve(): head for head in catalogue.heads("chips")}
+        for file in files:
+            if file.parent.name not in ("platforms", "links", "clusters"):
+                chips.setdefault(file.resolve(), catalogue.head(file))
+        claims: dict[str, list[Path]] = {}
+        for file, head in chips.items():
+            for name in {head.id, *head.aliases}:
+                claims.setdefault(name, []).append(file)
+        ids = {kind: frozenset(f.stem for f in catalogue.files(kind)) for kind in ("platforms", "links", "clusters")}
+        ids["chips"] = frozenset(head.id for head in chips.values())
+        return cls({name: tuple(owners) for name, owners in claims.items()}, ids, _wires(), _pages())
+
+
+def _wires() -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for file in catalogue.files("links"):
+        wire = read(file).table.get("wire", {})
+        topologies = wire.get("topologies", []) if isinstance(wire, dict) else []
+        found[file.stem] = tuple(t for t in topologies if isinstance(t, str))
+    return found
+
+
+def _pages() -> dict[str, tuple[str, ...]]:
+    heads = catalogue.heads("platforms")
+    lists = {head.id: head.table.get("maker_pages", []) for head in heads}
+    return {name: tuple(p for p in pages if isinstance(p, str)) for name, pages in lists.items()}
+
+
+def subject(doc: Document, schema: str) -> Subject:
+    """The file with all that it inherits. Raises BadChipFile where a file that it extends is missing or wrong."""
+    if schema != "chips" or "extends" not in doc.table:
+        return Subject(doc, schema, doc.table, None, build_figures(doc.table, schema))
+    chain = [doc, *read_chain(doc.file)[1:]]
+    table = joined(chain)
+    return Subject(doc, schema, table, joined(chain[1:]), build_figures(table, schema))

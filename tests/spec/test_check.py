@@ -1,0 +1,219 @@
+"""Bad files: every problem at once, with its line and what to write; each lint rule; the fixers."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from anychip.errors import BadChipFile
+from anychip.spec import check, fix, json_schema, load_chip
+from anychip.spec.catalogue import STANDARD
+from anychip.spec.check import all_files, rules
+from anychip.spec.toml import line_of, read
+from tests.spec.conftest import ACME
+
+Write = Callable[..., Path]
+
+
+def messages(file: Path) -> str:
+    return "\n".join(str(problem) for problem in check([file]))
+
+
+def test_the_standard_itself_has_no_problem() -> None:
+    assert [str(problem) for problem in check()] == []
+
+
+def test_all_problems_of_a_file_at_once_with_their_lines(write: Write) -> None:
+    text = ACME.replace("TFLOP/s", "TFLOPS").replace('unit = "TB/s"', 'unit = "TB"').replace("2026-01-02", "yesterday")
+    write(text.replace('execution = "kernel"\n', ""))
+    with pytest.raises(BadChipFile) as caught:
+        load_chip("one")
+    told = str(caught.value)
+    assert "4 problems" in told
+    assert "acme-one.toml:12: sources.sheet.date: expected a date" in told
+    assert "acme-one.toml:15: peaks.matrix.bf16.unit: expected a unit of flop/s, got 'TFLOPS'" in told
+    assert "acme-one.toml:21: memory.main.bandwidth.unit: expected a unit of byte/s, got 'TB'" in told
+    assert "execution: missing" in told
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("value = 100,", 'value = "100",', "expected a number, got '100'"),
+        ("value = 100,", "value = nan,", "expected a number"),
+        ("value = 100,", "value = inf,", "expected a number"),
+        ("value = 100,", "value = -100,", "cannot be"),
+        ("value = 100,", "value = 1e99,", "cannot be"),
+        ("value = 100,", "value = 0,", "cannot be"),
+        ("value = 100,", "value = true,", "expected a number"),
+        ("value = 100, ", "", "expected a number, got nothing"),
+        (', src = "sheet" }\nfp8', " }\nfp8", "a figure without a source"),
+        (', src = "sheet" }\nfp8', ', src = "shet" }\nfp8', "did you mean sheet?"),
+        ("bf16", "bf61", "no such dtype (did you mean bf16?)"),
+        ("bandwidth", "bandwith", "no such field (did you mean bandwidth?)"),
+        ('fp8 = "none"', 'fp8 = "nothing"', "expected a figure"),
+        ('kind = "derived"', 'kind = "guessed"', "expected one of datasheet"),
+        ('id = "acme-one"', 'id = "acme-two"', "expected the file's name, acme-one"),
+        ("schema_version = 1", "schema_version = 2", "this version reads schema_version = 1"),
+        ('"kernel"', '"kernal"', "write kernel"),
+        ('["one"]', '"one"', "expected a list of texts"),
+        ('url = "https://acme.example/one"', 'url = "see the web"', "expected a web address"),
+    ],
+)
+def test_each_mistake_says_what_to_write(write: Write, old: str, new: str, told: str) -> None:
+    assert old in ACME
+    assert told in messages(write(ACME.replace(old, new, 1)))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"\xff\xfe", "is not UTF-8"),
+        (b"id = \n", "not TOML"),
+        (b"[a]\n[a]\n", "not TOML"),
+        (b"a = " + b"[" * 5000, "not TOML"),
+        (b"a = 1" + b"0" * 5000, "not TOML"),
+        (b"a = 9999-99-99", "not TOML"),
+        (b"#" * 1_000_001, "at most"),
+        (b"", "missing"),
+    ],
+)
+def test_what_is_no_toml_is_told_in_one_line(write: Write, data: bytes, told: str) -> None:
+    file = write()
+    file.write_bytes(data)
+    assert told in messages(file)
+    with pytest.raises(BadChipFile):
+        load_chip(file)
+
+
+def test_a_file_that_is_not_there() -> None:
+    assert "cannot be read" in messages(Path("nowhere.toml"))
+
+
+def test_line_of_finds_tables_keys_and_list_entries() -> None:
+    text = 'a = 1\n[b]\nc = 2\n[b.d]\ne = { f = 1 }\n[[x]]\ny = 1\n[[x]]\ny = 2\n"q r" = 3\n'
+    places = {
+        "a": 1,
+        "b": 2,
+        "b.c": 3,
+        "b.d": 4,
+        "b.d.e.f": 5,
+        "x.0.y": 7,
+        "x.1": 8,
+        "x.1.y": 9,
+        "none": None,
+        "": None,
+    }
+    assert {path: line_of(text, path) for path in places} == places
+
+
+# rule -> (what to change in the good file, a word of the message)
+LINT: dict[str, tuple[str, str, str]] = {
+    "alias-clash": ('["one"]', '["h100"]', "also claimed by"),
+    "datasheet-page": ('kind = "reported"', 'kind = "datasheet"', "not on a page of Acme"),
+    "no-page": ('url = "https://acme.example/one"\n', "", "reported without an address"),
+    "sparse-in-dense": (
+        "[memory.main]",
+        '[peaks.matrix_sparse]\nbf16 = { value = 100, unit = "TFLOP/s", src = "sheet" }\n[memory.main]',
+        "not below the sparse",
+    ),
+    "memory-physics": ('value = 1, unit = "TB/s"', 'value = 100, unit = "TB/s"', "are read in 0.00032 s"),
+    "above-peak": (
+        "[memory.main]",
+        '[engine]\npeak_clock = { value = 1, unit = "GHz", src = "sheet" }\n'
+        'sustained_clock = { value = 2, unit = "GHz", src = "sheet" }\n[memory.main]',
+        "2 GHz is more than",
+    ),
+    "link-topology": (
+        "[memory.main]",
+        '[links.scale_up]\ntopology = "mesh"\none_way = { value = 400, unit = "GB/s", src = "sheet" }\n'
+        'peer_one_way = { value = 400, unit = "GB/s", src = "sheet" }\n'
+        'domain_chips = { value = 8, unit = "count", src = "sheet" }\n[memory.main]',
+        "a full mesh of 8 chips",
+    ),
+    "name-known": ("nvidia-cuda", "nvidia-cudo", "did you mean nvidia-cuda?"),
+    "dispute-used": (
+        "[memory.main]",
+        '[[disputed]]\nfigure = "peaks.matrix.bf16"\nvalues = ["100", "200"]\nused = "200 TFLOP/s"\nwhy = "x"\n[memory.main]',
+        "used 200 TFLOP/s, but the figure is 100 TFLOP/s",
+    ),
+    "unused-source": (
+        "[memory.main]",
+        '[sources.lost]\ntitle = "x"\nkind = "estimated"\ndate = "2026"\n[memory.main]',
+        "no figure names the source 'lost'",
+    ),
+    "same-as-parent": ("", "", "the same as in the chip that it extends"),
+}
+
+
+@pytest.mark.parametrize("rule", sorted(LINT))
+def test_each_lint_rule_finds_its_mistake(write: Write, rule: str) -> None:
+    old, new, told = LINT[rule]
+    file = write(ACME.replace(old, new, 1))
+    if rule == "same-as-parent":
+        file = write(
+            'schema_version = 1\nid = "acme-two"\nextends = "acme-one"\nvendor = "Acme"\nname = "Two"\n', "acme-two"
+        )
+    found = [problem for problem in check([file]) if problem.rule == rule]
+    assert [told in problem.message + str(problem.fix) for problem in found] == [True]
+    assert found[0].line is not None
+
+
+def test_each_lint_rule_has_its_case() -> None:
+    assert sorted(rule.RULE for rule in rules()) == sorted(LINT)
+
+
+def test_the_good_file_has_no_problem(write: Write) -> None:
+    assert messages(write()) == ""
+
+
+@pytest.mark.parametrize("rule", ["datasheet-page", "no-page", "unused-source", "same-as-parent"])
+def test_fixers_mend_in_place_and_only_once(write: Write, rule: str) -> None:
+    old, new, _ = LINT[rule]
+    file = write(ACME.replace(old, new, 1))
+    if rule == "same-as-parent":
+        file = write(
+            'schema_version = 1\nid = "acme-two"\nextends = "acme-one"\nvendor = "Acme"\nname = "Two"\n', "acme-two"
+        )
+    assert fix([file]) == [file.resolve()]
+    assert messages(file) == ""
+    assert fix([file]) == []
+
+
+def test_fix_leaves_alone_what_it_cannot_mend(write: Write) -> None:
+    broken = ACME.replace("TFLOP/s", "TFLOPS")
+    file = write(broken)
+    assert fix([file]) == []
+    assert file.read_text() == broken
+
+
+def test_json_schema_agrees_with_the_loader(write: Write) -> None:
+    validator = jsonschema.Draft202012Validator(json_schema())
+    validator.check_schema(json_schema())
+    for file in (STANDARD / "chips").glob("*.toml"):
+        assert [error.message for error in validator.iter_errors(read(file).table)] == []
+    for old, new in [("TFLOP/s", "TFLOPS"), ("bandwidth", "bandwith"), ('"kernel"', '"x"'), ("2026-01-02", "today")]:
+        table = read(write(ACME.replace(old, new, 1))).table
+        assert list(validator.iter_errors(table)), (old, new)
+
+
+@pytest.mark.parametrize("kind", ["platforms", "links", "clusters"])
+def test_json_schema_of_the_other_kinds(kind: str) -> None:
+    validator = jsonschema.Draft202012Validator(json_schema(kind))
+    for file in (STANDARD / kind).glob("*.toml"):
+        assert [error.message for error in validator.iter_errors(read(file).table)] == []
+
+
+def test_json_schema_describes_every_field() -> None:
+    text = json.dumps(json_schema())
+    assert "Dense peak of the matrix engine" in text
+    assert text.count('"description"') > 50
+
+
+def test_a_folder_is_checked_whole(write: Write) -> None:
+    folder = write().parent
+    write(ACME.replace('"acme-one"', '"acme-bad"').replace('["one"]', '["bad"]'), "acme-bad")
+    assert check([folder]) == []
+    assert len(all_files()) > 50

@@ -45,7 +45,9 @@ def fit(points: tuple[tuple[int, float], ...]) -> Curve:
     mean_x = sum(w * x for w, x in zip(weights, xs, strict=True)) / total
     mean_y = sum(w * y for w, y in zip(weights, ys, strict=True)) / total
     spread = sum(w * (x - mean_x) ** 2 for w, x in zip(weights, xs, strict=True))
-    slope = sum(w * (x - mean_x) * (y - mean_y) for w, x, y in zip(weights, xs, ys, strict=True)) / spread if spread else 0
+    slope = (
+        sum(w * (x - mean_x) * (y - mean_y) for w, x, y in zip(weights, xs, ys, strict=True)) / spread if spread else 0
+    )
     slope = max(slope, 0.0)
     offset = max(mean_y - slope * mean_x, 1e-30)
     return Curve(points, 1 / offset, slope / offset)

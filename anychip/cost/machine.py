@@ -3,8 +3,8 @@
 In: a `spec.Chip` and `cost.rates`. Out: `Machine`, plain numbers in SI. Left out: ops (`cost.price`).
 """
 
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from dataclasses import dataclass, replace
+from functools import cache
 from math import ceil, exp, log, log2
 from typing import NamedTuple
 
@@ -138,11 +138,8 @@ class Machine:
         return self.lowest_peak()
 
     def lowest_peak(self) -> float:
-        known = [self.chip.peak_flop_per_s(d, e) for d in RUNS_AS for e in ("matrix", "vector")]
-        known = [value for value in known if value]
-        if not known:
-            return self.chip.need("peaks.matrix.bf16")
-        return min(known)
+        known = [self.chip.peak_flop_per_s(d, e) or 0.0 for d in RUNS_AS for e in ("matrix", "vector")]
+        return min((value for value in known if value), default=0.0) or self.chip.need("peaks.matrix.bf16")
 
     def gemm(self, dtype: str) -> GemmCurve:
         return _gemm(self, dtype)
@@ -165,14 +162,14 @@ def _level(row: Rate, peak: float) -> float:
     return row.value * peak if row.is_share else row.value
 
 
-@lru_cache(maxsize=None)
+@cache
 def machine(chip: Chip) -> Machine:
     """The chip's figures and rates as one value; remembered by the chip's content."""
     rates = rates_of(chip.id, chip.file)
     peak_bandwidth = chip.memory_bandwidth_bytes_per_s
     memory = rates.need("memory.rate")
-    link_row, link_peak = rates.need("host_link.rate"), chip.host_link_bandwidth_bytes_per_s
-    link = _level(link_row, link_peak) if link_peak or not link_row.is_share else peak_bandwidth / 2
+    # Without a host link the host is the chip: a copy reads and writes its one memory.
+    link = _level(rates.need("host_link.rate"), chip.host_link_bandwidth_bytes_per_s or peak_bandwidth / 2)
     seconds = {op: rates.need(op).value for op in ("kernel.floor", "kernel.floor_graph", "host.op", "host.launch",
                                                    "host.replay", "host.read")}  # fmt: skip
     return Machine(
@@ -222,7 +219,7 @@ def gemm_curve(owner: Machine, dtype: str) -> GemmCurve:
 
 
 def _with(curve: GemmCurve, **changes: object) -> GemmCurve:
-    return GemmCurve(**({f: getattr(curve, f) for f in curve.__dataclass_fields__} | changes))  # type: ignore[arg-type]
+    return replace(curve, **changes)  # type: ignore[arg-type]
 
 
 def gemm_points(rates: Rates, dtype: str) -> tuple[tuple[tuple[int, int, int], float], ...]:

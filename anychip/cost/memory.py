@@ -55,8 +55,7 @@ def pooling(op: Op) -> Work:
     """A map in, a map out. Backward kernels that scatter first clear their result: one launch and one write more."""
     if "backward" not in op.name:
         return vector_work(op, "reduction", flop=max((t.numel for t in op.tensors), default=0))
-    read, written = traffic(op)
-    return vector_work(op, "elementwise", flop=_numel(op), kernels=2, bytes_written=2 * written)
+    return vector_work(op, "elementwise", flop=_numel(op), kernels=2, bytes_written=2 * traffic(op)[1])
 
 
 @work_of(*_aten(*sorted(names.FILL)))
@@ -122,16 +121,16 @@ SOFTMAX_ROW_BYTES = 48 * 1024
 
 @work_of(*_aten("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax"))
 def softmax(op: Op) -> Work:
-    return _softmax_work(op, op.args[0], int(arg(op, 1, "dim", -1)), inputs=1)
+    return _softmax_work(op, op.args[0], int(arg(op, 1, "dim", -1)))
 
 
 @work_of(*_aten("_softmax_backward_data", "_log_softmax_backward_data"))
 def softmax_backward(op: Op) -> Work:
-    return _softmax_work(op, op.args[0], int(arg(op, 2, "dim", -1)), inputs=2)
+    return _softmax_work(op, op.args[0], int(arg(op, 2, "dim", -1)))
 
 
-def _softmax_work(op: Op, source: TensorMeta, dim: int, inputs: int) -> Work:
-    read, written = traffic(op)
+def _softmax_work(op: Op, source: TensorMeta, dim: int) -> Work:
+    read, _ = traffic(op)
     row = source.shape[dim] if source.shape else 1
     again = row > SOFTMAX_ROW_ELEMENTS and row * source.item_bytes > SOFTMAX_ROW_BYTES
     return vector_work(op, "reduction", flop=4 * source.numel, bytes_read=read * (2 if again else 1))
@@ -146,7 +145,7 @@ def layer_norm(op: Op) -> Work:
 @work_of(*_aten("native_layer_norm_backward", "_fused_rms_norm_backward"))
 def layer_norm_backward(op: Op) -> Work:
     """Data gradient, then a second pass over both inputs for the gradients of weight and bias (layer_norm_kernel.cu)."""
-    read, written = traffic(op)
+    read, _ = traffic(op)
     mask = next((a for a in reversed(op.args) if isinstance(a, tuple) and all(isinstance(x, bool) for x in a)), ())
     weight_too = any(mask[1:]) if mask else True
     passes = 2 if weight_too else 1
@@ -163,7 +162,7 @@ _BATCH_NORM = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_n
 @work_of(*_aten(*_BATCH_NORM))
 def batch_norm(op: Op) -> Work:
     """Statistics need all of a channel: one pass to collect, one to apply. Evaluation only applies."""
-    read, written = traffic(op)
+    read, _ = traffic(op)
     training = any(a is True for a in op.args) or "update" in op.name or "group" in op.name
     passes = 2 if training else 1
     return vector_work(op, "reduction", flop=8 * _numel(op), kernels=passes, bytes_read=passes * read)
@@ -173,7 +172,7 @@ def batch_norm(op: Op) -> Work:
                 "batch_norm_backward", "native_group_norm_backward"))  # fmt: skip
 def batch_norm_backward(op: Op) -> Work:
     """One pass over map and gradient for the sums, one for the result."""
-    read, written = traffic(op)
+    read, _ = traffic(op)
     return vector_work(op, "reduction", flop=12 * _numel(op), kernels=2, bytes_read=2 * read)
 
 

@@ -4,7 +4,12 @@ POINTWISE is the set that torch 2.13 tags `pointwise`, in-place forms left out (
 the backward forms that are pointwise without the tag.
 """
 
-POINTWISE = frozenset(
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+POINTWISE = _words(
     """
     __ilshift __ixor __lshift __rshift __xor __and __or __iand __ior _conj_physical abs absolute acos acosh add addcdiv
     addcmul angle asin asinh atan atan2 atanh bitwise_and bitwise_left_shift bitwise_not bitwise_or
@@ -39,13 +44,13 @@ POINTWISE = frozenset(
     _copy_from_and_resize quantize_per_tensor dequantize fake_quantize_per_tensor_affine
     fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask
     _reinterpret_tensor _cast_Byte type_as contiguous
-    """.split()
+    """
 )
 
 SPECIAL_PREFIX = "special_"  # Bessel functions, polynomials: all pointwise
 
 # One pass over the input, a small result.
-REDUCTION = frozenset(
+REDUCTION = _words(
     """
     all amax amin aminmax any argmax argmin count_nonzero cumulative_trapezoid linalg__powsum linalg_vector_norm
     logsumexp max mean median mode min nanmean nanmedian nansum norm prod std std_mean sum var var_mean _is_all_true
@@ -55,11 +60,11 @@ REDUCTION = frozenset(
     multilabel_margin_loss_forward multi_margin_loss_backward multilabel_margin_loss_backward
     _ctc_loss _ctc_loss_backward _use_cudnn_ctc_loss _cudnn_ctc_loss
     _euclidean_dist _cdist_forward _cdist_backward _pdist_forward cosine_similarity renorm
-    """.split()
+    """
 )
 
 # Max and average pooling: reads the map, writes the smaller one (backward the other way, indices included).
-POOLING = frozenset(
+POOLING = _words(
     """
     max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices max_pool2d_backward
     max_pool2d_with_indices_backward max_pool3d_with_indices_backward avg_pool1d avg_pool2d avg_pool3d
@@ -68,22 +73,22 @@ POOLING = frozenset(
     adaptive_max_pool2d adaptive_max_pool2d_backward adaptive_max_pool3d adaptive_max_pool3d_backward
     fractional_max_pool2d fractional_max_pool2d_backward fractional_max_pool3d fractional_max_pool3d_backward
     max_unpool2d max_unpool3d
-    """.split()
+    """
 )
 
 # Only writes.
-FILL = frozenset(
+FILL = _words(
     """
     fill_ fill zero_ zero zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full arange linspace
     logspace eye scalar_tensor range tril_indices triu_indices hann_window hamming_window
     normal_ normal normal_functional uniform_ uniform bernoulli_ bernoulli random_ random exponential_ exponential
     cauchy_ geometric_ geometric log_normal_ log_normal rand randn randint rand_like randn_like randint_like randperm
     poisson binomial _standard_gamma _sample_dirichlet _cudnn_init_dropout_state _fill_mem_eff_dropout_mask_
-    """.split()
+    """
 )
 
 # Change what a tensor means, not what it holds; or allocate. Nothing is launched.
-METADATA = frozenset(
+METADATA = _words(
     """
     _autocast_to_full_precision _autocast_to_reduced_precision _conj _fw_primal _indices _make_dual _neg_view
     _nested_get_values _nested_view_from_buffer _nested_view_from_jagged _reshape_alias _unpack_dual _values adjoint
@@ -97,43 +102,43 @@ METADATA = frozenset(
     is_pinned is_same_size is_set_to _has_same_storage_numel size stride storage_offset numel dim sym_size sym_stride
     sym_numel sym_storage_offset _assert_async _assert_scalar _assert_tensor_metadata _local_scalar_dense_unbacked
     rename_ rename align_to refine_names _use_cudnn_rnn_flatten_weight _version _fused_sdp_choice
-    """.split()
+    """
 )
 
 # Reads rows or elements named by an index.
-GATHER = frozenset(
+GATHER = _words(
     """
     index _unsafe_index index_select gather take take_along_dim embedding masked_select nonzero nonzero_static
     _unsafe_masked_index _embedding_bag _embedding_bag_forward_only searchsorted bucketize embedding_renorm_
     repeat repeat_interleave tile
-    """.split()
+    """
 )
 
 # Writes elements named by an index into a tensor; out of place, the tensor is copied first.
-SCATTER = frozenset(
+SCATTER = _words(
     """
     index_put index_put_ _index_put_impl_ _unsafe_index_put _unsafe_masked_index_put_accumulate index_add index_add_
     index_copy index_copy_ index_fill index_fill_ index_reduce index_reduce_ scatter scatter_ scatter_add scatter_add_
     scatter_reduce scatter_reduce_ masked_scatter masked_scatter_ put put_ gather_backward index_select_backward
     masked_select_backward take_backward masked_scatter_backward fill_diagonal_
-    """.split()
+    """
 )
 
-CONCATENATE = frozenset(
+CONCATENATE = _words(
     """
     cat _cat concat concatenate stack _stack hstack vstack dstack column_stack row_stack _chunk_cat
     split_with_sizes_copy split_copy unbind_copy block_diag _pack_padded_sequence _pad_packed_sequence
     cartesian_prod meshgrid
-    """.split()
+    """
 )
 
 # A prefix sum or product along one dimension.
-SCAN = frozenset("cumsum cumprod cummax cummin logcumsumexp _logcumsumexp _cummax_helper _cummin_helper".split())
+SCAN = _words("cumsum cumprod cummax cummin logcumsumexp _logcumsumexp _cummax_helper _cummin_helper")
 
 # Ordering; `unique` sorts first.
-SORT = frozenset(
+SORT = _words(
     "sort argsort msort sort_stable topk kthvalue unique _unique _unique2 unique_dim unique_consecutive "
-    "multinomial unique_dim_consecutive".split()
+    "multinomial unique_dim_consecutive"
 )
 
 COLLECTIVE_PREFIXES = ("c10d.", "_c10d_functional.", "c10d_functional.", "_dtensor.", "symm_mem.")

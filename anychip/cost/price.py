@@ -4,7 +4,7 @@ A kernel's time is a fixed floor per launch plus the larger of its compute and i
 trusted travels with it (`evidence`): a measured point, an interpolation, a model, or bytes alone.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +96,9 @@ def _attention_s(task: Work, on: Machine) -> tuple[float, str]:
     used = (blocks / (cores * -(-blocks // cores))) ** 0.5 if blocks < cores else 1.0
     peak = on.peak(task.dtype, "matrix")
     slower = on.peak("bf16", "matrix") / peak if peak < on.peak("bf16", "matrix") else 1.0
-    return max(task.flop / (level.value * used) * slower, task.flop / peak), "interpolated" if level.measured else "modelled"
+    return max(
+        task.flop / (level.value * used) * slower, task.flop / peak
+    ), "interpolated" if level.measured else "modelled"
 
 
 def host_op_s(op: Op, chip: Chip) -> float:
@@ -119,13 +121,13 @@ class Prices:
     def __init__(self, ops: list[Op], chip: Chip) -> None:
         self.ops, self.chip, self.on = ops, chip, machine(chip)
         self.size = 0
-        self.body_s = np.zeros(0)
-        self.floors_s = np.zeros(0)
-        self.kernels = np.zeros(0, np.int64)
-        self.host_s = np.zeros(0)
-        self.blocks = np.zeros(0, bool)
-        self.evidence = np.zeros(0, np.int8)
-        self.limit = np.zeros(0, np.int8)
+        self.body_s: npt.NDArray[np.float64] = np.zeros(0)
+        self.floors_s: npt.NDArray[np.float64] = np.zeros(0)
+        self.kernels: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self.host_s: npt.NDArray[np.float64] = np.zeros(0)
+        self.blocks: npt.NDArray[np.bool_] = np.zeros(0, bool)
+        self.evidence: npt.NDArray[np.int8] = np.zeros(0, np.int8)
+        self.limit: npt.NDArray[np.int8] = np.zeros(0, np.int8)
         self.extend()
 
     def extend(self) -> None:
@@ -150,5 +152,5 @@ class Prices:
                 EVIDENCE.index(cost.evidence), LIMITS.index(cost.limit))  # fmt: skip
 
 
-def _append(column: npt.NDArray[np.generic], values: tuple[object, ...]) -> npt.NDArray[np.generic]:
+def _append(column: npt.NDArray[Any], values: tuple[object, ...]) -> npt.NDArray[Any]:
     return np.concatenate([column, np.asarray(values, column.dtype)])

@@ -114,10 +114,10 @@ def packet(name: str) -> str:
 
 def work(op: Op) -> Work:
     """FLOP, bytes and launches of one op. Pure, and remembered on the op, as it depends on nothing else."""
-    cached = op.__dict__.get("_work")
+    cached: Work | None = op.__dict__.get("_work")
     if cached is None:
         cached = op.__dict__["_work"] = formula_of(op.name)(op)
-    return cached  # type: ignore[no-any-return]
+    return cached
 
 
 @cache
@@ -190,10 +190,12 @@ def gemm_work(op: Op, products: tuple[Gemm, ...], kind: str = "gemm", **changes:
     """The Work of matrix products: flop 2*batch*m*n*k each, every operand moved once."""
     flop = sum(product.flop for product in products)
     read, written = traffic(op)
-    fields = dict(flop=flop, model_flop=flop, bytes_read=read, bytes_written=written, unit="matrix", kind=kind,
-                  dtype=matrix_dtype(op, allow_tf32=kind != "gemm"), gemm=products,
-                  kernels=len(products) if flop else 0)  # fmt: skip
-    return Work(**(fields | changes))  # type: ignore[arg-type]
+    fields: dict[str, Any] = {
+        "flop": flop, "model_flop": flop, "bytes_read": read, "bytes_written": written, "unit": "matrix", "kind": kind,
+        "dtype": matrix_dtype(op, allow_tf32=kind != "gemm"), "gemm": products,
+        "kernels": len(products) if flop else 0,
+    }  # fmt: skip
+    return Work(**(fields | changes))
 
 
 def vector_work(op: Op, kind: str, flop: int = 0, kernels: int = 1, **changes: Any) -> Work:
@@ -201,6 +203,8 @@ def vector_work(op: Op, kind: str, flop: int = 0, kernels: int = 1, **changes: A
     read, written = traffic(op)
     if not any(tensor.numel for tensor in results(op)):
         kernels = 0
-    fields = dict(flop=flop, bytes_read=read, bytes_written=written, unit="vector", dtype=main_dtype(op),
-                  kind=kind, kernels=kernels)  # fmt: skip
-    return Work(**(fields | changes))  # type: ignore[arg-type]
+    fields: dict[str, Any] = {
+        "flop": flop, "bytes_read": read, "bytes_written": written, "unit": "vector", "dtype": main_dtype(op),
+        "kind": kind, "kernels": kernels,
+    }  # fmt: skip
+    return Work(**(fields | changes))

@@ -1,0 +1,249 @@
+"""`Engine`: walks tape words and keeps the clocks of a host and of a chip's streams.
+
+The host issues ops, each at its cost; a stream runs them in order, each when it was issued and the one before has ended:
+
+    end[i] = max(end[i-1] + duration[i], ready[i]),    ready[i] = earliest end allowed by the host
+
+which unrolls to end[i] = D[i] + max(ready[j] - D[j], j <= i) with D the running sum of durations: a stretch without
+synchronisation is one cumsum and one maximum.accumulate. Words that couple host and streams cut the tape into such
+stretches. The virtual device keeps its clock with this same engine, a few words at a time.
+
+Left out: a launch queue that fills up (the host may run ahead without limit).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anychip.cost.fusion import fuse_words
+from anychip.cost.price import Prices
+from anychip.record import Kind, Op
+from anychip.record.tape import KIND_BITS, KIND_MASK, Mark
+from anychip.spec import Chip
+
+Words = npt.NDArray[np.int64]
+
+COUPLING = (Kind.STREAM, Kind.RECORD, Kind.WAIT, Kind.SYNC, Kind.SYNC_EVENT, Kind.READ, Kind.COMPILED, Kind.GRAPH)
+_CUTS = np.zeros(KIND_MASK + 1, bool)
+_CUTS[list(COUPLING)] = True
+SHORT = 24  # a stretch of fewer words is walked in Python: cheaper than a dozen numpy calls
+
+
+@dataclass
+class Recorded:
+    """What was launched, in chunks to be joined: position of the word, op, start, duration, stream; and the
+    host's clock after every word."""
+
+    chunks: list[tuple[Any, Any, Any, Any, Any]] = field(default_factory=list)
+    host: list[Any] = field(default_factory=list)
+
+
+class Engine:
+    """Clocks in seconds since the start.
+
+    States: the current stream; eager, or inside a captured graph (one launch paid, shorter gaps), or inside a
+    compiled region (words are held back until it ends, then fused). ops and block_bytes may grow between calls of `run`.
+    """
+
+    def __init__(self, chip: Chip, ops: list[Op], block_bytes: Sequence[int] | npt.NDArray[np.int64] = (),
+                 record: bool = False, fused: bool = False) -> None:  # fmt: skip
+        self.prices = Prices(ops, chip)
+        self.on = self.prices.on
+        self.block_bytes = block_bytes
+        self.host_s = 0.0
+        self.stream = 0
+        self.ends: dict[int, float] = {0: 0.0}
+        self.events: dict[int, float] = {}
+        self.in_graph = self.on.graph
+        self.compiled = False
+        self._held: list[int] = []
+        self._fused: dict[bytes, tuple[Words, Prices]] = {}
+        self._is_fused = fused  # compiled regions on the tape have been fused already
+        self.recorded = Recorded() if record else None
+        self._position = 0
+
+    @property
+    def ops(self) -> list[Op]:
+        return self.prices.ops
+
+    def event_time_s(self, event: int) -> float:
+        """When an event has happened; one that was never recorded counts as done at the start."""
+        return self.events.get(event, 0.0)
+
+    def stream_end_s(self, stream: int | None = None) -> float:
+        """When the work issued to a stream so far has ended (all streams: None)."""
+        return max(self.ends.values()) if stream is None else self.ends.get(stream, 0.0)
+
+    def advance_host(self, seconds: float) -> None:
+        """The host spends time of its own."""
+        self.host_s += seconds
+
+    def run(self, words: Words | Sequence[int]) -> None:
+        """Walk words in order. Payloads must be inside their tables."""
+        if len(self.prices.ops) != self.prices.size:
+            self.prices.extend()
+        if len(words) <= SHORT or self._held:
+            self._walk(words if isinstance(words, list) else np.asarray(words).tolist(), 0)
+        else:
+            self._split(np.asarray(words, np.int64))
+        self._position += len(words)
+
+    def _split(self, array: Words) -> None:
+        """Cut at words that couple clocks and at ops that the host waits for."""
+        kinds, payloads = array & KIND_MASK, array >> KIND_BITS
+        cuts = _CUTS[kinds]
+        is_op = kinds == Kind.OP
+        cuts[is_op] |= self.prices.blocks[payloads[is_op]]
+        edges = np.flatnonzero(cuts)
+        at = 0
+        for edge in edges.tolist():
+            if edge < at:
+                continue
+            self._stretch(array, kinds, payloads, at, edge)
+            at = self._couple(array, kinds, edge)
+        self._stretch(array, kinds, payloads, at, array.size)
+
+    def _couple(self, array: Words, kinds: Words, edge: int) -> int:
+        """Do the coupling word; returns where to go on: after it, or after the region that it begins."""
+        if kinds[edge] == Kind.COMPILED and array[edge] >> KIND_BITS and not self._is_fused:
+            ends = np.flatnonzero(array[edge:] == Kind.COMPILED)
+            stop = edge + int(ends[0]) + 1 if ends.size else array.size
+            self._walk(array[edge:stop].tolist(), edge)
+            return stop
+        self._walk([int(array[edge])], edge)
+        return edge + 1
+
+    # One word at a time ----------------------------------------------------------------------------------------------
+
+    def _walk(self, words: list[int], offset: int) -> None:
+        for index, word in enumerate(words):
+            kind, payload = word & KIND_MASK, word >> KIND_BITS
+            if self._held and kind != Kind.COMPILED:
+                self._held.append(word)
+            elif kind == Kind.OP:
+                self._launch(payload, offset + index)
+            elif kind == Kind.HOST:
+                self.host_s += payload * 1e-9
+            elif kind == Kind.COMPILED:
+                self._region(word, payload)
+            elif _CUTS[kind]:
+                self._synchronise(kind, payload)
+            elif kind == Kind.MARK and payload == Mark.OPTIMIZER_END and self.on.graph:
+                # A whole step was compiled: its launch is all that the host does.
+                self.host_s += self.on.host_replay_s
+            if self.recorded is not None:
+                self.recorded.host.append(self.host_s)
+
+    def _launch(self, op: int, position: int) -> None:
+        prices = self.prices
+        kernels = int(prices.kernels[op])
+        host, first = self._host_cost(float(prices.host_s[op]), kernels)
+        duration = float(prices.body_s[op]) + self._floor(float(prices.floors_s[op]), kernels)
+        begun = self.host_s
+        self.host_s += host
+        ready = max(begun + first + duration, self.host_s + duration / max(kernels, 1))
+        end = max(self.ends[self.stream] + duration, ready) if kernels else self.ends[self.stream]
+        self.ends[self.stream] = end
+        if prices.blocks[op]:
+            self.host_s = max(self.host_s, end)
+        if self.recorded is not None:
+            self.recorded.chunks.append((self._position + position, op, end - duration, duration, self.stream))
+
+    def _host_cost(self, eager_s: float, kernels: int) -> tuple[float, float]:
+        """(seconds to issue the op, seconds until its first kernel is launched)."""
+        if self.in_graph:
+            return 0.0, 0.0
+        if self.compiled:
+            return kernels * self.on.host_launch_s, self.on.host_launch_s
+        return eager_s, min(eager_s, self.on.host_op_s + self.on.host_launch_s)
+
+    def _floor(self, floors_s: float, kernels: int) -> float:
+        return kernels * self.on.graph_floor_s if self.in_graph and not self.on.graph else floors_s
+
+    def _synchronise(self, kind: int, payload: int) -> None:
+        if kind == Kind.STREAM:
+            self.stream = payload
+            self.ends.setdefault(payload, 0.0)
+        elif kind == Kind.RECORD:
+            self.events[payload] = max(self.ends[self.stream], self.host_s)
+        elif kind == Kind.WAIT:
+            self.ends[self.stream] = max(self.ends[self.stream], self.event_time_s(payload))
+        elif kind == Kind.SYNC:
+            self.host_s = max(self.host_s, self.stream_end_s(payload - 1 if payload else None))
+        elif kind == Kind.SYNC_EVENT:
+            self.host_s = max(self.host_s, self.event_time_s(payload))
+        elif kind == Kind.READ:
+            self.host_s = max(self.host_s, self.ends[self.stream]) + self.on.host_read_s
+        elif kind == Kind.GRAPH:
+            self.in_graph = bool(payload) or self.on.graph
+            self.host_s += self.on.host_replay_s if payload else 0.0
+
+    def _region(self, word: int, payload: int) -> None:
+        """A compiled region is held back until its end, then run as the kernels that a compiler makes of it."""
+        if self._is_fused:
+            self.compiled = bool(payload)
+            return
+        if payload:
+            self._held = self._held or [word]
+            return
+        held, self._held = self._held[1:], []
+        key = np.asarray(held, np.int64).tobytes()
+        if key not in self._fused:
+            words, ops = fuse_words(held, self.prices.ops, self.block_bytes)
+            self._fused[key] = (np.asarray(words, np.int64), Prices(ops, self.prices.chip))
+        words_fused, fused_prices = self._fused[key]
+        outer, recorded = self.prices, self.recorded
+        self.prices, self.compiled, self.recorded = fused_prices, True, None
+        self._walk(words_fused.tolist(), 0)
+        self.prices, self.compiled, self.recorded = outer, False, recorded
+
+    # Many words at a time ----------------------------------------------------------------------------------------------
+
+    def _stretch(self, array: Words, kinds: Words, payloads: Words, at: int, stop: int) -> None:
+        """Words at..stop, none of which couples clocks."""
+        if stop - at <= SHORT:
+            self._walk(array[at:stop].tolist(), at)
+            return
+        kinds, payloads = kinds[at:stop], payloads[at:stop]
+        spent = np.zeros(stop - at)
+        positions = np.flatnonzero(kinds == Kind.OP)
+        ops = payloads[positions]
+        kernels, eager = self.prices.kernels[ops], self.prices.host_s[ops]
+        host, first = self._host_costs(eager, kernels)
+        spent[positions] = host
+        own = kinds == Kind.HOST
+        spent[own] = payloads[own] * 1e-9
+        if self.on.graph:
+            spent[(kinds == Kind.MARK) & (payloads == Mark.OPTIMIZER_END)] = self.on.host_replay_s
+        clock = self.host_s + np.cumsum(spent)
+        self._burst(ops, kernels, clock[positions], host, first, positions + (self._position + at))
+        if clock.size:
+            self.host_s = float(clock[-1])
+        if self.recorded is not None:
+            self.recorded.host.append(clock)
+
+    def _host_costs(self, eager: Any, kernels: Any) -> tuple[Any, Any]:
+        """As `_host_cost`, for arrays."""
+        if self.in_graph:
+            return np.zeros(eager.size), np.zeros(eager.size)
+        if self.compiled:
+            return kernels * self.on.host_launch_s, np.full(eager.size, self.on.host_launch_s)
+        return eager, np.minimum(eager, self.on.host_op_s + self.on.host_launch_s)
+
+    def _burst(self, ops: Words, kernels: Words, issued: Any, host: Any, first: Any, positions: Words) -> None:
+        """Ops on the current stream, each issued by `issued` on the host's clock."""
+        if not ops.size:
+            return
+        graph = self.in_graph and not self.on.graph
+        floors = kernels * self.on.graph_floor_s if graph else self.prices.floors_s[ops]
+        durations = self.prices.body_s[ops] + floors
+        ready = np.maximum(issued - host + first + durations, issued + durations / np.maximum(kernels, 1))
+        ready[kernels == 0] = -np.inf
+        total = np.cumsum(durations)
+        ends = total + np.maximum(self.ends[self.stream], np.maximum.accumulate(ready - total))
+        self.ends[self.stream] = float(ends[-1])
+        if self.recorded is not None:
+            self.recorded.chunks.append((positions, ops, ends - durations, durations, self.stream))

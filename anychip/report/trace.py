@@ -1,0 +1,169 @@
+"""A timeline as Chrome trace JSON, for https://ui.perfetto.dev or chrome://tracing.
+
+In: a Timeline. Out: a dict of plain values. Process 1 is the host: phases, modules and the issuing of operations as nested
+slices. Process 2 is the chip: one thread for each stream, and one that shows which phase the chip is in. A counter shows
+the bytes of live blocks. Times are in microseconds, as the format wants them; none is a time of this machine.
+Source of the format: "Trace Event Format", https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from anychip.cost.price import EVIDENCE, LIMITS
+from anychip.record.op import Op, TensorMeta
+from anychip.record.tape import Kind, Mark
+from anychip.timeline import Timeline
+
+HOST, CHIP = 1, 2
+PHASE_THREAD = 1000  # below the streams, whose threads have their own numbers
+BEGINS = {
+    Mark.FORWARD_BEGIN: "forward",
+    Mark.INFER_BEGIN: "inference",
+    Mark.BACKWARD_BEGIN: "backward",
+    Mark.OPTIMIZER_BEGIN: "optimizer",
+}
+ENDS = {Mark.FORWARD_END, Mark.INFER_END, Mark.BACKWARD_END, Mark.OPTIMIZER_END}
+
+Event = dict[str, Any]
+
+
+def trace(timeline: Timeline) -> dict[str, Any]:
+    """The whole recording."""
+    events = [*_names(timeline), *_host(timeline), *_kernels(timeline), *_phases_on_chip(timeline), *_memory(timeline)]
+    return {
+        "traceEvents": events,
+        "displayTimeUnit": "ms",
+        "otherData": {"chip": timeline.chip.id, "time": "virtual: a forecast, not a measurement"},
+    }
+
+
+def to_bytes(timeline: Timeline) -> bytes:
+    return json.dumps(trace(timeline), separators=(",", ":")).encode()
+
+
+def _us(seconds: float) -> float:
+    """Microseconds to the nanosecond: nine digits suffice for a day of virtual time."""
+    return round(float(seconds) * 1e6, 3)
+
+
+def _slice(name: str, process: int, thread: int, start_s: float, end_s: float, **args: Any) -> Event:
+    start, end = _us(start_s), _us(end_s)
+    event = {
+        "ph": "X",
+        "name": name,
+        "pid": process,
+        "tid": thread,
+        "ts": start,
+        "dur": round(max(0.0, end - start), 3),
+    }
+    return {**event, "args": args} if args else event
+
+
+def _names(timeline: Timeline) -> Iterator[Event]:
+    yield _name("process_name", HOST, 0, "host (virtual clock)")
+    yield _name("process_name", CHIP, 0, f"{timeline.chip.id} (virtual)")
+    yield _name("thread_name", HOST, 0, "program")
+    yield _name("thread_name", CHIP, PHASE_THREAD, "phase")
+    for stream in np.unique(timeline.stream).tolist():
+        yield _name("thread_name", CHIP, stream, f"stream {stream}" if stream else "default stream")
+
+
+def _name(what: str, process: int, thread: int, name: str) -> Event:
+    return {"ph": "M", "name": what, "pid": process, "tid": thread, "args": {"name": name}}
+
+
+def short(op: Op) -> str:
+    """aten._scaled_dot_product_flash_attention.default -> _scaled_dot_product_flash_attention."""
+    parts = op.name.split(".")
+    return parts[1] if len(parts) == 3 else op.name
+
+
+def shapes(op: Op) -> str:
+    """The shapes of an op's tensors as called: [8192, 768] x [768, 3072]; of many, the first few."""
+    found = [_shape(tensor) for tensor in op.tensors]
+    more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+    return " x ".join(found[:4]) + more
+
+
+def _shape(tensor: TensorMeta) -> str:
+    return f"[{', '.join(map(str, tensor.shape))}]"
+
+
+def _host(timeline: Timeline) -> Iterator[Event]:
+    """Phases, modules, issued ops and waits, nested as they were entered."""
+    program, clock = timeline.program, timeline.host_s
+    open_: list[tuple[str, float]] = []
+    kinds, payloads = program.kinds, program.payloads
+    wanted = (Kind.OP, Kind.ENTER, Kind.EXIT, Kind.MARK, Kind.READ, Kind.SYNC, Kind.SYNC_EVENT)
+    for at in np.flatnonzero(np.isin(kinds, wanted)).tolist():
+        kind, payload = int(kinds[at]), int(payloads[at])
+        before, after = float(clock[at - 1]) if at else 0.0, float(clock[at])
+        if kind == Kind.OP:
+            yield _slice(short(program.ops[payload]), HOST, 0, before, after)
+        elif kind == Kind.READ:
+            place = program.places[payload]
+            yield _slice("read a value", HOST, 0, before, after, place=f"{place.file}:{place.line}")
+        elif kind in (Kind.SYNC, Kind.SYNC_EVENT):
+            yield _slice("synchronize", HOST, 0, before, after)
+        elif kind == Kind.ENTER:
+            open_.append((program.modules[payload] or "(root module)", before))
+        elif kind == Kind.MARK and Mark(payload) in BEGINS:
+            open_.append((BEGINS[Mark(payload)], before))
+        elif open_:
+            name, begun = open_.pop()
+            yield _slice(name, HOST, 0, begun, after)
+    end = float(clock[-1]) if clock.size else 0.0
+    for name, begun in reversed(open_):  # a program that was interrupted leaves them open
+        yield _slice(name, HOST, 0, begun, end)
+
+
+def _kernels(timeline: Timeline) -> Iterator[Event]:
+    prices, ops = timeline.prices, timeline.program.ops
+    described: dict[int, dict[str, str]] = {}
+    columns = (timeline.op, timeline.start_s, timeline.end_s, timeline.stream)
+    for op, start, end, stream in zip(*(column.tolist() for column in columns), strict=True):
+        if end <= start:
+            continue
+        if op not in described:
+            described[op] = {
+                "shapes": shapes(ops[op]),
+                "evidence": EVIDENCE[prices.evidence[op]],
+                "limit": LIMITS[prices.limit[op]],
+            }
+        yield _slice(short(ops[op]), CHIP, stream, start, end, **described[op])
+
+
+def _phases_on_chip(timeline: Timeline) -> Iterator[Event]:
+    """From a phase's first op to its last on the chip; cut where the next one begins, so that slices do not cross."""
+    program = timeline.program
+    at = np.flatnonzero(program.kinds == Kind.MARK)
+    spans: list[tuple[str, float, float]] = []
+    begun: tuple[str, int] | None = None
+    for position in at.tolist():
+        mark = Mark(int(program.payloads[position]))
+        if mark in BEGINS:
+            begun = (BEGINS[mark], position)
+        elif mark in ENDS and begun is not None:
+            first, last = np.searchsorted(timeline.position, (begun[1], position))
+            if last > first:
+                spans.append((begun[0], timeline.start_s[first], timeline.end_s[first:last].max()))
+            begun = None
+    for index, (name, start, end) in enumerate(spans):
+        limit = spans[index + 1][1] if index + 1 < len(spans) else end
+        yield _slice(name, CHIP, PHASE_THREAD, start, min(end, max(limit, start)))
+
+
+def _memory(timeline: Timeline) -> Iterator[Event]:
+    """Bytes of live blocks by host time, one point for each moment at which they changed."""
+    program = timeline.program
+    kinds = program.kinds
+    at = np.flatnonzero((kinds == Kind.ALLOC) | (kinds == Kind.FREE))
+    sizes = program.block_bytes[program.payloads[at]]
+    live = np.cumsum(np.where(kinds[at] == Kind.ALLOC, sizes, -sizes))
+    times = timeline.host_s[at]
+    last = np.append(times[1:] != times[:-1], True) if at.size else np.zeros(0, bool)
+    for time_s, value in zip(times[last].tolist(), live[last].tolist(), strict=True):
+        yield {"ph": "C", "name": "memory", "pid": CHIP, "tid": 0, "ts": _us(time_s), "args": {"bytes": value}}

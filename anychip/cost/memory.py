@@ -121,19 +121,23 @@ SOFTMAX_ROW_BYTES = 48 * 1024
 
 @work_of(*_aten("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax"))
 def softmax(op: Op) -> Work:
-    return _softmax_work(op, op.args[0], int(arg(op, 1, "dim", -1)))
+    return _softmax_work(op, int(arg(op, 1, "dim", -1)), again=1)
 
 
-@work_of(*_aten("_softmax_backward_data", "_log_softmax_backward_data"))
+@work_of("aten._softmax_backward_data", "aten._log_softmax_backward_data")
 def softmax_backward(op: Op) -> Work:
-    return _softmax_work(op, op.args[0], int(arg(op, 2, "dim", -1)))
+    """The sum over a row needs gradient x output, of a log_softmax the gradient alone."""
+    return _softmax_work(op, int(arg(op, 2, "dim", -1)), again=1 if "log" in op.name else 2)
 
 
-def _softmax_work(op: Op, source: TensorMeta, dim: int) -> Work:
+def _softmax_work(op: Op, dim: int, again: int) -> Work:
+    """again: how many of the inputs are read once more where a row is too long to stay on the chip."""
+    source = op.args[0]
     read, _ = traffic(op)
     row = source.shape[dim] if source.shape else 1
-    again = row > SOFTMAX_ROW_ELEMENTS and row * source.item_bytes > SOFTMAX_ROW_BYTES
-    return vector_work(op, "reduction", flop=4 * source.numel, bytes_read=read * (2 if again else 1))
+    stays = row <= SOFTMAX_ROW_ELEMENTS or row * source.item_bytes <= SOFTMAX_ROW_BYTES
+    extra = 0 if stays else nbytes(op.tensors[:again])
+    return vector_work(op, "reduction", flop=4 * source.numel, bytes_read=read + extra)
 
 
 @work_of(*_aten("native_layer_norm", "_fused_rms_norm", "rms_norm", "layer_norm"))

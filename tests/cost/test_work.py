@@ -1,0 +1,244 @@
+"""Bytes and launches, each by a sum worked by hand."""
+
+import pytest
+
+from anychip.cost import Gemm, work
+from anychip.cost.memory import multi_tensor_launches
+from anychip.cost.work import known_names, work_of
+from anychip.record import Op
+from tests.cost.ops import add, mm, op, t
+
+
+def test_product_moves_each_operand_once():
+    # [4, 8] @ [8, 16] in bf16: read (32 + 128)*2 = 320 bytes, write 64*2 = 128, flop 2*4*16*8 = 1024
+    task = work(mm(4, 16, 8))
+    assert (task.flop, task.bytes_read, task.bytes_written, task.kernels) == (1024, 320, 128, 1)
+    assert task.gemm == (Gemm(1, 4, 16, 8),)
+    assert (task.unit, task.dtype, task.kind) == ("matrix", "bf16", "gemm")
+
+
+def test_an_unknown_op_is_neither_free_nor_an_error():
+    task = work(op("mylib.mystery.default", t(10, 10), t(5), out=t(10)))
+    # (100 + 5 + 10) * 2
+    assert (task.known, task.bytes_moved, task.flop, task.kernels) == (False, 230, 0, 1)
+
+
+def test_an_expanded_input_is_read_once():
+    # bias [768] expanded to [1024, 768]: 768 elements move
+    bias = t(1024, 768, stride=(0, 1))
+    x = t(1024, 768)
+    task = work(op("aten.add.Tensor", x, bias, out=x))
+    assert task.bytes_read == (1024 * 768 + 768) * 2
+
+
+def test_in_place_reads_and_writes_but_overwriting_only_writes():
+    x = t(100, dtype="float32")
+    assert (work(op("aten.add_.Tensor", x, x, mutates=(0,))).bytes_read) == 800
+    task = work(op("aten.zero_.default", x, mutates=(0,)))
+    assert (task.bytes_read, task.bytes_written) == (0, 400)
+    task = work(Op("aten.add.out", (x, x), (("out", x),), (), (2,)))
+    # inputs twice 400; the result is only written
+    assert (task.bytes_read, task.bytes_written) == (800, 400)
+
+
+def test_a_host_scalar_costs_nothing():
+    task = work(op("aten.mul.Tensor", t(10), t(dtype="float64", on_chip=False), out=t(10)))
+    assert task.bytes_moved == 40
+
+
+@pytest.mark.parametrize("name", ["aten.view.default", "aten.as_strided.default", "aten.empty.memory_format"])
+def test_metadata_launches_nothing(name):
+    task = work(op(name, t(10), out=t(10)))
+    assert (task.kernels, task.bytes_moved) == (0, 0)
+
+
+def test_an_empty_result_launches_nothing():
+    assert work(op("aten.add.Tensor", t(0, 4), t(0, 4), out=t(0, 4))).kernels == 0
+    assert work(mm(0, 4, 4)).kernels == 0
+
+
+def test_softmax_of_a_long_row_reads_it_again():
+    # rows of 1,024 stay on the chip; rows of 50,304 floats (201 KB) do not fit in 48 KiB of shared memory
+    short, long = t(8, 1024, dtype="float32"), t(8, 50304, dtype="float32")
+    assert work(op("aten._softmax.default", short, -1, False, out=short)).bytes_read == short.nbytes
+    assert work(op("aten._log_softmax.default", long, -1, False, out=long)).bytes_read == 2 * long.nbytes
+
+
+def test_cross_entropy_bytes_per_logit():
+    """bf16 logits, autocast: the sum that eager PyTorch's kernels make of them, 44 bytes per logit."""
+    rows, vocabulary = 4096, 50304
+    half, full, target = t(rows, vocabulary), t(rows, vocabulary, dtype="float32"), t(rows, dtype="int64")
+    scalar = t(dtype="float32")
+    calls = [
+        op("aten._to_copy.default", half, dtype="float32", out=full),  # 2 + 4
+        op("aten._log_softmax.default", full, 1, False, out=full),  # 4 + 4 + 4
+        op("aten.nll_loss_forward.default", full, target, None, 1, -100, out=(scalar, scalar)),
+        op("aten.nll_loss_backward.default", scalar, full, target, None, 1, -100, scalar, out=full),  # 4
+        op("aten._log_softmax_backward_data.default", full, full, 1, "float32", out=full),  # 4 + 4 + 4 + 4
+        op("aten._to_copy.default", full, dtype="bfloat16", out=half),  # 4 + 2
+    ]
+    total = sum(work(call).bytes_moved for call in calls)
+    assert total / half.numel == pytest.approx(6 + 12 + 4 + 16 + 6, rel=0.01)
+
+
+def test_embedding_touches_rows_not_the_table():
+    # 12*1024 tokens of 768 in fp32: rows read and written, 8-byte indices read; the 50,304-row table is not swept
+    table, index, out = t(50304, 768, dtype="float32"), t(12, 1024, dtype="int64"), t(12, 1024, 768, dtype="float32")
+    task = work(op("aten.embedding.default", table, index, out=out))
+    assert task.bytes_read == 12 * 1024 * (768 * 4 + 8)
+    assert task.bytes_written == out.nbytes
+
+
+def test_embedding_backward_clears_the_table():
+    grad, index, table = t(100, 8, dtype="float32"), t(100, dtype="int64"), t(1000, 8, dtype="float32")
+    task = work(op("aten.embedding_dense_backward.default", grad, index, 1000, -1, False, out=table))
+    assert task.bytes_written == table.nbytes + grad.nbytes
+    assert task.kernels == 2
+    many = t(4096, dtype="int64")
+    task = work(op("aten.embedding_dense_backward.default", t(4096, 8), many, 1000, -1, False, out=table))
+    assert task.kernels == 9
+
+
+def test_copy_on_the_chip_and_across_the_link():
+    a, b = t(100, dtype="float32"), t(100, dtype="bfloat16")
+    task = work(op("aten._to_copy.default", a, dtype="bfloat16", out=b))
+    assert (task.bytes_read, task.bytes_written, task.host_bytes, task.blocks_host) == (400, 200, 0, False)
+    host = t(100, dtype="float32", on_chip=False)
+    task = work(op("aten._to_copy.default", host, device="cuda:0", out=a))
+    assert (task.host_bytes, task.blocks_host, task.kernels) == (400, True, 1)
+    task = work(op("aten._to_copy.default", host, device="cuda:0", non_blocking=True, out=a))
+    assert not task.blocks_host
+    task = work(op("aten.copy_.default", host, a, mutates=(0,)))
+    assert (task.host_bytes, task.blocks_host) == (400, True)
+    assert not work(op("aten.copy_.default", a, host, True, mutates=(0,))).blocks_host
+    assert work(op("aten.copy_.default", host, host, mutates=(0,))).kernels == 0
+
+
+def test_reading_a_value_makes_the_host_wait():
+    assert work(op("aten._local_scalar_dense.default", t())).blocks_host
+
+
+# MultiTensorApply: at most 110, 64, 48, 36, 30 tensors a launch for 1 to 5 lists, at most 320 chunks of 65,536 elements.
+@pytest.mark.parametrize(
+    ("numels", "lists", "launches"),
+    [
+        ([10] * 110, 1, 1),
+        ([10] * 111, 1, 2),
+        ([10] * 148, 4, 5),  # 148 / 36 = 4.1
+        ([65536 * 320], 1, 1),
+        ([65536 * 320 + 1], 1, 2),
+        ([65536 * 321] * 2, 1, 3),  # 642 chunks
+        ([], 4, 0),
+        ([0, 0], 2, 0),
+    ],
+)
+def test_multi_tensor_launches(numels, lists, launches):
+    assert multi_tensor_launches(numels, lists) == launches
+
+
+def test_fused_adamw_reads_four_lists_and_writes_three():
+    # parameters, gradients, two states in fp32: 16 bytes read and 12 written per element; 20 operations each
+    lists = tuple(t(1000, dtype="float32") for _ in range(3))
+    steps = tuple(t(dtype="float32") for _ in range(3))
+    call = op("aten._fused_adamw_.default", lists, lists, lists, lists, (), steps, lr=0.1, mutates=range(12))
+    task = work(call)
+    assert (task.bytes_read, task.bytes_written, task.flop, task.kernels) == (48000, 36000, 60000, 1)
+
+
+def test_foreach_counts_all_bytes():
+    lists = tuple(t(1000, dtype="float32") for _ in range(148))
+    task = work(op("aten._foreach_mul_.Scalar", lists, 0.9, mutates=range(148)))
+    # 148 tensors, one list: 2 launches of at most 110
+    assert (task.bytes_read, task.bytes_written, task.kernels) == (592000, 592000, 2)
+
+
+def test_layer_norm_backward_passes_twice_over_its_inputs():
+    x, w, s = t(64, 768), t(768), t(64, 1, dtype="float32")
+    call = op("aten.native_layer_norm_backward.default", x, x, (768,), s, s, w, w, (True, True, True), out=(x, w, w))
+    # two passes over gradient, input, statistics, weight and bias
+    assert work(call).bytes_read == 2 * (2 * x.nbytes + 2 * s.nbytes + 2 * w.nbytes)
+    assert work(call).kernels == 2
+
+
+def test_depthwise_convolution_is_no_matrix_product():
+    x, w = t(8, 64, 28, 28), t(64, 1, 3, 3)
+    task = work(op("aten.convolution.default", x, w, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 64, out=x))
+    # 2 * 8*28*28 positions * 64 channels * 9
+    assert (task.unit, task.flop, task.gemm) == ("vector", 2 * 8 * 784 * 64 * 9, ())
+
+
+def test_half_precision_convolution_transposes_what_is_not_channels_last():
+    plain, last = t(8, 64, 28, 28), t(8, 64, 28, 28, stride=(64 * 784, 1, 28 * 64, 64))
+    w = t(64, 64, 3, 3)
+    w_last = t(64, 64, 3, 3, stride=(576, 1, 192, 64))
+    rest = (None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1)
+    # three tensors to transpose, a launch each
+    assert work(op("aten.convolution.default", plain, w, *rest, out=plain)).kernels == 4
+    assert work(op("aten.convolution.default", last, w_last, *rest, out=last)).kernels == 1
+    full = t(8, 64, 28, 28, dtype="float32")
+    task = work(op("aten.convolution.default", full, t(64, 64, 3, 3, dtype="float32"), *rest, out=full))
+    assert (task.kernels, task.dtype) == (1, "tf32")
+
+
+def test_float32_products_take_tf32_only_where_the_program_allowed_it():
+    a = t(8, 8, dtype="float32")
+    assert work(op("aten.mm.default", a, a, out=a)).dtype == "fp32"
+    assert work(op("aten.mm.default", a, a, out=a, allow_tf32=True)).dtype == "tf32"
+
+
+def test_lstm_reads_recurrent_weights_at_every_step():
+    # one layer, 35 steps, batch 20, input 200, hidden 200: w_ih [800, 200] once over all steps, w_hh per step
+    x, hx = t(35, 20, 200, dtype="float32"), t(1, 20, 200, dtype="float32")
+    w = (t(800, 200, dtype="float32"), t(800, 200, dtype="float32"), t(800, dtype="float32"), t(800, dtype="float32"))
+    call = op("aten._cudnn_rnn.default", x, w, 4, None, hx, hx, 2, 200, 0, 1, False, 0.0, True, False, (), None,
+              out=(x, hx, hx))  # fmt: skip
+    task = work(call)
+    assert task.flop == 2 * 35 * 20 * (800 * 200 + 800 * 200)
+    assert task.kernels == 36 + 35
+    assert task.bytes_read > 34 * 800 * 200 * 4
+
+
+def test_causal_attention_counts_half():
+    q = t(12, 12, 1024, 64)
+    lse = t(12, 12, 1024, dtype="float32")
+    call = op("aten._scaled_dot_product_flash_attention.default", q, q, q, 0.0, True, out=(q, lse))
+    # 4 * 12*12 * 1024^2 * 64 / 2
+    assert work(call).flop == 2 * 144 * 1024**2 * 64
+    assert work(call).attention.causal
+
+
+def test_grouped_products_split_evenly():
+    # 128 tokens over 8 experts [8, 64, 32]: 16 each
+    call = op("aten._grouped_mm.default", t(128, 64), t(8, 64, 32), t(8, dtype="int32"), out=t(128, 32))
+    assert work(call).gemm == (Gemm(8, 16, 32, 64),)
+
+
+def test_fft_and_factorisations():
+    z = t(4, 1024, dtype="complex64")
+    # 5 * n * log2(n) per line, 4 lines
+    assert work(op("aten._fft_c2c.default", z, (1,), 0, True, out=z)).flop == 5 * 4 * 1024 * 10
+    a = t(2, 100, 100, dtype="float32")
+    assert work(op("aten.linalg_cholesky_ex.default", a, out=a)).flop == int(2 * 100**3 / 3)
+
+
+def test_topk_reads_and_sort_moves():
+    x = t(4, 1000, dtype="float32")
+    small = t(4, 5, dtype="float32")
+    select = work(op("aten.topk.default", x, 5, out=(small, t(4, 5, dtype="int64"))))
+    assert select.bytes_read == 4 * x.nbytes
+    order = work(op("aten.sort.default", x, -1, False, out=(x, t(4, 1000, dtype="int64"))))
+    # four passes of 8 bits, keys of 4 and positions of 8 bytes
+    assert order.bytes_read == 4 * (4 + 8) * 4000
+
+
+def test_a_formula_is_registered_once():
+    with pytest.raises(AssertionError, match="two formulas"):
+        work_of("aten.mm")(lambda op: None)
+    assert "aten.mm" in known_names()
+
+
+def test_work_is_remembered_but_not_compared():
+    one, two = add(4), add(4)
+    work(one)
+    assert one == two
+    assert isinstance(two, Op)

@@ -1,0 +1,108 @@
+"""Where a recorded program's training steps begin and end, and in which phase each word stands.
+
+A step ends at the last OPTIMIZER_END before the next outermost forward; without any optimizer each outermost call of a
+module is a step of kind "call". A forward inside a backward is a recomputation (activation checkpointing), no new step.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from anychip.record.program import Program
+from anychip.record.tape import Kind, Mark
+
+Ints = npt.NDArray[np.int64]
+
+PHASES = ("other", "forward", "backward", "optimizer")
+
+
+@dataclass(frozen=True)
+class Step:
+    """Words begin..end (end excluded) of a tape. kind: "train" or "call". forwards: where its outermost forwards begin."""
+
+    begin: int
+    end: int
+    kind: str
+    forwards: tuple[int, ...]
+
+
+def find_steps(program: Program) -> list[Step]:
+    """All whole steps, in order. Empty if the program never finished one."""
+    marks = Marks(program)
+    train = _training_steps(marks)
+    return train or _calls(marks)
+
+
+class Marks:
+    """The marks of a tape: `at`, their positions, and `what`, which mark each is; recomputed forwards left out."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        positions = np.flatnonzero(program.kinds == Kind.MARK)
+        marks = program.payloads[positions]
+        opened = np.cumsum((marks == Mark.BACKWARD_BEGIN).astype(np.int64) - (marks == Mark.BACKWARD_END))
+        inside = opened > 0
+        calls = np.isin(marks, (Mark.FORWARD_BEGIN, Mark.FORWARD_END, Mark.INFER_BEGIN, Mark.INFER_END))
+        keep = ~(inside & calls)
+        self.at: Ints = positions[keep]
+        self.what: Ints = marks[keep]
+
+    def phase(self) -> npt.NDArray[np.int8]:
+        """For each word of the tape an index into PHASES."""
+        begins = {Mark.FORWARD_BEGIN: 1, Mark.INFER_BEGIN: 1, Mark.BACKWARD_BEGIN: 2, Mark.OPTIMIZER_BEGIN: 3}
+        values = np.array([begins.get(Mark(mark), 0) for mark in self.what.tolist()], np.int8)
+        edges = np.concatenate([[0], self.at, [self.program.tape.size]])
+        return np.repeat(np.concatenate([np.zeros(1, np.int8), values]), np.diff(edges))
+
+    @cached_property
+    def recomputed(self) -> npt.NDArray[np.bool_]:
+        """For each word: a module is called inside a backward, so what runs there was run before."""
+        kinds = self.program.kinds
+        depth = np.cumsum((kinds == Kind.ENTER).astype(np.int64) - (kinds == Kind.EXIT))
+        phase = self.phase()
+        begins = self.at[self.what == Mark.BACKWARD_BEGIN]
+        if not begins.size:
+            return np.zeros(kinds.size, bool)
+        # A backward may itself be called from inside a module; count from the depth at which it began.
+        latest = np.searchsorted(begins, np.arange(kinds.size), side="right") - 1
+        base = np.where(latest >= 0, depth[begins[np.maximum(latest, 0)]], 0)
+        return np.asarray((phase == 2) & (depth > base))
+
+
+def _training_steps(marks: Marks) -> list[Step]:
+    steps: list[Step] = []
+    begin, last_end = -1, -1
+    forwards: list[int] = []
+    for at, mark in zip(marks.at.tolist(), marks.what.tolist(), strict=True):
+        if mark == Mark.OPTIMIZER_END and begin >= 0:
+            last_end = at
+        elif mark == Mark.FORWARD_BEGIN:
+            if last_end >= 0:
+                steps.append(Step(begin, last_end + 1, "train", tuple(forwards)))
+                begin, last_end, forwards = last_end + 1, -1, []
+            elif begin < 0:
+                begin = at
+            forwards.append(at)
+    if last_end >= 0:
+        steps.append(Step(begin, last_end + 1, "train", tuple(forwards)))
+    return steps
+
+
+def _calls(marks: Marks) -> list[Step]:
+    """Without an optimizer: from the end of one outermost call to the end of the next. Calls with gradients count,
+    if there are any: others are then evaluation in between."""
+    ends = (
+        (Mark.FORWARD_END, Mark.FORWARD_BEGIN) if Mark.FORWARD_END in marks.what else (Mark.INFER_END, Mark.INFER_BEGIN)
+    )
+    steps: list[Step] = []
+    begin, opened = -1, -1
+    for at, mark in zip(marks.at.tolist(), marks.what.tolist(), strict=True):
+        if mark == ends[1]:
+            opened = at
+            begin = at if begin < 0 else begin
+        elif mark == ends[0] and opened >= 0:
+            steps.append(Step(begin, at + 1, "call", (opened,)))
+            begin, opened = at + 1, -1
+    return steps

@@ -1,0 +1,94 @@
+"""Memory: the live blocks of a recorded program over time, and what they hold.
+
+Exact sums of the blocks' bytes in host order; what a caching allocator rounds up or keeps back is not in them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from anychip.record import Kind, Mark, Program
+from anychip.record.steps import Marks, find_steps
+
+KINDS = ("parameters", "gradients", "optimizer", "activations", "other")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """peak_bytes: the most that was live at once; at: the word where that was. by_kind: the peak's bytes by KINDS.
+    end_bytes: what was live at the end."""
+
+    peak_bytes: int
+    at: int
+    by_kind: dict[str, int]
+    end_bytes: int
+
+
+@dataclass(frozen=True)
+class Lives:
+    """One entry per allocation: block bytes, positions of its ALLOC and FREE words (the tape's size: never freed)."""
+
+    size: npt.NDArray[np.int64]
+    born: npt.NDArray[np.int64]
+    died: npt.NDArray[np.int64]
+
+
+def lives(program: Program) -> Lives:
+    """Pair each ALLOC with the next FREE of the same block."""
+    kinds = program.kinds
+    at = np.flatnonzero((kinds == Kind.ALLOC) | (kinds == Kind.FREE))
+    block, allocates = program.payloads[at], kinds[at] == Kind.ALLOC
+    order = np.argsort(block, kind="stable")
+    at, block, allocates = at[order], block[order], allocates[order]
+    following = np.append(at[1:], program.tape.size)
+    ends_here = np.append((block[1:] != block[:-1]) | allocates[1:], True)
+    died = np.where(ends_here, program.tape.size, following)
+    return Lives(program.block_bytes[block[allocates]], at[allocates], died[allocates])
+
+
+def memory(program: Program) -> Memory:
+    """Peak of live bytes and what it is made of.
+
+    parameters: born before the first forward and alive at the end of the first step (or of the tape); gradients: born
+    in a backward and alive when it ends; optimizer: born in an optimizer step and alive when it ends; activations: all
+    else born in a forward or a backward. Inputs and temporaries outside of phases are other.
+    """
+    all_lives = lives(program)
+    if not all_lives.size.size:
+        return Memory(0, 0, dict.fromkeys(KINDS, 0), 0)
+    edges = np.concatenate([all_lives.born, all_lives.died])
+    change = np.concatenate([all_lives.size, -all_lives.size])
+    # At one word only one thing happens; those that never die end past the tape.
+    order = np.argsort(edges, kind="stable")
+    live = np.cumsum(change[order])
+    top = int(np.argmax(live))
+    peak, at = int(live[top]), int(edges[order][top])
+    present = (all_lives.born <= at) & (all_lives.died > at)
+    kind = kinds_of(program, all_lives)
+    by_kind = np.bincount(kind[present], weights=all_lives.size[present], minlength=len(KINDS))
+    alive = all_lives.died >= program.tape.size
+    return Memory(peak, at, {name: int(by_kind[i]) for i, name in enumerate(KINDS)}, int(all_lives.size[alive].sum()))
+
+
+def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
+    """For each allocation an index into KINDS."""
+    marks = Marks(program)
+    phase = marks.phase()[of.born]
+    size = program.tape.size
+    steps = find_steps(program)
+    first_forward = steps[0].forwards[0] if steps and steps[0].forwards else _first(marks, Mark.FORWARD_BEGIN, size)
+    first_end = steps[0].end if steps else size
+    kind = np.full(of.size.size, KINDS.index("other"))
+    kind[(phase == 1) | (phase == 2)] = KINDS.index("activations")
+    for number, mark, name in ((2, Mark.BACKWARD_END, "gradients"), (3, Mark.OPTIMIZER_END, "optimizer")):
+        ends = np.append(marks.at[marks.what == mark], size)
+        over = ends[np.searchsorted(ends, of.born)]
+        kind[(phase == number) & (of.died > over)] = KINDS.index(name)
+    kind[(of.born < first_forward) & (of.died >= first_end)] = KINDS.index("parameters")
+    return kind
+
+
+def _first(marks: Marks, mark: Mark, default: int) -> int:
+    found = marks.at[marks.what == mark]
+    return int(found[0]) if found.size else default

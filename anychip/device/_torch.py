@@ -341,7 +341,6 @@ class Tensors:
         self.makers: dict[tuple[Any, ...], Make] = {}
         self._next_address = FIRST_ADDRESS
         self._seen = 0
-        self._redispatch_view = torch.ops.aten.view.dtype.redispatch
 
     def drain(self) -> None:
         """Report the blocks freed since the last call."""

@@ -5,6 +5,7 @@ The rule here is torch's own order on CUDA: flash, memory-efficient, unfused; ea
 the program (`torch.backends.cuda.sdp_kernel`, `torch.nn.attention.sdpa_kernel`).
 """
 
+import warnings
 from typing import Any
 
 import torch
@@ -80,3 +81,17 @@ def _run_efficient(
         query, key, value, mask, needs_grad, dropout_p, is_causal, scale=scale
     )[0]
     return result
+
+
+def install() -> None:
+    """Register the rule above for chip tensors, above and below autograd."""
+    library = torch.library.Library("aten", "IMPL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for key in ("AutogradCUDA", "CUDA"):
+            library.impl("scaled_dot_product_attention", scaled_dot_product_attention, key)
+        library.impl("_fused_sdp_choice", fused_choice, "CUDA")
+    _libraries.append(library)
+
+
+_libraries: list[torch.library.Library] = []

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -23,6 +23,13 @@ from anychip.record.op import Op, TensorMeta
 from anychip.record.recorder import Recorder
 
 Make = Callable[[], torch.Tensor]
+
+
+class Watcher(Protocol):
+    """Sees every call, which makes each of them slow: for compiled regions and programs with several streams."""
+
+    def before(self) -> None: ...
+    def after(self, call: Call) -> None: ...
 
 
 @dataclass(slots=True)
@@ -50,7 +57,7 @@ class Kernels:
         self.recorder, self.driver, self.tensors = recorder, driver, tensors
         self.cache: dict[Any, Any] = {}
         self.entries: dict[Any, Entry] = {}
-        self.watchers: list[Callable[[Call, int], None]] = []
+        self.watchers: list[Watcher] = []
         self._namespace: dict[str, Any] = {}
 
     # ------------------------------------------------------------ registration
@@ -105,12 +112,12 @@ class Kernels:
 
     # ------------------------------------------------------------ the slow path
 
-    def watch(self, watcher: Callable[[Call, int], None]) -> None:
-        """Show every following call, with its word, to `watcher`."""
+    def watch(self, watcher: Watcher) -> None:
+        """Show every following call to `watcher`, before and after."""
         self.watchers.append(watcher)
         self.cache.clear()
 
-    def unwatch(self, watcher: Callable[[Call, int], None]) -> None:
+    def unwatch(self, watcher: Watcher) -> None:
         self.watchers.remove(watcher)
         if not self.watchers:
             self.cache.update((key, entry.fast) for key, entry in self.entries.items() if not entry.watched)
@@ -134,6 +141,8 @@ class Kernels:
         return entry
 
     def _call_entry(self, schema: Schema, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        for watcher in self.watchers:
+            watcher.before()
         self.driver.launch(entry.word)
         made = [
             [make() for make in one] if isinstance(one, list) else one() if callable(one) else one
@@ -144,7 +153,7 @@ class Kernels:
             if entry.watched:
                 self.driver.run(call)
             for watcher in self.watchers:
-                watcher(call, entry.word)
+                watcher.after(call)
         return schema.result(made, args, kwargs)
 
     def _call(self, schema: Schema, args: tuple[Any, ...], kwargs: dict[str, Any], made: list[Any]) -> Call:

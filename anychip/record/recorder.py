@@ -1,7 +1,6 @@
 """`Recorder`: the tape and tables of a `Program` while the program is still running."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -103,13 +102,24 @@ def user_place() -> Place:
 
 
 _is_library: dict[str, bool] = {}
+_is_standard: dict[str, bool] = {}
 
 
 def _library(filename: str) -> bool:
     found = _is_library.get(filename)
     if found is None:
-        found = "/torch/" in filename or "/lib/python" in filename and "site-packages" not in filename
-        _is_library[filename] = found
+        found = _is_library[filename] = "/torch/" in filename or _standard(filename)
     return found
 
 
+def _standard(filename: str) -> bool:
+    found = _is_standard.get(filename)
+    if found is None:
+        installed = "site-packages" in filename or "dist-packages" in filename
+        found = _is_standard[filename] = "/lib/python" in filename and not installed or filename.startswith("<frozen")
+    return found
+
+
+def is_standard_library(depth: int) -> bool:
+    """Whether the frame `depth` calls up is code of Python's standard library."""
+    return _standard(sys._getframe(depth).f_code.co_filename)

@@ -34,6 +34,7 @@ class Kind(IntEnum):
     NODE = 17  # payload: autograd sequence number; the ops that follow belong to that forward op
     RECORD_STREAM = 18  # payload: block that the current stream uses too (caching allocator)
     ALLOC_CALL = 19  # payload: an AllocatorCall, a thing the program asked of the allocator
+    OPTIMIZER = 20  # payload: number of the optimizer whose OPTIMIZER_BEGIN follows
 
 
 class Mark(IntEnum):

@@ -1,0 +1,38 @@
+"""What a program can ask about its chip, and what each chip answers. Imports no torch.
+
+Each answer that a program was given is kept in its recording (`Question`). On a chip that would answer one
+of them otherwise, the program might have done something else.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from anychip.record import Program, Question
+from anychip.spec import Chip
+
+MIB = 1 << 20
+
+ANSWERS: dict[str, Callable[[Chip], Any]] = {
+    "name": lambda chip: chip.torch.device_name,
+    "capability": lambda chip: list(chip.torch.capability),
+    "multi_processor_count": lambda chip: chip.torch.multi_processor_count,
+    "warp_size": lambda chip: chip.torch.warp_size,
+    "memory_bytes": lambda chip: chip.torch.total_memory_bytes,
+    "arch": lambda chip: chip.torch.arch or f"sm_{chip.torch.capability[0]}{chip.torch.capability[1]}",
+    "L2_bytes": lambda chip: next((tier.bytes for tier in chip.memory_tiers if tier.name == "l2" and tier.bytes), 0),
+    "power_w": lambda chip: chip.power_w or 0.0,
+    "tf32": lambda chip: chip.peak_flop_per_s("tf32") is not None,
+}
+
+
+def answer(chip: Chip, name: str) -> Any:
+    """What `chip` says when asked `name`: a row of ANSWERS, or `supports.DTYPE.USE`."""
+    if name.startswith("supports."):
+        _, dtype, use = name.split(".")
+        return chip.platform.supports(dtype, use) in ("native", "emulated")
+    return ANSWERS[name](chip)
+
+
+def differing(program: Program, chip: Chip) -> list[Question]:
+    """The questions of a recording that this chip would have answered otherwise."""
+    return [question for question in program.questions if answer(chip, question.name) != question.answer]

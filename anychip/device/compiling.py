@@ -1,0 +1,80 @@
+"""`torch.compile` on a virtual chip: the function runs as it is, and what it did is marked as compiled.
+
+Which of its ops a compiler would fuse is decided when the recording is priced (`cost.fusion`), from the
+blocks that each op reads and writes. Nothing is compiled here: that takes minutes and a real chip.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+
+from anychip.device.runtime import Runtime
+
+UNFUSED = ("eager", "aot_eager")
+GRAPHED_MODES = ("reduce-overhead", "max-autotune")
+
+
+class Compiled(torch.nn.Module):
+    """What `torch.compile(module)` returns: the module, with its calls marked. As torch's, it keeps the
+    original in `_orig_mod`, through which its state has its names."""
+
+    def __init__(self, module: torch.nn.Module, region: Callable[..., Any]) -> None:
+        super().__init__()
+        self._orig_mod = module
+        object.__setattr__(self, "_region", region)
+        self.training = module.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._region(self._orig_mod, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_orig_mod":
+            return self._modules["_orig_mod"]
+        return getattr(self._modules["_orig_mod"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("_orig_mod", "_modules", "_parameters", "_buffers") or "_modules" not in self.__dict__ or "_orig_mod" not in self._modules:
+            super().__setattr__(name, value)
+        else:
+            setattr(self._orig_mod, name, value)
+
+    def train(self, mode: bool = True) -> "Compiled":
+        self._orig_mod.train(mode)
+        return self
+
+
+def install(runtime: Runtime) -> None:
+    """Put our `torch.compile` and `nn.Module.compile` in place of torch's."""
+
+    def region(function: Callable[..., Any], args: Any, kwargs: Any, graphed: bool = False) -> Any:
+        runtime.regions.begin(graphed)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            runtime.regions.end()
+
+    def compile(model: Any = None, *, backend: Any = "inductor", mode: str | None = None, disable: bool = False, **options: Any) -> Any:
+        if model is None:
+            return lambda function: compile(function, backend=backend, mode=mode, disable=disable, **options)
+        if disable or backend in UNFUSED:
+            return model
+        graphed = (mode or "").removesuffix("-no-cudagraphs") in GRAPHED_MODES and not (mode or "").endswith("no-cudagraphs")
+        graphed = graphed or bool((options.get("options") or {}).get("triton.cudagraphs"))
+        if isinstance(model, torch.nn.Module):
+            return Compiled(model, lambda function, args, kwargs: region(function, args, kwargs, graphed))
+
+        @wraps(model)
+        def compiled(*args: Any, **kwargs: Any) -> Any:
+            return region(model, args, kwargs, graphed)
+
+        compiled._torchdynamo_orig_callable = model  # type: ignore[attr-defined]
+        return compiled
+
+    def compile_module(module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+        marked = compile(module._call_impl, *args, **kwargs)
+        module._compiled_call_impl = marked
+
+    torch.compile = compile  # type: ignore[assignment]
+    torch.nn.Module.compile = compile_module  # type: ignore[method-assign,assignment]

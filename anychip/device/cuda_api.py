@@ -1,0 +1,407 @@
+"""torch's own CUDA C functions, in Python: what `torch.cuda` is written on.
+
+On a machine without CUDA torch's Python layer (`torch.cuda`, AMP, dynamo, the vendors' libraries above it)
+is all there; only the C functions beneath are missing. They are put in their place before `torch.cuda` is
+imported, so that layer runs unchanged and nothing of it is patched but what asks NVIDIA's own libraries.
+"""
+
+import os
+import subprocess
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+
+from anychip.device.runtime import Runtime
+
+DEFAULT_STREAM_RANGE = (0, -5)  # least and greatest priority, as CUDA has them
+CUDA_DEVICE = 1  # c10::DeviceType::CUDA
+
+
+class CudaApi:
+    """`functions()` and `types()` are what `torch._C` lacks; `modules()` what it would hold beside them."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.sync_debug_mode = 0
+        self.memory_fraction = 1.0
+        self.benchmark_limit = 10
+        self.workspace = 32 * 1024 * 1024
+
+    def attributes(self) -> dict[str, Any]:
+        """Name in `torch._C` -> function, class or constant."""
+        functions = {
+            name: getattr(self, name.removeprefix("_cuda_"))
+            for name in (
+                "_cuda_init", "_cuda_getDeviceCount", "_cuda_getDevice", "_cuda_setDevice", "_cuda_exchangeDevice",
+                "_cuda_maybeExchangeDevice", "_cuda_hasPrimaryContext", "_cuda_isInBadFork",
+                "_cuda_canDeviceAccessPeer", "_cuda_synchronize", "_cuda_sleep", "_cuda_setStream",
+                "_cuda_getCurrentStream", "_cuda_getDefaultStream", "_cuda_getStreamFromExternal",
+                "_cuda_getCurrentRawStream", "_cuda_isCurrentStreamCapturing", "_cuda_memoryStats",
+                "_cuda_resetPeakMemoryStats", "_cuda_resetAccumulatedMemoryStats", "_cuda_emptyCache",
+                "_cuda_memorySnapshot", "_cuda_hostMemoryStats", "_cuda_setMemoryFraction",
+                "_cuda_getMemoryFraction",
+            )
+        }  # fmt: skip
+        return {**functions, **self.constants(), **self.types()}
+
+    def constants(self) -> dict[str, Any]:
+        """Functions of C that answer the same on every chip."""
+        nothing = _nothing
+        quiet = (
+            "_cuda_ipc_collect", "_cuda_clearCublasWorkspaces", "_cuda_resetPeakHostMemoryStats", "_host_emptyCache",
+            "_cuda_resetAccumulatedHostMemoryStats", "_cuda_cudaCachingAllocator_set_allocator_settings",
+            "_cuda_record_memory_history", "_cuda_record_memory_history_legacy", "_cuda_attach_out_of_memory_observer",
+            "_cuda_beginAllocateToPool", "_cuda_endAllocateToPool", "_cuda_releasePool", "_cuda_changeCurrentAllocator",
+            "_cuda_beginAllocateCurrentThreadToPool", "_cuda_beginAllocateCurrentStreamToPool",
+            "_cuda_cudaCachingAllocator_enable", "_cuda_setMemoryMetadata", "_cuda_resetCublasWorkspaceSize",
+            "_cuda_resetCublasLtWorkspaceSize", "_cuda_tunableop_enable", "_cuda_tunableop_tuning_enable",
+        )  # fmt: skip
+        return {
+            **dict.fromkeys(quiet, nothing),
+            "_cuda_getCompiledVersion": lambda: 12080,
+            "_cuda_getArchFlags": lambda: self.runtime.ask("arch"),
+            "_cuda_getAllocatorBackend": lambda: "native",
+            "_cuda_cudaCachingAllocator_is_enabled": lambda: True,
+            "_cuda_isHistoryEnabled": lambda: False,
+            "_cuda_getCurrentBlasHandle": lambda: 1,
+            "_cuda_getCurrentSolverHandle": lambda: 1,
+            "_cuda_get_sync_debug_mode": lambda: self.sync_debug_mode,
+            "_cuda_set_sync_debug_mode": lambda mode: setattr(self, "sync_debug_mode", mode),
+            "_cuda_get_cudnn_benchmark_limit": lambda: self.benchmark_limit,
+            "_cuda_set_cudnn_benchmark_limit": lambda limit: setattr(self, "benchmark_limit", limit),
+            "_cuda_get_conv_benchmark_empty_cache": lambda: False,
+            "_cuda_getCublasWorkspaceSize": lambda: self.workspace,
+            "_cuda_setCublasWorkspaceSize": lambda size: setattr(self, "workspace", size),
+            "_cuda_getCublasLtWorkspaceSize": lambda: self.workspace,
+            "_cuda_setCublasLtWorkspaceSize": lambda size: setattr(self, "workspace", size),
+            "_cuda_tunableop_is_enabled": lambda: False,
+            "_cuda_getMemoryMetadata": lambda: "",
+            "_graph_pool_handle": self.graph_pool_handle,
+            "_nccl_version": lambda: (2 << 32) | (28 << 16) | 9,
+            "_nccl_version_suffix": lambda: b"",
+            "_has_cuda": True,
+            "_has_cudnn": True,
+            "_has_magma": True,
+            "has_cuda": True,
+            "has_cudnn": True,
+            "_is_flash_attention_available": lambda: True,
+        }
+
+    # ------------------------------------------------------------ devices
+
+    def init(self) -> None:
+        """As CUDA's own: afterwards the properties and the default generators are there."""
+        torch.cuda._get_device_properties = self.device_properties  # type: ignore[attr-defined]
+        torch.cuda.default_generators = tuple(  # type: ignore[attr-defined]
+            self.runtime.generator(index) for index in range(self.runtime.count)
+        )
+
+    def getDeviceCount(self) -> int:
+        return self.runtime.count
+
+    def getDevice(self) -> int:
+        return int(self.runtime.native.device[0] >> 8)
+
+    def setDevice(self, index: int) -> None:
+        if not 0 <= index < self.runtime.count:
+            raise torch.AcceleratorError(f"CUDA error: invalid device ordinal (device {index} of {self.runtime.count})")
+        self.runtime.set_device(index)
+
+    def exchangeDevice(self, index: int) -> int:
+        old = self.getDevice()
+        if index >= 0:
+            self.setDevice(index)
+        return old
+
+    maybeExchangeDevice = exchangeDevice
+
+    def hasPrimaryContext(self, index: int) -> bool:
+        return True
+
+    def isInBadFork(self) -> bool:
+        return os.getpid() != self.runtime.pid
+
+    def canDeviceAccessPeer(self, device: int, peer: int) -> bool:
+        return device != peer
+
+    def device_properties(self, device: Any = None) -> "DeviceProperties":
+        index = device if isinstance(device, int) else self.getDevice()
+        if not 0 <= index < self.runtime.count:
+            raise AssertionError("Invalid device id")
+        return DeviceProperties(self.runtime)
+
+    # ------------------------------------------------------------ streams
+
+    def synchronize(self) -> None:
+        self.runtime.driver.synchronize()
+
+    def sleep(self, cycles: int) -> None:
+        """Cycles of a spinning kernel, at 1 GHz: enough to order streams by."""
+        self.runtime.note_sleep(cycles)
+
+    def setStream(self, stream_id: int, device_index: int, device_type: int) -> None:
+        self.setDevice(device_index)
+        self.runtime.set_stream(stream_id)
+
+    def getCurrentStream(self, device_index: int) -> tuple[int, int, int]:
+        return int(self.runtime.native.stream[0]), max(device_index, 0), CUDA_DEVICE
+
+    def getDefaultStream(self, device_index: int) -> tuple[int, int, int]:
+        return 0, max(device_index, 0), CUDA_DEVICE
+
+    def getStreamFromExternal(self, pointer: int, device_index: int) -> tuple[int, int, int]:
+        return pointer, max(device_index, 0), CUDA_DEVICE
+
+    def getCurrentRawStream(self, device_index: int) -> int:
+        return int(self.runtime.native.stream[0])
+
+    def isCurrentStreamCapturing(self) -> bool:
+        return self.runtime.capturing is not None
+
+    def graph_pool_handle(self) -> tuple[int, int]:
+        self.runtime.pools += 1
+        return 0, self.runtime.pools
+
+    # ------------------------------------------------------------ memory
+
+    def memoryStats(self, device: int) -> dict[str, Any]:
+        return self.runtime.memory.stats()
+
+    def resetPeakMemoryStats(self, device: int) -> None:
+        self.runtime.memory.reset_peak()
+
+    def resetAccumulatedMemoryStats(self, device: int) -> None:
+        self.runtime.memory.reset_accumulated()
+
+    def emptyCache(self, *_: Any) -> None:
+        self.runtime.memory.empty_cache()
+
+    def memorySnapshot(self, *_: Any) -> dict[str, Any]:
+        return self.runtime.memory.snapshot()
+
+    def hostMemoryStats(self) -> dict[str, Any]:
+        return {}
+
+    def setMemoryFraction(self, fraction: float, device: int) -> None:
+        self.memory_fraction = fraction
+        self.runtime.limit_memory(fraction)
+
+    def getMemoryFraction(self, device: int) -> float:
+        return self.memory_fraction
+
+    # ------------------------------------------------------------ classes and modules
+
+    def types(self) -> dict[str, Any]:
+        runtime = self.runtime
+        current = self.getDevice
+
+        class CudaStreamBase(torch._C.Stream):
+            def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+                if kwargs.get("device_type") or kwargs.get("stream_id"):
+                    return super().__new__(
+                        cls, stream_id=kwargs["stream_id"], device_index=kwargs.get("device_index", 0), device_type=CUDA_DEVICE
+                    )
+                return super().__new__(cls, device=torch.device("cuda", current()), priority=kwargs.get("priority", 0))
+
+            @property
+            def cuda_stream(self) -> int:
+                return int(self.stream_id)
+
+            @property
+            def priority(self) -> int:
+                return 0
+
+            @staticmethod
+            def priority_range() -> tuple[int, int]:
+                return DEFAULT_STREAM_RANGE
+
+        class CudaEventBase(torch._C.Event):
+            def __new__(
+                cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False, external: bool = False
+            ) -> Any:
+                return super().__new__(cls, torch.device("cuda"), enable_timing=enable_timing, blocking=blocking)
+
+            @property
+            def cuda_event(self) -> int:
+                return int(self.event_id)
+
+        class Graph(CudaGraph):
+            pass
+
+        Graph.runtime = runtime
+        return {
+            "_CudaStreamBase": CudaStreamBase,
+            "_CudaEventBase": CudaEventBase,
+            "_CudaDeviceProperties": DeviceProperties,
+            "_CUDAGraph": Graph,
+            "_cudart": self.cudart(),
+            "_cudnn": SimpleNamespace(
+                is_cuda=True, getRuntimeVersion=lambda: (9, 10, 2), getVersionInt=lambda: 91002, getCompileVersion=lambda: (9, 10, 2)
+            ),
+        }
+
+    def cudart(self) -> ModuleType:
+        """The part of the CUDA runtime that torch exposes to Python."""
+        module = ModuleType("torch._C._cudart")
+
+        class CudaError(int):
+            success = 0
+
+        def memory_info(device: int = 0) -> tuple[int, int]:
+            total = self.runtime.ask("memory_bytes")
+            return max(total - self.runtime.memory.reserved_bytes(), 0), total
+
+        succeed = ("cudaProfilerStart", "cudaProfilerStop", "cudaHostRegister", "cudaHostUnregister", "cudaStreamCreate",
+                   "cudaStreamDestroy")  # fmt: skip
+        for name in succeed:
+            setattr(module, name, lambda *_: 0)
+        module.cudaError = CudaError  # type: ignore[attr-defined]
+        module.cudaGetErrorString = lambda code: f"error {int(code)}"  # type: ignore[attr-defined]
+        module.cudaMemGetInfo = memory_info  # type: ignore[attr-defined]
+        module.cudaRuntimeGetVersion = lambda: 12080  # type: ignore[attr-defined]
+        return module
+
+
+def _nothing(*_args: Any, **_kwargs: Any) -> None:
+    return None
+
+
+class DeviceProperties:
+    """As `torch.cuda.get_device_properties` gives it. Each figure that is read is a question asked."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        object.__setattr__(self, "_runtime", runtime)
+
+    # What every CUDA-like chip of the last years says; the rest comes from the chip's file.
+    FIXED = {
+        "max_threads_per_block": 1024, "max_threads_per_multi_processor": 2048, "regs_per_multiprocessor": 65536,
+        "shared_memory_per_block": 49152, "shared_memory_per_block_optin": 232448,
+        "shared_memory_per_multiprocessor": 233472, "is_integrated": 0, "is_multi_gpu_board": 0,
+        "clock_rate": 1_500_000, "memory_clock_rate": 1_500_000, "memory_bus_width": 5120, "pci_bus_id": 1,
+        "pci_device_id": 0, "pci_domain_id": 0, "uuid": "00000000-0000-0000-0000-000000000000",
+    }  # fmt: skip
+    ASKED = {
+        "name": "name", "total_memory": "memory_bytes", "multi_processor_count": "multi_processor_count",
+        "warp_size": "warp_size", "L2_cache_size": "L2_bytes", "gcnArchName": "arch",
+    }  # fmt: skip
+
+    def __getattr__(self, name: str) -> Any:
+        ask = object.__getattribute__(self, "_runtime").ask
+        if name in ("major", "minor"):
+            return ask("capability")[name == "minor"]
+        if name in self.ASKED:
+            return ask(self.ASKED[name])
+        if name in self.FIXED:
+            return self.FIXED[name]
+        raise AttributeError(f"'_CudaDeviceProperties' object has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*self.ASKED, *self.FIXED, "major", "minor"})
+
+    def __repr__(self) -> str:
+        return (
+            f"_CudaDeviceProperties(name='{self.name}', major={self.major}, minor={self.minor}, "
+            f"total_memory={self.total_memory // 2**20}MB, multi_processor_count={self.multi_processor_count})"
+        )
+
+
+class CudaGraph:
+    """`torch._C._CUDAGraph`: what is captured is noted, and each replay puts it on the tape again, as one launch."""
+
+    runtime: Runtime
+
+    def __new__(cls, keep_graph: bool = False) -> "CudaGraph":
+        return super().__new__(cls)
+
+    def __init__(self, keep_graph: bool = False) -> None:
+        self._words: list[int] = []
+        self._pool = (0, 0)
+
+    def capture_begin(self, pool: Any = None, capture_error_mode: str = "global", *_: Any, **__: Any) -> None:
+        self._pool = pool or (0, 1)
+        self.runtime.begin_capture(self)
+
+    def capture_end(self) -> None:
+        self._words = self.runtime.end_capture(self)
+
+    def instantiate(self) -> None:
+        pass
+
+    def replay(self) -> None:
+        self.runtime.replay(self._words)
+
+    def reset(self) -> None:
+        self._words = []
+
+    def pool(self) -> Any:
+        return self._pool
+
+    def debug_dump(self, path: str) -> None:
+        pass
+
+    def enable_debug_mode(self) -> None:
+        pass
+
+    def register_generator_state(self, generator: Any) -> None:
+        pass
+
+
+def patch_torch_cuda(runtime: Runtime) -> None:
+    """The few functions of `torch.cuda` that ask NVIDIA's own libraries instead of torch's C functions."""
+    cuda = torch.cuda
+    cuda._queued_calls.clear()  # checks of the build against the chip, which is another vendor's as often as not
+    replaced = {
+        "device_count": lambda: runtime.count,
+        "is_bf16_supported": lambda including_emulation=True: runtime.ask("supports.bfloat16.matmul"),
+        "is_tf32_supported": lambda: runtime.ask("tf32"),
+        "utilization": lambda device=None: 100,
+        "memory_usage": lambda device=None: 50,
+        "temperature": lambda device=None: 60,
+        "power_draw": lambda device=None: int(runtime.ask("power_w") * 1000),
+        "clock_rate": lambda device=None: 1500,
+        "device_memory_used": lambda device=None: runtime.memory.reserved_bytes(),
+        "list_gpu_processes": lambda device=None: f"GPU:{device or 0}\nno processes are running",
+    }
+    for name, function in replaced.items():
+        function.__name__ = name
+        setattr(cuda, name, function)
+
+
+def answer_nvidia_smi(runtime: Runtime) -> None:
+    """`nvidia-smi` called as a program, where there is none: the line or table that it would print."""
+    real = subprocess.Popen
+
+    class Popen(real):  # type: ignore[type-arg,misc,valid-type]
+        def __init__(self, args: Any, *rest: Any, **kwargs: Any) -> None:
+            words = args.split() if isinstance(args, str) else [os.fspath(one) for one in args]
+            if words and os.path.basename(words[0]) == "nvidia-smi":
+                text = smi_text(runtime, words[1:])
+                args, kwargs["shell"] = ["printf", "%s", text], False
+            super().__init__(args, *rest, **kwargs)
+
+    subprocess.Popen = Popen  # type: ignore[misc]
+
+
+def smi_text(runtime: Runtime, arguments: list[str]) -> str:
+    """What `nvidia-smi` prints for these arguments: --query-gpu as CSV, -L as a list, else a short table."""
+    total_mib, used_mib = runtime.ask("memory_bytes") >> 20, runtime.memory.reserved_bytes() >> 20
+    known = {
+        "index": "0", "name": runtime.ask("name"), "gpu_name": runtime.ask("name"), "count": str(runtime.count),
+        "memory.total": f"{total_mib} MiB", "memory.used": f"{used_mib} MiB", "memory.free": f"{total_mib - used_mib} MiB",
+        "utilization.gpu": "100 %", "utilization.memory": "50 %", "temperature.gpu": "60",
+        "power.draw": f"{runtime.ask('power_w'):.2f} W", "power.limit": f"{runtime.ask('power_w'):.2f} W",
+        "driver_version": "570.00", "uuid": "GPU-00000000-0000-0000-0000-000000000000",
+        "compute_cap": ".".join(map(str, runtime.ask("capability"))), "compute_mode": "Default",
+    }  # fmt: skip
+    query = next((one.split("=", 1)[1] for one in arguments if one.startswith("--query-gpu=")), None)
+    if query is None:
+        if "-L" in arguments:
+            return f"GPU 0: {known['name']} (UUID: {known['uuid']})\n"
+        return f"virtual chip\n| 0  {known['name']} | {used_mib}MiB / {total_mib}MiB |\n"
+    style = next((one.split("=", 1)[1] for one in arguments if one.startswith("--format=")), "csv").split(",")
+    fields = [known.get(name.strip(), "[N/A]") for name in query.split(",")]
+    if "nounits" in style:
+        fields = [one.rsplit(" ", 1)[0] if one.endswith((" MiB", " %", " W")) else one for one in fields]
+    head = "" if "noheader" in style else ", ".join(query.split(",")) + "\n"
+    return head + ", ".join(fields) + "\n"

@@ -1,0 +1,176 @@
+"""Watches a program take its steps: module calls, backward passes, optimizers; and ends it after enough.
+
+A step is over at the first forward call of a trained module after every optimizer of the step has stepped.
+Which optimizers those are is known once one steps for the second time, so a GAN's two belong to one step.
+"""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from anychip.device.runtime import Runtime
+from anychip.record import Kind, Mark, word
+
+BEGIN = {True: word(Kind.MARK, Mark.FORWARD_BEGIN), False: word(Kind.MARK, Mark.INFER_BEGIN)}
+END = {True: word(Kind.MARK, Mark.FORWARD_END), False: word(Kind.MARK, Mark.INFER_END)}
+
+
+class Steps:
+    """Counts steps and calls, and says when to stop.
+
+    finish is called once, when `steps` steps (or `calls` outermost module calls) are complete.
+    """
+
+    def __init__(self, steps: int, calls: int | None, finish: Callable[[], None]) -> None:
+        self.steps, self.calls, self.finish = steps, calls, finish
+        self.done = 0
+        self.done_calls = 0
+        self._cycle: set[int] = set()
+        self._known: set[int] | None = None
+
+    def optimizer(self, number: int) -> None:
+        """Optimizer `number` begins to step."""
+        if number in self._cycle and self._known is None:
+            self._known = set(self._cycle)
+            self._complete()
+        self._cycle.add(number)
+
+    def forward(self) -> None:
+        """A trained module is about to be called."""
+        if self._known is not None and self._cycle >= self._known:
+            self._complete()
+
+    def _complete(self) -> None:
+        self._cycle.clear()
+        self.done += 1
+        if self.done >= self.steps and self.calls is None:
+            self.finish()
+
+    def call(self) -> None:
+        """An outermost module call has ended."""
+        self.done_calls += 1
+        if self.calls is not None and self.done_calls >= self.calls:
+            self.finish()
+
+
+class Hooks:
+    """Installed once; writes marks and module paths on the tape."""
+
+    def __init__(self, runtime: Runtime, steps: Steps) -> None:
+        self.runtime, self.steps = runtime, steps
+        self.tape = runtime.recorder.tape
+        self._words: dict[int, tuple[Any, int, int]] = {}
+        self._paths: dict[int, str] = {}
+        self._depth = 0
+        self._optimizers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self.parameters: set[int] = set()
+
+    def install(self) -> None:
+        self._hook_modules()
+        self._hook_backward()
+        register_optimizer_step_pre_hook(self._optimizer_begin)
+        register_optimizer_step_post_hook(self._optimizer_end)
+
+    # ------------------------------------------------------------ modules
+
+    def _hook_modules(self) -> None:
+        original = torch.nn.Module.__call__
+
+        def __call__(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+            if torch._C._get_tracing_state():
+                return original(module, *args, **kwargs)
+            if self._depth == 0:
+                return self._outermost(original, module, args, kwargs)
+            enter, leave = self._module_words(module)
+            append = self.tape.append
+            append(enter)
+            self._depth += 1
+            try:
+                return original(module, *args, **kwargs)
+            finally:
+                self._depth -= 1
+                append(leave)
+
+        torch.nn.Module.__call__ = __call__  # type: ignore[method-assign,assignment]
+
+    def _outermost(self, original: Callable[..., Any], module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+        parameters = [one for one in module.parameters() if one.device.type != "cpu"]
+        training = torch.is_grad_enabled() and any(one.requires_grad for one in parameters)
+        marked = bool(parameters)
+        if marked:
+            self.runtime.clocks.count_host()
+            if training:
+                self.steps.forward()
+            self.tape.append(BEGIN[training])
+            self._name_submodules(module)
+        enter, leave = self._module_words(module)
+        self.tape.append(enter)
+        self._depth += 1
+        try:
+            return original(module, *args, **kwargs)
+        finally:
+            self._depth -= 1
+            self.tape.append(leave)
+            if marked:
+                self.tape.append(END[training])
+                self.steps.call()
+
+    def _name_submodules(self, module: torch.nn.Module) -> None:
+        if id(module) not in self._paths:
+            for path, child in module.named_modules():
+                self._paths.setdefault(id(child), path or type(module).__name__)
+
+    def _module_words(self, module: torch.nn.Module) -> tuple[int, int]:
+        known = self._words.get(id(module))
+        if known is not None and known[0]() is module:
+            return known[1], known[2]
+        index = self.runtime.recorder.module(self._paths.get(id(module), type(module).__name__))
+        words = word(Kind.ENTER, index), word(Kind.EXIT, index)
+        self._words[id(module)] = (weakref.ref(module), *words)
+        return words
+
+    # ------------------------------------------------------------ backward, optimizers
+
+    def _hook_backward(self) -> None:
+        for name in ("backward", "grad"):
+            setattr(torch.autograd, name, self._around_backward(getattr(torch.autograd, name)))
+
+    def _around_backward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        from functools import wraps
+
+        @wraps(original)
+        def backward(*args: Any, **kwargs: Any) -> Any:
+            depth, self._depth = self._depth, 1  # modules that backward calls again (recompute) are not outermost
+            self.tape.append(word(Kind.MARK, Mark.BACKWARD_BEGIN))
+            self.runtime.regions.begin_backward()
+            try:
+                with torch.autograd.set_multithreading_enabled(False):
+                    return original(*args, **kwargs)
+            finally:
+                self._depth = depth
+                self.runtime.regions.end_backward()
+                self.tape.append(word(Kind.MARK, Mark.BACKWARD_END))
+
+        return backward
+
+    def _optimizer_begin(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        parameters = [one for group in optimizer.param_groups for one in group["params"]]
+        if not any(one.device.type != "cpu" for one in parameters):
+            return
+        number = self._optimizers.setdefault(optimizer, len(self._optimizers))
+        self.steps.optimizer(number)
+        by_address = self.runtime.tensors.by_address
+        for one in parameters:
+            block = by_address.get(one.untyped_storage().data_ptr()) if one.device.type != "cpu" else None
+            if block is not None and block.words:
+                self.parameters.add(block.words >> 5)
+        self.tape.append(word(Kind.OPTIMIZER, number))
+        self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_BEGIN))
+
+    def _optimizer_end(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if optimizer in self._optimizers:
+            self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_END))
+            self.runtime.clocks.count_host()

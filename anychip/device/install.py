@@ -1,0 +1,71 @@
+"""Puts a virtual chip into this process, before the program imports torch.
+
+Order matters: torch's C functions for CUDA have to be in place when `torch.cuda` is imported, which happens
+inside `import torch`; so an import hook stands in front of it.
+"""
+
+import importlib.abc
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from anychip.spec import Chip
+
+CUDA_VERSION = "12.8"  # what programs that look at torch.version.cuda are told
+
+
+def install(chip: Chip, **options: Any) -> Any:
+    """Install the chip and return its `Runtime`. Raises UnsupportedTorch with one sentence where that fails."""
+    assert "torch" not in sys.modules, "the virtual chip comes before torch"
+    finder = _BeforeTorchCuda(chip, options)
+    sys.meta_path.insert(0, finder)
+    try:
+        import torch  # noqa: F401  (runs the finder)
+    finally:
+        sys.meta_path.remove(finder)
+    _complete(finder.runtime)
+    return finder.runtime
+
+
+class _BeforeTorchCuda(importlib.abc.MetaPathFinder):
+    """Runs when torch is about to import `torch.cuda`, and finds nothing."""
+
+    def __init__(self, chip: Chip, options: dict[str, Any]) -> None:
+        self.chip, self.options = chip, options
+        self.runtime: Any = None
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> None:
+        if fullname == "torch.cuda" and self.runtime is None:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        import torch
+
+        from anychip.device.cuda_api import CudaApi
+        from anychip.device.runtime import Runtime
+
+        self.runtime = Runtime(self.chip, **self.options)
+        api = CudaApi(self.runtime)
+        for name, value in api.attributes().items():
+            setattr(torch._C, name, value)
+
+
+def _complete(runtime: Any) -> None:
+    """Everything that needs the whole of torch."""
+    import torch
+
+    from anychip.device import _torch, attention, compiling, cuda_api, rng
+    from anychip.device.special import Special
+
+    rng.install()
+    cuda_api.patch_torch_cuda(runtime)
+    _torch.install_guard(runtime.native, runtime.device_type, runtime.count, runtime.callbacks())
+    _torch.install_hooks(runtime.native, runtime.count)
+    runtime.kernels.install(Special(runtime.kernels).overrides())
+    _torch.probe(runtime.tensors, runtime.count)
+    attention.install()
+    compiling.install(runtime)
+    cuda_api.answer_nvidia_smi(runtime)
+    torch.autograd.set_multithreading_enabled(False)
+    torch.version.cuda = CUDA_VERSION
+    runtime.recorder.tape.clear()

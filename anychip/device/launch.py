@@ -1,0 +1,148 @@
+"""Records a program in a process of its own, seen from outside: start it, pass on what it prints, take its recording.
+
+Imports no torch. The child is `python -m anychip.device CONFIG`; it leaves its recording in a file that is
+there whole or not at all.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from anychip.errors import AnychipError, ProgramFailed, UnsupportedTorch
+from anychip.record import Program
+from anychip.spec import Chip
+
+TORCH_UNFIT = 70  # exit status by which the child says that this torch cannot carry the device
+GRACE_S = 5.0
+
+
+def record(
+    argv: Sequence[str],
+    chip: Chip,
+    *,
+    steps: int = 3,
+    module: bool = False,
+    calls: int | None = None,
+    step_mark: str | None = None,
+    host: str = "modelled",
+    device: str = "cuda",
+    imbalance: float = 1.0,
+    show_output: bool = True,
+) -> Program:
+    """Run `argv` (script and arguments, or with `module` a module and arguments) on a virtual `chip`.
+
+    What the program prints goes to stderr unless `show_output` is False. Ctrl-C stops it and keeps what it
+    did; then `meta["interrupted"]` is true. Raises ProgramFailed where it failed without a single step (with
+    its own traceback already printed), UnsupportedTorch, BadUse.
+    """
+    with tempfile.TemporaryDirectory(prefix="anychip-") as folder:
+        out = Path(folder) / "program.anychip"
+        config = {
+            "argv": list(argv), "module": module, "chip": str(chip.file), "steps": steps, "calls": calls,
+            "step_mark": step_mark, "host": host, "device": device, "imbalance": imbalance, "out": str(out),
+        }  # fmt: skip
+        code, interrupted, errors = _run(config, show_output)
+        return _result(argv, out, code, interrupted, errors)
+
+
+def _run(config: dict[str, Any], show_output: bool) -> tuple[int, bool, str]:
+    """Exit status, whether the user interrupted, and the end of what it said where that was not shown."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **_package_path()}
+    command = [sys.executable, "-m", "anychip.device", json.dumps(config)]
+    stream: Any = sys.stderr if show_output and _is_file(sys.stderr) else subprocess.PIPE
+    child = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT if stream is subprocess.PIPE else stream,
+        env=environment, start_new_session=True,
+    )  # fmt: skip
+    text = ""
+    interrupted = False
+    try:
+        text = _pump(child, show_output) if stream is subprocess.PIPE else ""
+        child.wait()
+    except KeyboardInterrupt:
+        interrupted = True
+        text += _interrupt(child)
+    finally:
+        _end_group(child)
+    return child.returncode, interrupted, text
+
+
+def _package_path() -> dict[str, str]:
+    """The child finds this very anychip, wherever it runs; the program's own folder still comes first."""
+    root = str(Path(__file__).resolve().parents[2])
+    before = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": f"{before}{os.pathsep}{root}" if before else root}
+
+
+def _is_file(stream: Any) -> bool:
+    try:
+        stream.fileno()
+    except (OSError, ValueError, AttributeError):
+        return False
+    return True
+
+
+def _pump(child: "subprocess.Popen[bytes]", show: bool) -> str:
+    """Pass the child's output on, or keep its last lines."""
+    assert child.stdout is not None
+    kept: list[str] = []
+    for line in child.stdout:
+        text = line.decode(errors="replace")
+        if show:
+            sys.stderr.write(text)
+        kept = [*kept[-39:], text]
+    return "".join(kept)
+
+
+def _interrupt(child: "subprocess.Popen[bytes]") -> str:
+    """Ask the child to save what it has; a second Ctrl-C, or too long a wait, ends it."""
+    try:
+        child.send_signal(signal.SIGINT)
+        output, _ = child.communicate(timeout=GRACE_S * 4)
+        return (output or b"").decode(errors="replace")
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        child.kill()
+        child.wait()
+        return ""
+
+
+def _end_group(child: "subprocess.Popen[bytes]") -> None:
+    """Data loader workers and the like die with the program."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    child.wait()
+
+
+def _result(argv: Sequence[str], out: Path, code: int, interrupted: bool, errors: str) -> Program:
+    name = argv[0]
+    if code == TORCH_UNFIT:
+        raise UnsupportedTorch(out.with_suffix(".error").read_text(encoding="utf-8"))
+    if not out.exists():
+        if interrupted:
+            raise ProgramFailed(f"{name}: interrupted before it did anything on the chip.", 130)
+        if code < 0:
+            raise AnychipError(
+                f"{name}: killed by {signal.Signals(-code).name} while it was recorded; no recording was left. "
+                "If it was not you or the system, a chip tensor's memory was touched from the host: please report it."
+            )
+        raise ProgramFailed(f"{name} ended with exit code {code} before it was recorded.\n{errors}".rstrip(), code or 1)
+    program = Program.load(out)
+    if interrupted:
+        program.meta["interrupted"] = True
+    if program.meta.get("exit_code") and not program.meta.get("steps") and not interrupted:
+        raise ProgramFailed(
+            f"{name} failed with exit code {program.meta['exit_code']} before its first step was complete; "
+            f"its own message is above.\n{errors}".rstrip(),
+            int(program.meta["exit_code"]),
+        )
+    return program
+
+

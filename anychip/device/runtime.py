@@ -1,0 +1,233 @@
+"""`Runtime`: one virtual chip in this process, and everything that belongs to it."""
+
+import os
+from bisect import bisect_right
+from typing import Any
+
+import torch
+
+from anychip.device._torch import Block, Native, Tensors
+from anychip.device.answers import answer
+from anychip.device.clock import Clocks, VirtualClock
+from anychip.device.kernels import Kernels
+from anychip.drivers.base import Call
+from anychip.drivers.null import NullDriver
+from anychip.memory import TapeMemory
+from anychip.record import Kind, Op, Question, word
+from anychip.record.recorder import Recorder, user_place
+from anychip.spec import Chip
+
+SLEEP_HZ = 1e9
+
+
+class Runtime:
+    """The parts, wired. Made once per process, before torch.cuda is imported.
+
+    count: devices that the program sees. device_type: "cuda", or the name of a PrivateUse1 device.
+    """
+
+    def __init__(self, chip: Chip, *, count: int = 1, device_type: str = "cuda", host_measured: bool = False) -> None:
+        self.chip, self.count, self.device_type, self.pid = chip, count, device_type, os.getpid()
+        self.recorder = Recorder()
+        self.clock = VirtualClock(self.recorder, chip)
+        self.clocks = Clocks(self.recorder, self.clock, host_measured)
+        self.memory = TapeMemory(
+            self.recorder.tape, self.recorder.block_bytes, chip.memory_bytes,
+            os.environ.get("PYTORCH_CUDA_ALLOC_CONF", os.environ.get("PYTORCH_ALLOC_CONF", "")),
+        )  # fmt: skip
+        self.native = Native()
+        self.driver = NullDriver(self.recorder, self.clock, self.out_of_memory, chip.memory_bytes)
+        self.driver.current_stream = lambda: int(self.native.stream[0])
+        self.tensors = Tensors(self.native, device_type, self.driver.alloc, self.driver.free)
+        self.kernels = Kernels(self.recorder, self.driver, self.tensors)
+        self.regions = Regions(self)
+        self.streams = StreamWatcher(self)
+        self.capturing: Any = None
+        self.pools = 0
+        self._capture_start = 0
+        self._events: dict[int, int] = {}
+        self._num_events = 0
+
+    # ------------------------------------------------------------ questions
+
+    def ask(self, name: str) -> Any:
+        """Answer a question about the chip, and keep it with its line."""
+        return self.recorder.ask(name, answer(self.chip, name))
+
+    def out_of_memory(self, block: Block, used_bytes: int) -> None:
+        """Called when an allocation comes near the chip's memory: raise if PyTorch's allocator would."""
+        text = self.memory.check(block.nbytes)
+        if text is not None:
+            self.recorder.questions.append(
+                Question("memory_bytes", answer(self.chip, "memory_bytes"), user_place())
+            )
+            raise torch.OutOfMemoryError(text)
+
+    def limit_memory(self, fraction: float) -> None:
+        self.driver.memory_bytes = int(self.chip.memory_bytes * fraction)
+
+    def generator(self, index: int) -> torch.Generator:
+        return torch.Generator(device=torch.device("cuda", index))
+
+    # ------------------------------------------------------------ devices and streams
+
+    def set_device(self, index: int) -> None:
+        self.native.device[0] = self.native.device[0] & 0xFF | index << 8
+
+    def set_stream(self, stream: int) -> None:
+        if stream != self.native.stream[0]:
+            self.native.stream[0] = stream
+            self.streams.follow()
+
+    def callbacks(self) -> dict[str, Any]:
+        """What native events and streams of C++ call."""
+        return {
+            "record": self._record_event,
+            "block": lambda event, stream: self.driver.wait(self._events.get(event, 0), stream),
+            "synchronize_event": lambda event: self.driver.synchronize_event(self._events.get(event, 0)),
+            "synchronize_stream": self.driver.synchronize,
+            "synchronize_device": self.driver.synchronize,
+            "elapsed_ms": lambda start, end: self.driver.elapsed_ms(self._events.get(start, 0), self._events.get(end, 0)),
+        }
+
+    def _record_event(self, handle: int, stream: int) -> int:
+        """Each recording of an event is an event of its own on the tape; the handle points to the latest."""
+        self._num_events += 1
+        handle = handle or self._num_events
+        self._events[handle] = self._num_events
+        self.driver.record(self._num_events, stream)
+        return handle
+
+    def note_sleep(self, cycles: int) -> None:
+        self.recorder.tape.append(self.recorder.op_word(Op("anychip.sleep", (cycles / SLEEP_HZ,))))
+
+    # ------------------------------------------------------------ CUDA graphs
+
+    def begin_capture(self, graph: Any) -> None:
+        self.capturing, self._capture_start = graph, len(self.recorder.tape)
+
+    def end_capture(self, graph: Any) -> list[int]:
+        """What was captured: it ran on nothing, so only its allocations stay on the tape."""
+        self.capturing = None
+        tape = self.recorder.tape
+        words = tape[self._capture_start :]
+        memory = (Kind.ALLOC, Kind.FREE, Kind.STREAM)
+        tape[self._capture_start :] = [one for one in words if one & 31 in memory]
+        return [one for one in words if one & 31 not in (Kind.ALLOC, Kind.FREE)]
+
+    def replay(self, words: list[int]) -> None:
+        self.recorder.tape.extend((word(Kind.GRAPH, 1), *words, word(Kind.GRAPH, 0)))
+
+
+class StreamWatcher:
+    """Keeps the tape's current stream true once a program uses more than one.
+
+    Autograd runs a backward op on the stream of its forward op and switches natively, unseen by Python; so
+    from the first switch on, every op is looked at.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.current = 0
+        self._watching = False
+
+    def follow(self) -> None:
+        stream = int(self.runtime.native.stream[0])
+        if not self._watching:
+            self._watching = True
+            self.runtime.kernels.watch(self)
+        if stream != self.current:
+            self.current = stream
+            self.runtime.driver.use_stream(stream)
+
+    def before(self) -> None:
+        if self.runtime.native.stream[0] != self.current:
+            self.follow()
+
+    def after(self, call: Call) -> None:
+        pass
+
+
+class Regions:
+    """Compiled regions: forward calls of what `torch.compile` made, and the backward ops that belong to them.
+
+    While one is open every op notes the blocks that it reads and writes, so that it can be seen which ops a
+    compiler would fuse. Backward ops are attributed by autograd's sequence numbers.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.open = 0
+        self.depth = 0
+        self.in_backward = False
+        self.graphed = False
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def begin(self, graphed: bool = False) -> None:
+        """graphed: the compiler also captures a CUDA graph, so the region is one launch."""
+        self.depth += 1
+        if self.depth > 1:
+            return
+        self.graphed = graphed
+        if graphed:
+            self.runtime.recorder.tape.append(word(Kind.GRAPH, 1))
+        self._starts.append(torch._C._autograd._get_sequence_nr())
+        self._ends.append(0)
+        self._open(len(self._starts))
+        self.runtime.kernels.watch(self)
+
+    def end(self) -> None:
+        self.depth -= 1
+        if self.depth:
+            return
+        self._ends[-1] = torch._C._autograd._get_sequence_nr()
+        self._open(0)
+        if self.graphed:
+            self.runtime.recorder.tape.append(word(Kind.GRAPH, 0))
+        self.runtime.kernels.unwatch(self)
+
+    def begin_backward(self) -> None:
+        if self._starts:
+            self.in_backward = True
+            if self.graphed:
+                self.runtime.recorder.tape.append(word(Kind.GRAPH, 1))
+            self.runtime.kernels.watch(self)
+
+    def end_backward(self) -> None:
+        if self.in_backward:
+            self.in_backward = False
+            self._open(0)
+            if self.graphed:
+                self.runtime.recorder.tape.append(word(Kind.GRAPH, 0))
+            self.runtime.kernels.unwatch(self)
+
+    def _open(self, region: int) -> None:
+        if region != self.open:
+            if self.open and region:
+                self.runtime.recorder.tape.append(word(Kind.COMPILED, 0))
+            self.open = region
+            self.runtime.recorder.tape.append(word(Kind.COMPILED, region))
+
+    def before(self) -> None:
+        if self.in_backward and not self.depth:
+            self._open(self._region_of_node())
+
+    def _region_of_node(self) -> int:
+        node = torch._C._current_autograd_node()
+        if node is None:
+            return 0
+        sequence = node._sequence_nr()
+        at = bisect_right(self._starts, sequence)
+        return at if at and sequence < self._ends[at - 1] else 0
+
+    def after(self, call: Call) -> None:
+        if not self.open:
+            return
+        tape, by_address = self.runtime.recorder.tape, self.runtime.tensors.by_address
+        written = call.outputs + call.mutated
+        for kind, tensors in ((Kind.USE, call.tensors), (Kind.DEF, written)):
+            for tensor in tensors:
+                block = by_address.get(tensor.untyped_storage().data_ptr()) if tensor.is_cuda else None
+                if block is not None and block.nbytes:
+                    tape.append(word(kind, block.words >> 5))

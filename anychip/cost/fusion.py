@@ -126,14 +126,15 @@ def _node(index: int, op: Op, at: int) -> Node:
 
 
 def _sizes(blocks: list[int], tensors: tuple[TensorMeta, ...], block_bytes: Any) -> dict[int, int]:
-    """Bytes that the op touches of each block: of its tensors where they answer one to one, else the block's."""
-    tensors = tuple(t for t in tensors if t.on_chip)
-    if len(tensors) == len(blocks):
-        sizes: dict[int, int] = {}
-        for block, tensor in zip(blocks, tensors, strict=True):
-            sizes[block] = max(sizes.get(block, 0), tensor.nbytes)
-        return sizes
-    return {block: int(block_bytes[block]) for block in blocks}
+    """Bytes that the op touches of each block: of its tensors where they answer one to one (several views of one block
+    add up, to the block's size at most), else the whole block's."""
+    tensors = tuple(t for t in tensors if t.on_chip and t.nbytes)
+    sizes: dict[int, int] = {}
+    for index, block in enumerate(blocks):
+        most = int(block_bytes[block])
+        touched = tensors[index].nbytes if len(tensors) == len(blocks) else most
+        sizes[block] = min(sizes.get(block, 0) + touched, most)
+    return sizes
 
 
 def _group(nodes: list[Node]) -> list[Node]:
@@ -182,11 +183,11 @@ def _wanted_outside(groups: list[Node], freed: set[int]) -> dict[int, set[int]]:
 
 def _fused_op(group: Node, writes: dict[int, int], ops: list[Op]) -> Op:
     """One op whose tensors are flat byte ranges: what it reads from outside, what it leaves there."""
-    reads = tuple(_flat(size, group.dtype) for size in group.reads.values())
+    reads = tuple(_flat(size) for size in group.reads.values())
     names = tuple(dict.fromkeys(op.name.split(".")[1] for op in ops))
     return Op("anychip.fused", (reads,), (("flop", group.flop), ("ops", names), ("dtype", group.dtype)),
-              tuple(_flat(size, group.dtype) for size in writes.values()))  # fmt: skip
+              tuple(_flat(size) for size in writes.values()))  # fmt: skip
 
 
-def _flat(size: int, dtype: str) -> TensorMeta:
+def _flat(size: int) -> TensorMeta:
     return TensorMeta((size,), (1,), "uint8")

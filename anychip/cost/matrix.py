@@ -4,7 +4,7 @@ FLOP are counted, 2 per multiply and add; they agree with torch.utils.flop_count
 attention counts the half that is executed.
 """
 
-from math import prod
+from math import ceil, prod
 from typing import NamedTuple
 
 from anychip.cost.work import (
@@ -222,7 +222,7 @@ def fused_attention(op: Op) -> Work:
     batch, heads, lq, lk = _attention_shape(q, k, call.heads_first)
     causal = bool(arg(op, call.causal, call.causal_name, False))
     share = causal_share(lq, lk) if causal else 1.0
-    scores = int(batch * heads * lq * lk * share)
+    scores = ceil(batch * heads * lq * lk * share)
     # q @ k.T works on the query's head dim, the other product on the value's.
     to_scores, to_values = 2 * scores * q.shape[-1], 2 * scores * v.shape[-1]
     flop = 3 * to_scores + 2 * to_values if call.backward else to_scores + to_values

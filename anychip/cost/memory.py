@@ -386,3 +386,9 @@ def fused(op: Op) -> Work:
     """Ops that a compiler made one kernel of: tensors of args come from outside, outputs go outside; the keyword
     ``flop`` sums the ops inside."""
     return vector_work(op, "fused", flop=int(op.kwarg("flop", 0)))
+
+
+@work_of("anychip.sleep")
+def sleep(op: Op) -> Work:
+    """The chip is told to wait for so many seconds."""
+    return Work(kind="sleep", fixed_s=float(op.args[0]))

@@ -44,7 +44,7 @@ def price_work(task: Work, on: Machine) -> Cost:
     compute, evidence = _compute_s(task, on)
     if task.gemm and on.graph:
         launches += (on.gemm(task.dtype).overhead_s - floor) * len(task.gemm)
-    body = max(compute, memory) + link
+    body = max(compute, memory) + link + task.fixed_s
     if body <= launches:
         limit = "launch"
     elif link > max(compute, memory):

@@ -16,7 +16,7 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
   kernel.floor, kernel.floor_graph           device time of an empty kernel, launched by the host or replayed in a graph
   host.op, host.launch, host.replay, host.read   host time: of an eager op, per kernel launched, of a replay, of a read
   host_link.rate            bandwidth between host and chip
-  borrow                    note names the chip whose *curve shape* (never level) stands in; shape says for what
+  borrow                    note begins with the chip (then a colon) whose *curve shape* (never level) stands in; shape says for what
 
 A chip without a row takes the one of `default.csv`, which holds shares of peak and overheads that belong to no chip and
 are all `assumed`. Another chip's level is never used.
@@ -83,7 +83,9 @@ class Rates:
 
     def borrowed(self, what: str) -> str | None:
         """The id of the chip whose curve shape stands in for `what`."""
-        return next((row.note.split()[0] for row in self.rows if row.op == "borrow" and row.shape == what), None)
+        return next(
+            (row.note.split(":")[0].strip() for row in self.rows if row.op == "borrow" and row.shape == what), None
+        )
 
 
 def parse(text: str, name: str) -> tuple[Rate, ...]:

@@ -53,7 +53,7 @@ class Work:
     when each operand moves once per pass. unit: the engine that does the flop. kernels: launches in eager
     mode; 0 for what only changes metadata. model_flop: flop that the mathematics needs (a fused attention's
     backward recomputes its scores; that is executed but is not model work). host_bytes: bytes over the host link.
-    blocks_host: the program waits for this op. known: False for an op without a formula.
+    blocks_host: the program waits for this op. fixed_s: seconds that it takes on any chip (a sleep). known: False for an op without a formula.
     """
 
     flop: int = 0
@@ -68,6 +68,7 @@ class Work:
     attention: Attention | None = None
     host_bytes: int = 0
     blocks_host: bool = False
+    fixed_s: float = 0.0
     known: bool = True
 
     @property

@@ -36,7 +36,8 @@ def find_steps(program: Program) -> list[Step]:
 
 
 class Marks:
-    """The marks of a tape: `at`, their positions, and `what`, which mark each is; recomputed forwards left out."""
+    """The marks of a tape: `at`, their positions, `what`, which mark each is, `optimizer`, which one had stepped last;
+    forwards that are recomputed inside a backward are left out."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -48,6 +49,11 @@ class Marks:
         keep = ~(inside & calls)
         self.at: Ints = positions[keep]
         self.what: Ints = marks[keep]
+        named = np.flatnonzero(program.kinds == Kind.OPTIMIZER)
+        latest = np.searchsorted(named, self.at, side="right") - 1
+        numbers = np.append(program.payloads[named], 0)
+        # The optimizer that the last OPTIMIZER word named; 0 where none was.
+        self.optimizer: Ints = np.where(latest >= 0, numbers[np.maximum(latest, 0)], 0)
 
     def phase(self) -> npt.NDArray[np.int8]:
         """For each word of the tape an index into PHASES."""
@@ -72,22 +78,42 @@ class Marks:
 
 
 def _training_steps(marks: Marks) -> list[Step]:
+    """A step is over at the first forward after every optimizer of the step has stepped. Which these are is known once
+    one steps for the second time, so a GAN's two optimizers belong to one step."""
     steps: list[Step] = []
     begin, last_end = -1, -1
+    cycle: set[int] = set()
+    all_optimizers = _cycle(marks)
     forwards: list[int] = []
-    for at, mark in zip(marks.at.tolist(), marks.what.tolist(), strict=True):
+    for at, mark, optimizer in zip(marks.at.tolist(), marks.what.tolist(), marks.optimizer.tolist(), strict=True):
         if mark == Mark.OPTIMIZER_END and begin >= 0:
             last_end = at
+            cycle.add(optimizer)
         elif mark == Mark.FORWARD_BEGIN:
-            if last_end >= 0:
+            if last_end >= 0 and cycle >= all_optimizers:
                 steps.append(Step(begin, last_end + 1, "train", tuple(forwards)))
                 begin, last_end, forwards = last_end + 1, -1, []
+                cycle.clear()
             elif begin < 0:
                 begin = at
             forwards.append(at)
-    if last_end >= 0:
+    if last_end >= 0 and cycle >= all_optimizers:
         steps.append(Step(begin, last_end + 1, "train", tuple(forwards)))
     return steps
+
+
+def _cycle(marks: Marks) -> set[int]:
+    """The optimizers that step before one of them steps again (two steps in a row without a forward count once)."""
+    seen: set[int] = set()
+    forward = False
+    for mark, optimizer in zip(marks.what.tolist(), marks.optimizer.tolist(), strict=True):
+        if mark == Mark.OPTIMIZER_BEGIN:
+            if optimizer in seen and forward:
+                break
+            seen.add(optimizer)
+            forward = False
+        forward = forward or mark == Mark.FORWARD_BEGIN
+    return seen
 
 
 def _calls(marks: Marks) -> list[Step]:

@@ -1,0 +1,223 @@
+"""Seconds: sums by hand on a made-up chip, and relations that hold on every chip."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anychip.cost import host_op_s, machine, price_op, work
+from anychip.cost.machine import GemmCurve
+from anychip.cost.rates import parse, rates_of
+from anychip.errors import BadChipFile
+from anychip.spec import UnknownFigure, list_chips, load_chip
+from tests.cost.ops import add, mm, op, t
+
+
+def can_be_priced(name):
+    """Its file knows a bandwidth and a peak; of others pricing says which figure is missing."""
+    try:
+        return machine(load_chip(name)).peak("bf16", "matrix") > 0
+    except UnknownFigure:
+        return False
+
+
+CHIPS = [entry.id for entry in list_chips() if can_be_priced(entry.id)]
+
+
+def attention(batch, heads, length, dim, causal=True, kind="flash", dtype="bfloat16"):
+    q, lse = t(batch, heads, length, dim, dtype=dtype), t(batch, heads, length, dtype="float32")
+    rest = (None, True, 0.0, causal) if kind != "flash" else (0.0, causal)
+    return op(f"aten._scaled_dot_product_{kind}_attention.default", q, q, q, *rest, out=(q, lse))
+
+
+def curve(**changes):
+    plain = {"rate": 100e12, "peak": 120e12, "k0": 0.0, "wave": 0.5, "overhead_s": 0.0, "sustained": 1.0, "cores": 100,
+             "tile": (128, 128), "padding": (1, 1), "measured": False}  # fmt: skip
+    return GemmCurve(**(plain | changes))
+
+
+def test_a_full_wave_runs_at_the_rate():
+    # 10 x 10 tiles on 100 cores: 2 * 1280 * 1280 * 1000 / 100e12
+    assert curve().model_s(1, 1280, 1280, 1000) == pytest.approx(2 * 1280 * 1280 * 1000 / 100e12)
+
+
+def test_a_tile_more_than_a_wave_costs():
+    full, one_more = curve().model_s(1, 1280, 1280, 1000), curve().model_s(1, 1280 + 128, 1280, 1000)
+    # 110 tiles take two waves of 100: used 0.55, to the power 0.5; smaller tiles win some of it back
+    assert full * 1.1 < one_more <= full * 1.1 / 0.55**0.5
+
+
+def test_half_rate_inner_dimension():
+    # k = k0 doubles the time
+    assert curve(k0=256.0).model_s(1, 1280, 1280, 256) == pytest.approx(2 * curve().model_s(1, 1280, 1280, 256))
+
+
+def test_a_systolic_array_pads_to_its_unit():
+    padded = curve(padding=(128, 128), cores=1)
+    # 129 costs as 256 does, in each dimension
+    assert padded.model_s(1, 129, 128, 128) == padded.model_s(1, 256, 128, 128)
+    assert padded.model_s(1, 129, 129, 129) == padded.model_s(1, 256, 256, 256)
+    assert padded.model_s(1, 128, 128, 128) * 2 == pytest.approx(padded.model_s(1, 129, 128, 128))
+
+
+def test_a_measured_point_is_met_exactly_and_its_neighbours_lean_to_it():
+    # 100 cores; one point at 2,048 cubed measured at 50 TFLOP/s
+    shape = (2048, 2048, 2048)
+    with_point = curve(points=((shape, 50e12),), overhead_s=1e-6)
+    seconds, evidence = with_point.time_s(1, *shape)
+    assert (seconds + 1e-6, evidence) == (pytest.approx(2 * 2048**3 / 50e12), "measured")
+    near, far = with_point.time_s(1, 2048, 2048, 3072), with_point.time_s(1, 2048, 2048, 65536)
+    assert (near[1], far[1]) == ("interpolated", "modelled")
+    without = curve(overhead_s=1e-6)
+    assert near[0] / without.time_s(1, 2048, 2048, 3072)[0] > far[0] / without.time_s(1, 2048, 2048, 65536)[0] > 1
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_published_best_shapes_are_met(chip):
+    """A chip's own measured products come out as measured, before the long-run derate."""
+    chip = load_chip(chip)
+    on = machine(chip)
+    for row in on.rates.all("gemm"):
+        m, n, k = (int(size) for size in row.shape.split("x"))
+        gemm = on.gemm(row.dtype)
+        seconds = gemm.time_s(1, m, n, k)[0] * gemm.sustained + gemm.overhead_s
+        if row.value < gemm.peak:
+            assert 2 * m * n * k / seconds == pytest.approx(row.value, rel=1e-6)
+
+
+# FlashAttention-2 on H100, arXiv 2407.08608: head 128, full mask, 16k tokens in all: 309 at 512, 370 at 16,384 TFLOP/s.
+@pytest.mark.parametrize(("length", "measured"), [(512, 309e12), (16384, 370e12)])
+def test_attention_meets_its_curve(length, measured):
+    chip = load_chip("h100")
+    level = machine(chip).attention_rate("flash", False, False, 128, length)
+    assert level.value == pytest.approx(measured * 0.864)  # the long-run derate of its rates file
+    assert level.measured
+
+
+def test_attention_between_and_beyond_points():
+    on = machine(load_chip("h100"))
+    at = {n: on.attention_rate("flash", False, True, 128, n).value for n in (64, 512, 700, 1024, 16384, 65536)}
+    assert at[64] < at[512] < at[700] < at[1024] < at[16384] <= at[65536] * 1.001
+
+
+def test_a_chip_without_a_curve_borrows_shape_not_level():
+    a100, h100 = machine(load_chip("a100")), machine(load_chip("h100"))
+    ratio = [on.attention_rate("flash", False, True, 128, 512).value / on.attention_rate("flash", False, True, 128, 16384).value
+             for on in (a100, h100)]  # fmt: skip
+    assert ratio[0] == pytest.approx(ratio[1])
+    level = a100.attention_rate("flash", False, True, 128, 10**9)
+    # 0.6 of 312 TFLOP/s is its own level
+    assert level.value == pytest.approx(0.6 * 312e12, rel=0.05)
+    assert not level.measured
+
+
+def test_a_memory_bound_op_by_hand():
+    # A100 80GB: floor 2.5 us + 3 * 256 MiB at 0.854 of 2039 GB/s
+    chip = load_chip("a100")
+    cost = price_op(add(128 * 2**20), chip)
+    assert cost.time_s == pytest.approx(2.5e-6 + 3 * 2**28 / (0.854 * 2039e9))
+    assert (cost.limit, cost.evidence) == ("memory", "modelled")
+
+
+def test_a_small_op_is_its_launch():
+    cost = price_op(add(10), load_chip("a100"))
+    assert cost.limit == "launch"
+    assert cost.time_s == pytest.approx(2.5e-6, rel=1e-3)
+    # 4 us to reach the launch, 4 us for it
+    assert host_op_s(add(10), load_chip("a100")) == pytest.approx(8e-6)
+
+
+def test_a_copy_to_the_chip_takes_the_link():
+    chip = load_chip("a100")
+    host = t(2**20, dtype="float32", on_chip=False)
+    cost = price_op(op("aten._to_copy.default", host, device="cuda:0", out=t(2**20, dtype="float32")), chip)
+    # 4 MiB at 26.09 GB/s, and into memory, overlapped by neither here
+    assert cost.time_s == pytest.approx(2.5e-6 + 2**22 / 26.09e9 + 2**22 / (0.854 * 2039e9))
+    assert cost.limit == "host_link"
+
+
+def test_an_unknown_op_is_priced_by_bytes_and_says_so():
+    cost = price_op(op("mylib.mystery.default", t(2**20), out=t(2**20)), load_chip("h100"))
+    assert cost.evidence == "bytes_only"
+    assert cost.time_s > 2**22 / 3.35e12
+
+
+def test_a_graph_chip_has_no_host_cost():
+    assert host_op_s(add(10), load_chip("tpu-v5p")) == 0.0
+
+
+SIZES = st.integers(1, 20000)
+
+
+@st.composite
+def any_op(draw):
+    kind = draw(st.sampled_from(["mm", "add", "attention", "softmax", "conv"]))
+    dtype = draw(st.sampled_from(["bfloat16", "float16", "float32"]))
+    if kind == "mm":
+        return mm(draw(SIZES), draw(SIZES), draw(SIZES), dtype)
+    if kind == "add":
+        return add(draw(SIZES), draw(SIZES), dtype=dtype)
+    if kind == "softmax":
+        x = t(draw(st.integers(1, 500)), draw(SIZES), dtype=dtype)
+        return op("aten._softmax.default", x, -1, False, out=x)
+    if kind == "conv":
+        n, c, o, s = (draw(st.integers(1, 64)) for _ in range(4))
+        x, w, y = t(n, c, s, s, dtype=dtype), t(o, c, 3, 3, dtype=dtype), t(n, o, s, s, dtype=dtype)
+        return op("aten.convolution.default", x, w, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, out=y)
+    return attention(draw(st.integers(1, 8)), draw(st.integers(1, 32)), draw(st.integers(1, 4000)),
+                     draw(st.sampled_from([64, 80, 128, 256])), draw(st.booleans()), dtype=dtype)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_op(), st.sampled_from(CHIPS))
+def test_never_faster_than_the_bounds(call, name):
+    chip = load_chip(name)
+    task, cost, on = work(call), price_op(call, chip), machine(chip)
+    assert cost.time_s >= task.bytes_moved / chip.memory_bandwidth_bytes_per_s
+    if task.unit == "matrix":
+        assert cost.time_s >= task.flop / on.peak(task.dtype, "matrix") * (1 - 1e-9)
+    assert cost.time_s > 0
+
+
+PEAKS = [f"peaks.{engine}.{dtype}" for engine in ("matrix", "vector") for dtype in ("bf16", "fp16", "tf32", "fp32")]
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_op(), st.sampled_from(CHIPS), st.floats(1.0, 8.0))
+def test_never_slower_with_more_bandwidth_or_more_flop_per_s(call, name, factor):
+    chip = load_chip(name)
+    base = price_op(call, chip).time_s
+    wider = chip.with_figures({"memory.main.bandwidth": chip.memory_bandwidth_bytes_per_s * factor})
+    assert price_op(call, wider).time_s <= base * (1 + 1e-9)
+    faster = chip.with_figures({path: chip.get(path) * factor for path in PEAKS if chip.get(path)})
+    assert price_op(call, faster).time_s <= base * (1 + 1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, SIZES, SIZES, st.sampled_from([0, 1, 2]), st.floats(1.0, 4.0), st.sampled_from(CHIPS))
+def test_a_larger_product_is_not_faster_than_the_tile_effect(m, n, k, axis, factor, name):
+    chip = load_chip(name)
+    shape = [m, n, k]
+    small = price_op(mm(*shape), chip).time_s
+    shape[axis] = int(shape[axis] * factor)
+    # At worst the smaller product leaves half of a wave and the edge of a tile empty; measured points pull as far.
+    assert price_op(mm(*shape), chip).time_s >= small * 0.5
+
+
+def test_rates_files_parse_and_name_their_sources():
+    for name in CHIPS:
+        for row in rates_of(name).rows:
+            assert row.source
+            assert row.kind in ("measured", "derived", "assumed")
+
+
+def test_all_problems_of_a_rates_file_at_once_with_their_lines():
+    text = "op,dtype,shape,value,unit,kind,stack,date,source,note\ngemm,bf16,1x1x1,fast,GB/s,measured,,,x,\na,b\n" \
+           "gemm,bf16,,1,furlong,measured,,,x,\nmemory.rate,,,-1,GB/s,guessed,,,,\n"  # fmt: skip
+    with pytest.raises(BadChipFile) as caught:
+        parse(text, "x.csv")
+    message = str(caught.value)
+    for part in ("x.csv:2: value 'fast'", "x.csv:3: 2 cells", "x.csv:4: unit 'furlong'", "x.csv:5: kind 'guessed'",
+                 "x.csv:5: value '-1'", "x.csv:5: a rate needs a source"):  # fmt: skip
+        assert part in message
+    with pytest.raises(BadChipFile, match="first line"):
+        parse("a,b\n", "x.csv")

@@ -9,7 +9,7 @@ Left out: recomputing cheap ops in the backward instead of saving their results;
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from anychip.record import Kind, Op, Program, TensorMeta, word
 from anychip.record.tape import KIND_BITS, KIND_MASK
 
 FUSIBLE = frozenset({"elementwise", "reduction", "copy", "index"})
+LOOK_BACK = 64  # groups that a node may still join: keeps a long region from taking quadratic time
 
 
 @dataclass
@@ -70,11 +71,11 @@ def fuse_words(words: Sequence[int], ops: list[Op], block_bytes: Any) -> tuple[l
     wanted = _wanted_outside(groups, freed)
     out_ops = list(ops)
     launched: dict[int, int] = {}
-    for group in groups:
-        if len(group.ops) == 1 and not group.fusible:
+    for group, outside in zip(groups, wanted, strict=True):
+        if not group.fusible:
             launched[group.at] = group.ops[0]
             continue
-        writes = {block: size for block, size in group.writes.items() if block in wanted[id(group)]}
+        writes = {block: size for block, size in group.writes.items() if block in outside}
         if not writes:
             continue  # nothing of it is used: a compiler drops it
         out_ops.append(_fused_op(group, writes, [ops[index] for index in group.ops]))
@@ -138,47 +139,49 @@ def _sizes(blocks: list[int], tensors: tuple[TensorMeta, ...], block_bytes: Any)
 
 
 def _group(nodes: list[Node]) -> list[Node]:
-    """Join each fusible node to the latest group that it may join."""
+    """Join each fusible node to the latest group that it may join. Groups stand in launch order."""
     groups: list[Node] = []
     for node in nodes:
-        home = next((g for g in reversed(groups) if _joins(g, node, groups)), None) if node.fusible else None
+        home, is_needed = _home(groups, node) if node.fusible else (None, False)
         if home is None:
-            groups.append(Node(list(node.ops), node.at, node.elements, node.fusible, node.flop, node.dtype,
-                               dict(node.reads), dict(node.writes)))  # fmt: skip
+            groups.append(replace(node, ops=list(node.ops), reads=dict(node.reads), writes=dict(node.writes)))
             continue
-        inside = home.writes.keys()
-        home.reads |= {b: size for b, size in node.reads.items() if b not in inside and b not in home.reads}
+        known = home.writes.keys() | home.reads.keys()
+        home.reads |= {block: size for block, size in node.reads.items() if block not in known}
         home.writes |= node.writes
         home.ops += node.ops
         home.flop += node.flop
-        later = groups[groups.index(home) + 1 :]
-        if not any(home.writes.keys() & g.reads.keys() for g in later):
+        if not is_needed:
             home.at = node.at
             groups.remove(home)
             groups.append(home)
     return groups
 
 
-def _joins(group: Node, node: Node, groups: list[Node]) -> bool:
-    """Same number of elements, a block in common, and no kernel in between that must run before or after."""
-    if not group.fusible or group.elements != node.elements:
-        return False
-    if not (node.reads.keys() & (group.writes.keys() | group.reads.keys())):
-        return False
-    later = groups[groups.index(group) + 1 :]
-    waits = any(node.reads.keys() & g.writes.keys() for g in later)  # node needs what came after the group
-    feeds = any(group.writes.keys() & g.reads.keys() for g in later)  # somebody needs the group before node
-    overwrites = any(node.writes.keys() & (g.reads.keys() | g.writes.keys()) for g in later)
-    return not (waits and feeds) and not (overwrites and feeds)
+def _home(groups: list[Node], node: Node) -> tuple[Node | None, bool]:
+    """The latest group of as many elements that shares a block with the node and may run together with it, and
+    whether a kernel after that group needs it (then the node moves up to it, else the group down to the node)."""
+    reads_after: set[int] = set()
+    writes_after: set[int] = set()
+    for group in reversed(groups[-LOOK_BACK:]):
+        shares = node.reads.keys() & (group.writes.keys() | group.reads.keys())
+        if group.fusible and group.elements == node.elements and shares:
+            is_needed = not reads_after.isdisjoint(group.writes)
+            stuck = not writes_after.isdisjoint(node.reads) or not (reads_after | writes_after).isdisjoint(node.writes)
+            if not (is_needed and stuck):
+                return group, is_needed
+        reads_after |= group.reads.keys()
+        writes_after |= group.writes.keys()
+    return None, False
 
 
-def _wanted_outside(groups: list[Node], freed: set[int]) -> dict[int, set[int]]:
-    """Of each group the blocks it writes that another group reads, or that outlive the region."""
-    wanted: dict[int, set[int]] = {}
-    for place, group in enumerate(groups):
-        read_later = set().union(*(g.reads.keys() for g in groups[place + 1 :])) if groups[place + 1 :] else set()
-        wanted[id(group)] = {b for b in group.writes if b in read_later or b not in freed}
-    return wanted
+def _wanted_outside(groups: list[Node], freed: set[int]) -> list[set[int]]:
+    """Of each group the blocks it writes that a later group reads, or that outlive the region."""
+    last_read = {block: place for place, group in enumerate(groups) for block in group.reads}
+    return [
+        {block for block in group.writes if last_read.get(block, -1) > place or block not in freed}
+        for place, group in enumerate(groups)
+    ]
 
 
 def _fused_op(group: Node, writes: dict[int, int], ops: list[Op]) -> Op:

@@ -1,0 +1,145 @@
+"""Ten cases of fusion worked by hand: a fused kernel moves what its ops read from outside and leave outside, no more.
+
+Every tensor has 1,000 bf16 elements (2,000 bytes) unless said otherwise; block numbers stand for tensors.
+"""
+
+import pytest
+
+from anychip.cost import work
+from anychip.cost.fusion import fuse
+from anychip.record.tape import KIND_BITS, KIND_MASK
+from anychip.spec import load_chip
+from anychip.timeline import Engine, price
+from tests.timeline.tapes import Kind, op, program, t, w
+
+X = t(1000)
+UNARY = op("aten.relu.default", X, out=X)
+BINARY = op("aten.add.Tensor", X, X, out=X)
+SUM = op("aten.sum.default", X, out=t())
+CAST = op("aten._to_copy.default", X, dtype="float32", out=t(1000, dtype="float32"))
+MATMUL = op("aten.mm.default", t(20, 50), t(50, 20), out=t(20, 20))
+IN_PLACE = op("aten.mul_.Tensor", X, X, mutates=(0,))
+SPLIT = op("aten.mul.Tensor", t(10, 100, stride=(300, 1)), t(10, 100, stride=(300, 1)), out=X)
+HALF = op("aten.relu.default", t(500), out=t(500))
+OPS = [UNARY, BINARY, SUM, CAST, MATMUL, IN_PLACE, SPLIT, HALF]
+
+
+def call(which, uses, defs):
+    """An op with the blocks it reads and writes."""
+    return [w(Kind.OP, OPS.index(which)), *(w(Kind.USE, b) for b in uses), *(w(Kind.DEF, b) for b in defs)]
+
+
+def region(*calls, freed=(), blocks=None):
+    words = [w(Kind.COMPILED, 1)]
+    for one in calls:
+        words += one
+    words += [w(Kind.FREE, b) for b in freed] + [w(Kind.COMPILED, 0)]
+    return program(words, OPS, blocks or [6000] * 20)
+
+
+def launched(fused):
+    """(name, bytes read, bytes written, launches) of each op on the tape, in order."""
+    ops = [fused.ops[word >> KIND_BITS] for word in fused.tape.tolist() if word & KIND_MASK == Kind.OP]
+    return [(one.name.split(".")[1], work(one).bytes_read, work(one).bytes_written, work(one).kernels) for one in ops]
+
+
+def test_1_a_chain_keeps_its_middle_to_itself():
+    # a -> b -> c -> d with b and c gone afterwards: read a, write d
+    chain = region(call(UNARY, [0], [1]), call(UNARY, [1], [2]), call(UNARY, [2], [3]), freed=[1, 2])
+    assert launched(fuse(chain)) == [("fused", 2000, 2000, 1)]
+
+
+def test_2_what_lives_on_is_written():
+    # b is kept (for the backward, say): read a; write b and d
+    chain = region(call(UNARY, [0], [1]), call(UNARY, [1], [2]), call(UNARY, [2], [3]), freed=[2])
+    assert launched(fuse(chain)) == [("fused", 2000, 4000, 1)]
+
+
+def test_3_an_input_used_twice_is_read_once():
+    # b = relu(a); c = a + b: read a, write c
+    assert launched(fuse(region(call(UNARY, [0], [1]), call(BINARY, [0, 1], [2]), freed=[1]))) == [
+        ("fused", 2000, 2000, 1)
+    ]
+
+
+def test_4_a_reduction_ends_a_chain():
+    # s = sum(relu(a)): read a, write one element
+    assert launched(fuse(region(call(UNARY, [0], [1]), call(SUM, [1], [2]), freed=[1]))) == [("fused", 2000, 2, 1)]
+
+
+def test_5_a_product_stays_and_cuts():
+    # b = relu(a); c = b @ w; d = relu(c) of another size: the product needs b in memory and its result is read again
+    words = region(call(UNARY, [0], [1]), call(MATMUL, [1, 9], [2]), call(UNARY, [2], [3]), freed=[1, 2])
+    # 20x50 and 50x20 read, 20x20 written
+    assert launched(fuse(words)) == [("fused", 2000, 2000, 1), ("mm", 4000, 800, 1), ("fused", 2000, 2000, 1)]
+
+
+def test_6_a_product_that_nobody_in_the_chain_needs_does_not_cut():
+    # b = relu(a); c = x @ w; d = b + a: the second point-wise op joins the first
+    words = region(call(UNARY, [0], [1]), call(MATMUL, [8, 9], [2]), call(BINARY, [1, 0], [3]), freed=[1])
+    assert sorted(launched(fuse(words))) == [("fused", 2000, 2000, 1), ("mm", 4000, 800, 1)]
+
+
+def test_7_a_cast_is_part_of_the_chain():
+    # bf16 a -> relu -> fp32: read 2,000, write 4,000
+    assert launched(fuse(region(call(UNARY, [0], [1]), call(CAST, [1], [2]), freed=[1]))) == [("fused", 2000, 4000, 1)]
+
+
+def test_8_in_place_is_read_and_written():
+    # a *= b, then c = relu(a): read a and b, write a and c
+    assert launched(fuse(region(call(IN_PLACE, [0, 1], [0]), call(UNARY, [0], [2])))) == [("fused", 4000, 4000, 1)]
+
+
+def test_9_views_of_one_block_add_up():
+    # two thirds of a block of 6,000 bytes: 2 * 2,000; the result 2,000
+    assert launched(fuse(region(call(SPLIT, [0, 0], [1])))) == [("fused", 4000, 2000, 1)]
+
+
+def test_10_other_sizes_do_not_mix():
+    # 1,000 elements and 500 of another tensor: two kernels
+    assert launched(fuse(region(call(UNARY, [0], [1]), call(HALF, [1], [2])))) == [
+        ("fused", 2000, 2000, 1),
+        ("fused", 1000, 1000, 1),
+    ]
+
+
+def test_what_nobody_uses_is_not_computed():
+    assert launched(fuse(region(call(UNARY, [0], [1]), freed=[1]))) == []
+
+
+def test_words_outside_regions_stay():
+    plain = program([w(Kind.OP, 0), w(Kind.OP, 1)], OPS)
+    assert fuse(plain) is plain
+    words = [
+        w(Kind.OP, 0),
+        *region(call(UNARY, [0], [1]), call(UNARY, [1], [2]), freed=[1]).tape.tolist(),
+        w(Kind.OP, 4),
+    ]
+    fused = fuse(program(words, OPS, [6000] * 20))
+    assert [one[0] for one in launched(fused)] == ["relu", "fused", "mm"]
+    assert not {Kind.USE, Kind.DEF} & set(fused.kinds.tolist())
+
+
+@pytest.mark.parametrize("chip", ["h100", "tpu-v5p"])
+def test_the_virtual_clock_and_the_forecast_agree_on_compiled_regions(chip):
+    words = (
+        region(call(UNARY, [0], [1]), call(UNARY, [1], [2]), call(MATMUL, [2, 9], [3]), freed=[1, 2]).tape.tolist() * 3
+    )
+    chip = load_chip(chip)
+    timeline = price(program(words, OPS, [6000] * 20), chip)
+    whole, parts = Engine(chip, OPS, [6000] * 20), Engine(chip, OPS, [6000] * 20)
+    import numpy as np
+
+    whole.run(np.array(words, np.int64))
+    for word in words:
+        parts.run([word])
+    for clocks in (whole, parts):
+        assert clocks.stream_end_s() == pytest.approx(timeline.end_s.max())
+        assert clocks.host_s == pytest.approx(timeline.host_s[-1])
+
+
+def test_a_compiled_chain_is_faster_than_its_ops():
+    chain = region(*[call(UNARY, [i], [i + 1]) for i in range(10)], freed=range(1, 10))
+    eager = program([w(Kind.OP, 0)] * 10, OPS)
+    chip = load_chip("h100")
+    assert price(chain, chip).total_s < price(eager, chip).total_s / 5

@@ -33,12 +33,13 @@ def _silent(text: str) -> None:
 class Answer:
     """Forecasts of one program on several chips, in the order asked.
 
-    programs: the recording that each forecast was priced from; one object where one recording served several chips.
+    names: the chips as they were asked for. programs: the recording that each forecast was priced from; one object where one recording served several chips.
     wall_s: seconds spent here on record, price and total. interrupted: the program was stopped by Ctrl-C, so the
     forecasts hold only for what it had done by then.
     """
 
     program: str
+    names: tuple[str, ...]
     chips: tuple[Chip, ...]
     programs: tuple[Program, ...]
     forecasts: "tuple[Forecast, ...]"
@@ -55,13 +56,19 @@ class Answer:
         return failed or int(any(not forecast.fits for forecast in self.forecasts))
 
 
-def chips_of(on: OnChips) -> list[Chip]:
-    """Each target's chip. Raises UnknownChip, BadChipFile, BadTarget, BadUse for none."""
+def chips_of(on: OnChips) -> dict[Chip, str]:
+    """Each target's chip, once, and the name it was asked for by.
+
+    Raises UnknownChip, BadChipFile, BadTarget, BadUse for none.
+    """
     wanted = [on] if isinstance(on, str | Chip) else list(on)
     if not wanted:
         raise BadUse("no chip given; see: anychip chips")
-    chips = [target if isinstance(target, Chip) else load_chip(targets.single(target)) for target in wanted]
-    return list(dict.fromkeys(chips))
+    named = [(t, t.id) if isinstance(t, Chip) else (load_chip(targets.single(t)), targets.single(t)) for t in wanted]
+    found: dict[Chip, str] = {}
+    for chip, name in named:
+        found.setdefault(chip, name)
+    return found
 
 
 def load(path: str | os.PathLike[str]) -> Program:
@@ -134,7 +141,8 @@ def forecast(
     tokens_per_step: where they are not what the first embedding sees. progress: called with lines of text.
     """
     began = time.perf_counter()
-    chips = chips_of(on)
+    named = chips_of(on)
+    chips = list(named)
     if isinstance(program, Program):
         programs, warnings = [program] * len(chips), _unlike(program, chips)
     else:
@@ -148,6 +156,7 @@ def forecast(
     warnings += [text for result in forecasts for text in result.warnings]
     return Answer(
         program=_title(program),
+        names=tuple(named.values()),
         chips=tuple(chips),
         programs=tuple(programs),
         forecasts=tuple(forecasts),
@@ -167,6 +176,7 @@ def _record_all(program: Any, chips: list[Chip], jobs: int, progress: Say, optio
     """One recording for the first chip and for all that would have answered alike; one more for each that would not."""
     from anychip.device.answers import differing
 
+    _argv(program, bool(options.get("module")))
     progress(f"recording on a virtual {chips[0].id}, shapes only")
     first = record(program, chips[0], **options)
     progress(f"recorded {len(first.tape):,} events, {len(first.ops):,} distinct operations")

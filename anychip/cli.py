@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-
 from anychip import __version__
 from anychip.errors import AnychipError, BadUse
 
@@ -149,7 +148,9 @@ def _chips_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     check.add_argument("--json", metavar="FILE", nargs="?", const="-", default=argparse.SUPPRESS, help="as JSON")
     check.set_defaults(run=chips_check)
 
-    schema = _sub(actions, "schema", "the JSON Schema of a chip file, for editors")
+    schema = _sub(actions, "schema", "the JSON Schema of chip files, for editors")
+    schema.add_argument("kind", nargs="?", default="chips", choices=("chips", "platforms", "links", "clusters"),
+                        help="of which files (default chips)")  # fmt: skip
     schema.set_defaults(run=chips_schema)
 
     new = _sub(actions, "new", "a chip file to start from, on stdout, with another chip's figures to be replaced")
@@ -240,13 +241,13 @@ def chips_show(args: argparse.Namespace) -> int:
 
 
 def chips_check(args: argparse.Namespace) -> int:
-    from anychip import spec
     from anychip.report import chips as page
+    from anychip.spec.check import check, fix
 
     if args.fix:
-        for line in spec.fix(args.paths or None):
-            print(f"fixed: {line}", file=sys.stderr)
-    problems = spec.check(args.paths or None)
+        for path in fix(args.paths or None):
+            print(f"fixed: {path}", file=sys.stderr)
+    problems = check(args.paths or None)
     if args.json:
         write(args.json, json.dumps(page.problems_json(problems), indent=2))
     else:
@@ -257,14 +258,16 @@ def chips_check(args: argparse.Namespace) -> int:
 def chips_schema(args: argparse.Namespace) -> int:
     from anychip import spec
 
-    print(json.dumps(spec.json_schema(), indent=2))
+    print(json.dumps(spec.json_schema(args.kind), indent=2))
     return 0
 
 
 def chips_new(args: argparse.Namespace) -> int:
-    from anychip import spec
+    from datetime import date
 
-    print(spec.new_chip(args.id, like=args.like), end="")
+    from anychip.spec.new import new_chip
+
+    print(new_chip(args.id, like=args.like, date=date.today().isoformat()), end="")
     return 0
 
 

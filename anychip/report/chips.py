@@ -122,8 +122,7 @@ def platform_lines(platform: Platform, width: int) -> list[str]:
 
     fused = {True: "fused", False: "not fused", None: "unknown"}[platform.attention_fused]
     kernels = f" ({', '.join(platform.attention_kernels)})" if platform.attention_kernels else ""
-    rows = [("dtype", *USES)]
-    rows += [(name, *(row[use] for use in USES)) for name, row in platform.dtypes.items()]
+    rows = [["dtype", *USES]] + [[name, *(row[use] for use in USES)] for name, row in platform.dtypes.items()]
     return [
         f"platform {platform.id}: {platform.vendor} {platform.name}",
         f"device type {platform.device_type}, module {platform.module}, "
@@ -164,7 +163,12 @@ def problems_text(problems: Sequence[Problem]) -> str:
     files = len({problem.file for problem in problems})
     fixable = sum(problem.fixable for problem in problems)
     hint = f"; {fixable} can be repaired by anychip chips check --fix" if fixable else ""
-    return "\n".join([*map(str, problems), f"{len(problems)} problems in {files} files{hint}"])
+    total = f"{_many(len(problems), 'problem')} in {_many(files, 'file')}"
+    return "\n".join([*map(str, problems), total + hint])
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def problems_json(problems: Sequence[Problem]) -> dict[str, Any]:

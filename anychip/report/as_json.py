@@ -1,0 +1,40 @@
+"""The answer as JSON, schema 1: additions keep the number, anything else raises it. Plain SI units; null is unknown."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anychip.api import Answer
+    from anychip.forecast import Forecast
+
+SCHEMA = 1
+TARGET_FIELDS = (
+    "chip", "num_chips", "fits", "grade", "step_time_s", "step_time_error", "tokens_per_s_per_chip", "samples_per_s",
+    "mfu", "hfu", "model_flop_per_step", "peak_memory_bytes", "memory_bytes", "unpriced_share", "energy_j", "cost_usd",
+    "step_kind", "limit", "matrix_dtype", "tokens_per_step", "samples_per_step", "kernels_per_step",
+)  # fmt: skip
+TARGET_TABLES = ("breakdown_s", "evidence", "memory_by_kind", "time_by_phase_s")
+OP_FIELDS = ("name", "shape", "count", "time_s", "share", "evidence", "limit")
+
+
+def to_json(answer: "Answer") -> dict[str, Any]:
+    first = answer.forecasts[0]
+    return {
+        "schema": SCHEMA,
+        "program": answer.program,
+        "targets": [_target(name, forecast) for name, forecast in zip(answer.names, answer.forecasts, strict=True)],
+        "num_ops": first.num_ops,
+        "distinct_ranks": 1,
+        "steps": first.steps,
+        "wall_s": dict(answer.wall_s),
+        "warnings": list(answer.warnings),
+        "interrupted": answer.interrupted,
+    }
+
+
+def _target(name: str, forecast: "Forecast") -> dict[str, Any]:
+    return {
+        **{field: getattr(forecast, field) for field in TARGET_FIELDS},
+        **{field: dict(getattr(forecast, field)) for field in TARGET_TABLES},
+        "asked": name,
+        "top_ops": [{field: getattr(op, field) for field in OP_FIELDS} for op in forecast.top_ops],
+    }

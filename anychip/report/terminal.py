@@ -1,0 +1,174 @@
+"""Forecasts on the terminal: targets side by side, good in 80 columns and without colour.
+
+In: an `Answer`. Out: text written through rich, which knows the terminal's width and whether it takes colour. No figure
+is computed here but shares of what is given. "-" stands for what is not known.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from anychip import units
+
+if TYPE_CHECKING:
+    from anychip.api import Answer
+    from anychip.forecast import Forecast, TopOp
+
+LABEL_WIDTH = 16
+COLUMN_WIDTH = 14
+PIPE_WIDTH = 100  # where the output is no terminal
+TOP_OPS = 8
+OP_WIDTH = 36  # an operation's name and shape, and how often it is called
+TIME_WIDTH = 7
+STEP_WORDS = {"train": "step time", "call": "time per call", "run": "time of the run"}
+BREAKDOWN = {
+    "compute": "compute",
+    "memory_bound": "memory, launch",
+    "exposed_comm": "network",
+    "bubble": "bubble",
+    "host": "host",
+}
+EVIDENCE = {"measured": "measured", "interpolated": "interpolated", "modelled": "modelled", "bytes_only": "bytes alone"}
+
+Row = tuple[str, Sequence[str | Text]]
+
+
+def show(answer: "Answer", file: TextIO | None = None, width: int | None = None) -> None:
+    """Print the whole answer to `file` (default stdout)."""
+    console = Console(file=file, width=width, highlight=False)
+    if width is None and not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPE_WIDTH
+    console.print(Text.assemble("forecast of ", (answer.program, "bold")), overflow="fold")
+    for line in _legend(answer):
+        console.print(Text(line, style="dim"))
+    columns = list(zip(answer.names, answer.forecasts, strict=True))
+    room = max(1, (console.width - LABEL_WIDTH) // (COLUMN_WIDTH + 2))
+    for start in range(0, len(columns), room):
+        console.print()
+        console.print(_figures(columns[start : start + room]))
+    for some in _beside(columns, console.width - OP_WIDTH):
+        console.print()
+        console.print(_top_ops(some, alone=len(columns) == 1))
+    console.print()
+    for line in _remarks(answer):
+        console.print(Padding(Text(line), (0, 0, 0, 2)) if line.startswith("- ") else Text(line))
+    console.print(Text("A forecast for virtual chips, not a benchmark result.", style="dim"))
+
+
+def _legend(answer: "Answer") -> Iterator[str]:
+    """Which file each name means: `ascend-910b -> huawei-ascend-910b2`."""
+    for name, chip in zip(answer.names, answer.chips, strict=True):
+        arrow = f"{name} -> {chip.id}" if name != chip.id else chip.id
+        yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade})"
+
+
+def _figures(columns: Sequence[tuple[str, "Forecast"]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", min_width=LABEL_WIDTH - 2, no_wrap=True)
+    for name, _ in columns:
+        table.add_column(name, min_width=COLUMN_WIDTH, overflow="fold")
+    for label, cells in _rows([forecast for _, forecast in columns]):
+        table.add_row(label, *cells)
+    return table
+
+
+def _rows(forecasts: Sequence["Forecast"]) -> Iterator[Row]:
+    def row(label: str, cell: Callable[["Forecast"], str | Text]) -> Row:
+        return label, [cell(forecast) for forecast in forecasts]
+
+    yield row(STEP_WORDS[forecasts[0].step_kind], lambda f: Text(units.duration(f.step_time_s), style="bold"))
+    yield row("  +- one sigma", lambda f: units.share(f.step_time_error))
+    if any(f.tokens_per_s_per_chip is not None for f in forecasts):
+        yield row("tokens/s", lambda f: units.rate(f.tokens_per_s_per_chip))
+    elif any(f.samples_per_s is not None for f in forecasts):
+        yield row("samples/s", lambda f: units.rate(f.samples_per_s))
+    yield row("MFU", lambda f: f"{units.share(f.mfu)} of {f.matrix_dtype}")
+    yield row("peak memory", lambda f: units.memory(f.peak_memory_bytes))
+    yield row("  of", lambda f: units.memory(f.memory_bytes))
+    yield row("  fits", lambda f: "yes" if f.fits else Text("NO", style="bold red"))
+    yield row("energy, at most", lambda f: "-" if f.energy_j is None else f"{units.figures(f.energy_j)} J")
+    many = f"USD/1000 {'calls' if forecasts[0].step_kind == 'call' else 'steps'}"
+    yield row(many, lambda f: "-" if f.cost_usd is None else f"{units.figures(f.cost_usd * 1000)}")
+    yield from _section("time limited by", forecasts, lambda f: f.breakdown_s, BREAKDOWN, units.duration)
+    phases = {name: name for f in forecasts for name in f.time_by_phase_s}
+    yield from _section("time on the chip", forecasts, lambda f: f.time_by_phase_s, phases, units.duration)
+    kinds = {name: name for f in forecasts for name in f.memory_by_kind}
+    yield from _section("memory at peak", forecasts, lambda f: f.memory_by_kind, kinds, units.memory)
+    yield from _section("evidence", forecasts, lambda f: f.evidence, EVIDENCE, units.share)
+
+
+def _section(
+    title: str,
+    forecasts: Sequence["Forecast"],
+    values: Callable[["Forecast"], Mapping[str, float]],
+    labels: Mapping[str, str],
+    unit: Callable[[float], str],
+) -> Iterator[Row]:
+    """A heading and a row for each part that is not nothing everywhere."""
+    parts = [name for name in labels if any(values(f).get(name, 0) for f in forecasts)]
+    if not parts:
+        return
+    yield title, [""] * len(forecasts)
+    for name in parts:
+        yield f"  {labels[name]}", [unit(values(f).get(name, 0)) for f in forecasts]
+
+
+def _beside(columns: list[tuple[str, "Forecast"]], width: int) -> Iterator[list[tuple[str, "Forecast"]]]:
+    """The columns in groups, each of which fits into the width (at least one column)."""
+    group: list[tuple[str, Forecast]] = []
+    used = 0
+    for column in columns:
+        needs = min(max(len(column[0]), TIME_WIDTH), COLUMN_WIDTH) + 2
+        if group and used + needs > width:
+            yield group
+            group, used = [], 0
+        group.append(column)
+        used += needs
+    yield group
+
+
+def _top_ops(columns: Sequence[tuple[str, "Forecast"]], alone: bool) -> Table:
+    """The operations that take most of the step, with what each takes on every target; for one target also why."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("top operations, per step", ratio=1, overflow="fold")
+    table.add_column("calls", justify="right", no_wrap=True)
+    for name, _ in columns:
+        table.add_column("time" if alone else name, justify="right", max_width=COLUMN_WIDTH, overflow="fold")
+    if alone:
+        for name in ("share", "limit", "evidence"):
+            table.add_column(name, justify="right" if name == "share" else "left", no_wrap=True)
+    table.expand = True
+    for ops in _ranked([forecast for _, forecast in columns]):
+        known = next(op for op in ops if op is not None)
+        times = [units.duration(op.time_s) if op else "-" for op in ops]
+        why = [units.share(known.share), known.limit, EVIDENCE[known.evidence]] if alone else []
+        table.add_row(f"{_short(known.name)} {known.shape}", units.count(known.count), *times, *why)
+    return table
+
+
+def _ranked(forecasts: Sequence["Forecast"]) -> list[list["TopOp | None"]]:
+    """For the operations that matter most anywhere, largest share first: each target's, None where it is not among
+    that target's top ones."""
+    found: dict[tuple[str, str], list[TopOp | None]] = {}
+    for index, forecast in enumerate(forecasts):
+        for op in forecast.top_ops:
+            found.setdefault((op.name, op.shape), [None] * len(forecasts))[index] = op
+    return sorted(found.values(), key=lambda ops: -max(op.share for op in ops if op))[:TOP_OPS]
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("aten.")
+
+
+def _remarks(answer: "Answer") -> Iterator[str]:
+    for name, forecast in zip(answer.names, answer.forecasts, strict=True):
+        yield f"{name}: {forecast.limit}"
+    if answer.interrupted:
+        yield "Interrupted: the figures hold for what the program had done by then."
+    for warning in answer.warnings:
+        yield f"- warning: {warning}"

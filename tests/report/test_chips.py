@@ -1,0 +1,111 @@
+"""The pages of `anychip chips`, through the command line."""
+
+import json
+
+import pytest
+
+from anychip import cli
+from anychip.spec import list_chips
+
+
+def ran(capsys, *argv):
+    code = cli.main(["chips", *argv])
+    return code, capsys.readouterr().out
+
+
+def test_list_names_every_chip_in_narrow_screens_too(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out = ran(capsys)
+    assert code == 0
+    for entry in list_chips():
+        assert any(line.startswith(f"{entry.id} ") for line in out.splitlines())
+    assert max(map(len, out.splitlines())) <= 110  # ids and platforms are never cut
+
+
+def test_json_has_every_figure_with_its_source(capsys):
+    code, out = ran(capsys, "--json")
+    data = json.loads(out)
+    assert (code, data["schema"]) == (0, 1)
+    assert len(data["chips"]) == len(list_chips())
+    h100 = next(chip for chip in data["chips"] if "h100" in chip["aliases"])
+    assert set(h100) >= {"id", "aliases", "vendor", "platform", "grade", "figures"}
+    bf16 = h100["figures"]["peaks.matrix.bf16"]
+    assert bf16["value"] == 989.4e12
+    assert bf16["source"].startswith("https://")
+    assert h100["figures"]["peaks.matrix.fp4"]["value"] is None
+    assert h100["figures"]["peaks.matrix.fp4"]["state"] == "none"
+
+
+def test_json_goes_to_a_file(capsys, tmp_path):
+    code, out = ran(capsys, "show", "h100", "--json", str(tmp_path / "x.json"))
+    assert (code, out) == (0, "")
+    assert json.loads((tmp_path / "x.json").read_text())["chips"][0]["id"] == "nvidia-h100-sxm"
+
+
+def test_show_resolves_the_alias_and_numbers_the_sources(capsys):
+    code, out = ran(capsys, "show", "ascend-910b")
+    assert code == 0
+    assert out.splitlines()[0] == "ascend-910b -> huawei-ascend-910b2"
+    assert "[1] http" in out
+    assert "unknown" in out
+
+
+def test_show_with_the_platform(capsys):
+    _, out = ran(capsys, "show", "ascend-910b", "--platform")
+    assert "device type npu" in out
+
+
+def test_markdown(capsys):
+    code, out = ran(capsys, "--markdown")
+    assert code == 0
+    assert len([line for line in out.splitlines() if line.startswith("|")]) == len(list_chips()) + 2
+    code, out = ran(capsys, "show", "h100", "--markdown")
+    assert out.startswith("# NVIDIA H100")
+
+
+def test_an_unknown_chip_is_exit_2_with_the_nearest(capsys):
+    assert cli.main(["chips", "show", "h10O"]) == 2
+    assert "Did you mean" in capsys.readouterr().err
+
+
+def test_check_reports_all_problems_and_exits_1(capsys, tmp_path):
+    bad = tmp_path / "bad.toml"
+    bad.write_text('schema_version = 1\nid = "bad"\nvendor = 3\n')
+    code, out = ran(capsys, "check", str(bad))
+    assert code == 1
+    assert "bad.toml:3" in out
+    assert out.count("\n") > 3
+    code, out = ran(capsys, "check", str(bad), "--json")
+    assert code == 1
+    assert len(json.loads(out)["problems"]) > 2
+
+
+def test_the_standard_has_no_problems(capsys):
+    assert ran(capsys, "check") == (0, "no problems\n")
+
+
+@pytest.mark.parametrize("kind", ["chips", "platforms", "links", "clusters"])
+def test_schema(capsys, kind):
+    code, out = ran(capsys, "schema", kind)
+    assert code == 0
+    assert json.loads(out)["$schema"].startswith("https://json-schema.org/")
+
+
+@pytest.mark.parametrize("like", ["h100", "tpu-v5p", "ascend-910b", "cpu"])
+def test_a_new_chip_has_no_figure_of_the_other_and_is_well_formed(capsys, tmp_path, like):
+    code, out = ran(capsys, "new", "--like", like, "acme-one")
+    assert code == 0
+    path = tmp_path / "acme-one.toml"
+    path.write_text(out)
+    code, out = ran(capsys, "show", str(path), "--json")
+    assert code == 0, out
+    (chip,) = json.loads(out)["chips"]
+    assert all(figure["value"] is None for figure in chip["figures"].values())
+    _, out = ran(capsys, "check", str(path))
+    # The template's source is not used yet, and its address is not the maker's: both are the author's to fill in.
+    assert {line.split(": ")[1] for line in out.splitlines()[:-1]} <= {"sources.ds", "sources.ds.kind"}
+
+
+def test_a_new_chip_needs_an_id(capsys):
+    assert cli.main(["chips", "new", "--like", "h100", "Acme One"]) == 2
+    assert "no chip id" in capsys.readouterr().err

@@ -263,8 +263,8 @@ def install_hooks(native: Native, count: int) -> None:
             ctypes.CFUNCTYPE(c_int16, c_void_p), lambda _this: native.device[0] >> 8
         ),
         "exchangeDevice": exchange, "maybeExchangeDevice": exchange,
-        "isPinnedPtr": native.constant(0),
-        "getPinnedMemoryAllocator": native.constant(_cpu_allocator()),
+        "isPinnedPtr": native.add(machine_code.is_pinned()),
+        "getPinnedMemoryAllocator": native.constant(_pinned_allocator(native)),
     }  # fmt: skip
     for name, address in entries.items():
         if name in slots:
@@ -283,6 +283,18 @@ def _cpu_allocator() -> int:
     get.restype = c_void_p
     get.argtypes = [ctypes.POINTER(c_int8)]
     return int(get(ctypes.byref(c_int8(0))))
+
+
+def _pinned_allocator(native: Native) -> int:
+    """An allocator of host memory that is marked as pinned: the CPU's, with `allocate` in our words."""
+    slots = vtable_slots("c10/core/Allocator.h", "C10_API Allocator")
+    cpu = _cpu_allocator()
+    vtable = ctypes.cast(cpu, ctypes.POINTER(c_uint64))[0]
+    table = _copy_vtable(vtable, max(slots.values()) + 1)
+    table[slots["allocate"]] = native.add(machine_code.pinned_allocate(cpu, table[slots["allocate"]]))
+    allocator = (c_uint64 * 1)(ctypes.addressof(table))
+    _leak(allocator)
+    return ctypes.addressof(allocator)
 
 
 # ---------------------------------------------------------------- tensors without memory

@@ -92,6 +92,15 @@ def install() -> None:
             library.impl("scaled_dot_product_attention", scaled_dot_product_attention, key)
         library.impl("_fused_sdp_choice", fused_choice, "CUDA")
     _libraries.append(library)
+    backend = torch.backends.cuda
+    backend.can_use_flash_attention = lambda params, debug=False: _flash(*_asked(params))  # type: ignore[assignment]
+    backend.can_use_efficient_attention = lambda params, debug=False: _efficient(*_asked(params)[:3])  # type: ignore[assignment]
+    backend.can_use_cudnn_attention = lambda params, debug=False: False  # type: ignore[assignment]
+
+
+def _asked(params: Any) -> tuple[Any, Any, Any, Any]:
+    """The tensors of `torch.backends.cuda.SDPAParams`."""
+    return params.query, params.key, params.value, params.attn_mask
 
 
 _libraries: list[torch.library.Library] = []

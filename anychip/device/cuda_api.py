@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from anychip.device import comm, profiler
 from anychip.device.runtime import Runtime
 
 DEFAULT_STREAM_RANGE = (0, -5)  # least and greatest priority, as CUDA has them
@@ -86,6 +87,20 @@ class CudaApi:
             "has_cuda": True,
             "has_cudnn": True,
             "_is_flash_attention_available": lambda: True,
+            "_nvtx": profiler.nvtx(),
+            "_nccl_init_rank": nothing,
+            "_set_cached_tensors_enabled": nothing,
+            "_add_cached_tensor": nothing,
+            "_remove_cached_tensor": nothing,
+            "_cuda_CUDAAllocator_AllocatorState": type("AllocatorState", (), {}),
+            "_accelerator_isAllocatorInitialized": lambda: True,
+            "_accelerator_emptyCache": self.emptyCache,
+            "_accelerator_emptyHostCache": nothing,
+            "_accelerator_getDeviceStats": self.memoryStats,
+            "_accelerator_resetPeakStats": self.resetPeakMemoryStats,
+            "_accelerator_resetAccumulatedStats": self.resetAccumulatedMemoryStats,
+            "_accelerator_getMemoryInfo": lambda device: self.memory_info(device),
+            **comm.FUNCTIONS,
         }
 
     # ------------------------------------------------------------ devices
@@ -226,6 +241,10 @@ class CudaApi:
             def cuda_event(self) -> int:
                 return int(self.event_id)
 
+            def elapsed_time(self, end_event: Any) -> float:
+                """Milliseconds; torch's own takes no subclass of its event for the end."""
+                return runtime.elapsed_ms(self.event_id, end_event.event_id)
+
         class Graph(CudaGraph):
             pass
 
@@ -241,6 +260,11 @@ class CudaApi:
             ),
         }
 
+    def memory_info(self, device: int = 0) -> tuple[int, int]:
+        """Bytes free and in all, as the driver sees them: what the caching allocator holds is not free."""
+        total = self.runtime.ask("memory_bytes")
+        return max(total - self.runtime.memory.reserved_bytes(), 0), total
+
     def cudart(self) -> ModuleType:
         """The part of the CUDA runtime that torch exposes to Python."""
         module = ModuleType("torch._C._cudart")
@@ -248,17 +272,13 @@ class CudaApi:
         class CudaError(int):
             success = 0
 
-        def memory_info(device: int = 0) -> tuple[int, int]:
-            total = self.runtime.ask("memory_bytes")
-            return max(total - self.runtime.memory.reserved_bytes(), 0), total
-
         succeed = ("cudaProfilerStart", "cudaProfilerStop", "cudaHostRegister", "cudaHostUnregister", "cudaStreamCreate",
                    "cudaStreamDestroy")  # fmt: skip
         for name in succeed:
             setattr(module, name, lambda *_: 0)
         module.cudaError = CudaError  # type: ignore[attr-defined]
         module.cudaGetErrorString = lambda code: f"error {int(code)}"  # type: ignore[attr-defined]
-        module.cudaMemGetInfo = memory_info  # type: ignore[attr-defined]
+        module.cudaMemGetInfo = self.memory_info  # type: ignore[attr-defined]
         module.cudaRuntimeGetVersion = lambda: 12080  # type: ignore[attr-defined]
         return module
 
@@ -366,6 +386,20 @@ def patch_torch_cuda(runtime: Runtime) -> None:
     for name, function in replaced.items():
         function.__name__ = name
         setattr(cuda, name, function)
+    plans = torch.backends.cuda.cuFFTPlanCache  # no plans are made, so any number of them fits
+    plans.size, plans.max_size, plans.clear = 0, FftPlans(), _nothing  # type: ignore[assignment,method-assign]
+
+
+class FftPlans:
+    """`torch.backends.cuda.cufft_plan_cache.max_size`."""
+
+    value = 4096
+
+    def __get__(self, cache: Any, kind: Any = None) -> int:
+        return self.value
+
+    def __set__(self, cache: Any, value: int) -> None:
+        self.value = value
 
 
 def answer_nvidia_smi(runtime: Runtime) -> None:

@@ -54,7 +54,7 @@ def _complete(runtime: Any) -> None:
     """Everything that needs the whole of torch."""
     import torch
 
-    from anychip.device import _torch, attention, compiling, cuda_api, rng
+    from anychip.device import _torch, attention, compiling, cuda_api, legacy, profiler, rng, storage
     from anychip.device.special import Special
 
     rng.install()
@@ -64,7 +64,8 @@ def _complete(runtime: Any) -> None:
     runtime.kernels.install(Special(runtime.kernels).overrides())
     _torch.probe(runtime.tensors, runtime.count)
     attention.install()
-    compiling.install(runtime)
+    for part in (compiling, legacy, profiler, storage):
+        part.install(runtime)
     cuda_api.answer_nvidia_smi(runtime)
     torch.autograd.set_multithreading_enabled(False)
     torch.version.cuda = CUDA_VERSION

@@ -113,3 +113,52 @@ def _architecture(machine: str | None) -> Callable[[Cells], dict[str, bytes]]:
     if machine in ("aarch64", "arm64"):
         return _arm64
     raise LookupError(f"no device guard for {machine}: x86-64 and arm64 are covered")
+
+
+# ---------------------------------------------------------------- pinned memory
+
+# Written 8 bytes before every pinned block; no allocator puts it there by itself.
+PINNED_MAGIC = 0x70C1_D5A7_3E9B_46F2
+PINNED_ROOM = 192  # bytes more than asked for: 64 or 128 in front, so that a block never begins a page
+
+
+def pinned_allocate(allocator: int, allocate: int, machine: str | None = None) -> bytes:
+    """`DataPtr Allocator::allocate(size_t)`: the CPU allocator's block, begun later and marked as pinned.
+
+    allocator and allocate are the CPU allocator and its function. The DataPtr comes back through hidden
+    storage (rdi; x8), its data pointer first; its context, which is what gets freed, stays as it was.
+    """
+    if _architecture(machine) is _x86_64:
+        return (
+            b"\x53\x48\x89\xfb\x48\x81\xc2" + pack("<I", PINNED_ROOM)  # push rbx; mov rbx, rdi; add rdx, room
+            + b"\x48\xbe" + pack("<Q", allocator) + b"\x48\xb8" + pack("<Q", allocate)  # mov rsi, imm; mov rax, imm
+            + b"\xff\xd0\x48\x8b\x03\x48\x83\xc0\x40"  # call rax; mov rax, [rbx]; add rax, 64
+            + b"\xa9\xff\x0f\x00\x00\x75\x04\x48\x83\xc0\x40"  # test eax, 0xfff; jne +4; add rax, 64
+            + b"\x48\xb9" + pack("<Q", PINNED_MAGIC) + b"\x48\x89\x48\xf8"  # mov rcx, magic; mov [rax-8], rcx
+            + b"\x48\x89\x03\x48\x89\xd8\x5b\xc3"  # mov [rbx], rax; mov rax, rbx; pop rbx; ret
+        )  # fmt: skip
+    # stp x29, x30, [sp, #-32]!; str x8, [sp, #16]; add x1, x1, #192; ldr x0, =allocator; ldr x9, =allocate; blr x9;
+    # ldr x8, [sp, #16]; ldr x9, [x8]; add x9, x9, #64; tst x9, #0xfff; b.ne +8; add x9, x9, #64; ldr x10, =magic;
+    # stur x10, [x9, #-8]; str x9, [x8]; ldp x29, x30, [sp], #32; ret; (nothing)
+    codes = [
+        0xA9BE7BFD, 0xF9000BE8, 0x91030021, 0x58000000 | 15 << 5, 0x58000009 | 16 << 5, 0xD63F0120, 0xF9400BE8,
+        0xF9400109, 0x91010129, 0xF2402D3F, 0x54000041, 0x91010129, 0x5800000A | 10 << 5, 0xF81F812A, 0xF9000109,
+        0xA8C27BFD, RET_ARM, RET_ARM,
+    ]  # fmt: skip
+    return pack("<18I3Q", *codes, allocator, allocate, PINNED_MAGIC)
+
+
+def is_pinned(machine: str | None = None) -> bytes:
+    """`bool isPinnedPtr(const void*)`: whether the mark stands before the block. Reads no other page than the block's."""
+    if _architecture(machine) is _x86_64:
+        return (
+            b"\x31\xc0\x89\xf1\x81\xe1\xff\x0f\x00\x00\x83\xf9\x08\x72\x11"  # eax = 0; (esi & 0xfff) < 8: ret
+            + b"\x48\xb9" + pack("<Q", PINNED_MAGIC) + b"\x48\x39\x4e\xf8\x0f\x94\xc0\xc3"  # cmp [rsi-8], rcx; sete al
+        )  # fmt: skip
+    # movz x0, #0; and x9, x1, #0xfff; cmp x9, #8; b.lo ret; ldur x9, [x1, #-8]; ldr x10, =magic; cmp x9, x10;
+    # cset x0, eq; ret; (nothing)
+    codes = [
+        0xD2800000, 0x92402C29, 0xF100213F, 0x54000003 | 5 << 5, 0xF85F8029, 0x5800000A | 5 << 5, 0xEB0A013F,
+        0x9A9F17E0, RET_ARM, RET_ARM,
+    ]  # fmt: skip
+    return pack("<10IQ", *codes, PINNED_MAGIC)

@@ -35,7 +35,7 @@ class Generator(_Real, metaclass=_Meta):
         return chip
 
     def get_state(self) -> torch.Tensor:
-        return torch.tensor(list(struct.pack("<Qq", self.initial_seed() % 2**64, self._offset)), dtype=torch.uint8)
+        return torch.tensor(list(struct.pack("<Qq", self.initial_seed() % 2**64, self._offset)), dtype=torch.uint8, device="cpu")
 
     def set_state(self, state: torch.Tensor) -> "Generator":
         if state.numel() != STATE_BYTES:

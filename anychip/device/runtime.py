@@ -87,8 +87,14 @@ class Runtime:
             "synchronize_event": lambda event: self.driver.synchronize_event(self._events.get(event, 0)),
             "synchronize_stream": self.driver.synchronize,
             "synchronize_device": self.driver.synchronize,
-            "elapsed_ms": lambda start, end: self.driver.elapsed_ms(self._events.get(start, 0), self._events.get(end, 0)),
+            "elapsed_ms": self.elapsed_ms,
         }
+
+    def elapsed_ms(self, start: int, end: int) -> float:
+        """Milliseconds between two recorded events, given by their handles."""
+        if start not in self._events or end not in self._events:
+            raise ValueError("Both events must be recorded before calculating elapsed time.")
+        return self.driver.elapsed_ms(self._events[start], self._events[end])
 
     def _record_event(self, handle: int, stream: int) -> int:
         """Each recording of an event is an event of its own on the tape; the handle points to the latest."""

@@ -149,12 +149,12 @@ class Special:
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device="meta")
         stride = copied_stride(tensor, memory_format)
         if device is not None and device.type == "cpu":
-            result = torch.empty_strided(tensor.shape, stride, dtype=dtype)
+            result = torch.empty_strided(tensor.shape, stride, dtype=dtype, device="cpu")
             self.note("aten._to_copy.default", (tensor,), (result,))
             result = self.driver.copy_out(tensor).to(dtype)
             if not non_blocking:
                 self.recorder.read()
-            return result if result.stride() == stride else torch.empty_strided(tensor.shape, stride, dtype=dtype).copy_(result)
+            return result if result.stride() == stride else torch.empty_strided(tensor.shape, stride, dtype=dtype, device="cpu").copy_(result)
         key = ("_to_copy", meta_of(tensor), stride, dtype, self.index_of(device or tensor.device))
         entry = self.kernels.cache.get(key)
         if entry is not None:

@@ -91,7 +91,7 @@ class NullDriver:
             if alias is None:
                 if tensor.numel() > SMALL or not overwrites(call.name):
                     return False
-                self.values.put(tensor, torch.zeros(tensor.shape, dtype=tensor.dtype))
+                self.values.put(tensor, torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu"))
                 alias = self.values.alias(tensor)
             assert alias is not None
             stand_ins[id(tensor)] = alias

@@ -55,7 +55,7 @@ class Values:
         base = self.real.get(tensor.untyped_storage().data_ptr())
         if base is None:
             return None
-        empty = torch.empty(0, dtype=tensor.dtype)
+        empty = torch.empty(0, dtype=tensor.dtype, device="cpu")
         return empty.set_(base.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
 
     def put(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
@@ -64,7 +64,7 @@ class Values:
         address = storage.data_ptr()
         self.uniform.pop(address, None)
         if address not in self.real:
-            self.real[address] = torch.zeros(storage.nbytes(), dtype=torch.uint8)
+            self.real[address] = torch.zeros(storage.nbytes(), dtype=torch.uint8, device="cpu")
         alias = self.alias(tensor)
         assert alias is not None
         alias.copy_(value)
@@ -87,8 +87,8 @@ class Values:
         if alias is not None:
             return alias.clone()
         if tensor.numel() > 1 << 14:
-            return torch.zeros(tensor.shape, dtype=tensor.dtype)  # calloc: costs nothing until touched
-        return torch.full(tensor.shape, self.plausible(tensor), dtype=tensor.dtype)
+            return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")  # calloc: costs nothing until touched
+        return torch.full(tensor.shape, self.plausible(tensor), dtype=tensor.dtype, device="cpu")
 
 
 def first_uniform(values: Values, tensors: list[torch.Tensor]) -> float | None:

@@ -1,0 +1,66 @@
+"""What of torch's insides concerns storages and types, beside `_torch` (the rules there hold here too).
+
+A storage's size is written where torch keeps it, because `UntypedStorage.resize_` has no CUDA form in a build
+without CUDA; `torch.cuda.FloatTensor` and its kin are freed of the mark that makes such a build refuse them.
+"""
+
+import ctypes
+
+import torch
+
+from anychip.device._torch import Block, Tensors
+from anychip.errors import UnsupportedTorch
+
+HEAP_TYPE_BYTES = 640  # a PyTypeObject (408 bytes in CPython 3.11) and a PyTensorType's own fields
+STORAGE_WORDS = 12  # 64-bit words of a c10::StorageImpl that are searched for its size
+
+
+class StorageSize:
+    """Reads and writes `StorageImpl::size_bytes_`. Its offset is found by looking, in two storages of known size."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self.tensors = tensors
+        self._words: dict[tuple[int, int], tuple[int, int]] = {}  # (block, bytes) -> its words for the tape
+        sizes = (7_919 * 8, 104_729 * 8)
+        found: list[set[int]] = []
+        for size in sizes:
+            storage = tensors.maker((size,), (1,), torch.uint8, 0)().untyped_storage()
+            words = (ctypes.c_int64 * STORAGE_WORDS).from_address(storage._cdata)
+            found.append({offset for offset in range(STORAGE_WORDS) if words[offset] == size})
+        both = found[0] & found[1]
+        if len(both) != 1:
+            raise UnsupportedTorch(f"torch {torch.__version__}: the size of a storage was not found in it.")
+        self.offset = both.pop() * 8
+
+    def resize(self, storage: torch.UntypedStorage, nbytes: int) -> None:
+        """Give a chip storage another size, and tell the allocator."""
+        tensors = self.tensors
+        tensors.drain()
+        ctypes.c_int64.from_address(storage._cdata + self.offset).value = nbytes
+        block: Block | None = tensors.by_address.get(storage.data_ptr())
+        if block is None or block.nbytes == nbytes:
+            return
+        self._words[block.index, block.nbytes] = block.words, block.free_word
+        tensors.on_free(block)
+        block.nbytes = nbytes
+        block.words, block.free_word = self._words.get((block.index, nbytes), (0, 0))
+        block.pool = []  # it no longer has its pool's layout
+        tensors.on_alloc(block)
+
+
+def free_legacy_types() -> None:
+    """Let `torch.cuda.FloatTensor` and its kin make tensors.
+
+    A PyTensorType (torch/csrc/tensor/python_tensor.cpp) holds two booleans, is_cuda and is_xpu, in front of
+    its name. is_cuda only guards builds without CUDA.
+    """
+    for name in dir(torch.cuda):
+        kind = getattr(torch.cuda, name)
+        if type(kind) is not type(torch.FloatTensor):
+            continue
+        text = f"torch.cuda.{name}\0".encode()
+        at = ctypes.string_at(id(kind), HEAP_TYPE_BYTES).find(text)
+        mark = ctypes.c_bool.from_address(id(kind) + at - 2)
+        if at < 0 or not mark.value:
+            raise UnsupportedTorch(f"torch {torch.__version__}: torch.cuda.{name} is not laid out as expected.")
+        mark.value = False

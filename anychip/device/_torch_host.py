@@ -54,13 +54,14 @@ def free_legacy_types() -> None:
     A PyTensorType (torch/csrc/tensor/python_tensor.cpp) holds two booleans, is_cuda and is_xpu, in front of
     its name. is_cuda only guards builds without CUDA.
     """
-    for name in dir(torch.cuda):
-        kind = getattr(torch.cuda, name)
+    kinds = [*vars(torch.cuda).values(), *vars(torch.cuda.sparse).values()]
+    for kind in kinds:
         if type(kind) is not type(torch.FloatTensor):
             continue
-        text = f"torch.cuda.{name}\0".encode()
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        text = f"{name}\0".encode()
         at = ctypes.string_at(id(kind), HEAP_TYPE_BYTES).find(text)
         mark = ctypes.c_bool.from_address(id(kind) + at - 2)
         if at < 0 or not mark.value:
-            raise UnsupportedTorch(f"torch {torch.__version__}: torch.cuda.{name} is not laid out as expected.")
+            raise UnsupportedTorch(f"torch {torch.__version__}: {name} is not laid out as expected.")
         mark.value = False

@@ -54,17 +54,17 @@ def _complete(runtime: Any) -> None:
     """Everything that needs the whole of torch."""
     import torch
 
-    from anychip.device import _torch, attention, compiling, cuda_api, legacy, profiler, rng, storage
+    from anychip.device import _torch, attention, compiling, cuda_api, legacy, profiler, rng, rnn, shapes, sparse, storage
     from anychip.device.special import Special
 
     rng.install()
     cuda_api.patch_torch_cuda(runtime)
     _torch.install_guard(runtime.native, runtime.device_type, runtime.count, runtime.callbacks())
     _torch.install_hooks(runtime.native, runtime.count)
-    runtime.kernels.install(Special(runtime.kernels).overrides())
+    runtime.kernels.install({**Special(runtime.kernels).overrides(), **shapes.overrides(runtime.kernels)})
     _torch.probe(runtime.tensors, runtime.count)
     attention.install()
-    for part in (compiling, legacy, profiler, storage):
+    for part in (compiling, legacy, profiler, rnn, sparse, storage):
         part.install(runtime)
     cuda_api.answer_nvidia_smi(runtime)
     torch.autograd.set_multithreading_enabled(False)

@@ -20,6 +20,7 @@ UNCHECKED_PREFIXES = ("_foreach_", "_fused_", "_amp_")
 # Never reached on a device, or better left to torch's own composition.
 LEFT_TO_TORCH = {
     "aten::_has_compatible_shallow_copy_type", "aten::is_pinned", "aten::_pin_memory", "aten::_sparse_coo_tensor_with_dims",
+    "aten::_pack_padded_sequence",
 }  # fmt: skip
 
 

@@ -1,0 +1,142 @@
+"""What comes out of the operators that have no meta kernel in torch: shape and dtype of each output, by name.
+
+A rule gets the operator's arguments by name and returns its outputs in order: (shape, dtype), None for one
+that is not there, or a list of those. Adding an operator is one function.
+"""
+
+from collections.abc import Callable
+from math import prod
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from anychip.device.kernels import Kernels, canonical
+from anychip.device.schemas import Schema, schema_of
+
+Rule = Callable[[SimpleNamespace], list[Any]]
+RULES: dict[str, Rule] = {}
+
+GATES = {0: 1, 1: 1, 2: 4, 3: 3}  # cuDNN's RNN modes: relu, tanh, LSTM, GRU
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    def add(function: Rule) -> Rule:
+        for name in names:
+            assert name not in RULES, name
+            RULES[name] = function
+        return function
+
+    return add
+
+
+def like(tensor: torch.Tensor | None) -> Any:
+    return None if tensor is None else (tuple(tensor.shape), tensor.dtype)
+
+
+def overrides(kernels: Kernels) -> dict[str, Callable[..., Any]]:
+    """Operator -> kernel, for the chip's dispatch key."""
+    return {name: kernel(kernels, schema_of(name), rule) for name, rule in RULES.items()}
+
+
+def kernel(kernels: Kernels, schema: Schema, rule: Rule) -> Callable[..., Any]:
+    names = [argument.name for argument in schema.arguments]
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        key = (schema.name, canonical(args), tuple(canonical(one) for one in kwargs.values()))
+        outputs: list[Any] = []
+        if key not in kernels.entries:
+            bound = SimpleNamespace(**{**schema.defaults, **dict(zip(names, args, strict=False)), **kwargs})
+            index = kernels.tensors.native.device[0] >> 8
+            outputs = [_makers(kernels, one, index) for one in rule(bound)]
+        return kernels.call_made(schema, key, args, kwargs, outputs)
+
+    return run
+
+
+def _makers(kernels: Kernels, output: Any, index: int) -> Any:
+    if output is None:
+        return None
+    if isinstance(output, list):
+        return [_makers(kernels, one, index) for one in output]
+    shape, dtype = output
+    stride = tuple(max(prod(shape[dim + 1 :]), 1) for dim in range(len(shape)))
+    return kernels.tensors.maker(tuple(shape), stride, dtype, index)
+
+
+# ---------------------------------------------------------------- recurrent networks
+
+
+@rule("aten::_cudnn_rnn")
+def _cudnn_rnn(of: SimpleNamespace) -> list[Any]:
+    """output, hy, cy, reserve, weight_buf.
+
+    reserve is what training keeps for the backward pass. cuDNN does not publish its size; the gates and the
+    cell of every layer and time step are the least that it needs, and are taken for it.
+    """
+    directions = 2 if of.bidirectional else 1
+    out = of.proj_size or of.hidden_size
+    if of.batch_sizes:
+        batch, steps, shape = of.batch_sizes[0], of.input.shape[0], (of.input.shape[0], out * directions)
+    else:
+        batch = of.input.shape[0 if of.batch_first else 1]
+        steps = of.input.shape[0] * of.input.shape[1]
+        shape = (*of.input.shape[:2], out * directions)
+    dtype, layers = of.input.dtype, of.num_layers * directions
+    kept = steps * of.hidden_size * layers * (GATES[of.mode] + (of.mode == 2)) * dtype.itemsize if of.train else 0
+    cell = ((layers, batch, of.hidden_size) if of.cx is not None else (0,), dtype)
+    return [(shape, dtype), ((layers, batch, out), dtype), cell, ((kept,), torch.uint8), ((0,), dtype)]
+
+
+@rule("aten::_cudnn_rnn_backward")
+def _cudnn_rnn_backward(of: SimpleNamespace) -> list[Any]:
+    mask = of.output_mask
+    return [
+        like(of.input) if mask[0] else None, like(of.hx) if mask[1] else None,
+        like(of.cx) if mask[2] else None, [like(one) for one in of.weight] if mask[3] else [],
+    ]  # fmt: skip
+
+
+@rule("aten::_thnn_fused_lstm_cell")
+def _lstm_cell(of: SimpleNamespace) -> list[Any]:
+    return [like(of.cx), like(of.cx), like(of.input_gates)]
+
+
+@rule("aten::_thnn_fused_lstm_cell_backward_impl")
+def _lstm_cell_backward(of: SimpleNamespace) -> list[Any]:
+    gates = like(of.workspace)
+    return [gates, like(of.cx), ((gates[0][1],), gates[1]) if of.has_bias else None]
+
+
+@rule("aten::_thnn_fused_gru_cell")
+def _gru_cell(of: SimpleNamespace) -> list[Any]:
+    return [like(of.hx), ((of.hx.shape[0], of.hx.shape[1] * 5), of.hx.dtype)]
+
+
+@rule("aten::_thnn_fused_gru_cell_backward")
+def _gru_cell_backward(of: SimpleNamespace) -> list[Any]:
+    batch, hidden = of.grad_hy.shape
+    gates, bias = ((batch, 3 * hidden), of.grad_hy.dtype), ((3 * hidden,), of.grad_hy.dtype)
+    return [gates, gates, like(of.grad_hy), *([bias, bias] if of.has_bias else [None, None])]
+
+
+# ---------------------------------------------------------------- losses and norms
+
+
+@rule("aten::_ctc_loss_backward")
+def _ctc_loss_backward(of: SimpleNamespace) -> list[Any]:
+    return [like(of.log_probs)]
+
+
+@rule("aten::_fused_rms_norm")
+def _fused_rms_norm(of: SimpleNamespace) -> list[Any]:
+    """output, and one reciprocal norm a row, which is kept in float for half types."""
+    normed = len(of.normalized_shape)
+    shape = of.input.shape[: of.input.dim() - normed]
+    dtype = torch.float32 if of.input.dtype in (torch.float16, torch.bfloat16) else of.input.dtype
+    return [like(of.input), ((*shape, *(1,) * normed), dtype)]
+
+
+@rule("aten::_fused_rms_norm_backward")
+def _fused_rms_norm_backward(of: SimpleNamespace) -> list[Any]:
+    return [like(of.input) if of.output_mask[0] else None, like(of.weight) if of.output_mask[1] else None]

@@ -34,11 +34,13 @@ class Session:
         self.runtime = install(
             chip, device_type=self.config["device"], host_measured=self.config["host"] == "measured"
         )
+        from anychip.device import smi
         from anychip.device.hooks import Hooks, Steps
 
         steps = Steps(self.config["steps"], self.config["calls"], self.finish)
         self.hooks = Hooks(self.runtime, steps)
         self.hooks.install()
+        smi.install(self.runtime, Path(self.config["out"]).parent)
         self.runtime.clocks.install()
 
     def save(self, exit_code: int, **meta: Any) -> None:

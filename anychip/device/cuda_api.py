@@ -6,7 +6,6 @@ imported, so that layer runs unchanged and nothing of it is patched but what ask
 """
 
 import os
-import subprocess
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -400,42 +399,3 @@ class FftPlans:
 
     def __set__(self, cache: Any, value: int) -> None:
         self.value = value
-
-
-def answer_nvidia_smi(runtime: Runtime) -> None:
-    """`nvidia-smi` called as a program, where there is none: the line or table that it would print."""
-    real = subprocess.Popen
-
-    class Popen(real):  # type: ignore[type-arg,misc,valid-type]
-        def __init__(self, args: Any, *rest: Any, **kwargs: Any) -> None:
-            words = args.split() if isinstance(args, str) else [os.fspath(one) for one in args]
-            if words and os.path.basename(words[0]) == "nvidia-smi":
-                text = smi_text(runtime, words[1:])
-                args, kwargs["shell"] = ["printf", "%s", text], False
-            super().__init__(args, *rest, **kwargs)
-
-    subprocess.Popen = Popen  # type: ignore[misc]
-
-
-def smi_text(runtime: Runtime, arguments: list[str]) -> str:
-    """What `nvidia-smi` prints for these arguments: --query-gpu as CSV, -L as a list, else a short table."""
-    total_mib, used_mib = runtime.ask("memory_bytes") >> 20, runtime.memory.reserved_bytes() >> 20
-    known = {
-        "index": "0", "name": runtime.ask("name"), "gpu_name": runtime.ask("name"), "count": str(runtime.count),
-        "memory.total": f"{total_mib} MiB", "memory.used": f"{used_mib} MiB", "memory.free": f"{total_mib - used_mib} MiB",
-        "utilization.gpu": "100 %", "utilization.memory": "50 %", "temperature.gpu": "60",
-        "power.draw": f"{runtime.ask('power_w'):.2f} W", "power.limit": f"{runtime.ask('power_w'):.2f} W",
-        "driver_version": "570.00", "uuid": "GPU-00000000-0000-0000-0000-000000000000",
-        "compute_cap": ".".join(map(str, runtime.ask("capability"))), "compute_mode": "Default",
-    }  # fmt: skip
-    query = next((one.split("=", 1)[1] for one in arguments if one.startswith("--query-gpu=")), None)
-    if query is None:
-        if "-L" in arguments:
-            return f"GPU 0: {known['name']} (UUID: {known['uuid']})\n"
-        return f"virtual chip\n| 0  {known['name']} | {used_mib}MiB / {total_mib}MiB |\n"
-    style = next((one.split("=", 1)[1] for one in arguments if one.startswith("--format=")), "csv").split(",")
-    fields = [known.get(name.strip(), "[N/A]") for name in query.split(",")]
-    if "nounits" in style:
-        fields = [one.rsplit(" ", 1)[0] if one.endswith((" MiB", " %", " W")) else one for one in fields]
-    head = "" if "noheader" in style else ", ".join(query.split(",")) + "\n"
-    return head + ", ".join(fields) + "\n"

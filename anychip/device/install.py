@@ -54,7 +54,7 @@ def _complete(runtime: Any) -> None:
     """Everything that needs the whole of torch."""
     import torch
 
-    from anychip.device import _torch, attention, compiling, cuda_api, legacy, profiler, rng, rnn, shapes, sparse, storage
+    from anychip.device import _torch, attention, compiling, cuda_api, legacy, nvml, profiler, rng, rnn, shapes, sparse, storage
     from anychip.device.special import Special
 
     rng.install()
@@ -64,9 +64,8 @@ def _complete(runtime: Any) -> None:
     runtime.kernels.install({**Special(runtime.kernels).overrides(), **shapes.overrides(runtime.kernels)})
     _torch.probe(runtime.tensors, runtime.count)
     attention.install()
-    for part in (compiling, legacy, profiler, rnn, sparse, storage):
+    for part in (compiling, legacy, nvml, profiler, rnn, sparse, storage):
         part.install(runtime)
-    cuda_api.answer_nvidia_smi(runtime)
     torch.autograd.set_multithreading_enabled(False)
     torch.version.cuda = CUDA_VERSION
     runtime.recorder.tape.clear()

@@ -69,6 +69,18 @@ class Values:
         assert alias is not None
         alias.copy_(value)
 
+    def spelled_out(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """The values of a small tensor that is only known to be uniform: from here on they are real ones."""
+        storage = tensor.untyped_storage()
+        uniform = self.uniform.get(storage.data_ptr())
+        elements = storage.nbytes() // tensor.element_size()
+        if uniform is None or elements > SMALL:
+            return None
+        base = torch.full((elements,), uniform, dtype=tensor.dtype, device="cpu")
+        self.real[storage.data_ptr()] = base.view(torch.uint8)
+        del self.uniform[storage.data_ptr()]
+        return self.alias(tensor)
+
     def plausible(self, tensor: torch.Tensor) -> float | int | bool:
         """One element's value for a tensor without real values."""
         uniform = self.uniform.get(tensor.untyped_storage().data_ptr())

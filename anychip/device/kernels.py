@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from anychip.device._torch import DISPATCH_KEYS, Tensors, cpu_keyset, dtype_name
+from anychip.device.checks import same_device
 from anychip.device.schemas import Schema, device_operators, schema_of
 from anychip.drivers.base import Call, Driver
 from anychip.record.op import Op, TensorMeta
@@ -167,6 +168,7 @@ class Kernels:
         """Learn the outputs (from torch's meta kernel unless they are given), describe the op for the tape."""
         tensors = flat_tensors((args, kwargs))
         if outputs is None:
+            same_device(schema, args, kwargs)
             index = self._device_index(tensors, kwargs)
             outputs = [self._makers(one, index) for one in self._meta(schema, args, kwargs)]
         layouts = [layout_of(make) for make in flat_makers(outputs)]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from anychip.forecast import Forecast as Forecast
     from anychip.record.program import Program as Program
     from anychip.spec import Chip as Chip
+    from anychip.standins.custom import kernel as kernel
 
 __version__ = "0.1.0"
 
@@ -33,11 +34,12 @@ _NAMES = {
     "Chip": "anychip.spec",
     "Forecast": "anychip.forecast",
     "Program": "anychip.record.program",
+    "kernel": "anychip.standins.custom",
 }
 # verb, which is a subpackage too -> the module that defines the function
 _VERBS = {"forecast": "anychip.api", "record": "anychip.api"}
 
-__all__ = ["Answer", "Chip", "Forecast", "Program", "__version__", "forecast", "record"]
+__all__ = ["Answer", "Chip", "Forecast", "Program", "__version__", "forecast", "kernel", "record"]
 
 
 class _Verb(ModuleType):

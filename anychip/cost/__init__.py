@@ -1,5 +1,6 @@
 """Costs: an op's work, free of any chip, and its time on one."""
 
+import anychip.cost.custom
 import anychip.cost.matrix
 import anychip.cost.memory  # noqa: F401  (registers its formulas)
 from anychip.cost.machine import machine

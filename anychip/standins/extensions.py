@@ -1,0 +1,195 @@
+"""CUDA extensions: modules of compiled kernels that cannot be built or loaded here.
+
+Served where a program builds one (`torch.utils.cpp_extension.load`, `load_inline`, with CUDA sources) and where it
+imports one that a `setup.py` near it declares. Their functions record one op, `extension.<module>.<function>`. What they
+return cannot be known from outside; `anychip.kernel` says it, and what it costs.
+"""
+
+import ast
+import importlib
+import importlib.abc
+import importlib.machinery
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from anychip.standins import custom, recording
+from anychip.standins.guarded import hidden
+
+CUDA_SUFFIXES = (".cu", ".cuh")
+_BOUND = re.compile(r'\.(?:def|impl)\(\s*"(\w+)(?:\([^"]*)?"\s*,\s*(?:TORCH_FN\()?&?\s*(?:[\w:]+::)?(\w+)')
+
+
+class ExtensionFunction:
+    """A function of a module that was not built. returns_nothing: from its C++ signature; None where unknown."""
+
+    def __init__(self, module: str, name: str, returns_nothing: bool | None) -> None:
+        self.__name__, self.__qualname__, self.__module__ = name, name, module
+        self.op = f"extension.{module}.{name}"
+        self.returns_nothing = returns_nothing
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from anychip.device.kernels import flat_tensors
+
+        tensors = flat_tensors((args, kwargs))
+        if not recording.any_on_chip(tensors):
+            raise RuntimeError(f"{self.op}: this CUDA extension is not built here, and no argument is on the chip.")
+        cost = custom.COSTS.get(self.op)
+        if cost is not None:
+            return custom.record_call(f"custom.{self.op}", cost, args, kwargs)
+        if not self.returns_nothing:
+            raise RuntimeError(
+                f"{self.op} is a CUDA extension's function that is not built here, so what it returns is not known. Say it "
+                f'before the call: anychip.kernel("{self.op}", outputs=lambda *args: ..., flop=lambda *args: ...); '
+                "see docs/kernels.md."
+            )
+        moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        recording.launch(self.op, (*args, *kwargs.values()), (), tensors, (("bytes", moved),))
+        recording.runtime().recorder.warn(
+            f"{self.op}: a CUDA extension, priced by the bytes of its tensors; anychip.kernel gives it its cost"
+        )
+        return None
+
+
+def make_module(name: str, sources: Iterable[str], functions: Iterable[str] = ()) -> ModuleType:
+    """A module with a function for each name that the C++ text binds, and for `functions`."""
+    module = ModuleType(name)
+    text = "\n".join(sources)
+    bound = dict(_BOUND.findall(text)) | {one: one for one in functions}
+    for python, cxx in bound.items():
+        setattr(module, python, ExtensionFunction(name, python, _returns_nothing(text, cxx)))
+    module.__dict__["__anychip__"] = True
+    if not bound:
+        module.__dict__["__getattr__"] = _any_function(name)
+    if recording.runtime() is not None:
+        recording.runtime().recorder.warn(
+            f"CUDA extension {name} is not built here: its functions are recorded, not run"
+        )
+    return module
+
+
+def _any_function(module: str) -> Any:
+    def __getattr__(name: str) -> ExtensionFunction:
+        if name.startswith("__"):
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return ExtensionFunction(module, name, None)
+
+    return __getattr__
+
+
+def _returns_nothing(text: str, function: str) -> bool | None:
+    found = re.search(rf"([\w:<>&,\s*]*?)\b{re.escape(function)}\s*\([^;{{]*\)\s*[;{{]", text)
+    return None if found is None or not found[1].strip() else found[1].split()[-1] == "void"
+
+
+# Built by the program -------------------------------------------------------------------------------------------------
+
+
+def install(runtime: Any) -> None:
+    """Answer `load` and `load_inline` for extensions with CUDA sources; others are built as always."""
+    cpp_extension: Any = importlib.import_module("torch.utils.cpp_extension")
+    real_load, real_inline = cpp_extension.load, cpp_extension.load_inline
+
+    def load(name: str, sources: Any, *args: Any, **kwargs: Any) -> Any:
+        paths = [sources] if isinstance(sources, str) else [str(one) for one in sources]
+        if not any(path.endswith(CUDA_SUFFIXES) for path in paths):
+            return real_load(name, sources, *args, **kwargs)
+        return make_module(name, [_read(Path(path)) for path in paths])
+
+    def load_inline(
+        name: str, cpp_sources: Any, cuda_sources: Any = None, functions: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        if not cuda_sources:
+            return real_inline(name, cpp_sources, cuda_sources, functions, *args, **kwargs)
+        texts = [*_texts(cpp_sources), *_texts(cuda_sources)]
+        return make_module(name, texts, _texts(functions) if not isinstance(functions, dict) else functions)
+
+    cpp_extension.load = load
+    cpp_extension.load_inline = load_inline
+
+
+def _texts(value: Any) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+# Imported by the program ----------------------------------------------------------------------------------------------
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Serves a missing module that a setup.py beside the program declares as a CUDAExtension."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        sources = declared(tuple(sys.path[:2])).get(fullname)
+        if sources is None or hidden():
+            return None
+        return importlib.machinery.ModuleSpec(fullname, _Loader(fullname, sources))
+
+
+class _Loader(importlib.abc.Loader):
+    def __init__(self, name: str, sources: tuple[Path, ...]) -> None:
+        self.name, self.sources = name, sources
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return make_module(self.name, [_read(path) for path in self.sources])
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+DEPTH = 3  # folders below the program's own in which setup.py files are looked for
+MOST_FILES = 2000
+
+
+@cache
+def declared(folders: tuple[str, ...]) -> dict[str, tuple[Path, ...]]:
+    """Name -> sources of every CUDAExtension in the setup.py files at or below these folders."""
+    found: dict[str, tuple[Path, ...]] = {}
+    for folder in dict.fromkeys(folders):
+        root = Path(folder or ".")
+        if "site-packages" in folder or "/lib/python" in folder or not root.is_dir():
+            continue
+        for setup in _setups(root):
+            for name, sources in _extensions(setup):
+                found.setdefault(name, sources)
+    return found
+
+
+def _setups(root: Path) -> list[Path]:
+    found: list[Path] = []
+    for depth in range(DEPTH + 1):
+        for number, path in enumerate(root.glob("*/" * depth + "setup.py")):
+            if number >= MOST_FILES:
+                break
+            found.append(path)
+    return found
+
+
+def _extensions(setup: Path) -> list[tuple[str, tuple[Path, ...]]]:
+    text = _read(setup)
+    if "CUDAExtension" not in text:
+        return []
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return []
+    found = []
+    for call in (one for one in ast.walk(tree) if isinstance(one, ast.Call)):
+        called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        named = next((one.value for one in call.keywords if one.arg == "name"), call.args[0] if call.args else None)
+        if called == "CUDAExtension" and isinstance(named, ast.Constant):
+            beside = [path for path in setup.parent.rglob("*") if path.suffix in (".cpp", ".cu", ".cc")][:MOST_FILES]
+            found.append((str(named.value), tuple(beside)))
+    return found

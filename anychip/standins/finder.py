@@ -1,0 +1,131 @@
+"""The import hook: serves a stand-in where a program imports a library that is not installed.
+
+It stands behind all other finders, so an installed package always wins; nothing is written to disk.
+`LIBRARIES` is the list; each row names the file here that has the names (`MODULES`) and the version that it follows.
+"""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from anychip.standins import recording
+from anychip.standins.guarded import asked_by_find_spec, hidden
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library with a stand-in. file: module of this folder; priced: how its work is priced, for the report."""
+
+    file: str
+    priced: str
+    key: str = ""  # in a platform's [libraries]; the name itself where empty
+
+
+LIBRARIES: dict[str, Library] = {
+    "flash_attn": Library("flash_attn", "its attention is priced as torch's fused attention"),
+    "apex": Library("apex", "its optimizers and norms are priced as torch's fused ones"),
+    "amp_C": Library("amp_c", "its list kernels are priced as torch's", "apex"),
+    "xformers": Library("xformers", "its attention is priced as torch's fused attention"),
+    "bitsandbytes": Library("bitsandbytes", "its optimizers are priced by bytes, its layers as products of torch's"),
+    "transformer_engine": Library("transformer_engine", "its layers are priced as torch's products and norms"),
+    "liger_kernel": Library("liger_kernel", "its kernels are priced by FLOP and bytes as fused ones"),
+    "deepspeed": Library("deepspeed", "its fused optimizers are priced as torch's"),
+    "triton": Library("triton", "its kernels are priced by the bytes of their tensors"),
+    "cupy": Library("cupy", "its raw kernels are priced by the bytes of their tensors"),
+}
+
+
+# Libraries without a stand-in that work here once they are installed: how.
+NEEDED = {
+    "torchvision": "No module named 'torchvision': install the release for this torch without its dependencies "
+    "(python -m pip install --no-deps torchvision pillow); any build will do, anychip supplies the compiled operators.",
+}
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Finds stand-ins; the last finder of the process."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        top = fullname.partition(".")[0]
+        if fullname in NEEDED and not asked_by_find_spec():
+            raise ModuleNotFoundError(NEEDED[fullname], name=fullname)
+        library = LIBRARIES.get(top)
+        if library is None or (fullname == top and hidden()):
+            return None
+        if fullname != top and not hasattr(sys.modules.get(top), "__anychip__"):
+            return None  # a module that an installed library lacks is not ours to add
+        file = importlib.import_module(f"anychip.standins.{library.file}")
+        tables = modules_of(file)
+        if fullname in tables:
+            return importlib.machinery.ModuleSpec(fullname, Loader(fullname, top, file), is_package=True)
+        parent, _, name = fullname.rpartition(".")
+        if name in getattr(file, "UNCOVERED", {}).get(parent, ()):
+            raise ImportError(not_covered(top, fullname), name=fullname)
+        raise ModuleNotFoundError(not_covered(top, fullname), name=fullname)
+
+
+def modules_of(file: ModuleType) -> Mapping[str, Mapping[str, Any]]:
+    """Module name -> its names; packages that lie between are empty modules."""
+    tables: dict[str, Mapping[str, Any]] = dict(file.MODULES)
+    for name in list(tables):
+        while "." in name:
+            name = name.rpartition(".")[0]
+            tables.setdefault(name, {})
+    return tables
+
+
+class Loader(importlib.abc.Loader):
+    def __init__(self, fullname: str, top: str, file: ModuleType) -> None:
+        self.fullname, self.top, self.file = fullname, top, file
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__dict__.update(modules_of(self.file)[self.fullname])
+        module.__dict__["__anychip__"] = True
+        module.__dict__["__getattr__"] = _missing(self.top, self.fullname, self.file)
+        if self.fullname == self.top:
+            module.__dict__["__version__"] = f"{self.file.VERSION}+anychip"
+            served = getattr(self.file, "served", None)
+            if served is not None:
+                served()
+            _warn(self.top)
+
+
+def _missing(top: str, fullname: str, file: ModuleType) -> Callable[[str], Any]:
+    uncovered = getattr(file, "UNCOVERED", {}).get(fullname, ())
+    submodules = modules_of(file)
+
+    def __getattr__(name: str) -> Any:
+        if f"{fullname}.{name}" in submodules:
+            return importlib.import_module(f"{fullname}.{name}")
+        if name in uncovered:
+            raise AttributeError(not_covered(top, f"{fullname}.{name}"))
+        raise AttributeError(f"module {fullname!r} has no attribute {name!r}")
+
+    return __getattr__
+
+
+def not_covered(top: str, name: str) -> str:
+    return f"{top} is not installed, and anychip's stand-in for it does not cover {name}; install {top} to use it."
+
+
+def _warn(top: str) -> None:
+    """Say in the report what was priced in place of the library, as far as the chip's platform file knows."""
+    runtime, library = recording.runtime(), LIBRARIES[top]
+    if runtime is None:
+        return
+    platform = runtime.chip.platform
+    inside = platform.libraries.get(library.key or top)
+    where = f" ({platform.id} has none)" if inside in ("none", None) else ""
+    if inside not in ("none", "sdpa", "torch", "triton", None):
+        where = f" ({platform.id} has {inside} for it)"
+    runtime.recorder.warn(f"{top} is not installed{where}: {library.priced}")

@@ -1,0 +1,90 @@
+"""Installed libraries that need a word before they work on a chip that is not there: patched right after their import."""
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+
+def _torchvision(module: ModuleType) -> None:
+    from anychip.standins import torchvision
+
+    torchvision.complete(module)
+
+
+def _triton(module: ModuleType) -> None:
+    from anychip.standins import triton
+
+    triton.patch(module)
+
+
+PATCHES: dict[str, Callable[[ModuleType], None]] = {
+    "torchvision.extension": _torchvision,
+    "triton.runtime.autotuner": _triton,
+    "triton.runtime.driver": _triton,
+    "triton.runtime.jit": _triton,
+}
+
+
+# Modules of torch that look whether Triton is there: they must not find the stand-in, which compiles nothing.
+WITHOUT_TRITON = frozenset({"torch._inductor.runtime.triton_compat"})
+
+
+class AfterImport(importlib.abc.MetaPathFinder):
+    """Finds what the other finders find, and calls a patch once the module has run."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        patch = PATCHES.get(fullname)
+        if patch is None and fullname not in WITHOUT_TRITON:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if spec.loader is not None and not _ours(spec.loader):
+                    spec.loader = _Patched(spec.loader, patch) if patch else _WithoutTriton(spec.loader)
+                return spec
+        return None
+
+
+def _ours(loader: Any) -> bool:
+    return type(loader).__module__.startswith("anychip.")
+
+
+class _Wrapped(importlib.abc.Loader):
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        module: ModuleType | None = self.loader.create_module(spec)
+        return module
+
+    def __getattr__(self, name: str) -> Any:  # resources, source, and whatever else is asked of a loader
+        return getattr(self.loader, name)
+
+
+class _Patched(_Wrapped):
+    def __init__(self, loader: Any, patch: Callable[[ModuleType], None]) -> None:
+        super().__init__(loader)
+        self.patch = patch
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.loader.exec_module(module)
+        self.patch(module)
+
+
+class _WithoutTriton(_Wrapped):
+    def exec_module(self, module: ModuleType) -> None:
+        kept = sys.modules.get("triton")
+        if kept is None or not hasattr(kept, "__anychip__"):
+            self.loader.exec_module(module)
+            return
+        modules: dict[str, Any] = sys.modules
+        modules["triton"] = None  # how Python says: not there
+        try:
+            self.loader.exec_module(module)
+        finally:
+            sys.modules["triton"] = kept

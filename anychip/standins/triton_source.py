@@ -1,0 +1,78 @@
+"""Which pointer parameters of a Triton kernel are read and which are written, from its source alone."""
+
+import ast
+import inspect
+import textwrap
+from typing import Any
+
+LOADS = {"load", "atomic_add", "atomic_max", "atomic_min", "atomic_and", "atomic_or", "atomic_xor", "atomic_cas"}
+STORES = {"store", "atomic_xchg"} | (LOADS - {"load"})
+POINTER_ARGUMENTS = ("pointer", "ptr", "desc")
+
+
+def roles(function: Any) -> dict[str, tuple[bool, bool]]:
+    """Parameter -> (read, written). Parameters that no load or store names are left out; {} without source."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    definition = next((one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)), None)
+    if definition is None:
+        return {}
+    every = definition.args
+    parameters = {one.arg for one in (*every.posonlyargs, *every.args, *every.kwonlyargs)}
+    origins = _origins(definition, parameters)
+    found: dict[str, tuple[bool, bool]] = {}
+    for call in (one for one in ast.walk(definition) if isinstance(one, ast.Call)):
+        name = _called(call)
+        pointer = _pointer(call)
+        if name not in LOADS | STORES or pointer is None:
+            continue
+        for parameter in _from(pointer, origins):
+            read, written = found.get(parameter, (False, False))
+            found[parameter] = read or name in LOADS, written or name in STORES
+    return found
+
+
+def _called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def _pointer(call: ast.Call) -> ast.expr | None:
+    """The address argument: the first one, or the object of a descriptor's method (`desc.load(...)`)."""
+    if isinstance(call.func, ast.Attribute) and not (
+        isinstance(call.func.value, ast.Name) and call.func.value.id in ("tl", "triton", "language")
+    ):
+        return call.func.value
+    if call.args:
+        return call.args[0]
+    return next((one.value for one in call.keywords if one.arg in POINTER_ARGUMENTS), None)
+
+
+def _origins(definition: ast.FunctionDef, parameters: set[str]) -> dict[str, set[str]]:
+    """Variable -> the parameters that its address can come from. Three passes reach through loops."""
+    origins = {name: {name} for name in parameters}
+    for _ in range(3):
+        for node in ast.walk(definition):
+            if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) and node.value is not None:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                source = _from(node.value, origins)
+                for target in targets:
+                    for name in (one.id for one in ast.walk(target) if isinstance(one, ast.Name)):
+                        origins.setdefault(name, set()).update(source)
+    return origins
+
+
+def _from(expression: ast.expr, origins: dict[str, set[str]]) -> set[str]:
+    """Parameters in an address; what a load returned is data, and no address of the tensor it came from."""
+    if isinstance(expression, ast.Call) and _called(expression) in LOADS | {"program_id", "arange"}:
+        return set()
+    if isinstance(expression, ast.Name):
+        return set(origins.get(expression.id, ()))
+    found: set[str] = set()
+    for child in ast.iter_child_nodes(expression):
+        if isinstance(child, ast.expr):
+            found |= _from(child, origins)
+        elif isinstance(child, ast.keyword):
+            found |= _from(child.value, origins)
+    return found

@@ -67,6 +67,8 @@ class Hooks:
         self._depth = 0
         self._optimizers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self.parameters: set[int] = set()
+        self._watched: Any = None  # a parameter of the module that was called last, weakly
+        self._had_gradient = False
 
     def install(self) -> None:
         self._hook_modules()
@@ -103,6 +105,7 @@ class Hooks:
         if marked:
             self.runtime.clocks.count_host()
             if training:
+                self._stepped_by_hand(parameters)
                 self.steps.forward()
             self.tape.append(BEGIN[training])
             self._name_submodules(module)
@@ -117,6 +120,17 @@ class Hooks:
             if marked:
                 self.tape.append(END[training])
                 self.steps.call()
+
+    def _stepped_by_hand(self, parameters: list[Any]) -> None:
+        """A program without optimizers drops its gradients once it has used them; so it has taken a step."""
+        watched = self._watched() if self._had_gradient and not self._optimizers else None
+        if watched is not None and watched.grad is None:
+            self.steps.optimizer(0)
+            self._note_parameters(parameters)
+            marks = word(Kind.MARK, Mark.OPTIMIZER_BEGIN), word(Kind.MARK, Mark.OPTIMIZER_END)
+            self.tape.extend((word(Kind.OPTIMIZER, 0), *marks))
+        self._watched = weakref.ref(next(one for one in parameters if one.requires_grad))
+        self._had_gradient = False
 
     def _name_submodules(self, module: torch.nn.Module) -> None:
         if id(module) not in self._paths:
@@ -153,6 +167,8 @@ class Hooks:
                 self._depth = depth
                 self.runtime.regions.end_backward()
                 self.tape.append(word(Kind.MARK, Mark.BACKWARD_END))
+                watched = self._watched() if self._watched is not None else None
+                self._had_gradient = watched is not None and watched.grad is not None
 
         return backward
 
@@ -162,13 +178,16 @@ class Hooks:
             return
         number = self._optimizers.setdefault(optimizer, len(self._optimizers))
         self.steps.optimizer(number)
+        self._note_parameters(parameters)
+        self.tape.append(word(Kind.OPTIMIZER, number))
+        self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_BEGIN))
+
+    def _note_parameters(self, parameters: list[Any]) -> None:
         by_address = self.runtime.tensors.by_address
         for one in parameters:
             block = by_address.get(one.untyped_storage().data_ptr()) if one.device.type != "cpu" else None
             if block is not None and block.words:
                 self.parameters.add(block.words >> 5)
-        self.tape.append(word(Kind.OPTIMIZER, number))
-        self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_BEGIN))
 
     def _optimizer_end(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if optimizer in self._optimizers:

@@ -5,6 +5,7 @@ the import ends in `operator torchvision::nms does not exist`. Its models, trans
 operators are declared it imports. On the chip each operator is one op with torchvision's own output shapes.
 """
 
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -23,6 +24,7 @@ _DEFORM = (
 
 SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     f"roi_align(Tensor input, {_ROI}, int sampling_ratio, bool aligned) -> Tensor",
     f"_roi_align_backward(Tensor grad, {_ROI}, {_MAP}, int sampling_ratio, bool aligned) -> Tensor",
     f"roi_pool(Tensor input, {_ROI}) -> (Tensor, Tensor)",
@@ -38,20 +40,24 @@ SCHEMAS = (
     f"_deform_conv2d_backward(Tensor grad, {_DEFORM}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 
-_libraries: list[torch.library.Library] = []
+_libraries: list[Any] = []  # kept, as a library's kernels go with it
 
 
 def complete(extension: ModuleType) -> None:
     """Declare what is missing and register kernels for the chip; called after `torchvision.extension` has run."""
+    # The chip answers with a CUDA version of its own, which need not be the one torchvision was built with.
+    extension._check_cuda_version = lambda *_: -1  # type: ignore[attr-defined]
     missing = not hasattr(torch.ops.torchvision, "nms")
     if missing:
-        library = torch.library.Library("torchvision", "DEF")
+        library = _library("DEF")
         for schema in SCHEMAS:
             library.define(schema)
         library.impl("nms", nms_on_cpu, "CPU")
-        library.impl("roi_align", _roi_align_on_cpu, "CompositeImplicitAutograd")
+        for key in ("AutogradCPU", "CPU"):
+            library.impl("roi_align", _roi_align_on_cpu, key)
         _libraries.append(library)
-        extension._has_ops = lambda: True  # type: ignore[attr-defined]
+        # False while torchvision registers meta kernels of its own (its first import), which want all of its operators.
+        extension._has_ops = lambda: "torchvision.ops" in sys.modules  # type: ignore[attr-defined]
         extension._assert_has_ops = lambda: None  # type: ignore[attr-defined]
     runtime = recording.runtime()
     if runtime is not None:
@@ -62,11 +68,16 @@ def complete(extension: ModuleType) -> None:
             )
 
 
+def _library(kind: str) -> Any:
+    make: Any = torch.library.Library
+    return make("torchvision", kind)
+
+
 def _register(runtime: Any) -> None:
     from anychip.device._torch import DISPATCH_KEYS
 
     key = DISPATCH_KEYS[runtime.device_type]
-    library = torch.library.Library("torchvision", "IMPL")
+    library = _library("IMPL")
     for name, kernel in KERNELS.items():
         for place in (f"Autograd{key}", key):
             library.impl(name, kernel, place)

@@ -99,7 +99,10 @@ class Hooks:
         torch.nn.Module.__call__ = __call__  # type: ignore[method-assign,assignment]
 
     def _outermost(self, original: Callable[..., Any], module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
-        parameters = [one for one in module.parameters() if one.device.type != "cpu"]
+        every = list(module.parameters())
+        parameters = [one for one in every if one.device.type != "cpu"]
+        if every and not parameters:
+            return original(module, *args, **kwargs)  # a model on the host is nothing to the chip
         training = torch.is_grad_enabled() and any(one.requires_grad for one in parameters)
         marked = bool(parameters)
         if marked:

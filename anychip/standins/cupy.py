@@ -1,0 +1,116 @@
+"""Stand-in for the part of CuPy that PyTorch programs use: kernels of CUDA C, launched on the addresses of tensors.
+
+Arrays of CuPy's own are not covered.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from anychip.standins import custom, recording
+
+VERSION = "13.5.1"
+
+_PARAMETERS = re.compile(r"__global__[\w\s]*?\b{}\s*\(([^)]*)\)", re.S)
+
+
+class RawKernel:
+    """A kernel of CUDA C. `kernel(grid, block, args)` records one op, `cupy.<name>`."""
+
+    def __init__(
+        self, code: str, name: str, options: Sequence[str] = (), backend: str = "nvrtc", **_options: Any
+    ) -> None:
+        self.code, self.name = code, name
+        self.const = constants(code, name)
+
+    def __call__(self, grid: Any, block: Any, args: Sequence[Any], *, shared_mem: int = 0, **_options: Any) -> None:
+        tensors = [_behind(one) for one in args]
+        found = [one for one in tensors if one is not None]
+        if not recording.any_on_chip(found):
+            raise ValueError(f"cupy kernel {self.name}: no argument is a tensor on the chip or the address of one")
+        given = tuple(one if tensor is None else tensor for one, tensor in zip(args, tensors, strict=True))
+        cost = custom.COSTS.get(f"cupy.{self.name}")
+        if cost is not None:
+            custom.record_call(f"custom.cupy.{self.name}", cost, given, {})
+            return
+        written = [one for n, one in enumerate(tensors) if one is not None and n not in self.const]
+        moved = sum(one.numel() * one.element_size() for one in found)
+        plain = tuple(one if isinstance(one, torch.Tensor | int | float | bool) else str(one) for one in given)
+        recording.launch(f"custom.cupy.{self.name}", plain, (), written, (("bytes", moved),))
+        recording.runtime().recorder.warn(
+            f"cupy kernel {self.name}: priced by the bytes of its tensors; anychip.kernel gives it its cost"
+        )
+
+
+def constants(code: str, name: str) -> set[int]:
+    """Positions of the parameters that a kernel of CUDA C declares const."""
+    found = re.search(_PARAMETERS.pattern.format(re.escape(name)), code, re.S)
+    return {n for n, one in enumerate(found[1].split(",")) if "const" in one} if found else set()
+
+
+def _behind(value: Any) -> torch.Tensor | None:
+    """The tensor that an argument is, or whose address it is."""
+    if isinstance(value, torch.Tensor):
+        return value
+    runtime = recording.runtime()
+    block = runtime.tensors.by_address.get(int(value)) if runtime is not None and isinstance(value, int) else None
+    if block is None:
+        return None
+    made = torch.empty(0, dtype=torch.uint8, device=runtime.device_type)
+    storage = runtime.tensors.storage_of(block) if hasattr(runtime.tensors, "storage_of") else None
+    return made if storage is None else made.set_(storage)
+
+
+class RawModule:
+    def __init__(self, *, code: str, **_options: Any) -> None:
+        self.code = code
+
+    def get_function(self, name: str) -> RawKernel:
+        return RawKernel(self.code, name)
+
+
+def compile_with_cache(source: str, *_args: Any, **_options: Any) -> RawModule:
+    return RawModule(code=source)
+
+
+def memoize(for_each_device: bool = False) -> Callable[[Any], Any]:
+    from functools import cache
+
+    return cache
+
+
+class _Stream:
+    """`cupy.cuda.Stream` over an address: kernels go to torch's current stream."""
+
+    def __init__(self, ptr: int = 0, **_options: Any) -> None:
+        self.ptr = ptr
+
+    def __enter__(self) -> "_Stream":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+
+class _Device(_Stream):
+    pass
+
+
+_CUDA: dict[str, Any] = {
+    "compile_with_cache": compile_with_cache, "ExternalStream": _Stream, "Stream": _Stream, "Device": _Device,
+}  # fmt: skip
+
+MODULES: dict[str, dict[str, Any]] = {
+    "cupy": {"RawKernel": RawKernel, "RawModule": RawModule, "memoize": memoize},
+    "cupy.cuda": _CUDA,
+    "cupy.util": {"memoize": memoize},
+    "cupy._util": {"memoize": memoize},
+}
+
+UNCOVERED: dict[str, tuple[str, ...]] = {
+    "cupy": ("array", "asarray", "zeros", "ones", "empty", "arange", "ndarray", "random", "linalg", "fft", "sum", "dot", "matmul",
+             "fuse", "ElementwiseKernel", "ReductionKernel", "asnumpy", "get_array_module", "from_dlpack", "float32", "int32"),
+    "cupy.cuda": ("runtime", "memory", "Event", "nvtx", "set_allocator", "MemoryPool", "driver", "device"),
+}  # fmt: skip

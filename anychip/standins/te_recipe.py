@@ -1,0 +1,71 @@
+"""`transformer_engine.common.recipe`: how FP8 scales are kept. Which recipe is used changes no shape here."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple
+
+
+class _Range(NamedTuple):
+    max_fwd: float
+    max_bwd: float
+
+
+class Format(Enum):
+    """Largest values forward and backward."""
+
+    E4M3 = _Range(448.0, 448.0)
+    E5M2 = _Range(57344.0, 57344.0)
+    HYBRID = _Range(448.0, 57344.0)
+
+
+class Recipe:
+    """Base of all recipes."""
+
+    def delayed(self) -> bool:
+        return isinstance(self, DelayedScaling)
+
+    def mxfp8(self) -> bool:
+        return isinstance(self, MXFP8BlockScaling)
+
+    def float8_current_scaling(self) -> bool:
+        return isinstance(self, Float8CurrentScaling)
+
+    def float8_block_scaling(self) -> bool:
+        return isinstance(self, Float8BlockScaling)
+
+
+@dataclass
+class DelayedScaling(Recipe):
+    margin: int = 0
+    fp8_format: Format = Format.HYBRID
+    amax_history_len: int = 1024
+    amax_compute_algo: Any = "max"
+    scaling_factor_compute_algo: Any = None
+    reduce_amax: bool = True
+    fp8_dpa: bool = False
+    fp8_mha: bool = False
+    interval: int = -1
+
+
+@dataclass
+class Float8CurrentScaling(Recipe):
+    fp8_format: Format = Format.HYBRID
+    fp8_dpa: bool = False
+    fp8_mha: bool = False
+
+
+@dataclass
+class MXFP8BlockScaling(Recipe):
+    margin: int = 0
+    fp8_format: Format = Format.E4M3
+
+
+@dataclass
+class Float8BlockScaling(Recipe):
+    fp8_format: Format = Format.E4M3
+
+
+COMMON: dict[str, Any] = {"Format": Format, "Recipe": Recipe}
+RECIPES: dict[str, Any] = {
+    one.__name__: one for one in (DelayedScaling, Float8CurrentScaling, MXFP8BlockScaling, Float8BlockScaling)
+}

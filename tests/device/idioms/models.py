@@ -223,7 +223,7 @@ def functions() -> None:
 def mixed() -> None:
     raises(RuntimeError, lambda: chip(2) + torch.ones(2), "Expected all tensors to be on the same device")
     raises(RuntimeError, lambda: nn.Linear(2, 2).cuda()(torch.ones(1, 2)), "same device")
-    raises(RuntimeError, lambda: chip(2, 3) @ chip(2, 3), "shapes cannot be multiplied")
+    raises(RuntimeError, lambda: chip(2, 3) @ chip(2, 3))
     assert (chip(2) * torch.tensor(2.0)).is_cuda, "a scalar of the host is welcome"
 
 

@@ -5,6 +5,7 @@ collectives are operators with kernels here: among one rank they cost a copy or 
 thing; among more they are noted with their tensors and the group's size. Nobody else is waited for.
 """
 
+import os
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -130,7 +131,6 @@ def install(runtime: Runtime) -> None:
         return
     from torch._C._distributed_c10d import FakeProcessGroup
     from torch.distributed import distributed_c10d as c10d
-    from torch.testing._internal.distributed import fake_pg  # noqa: F401  (registers the backend)
 
     Collectives(runtime).install()
     c10d._NCCL_AVAILABLE = True
@@ -144,12 +144,10 @@ def install(runtime: Runtime) -> None:
 
 def _without_others(c10d: Any) -> None:
     """More than one rank: no store is waited at, and groups on the host are fake as well."""
-    original, gloo = c10d.init_process_group, getattr(c10d, "ProcessGroupGloo", None)
+    original = c10d.init_process_group
 
     @wraps(original)
     def init_process_group(backend: Any = None, *args: Any, **kwargs: Any) -> Any:
-        import os
-
         size = kwargs.get("world_size", -1)
         size = int(os.environ.get("WORLD_SIZE", 1)) if size < 0 else size
         if size > 1 and not args and kwargs.get("store") is None:
@@ -160,7 +158,6 @@ def _without_others(c10d: Any) -> None:
         return original(backend, *args, **kwargs)
 
     c10d.init_process_group = torch.distributed.init_process_group = init_process_group
-    del gloo
 
 
 def _object_collectives(c10d: Any) -> None:

@@ -25,7 +25,11 @@ def shown() -> dict[str, list[Path]]:
     """Idiom -> the programs that show it, read from their `@idiom(...)` lines."""
     found: dict[str, list[Path]] = {}
     for path in PROGRAMS:
-        for names in re.findall(r"^@idiom\((.*?)\)$", path.read_text(encoding="utf-8"), re.M | re.S):
+        text = path.read_text(encoding="utf-8")
+        shows = re.findall(r"^@idiom\((.*?)\)$", text, re.M | re.S)
+        table = re.search(r"^SOURCES = \{(.*?)^\}", text, re.M | re.S)
+        shows += re.findall(rf"^    ({STRING}): ", table[1], re.M) if table else []
+        for names in shows:
             for name in re.findall(STRING, names):
                 found.setdefault(name[1:-1], []).append(path)
     return found

@@ -5,7 +5,7 @@ attention counts the half that is executed.
 """
 
 from math import ceil, prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from anychip.cost.work import (
     Attention,
@@ -219,9 +219,10 @@ def fused_attention(op: Op) -> Work:
     kernel is preceded by one that sums grad x out and followed by a conversion of the query's gradient."""
     call = _CALLS[op.name.rpartition(".")[0]]
     q, k, v = op.args[call.query : call.query + 3]
-    batch, heads, lq, lk = _attention_shape(q, k, call.heads_first)
+    packed = op.args[call.query + (5 if call.backward else 3)] if len(q.shape) == 3 else None
+    batch, heads, lq, lk = _attention_shape(q, k, call.heads_first, packed)
     causal = bool(arg(op, call.causal, call.causal_name, False))
-    share = causal_share(lq, lk) if causal else 1.0
+    share = min(causal_share(lq, lk) if causal else 1.0, _window_share(op, lk, causal))
     scores = ceil(batch * heads * lq * lk * share)
     # q @ k.T works on the query's head dim, the other product on the value's.
     to_scores, to_values = 2 * scores * q.shape[-1], 2 * scores * v.shape[-1]
@@ -234,10 +235,18 @@ def fused_attention(op: Op) -> Work:
                 kernels=(3 if call.backward else 1) if flop else 0)  # fmt: skip
 
 
-def _attention_shape(q: TensorMeta, k: TensorMeta, heads_first: bool) -> tuple[int, int, int, int]:
-    """(batch, query heads, query length, key length); 3-D tensors are packed sequences [tokens, heads, dim]."""
+def _window_share(op: Op, key_length: int, causal: bool) -> float:
+    """Largest share of the scores that a sliding window keeps: left + right + 1 keys of each query."""
+    left, right = op.kwarg("window_size_left"), 0 if causal else op.kwarg("window_size_right")
+    return 1.0 if left is None or right is None else min((left + right + 1) / max(key_length, 1), 1.0)
+
+
+def _attention_shape(q: TensorMeta, k: TensorMeta, heads_first: bool, packed: Any = None) -> tuple[int, int, int, int]:
+    """(batch, query heads, query length, key length). 3-D tensors are packed sequences [tokens, heads, dim]; `packed` are
+    their cumulative lengths, one more than there are sequences, which are taken to be of equal length."""
     if len(q.shape) == 3:
-        return 1, q.shape[1], q.shape[0], k.shape[0]
+        batch = max(packed.shape[0] - 1, 1) if isinstance(packed, TensorMeta) else 1
+        return batch, q.shape[1], ceil(q.shape[0] / batch), ceil(k.shape[0] / batch)
     if heads_first:
         return q.shape[0], q.shape[1], q.shape[2], k.shape[2]
     return q.shape[0], q.shape[2], q.shape[1], k.shape[1]

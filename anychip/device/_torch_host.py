@@ -1,10 +1,13 @@
-"""What of torch's insides concerns storages and types, beside `_torch` (the rules there hold here too).
+"""What of torch's insides concerns kernels by hand, storages and types, beside `_torch` (the rules there hold here too).
 
 A storage's size is written where torch keeps it, because `UntypedStorage.resize_` has no CUDA form in a build
 without CUDA; `torch.cuda.FloatTensor` and its kin are freed of the mark that makes such a build refuse them.
 """
 
 import ctypes
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
@@ -13,6 +16,20 @@ from anychip.errors import UnsupportedTorch
 
 HEAP_TYPE_BYTES = 640  # a PyTypeObject (408 bytes in CPython 3.11) and a PyTensorType's own fields
 STORAGE_WORDS = 12  # 64-bit words of a c10::StorageImpl that are searched for its size
+
+
+_libraries: list[Any] = []  # a registration ends with its library
+
+
+def implement(namespace: str, kernels: Iterable[tuple[str, Callable[..., Any], str]]) -> None:
+    """Register Python kernels: (operator, kernel, dispatch key) each; torch's own for that key give way."""
+    make: Any = torch.library.Library
+    library = make(namespace, "IMPL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # replacing torch's own kernels is what this is for
+        for name, kernel, key in kernels:
+            library.impl(name, kernel, key)
+    _libraries.append(library)
 
 
 class StorageSize:

@@ -6,7 +6,6 @@ thing; among more they are noted with their tensors and the group's size. Nobody
 """
 
 import os
-import warnings
 from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from anychip.device._torch_host import implement
 from anychip.device.kernels import canonical, flat_tensors
 from anychip.device.runtime import Runtime
 from anychip.record.op import Op
@@ -82,20 +82,15 @@ class Collectives:
         return run
 
     def install(self) -> None:
-        library = torch.library.Library("c10d", "IMPL")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for name in IN_PLACE:
-                library.impl(name, self.kernel(name, 0, None), "CUDA")
-            for name, output, source in OUT_OF_PLACE:
-                library.impl(name, self.kernel(name, output, source), "CUDA")
-        self.library = library
+        kernels = [(name, self.kernel(name, 0, None), "CUDA") for name in IN_PLACE]
+        kernels += [(name, self.kernel(name, output, source), "CUDA") for name, output, source in OUT_OF_PLACE]
+        implement("c10d", kernels)
 
 
 def _size(group: torch.ScriptObject) -> int:
     from torch.distributed import ProcessGroup
 
-    unbox: Callable[[Any], Any] = ProcessGroup.unbox  # type: ignore[attr-defined]
+    unbox: Callable[[Any], Any] = ProcessGroup.unbox
     return int(unbox(group).size())
 
 
@@ -122,8 +117,8 @@ class ProcessGroupNCCL(metaclass=_NcclMeta):
     def __new__(cls, store: Any, rank: int, size: int, options: Any = None) -> Any:
         from torch._C._distributed_c10d import FakeProcessGroup
 
-        make: Callable[..., Any] = FakeProcessGroup._create_internal
-        return make(rank, size, FakeProcessGroup.Options())
+        group: Any = FakeProcessGroup
+        return group._create_internal(rank, size, group.Options())
 
 
 def install(runtime: Runtime) -> None:
@@ -134,8 +129,14 @@ def install(runtime: Runtime) -> None:
 
     Collectives(runtime).install()
     c10d._NCCL_AVAILABLE = True
-    c10d.ProcessGroupNCCL = torch.distributed.ProcessGroupNCCL = ProcessGroupNCCL  # type: ignore[misc,assignment,attr-defined]
-    for name in ("_set_sequence_number_for_group", "eager_connect_single_device", "abort", "shutdown", "_set_default_timeout"):
+    c10d.ProcessGroupNCCL = torch.distributed.ProcessGroupNCCL = ProcessGroupNCCL  # type: ignore[misc]
+    for name in (
+        "_set_sequence_number_for_group",
+        "eager_connect_single_device",
+        "abort",
+        "shutdown",
+        "_set_default_timeout",
+    ):
         setattr(FakeProcessGroup, name, lambda *_, **__: None)
     _without_others(c10d)
     _object_collectives(c10d)
@@ -153,7 +154,11 @@ def _without_others(c10d: Any) -> None:
         if size > 1 and not args and kwargs.get("store") is None:
             kwargs.pop("init_method", None)
             rank = kwargs.pop("rank", -1)
-            kwargs |= {"store": c10d.HashStore(), "world_size": size, "rank": int(os.environ.get("RANK", 0)) if rank < 0 else rank}
+            kwargs |= {
+                "store": c10d.HashStore(),
+                "world_size": size,
+                "rank": int(os.environ.get("RANK", 0)) if rank < 0 else rank,
+            }
             c10d.ProcessGroupGloo = lambda store, rank, size, **_: ProcessGroupNCCL(store, rank, size)
         return original(backend, *args, **kwargs)
 
@@ -186,5 +191,5 @@ def _ddp() -> None:
     """DistributedDataParallel compares shapes with its peers, and times itself with events of C++."""
     from torch.nn.parallel import distributed
 
-    distributed._verify_param_shape_across_processes = lambda *_, **__: None  # type: ignore[assignment]
-    torch.distributed.Logger.set_runtime_stats_and_log = lambda *_: None  # type: ignore[method-assign,attr-defined]
+    vars(distributed)["_verify_param_shape_across_processes"] = lambda *_, **__: None
+    vars(torch.distributed)["Logger"].set_runtime_stats_and_log = lambda *_: None

@@ -20,7 +20,9 @@ def _broadcast_out(tensor: torch.Tensor, out: Sequence[torch.Tensor]) -> Any:
     return out
 
 
-def _broadcast_coalesced(tensors: Sequence[torch.Tensor], devices: Sequence[int], buffer_size: int) -> list[list[torch.Tensor]]:
+def _broadcast_coalesced(
+    tensors: Sequence[torch.Tensor], devices: Sequence[int], buffer_size: int
+) -> list[list[torch.Tensor]]:
     """Per device, all the tensors. One copy per tensor: buckets of buffer_size bytes change no byte count."""
     return [[_broadcast(tensor, [index])[0] for tensor in tensors] for index in devices]
 
@@ -28,12 +30,12 @@ def _broadcast_coalesced(tensors: Sequence[torch.Tensor], devices: Sequence[int]
 def _scatter(
     tensor: torch.Tensor, devices: Sequence[int], chunk_sizes: Sequence[int] | None = None, dim: int = 0, streams: Any = None
 ) -> list[torch.Tensor]:  # fmt: skip
-    chunks = tensor.split(list(chunk_sizes), dim) if chunk_sizes else tensor.chunk(len(devices), dim)
+    chunks = torch.split(tensor, list(chunk_sizes), dim) if chunk_sizes else tensor.chunk(len(devices), dim)
     return [_broadcast(chunk, [index])[0] for chunk, index in zip(chunks, devices, strict=False)]
 
 
 def _scatter_out(tensor: torch.Tensor, out: Sequence[torch.Tensor], dim: int = 0, streams: Any = None) -> Any:
-    for chunk, one in zip(tensor.split([one.shape[dim] for one in out], dim), out, strict=True):
+    for chunk, one in zip(torch.split(tensor, [one.shape[dim] for one in out], dim), out, strict=True):
         one.copy_(chunk, non_blocking=True)
     return out
 

@@ -90,7 +90,9 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        named = {f"NVMLError_{name}": type(f"NVMLError_{name}", (NVMLError,), {}) for name in ("NotSupported", "NotFound")}
+        named = {
+            f"NVMLError_{name}": type(f"NVMLError_{name}", (NVMLError,), {}) for name in ("NotSupported", "NotFound")
+        }
         module.__dict__.update(CONSTANTS, NVMLError=NVMLError, __version__=VERSION, **named)
         module.__dict__.update(functions(self.runtime, NVMLError))
 

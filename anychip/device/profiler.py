@@ -59,11 +59,11 @@ def install(runtime: Any) -> None:
 
 def _without_event_stubs() -> None:
     """`profile(use_cuda=True)` times each op with CUDA events of C++, which are not there: take the host's times."""
-    states = torch.autograd.ProfilerState
+    states = vars(torch.autograd)["ProfilerState"]
     original = torch.autograd.profiler.profile.__init__
 
     @wraps(original)
-    def __init__(self: Any, *args: Any, **options: Any) -> None:  # noqa: N807
+    def __init__(self: Any, *args: Any, **options: Any) -> None:
         original(self, *args, **options)
         if getattr(self, "profiler_kind", None) == states.KINETO_GPU_FALLBACK:
             self.profiler_kind = states.KINETO

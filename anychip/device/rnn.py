@@ -4,17 +4,18 @@ torch's own composition runs on any device, one small op after another; on CUDA 
 torch's on CUDA: cuDNN unless `torch.backends.cudnn.enabled` is off or the dtype is not one of its own.
 """
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+
+from anychip.device._torch_host import implement
 
 RELU, TANH, LSTM, GRU = 0, 1, 2, 3  # cuDNN's modes, as `aten::_cudnn_rnn` takes them
 CUDNN_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MODES = {"lstm": LSTM, "gru": GRU, "rnn_tanh": TANH, "rnn_relu": RELU}
 
-Hidden = Sequence[torch.Tensor] | torch.Tensor
+Hidden = Sequence[torch.Tensor] | torch.Tensor  # an LSTM has two, hidden and cell
 
 
 def padded(mode: int, decompose: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,7 +55,7 @@ def _run(
     mode: int, input: torch.Tensor, hx: Hidden, params: Sequence[torch.Tensor], has_biases: bool, num_layers: int,
     dropout: float, train: bool, bidirectional: bool, batch_first: bool, batch_sizes: list[int],
 ) -> Any:  # fmt: skip
-    states = list(hx) if isinstance(hx, list | tuple) else [hx]
+    states: list[torch.Tensor] = [hx] if isinstance(hx, torch.Tensor) else list(hx)
     if torch.is_autocast_enabled("cuda") and input.dtype != torch.float64:
         dtype = torch.get_autocast_dtype("cuda")
         input, params = input.to(dtype), [one.to(dtype) for one in params]
@@ -72,19 +73,16 @@ def _run(
 
 def install(runtime: Any) -> None:
     """Register the kernels above and below autograd."""
-    library = torch.library.Library("aten", "IMPL")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name, mode in MODES.items():
-            packet = getattr(torch.ops.aten, name)
-            for overload, form in (("input", padded), ("data", packed)):
-                kernel = form(mode, getattr(packet, overload).decompose)
-                for key in ("AutogradCUDA", "CUDA"):
-                    library.impl(f"{name}.{overload}", kernel, key)
-        for overload in ("", ".Tensor"):
-            for name in ("_use_cudnn_ctc_loss", "_use_miopen_ctc_loss"):  # torch's own kernel is the one with a meta form
-                library.impl(f"{name}{overload}", lambda *_: False, "CUDA")
-    _libraries.append(library)
+    implement("aten", kernels())
 
 
-_libraries: list[torch.library.Library] = []
+def kernels() -> Iterator[tuple[str, Callable[..., Any], str]]:
+    for name, mode in MODES.items():
+        packet = getattr(torch.ops.aten, name)
+        for overload, form in (("input", padded), ("data", packed)):
+            kernel = form(mode, getattr(packet, overload).decompose)
+            for key in ("AutogradCUDA", "CUDA"):
+                yield f"{name}.{overload}", kernel, key
+    for overload in ("", ".Tensor"):
+        for name in ("_use_cudnn_ctc_loss", "_use_miopen_ctc_loss"):  # torch's own kernel is the one with a meta form
+            yield f"{name}{overload}", lambda *_: False, "CUDA"

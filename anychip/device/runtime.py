@@ -11,7 +11,7 @@ from anychip.device.answers import answer
 from anychip.device.clock import Clocks, VirtualClock
 from anychip.device.kernels import Kernels
 from anychip.drivers.base import Call
-from anychip.drivers.null import NullDriver
+from anychip.drivers.null import NEAR, NullDriver
 from anychip.memory import TapeMemory
 from anychip.record import Kind, Op, Question, word
 from anychip.record.recorder import Recorder, user_place
@@ -64,7 +64,8 @@ class Runtime:
             raise torch.OutOfMemoryError(text)
 
     def limit_memory(self, fraction: float) -> None:
-        self.driver.memory_bytes = int(self.chip.memory_bytes * fraction)
+        self.memory.limit(int(self.chip.memory_bytes * fraction))
+        self.driver.check_above_bytes = int(self.chip.memory_bytes * fraction * NEAR)
 
     def generator(self, index: int) -> torch.Generator:
         return torch.Generator(device=torch.device("cuda", index))

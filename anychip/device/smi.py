@@ -55,7 +55,9 @@ def text(known: dict[str, Any], arguments: list[str]) -> str:
         return "".join(f"GPU {one['index']}: {one['name']} (UUID: {one['uuid']})\n" for one in rows)
     head = f"| NVIDIA-SMI {DRIVER}   Driver Version: {DRIVER}   CUDA Version: 12.8   (virtual chip) |\n"
     used = known["used_mib"], known["total_mib"]
-    return head + "".join(f"| {one['index']}  {one['name']} | {used[0]}MiB / {used[1]}MiB | 100%  Default |\n" for one in rows)
+    return head + "".join(
+        f"| {one['index']}  {one['name']} | {used[0]}MiB / {used[1]}MiB | 100%  Default |\n" for one in rows
+    )
 
 
 def _csv(rows: list[dict[str, str]], names: list[str], style: list[str]) -> str:

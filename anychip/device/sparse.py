@@ -5,12 +5,12 @@ What computes has a kernel here that notes the operator with the parts it reads.
 is known of tensors that came from the host; for one made sparse on the chip it is what `nonzero` answers.
 """
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from anychip.device._torch_host import implement
 from anychip.device.kernels import canonical, meta_of
 from anychip.device.runtime import Runtime
 from anychip.record.op import Op
@@ -39,20 +39,26 @@ class Sparse:
 
     # ------------------------------------------------------------ helpers
 
-    def note(self, name: str, args: tuple[Any, ...], out: torch.Tensor | None = None, mutates: tuple[int, ...] = ()) -> None:
+    def note(
+        self, name: str, args: tuple[Any, ...], out: torch.Tensor | None = None, mutates: tuple[int, ...] = ()
+    ) -> None:
         """Put an operator on the tape; a sparse argument stands there as its indices and its values."""
         parts: list[Any] = []
         for one in args:
             sparse = isinstance(one, torch.Tensor) and one.is_sparse
             parts.extend((self.indices(one), self.values(one)) if sparse else (one,))
         outputs = () if out is None else (meta_of(out),)
-        self.runtime.driver.launch(self.runtime.recorder.op_word(Op(name, canonical(tuple(parts)), (), outputs, mutates)))
+        self.runtime.driver.launch(
+            self.runtime.recorder.op_word(Op(name, canonical(tuple(parts)), (), outputs, mutates))
+        )
 
     def indices(self, tensor: torch.Tensor) -> torch.Tensor:
-        return torch.ops.aten._indices.default.redispatch(self.keys, tensor)
+        found: torch.Tensor = torch.ops.aten._indices.default.redispatch(self.keys, tensor)
+        return found
 
     def values(self, tensor: torch.Tensor) -> torch.Tensor:
-        return torch.ops.aten._values.default.redispatch(self.keys, tensor)
+        found: torch.Tensor = torch.ops.aten._values.default.redispatch(self.keys, tensor)
+        return found
 
     def with_values(self, tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """A tensor with the same places and other values."""
@@ -92,7 +98,9 @@ class Sparse:
         self.note("aten._sparse_mm.default", (one, other), out)
         return out if not (one.is_sparse and other.is_sparse) else out.to_sparse()
 
-    def addmm(self, tensor: torch.Tensor, one: torch.Tensor, other: torch.Tensor, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
+    def addmm(
+        self, tensor: torch.Tensor, one: torch.Tensor, other: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
+    ) -> torch.Tensor:
         out = torch.empty(one.shape[0], other.shape[1], dtype=one.dtype, device=one.device)
         self.note("aten._sparse_mm.default", (one, other) if not beta else (one, other, tensor), out)
         return out
@@ -157,15 +165,6 @@ class Sparse:
 
 def install(runtime: Runtime) -> None:
     sparse = Sparse(runtime)
-    library = torch.library.Library("aten", "IMPL")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name, kernel in sparse.kernels().items():
-            library.impl(name, kernel, "SparseCUDA")
-        for name in ("_to_sparse", "_to_sparse.sparse_dim"):
-            library.impl(name, sparse.to_sparse, "CUDA")
-        library.impl("sparse_mask", sparse.mask, "CUDA")
-    _libraries.append(library)
-
-
-_libraries: list[torch.library.Library] = []
+    implement("aten", ((name, kernel, "SparseCUDA") for name, kernel in sparse.kernels().items()))
+    dense = {"_to_sparse": sparse.to_sparse, "_to_sparse.sparse_dim": sparse.to_sparse, "sparse_mask": sparse.mask}
+    implement("aten", [(name, kernel, "CUDA") for name, kernel in dense.items()])

@@ -30,7 +30,7 @@ def install(runtime: Runtime) -> None:
     sizes = StorageSize(runtime.tensors)
     base_new = storage.__new__
 
-    def __new__(cls: Any, *args: Any, device: Any = None, **kwargs: Any) -> Any:  # noqa: N807
+    def __new__(cls: Any, *args: Any, device: Any = None, **kwargs: Any) -> Any:
         device = torch.device(device) if device is not None else None
         if device is None or device.type != runtime.device_type:
             return base_new(cls, *args, **({} if device is None else {"device": device}), **kwargs)
@@ -67,7 +67,7 @@ def install(runtime: Runtime) -> None:
     def get(self: torch.UntypedStorage, index: Any) -> Any:
         return as_bytes(self)[index].item() if isinstance(index, int) else as_bytes(self)[index].untyped_storage()
 
-    storage.__new__ = __new__  # type: ignore[method-assign,assignment]
+    storage.__new__ = __new__  # type: ignore[method-assign]
     on_chip("copy_", copy_)
     on_chip("resize_", resize_)
     on_chip("fill_", fill_)

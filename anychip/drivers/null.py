@@ -11,6 +11,8 @@ from anychip.drivers.values import SMALL, Values, carried, first_uniform
 from anychip.record import Kind, word
 from anychip.record.recorder import Recorder
 
+NEAR = 0.8  # share of the memory from which on every allocation is tried on PyTorch's own allocator
+
 
 class Clock(Protocol):
     """The virtual clock: reads the tape as far as it has grown and says what time it is on the chip."""
@@ -26,7 +28,7 @@ class NullDriver:
         self.recorder, self.clock, self.values = recorder, clock, Values()
         self.launch = recorder.tape.append
         self.used_bytes = 0
-        self.memory_bytes = memory_bytes
+        self.check_above_bytes = int(memory_bytes * NEAR)
         self._out_of_memory = out_of_memory
 
     # ------------------------------------------------------------ memory
@@ -36,7 +38,7 @@ class NullDriver:
         if not nbytes:
             return
         used = self.used_bytes + nbytes
-        if used > self.memory_bytes:
+        if used > self.check_above_bytes:
             self._out_of_memory(block, self.used_bytes)
         self.used_bytes = used
         if not block.words:

@@ -207,12 +207,21 @@ def _norm(x: Tensor, weight: Any, bias: Any, eps: float, rms: bool) -> Tensor:
     return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
 
+@fused("flash_attn.add_norm", flop=lambda x, *_: 8 * x.numel(), saves=(1,))
+def _residual_norm(x: Tensor, residual: Tensor, weight: Any, bias: Any, eps: float, fp32: bool, rms: bool) -> Any:
+    """x, residual [..., D] -> (norm of the sum, the sum), in one kernel."""
+    total = x.float() + residual.float()
+    total = total if fp32 else total.to(residual.dtype)
+    return _norm(total.to(x.dtype), weight, bias, eps, rms), total
+
+
 def _add_norm(
     x: Tensor, weight: Any, bias: Any, residual: Any, eps: float, prenorm: bool, residual_in_fp32: bool, rms: bool
 ) -> Any:
     if residual is not None:
-        x = (x.float() if residual_in_fp32 else x) + residual
-    out = _norm(x, weight, bias, eps, rms)
+        out, x = _residual_norm(x, residual, weight, bias, eps, residual_in_fp32, rms)
+    else:
+        out = _norm(x, weight, bias, eps, rms)
     return (out, x) if prenorm else out
 
 

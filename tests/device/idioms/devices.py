@@ -1,5 +1,7 @@
 """Idioms: where tensors and modules live, and how a program says so."""
 
+# ruff: noqa: PT018
+
 import copy
 import io
 import os
@@ -149,7 +151,10 @@ def legacy_casts() -> None:
     x = torch.zeros(2, 3)
     for kind in (torch.cuda.HalfTensor, "torch.cuda.HalfTensor"):
         assert on_chip(x.type(kind)) and x.type(kind).dtype == torch.float16
-    assert x.cuda().type(torch.FloatTensor).device.type == "cpu" and x.cuda().type("torch.FloatTensor").device.type == "cpu"
+    assert (
+        x.cuda().type(torch.FloatTensor).device.type == "cpu"
+        and x.cuda().type("torch.FloatTensor").device.type == "cpu"
+    )
     assert x.cuda().type(torch.long).dtype == torch.long and on_chip(x.cuda().type(torch.long))
     assert nn.Linear(2, 2).cuda().type(torch.float16).weight.dtype == torch.float16
     dtype = torch.cuda.FloatTensor if torch.cuda.is_available() else torch.FloatTensor
@@ -164,7 +169,9 @@ def default_tensor_type() -> None:
     try:
         for kind in ("torch.cuda.HalfTensor", torch.cuda.HalfTensor):
             torch.set_default_tensor_type(kind)
-            assert on_chip(torch.zeros(2)) and torch.zeros(2).dtype == torch.float16 and on_chip(torch.Tensor([1.0, 2.0]))
+            assert (
+                on_chip(torch.zeros(2)) and torch.zeros(2).dtype == torch.float16 and on_chip(torch.Tensor([1.0, 2.0]))
+            )
             torch.set_default_tensor_type("torch.FloatTensor")
             assert torch.zeros(2).device.type == "cpu" and torch.zeros(2).dtype == torch.float32
         torch.set_default_tensor_type(torch.cuda.FloatTensor)
@@ -241,7 +248,12 @@ def storages() -> None:
     assert storage.clone().is_cuda and storage.clone().data_ptr() != storage.data_ptr()
     assert torch.ones(4).untyped_storage().cuda().is_cuda and torch.ones(4).untyped_storage().to(device="cuda").is_cuda
     assert torch.ones(4).untyped_storage().cpu().device.type == "cpu"
-    assert torch.empty(0).set_(storage.cpu().untyped() if hasattr(storage, "untyped") and 0 else storage.cpu(), 0, (4,)).sum() >= 0
+    assert (
+        torch.empty(0)
+        .set_(storage.cpu().untyped() if hasattr(storage, "untyped") and 0 else storage.cpu(), 0, (4,))
+        .sum()
+        >= 0
+    )
     y = torch.zeros(8, device="cuda")
     before = torch.cuda.memory_allocated()
     y.untyped_storage().resize_(0)
@@ -293,7 +305,12 @@ def printing() -> None:
 @idiom("data_ptr / element_size")
 def pointers() -> None:
     x, y = torch.zeros(4, device="cuda"), torch.zeros(4, device="cuda")
-    assert x.data_ptr() and x.data_ptr() != y.data_ptr() and x.data_ptr() % 256 == 0 and x[1:].data_ptr() == x.data_ptr() + 4
+    assert (
+        x.data_ptr()
+        and x.data_ptr() != y.data_ptr()
+        and x.data_ptr() % 256 == 0
+        and x[1:].data_ptr() == x.data_ptr() + 4
+    )
     assert x.element_size() == 4 and x.half().element_size() == 2 and x.nbytes == 16
 
 
@@ -301,15 +318,24 @@ def pointers() -> None:
 def nvidia_smi() -> None:
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     name, memory = subprocess.check_output(query, text=True).strip().split(", ")
-    assert name == torch.cuda.get_device_name() and int(memory) == torch.cuda.get_device_properties(0).total_memory >> 20
-    text = subprocess.run("nvidia-smi --query-gpu=memory.used --format=csv", shell=True, capture_output=True, text=True).stdout
+    assert (
+        name == torch.cuda.get_device_name() and int(memory) == torch.cuda.get_device_properties(0).total_memory >> 20
+    )
+    text = subprocess.run(
+        "nvidia-smi --query-gpu=memory.used --format=csv", shell=True, capture_output=True, text=True
+    ).stdout
     assert text.startswith("memory.used") and "MiB" in text
     assert name in os.popen("nvidia-smi -L").read() and os.system("nvidia-smi > /dev/null") == 0
     assert subprocess.call(["nvidia-smi"], stdout=subprocess.DEVNULL) == 0
     import shutil
 
     assert shutil.which("nvidia-smi") is not None
-    assert subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True).stdout.count(b"\n") == 1
+    assert (
+        subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True).stdout.count(
+            b"\n"
+        )
+        == 1
+    )
 
 
 @idiom("num_gpus=")
@@ -346,9 +372,13 @@ def pynvml() -> None:
     name = pynvml.nvmlDeviceGetName(handle)
     assert (name.decode() if isinstance(name, bytes) else name) == torch.cuda.get_device_name()
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    assert memory.total == torch.cuda.get_device_properties(0).total_memory and memory.used + memory.free == memory.total
+    assert (
+        memory.total == torch.cuda.get_device_properties(0).total_memory and memory.used + memory.free == memory.total
+    )
     assert 0 <= pynvml.nvmlDeviceGetUtilizationRates(handle).gpu <= 100 and pynvml.nvmlDeviceGetPowerUsage(handle) > 0
-    assert pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU) > 0 and pynvml.nvmlSystemGetDriverVersion()
+    assert (
+        pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU) > 0 and pynvml.nvmlSystemGetDriverVersion()
+    )
     assert pynvml.nvmlDeviceGetCudaComputeCapability(handle) == torch.cuda.get_device_capability()
     raises(pynvml.NVMLError, lambda: pynvml.nvmlDeviceGetHandleByIndex(99))
     raises(AttributeError, lambda: pynvml.nvmlNoSuchFunction)

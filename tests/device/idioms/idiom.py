@@ -24,9 +24,10 @@ def raises(kind: type[BaseException], function: Callable[[], object], text: str 
     try:
         function()
     except kind as error:
-        assert text in str(error), str(error)
-        return
-    raise AssertionError(f"{kind.__name__} was not raised")
+        said = str(error)
+    else:
+        raise AssertionError(f"{kind.__name__} was not raised")
+    assert text in said, said
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """Idioms: distributed programs of one process, libraries of fused kernels, and kernels of the program's own."""
 
+# ruff: noqa: PT018
+
 import os
 import sys
 import tempfile
@@ -29,7 +31,9 @@ def nccl() -> None:
     assert dist.is_available() and dist.is_nccl_available()
     started()
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    assert dist.is_initialized() and dist.get_backend() == "nccl" and dist.get_world_size() == 1 and dist.get_rank() == 0
+    assert (
+        dist.is_initialized() and dist.get_backend() == "nccl" and dist.get_world_size() == 1 and dist.get_rank() == 0
+    )
     x = torch.tensor([1.0, 2.0], device="cuda")
     dist.all_reduce(x)
     dist.all_reduce(x, op=dist.ReduceOp.AVG, async_op=True).wait()
@@ -135,10 +139,12 @@ def triton_kernel() -> None:
     import triton.language as tl
 
     @triton.jit
-    def add(x_ptr, y_ptr, out_ptr, n, BLOCK: tl.constexpr):  # noqa: N803
+    def add(x_ptr, y_ptr, out_ptr, n, BLOCK: tl.constexpr):
         offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         mask = offsets < n
-        tl.store(out_ptr + offsets, tl.load(x_ptr + offsets, mask=mask) + tl.load(y_ptr + offsets, mask=mask), mask=mask)
+        tl.store(
+            out_ptr + offsets, tl.load(x_ptr + offsets, mask=mask) + tl.load(y_ptr + offsets, mask=mask), mask=mask
+        )
 
     x, y = chip(1000), chip(1000)
     out = torch.empty_like(x)
@@ -155,7 +161,7 @@ def triton_tuned() -> None:
     @triton.autotune(configs=[triton.Config({"BLOCK": 128}, num_warps=4), triton.Config({"BLOCK": 256})], key=["n"])
     @triton.heuristics({"EVEN": lambda args: args["n"] % 128 == 0})
     @triton.jit
-    def double(x_ptr, n, EVEN: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+    def double(x_ptr, n, EVEN: tl.constexpr, BLOCK: tl.constexpr):
         offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         tl.store(x_ptr + offsets, 2 * tl.load(x_ptr + offsets, mask=offsets < n), mask=offsets < n)
 
@@ -186,7 +192,11 @@ setup(
 """
 
 
-@idiom("torch.utils.cpp_extension.CUDAExtension", "torch.utils.cpp_extension.BuildExtension", "torch.utils.cpp_extension.CppExtension")
+@idiom(
+    "torch.utils.cpp_extension.CUDAExtension",
+    "torch.utils.cpp_extension.BuildExtension",
+    "torch.utils.cpp_extension.CppExtension",
+)
 def declared_extension() -> None:
     """A program imports what its setup.py would have built; calling it is noted."""
     with tempfile.TemporaryDirectory() as folder:
@@ -203,9 +213,7 @@ def declared_extension() -> None:
 
 
 def binding(name: str) -> str:
-    return (
-        f'#include <torch/extension.h>\nvoid {name}(torch::Tensor x);\nPYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {{\n  m.def("{name}", &{name});\n}}\n'
-    )
+    return f'#include <torch/extension.h>\nvoid {name}(torch::Tensor x);\nPYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {{\n  m.def("{name}", &{name});\n}}\n'
 
 
 # Each is a piece of a CUDA source file; what it does is not read, only that such a file cannot be compiled here.
@@ -251,7 +259,12 @@ def source(name: str, text: str) -> None:
     """A program compiles the source when it starts and calls it: the call is noted with its tensors' bytes."""
     from torch.utils.cpp_extension import load_inline
 
-    module = load_inline("own_" + str(abs(hash(name))), cpp_sources="void touch_(torch::Tensor x);", cuda_sources=text, functions=["touch_"])
+    module = load_inline(
+        "own_" + str(abs(hash(name))),
+        cpp_sources="void touch_(torch::Tensor x);",
+        cuda_sources=text,
+        functions=["touch_"],
+    )
     x = chip(256)
     assert module.touch_(x) is None and x.is_cuda
     raises(AttributeError, lambda: module.no_such_function)

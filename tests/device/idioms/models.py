@@ -1,5 +1,7 @@
 """Idioms: the parts of models and training loops that reach CUDA in ways of their own."""
 
+# ruff: noqa: PT018
+
 import torch
 from idiom import idiom, main, raises
 from torch import nn
@@ -34,7 +36,13 @@ def comm() -> None:
 @idiom("LSTM / GRU / RNN")
 def recurrent() -> None:
     for kind, states in ((nn.LSTM, 2), (nn.GRU, 1), (nn.RNN, 1)):
-        for options in ({}, {"num_layers": 2, "dropout": 0.5}, {"bidirectional": True}, {"batch_first": True}, {"bias": False}):
+        for options in (
+            {},
+            {"num_layers": 2, "dropout": 0.5},
+            {"bidirectional": True},
+            {"batch_first": True},
+            {"bias": False},
+        ):
             module = kind(8, 16, **options).cuda()
             x = chip(5, 3, 8, requires_grad=True)
             out, state = module(x)
@@ -165,7 +173,9 @@ def workers() -> None:
             assert x.shape == (4, 3) and y.is_cuda
             seen += 1
         assert seen == 2
-    loader = DataLoader(data, batch_size=4, shuffle=True, collate_fn=first_rows, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(
+        data, batch_size=4, shuffle=True, collate_fn=first_rows, generator=torch.Generator().manual_seed(0)
+    )
     assert next(iter(loader)).shape == (4, 3)
     sampler = torch.utils.data.RandomSampler(data, generator=torch.Generator().manual_seed(1))
     assert len(list(sampler)) == 8
@@ -179,7 +189,9 @@ def optimizers() -> None:
         module, x = nn.Linear(4, 4).cuda(), chip(2, 4)
         optimizer = kind(module.parameters(), **options)
 
-        def closure(module: nn.Module = module, x: torch.Tensor = x, optimizer: torch.optim.Optimizer = optimizer) -> torch.Tensor:
+        def closure(
+            module: nn.Module = module, x: torch.Tensor = x, optimizer: torch.optim.Optimizer = optimizer
+        ) -> torch.Tensor:
             optimizer.zero_grad()
             loss = module(x).square().mean()
             loss.backward()
@@ -187,7 +199,12 @@ def optimizers() -> None:
 
         for _ in range(2):
             optimizer.step(closure) if kind is torch.optim.LBFGS else (closure(), optimizer.step())
-        assert all(one.is_cuda for state in optimizer.state.values() for one in state.values() if isinstance(one, torch.Tensor) and one.dim())
+        assert all(
+            one.is_cuda
+            for state in optimizer.state.values()
+            for one in state.values()
+            if isinstance(one, torch.Tensor) and one.dim()
+        )
     from torch.optim.swa_utils import AveragedModel
 
     AveragedModel(module).update_parameters(module)
@@ -238,7 +255,9 @@ def layers() -> None:
     with torch.no_grad():
         nn.TransformerEncoderLayer(16, 4, batch_first=True).cuda().eval()(chip(2, 5, 16))
     nn.MultiheadAttention(16, 4).cuda()(chip(5, 2, 16), chip(5, 2, 16), chip(5, 2, 16))[0].sum().backward()
-    nn.EmbeddingBag(10, 4, mode="sum").cuda()(torch.tensor([1, 2, 3], device="cuda"), torch.tensor([0, 2], device="cuda")).sum().backward()
+    nn.EmbeddingBag(10, 4, mode="sum").cuda()(
+        torch.tensor([1, 2, 3], device="cuda"), torch.tensor([0, 2], device="cuda")
+    ).sum().backward()
     nn.functional.grid_sample(image, chip(2, 4, 4, 2), align_corners=False).sum().backward()
     nn.PixelShuffle(2)(chip(1, 4, 4, 4))
     torch.fft.rfft2(chip(4, 4)).abs()

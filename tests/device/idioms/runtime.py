@@ -1,5 +1,7 @@
 """Idioms: torch.cuda itself: questions, memory, random numbers, streams, events, graphs, mixed precision."""
 
+# ruff: noqa: PT018
+
 import os
 import time
 
@@ -51,7 +53,9 @@ def properties() -> None:
 
 @idiom("torch.cuda.get_device_name", "torch.cuda.get_device_capability")
 def name() -> None:
-    assert "H100" in torch.cuda.get_device_name() and torch.cuda.get_device_name("cuda:0") == torch.cuda.get_device_name(0)
+    assert "H100" in torch.cuda.get_device_name() and torch.cuda.get_device_name(
+        "cuda:0"
+    ) == torch.cuda.get_device_name(0)
     assert torch.cuda.get_device_capability() == (9, 0) == torch.cuda.get_device_capability(torch.device("cuda"))
     major, _minor = torch.cuda.get_device_capability()
     assert major >= 8 and torch.cuda.get_arch_list() == ["sm_90"] and torch.cuda.get_gencode_flags()
@@ -145,7 +149,12 @@ def attention() -> None:
         assert nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True).shape == q.shape
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION):
+    for backend in (
+        SDPBackend.FLASH_ATTENTION,
+        SDPBackend.MATH,
+        SDPBackend.EFFICIENT_ATTENTION,
+        SDPBackend.CUDNN_ATTENTION,
+    ):
         with sdpa_kernel(backend):
             assert nn.functional.scaled_dot_product_attention(q, q, q).is_cuda
     parameters = torch.backends.cuda.SDPAParams(q, q, q, None, 0.0, True, False)
@@ -292,14 +301,20 @@ def rng_state() -> None:
 def generator() -> None:
     made = torch.Generator(device="cuda").manual_seed(3)
     assert made.device.type == "cuda" and made.initial_seed() == 3 and isinstance(made, torch.Generator)
-    assert torch.randn(3, device="cuda", generator=made).is_cuda and torch.randperm(5, device="cuda", generator=made).is_cuda
+    assert (
+        torch.randn(3, device="cuda", generator=made).is_cuda
+        and torch.randperm(5, device="cuda", generator=made).is_cuda
+    )
     assert torch.empty(3, device="cuda").normal_(generator=made).is_cuda
     assert torch.multinomial(torch.ones(4, device="cuda"), 2, generator=made).shape == (2,)
     state = made.get_state()
     torch.Generator("cuda").set_state(state)
     made.seed()
     assert torch.Generator(device=torch.device("cuda", 0)).device.index == 0
-    assert torch.Generator().device.type == "cpu" and torch.randperm(5, generator=torch.Generator().manual_seed(0)).numel() == 5
+    assert (
+        torch.Generator().device.type == "cpu"
+        and torch.randperm(5, generator=torch.Generator().manual_seed(0)).numel() == 5
+    )
     from torch.utils.checkpoint import checkpoint
 
     x = chip(4, 4, requires_grad=True)
@@ -428,7 +443,9 @@ def autocast() -> None:
     with torch.autocast("cuda", dtype=torch.bfloat16):
         assert torch.is_autocast_enabled() and torch.get_autocast_gpu_dtype() == torch.bfloat16
         assert torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
-        assert module[0](x).dtype == torch.bfloat16 and x.exp().dtype == torch.float32 and module(x).dtype == torch.float32
+        assert (
+            module[0](x).dtype == torch.bfloat16 and x.exp().dtype == torch.float32 and module(x).dtype == torch.float32
+        )
     with torch.cuda.amp.autocast():
         assert module[0](x).dtype == torch.float16
         with torch.cuda.amp.autocast(enabled=False):
@@ -448,7 +465,11 @@ def autocast() -> None:
 def scaler() -> None:
     module = nn.Linear(8, 8).cuda()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    for made in (torch.cuda.amp.GradScaler(), torch.amp.GradScaler("cuda"), torch.GradScaler("cuda", init_scale=1024.0)):
+    for made in (
+        torch.cuda.amp.GradScaler(),
+        torch.amp.GradScaler("cuda"),
+        torch.GradScaler("cuda", init_scale=1024.0),
+    ):
         before = made.get_scale()
         assert made.is_enabled() and before in (65536.0, 1024.0)
         for _ in range(2):

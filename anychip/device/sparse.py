@@ -166,5 +166,9 @@ class Sparse:
 def install(runtime: Runtime) -> None:
     sparse = Sparse(runtime)
     implement("aten", ((name, kernel, "SparseCUDA") for name, kernel in sparse.kernels().items()))
-    dense = {"_to_sparse": sparse.to_sparse, "_to_sparse.sparse_dim": sparse.to_sparse, "sparse_mask": sparse.mask}
-    implement("aten", [(name, kernel, "CUDA") for name, kernel in dense.items()])
+    dense: dict[str, Callable[..., Any]] = {
+        "_to_sparse": sparse.to_sparse,
+        "_to_sparse.sparse_dim": sparse.to_sparse,
+        "sparse_mask": sparse.mask,
+    }
+    implement("aten", ((name, kernel, "CUDA") for name, kernel in dense.items()))

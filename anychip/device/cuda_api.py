@@ -13,6 +13,7 @@ import torch
 
 from anychip.device import comm, profiler
 from anychip.device.runtime import Runtime
+from anychip.memory import TapeMemory
 
 DEFAULT_STREAM_RANGE = (0, -5)  # least and greatest priority, as CUDA has them
 CUDA_DEVICE = 1  # c10::DeviceType::CUDA
@@ -179,20 +180,25 @@ class CudaApi:
 
     # ------------------------------------------------------------ memory
 
+    def memory(self) -> TapeMemory:
+        """The allocator, after it has heard of every tensor that is gone."""
+        self.runtime.tensors.drain()
+        return self.runtime.memory
+
     def memoryStats(self, device: int) -> dict[str, Any]:
-        return self.runtime.memory.stats()
+        return self.memory().stats()
 
     def resetPeakMemoryStats(self, device: int) -> None:
-        self.runtime.memory.reset_peak()
+        self.memory().reset_peak()
 
     def resetAccumulatedMemoryStats(self, device: int) -> None:
-        self.runtime.memory.reset_accumulated()
+        self.memory().reset_accumulated()
 
     def emptyCache(self, *_: Any) -> None:
-        self.runtime.memory.empty_cache()
+        self.memory().empty_cache()
 
     def memorySnapshot(self, *_: Any) -> dict[str, Any]:
-        return self.runtime.memory.snapshot()
+        return self.memory().snapshot()
 
     def hostMemoryStats(self) -> dict[str, Any]:
         return {}
@@ -262,7 +268,7 @@ class CudaApi:
     def memory_info(self, device: int = 0) -> tuple[int, int]:
         """Bytes free and in all, as the driver sees them: what the caching allocator holds is not free."""
         total = self.runtime.ask("memory_bytes")
-        return max(total - self.runtime.memory.reserved_bytes(), 0), total
+        return max(total - self.memory().reserved_bytes(), 0), total
 
     def cudart(self) -> ModuleType:
         """The part of the CUDA runtime that torch exposes to Python."""

@@ -20,6 +20,7 @@ DRIVER = "570.00"
 
 def facts(runtime: Any) -> dict[str, Any]:
     """What there is to be said of the chip now."""
+    runtime.tensors.drain()
     return {
         "count": runtime.count, "name": runtime.ask("name"), "total_mib": runtime.ask("memory_bytes") >> 20,
         "used_mib": runtime.memory.reserved_bytes() >> 20, "power_w": runtime.ask("power_w"),

@@ -1,0 +1,123 @@
+"""Every stand-in once, each with sizes of its own, so that a test can tell its ops apart."""
+
+import json
+import sys
+
+import amp_C
+import bitsandbytes as bnb
+import torch
+import transformer_engine.pytorch as te
+from apex import amp
+from apex.multi_tensor_apply import multi_tensor_applier
+from apex.normalization import FusedLayerNorm, FusedRMSNorm, MixedFusedLayerNorm
+from apex.optimizers import FusedAdam, FusedLAMB, FusedNovoGrad, FusedSGD
+from deepspeed.ops.adam import FusedAdam as DeepSpeedAdam
+from flash_attn import flash_attn_func, flash_attn_qkvpacked_func, flash_attn_varlen_func
+from flash_attn.layers.rotary import apply_rotary_emb
+from flash_attn.losses.cross_entropy import CrossEntropyLoss
+from flash_attn.ops.triton.layer_norm import layer_norm_fn
+from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss, LigerRMSNorm, liger_rotary_pos_emb
+from torch import nn
+from transformer_engine.common import recipe
+from xformers import ops as xops
+from xformers.ops import fmha
+
+said: dict[str, object] = {}
+
+
+def new(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.randn(*shape, device="cuda", dtype=dtype, requires_grad=True)
+
+
+def flash_attention() -> None:
+    q, k = new(2, 96, 8, 64), new(2, 96, 2, 64)
+    out = flash_attn_func(q, k, k, causal=True)
+    out.sum().backward()
+    said["flash"] = [list(out.shape), list(q.grad.shape), list(k.grad.shape)]
+    packed = flash_attn_qkvpacked_func(new(2, 80, 3, 4, 32))
+    said["flash packed"] = list(packed.shape)
+    starts = torch.tensor([0, 128, 256, 384, 512], dtype=torch.int32, device="cuda")
+    x = new(512, 8, 64)
+    flash_attn_varlen_func(x, x, x, starts, starts, 128, 128, causal=True).sum().backward()
+    try:
+        flash_attn_func(q.float(), k.float(), k.float())
+    except RuntimeError as error:
+        said["flash float32"] = str(error)
+    turned = apply_rotary_emb(new(2, 16, 4, 32), new(16, 16), new(16, 16))
+    turned.sum().backward()
+    said["rotary"] = [list(turned.shape), str(turned.dtype)]
+    CrossEntropyLoss()(new(10, 50), torch.zeros(10, dtype=torch.long, device="cuda")).backward()
+    out, total = layer_norm_fn(new(6, 48), new(48), None, residual=new(6, 48), prenorm=True, is_rms_norm=True)
+    (out.sum() + total.sum()).backward()
+
+
+def xformers() -> None:
+    q = new(2, 56, 4, 32)
+    xops.memory_efficient_attention(q, q, q, attn_bias=xops.LowerTriangularMask()).sum().backward()
+    mask, packed = fmha.BlockDiagonalMask.from_tensor_list([new(2, 16, 4, 32), new(1, 8, 4, 32)])
+    out = xops.memory_efficient_attention(packed, packed, packed, attn_bias=mask)
+    said["xformers split"] = [list(one.shape) for one in mask.split(out)]
+    xops.SwiGLU(24, 40).cuda()(new(3, 24, dtype=torch.float32)).sum().backward()
+
+
+def optimizers() -> None:
+    for number, make in enumerate(
+        (FusedAdam, FusedLAMB, FusedSGD, FusedNovoGrad, DeepSpeedAdam, bnb.optim.AdamW8bit, bnb.optim.PagedAdamW32bit)
+    ):
+        layer = nn.Linear(100, 100 + number, bias=False).cuda()  # 10,000 elements and some: above 4,096
+        optimizer = make(layer.parameters(), lr=1e-3)
+        for _ in range(2):
+            optimizer.zero_grad()
+            layer(new(4, 100, dtype=torch.float32)).sum().backward()
+            optimizer.step()
+        said[f"optimizer {number}"] = [isinstance(optimizer, torch.optim.Optimizer), len(optimizer.state)]
+
+
+def apex() -> None:
+    net = nn.Sequential(nn.Linear(20, 20), FusedLayerNorm(20), MixedFusedLayerNorm(20), FusedRMSNorm(20)).cuda()
+    net(new(2, 20, dtype=torch.float32)).sum().backward()
+    grads = [one.grad for one in net.parameters()]
+    norm, _ = multi_tensor_applier(amp_C.multi_tensor_l2norm, torch.zeros(1, device="cuda"), [grads], False)
+    said["norm"] = list(norm.shape)
+    for level in ("O1", "O2"):
+        net = nn.Sequential(nn.Linear(22, 22), nn.BatchNorm1d(22)).cuda()
+        net, optimizer = amp.initialize(net, FusedAdam(net.parameters()), opt_level=level)
+        loss = net(new(8, 22, dtype=torch.float32)).sum()
+        with amp.scale_loss(loss, optimizer) as scaled:
+            scaled.backward()
+        nn.utils.clip_grad_norm_(amp.master_params(optimizer), 1.0)
+        optimizer.step()
+        master = optimizer.param_groups[0]["params"][0]
+        said[level] = [str(net[0].weight.dtype), str(net[1].weight.dtype), str(master.dtype)]
+
+
+def transformer_engine() -> None:
+    net = te.TransformerLayer(64, 128, 4, params_dtype=torch.bfloat16)
+    with te.fp8_autocast(enabled=True, fp8_recipe=recipe.DelayedScaling(fp8_format=recipe.Format.HYBRID)):
+        net(new(32, 2, 64)).sum().backward()
+    said["te"] = sorted({name.split(".")[0] for name, _ in net.named_parameters()})
+
+
+def liger() -> None:
+    x, weight = new(128, 64), nn.Parameter(new(1000, 64))
+    loss = LigerFusedLinearCrossEntropyLoss()(weight, x, torch.zeros(128, dtype=torch.long, device="cuda"))
+    loss.backward()
+    said["liger"] = [list(weight.grad.shape), list(x.grad.shape)]
+    LigerRMSNorm(72).cuda()(new(5, 72)).sum().backward()
+    q, k = liger_rotary_pos_emb(new(2, 4, 16, 32), new(2, 2, 16, 32), new(2, 16, 32), new(2, 16, 32))
+    (q.sum() + k.sum()).backward()
+
+
+def bitsandbytes() -> None:
+    four = bnb.nn.Linear4bit(64, 128, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4").to("cuda")
+    said["4bit"] = [list(four.weight.shape), str(four.weight.dtype)]
+    x = new(4, 64)
+    four(x).sum().backward()
+    eight = bnb.nn.Linear8bitLt(64, 112, bias=False, has_fp16_weights=False).cuda()
+    said["int8"] = [str(eight.weight.dtype), list(eight(new(6, 64)).shape), list(x.grad.shape)]
+
+
+for part in (flash_attention, xformers, optimizers, apex, transformer_engine, liger, bitsandbytes):
+    part()
+with open(sys.argv[1], "w", encoding="utf-8") as file:
+    json.dump(said, file)

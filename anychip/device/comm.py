@@ -3,6 +3,7 @@
 torch's C functions for these exist only in CUDA builds. Each is said here in plain copies.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,6 +60,28 @@ def _device(index: int) -> torch.device:
 
 def _is_on(tensor: torch.Tensor, index: int) -> bool:
     return tensor.device == _device(index)
+
+
+def parallel_apply(
+    modules: Sequence[Any], inputs: Sequence[Any], kwargs_tup: Sequence[dict[str, Any]] | None = None,
+    devices: Sequence[Any] | None = None,
+) -> list[Any]:  # fmt: skip
+    """Each replica on its inputs, one after the other: the host is one, and threads would share the current device."""
+    indices = devices if devices is not None else [None] * len(modules)
+    keywords = kwargs_tup or ({},) * len(modules)
+    outputs = []
+    for module, given, named, index in zip(modules, inputs, keywords, indices, strict=True):
+        if index is None:
+            index = next(one for one in module.parameters()).get_device()
+        with torch.cuda.device(index):
+            outputs.append(module(*(given if isinstance(given, list | tuple) else (given,)), **named))
+    return outputs
+
+
+def install(runtime: Any) -> None:
+    for module in (torch.nn.parallel, sys.modules["torch.nn.parallel.data_parallel"]):
+        vars(module)["parallel_apply"] = parallel_apply
+    vars(sys.modules["torch.nn.parallel.parallel_apply"])["parallel_apply"] = parallel_apply
 
 
 FUNCTIONS = {

@@ -55,7 +55,7 @@ def _complete(runtime: Any) -> None:
     import torch
 
     from anychip import standins
-    from anychip.device import _torch, attention, compiling, collectives, cuda_api, legacy, nvml, printing, profiler, rng, rnn, shapes, sparse, storage
+    from anychip.device import _torch, attention, collectives, compiling, comm, cuda_api, legacy, nvml, printing, profiler, rng, rnn, shapes, sparse, storage
     from anychip.device.special import Special
 
     rng.install()
@@ -65,7 +65,7 @@ def _complete(runtime: Any) -> None:
     runtime.kernels.install({**Special(runtime.kernels).overrides(), **shapes.overrides(runtime.kernels)})
     _torch.probe(runtime.tensors, runtime.count)
     attention.install()
-    for part in (collectives, compiling, legacy, nvml, printing, profiler, rnn, sparse, standins, storage):
+    for part in (collectives, comm, compiling, legacy, nvml, printing, profiler, rnn, sparse, standins, storage):
         part.install(runtime)
     torch.autograd.set_multithreading_enabled(False)
     torch.version.cuda = CUDA_VERSION

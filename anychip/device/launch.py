@@ -32,11 +32,13 @@ def record(
     step_mark: str | None = None,
     host: str = "modelled",
     device: str = "cuda",
+    devices: int = 1,
     imbalance: float = 1.0,
     show_output: bool = True,
 ) -> Program:
     """Run `argv` (script and arguments, or with `module` a module and arguments) on a virtual `chip`.
 
+    devices: how many chips of a kind the one process sees, for programs that drive several (`nn.DataParallel`).
     What the program prints goes to stderr unless `show_output` is False. Ctrl-C stops it and keeps what it
     did; then `meta["interrupted"]` is true. Raises ProgramFailed where it failed without a single step (with
     its own traceback already printed), UnsupportedTorch, BadUse.
@@ -45,7 +47,7 @@ def record(
         out = Path(folder) / "program.anychip"
         config = {
             "argv": list(argv), "module": module, "chip": str(chip.file), "steps": steps, "calls": calls,
-            "step_mark": step_mark, "host": host, "device": device, "imbalance": imbalance, "out": str(out),
+            "step_mark": step_mark, "host": host, "device": device, "devices": devices, "imbalance": imbalance, "out": str(out),
         }  # fmt: skip
         code, interrupted, errors = _run(config, show_output)
         return _result(argv, out, code, interrupted, errors)

@@ -11,7 +11,7 @@ from anychip.device.runtime import Runtime
 
 
 def install(runtime: Runtime) -> None:
-    texts: Any = torch._tensor_str  # type: ignore[attr-defined]
+    texts: Any = torch._tensor_str
     original = texts._tensor_str
 
     def _tensor_str(tensor: torch.Tensor, indent: int) -> str:

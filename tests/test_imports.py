@@ -18,17 +18,19 @@ MAY_IMPORT = {
     "record": {"errors", "units"},
     "cost": {"errors", "units", "spec", "record"},
     "timeline": {"errors", "units", "spec", "record", "cost"},
-    "forecast": {"errors", "units", "spec", "record", "cost", "timeline"},
-    # the two sides of one seam: a driver is made of the device's blocks, the device starts a driver
-    "drivers": {"errors", "units", "spec", "record", "cost", "timeline", "device"},
-    "device": {"errors", "units", "spec", "record", "cost", "timeline", "drivers"},
-    "report": {"errors", "units", "spec", "record", "cost", "timeline", "forecast", "api"},
+    "forecast": {"errors", "units", "spec", "record", "cost", "timeline", "memory"},
+    "memory": {"errors", "units", "record"},
+    "drivers": {"errors", "units", "spec", "record"},
+    # stand-ins are written on the device's kernels; the device hangs them in when it is installed
+    "device": {"errors", "units", "spec", "record", "cost", "timeline", "memory", "drivers", "standins"},
+    "standins": {"errors", "record", "drivers", "device"},
+    "report": {"errors", "units", "spec", "record", "cost", "timeline", "forecast", "api", "memory"},
     "api": {"errors", "units", "targets", "spec", "record", "forecast", "device"},
     "cli": {"errors", "units", "api", "spec", "report"},
     "__main__": {"cli"},
 }  # fmt: skip
 # What only the device may import: everything else works where torch is not installed.
-TORCH_ONLY_IN = {"device", "drivers"}
+TORCH_ONLY_IN = {"device", "drivers", "standins"}
 
 
 def modules():

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from anychip.device import machine_code
+from anychip.drivers.base import Block
 from anychip.errors import UnsupportedTorch
 from anychip.record.op import ITEM_BYTES
 
@@ -309,19 +310,6 @@ class _DLManagedTensor(ctypes.Structure):
         ("shape", c_void_p), ("strides", c_void_p), ("byte_offset", c_uint64),
         ("manager_ctx", c_uint64), ("deleter", c_void_p),
     ]  # fmt: skip
-
-
-class Block:
-    """One address range of the chip. It belongs to one layout and is handed out again once freed."""
-
-    __slots__ = ("address", "capsule", "free_word", "index", "keep", "nbytes", "pool", "words")
-
-    def __init__(self, index: int, nbytes: int, address: int, pool: "list[Block]") -> None:
-        self.index, self.nbytes, self.address, self.pool = index, nbytes, address, pool
-        self.capsule: Any = None
-        self.keep: Any = None
-        self.words: int = 0
-        self.free_word: int = 0
 
 
 _new_capsule = ctypes.pythonapi.PyCapsule_New

@@ -18,7 +18,6 @@ Everything above it (device names, autograd, AMP, `torch.cuda`) is shared by all
 | synchronize_event | the host waits for an event                            | the same, up to that event                   |
 | elapsed_ms      | the program asks for the time between two events         | answer                                       |
 | now_s           | the program asks for the time                            | seconds since the start, on the driver's clock |
-| memory          | the program asks for memory statistics                   | bytes by name, as torch's caching allocator  |
 """
 
 from dataclasses import dataclass
@@ -26,7 +25,18 @@ from typing import Any, Protocol
 
 import torch
 
-from anychip.device._torch import Block
+
+class Block:
+    """One address range of the chip. It belongs to one layout and is handed out again once freed."""
+
+    __slots__ = ("address", "capsule", "free_word", "index", "keep", "nbytes", "pool", "words")
+
+    def __init__(self, index: int, nbytes: int, address: int, pool: "list[Block]") -> None:
+        self.index, self.nbytes, self.address, self.pool = index, nbytes, address, pool
+        self.capsule: Any = None
+        self.keep: Any = None
+        self.words: int = 0
+        self.free_word: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,4 +71,3 @@ class Driver(Protocol):
     def synchronize_event(self, event: int) -> None: ...
     def elapsed_ms(self, start: int, end: int) -> float: ...
     def now_s(self) -> float: ...
-    def memory(self) -> dict[str, int]: ...

@@ -5,8 +5,7 @@ from typing import Any, Protocol
 
 import torch
 
-from anychip.device._torch import Block
-from anychip.drivers.base import Call
+from anychip.drivers.base import Block, Call
 from anychip.drivers.values import SMALL, Values, carried, first_uniform
 from anychip.record import Kind, word
 from anychip.record.recorder import Recorder

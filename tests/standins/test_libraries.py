@@ -142,7 +142,10 @@ def test_block_diagonal_attention_equals_attention_of_each_sequence() -> None:
 
 def test_apexs_adam_is_adamw() -> None:
     ours, theirs = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
-    for one, optimizer in ((ours, FusedAdam([ours], weight_decay=0.1)), (theirs, torch.optim.AdamW([theirs], 1e-3, weight_decay=0.1))):
+    for one, optimizer in (
+        (ours, FusedAdam([ours], weight_decay=0.1)),
+        (theirs, torch.optim.AdamW([theirs], 1e-3, weight_decay=0.1)),
+    ):
         one.grad = torch.full((3,), 2.0)
         optimizer.step()
     torch.testing.assert_close(ours, theirs)

@@ -1,0 +1,131 @@
+"""When a stand-in is served, and when not."""
+
+import textwrap
+
+import pytest
+
+from anychip.standins.finder import LIBRARIES, modules_of
+from anychip.standins.guarded import covered
+from tests.standins.recorded import Recorded
+
+PROGRAM = """
+    import importlib.util, json, sys
+    sys.path.insert(0, {packages!r})
+    said = {{}}
+    import probing                      # an installed library
+    said["library guarded"], said["library found"] = probing.GUARDED, probing.FOUND
+    said["library unguarded"] = probing.unguarded()
+    try:
+        import xformers.ops
+        said["program guarded"] = True
+    except ImportError:
+        said["program guarded"] = False
+    import flash_attn, apex, torch
+    said["version"], said["file"] = flash_attn.__version__, getattr(flash_attn, "__file__", None)
+    said["installed wins"] = apex.__version__
+    for name in ("nonsense", "flash_attn_triton"):
+        try:
+            getattr(flash_attn, name)
+        except AttributeError as error:
+            said[name] = str(error)
+    for statement in ("from flash_attn import nonsense", "import flash_attn.models.gpt", "import torchvision", "import apex.amp"):
+        try:
+            exec(statement)
+        except ImportError as error:
+            said[statement] = [type(error).__name__, str(error)]
+    said["torchvision spec"] = importlib.util.find_spec("torchvision") is None
+    torch.zeros(1, device="cuda")
+    json.dump(said, open(sys.argv[1], "w"))
+"""
+
+LIBRARY = """
+    import importlib.util
+
+    try:
+        import bitsandbytes
+        GUARDED = True
+    except ImportError:
+        GUARDED = False
+    FOUND = importlib.util.find_spec("liger_kernel") is not None
+
+    def unguarded():
+        import deepspeed.ops.adam
+        return deepspeed.__version__
+"""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    folder = tmp_path_factory.mktemp("finder")
+    packages = folder / "site-packages"
+    (packages / "apex").mkdir(parents=True)
+    (packages / "apex" / "__init__.py").write_text('__version__ = "installed"\n', encoding="utf-8")
+    (packages / "probing.py").write_text(textwrap.dedent(LIBRARY), encoding="utf-8")
+    program = folder / "program.py"
+    program.write_text(textwrap.dedent(PROGRAM).format(packages=str(packages)), encoding="utf-8")
+    recorded = Recorded(program, folder / "said.json")
+    assert recorded.said is not None
+    return dict(recorded.said)
+
+
+def test_an_installed_library_that_only_probes_is_told_the_truth(said: dict[str, object]) -> None:
+    assert said["library guarded"] is False
+    assert said["library found"] is False
+
+
+def test_the_program_and_a_library_that_needs_it_are_served(said: dict[str, object]) -> None:
+    assert said["program guarded"] is True
+    assert str(said["library unguarded"]).endswith("+anychip")
+
+
+def test_a_stand_in_says_what_it_is_and_is_on_no_disk(said: dict[str, object]) -> None:
+    assert str(said["version"]).endswith("+anychip")
+    assert said["file"] is None
+
+
+def test_an_installed_package_wins_whole(said: dict[str, object]) -> None:
+    assert said["installed wins"] == "installed"
+    assert said["import apex.amp"] == ["ModuleNotFoundError", "No module named 'apex.amp'"]
+
+
+def test_a_name_that_the_real_package_lacks_is_missing(said: dict[str, object]) -> None:
+    assert said["nonsense"] == "module 'flash_attn' has no attribute 'nonsense'"
+    kind, text = said["from flash_attn import nonsense"]  # type: ignore[misc]
+    assert kind == "ImportError" and "cannot import name 'nonsense'" in text
+
+
+def test_a_name_that_is_not_covered_says_so(said: dict[str, object]) -> None:
+    assert "does not cover flash_attn.flash_attn_triton; install flash_attn" in str(said["flash_attn_triton"])
+    assert "does not cover flash_attn.models" in str(said["import flash_attn.models.gpt"])
+
+
+def test_torchvision_missing_says_how_to_install_it(said: dict[str, object]) -> None:
+    assert "pip install --no-deps torchvision" in str(said["import torchvision"])
+    assert said["torchvision spec"] is True
+
+
+@pytest.mark.parametrize("name", sorted(LIBRARIES))
+def test_uncovered_names_are_not_covered_ones(name: str) -> None:
+    import importlib
+
+    file = importlib.import_module(f"anychip.standins.{LIBRARIES[name].file}")
+    tables = modules_of(file)
+    for module, names in file.UNCOVERED.items():
+        assert module in tables, module
+        assert not set(names) & set(tables[module]), module
+        assert not {f"{module}.{one}" for one in names} & set(tables), module
+
+
+def test_exception_tables_are_read() -> None:
+    def guarded() -> int:
+        try:
+            return len("x")
+        except ImportError:
+            return 0
+
+    def plain() -> int:
+        return len("x")
+
+    code = guarded.__code__
+    assert any(covered(code, at) for at in range(0, len(code.co_code), 2))
+    assert not any(covered(plain.__code__, at) for at in range(0, len(plain.__code__.co_code), 2))

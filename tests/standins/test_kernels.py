@@ -1,0 +1,255 @@
+"""Kernels of the program's own: Triton, CUDA extensions, CuPy; and `anychip.kernel`, by which they get a cost."""
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import anychip
+from anychip.cost import price_op, work
+from anychip.record import Op, TensorMeta
+from anychip.spec import load_chip
+from anychip.standins.cupy import constants
+from anychip.standins.extensions import declared, make_module
+from anychip.standins.triton_source import roles
+from tests.standins.recorded import Recorded
+
+TRITON = """
+    import json, sys
+    import anychip, torch, triton
+    import triton.language as tl
+
+    said = {}
+
+    @triton.jit
+    def add_kernel(x_ptr, y_ptr, out_ptr, n, BLOCK: tl.constexpr):
+        offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        mask = offsets < n
+        tl.store(out_ptr + offsets, tl.load(x_ptr + offsets, mask=mask) + tl.load(y_ptr + offsets, mask=mask), mask=mask)
+
+    @anychip.kernel(flop=lambda x_ptr, n, **_: 10 * n, mutates=("x_ptr",))
+    @triton.autotune([triton.Config({"BLOCK": 64}), triton.Config({"BLOCK": 128})], key=["n"])
+    @triton.jit
+    def scale_kernel(x_ptr, n, BLOCK: tl.constexpr):
+        offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        tl.store(x_ptr + offsets, tl.load(x_ptr + offsets) * 2)
+
+    @triton.heuristics({"EVEN": lambda args: args["n"] % 2 == 0})
+    @triton.jit
+    def even_kernel(x_ptr, n, EVEN: tl.constexpr):
+        tl.store(x_ptr, tl.load(x_ptr))
+
+    x, y = torch.ones(1000, device="cuda"), torch.ones(1000, device="cuda")
+    out = torch.empty_like(x)
+    add_kernel[lambda meta: (triton.cdiv(1000, meta["BLOCK"]),)](x, y, out, 1000, BLOCK=256)
+    scale_kernel[(8,)](x, 1000)
+    even_kernel[(1,)](x, 1000)
+    try:
+        add_kernel[(1,)](torch.ones(3), torch.ones(3), torch.ones(3), 3, BLOCK=1)
+    except ValueError as error:
+        said["cpu"] = str(error)
+    try:
+        add_kernel(x, y, out, 1000, 256)
+    except RuntimeError as error:
+        said["call"] = str(error)
+    said["ms"] = triton.testing.do_bench(lambda: add_kernel[(4,)](x, y, out, 1000, BLOCK=256))
+    torch.compile(lambda: x + 1)()
+    import torch._dynamo, torch._inductor.utils     # torch must not take the stand-in for a compiler
+    json.dump(said, open(sys.argv[1], "w"))
+"""
+
+EXTENSIONS = """
+    import json, sys
+    import anychip, torch, cupy
+    from torch.utils.cpp_extension import load_inline
+    import lltm_cuda                     # declared by setup.py beside this file, never built
+
+    said = {}
+    CPP = "torch::Tensor muladd(torch::Tensor a, torch::Tensor b, double c); void fill(torch::Tensor a);"
+    ext = load_inline("muladd_ext", CPP, cuda_sources="__global__ void k() {}", functions=["muladd", "fill"])
+    a = torch.ones(10, 20, device="cuda")
+    ext.fill(a)
+    try:
+        ext.muladd(a, a, 2.0)
+    except RuntimeError as error:
+        said["unknown"] = str(error)
+    anychip.kernel("extension.muladd_ext.muladd", flop=lambda a, b, c: 2 * a.numel(), outputs=lambda a, b, c: a)
+    said["shape"] = list(ext.muladd(a, a, 2.0).shape)
+    try:
+        ext.fill(torch.ones(3))
+    except RuntimeError as error:
+        said["cpu"] = str(error)
+    said["functions"] = [hasattr(lltm_cuda, "forward"), hasattr(lltm_cuda, "nonsense")]
+
+    @anychip.kernel(flop=7, bytes=99, outputs=lambda x: [(x.shape[:1], torch.float32), x], unit="matrix", name="mine")
+    def own(x):
+        raise AssertionError("is not run on the chip")
+
+    said["own"] = [list(one.shape) for one in own(a)]
+    kernel = cupy.RawKernel("extern \\"C\\" __global__ void axpy(const float* x, float* y) {}", "axpy")
+    kernel((1,), (32,), (a, a))
+    json.dump(said, open(sys.argv[1], "w"))
+"""
+
+SETUP = """
+    from setuptools import setup
+    from torch.utils.cpp_extension import BuildExtension, CUDAExtension
+    setup(name="lltm", ext_modules=[CUDAExtension("lltm_cuda", ["lltm_cuda.cpp", "lltm_cuda_kernel.cu"])])
+"""
+
+
+def recorded(folder: Path, text: str) -> Recorded:
+    program = folder / "program.py"
+    program.write_text(textwrap.dedent(text), encoding="utf-8")
+    return Recorded(program, folder / "said.json")
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    return recorded(tmp_path_factory.mktemp("triton"), TRITON)
+
+
+@pytest.fixture(scope="module")
+def extensions(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    folder = tmp_path_factory.mktemp("extensions")
+    (folder / "ext").mkdir()
+    (folder / "ext" / "setup.py").write_text(textwrap.dedent(SETUP), encoding="utf-8")
+    binding = 'PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("forward", &lltm_forward, "LLTM forward"); }'
+    (folder / "ext" / "lltm_cuda.cpp").write_text(binding, encoding="utf-8")
+    return recorded(folder, EXTENSIONS)
+
+
+# Triton ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_launch_is_one_op_with_the_bytes_that_its_source_moves(triton: Recorded) -> None:
+    op = triton.op("triton.add_kernel")
+    assert work(op).bytes_moved == 3 * 1000 * 4  # two loads and a store of 1,000 floats
+    assert op.mutates == (2,)
+    assert price_op(op, load_chip("h100")).evidence == "bytes_only"
+    assert triton.count("triton.add_kernel") == 2  # one of them under do_bench
+
+
+def test_a_described_kernel_has_its_cost(triton: Recorded) -> None:
+    task = triton.work("custom.triton.scale_kernel")
+    assert (task.flop, task.bytes_moved) == (10_000, 2 * 4000)
+    assert price_op(triton.op("custom.triton.scale_kernel"), load_chip("h100")).evidence != "bytes_only"
+
+
+def test_heuristics_and_timing(triton: Recorded) -> None:
+    assert triton.count("triton.even_kernel") == 1
+    assert triton.said["ms"] > 0
+
+
+def test_kernels_refuse_what_triton_refuses(triton: Recorded) -> None:
+    assert "cpu tensor" in triton.said["cpu"]
+    assert "outside of the scope of a kernel" in triton.said["call"]
+
+
+def test_kernels_priced_by_bytes_are_named(triton: Recorded) -> None:
+    assert any("add_kernel" in text and "anychip.kernel" in text for text in triton.warnings)
+    assert not any("scale_kernel" in text for text in triton.warnings)
+
+
+def softmax(out_ptr, in_ptr, index_ptr, rows, tl):  # type: ignore[no-untyped-def]
+    start = in_ptr + tl.program_id(0) * rows
+    for _ in range(3):
+        start += rows
+    where = tl.load(index_ptr)
+    row = tl.load(start)
+    tl.store(out_ptr + where, row)
+    tl.atomic_add(in_ptr, row)
+
+
+def test_pointers_are_followed_through_arithmetic_but_not_through_loaded_data() -> None:
+    assert roles(softmax) == {
+        "in_ptr": (True, True), "index_ptr": (True, False), "out_ptr": (False, True), "rows": (True, False)
+    }  # fmt: skip
+
+
+# Extensions -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_function_that_returns_nothing_is_recorded(extensions: Recorded) -> None:
+    op = extensions.op("extension.muladd_ext.fill")
+    assert work(op).bytes_moved == 10 * 20 * 4
+    assert not work(op).known
+
+
+def test_a_function_with_results_says_what_is_needed(extensions: Recorded) -> None:
+    assert 'anychip.kernel("extension.muladd_ext.muladd", outputs=' in extensions.said["unknown"]
+    assert extensions.said["shape"] == [10, 20]
+    assert extensions.work("custom.extension.muladd_ext.muladd").flop == 2 * 200
+    assert "not built here" in extensions.said["cpu"]
+
+
+def test_a_declared_extension_is_importable_with_the_functions_it_binds(extensions: Recorded) -> None:
+    assert extensions.said["functions"] == [True, False]
+    assert any("lltm_cuda" in text for text in extensions.warnings)
+
+
+def test_cpp_signatures_are_read() -> None:
+    text = (
+        "void f(at::Tensor x) { }\nstd::vector<at::Tensor> g(at::Tensor x);\n"
+        'm.def("f", &f); m.def("g", &ns::g); m.def("h", &h);'
+    )
+    module = make_module("m", [text])
+    assert [getattr(module, name).returns_nothing for name in "fgh"] == [True, False, None]
+
+
+def test_setup_files_are_read_not_run(tmp_path: Path) -> None:
+    (tmp_path / "setup.py").write_text("raise SystemExit\n" + textwrap.dedent(SETUP), encoding="utf-8")
+    assert list(declared((str(tmp_path),))) == ["lltm_cuda"]
+
+
+def test_cupy_kernels_count_their_tensors(extensions: Recorded) -> None:
+    assert extensions.op("custom.cupy.axpy").mutates == (0, 1)  # one tensor given twice; the second is not const
+    assert constants("__global__ void axpy(const float* x, float* y, int n)", "axpy") == {0}
+
+
+# anychip.kernel -------------------------------------------------------------------------------------------------------
+
+
+def test_a_described_function_is_not_run_on_the_chip(extensions: Recorded) -> None:
+    assert extensions.said["own"] == [[10], [10, 20]]
+    task = extensions.work("custom.mine")
+    # 99 bytes as said, of which what is written cannot be more
+    assert (task.flop, task.bytes_moved, task.unit) == (7, 99, "matrix")
+
+
+def test_without_a_chip_the_decorator_changes_nothing() -> None:
+    def function(x: int) -> int:
+        return x + 1
+
+    assert anychip.kernel(flop=1)(function) is function
+
+
+def test_a_wrong_unit_is_refused() -> None:
+    with pytest.raises(ValueError, match="vector, matrix"):
+        anychip.kernel(unit="tensor")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "expected"),
+    [
+        ((("flop", 1000),), (1000, 48, True)),  # 4 x 2 floats read, 4 floats written
+        ((("flop", 0), ("bytes", 10)), (0, 10, True)),
+        ((), (0, 48, False)),
+    ],
+)
+def test_custom_work(kwargs: tuple[tuple[str, int], ...], expected: tuple[int, int, bool]) -> None:
+    read, written = TensorMeta((4, 2), (2, 1), "float32"), TensorMeta((4,), (1,), "float32")
+    task = work(Op("custom.x", (read,), kwargs, (written,)))
+    assert (task.flop, task.bytes_moved, task.known) == expected
+
+
+def test_matrix_flop_run_on_the_matrix_unit() -> None:
+    cost: Callable[[str], float] = lambda unit: (
+        price_op(
+            Op("custom.x", (), (("flop", 10**13), ("bytes", 1), ("unit", unit)), (TensorMeta((1,), (1,), "bfloat16"),)),
+            load_chip("h100"),
+        ).time_s
+    )
+    # 1e13 flop: 16-bit products at several hundred TFLOP/s, vector arithmetic at tens
+    assert cost("matrix") < cost("vector") / 3

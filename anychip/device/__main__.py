@@ -32,7 +32,10 @@ class Session:
 
         chip = load_chip(self.config["chip"])
         self.runtime = install(
-            chip, count=self.config["devices"], device_type=self.config["device"], host_measured=self.config["host"] == "measured"
+            chip,
+            count=self.config["devices"],
+            device_type=self.config["device"],
+            host_measured=self.config["host"] == "measured",
         )
         from anychip.device import smi
         from anychip.device.hooks import Hooks, Steps

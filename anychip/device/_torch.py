@@ -51,7 +51,6 @@ def _leak(*objects: Any) -> None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(one))
 
 
-
 def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -203,7 +202,7 @@ def _event_entries(callbacks: Callbacks) -> dict[str, int]:
     def block(_this: int, event: int, stream: int) -> None:
         callbacks["block"](event or 0, stream_id(stream))
 
-    typed = {
+    typed: dict[str, tuple[Any, Callable[..., Any]]] = {
         "record": (ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_int8, c_int), record),
         "block": (ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p), block),
         "synchronizeEvent": (
@@ -384,9 +383,7 @@ class Tensors:
 
         return make
 
-    def _new_block(
-        self, dims: Any, ndim: int, dtype: torch.dtype, index: int, nbytes: int, pool: list[Block]
-    ) -> Block:
+    def _new_block(self, dims: Any, ndim: int, dtype: torch.dtype, index: int, nbytes: int, pool: list[Block]) -> Block:
         block = Block(len(self.blocks), nbytes, self._next_address, pool)
         self._next_address += (nbytes // ADDRESS_STEP + 2) * ADDRESS_STEP
         code, bits = DLPACK_DTYPES[dtype]
@@ -436,11 +433,15 @@ def probe(tensors: Tensors, count: int) -> None:
         try:
             tensor = tensors.maker((4, 3), (3, 1), torch.float32, index)()
         except Exception as error:
-            raise UnsupportedTorch(f"torch {torch.__version__}: no tensor without memory could be made ({error}).") from error
+            raise UnsupportedTorch(
+                f"torch {torch.__version__}: no tensor without memory could be made ({error})."
+            ) from error
         seen = (tensor.device.type, tensor.device.index, tuple(tensor.shape), tensor.untyped_storage().nbytes())
         want = (device_type if device_type == "cuda" else tensor.device.type, index, (4, 3), 48)
         if seen != want:
-            raise UnsupportedTorch(f"torch {torch.__version__}: a tensor without memory came out as {seen}, not {want}.")
+            raise UnsupportedTorch(
+                f"torch {torch.__version__}: a tensor without memory came out as {seen}, not {want}."
+            )
         head = tensors.native.ring_head[0]
         del tensor
         if tensors.native.ring_head[0] != head + 1 or len(tensors.blocks) < before:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from anychip.device._torch import Block, Tensors
+from anychip.device._torch import Tensors
+from anychip.drivers.base import Block
 from anychip.errors import UnsupportedTorch
 
 HEAP_TYPE_BYTES = 640  # a PyTypeObject (408 bytes in CPython 3.11) and a PyTensorType's own fields

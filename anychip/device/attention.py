@@ -57,7 +57,9 @@ def _efficient(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> b
     return torch._C._get_mem_efficient_sdp_enabled() and query.dim() == 4 and query.dtype in (*HALF, torch.float32)
 
 
-def _run_flash(query: Any, key: Any, value: Any, dropout_p: float, is_causal: bool, scale: float | None) -> torch.Tensor:
+def _run_flash(
+    query: Any, key: Any, value: Any, dropout_p: float, is_causal: bool, scale: float | None
+) -> torch.Tensor:
     head_dim = query.shape[-1]
     scale = head_dim**-0.5 if scale is None else scale
     padding = -head_dim % ALIGN

@@ -63,7 +63,7 @@ class Clocks:
             seconds = self._seconds(name, REAL[name])
             setattr(time, name, seconds)
             setattr(time, f"{name}_ns", self._nanoseconds(seconds))
-        time.sleep = self._sleep
+        time.sleep = self._sleep  # type: ignore[assignment]
         timeit.default_timer = time.perf_counter
 
     def _seconds(self, name: str, real: Callable[[], float]) -> Callable[[], float]:

@@ -35,7 +35,11 @@ class Compiled(torch.nn.Module):
         return getattr(self._modules["_orig_mod"], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("_orig_mod", "_modules", "_parameters", "_buffers") or "_modules" not in self.__dict__ or "_orig_mod" not in self._modules:
+        if (
+            name in ("_orig_mod", "_modules", "_parameters", "_buffers")
+            or "_modules" not in self.__dict__
+            or "_orig_mod" not in self._modules
+        ):
             super().__setattr__(name, value)
         else:
             setattr(self._orig_mod, name, value)
@@ -55,12 +59,16 @@ def install(runtime: Runtime) -> None:
         finally:
             runtime.regions.end()
 
-    def compile(model: Any = None, *, backend: Any = "inductor", mode: str | None = None, disable: bool = False, **options: Any) -> Any:
+    def compile(
+        model: Any = None, *, backend: Any = "inductor", mode: str | None = None, disable: bool = False, **options: Any
+    ) -> Any:
         if model is None:
             return lambda function: compile(function, backend=backend, mode=mode, disable=disable, **options)
         if disable or backend in UNFUSED:
             return model
-        graphed = (mode or "").removesuffix("-no-cudagraphs") in GRAPHED_MODES and not (mode or "").endswith("no-cudagraphs")
+        graphed = (mode or "").removesuffix("-no-cudagraphs") in GRAPHED_MODES and not (mode or "").endswith(
+            "no-cudagraphs"
+        )
         graphed = graphed or bool((options.get("options") or {}).get("triton.cudagraphs"))
         if isinstance(model, torch.nn.Module):
             return Compiled(model, lambda function, args, kwargs: region(function, args, kwargs, graphed))

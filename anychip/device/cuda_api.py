@@ -108,7 +108,7 @@ class CudaApi:
     def init(self) -> None:
         """As CUDA's own: afterwards the properties and the default generators are there."""
         torch.cuda._get_device_properties = self.device_properties  # type: ignore[attr-defined]
-        torch.cuda.default_generators = tuple(  # type: ignore[attr-defined]
+        torch.cuda.default_generators = tuple(  # type: ignore[attr-defined,assignment]
             self.runtime.generator(index) for index in range(self.runtime.count)
         )
 
@@ -220,7 +220,10 @@ class CudaApi:
             def __new__(cls, *args: Any, **kwargs: Any) -> Any:
                 if kwargs.get("device_type") or kwargs.get("stream_id"):
                     return super().__new__(
-                        cls, stream_id=kwargs["stream_id"], device_index=kwargs.get("device_index", 0), device_type=CUDA_DEVICE
+                        cls,
+                        stream_id=kwargs["stream_id"],
+                        device_index=kwargs.get("device_index", 0),
+                        device_type=CUDA_DEVICE,
                     )
                 return super().__new__(cls, device=torch.device("cuda", current()), priority=kwargs.get("priority", 0))
 
@@ -238,7 +241,11 @@ class CudaApi:
 
         class CudaEventBase(torch._C.Event):
             def __new__(
-                cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False, external: bool = False
+                cls,
+                enable_timing: bool = False,
+                blocking: bool = False,
+                interprocess: bool = False,
+                external: bool = False,
             ) -> Any:
                 return super().__new__(cls, torch.device("cuda"), enable_timing=enable_timing, blocking=blocking)
 
@@ -261,7 +268,10 @@ class CudaApi:
             "_CUDAGraph": Graph,
             "_cudart": self.cudart(),
             "_cudnn": SimpleNamespace(
-                is_cuda=True, getRuntimeVersion=lambda: (9, 10, 2), getVersionInt=lambda: 91002, getCompileVersion=lambda: (9, 10, 2)
+                is_cuda=True,
+                getRuntimeVersion=lambda: (9, 10, 2),
+                getVersionInt=lambda: 91002,
+                getCompileVersion=lambda: (9, 10, 2),
             ),
         }
 
@@ -376,7 +386,7 @@ def patch_torch_cuda(runtime: Runtime) -> None:
     """The few functions of `torch.cuda` that ask NVIDIA's own libraries instead of torch's C functions."""
     cuda = torch.cuda
     cuda._queued_calls.clear()  # checks of the build against the chip, which is another vendor's as often as not
-    replaced = {
+    replaced: dict[str, Any] = {
         "device_count": lambda: runtime.count,
         "is_bf16_supported": lambda including_emulation=True: runtime.ask("supports.bfloat16.matmul"),
         "is_tf32_supported": lambda: runtime.ask("tf32"),

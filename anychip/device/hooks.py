@@ -81,7 +81,7 @@ class Hooks:
     def _hook_modules(self) -> None:
         original = torch.nn.Module.__call__
 
-        def __call__(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+        def __call__(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
             if torch._C._get_tracing_state():
                 return original(module, *args, **kwargs)
             if self._depth == 0:
@@ -96,7 +96,7 @@ class Hooks:
                 self._depth -= 1
                 append(leave)
 
-        torch.nn.Module.__call__ = __call__  # type: ignore[method-assign,assignment]
+        torch.nn.Module.__call__ = __call__  # type: ignore[method-assign]
 
     def _outermost(self, original: Callable[..., Any], module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         every = list(module.parameters())

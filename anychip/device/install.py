@@ -55,7 +55,23 @@ def _complete(runtime: Any) -> None:
     import torch
 
     from anychip import standins
-    from anychip.device import _torch, attention, collectives, compiling, comm, cuda_api, legacy, nvml, printing, profiler, rng, rnn, shapes, sparse, storage
+    from anychip.device import (
+        _torch,
+        attention,
+        collectives,
+        comm,
+        compiling,
+        cuda_api,
+        legacy,
+        nvml,
+        printing,
+        profiler,
+        rng,
+        rnn,
+        shapes,
+        sparse,
+        storage,
+    )
     from anychip.device.special import Special
 
     rng.install()

@@ -243,7 +243,9 @@ def flat_tensors(value: Any) -> list[torch.Tensor]:
 
 
 def meta_of(tensor: torch.Tensor) -> TensorMeta:
-    return TensorMeta(tuple(tensor.shape), tuple(tensor.stride()), dtype_name(tensor.dtype), tensor.device.type != "cpu")
+    return TensorMeta(
+        tuple(tensor.shape), tuple(tensor.stride()), dtype_name(tensor.dtype), tensor.device.type != "cpu"
+    )
 
 
 def flat_makers(outputs: list[Any]) -> list[Make]:

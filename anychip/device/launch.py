@@ -4,6 +4,7 @@ Imports no torch. The child is `python -m anychip.device CONFIG`; it leaves its 
 there whole or not at all.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -116,10 +117,8 @@ def _interrupt(child: "subprocess.Popen[bytes]") -> str:
 
 def _end_group(child: "subprocess.Popen[bytes]") -> None:
     """Data loader workers and the like die with the program."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
     child.wait()
 
 
@@ -146,5 +145,3 @@ def _result(argv: Sequence[str], out: Path, code: int, interrupted: bool, errors
             int(program.meta["exit_code"]),
         )
     return program
-
-

@@ -38,7 +38,6 @@ def _x86_64(cells: Cells) -> dict[str, bytes]:
     def load(register_opcode: bytes, address: int) -> bytes:
         return register_opcode + pack("<Q", address)
 
-    rax = b"\x48\xb8"  # mov rax, imm64
     rcx = b"\x48\xb9"  # mov rcx, imm64
     r8 = b"\x49\xb8"  # mov r8, imm64
     ret = b"\xc3"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-_Real = torch.Generator
+_Real: Any = torch.Generator
 STATE_BYTES = 16
 
 
@@ -17,7 +17,7 @@ class _Meta(type(_Real)):  # type: ignore[misc]
         return isinstance(instance, _Real)
 
 
-class Generator(_Real, metaclass=_Meta):
+class Generator(_Real, metaclass=_Meta):  # type: ignore[misc]
     """A generator of random numbers on any device."""
 
     def __new__(cls, device: Any = "cpu") -> Any:
@@ -35,7 +35,9 @@ class Generator(_Real, metaclass=_Meta):
         return chip
 
     def get_state(self) -> torch.Tensor:
-        return torch.tensor(list(struct.pack("<Qq", self.initial_seed() % 2**64, self._offset)), dtype=torch.uint8, device="cpu")
+        return torch.tensor(
+            list(struct.pack("<Qq", self.initial_seed() % 2**64, self._offset)), dtype=torch.uint8, device="cpu"
+        )
 
     def set_state(self, state: torch.Tensor) -> "Generator":
         if state.numel() != STATE_BYTES:

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from anychip.device._torch import Block, Native, Tensors
+from anychip.device._torch import Native, Tensors
 from anychip.device.answers import answer
 from anychip.device.clock import Clocks, VirtualClock
 from anychip.device.kernels import Kernels
-from anychip.drivers.base import Call
+from anychip.drivers.base import Block, Call
 from anychip.drivers.null import NEAR, NullDriver
 from anychip.memory import TapeMemory
 from anychip.record import Kind, Op, Question, word
@@ -58,9 +58,7 @@ class Runtime:
         """Called when an allocation comes near the chip's memory: raise if PyTorch's allocator would."""
         text = self.memory.check(block.nbytes)
         if text is not None:
-            self.recorder.questions.append(
-                Question("memory_bytes", answer(self.chip, "memory_bytes"), user_place())
-            )
+            self.recorder.questions.append(Question("memory_bytes", answer(self.chip, "memory_bytes"), user_place()))
             raise torch.OutOfMemoryError(text)
 
     def limit_memory(self, fraction: float) -> None:

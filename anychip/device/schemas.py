@@ -101,7 +101,9 @@ class Schema:
 
     @cached_property
     def is_view(self) -> bool:
-        return any(self.aliased) and not any(argument.writes for argument in self.arguments) or self.name in VIEW_PRIMITIVES
+        return (
+            any(self.aliased) and not any(argument.writes for argument in self.arguments)
+        ) or self.name in VIEW_PRIMITIVES
 
     @cached_property
     def unchecked(self) -> bool:
@@ -201,11 +203,11 @@ def device_operators(skip: Container[str]) -> Iterator[str]:
         ):
             continue
         kinds = [str(one.type) for one in schema.returns]
-        if kinds and not ("Tensor" in kinds or "List[Tensor]" in kinds) or not RESULTS.issuperset(kinds):
+        if (kinds and not ("Tensor" in kinds or "List[Tensor]" in kinds)) or not RESULTS.issuperset(kinds):
             continue
-        if name not in VIEW_PRIMITIVES and _is_view(schema):
-            if has(name, "CompositeExplicitAutograd") or not has(name, "CPU"):
-                continue
+        composed = has(name, "CompositeExplicitAutograd") or not has(name, "CPU")
+        if composed and name not in VIEW_PRIMITIVES and _is_view(schema):
+            continue
         yield name
 
 

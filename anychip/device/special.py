@@ -45,7 +45,9 @@ class Special:
 
     # ------------------------------------------------------------ helpers
 
-    def note(self, name: str, args: tuple[Any, ...], outputs: tuple[Any, ...] = (), mutates: tuple[int, ...] = ()) -> None:
+    def note(
+        self, name: str, args: tuple[Any, ...], outputs: tuple[Any, ...] = (), mutates: tuple[int, ...] = ()
+    ) -> None:
         """Put an op on the tape that no generated kernel stands for."""
         self.driver.launch(
             self.recorder.op_word(Op(name, canonical(args), (), tuple(meta_of(one) for one in outputs), mutates))
@@ -83,7 +85,14 @@ class Special:
         return self.make(size, dtype or torch.get_default_dtype(), self.index_of(device), stride)
 
     def empty_strided(
-        self, size: Any, stride: Any, *, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None
+        self,
+        size: Any,
+        stride: Any,
+        *,
+        dtype: Any = None,
+        layout: Any = None,
+        device: Any = None,
+        pin_memory: Any = None,
     ) -> torch.Tensor:
         return self.make(size, dtype or torch.get_default_dtype(), self.index_of(device), stride)
 
@@ -154,7 +163,11 @@ class Special:
             result = self.driver.copy_out(tensor).to(dtype)
             if not non_blocking:
                 self.recorder.read()
-            return result if result.stride() == stride else torch.empty_strided(tensor.shape, stride, dtype=dtype, device="cpu").copy_(result)
+            return (
+                result
+                if result.stride() == stride
+                else torch.empty_strided(tensor.shape, stride, dtype=dtype, device="cpu").copy_(result)
+            )
         key = ("_to_copy", meta_of(tensor), stride, dtype, self.index_of(device or tensor.device))
         entry = self.kernels.cache.get(key)
         if entry is not None:
@@ -163,7 +176,9 @@ class Special:
             return made
         return self._to_copy_on_chip(key, tensor, stride, dtype)
 
-    def _to_copy_on_chip(self, key: Any, tensor: torch.Tensor, stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    def _to_copy_on_chip(
+        self, key: Any, tensor: torch.Tensor, stride: tuple[int, ...], dtype: torch.dtype
+    ) -> torch.Tensor:
         schema = schema_of("aten::_to_copy")
         return self.kernels.call_made(
             schema, key, (tensor,), {"dtype": dtype}, [self.tensors.maker(tuple(tensor.shape), stride, dtype, key[-1])]

@@ -23,7 +23,9 @@ class Clock(Protocol):
 class NullDriver:
     """Notes everything, computes nothing but the values of small tensors that came from the host."""
 
-    def __init__(self, recorder: Recorder, clock: Clock, out_of_memory: Callable[[Block, int], None], memory_bytes: int) -> None:
+    def __init__(
+        self, recorder: Recorder, clock: Clock, out_of_memory: Callable[[Block, int], None], memory_bytes: int
+    ) -> None:
         self.recorder, self.clock, self.values = recorder, clock, Values()
         self.launch = recorder.tape.append
         self.used_bytes = 0
@@ -172,7 +174,9 @@ def random(op: Any) -> bool:
 def flat(values: Any) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
     for value in values:
-        found.extend(flat(value) if isinstance(value, list | tuple) else [value] if isinstance(value, torch.Tensor) else [])
+        found.extend(
+            flat(value) if isinstance(value, list | tuple) else [value] if isinstance(value, torch.Tensor) else []
+        )
     return found
 
 

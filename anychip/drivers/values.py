@@ -116,5 +116,3 @@ def carried(name: str, value: float | None, elements: int) -> float | None:
     if value is not None and name in CARRY:
         return CARRY[name](value, elements)
     return UNIFORM.get(name)
-
-

@@ -124,7 +124,15 @@ class CachingAllocator:
         self.segments: dict[int, Segment] = {}
         self.counters = {name: {pool: Counter() for pool in POOLS} for name in COUNTED}
         self.events = dict.fromkeys(
-            ("num_alloc_retries", "num_ooms", "num_sync_all_streams", "num_device_alloc", "num_device_free", "num_oom_rejections"), 0
+            (
+                "num_alloc_retries",
+                "num_ooms",
+                "num_sync_all_streams",
+                "num_device_alloc",
+                "num_device_free",
+                "num_oom_rejections",
+            ),
+            0,
         )
         self._free: dict[tuple[int, bool], list[tuple[int, int]]] = {}
         self._by_address: dict[int, Block] = {}
@@ -187,7 +195,7 @@ class CachingAllocator:
             return None
         block = self._by_address[free[at][1]]
         limit = self.settings.max_split_size
-        if size < limit <= block.size or size >= limit and block.size >= size + LARGE_SEGMENT:
+        if size < limit <= block.size or (size >= limit and block.size >= size + LARGE_SEGMENT):
             return None
         self._leave_pool(block)
         return block
@@ -218,7 +226,8 @@ class CachingAllocator:
         """Grow the one expandable segment of this stream and pool until its last block fits."""
         page = SMALL_SEGMENT if small else LARGE_SEGMENT
         segment = next(
-            (one for one in self.segments.values() if one.expandable and one.small == small and one.stream == stream), None
+            (one for one in self.segments.values() if one.expandable and one.small == small and one.stream == stream),
+            None,
         )
         last = _last(segment) if segment else None
         tail = last.size if last is not None and not last.allocated and not last.waiting else 0
@@ -401,7 +410,10 @@ class CachingAllocator:
         oversize = Counter().as_dict()
         split = self.settings.max_split_size
         return {
-            **{name: {pool: counter.as_dict() for pool, counter in pools.items()} for name, pools in self.counters.items()},
+            **{
+                name: {pool: counter.as_dict() for pool, counter in pools.items()}
+                for name, pools in self.counters.items()
+            },
             **self.events,
             "oversize_allocations": oversize,
             "oversize_segments": dict(oversize),
@@ -446,10 +458,19 @@ def _last(segment: Segment) -> Block | None:
 
 
 def _describe(segment: Segment) -> dict[str, Any]:
-    blocks, block = [], segment.first
+    blocks: list[dict[str, Any]] = []
+    block = segment.first
     while block is not None:
         state = "active_allocated" if block.allocated else "active_pending_free" if block.waiting else "inactive"
-        blocks.append({"address": block.address, "size": block.size, "requested_size": block.requested, "state": state, "frames": []})
+        blocks.append(
+            {
+                "address": block.address,
+                "size": block.size,
+                "requested_size": block.requested,
+                "state": state,
+                "frames": [],
+            }
+        )
         block = block.next
     allocated = sum(one["size"] for one in blocks if one["state"] == "active_allocated")
     active = sum(one["size"] for one in blocks if one["state"] != "inactive")

@@ -81,7 +81,12 @@ class TapeMemory:
         return self._now().stats()
 
     def snapshot(self) -> dict[str, Any]:
-        return {"segments": self._now().snapshot(), "device_traces": [[]], "allocator_settings": {}, "external_annotations": []}
+        return {
+            "segments": self._now().snapshot(),
+            "device_traces": [[]],
+            "allocator_settings": {},
+            "external_annotations": [],
+        }
 
     def reserved_bytes(self) -> int:
         return self._now().reserved_bytes

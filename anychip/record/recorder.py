@@ -116,7 +116,7 @@ def _standard(filename: str) -> bool:
     found = _is_standard.get(filename)
     if found is None:
         installed = "site-packages" in filename or "dist-packages" in filename
-        found = _is_standard[filename] = "/lib/python" in filename and not installed or filename.startswith("<frozen")
+        found = _is_standard[filename] = ("/lib/python" in filename and not installed) or filename.startswith("<frozen")
     return found
 
 

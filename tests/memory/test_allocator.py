@@ -1,9 +1,10 @@
 """The caching allocator's rules, one a test, with the sums by hand; and what must hold whatever is asked of it."""
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import contextlib
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from anychip.memory import CachingAllocator, OutOfMemory, Settings
 
@@ -26,7 +27,13 @@ def test_power_of_two_divisions() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "reserved"),
-    [(1 * MIB, 2 * MIB), (1 * MIB + 1, 20 * MIB), (10 * MIB - 512, 20 * MIB), (10 * MIB, 10 * MIB), (11 * MIB, 12 * MIB)],
+    [
+        (1 * MIB, 2 * MIB),
+        (1 * MIB + 1, 20 * MIB),
+        (10 * MIB - 512, 20 * MIB),
+        (10 * MIB, 10 * MIB),
+        (11 * MIB, 12 * MIB),
+    ],
 )
 def test_segments_by_size(asked: int, reserved: int) -> None:
     a = allocator()
@@ -151,10 +158,8 @@ def test_whatever_is_asked(requests: list[tuple[int, int, bool]], conf: str) -> 
     a = allocator(256 * MIB, conf)
     live: list = []
     for nbytes, stream, frees in requests:
-        try:
+        with contextlib.suppress(OutOfMemory):
             live.append(a.malloc(nbytes, stream))
-        except OutOfMemory:
-            pass
         if frees and live:
             a.free(live.pop(nbytes % len(live)))
         assert a.allocated_bytes == sum(block.size for block in live) <= a.reserved_bytes <= a.capacity_bytes

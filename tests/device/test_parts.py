@@ -1,0 +1,117 @@
+"""What single parts of the device put on the tape: recurrent layers, sparse tensors, norms, steps taken by hand."""
+
+import textwrap
+from functools import cache
+from pathlib import Path
+from struct import unpack_from
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from anychip.device import machine_code, smi
+from anychip.device.launch import record
+from anychip.record import Op, Program
+from anychip.record.op import TensorMeta
+from anychip.record.steps import find_steps
+from anychip.spec import load_chip
+
+PROGRAM = """
+    import torch
+    from torch import nn
+    x = torch.randn(5, 3, 8, device="cuda", requires_grad=True)
+    nn.LSTM(8, 16).cuda()(x)[0].sum().backward()
+    nn.GRU(8, 16, num_layers=2).cuda().eval()(x)
+    with torch.backends.cudnn.flags(enabled=False):
+        nn.RNN(8, 16).cuda()(x)
+    places = torch.tensor([[0, 1, 2], [2, 0, 1]])
+    adjacency = torch.sparse_coo_tensor(places, torch.ones(3), (3, 3)).cuda()
+    torch.sparse.mm(adjacency, torch.randn(3, 4, device="cuda"))
+    nn.RMSNorm(8).cuda().half()(torch.randn(6, 8, device="cuda").half())
+"""
+
+BY_HAND = """
+    import torch
+    from torch import nn
+    model = nn.Linear(4, 4).cuda()
+    while True:
+        model.zero_grad()
+        for _ in range(2):  # two micro-batches make one step
+            model(torch.randn(2, 4, device="cuda")).sum().backward()
+        for parameter in model.parameters():
+            parameter.data.add_(parameter.grad, alpha=-0.1)
+"""
+
+
+@cache
+def recorded(text: str) -> Program:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "program.py"
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+        return record([str(path)], load_chip("h100"), show_output=False)
+
+
+def ops(name: str) -> list[Op]:
+    return [op for op in recorded(PROGRAM).ops if op.name == f"aten.{name}.default"]
+
+
+def test_an_lstm_is_one_operator_forward_and_one_backward() -> None:
+    forward, inference = ops("_cudnn_rnn")
+    assert [one.shape for one in forward.outputs[:3]] == [(5, 3, 16), (1, 3, 16), (1, 3, 16)]
+    # four gates and the cell: 5 steps * 3 sequences * 16 * (4 + 1) * 4 bytes = 4,800
+    assert forward.outputs[3] == TensorMeta((4800,), (1,), "uint8")
+    assert inference.outputs[0].shape == (5, 3, 16)
+    assert inference.outputs[1].shape == (2, 3, 16)
+    assert inference.outputs[3].shape == (0,), "nothing is kept for a backward pass that will not come"
+    (backward,) = ops("_cudnn_rnn_backward")
+    assert [one.shape for one in backward.outputs] == [(5, 3, 8), (64, 8), (64, 16), (64,), (64,)]
+
+
+def test_without_cudnn_an_rnn_is_composed_of_single_operators() -> None:
+    assert ops("tanh"), "the RNN that ran with cuDNN switched off"
+
+
+def test_a_sparse_product_names_what_it_reads() -> None:
+    (product,) = ops("_sparse_mm")
+    assert [one.shape for one in product.tensors] == [(2, 3), (3,), (3, 4)]
+    assert [one.shape for one in product.outputs] == [(3, 4)]
+
+
+def test_an_rms_norm_is_one_operator() -> None:
+    (norm,) = ops("_fused_rms_norm")
+    assert norm.outputs == (TensorMeta((6, 8), (8, 1), "float16"), TensorMeta((6, 1), (1, 1), "float32"))
+    assert not ops("rsqrt")
+
+
+def test_a_program_without_an_optimizer_takes_steps_by_hand() -> None:
+    program = recorded(BY_HAND)
+    assert program.meta["steps"] == 3
+    assert len(program.meta["parameter_blocks"]) == 2
+    steps = find_steps(program)
+    assert [step.kind for step in steps] == ["train"] * 3
+    assert [len(step.forwards) for step in steps] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("code", [machine_code.pinned_allocate(1, 2, "arm64"), machine_code.is_pinned("arm64")])
+def test_arm64_code_loads_its_own_literals(code: bytes) -> None:
+    words = [unpack_from("<I", code, at)[0] for at in range(0, len(code), 4)]
+    targets = [at * 4 + (one >> 5 & 0x7FFFF) * 4 for at, one in enumerate(words) if one >> 24 == 0x58]  # ldr x, label
+    literals = {unpack_from("<Q", code, target)[0] for target in targets}
+    assert all(target % 8 == 0 for target in targets)
+    assert literals in ({1, 2, machine_code.PINNED_MAGIC}, {machine_code.PINNED_MAGIC})
+
+
+SMI = {"count": 2, "name": "X1", "total_mib": 81920, "used_mib": 512, "power_w": 700.0, "capability": "9.0"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--query-gpu=name,memory.used", "--format=csv"], "name, memory.used\nX1, 512 MiB\nX1, 512 MiB\n"),
+        (["--query-gpu=memory.free", "--format=csv,noheader,nounits", "-i", "1"], "81408\n"),
+        (["--query-gpu=index,no.such", "--format=csv,noheader", "--id=0"], "0, [N/A]\n"),
+        (["--query-compute-apps=pid", "--format=csv,noheader"], ""),
+        (["-L"], "GPU 0: X1 (UUID: GPU-00000000-0000-0000-0000-000000000000)\nGPU 1: X1 (UUID: GPU-00000000-0000-0000-0000-000000000001)\n"),
+    ],
+)  # fmt: skip
+def test_nvidia_smi_prints(arguments: list[str], text: str) -> None:
+    assert smi.text(SMI, arguments) == text

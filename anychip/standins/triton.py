@@ -7,6 +7,7 @@ its source loads and stores. `anychip.kernel` gives it its FLOP.
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -33,18 +34,26 @@ def record_launch(function: Any, holder: Any, args: Sequence[Any], kwargs: dict[
     if not recording.any_on_chip(list(tensors.values())):
         raise ValueError("Pointer argument cannot be accessed from Triton (cpu tensor?)")
     name = f"triton.{function.__name__}"
-    cost = getattr(holder, "anychip_cost", None) or getattr(function, "anychip_cost", None) or custom.COSTS.get(name)
-    if cost is not None:
-        custom.record_call(f"custom.{name}", cost, (), _known(bound, names))
-        return
     read_written = roles(function)
-    default = (True, False)
-    each = [(one, *read_written.get(param, default)) for param, one in tensors.items()]
-    moved = sum(extent(one) * (reads + writes) for one, reads, writes in each)
-    recording.launch(name, tuple(bound.values()), (), [one for one, _, writes in each if writes], (("bytes", moved),))
+    each = {param: (one, *read_written.get(param, (True, False))) for param, one in tensors.items()}
+    moved = sum(extent(one) * (reads + writes) for one, reads, writes in each.values())
+    written = tuple(param for param, (_, _, writes) in each.items() if writes)
+    cost = getattr(holder, "anychip_cost", None) or custom.COSTS.get(name)
+    if cost is not None:
+        full = replace(cost, bytes=moved if cost.bytes is None else cost.bytes, mutates=cost.mutates or written)
+        custom.record_call(f"custom.{name}", full, (), _known(bound, names))
+        return
+    recording.launch(name, tuple(bound.values()), (), [tensors[param] for param in written], (("bytes", moved),))
     recording.runtime().recorder.warn(
         f"Triton kernel {function.__name__}: priced by the bytes of its tensors; anychip.kernel gives it its cost"
     )
+
+
+def hand_on(holder: Any) -> None:
+    """What the user said of an autotuned kernel is said of the kernel inside."""
+    cost = getattr(holder, "anychip_cost", None)
+    if cost is not None:
+        holder.fn.anychip_cost = cost
 
 
 def _known(bound: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -126,6 +135,7 @@ class Autotuner(KernelInterface):
         self.best_config = configs[0] if configs else Config({})
 
     def run(self, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        hand_on(self)
         return self.fn.run(*args, grid=grid, warmup=warmup, **{**self.best_config.all_kwargs(), **kwargs})
 
 
@@ -137,6 +147,7 @@ class Heuristics(KernelInterface):
 
     def run(self, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         bound = dict(zip(self.arg_names, args, strict=False)) | kwargs
+        hand_on(self)
         found = {name: value(bound) for name, value in self.values.items()}
         return self.fn.run(*args, grid=grid, warmup=warmup, **{**kwargs, **found})
 
@@ -257,8 +268,17 @@ def patch(module: ModuleType) -> None:
         module.JITFunction.run = _real_run
     elif module.__name__ == "triton.runtime.autotuner":
         module.Autotuner.run = _real_autotuner_run
+        module.Heuristics.run = _handing_on(module.Heuristics.run)
     else:
         module.driver.set_active(_Driver())
+
+
+def _handing_on(run: Callable[..., Any]) -> Callable[..., Any]:
+    def handing_on(kernel: Any, *args: Any, **kwargs: Any) -> Any:
+        hand_on(kernel)
+        return run(kernel, *args, **kwargs)
+
+    return handing_on
 
 
 def _real_run(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
@@ -269,9 +289,7 @@ def _real_run(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -
 def _real_autotuner_run(tuner: Any, *args: Any, **kwargs: Any) -> Any:
     config = tuner.configs[0] if tuner.configs else None
     choice = config.all_kwargs() if config is not None else {}
-    cost = getattr(tuner, "anychip_cost", None)
-    if cost is not None:
-        tuner.fn.anychip_cost = cost
+    hand_on(tuner)
     return tuner.fn.run(*args, **{**choice, **kwargs})
 
 

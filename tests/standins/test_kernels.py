@@ -1,7 +1,6 @@
 """Kernels of the program's own: Triton, CUDA extensions, CuPy; and `anychip.kernel`, by which they get a cost."""
 
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ TRITON = """
         mask = offsets < n
         tl.store(out_ptr + offsets, tl.load(x_ptr + offsets, mask=mask) + tl.load(y_ptr + offsets, mask=mask), mask=mask)
 
-    @anychip.kernel(flop=lambda x_ptr, n, **_: 10 * n, mutates=("x_ptr",))
+    @anychip.kernel(flop=lambda x_ptr, n, **_: 10 * n, unit="vector")
     @triton.autotune([triton.Config({"BLOCK": 64}), triton.Config({"BLOCK": 128})], key=["n"])
     @triton.jit
     def scale_kernel(x_ptr, n, BLOCK: tl.constexpr):
@@ -245,11 +244,9 @@ def test_custom_work(kwargs: tuple[tuple[str, int], ...], expected: tuple[int, i
 
 
 def test_matrix_flop_run_on_the_matrix_unit() -> None:
-    cost: Callable[[str], float] = lambda unit: (
-        price_op(
-            Op("custom.x", (), (("flop", 10**13), ("bytes", 1), ("unit", unit)), (TensorMeta((1,), (1,), "bfloat16"),)),
-            load_chip("h100"),
-        ).time_s
-    )
+    def cost(unit: str) -> float:
+        kwargs = (("flop", 10**13), ("bytes", 1), ("unit", unit))
+        return price_op(Op("custom.x", (), kwargs, (TensorMeta((1,), (1,), "bfloat16"),)), load_chip("h100")).time_s
+
     # 1e13 flop: 16-bit products at several hundred TFLOP/s, vector arithmetic at tens
     assert cost("matrix") < cost("vector") / 3

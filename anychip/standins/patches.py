@@ -25,6 +25,7 @@ PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "triton.runtime.autotuner": _triton,
     "triton.runtime.driver": _triton,
     "triton.runtime.jit": _triton,
+    "triton.testing": _triton,
 }
 
 

@@ -241,6 +241,12 @@ class _Driver:
         properties = torch.cuda.get_device_properties()
         return SimpleNamespace(backend="cuda", arch=10 * major + minor, warp_size=properties.warp_size)
 
+    def get_empty_cache_for_benchmark(self) -> torch.Tensor:
+        return torch.empty(256 << 20, dtype=torch.int8, device="cuda")
+
+    def clear_cache(self, cache: torch.Tensor) -> None:
+        cache.zero_()
+
     def get_benchmarker(self) -> Any:
         return do_bench
 
@@ -269,6 +275,9 @@ def patch(module: ModuleType) -> None:
     elif module.__name__ == "triton.runtime.autotuner":
         module.Autotuner.run = _real_autotuner_run
         module.Heuristics.run = _handing_on(module.Heuristics.run)
+    elif module.__name__ == "triton.testing":
+        module.do_bench = do_bench  # type: ignore[attr-defined]
+        module.do_bench_cudagraph = do_bench  # type: ignore[attr-defined]
     else:
         module.driver.set_active(_Driver())
 

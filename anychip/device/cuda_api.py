@@ -6,6 +6,7 @@ imported, so that layer runs unchanged and nothing of it is patched but what ask
 """
 
 import os
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -88,6 +89,7 @@ class CudaApi:
             "has_cudnn": True,
             "_is_flash_attention_available": lambda: True,
             "_nvtx": profiler.nvtx(),
+            "_show_config": _config(torch._C._show_config()),
             "_nccl_init_rank": nothing,
             "_set_cached_tensors_enabled": nothing,
             "_add_cached_tensor": nothing,
@@ -266,6 +268,7 @@ class CudaApi:
             "_CudaEventBase": CudaEventBase,
             "_CudaDeviceProperties": DeviceProperties,
             "_CUDAGraph": Graph,
+            "_MemPool": MemPool,
             "_cudart": self.cudart(),
             "_cudnn": SimpleNamespace(
                 is_cuda=True,
@@ -296,6 +299,30 @@ class CudaApi:
         module.cudaMemGetInfo = self.memory_info  # type: ignore[attr-defined]
         module.cudaRuntimeGetVersion = lambda: 12080  # type: ignore[attr-defined]
         return module
+
+
+def _config(text: str) -> Callable[[], str]:
+    """What `torch.__config__.show()` says, which with CUDA asks its library."""
+    return lambda: text + "  - CUDA Runtime 12.8 (virtual chip)\n"
+
+
+class MemPool:
+    """`torch._C._MemPool`: a pool of its own for what is allocated under `torch.cuda.use_mem_pool`. The allocator keeps
+    one pool for everything, so memory is counted the same."""
+
+    made = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        MemPool.made += 1
+        self._id = (0, MemPool.made)
+        self.allocator = args[0] if args else kwargs.get("allocator")
+
+    @property
+    def id(self) -> tuple[int, int]:
+        return self._id
+
+    def use_count(self) -> int:
+        return 1
 
 
 def _nothing(*_args: Any, **_kwargs: Any) -> None:

@@ -62,6 +62,7 @@ def _complete(runtime: Any) -> None:
         comm,
         compiling,
         cuda_api,
+        finite,
         legacy,
         nvml,
         printing,
@@ -81,7 +82,7 @@ def _complete(runtime: Any) -> None:
     runtime.kernels.install({**Special(runtime.kernels).overrides(), **shapes.overrides(runtime.kernels)})
     _torch.probe(runtime.tensors, runtime.count)
     attention.install()
-    for part in (collectives, comm, compiling, legacy, nvml, printing, profiler, rnn, sparse, standins, storage):
+    for part in (collectives, comm, compiling, finite, legacy, nvml, printing, profiler, rnn, sparse, standins, storage):
         part.install(runtime)
     torch.autograd.set_multithreading_enabled(False)
     torch.version.cuda = CUDA_VERSION

@@ -59,13 +59,8 @@ def complete(extension: ModuleType) -> None:
         # False while torchvision registers meta kernels of its own (its first import), which want all of its operators.
         extension._has_ops = lambda: "torchvision.ops" in sys.modules  # type: ignore[attr-defined]
         extension._assert_has_ops = lambda: None  # type: ignore[attr-defined]
-    runtime = recording.runtime()
-    if runtime is not None:
-        _register(runtime)
-        if missing:
-            runtime.recorder.warn(
-                "torchvision's compiled operators do not load beside this torch: anychip's shape rules stand in for them"
-            )
+    if recording.runtime() is not None:
+        _register(recording.runtime(), missing)
 
 
 def _library(kind: str) -> Any:
@@ -73,15 +68,25 @@ def _library(kind: str) -> Any:
     return make("torchvision", kind)
 
 
-def _register(runtime: Any) -> None:
+def _register(runtime: Any, missing: bool) -> None:
     from anychip.device._torch import DISPATCH_KEYS
 
     key = DISPATCH_KEYS[runtime.device_type]
     library = _library("IMPL")
     for name, kernel in KERNELS.items():
         for place in (f"Autograd{key}", key):
-            library.impl(name, kernel, place)
+            library.impl(name, _telling(name, kernel) if missing else kernel, place)
     _libraries.append(library)
+
+
+def _telling(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    def told(*args: Any) -> Any:
+        recording.runtime().recorder.warn(
+            f"torchvision's compiled operators do not load beside this torch: anychip's shape rule stands in for {name}"
+        )
+        return kernel(*args)
+
+    return told
 
 
 # On the chip ----------------------------------------------------------------------------------------------------------

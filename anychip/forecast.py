@@ -93,7 +93,8 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     window = Window.of(timeline, found)
     total = _totals(timeline, window)
     step_time = window.step_time_s
-    tokens, samples = batch_of(timeline.program, window.steps)
+    # What a step is fed is read where nothing has been fused yet.
+    tokens, samples = batch_of(program, tuple(find_steps(program)[-len(window.steps) :]) if window.steps else ())
     tokens = tokens_per_step if tokens_per_step is not None else tokens
     breakdown = _breakdown(timeline, window)
     evidence = _shares(timeline, window)

@@ -17,7 +17,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from anychip.standins import custom, recording
+from anychip.standins.cxx import Shape, Unknown, plain, returned
 from anychip.standins.guarded import hidden
 
 CUDA_SUFFIXES = (".cu", ".cuh")
@@ -25,34 +28,58 @@ _BOUND = re.compile(r'\.(?:def|impl)\(\s*"(\w+)(?:\([^"]*)?"\s*,\s*(?:TORCH_FN\(
 
 
 class ExtensionFunction:
-    """A function of a module that was not built. returns_nothing: from its C++ signature; None where unknown."""
+    """A function of a module that was not built. cxx: its name in C++; source: the C++ text of the module."""
 
-    def __init__(self, module: str, name: str, returns_nothing: bool | None) -> None:
+    def __init__(self, module: str, name: str, cxx: str, source: str) -> None:
         self.__name__, self.__qualname__, self.__module__ = name, name, module
         self.op = f"extension.{module}.{name}"
-        self.returns_nothing = returns_nothing
+        self.cxx, self.source = cxx, source
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from anychip.device.kernels import flat_tensors
 
-        tensors = flat_tensors((args, kwargs))
-        if not recording.any_on_chip(tensors):
+        if not recording.any_on_chip(flat_tensors((args, kwargs))):
             raise RuntimeError(f"{self.op}: this CUDA extension is not built here, and no argument is on the chip.")
         cost = custom.COSTS.get(self.op)
         if cost is not None:
             return custom.record_call(f"custom.{self.op}", cost, args, kwargs)
-        if not self.returns_nothing:
-            raise RuntimeError(
-                f"{self.op} is a CUDA extension's function that is not built here, so what it returns is not known. Say it "
-                f'before the call: anychip.kernel("{self.op}", outputs=lambda *args: ..., flop=lambda *args: ...); '
-                "see docs/kernels.md."
-            )
-        moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        recording.launch(self.op, (*args, *kwargs.values()), (), tensors, (("bytes", moved),))
+        return self._by_source((*args, *kwargs.values()))
+
+    def _by_source(self, args: tuple[Any, ...]) -> Any:
+        """Record by what the source says of the results; its inputs count as written where it returns nothing."""
+        from anychip.device.kernels import flat_tensors
+
+        found = self._returned(args)
+        shapes = [] if found is None else found if isinstance(found, list) else [found]
+        outputs = [recording.layout(torch.empty(one.sizes, dtype=one.dtype, device="meta")) for one in shapes]
+        tensors = flat_tensors(args)
+        moved = sum(one.numel() * one.element_size() for one in tensors)
+        moved += sum(torch.Size(shape).numel() * dtype.itemsize for shape, _, dtype in outputs)
+        made = recording.launch(self.op, args, outputs, tensors if found is None else (), (("bytes", moved),))
         recording.runtime().recorder.warn(
             f"{self.op}: a CUDA extension, priced by the bytes of its tensors; anychip.kernel gives it its cost"
         )
-        return None
+        return made if isinstance(found, list) else made[0] if made else None
+
+    def _returned(self, args: tuple[Any, ...]) -> Any:
+        try:
+            found = returned(self.source, self.cxx, args)
+            if all(isinstance(one, Shape) for one in (found if isinstance(found, list) else [found] if found else [])):
+                return found
+        except (Unknown, TypeError, ValueError, IndexError, AttributeError):
+            pass  # any of them means that the source was not understood
+        if declares_void(self.source, self.cxx):
+            return None
+        raise RuntimeError(
+            f"{self.op} is a CUDA extension's function that is not built here, and what it returns is not clear from its "
+            f'source. Say it before the call: anychip.kernel("{self.op}", outputs=lambda *args: ..., '
+            "flop=lambda *args: ...); see docs/kernels.md."
+        )
+
+
+def declares_void(source: str, function: str) -> bool:
+    """Whether a declaration alone says that nothing is returned."""
+    return re.search(rf"\bvoid\s+{re.escape(function)}\s*\(", plain(source)) is not None
 
 
 def make_module(name: str, sources: Iterable[str], functions: Iterable[str] = ()) -> ModuleType:
@@ -61,7 +88,7 @@ def make_module(name: str, sources: Iterable[str], functions: Iterable[str] = ()
     text = "\n".join(sources)
     bound = dict(_BOUND.findall(text)) | {one: one for one in functions}
     for python, cxx in bound.items():
-        setattr(module, python, ExtensionFunction(name, python, _returns_nothing(text, cxx)))
+        setattr(module, python, ExtensionFunction(name, python, cxx, text))
     module.__dict__["__anychip__"] = True
     if not bound:
         module.__dict__["__getattr__"] = _any_function(name)
@@ -76,14 +103,9 @@ def _any_function(module: str) -> Any:
     def __getattr__(name: str) -> ExtensionFunction:
         if name.startswith("__"):
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        return ExtensionFunction(module, name, None)
+        return ExtensionFunction(module, name, name, "")
 
     return __getattr__
-
-
-def _returns_nothing(text: str, function: str) -> bool | None:
-    found = re.search(rf"([\w:<>&,\s*]*?)\b{re.escape(function)}\s*\([^;{{]*\)\s*[;{{]", text)
-    return None if found is None or not found[1].strip() else found[1].split()[-1] == "void"
 
 
 # Built by the program -------------------------------------------------------------------------------------------------
@@ -98,7 +120,7 @@ def install(runtime: Any) -> None:
         paths = [sources] if isinstance(sources, str) else [str(one) for one in sources]
         if not any(path.endswith(CUDA_SUFFIXES) for path in paths):
             return real_load(name, sources, *args, **kwargs)
-        return make_module(name, [_read(Path(path)) for path in paths])
+        return _kept(make_module(name, [_read(Path(path)) for path in paths]))
 
     def load_inline(
         name: str, cpp_sources: Any, cuda_sources: Any = None, functions: Any = None, *args: Any, **kwargs: Any
@@ -106,10 +128,16 @@ def install(runtime: Any) -> None:
         if not cuda_sources:
             return real_inline(name, cpp_sources, cuda_sources, functions, *args, **kwargs)
         texts = [*_texts(cpp_sources), *_texts(cuda_sources)]
-        return make_module(name, texts, _texts(functions) if not isinstance(functions, dict) else functions)
+        return _kept(make_module(name, texts, functions if isinstance(functions, dict) else _texts(functions)))
 
     cpp_extension.load = load
     cpp_extension.load_inline = load_inline
+
+
+def _kept(module: ModuleType) -> ModuleType:
+    """A built extension can be imported by its name afterwards."""
+    sys.modules[module.__name__] = module
+    return module
 
 
 def _texts(value: Any) -> list[str]:

@@ -4,12 +4,14 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 import anychip
 from anychip.cost import price_op, work
 from anychip.record import Op, TensorMeta
 from anychip.spec import load_chip
 from anychip.standins.cupy import constants
+from anychip.standins.cxx import Shape, Unknown, returned
 from anychip.standins.extensions import declared, make_module
 from anychip.standins.triton_source import roles
 from tests.standins.recorded import Recorded
@@ -66,7 +68,8 @@ EXTENSIONS = """
 
     said = {}
     CPP = "torch::Tensor muladd(torch::Tensor a, torch::Tensor b, double c); void fill(torch::Tensor a);"
-    ext = load_inline("muladd_ext", CPP, cuda_sources="__global__ void k() {}", functions=["muladd", "fill"])
+    CPP += "torch::Tensor twice(torch::Tensor a) { auto y = torch::empty({a.size(1), 2}, a.options()); return y; }"
+    ext = load_inline("muladd_ext", CPP, cuda_sources="__global__ void k() {}", functions=["muladd", "fill", "twice"])
     a = torch.ones(10, 20, device="cuda")
     ext.fill(a)
     try:
@@ -74,6 +77,8 @@ EXTENSIONS = """
     except RuntimeError as error:
         said["unknown"] = str(error)
     anychip.kernel("extension.muladd_ext.muladd", flop=lambda a, b, c: 2 * a.numel(), outputs=lambda a, b, c: a)
+    import muladd_ext
+    said["twice"] = list(muladd_ext.twice(a).shape)
     said["shape"] = list(ext.muladd(a, a, 2.0).shape)
     try:
         ext.fill(torch.ones(3))
@@ -183,18 +188,57 @@ def test_a_function_with_results_says_what_is_needed(extensions: Recorded) -> No
     assert "not built here" in extensions.said["cpu"]
 
 
+def test_results_that_the_source_shows_need_no_saying(extensions: Recorded) -> None:
+    assert extensions.said["twice"] == [20, 2]
+    assert extensions.work("extension.muladd_ext.twice").bytes_moved == (200 + 40) * 4
+
+
 def test_a_declared_extension_is_importable_with_the_functions_it_binds(extensions: Recorded) -> None:
     assert extensions.said["functions"] == [True, False]
     assert any("lltm_cuda" in text for text in extensions.warnings)
 
 
-def test_cpp_signatures_are_read() -> None:
-    text = (
-        "void f(at::Tensor x) { }\nstd::vector<at::Tensor> g(at::Tensor x);\n"
-        'm.def("f", &f); m.def("g", &ns::g); m.def("h", &h);'
-    )
-    module = make_module("m", [text])
-    assert [getattr(module, name).returns_nothing for name in "fgh"] == [True, False, None]
+CXX = """
+#include <torch/extension.h>
+#define CHECK(x) TORCH_CHECK(x.is_cuda())
+std::vector<at::Tensor> lltm_cuda_forward(at::Tensor input, at::Tensor weights);  // a declaration
+static torch::Tensor up(torch::Tensor x, torch::Tensor f, int upx, int pad) {
+    CHECK(x);
+    x = x.contiguous();
+    int out = ((int)x.size(1) * upx + pad - (int)f.size(0) + 2) / 2;
+    torch::Tensor y = torch::empty({x.size(0), out}, x.options());
+    if (out > 1) { launch<float><<<1, 1>>>(y.data_ptr<float>()); }
+    return y;
+}
+std::vector<at::Tensor> lltm_cuda_forward(at::Tensor input, at::Tensor weights) {
+    auto gates = at::zeros({input.size(0), 3, weights.size(0) / 3}, weights.options().dtype(torch::kHalf));
+    auto count = torch::zeros(input.sizes(), torch::TensorOptions().dtype(torch::kInt32).device(input.device()));
+    return {gates, count, at::empty_like(input)};
+}
+std::vector<at::Tensor> lltm_forward(at::Tensor input, at::Tensor weights) { return lltm_cuda_forward(input, weights); }
+void fill(at::Tensor x) { }
+at::Tensor magic(at::Tensor x) { return x.index({0}); }
+"""
+
+
+def test_results_are_read_from_cpp() -> None:
+    x, f = torch.empty(4, 10), torch.empty(3)
+    # (10 * 2 + 5 - 3 + 2) / 2 = 12
+    assert returned(CXX, "up", (x, f, 2, 5)) == Shape((4, 12), torch.float32)
+    # 9 rows of weights are 3 for each of 3 gates
+    assert returned(CXX, "lltm_forward", (x, torch.empty(9, 2))) == [
+        Shape((4, 3, 3), torch.float16), Shape((4, 10), torch.int32), Shape((4, 10), torch.float32)
+    ]  # fmt: skip
+    assert returned(CXX, "fill", (x,)) is None
+    for name in ("magic", "absent"):
+        with pytest.raises(Unknown):
+            returned(CXX, name, (x,))
+
+
+def test_bound_names_are_read_from_cpp() -> None:
+    binding = 'm.def("f", &f); m.def("g", &ns::g, "doc"); m.impl("h", TORCH_FN(h));'
+    module = make_module("m", [binding])
+    assert [getattr(module, name).cxx for name in "fgh"] == ["f", "g", "h"]
 
 
 def test_setup_files_are_read_not_run(tmp_path: Path) -> None:

@@ -1,0 +1,238 @@
+"""What a C++ function of an extension returns, read from its source: never compiled, never run.
+
+Most such functions make their results by `torch::empty_like(x)` or `torch::empty({x.size(0), n}, x.options())`, fill them
+by a kernel and return them. A call's own arguments give the sizes. Whatever is not of that form is `Unknown`.
+"""
+
+import ast
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+DTYPES: dict[str, torch.dtype] = {
+    "kFloat": torch.float32, "kFloat32": torch.float32, "kDouble": torch.float64, "kFloat64": torch.float64,
+    "kHalf": torch.float16, "kFloat16": torch.float16, "kBFloat16": torch.bfloat16, "kInt": torch.int32,
+    "kInt32": torch.int32, "kLong": torch.int64, "kInt64": torch.int64, "kShort": torch.int16, "kChar": torch.int8,
+    "kByte": torch.uint8, "kUInt8": torch.uint8, "kInt8": torch.int8, "kBool": torch.bool,
+}  # fmt: skip
+LIKE = {"empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"}
+MAKE = {"empty", "zeros", "ones", "full"}
+SAME = {"contiguous", "clone", "detach", "to", "cuda", "device", "requires_grad", "layout", "memory_format"}
+ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b, ast.Mod: lambda a, b: a % b,
+    ast.Div: lambda a, b: a // b if isinstance(a, int) and isinstance(b, int) else a / b,
+}  # fmt: skip
+DEPTH = 8  # functions that call one another
+
+
+class Unknown(Exception):
+    """The source does not say, as far as it is understood here."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A tensor, as far as the source speaks of it."""
+
+    sizes: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Options:
+    dtype: torch.dtype | None
+
+
+@dataclass(frozen=True)
+class Definition:
+    """returns: the type before the name; parameters: their names; body: its text."""
+
+    returns: str
+    parameters: tuple[str, ...]
+    body: str
+
+
+def returned(text: str, function: str, args: Sequence[Any]) -> Any:
+    """What `function` returns for these arguments: Shape, a list of Shape, or None for void. Raises Unknown."""
+    return _call(plain(text), function, [_known(one) for one in args], 0)
+
+
+def plain(text: str) -> str:
+    """Without comments, preprocessor lines and namespaces."""
+    text = re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)
+    text = re.sub(r"^\s*#(?:[^\n]*\\\n)*[^\n]*$", "", text, flags=re.M)
+    return re.sub(r"\b(?:torch|at|c10|std)::", "", text)
+
+
+def find(text: str, function: str) -> Definition | None:
+    """The definition (not a declaration) of a function in plain text."""
+    for match in re.finditer(rf"([\w<>,&*\s]*?)\b{re.escape(function)}\s*\(", text):
+        end = _closing(text, match.end() - 1, "()")
+        after = re.match(r"\s*(?:const\s*)?\{", text[end + 1 :])
+        if after is None or not match[1].strip():
+            continue
+        start = end + after.end()
+        parameters = _split(text[match.end() : end])
+        names = tuple(re.sub(r"\s*=.*", "", one, flags=re.S).strip().split()[-1].lstrip("&*") for one in parameters)
+        return Definition(match[1].split()[-1], names, text[start + 1 : _closing(text, start, "{}")])
+    return None
+
+
+def _closing(text: str, start: int, pair: str) -> int:
+    depth = 0
+    for position in range(start, len(text)):
+        depth += (text[position] == pair[0]) - (text[position] == pair[1])
+        if depth == 0:
+            return position
+    return len(text)
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas outside of brackets."""
+    parts, depth, start = [], 0, 0
+    for position, character in enumerate(text):
+        depth += (character in "([{<") - (character in ")]}>")
+        if character == "," and depth == 0:
+            parts.append(text[start:position])
+            start = position + 1
+    last = text[start:]
+    return [one for one in (*parts, last) if one.strip()]
+
+
+def _call(text: str, function: str, args: Sequence[Any], depth: int) -> Any:
+    definition = find(text, function)
+    if definition is None or depth > DEPTH:
+        raise Unknown(function)
+    if definition.returns == "void":
+        return None
+    scope: dict[str, Any] = dict(zip(definition.parameters, args, strict=False))
+    sources: dict[str, str] = {}
+    result = None
+    for statement in re.split(r";", definition.body):
+        assigned = re.search(r"(?:^|[\s*&])(\w+)\s*=(?!=)\s*(.+)$", statement, re.S)
+        constructed = re.search(r"\bTensor\s+(\w+)\((.+)\)\s*$", statement, re.S)
+        given = re.search(r"\breturn\b(.+)$", statement, re.S)
+        if given is not None:
+            result = given[1]
+        elif (found := assigned or constructed) is not None:
+            sources[found[1]] = found[2]
+    if result is None:
+        raise Unknown(function)
+    return _Reader(text, scope, sources, depth).value(_expression(result))
+
+
+def _expression(text: str) -> ast.expr:
+    """A C++ expression as Python reads it."""
+    text = re.sub(r"\b(?:tuple|vector|array)\s*<[^{(]*>\s*(?=[{(])", "", text)
+    text = re.sub(r"\bstatic_cast\s*<[^>]*>|\((?:int|int64_t|long|size_t|unsigned|uint32_t|float|double)\)", "", text)
+    text = re.sub(r"\b(?:make_tuple|IntArrayRef|move)\s*(?=\()", "", text)
+    text = text.replace("{", "[").replace("}", "]").replace("->", ".").replace("::", "__")
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        raise Unknown(text) from None
+
+
+@dataclass
+class _Reader:
+    """Evaluates expressions over tensors and integers. sources: local variables that were not needed yet."""
+
+    text: str
+    scope: dict[str, Any]
+    sources: dict[str, str]
+    depth: int
+
+    def value(self, node: ast.expr) -> Any:
+        match node:
+            case ast.Constant(value=value):
+                return value
+            case ast.Name(id=name):
+                return self._name(name)
+            case ast.List(elts=parts) | ast.Tuple(elts=parts):
+                return [self.value(one) for one in parts]
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -self.value(operand)
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
+                return ARITHMETIC[type(op)](self.value(left), self.value(right))
+            case ast.Call(func=ast.Name(id=name), args=args):
+                return self._function(name, args)
+            case ast.Call(func=ast.Attribute(value=of, attr=name), args=args):
+                return self._method(self.value(of), name, args)
+        raise Unknown(ast.dump(node))
+
+    def _name(self, name: str) -> Any:
+        if name in self.sources:  # an argument may be assigned again: `x = x.contiguous()`
+            source = self.sources.pop(name)
+            self.scope[name] = self.value(_expression(source))
+        if name in self.scope:
+            return self.scope[name]
+        if name in DTYPES:
+            return DTYPES[name]
+        raise Unknown(name)
+
+    def _function(self, name: str, args: list[ast.expr]) -> Any:
+        if name in LIKE:
+            like, *rest = [self._or_none(one) for one in args]
+            return Shape(_shape(like).sizes, _dtype(rest) or _shape(like).dtype)
+        if name in MAKE:
+            sizes = self.value(args[0])
+            dtype = _dtype([self._or_none(one) for one in args[1:]])
+            return Shape(tuple(int(one) for one in sizes), dtype or torch.float32)
+        if name == "TensorOptions":
+            return Options(None)
+        if name in ("min", "max"):
+            return {"min": min, "max": max}[name](*[self.value(one) for one in args])
+        return _call(self.text, name, [self._or_none(one) for one in args], self.depth + 1)
+
+    def _or_none(self, node: ast.expr) -> Any:
+        """An argument that need not be understood."""
+        try:
+            return self.value(node)
+        except Unknown:
+            return None
+
+    def _method(self, of: Any, name: str, args: list[ast.expr]) -> Any:
+        if isinstance(of, Options) and name == "dtype":
+            return Options(self.value(args[0]))
+        if name in SAME:
+            return of
+        tensor = _shape(of)
+        simple: dict[str, Callable[[], Any]] = {
+            "size": lambda: tensor.sizes[self.value(args[0])], "sizes": lambda: list(tensor.sizes),
+            "dim": lambda: len(tensor.sizes), "ndimension": lambda: len(tensor.sizes),
+            "options": lambda: Options(tensor.dtype), "type": lambda: Options(tensor.dtype),
+            "scalar_type": lambda: tensor.dtype, "dtype": lambda: tensor.dtype, "numel": lambda: _product(tensor.sizes),
+            "new_empty": lambda: Shape(tuple(self.value(args[0])), tensor.dtype),
+            "new_zeros": lambda: Shape(tuple(self.value(args[0])), tensor.dtype),
+        }  # fmt: skip
+        if name not in simple:
+            raise Unknown(name)
+        return simple[name]()
+
+
+def _product(sizes: Sequence[int]) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
+
+
+def _shape(value: Any) -> Shape:
+    if not isinstance(value, Shape):
+        raise Unknown(repr(value))
+    return value
+
+
+def _dtype(values: Sequence[Any]) -> torch.dtype | None:
+    for one in values:
+        if isinstance(one, Options) and one.dtype is not None:
+            return one.dtype
+        if isinstance(one, torch.dtype):
+            return one
+    return None
+
+
+def _known(value: Any) -> Any:
+    return Shape(tuple(value.shape), value.dtype) if isinstance(value, torch.Tensor) else value

@@ -206,6 +206,8 @@ class Kernels:
             for real, meta, shape in zip(schema.mutated(args, kwargs), targets, before, strict=True):
                 if tuple(meta.shape) != shape:
                     real.resize_(meta.shape)
+        if not schema.returns:
+            return []
         if not isinstance(result, tuple | list) or schema.single_list:
             result = [result]
         return [None if alias else one for one, alias in zip(result, schema.aliased, strict=True)]

@@ -20,7 +20,7 @@ SMALL = 64  # elements: larger tensors carry no values
 
 # base name of an op -> the value that its result is taken to be filled with
 UNIFORM: dict[str, float] = {
-    "isnan": 0, "isinf": 0, "isneginf": 0, "isposinf": 0, "isfinite": 1, "isclose": 1, "isreal": 1, "any": 0, "all": 1,
+    "isnan": 0, "isinf": 0, "isneginf": 0, "isposinf": 0, "isfinite": 1, "isclose": 1, "isreal": 1, "_is_all_true": 1, "_is_any_true": 0, "any": 0, "all": 1,
     "_amp_foreach_non_finite_check_and_unscale_": 0, "_amp_non_finite_check_and_unscale_": 0,
 }  # fmt: skip
 

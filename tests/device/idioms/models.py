@@ -135,7 +135,6 @@ def sparse() -> None:
     assert embedding.weight.grad.is_sparse
     torch.optim.SparseAdam(list(embedding.parameters())).step()
     torch.optim.SGD(embedding.parameters(), lr=0.1).step()
-    assert torch.eye(3, device="cuda").to_sparse().is_sparse
 
 
 @idiom("torch.jit")
@@ -267,7 +266,16 @@ def layers() -> None:
     torch.distributions.Categorical(logits=chip(3, 4)).sample()
     torch.distributions.Normal(chip(3), torch.ones(3, device="cuda")).rsample().sum()
     chip(4).sort(), chip(4).topk(2), chip(4).argmax(), chip(4, 4).median(1)
-    assert chip(3).unique().is_cuda and chip(4)[torch.ones(4, dtype=torch.bool, device="cuda")].is_cuda
+    action = torch.distributions.Categorical(probs=torch.softmax(chip(3, 4), -1))
+    assert action.log_prob(action.sample()).shape == (3,) and action.entropy().is_cuda
+    torch.distributions.MultivariateNormal(chip(2), torch.eye(2, device="cuda")).sample()
+
+
+@idiom("shapes that depend on values")
+def shapes() -> None:
+    x = chip(4)
+    assert x.unique().is_cuda and x[torch.ones(4, dtype=torch.bool, device="cuda")].is_cuda
+    assert x.nonzero().shape[1] == 1 and torch.eye(3, device="cuda").to_sparse().is_sparse
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ def install(runtime: Any) -> None:
     from anychip.standins.patches import AfterImport
 
     recording.set_runtime(runtime)
-    extensions.install(runtime)
     sys.meta_path.insert(0, AfterImport())
     sys.meta_path.append(Finder())
     sys.meta_path.append(extensions.Finder())

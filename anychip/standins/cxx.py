@@ -34,10 +34,17 @@ class Unknown(Exception):
 
 @dataclass(frozen=True)
 class Shape:
-    """A tensor, as far as the source speaks of it."""
+    """A tensor, as far as the source speaks of it. stride: None where it is contiguous."""
 
     sizes: tuple[int, ...]
     dtype: torch.dtype
+    stride: tuple[int, ...] | None = None
+
+    def meta(self) -> torch.Tensor:
+        """A tensor without memory of this form."""
+        if self.stride is None:
+            return torch.empty(self.sizes, dtype=self.dtype, device="meta")
+        return torch.empty_strided(self.sizes, self.stride, dtype=self.dtype, device="meta")
 
 
 @dataclass(frozen=True)
@@ -175,11 +182,13 @@ class _Reader:
     def _function(self, name: str, args: list[ast.expr]) -> Any:
         if name in LIKE:
             like, *rest = [self._or_none(one) for one in args]
-            return Shape(_shape(like).sizes, _dtype(rest) or _shape(like).dtype)
+            return _known(torch.empty_like(_shape(like).meta(), dtype=_dtype(rest)))
         if name in MAKE:
             sizes = self.value(args[0])
-            dtype = _dtype([self._or_none(one) for one in args[1:]])
-            return Shape(tuple(int(one) for one in sizes), dtype or torch.float32)
+            rest = [self._or_none(one) for one in args[1:]]
+            channels_last = [one for one in rest if isinstance(one, torch.memory_format)]
+            made = Shape(tuple(int(one) for one in sizes), _dtype(rest) or torch.float32)
+            return _known(made.meta().contiguous(memory_format=channels_last[0])) if channels_last else made
         if name == "TensorOptions":
             return Options(None)
         if name in ("min", "max"):
@@ -204,7 +213,7 @@ class _Reader:
             "dim": lambda: len(tensor.sizes), "ndimension": lambda: len(tensor.sizes),
             "options": lambda: Options(tensor.dtype), "type": lambda: Options(tensor.dtype),
             "scalar_type": lambda: tensor.dtype, "dtype": lambda: tensor.dtype, "numel": lambda: _product(tensor.sizes),
-            "new_empty": lambda: Shape(tuple(self.value(args[0])), tensor.dtype),
+            "suggest_memory_format": lambda: _memory_format(tensor), "new_empty": lambda: Shape(tuple(self.value(args[0])), tensor.dtype),
             "new_zeros": lambda: Shape(tuple(self.value(args[0])), tensor.dtype),
         }  # fmt: skip
         if name not in simple:
@@ -217,6 +226,11 @@ def _product(sizes: Sequence[int]) -> int:
     for size in sizes:
         result *= size
     return result
+
+
+def _memory_format(tensor: Shape) -> torch.memory_format:
+    last = len(tensor.sizes) == 4 and tensor.meta().is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last and not tensor.meta().is_contiguous() else torch.contiguous_format
 
 
 def _shape(value: Any) -> Shape:
@@ -235,4 +249,6 @@ def _dtype(values: Sequence[Any]) -> torch.dtype | None:
 
 
 def _known(value: Any) -> Any:
-    return Shape(tuple(value.shape), value.dtype) if isinstance(value, torch.Tensor) else value
+    if not isinstance(value, torch.Tensor):
+        return value
+    return Shape(tuple(value.shape), value.dtype, None if value.is_contiguous() else tuple(value.stride()))

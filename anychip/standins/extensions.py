@@ -6,18 +6,16 @@ return cannot be known from outside; `anychip.kernel` says it, and what it costs
 """
 
 import ast
-import importlib
 import importlib.abc
 import importlib.machinery
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
+from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-import torch
 
 from anychip.standins import custom, recording
 from anychip.standins.cxx import Shape, Unknown, plain, returned
@@ -51,10 +49,10 @@ class ExtensionFunction:
 
         found = self._returned(args)
         shapes = [] if found is None else found if isinstance(found, list) else [found]
-        outputs = [recording.layout(torch.empty(one.sizes, dtype=one.dtype, device="meta")) for one in shapes]
+        outputs = [recording.layout(one.meta()) for one in shapes]
         tensors = flat_tensors(args)
         moved = sum(one.numel() * one.element_size() for one in tensors)
-        moved += sum(torch.Size(shape).numel() * dtype.itemsize for shape, _, dtype in outputs)
+        moved += sum(prod(shape) * dtype.itemsize for shape, _, dtype in outputs)
         made = recording.launch(self.op, args, outputs, tensors if found is None else (), (("bytes", moved),))
         recording.runtime().recorder.warn(
             f"{self.op}: a CUDA extension, priced by the bytes of its tensors; anychip.kernel gives it its cost"
@@ -111,9 +109,9 @@ def _any_function(module: str) -> Any:
 # Built by the program -------------------------------------------------------------------------------------------------
 
 
-def install(runtime: Any) -> None:
-    """Answer `load` and `load_inline` for extensions with CUDA sources; others are built as always."""
-    cpp_extension: Any = importlib.import_module("torch.utils.cpp_extension")
+def answer_builds(cpp_extension: Any) -> None:
+    """Answer `load` and `load_inline` of torch.utils.cpp_extension for extensions with CUDA sources; others are built as
+    always."""
     real_load, real_inline = cpp_extension.load, cpp_extension.load_inline
 
     def load(name: str, sources: Any, *args: Any, **kwargs: Any) -> Any:

@@ -20,7 +20,14 @@ def _triton(module: ModuleType) -> None:
     triton.patch(module)
 
 
+def _cpp_extension(module: ModuleType) -> None:
+    from anychip.standins import extensions
+
+    extensions.answer_builds(module)
+
+
 PATCHES: dict[str, Callable[[ModuleType], None]] = {
+    "torch.utils.cpp_extension": _cpp_extension,
     "torchvision.extension": _torchvision,
     "triton.runtime.autotuner": _triton,
     "triton.runtime.driver": _triton,

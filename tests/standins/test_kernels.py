@@ -230,6 +230,9 @@ def test_results_are_read_from_cpp() -> None:
         Shape((4, 3, 3), torch.float16), Shape((4, 10), torch.int32), Shape((4, 10), torch.float32)
     ]  # fmt: skip
     assert returned(CXX, "fill", (x,)) is None
+    last = torch.empty(1, 8, 4, 4).contiguous(memory_format=torch.channels_last)
+    same = "Tensor f(Tensor x) { return torch::empty({2, 8, 4, 4}, x.options(), x.suggest_memory_format()); }"
+    assert returned(same, "f", (last,)).stride == (128, 1, 32, 8)
     for name in ("magic", "absent"):
         with pytest.raises(Unknown):
             returned(CXX, name, (x,))

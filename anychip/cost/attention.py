@@ -70,49 +70,59 @@ def curves(rates: Rates) -> dict[Key, Curve]:
 
 
 def rate(machine: Machine, implementation: str, backward: bool, causal: bool, head_dim: int, length: int) -> Level:
-    """flop/s in a long run; measured: a curve of this very chip and combination."""
+    """flop/s in a long run. On a point of this chip's own curve it is measured; between points, also with one ratio
+    of two measured curves (what a mask or a direction does) in between, interpolated; else modelled."""
     own = curves(machine.rates)
     direction = "attention.backward.rate" if backward else "attention.forward.rate"
     sustained = machine.rates.need("attention.sustained").value
     peak = machine.peak("bf16", "matrix")
     if own:
-        value, exact = combined(own, implementation, backward, causal, head_dim, length)
-        return Level(min(value * sustained, peak), exact)
+        value, ratios = combined(own, implementation, backward, causal, head_dim, length)
+        return Level(min(value * sustained, peak), _evidence(own, ratios, length))
     level_row = machine.rates.need(direction)
     level = level_row.value * peak if level_row.is_share else level_row.value
     shape = curves(borrowed_rows(machine.rates, "attention"))
     if not shape:
         half = machine.rates.need("attention.half_length").value
-        return Level(level * sustained * length / (length + half), False)
+        return Level(level * sustained * length / (length + half), "modelled")
     reference = shape[("flash", False, 128, True)].limit
     value, _ = combined(shape, implementation, backward, causal, head_dim, length)
     if backward:
         # The level row of the backward is its own; take only the shape over the same asymptote.
         reference *= _ratio(shape, (implementation, True), (implementation, False))
-    return Level(min(level * sustained * value / reference, peak), False)
+    return Level(min(level * sustained * value / reference, peak), "modelled")
+
+
+def _evidence(own: dict[Key, Curve], ratios: int, length: int) -> str:
+    lengths = [size for curve in own.values() for size, _ in curve.points]
+    if ratios == 0 and length in lengths:
+        return "measured"
+    return "interpolated" if ratios <= 1 and min(lengths) <= length <= max(lengths) else "modelled"
 
 
 def combined(known: dict[Key, Curve], implementation: str, backward: bool, causal: bool, head_dim: int,
-             length: int) -> tuple[float, bool]:  # fmt: skip
-    """A curve, or the nearest one times the ratios by which measured curves differ in what is missing."""
+             length: int) -> tuple[float, int]:  # fmt: skip
+    """(A curve, or the nearest one times the ratios by which measured curves differ in what is missing; how many such
+    steps away it is.)"""
     named = {key for key in known if key[0] == implementation} or {key for key in known if key[0] == "flash"}
     implementation = next(iter(named))[0]
     dims = sorted({key[2] for key in named}, key=lambda d: abs(log(d / head_dim)))
     exact = (implementation, backward, head_dim, causal)
     if exact in known:
-        return known[exact].at(length), True
+        return known[exact].at(length), 0
     dim = dims[0]
+    away = int(dim != head_dim)
     if (implementation, backward, dim, causal) in known:
-        return known[implementation, backward, dim, causal].at(length), False
+        return known[implementation, backward, dim, causal].at(length), away
     value = known.get((implementation, False, dim, causal))
     if value is not None:
-        return value.at(length) * _ratio(known, (implementation, True), (implementation, False)), False
+        return value.at(length) * _ratio(known, (implementation, True), (implementation, False)), away + 1
     # Another mask at this head size, times what the mask does at 128.
     other = known.get((implementation, False, dim, not causal)) or known[implementation, False, 128, causal]
     masks = [known.get((implementation, False, 128, mask)) for mask in (causal, not causal)]
     by_mask = masks[0].at(length) / masks[1].at(length) if masks[0] and masks[1] else 1.0
     by_direction = _ratio(known, (implementation, True), (implementation, False)) if backward else 1.0
-    return other.at(length) * by_mask * by_direction, False
+    return other.at(length) * by_mask * by_direction, away + 1 + backward
 
 
 def _ratio(known: dict[Key, Curve], over: tuple[str, bool], under: tuple[str, bool]) -> float:

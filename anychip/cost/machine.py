@@ -23,13 +23,17 @@ RUNS_AS = {
 TILE_CHOICES = (((1, 1), 1.0), ((1, 2), 0.92), ((2, 1), 0.92), ((2, 2), 0.84), ((2, 4), 0.72), ((4, 4), 0.6))
 SPLIT_K = 8  # a product of few tiles is cut along its inner dimension into at most so many parts ...
 SPLIT_K_LEAST = 256  # ... of at least so many elements each
+POINTS_OF_A_CURVE = 5  # so many measured products show how the rate falls with size
+
+
+Points = tuple[tuple[tuple[int, int, int], float], ...]  # (m, n, k) -> flop/s
 
 
 class Level(NamedTuple):
-    """A rate in flop/s (or bytes/s), and whether it rests on a measurement of this chip."""
+    """A rate in flop/s, and on what it rests: "measured", "interpolated" or "modelled"."""
 
     value: float
-    measured: bool
+    evidence: str
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class GemmCurve:
     """Time of a product: overhead + flop / (rate * fill**wave) * (1 + k0/k), times corrections by nearby points.
 
     rate: flop/s of a large product in a benchmark. sustained: share of it in a long run. peak: never exceeded.
-    points: measured (m, n, k) -> flop/s, with the model's own rate there, for interpolation.
+    points: measured (m, n, k) -> flop/s; the last `twins` of them are of the other 16-bit type.
     """
 
     rate: float
@@ -50,7 +54,8 @@ class GemmCurve:
     tile: tuple[int, int]
     padding: tuple[int, int]
     measured: bool
-    points: tuple[tuple[tuple[int, int, int], float], ...] = ()
+    points: Points = ()
+    twins: int = 0
 
     def model_s(self, batch: int, m: int, n: int, k: int) -> float:
         """Seconds of compute by the curve alone, at benchmark clocks, without overhead."""
@@ -78,10 +83,13 @@ class GemmCurve:
         return best
 
     def time_s(self, batch: int, m: int, n: int, k: int) -> tuple[float, str]:
-        """(seconds of compute in a long run, evidence)."""
+        """(seconds of compute in a long run, evidence: on a point, near one or between many, or the curve alone)."""
         modelled = self.model_s(batch, m, n, k)
         factor, nearest = self.correction(batch, m, n, k)
-        evidence = "measured" if nearest == 0 else "interpolated" if nearest <= 1 else "modelled"
+        if nearest == 0:
+            evidence = "measured"
+        else:
+            evidence = "interpolated" if nearest <= 1 or self.between(batch, m, n, k) else "modelled"
         seconds = max(modelled * factor / self.sustained, 2.0 * batch * m * n * k / self.peak)
         return seconds, evidence
 
@@ -89,14 +97,24 @@ class GemmCurve:
         """(measured over modelled time near here, distance in powers of two to the nearest point). Points weigh by
         the inverse square of their distance against the model itself at distance 1; on a point it is exact."""
         weight, total, nearest = 1.0, 0.0, 99.0
-        for shape, error in self._errors():
+        for position, (shape, error) in enumerate(self._errors()):
             apart = sum(log2(a / b) ** 2 for a, b in zip((batch * m, n, k), shape, strict=True)) ** 0.5
             nearest = min(nearest, apart)
             if apart == 0:
-                return exp(error), 0.0
+                return exp(error), 0.0 if position < len(self.points) - self.twins else 0.5
             weight += apart**-2
             total += error * apart**-2
         return exp(total / weight), nearest
+
+    def between(self, batch: int, m: int, n: int, k: int) -> bool:
+        """Each dimension lies between those of measured products, of which there are enough to see the curve."""
+        if len(self.points) < POINTS_OF_A_CURVE:
+            return False
+        shapes = [shape for shape, _ in self.points]
+        return all(
+            min(axis) <= size <= max(axis)
+            for axis, size in zip(zip(*shapes, strict=True), (batch * m, n, k), strict=True)
+        )
 
     @cache  # noqa: B019  (curves live as long as their machine, which is cached anyway)
     def _errors(self) -> tuple[tuple[tuple[int, int, int], float], ...]:
@@ -116,7 +134,7 @@ class Machine:
     rates: Rates
     memory_bytes_per_s: float
     memory_peak_bytes_per_s: float
-    memory_points: int
+    memory_measured: bool
     vector_share: float
     kernel_floor_s: float
     graph_floor_s: float
@@ -165,8 +183,12 @@ def _level(row: Rate, peak: float) -> float:
 
 @cache
 def machine(chip: Chip) -> Machine:
-    """The chip's figures and rates as one value; remembered by the chip's content."""
-    rates = rates_of(chip.id, chip.file)
+    """The chip's figures and rates as one value."""
+    return build(chip, rates_of(chip.id, chip.file))
+
+
+def build(chip: Chip, rates: Rates) -> Machine:
+    """A chip with these rates instead of the ones in its file (the accuracy tables hold some back)."""
     peak_bandwidth = chip.memory_bandwidth_bytes_per_s
     memory = rates.need("memory.rate")
     # Without a host link the host is the chip: a copy reads and writes its one memory.
@@ -174,21 +196,16 @@ def machine(chip: Chip) -> Machine:
     seconds = {op: rates.need(op).value for op in ("kernel.floor", "kernel.floor_graph", "host.op", "host.launch",
                                                    "host.replay", "host.read")}  # fmt: skip
     return Machine(
-        chip, rates, min(_level(memory, peak_bandwidth), peak_bandwidth), peak_bandwidth, len(rates.all("memory")),
+        chip, rates, min(_level(memory, peak_bandwidth), peak_bandwidth), peak_bandwidth, memory.kind == "measured",
         rates.need("vector.rate").value, seconds["kernel.floor"],
         min(seconds["kernel.floor_graph"], seconds["kernel.floor"]), seconds["host.op"], seconds["host.launch"],
         seconds["host.replay"], seconds["host.read"], link, chip.execution == "graph",
     )  # fmt: skip
 
 
-_GEMM_CURVES: dict[tuple[str, str], GemmCurve] = {}
-
-
+@cache
 def _gemm(owner: Machine, dtype: str) -> GemmCurve:
-    key = (owner.chip.digest, dtype)
-    if key not in _GEMM_CURVES:
-        _GEMM_CURVES[key] = gemm_curve(owner, dtype)
-    return _GEMM_CURVES[key]
+    return gemm_curve(owner, dtype)
 
 
 def gemm_curve(owner: Machine, dtype: str) -> GemmCurve:
@@ -196,16 +213,21 @@ def gemm_curve(owner: Machine, dtype: str) -> GemmCurve:
     peak that another dtype of the same chip reaches, else from the default share."""
     chip, rates = owner.chip, owner.rates
     peak = owner.peak(dtype, "matrix")
-    points = gemm_points(rates, dtype)
+    sustained = rates.need("gemm.sustained", dtype).value
+    points = gemm_points(rates, dtype, sustained)
     tile = chip.matrix_tile or (128, 128, 32)
     overhead = rates.first("gemm.overhead")
     curve = GemmCurve(
         rate=peak, peak=peak, k0=rates.need("gemm.k0", dtype).value, wave=rates.need("gemm.wave", dtype).value,
         overhead_s=overhead.value if overhead else owner.kernel_floor_s,
-        sustained=rates.need("gemm.sustained", dtype).value, cores=chip.cores or 1, tile=(tile[0], tile[1]),
+        sustained=sustained, cores=chip.cores or 1, tile=(tile[0], tile[1]),
         padding=(chip.matrix_unit or (1, 1)) if owner.graph else (1, 1), measured=bool(points),
     )  # fmt: skip
     stated = next((r for r in rates.all("gemm.rate") if r.dtype == dtype), None)
+    twin = TWINS.get(dtype)
+    if twin and len(points) < POINTS_OF_A_CURVE and chip.peak_flop_per_s(twin) == chip.peak_flop_per_s(dtype):
+        others = gemm_points(rates, twin, sustained)
+        points, curve = points + others, _with(curve, twins=len(others))
     if points:
         return _with(curve, rate=min(_rate_by_points(curve, points), peak), points=points)
     if stated:
@@ -213,7 +235,9 @@ def gemm_curve(owner: Machine, dtype: str) -> GemmCurve:
         return _with(curve, rate=rate, peak=max(peak, rate) if not chip.peak_flop_per_s(dtype) else peak,
                      measured=stated.kind == "measured")  # fmt: skip
     for other in ("bf16", "fp16", "tf32", "fp32", "fp8", "int8"):
-        if other != dtype and (gemm_points(rates, other) or any(r.dtype == other for r in rates.all("gemm.rate"))):
+        if other != dtype and (
+            gemm_points(rates, other, sustained) or any(r.dtype == other for r in rates.all("gemm.rate"))
+        ):
             known = gemm_curve(owner, other)
             return _with(curve, rate=peak * min(known.rate / known.peak, 1.0))
     return _with(curve, rate=_level(rates.need("gemm.rate"), peak))
@@ -223,17 +247,22 @@ def _with(curve: GemmCurve, **changes: object) -> GemmCurve:
     return replace(curve, **changes)  # type: ignore[arg-type]
 
 
-def gemm_points(rates: Rates, dtype: str) -> tuple[tuple[tuple[int, int, int], float], ...]:
+TWINS = {"bf16": "fp16", "fp16": "bf16"}  # the same engine at the same rate: each other's points stand in for few
+
+
+def gemm_points(rates: Rates, dtype: str, sustained: float) -> Points:
+    """Measured products as rates in a benchmark; those of a long run (`gemm.warm`) are brought to it by `sustained`."""
     found = []
-    for row in rates.all("gemm"):
-        match = SHAPE.match(row.shape)
-        if row.dtype == dtype and match:
-            m, n, k = (int(group) for group in match.groups())
-            found.append(((m, n, k), row.value))
+    for op, derate in (("gemm", 1.0), ("gemm.warm", sustained)):
+        for row in rates.all(op):
+            match = SHAPE.match(row.shape)
+            if row.dtype == dtype and match:
+                m, n, k = (int(group) for group in match.groups())
+                found.append(((m, n, k), row.value / derate))
     return tuple(found)
 
 
-def _rate_by_points(curve: GemmCurve, points: tuple[tuple[tuple[int, int, int], float], ...]) -> float:
+def _rate_by_points(curve: GemmCurve, points: Points) -> float:
     """The median of the rates that points of 1e11 flop and more imply (of all points, if none is so large)."""
     implied = []
     for (m, n, k), measured in points:

@@ -17,6 +17,9 @@ from anychip.spec import Chip
 EVIDENCE = ("measured", "interpolated", "modelled", "bytes_only")
 LIMITS = ("compute", "memory", "launch", "host_link", "none")
 
+# What moves its bytes as a copy does, at the rate that was measured of one.
+STREAMING = frozenset({"elementwise", "copy", "optimizer", "fused", "gemm", "custom"})
+
 
 class Cost(NamedTuple):
     """time_s: device time of the op when launched eagerly, all its kernels. body_s: the same without the floor of
@@ -52,7 +55,8 @@ def price_work(task: Work, on: Machine) -> Cost:
     else:
         limit = "compute" if compute >= memory else "memory"
     if limit != "compute" and evidence != "bytes_only":
-        evidence = "interpolated" if on.memory_points >= 3 and limit == "memory" else "modelled"
+        streams = limit == "memory" and task.kind in STREAMING
+        evidence = "interpolated" if on.memory_measured and streams else "modelled"
     return Cost(launches + body, evidence, limit, body)
 
 
@@ -96,9 +100,8 @@ def _attention_s(task: Work, on: Machine) -> tuple[float, str]:
     used = (blocks / (cores * -(-blocks // cores))) ** 0.5 if blocks < cores else 1.0
     peak = on.peak(task.dtype, "matrix")
     slower = on.peak("bf16", "matrix") / peak if peak < on.peak("bf16", "matrix") else 1.0
-    return max(
-        task.flop / (level.value * used) * slower, task.flop / peak
-    ), "interpolated" if level.measured else "modelled"
+    evidence = level.evidence if used == 1.0 and slower == 1.0 else "modelled"
+    return max(task.flop / (level.value * used) * slower, task.flop / peak), evidence
 
 
 def host_op_s(op: Op, chip: Chip) -> float:

@@ -3,6 +3,7 @@
 Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), stack, date, source, note. The words in `op`:
 
   gemm                      a measured product; shape MxNxK, value as a rate
+  gemm.warm                 the same in a long run (thousands of iterations): `gemm.sustained` is in it already
   gemm.rate                 the rate of a large product, where no point was measured (or a ratio of the peak)
   gemm.k0, gemm.wave        shape of the curve: inner dimension at which the rate halves, exponent of wave filling
   gemm.overhead             fixed time of a product
@@ -11,7 +12,7 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
   attention.forward.rate, attention.backward.rate      its asymptote, where no curve was measured
   attention.half_length     length at which the rate is half of that
   attention.sustained       as gemm.sustained
-  memory.rate               main-memory bandwidth of a large copy (or a ratio of the peak); memory: one point, shape bytes
+  memory.rate               main-memory bandwidth of a large copy (or a ratio of the peak)
   vector.rate               ratio of the vector peak that point-wise code reaches
   kernel.floor, kernel.floor_graph           device time of an empty kernel, launched by the host or replayed in a graph
   host.op, host.launch, host.replay, host.read   host time: of an eager op, per kernel launched, of a replay, of a read

@@ -4,11 +4,13 @@ Arrays of CuPy's own are not covered.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from anychip.device._torch import FIRST_ADDRESS
 from anychip.standins import custom, recording
 
 VERSION = "13.5.1"
@@ -26,22 +28,26 @@ class RawKernel:
         self.const = constants(code, name)
 
     def __call__(self, grid: Any, block: Any, args: Sequence[Any], *, shared_mem: int = 0, **_options: Any) -> None:
-        tensors = [_behind(one) for one in args]
-        found = [one for one in tensors if one is not None]
-        if not recording.any_on_chip(found):
+        tensors = [one for one in args if isinstance(one, torch.Tensor)]
+        blocks = [block for one in args if (block := _block(one)) is not None]
+        if not blocks and not recording.any_on_chip(tensors):
             raise ValueError(f"cupy kernel {self.name}: no argument is a tensor on the chip or the address of one")
-        given = tuple(one if tensor is None else tensor for one, tensor in zip(args, tensors, strict=True))
         cost = custom.COSTS.get(f"cupy.{self.name}")
         if cost is not None:
-            custom.record_call(f"custom.cupy.{self.name}", cost, given, {})
+            custom.record_call(f"custom.cupy.{self.name}", cost, tuple(args), {})
             return
-        written = [one for n, one in enumerate(tensors) if one is not None and n not in self.const]
-        moved = sum(one.numel() * one.element_size() for one in found)
-        plain = tuple(one if isinstance(one, torch.Tensor | int | float | bool) else str(one) for one in given)
-        recording.launch(f"custom.cupy.{self.name}", plain, (), written, (("bytes", moved),))
+        written = [one for n, one in enumerate(args) if isinstance(one, torch.Tensor) and n not in self.const]
+        moved = sum(one.numel() * one.element_size() for one in tensors) + sum(block.nbytes for block in blocks)
+        # An address would make an op of its own of every call, and says nothing beyond its block's bytes.
+        plain = tuple("address" if _block(one) is not None else _plain(one) for one in args)
+        recording.launch(f"cupy.{self.name}", plain, (), written, (("bytes", moved),))
         recording.runtime().recorder.warn(
             f"cupy kernel {self.name}: priced by the bytes of its tensors; anychip.kernel gives it its cost"
         )
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, torch.Tensor | int | float | bool) else str(value)
 
 
 def constants(code: str, name: str) -> set[int]:
@@ -50,17 +56,15 @@ def constants(code: str, name: str) -> set[int]:
     return {n for n, one in enumerate(found[1].split(",")) if "const" in one} if found else set()
 
 
-def _behind(value: Any) -> torch.Tensor | None:
-    """The tensor that an argument is, or whose address it is."""
-    if isinstance(value, torch.Tensor):
-        return value
+def _block(value: Any) -> Any:
+    """The block of the chip's memory that an integer argument points into, or None."""
     runtime = recording.runtime()
-    block = runtime.tensors.by_address.get(int(value)) if runtime is not None and isinstance(value, int) else None
-    if block is None:
+    if runtime is None or not isinstance(value, int) or value < FIRST_ADDRESS:
         return None
-    made = torch.empty(0, dtype=torch.uint8, device=runtime.device_type)
-    storage = runtime.tensors.storage_of(block) if hasattr(runtime.tensors, "storage_of") else None
-    return made if storage is None else made.set_(storage)
+    blocks = runtime.tensors.blocks  # in the order of their addresses, as none is handed out twice
+    at = bisect_right(blocks, value, key=lambda block: block.address) - 1
+    inside = at >= 0 and value < blocks[at].address + max(blocks[at].nbytes, 1)
+    return blocks[at] if inside else None
 
 
 class RawModule:

@@ -4,9 +4,21 @@ from typing import Any
 
 import torch
 
-from anychip.standins.optimizers import FusedAdam, FusedLAMB, FusedLion
+from anychip.standins import optimizers
 
 VERSION = "0.17.5"
+
+
+class FusedAdam(optimizers.FusedAdam):
+    """The same kernel as apex's."""
+
+
+class FusedLamb(optimizers.FusedLAMB):
+    pass
+
+
+class FusedLion(optimizers.FusedLion):
+    pass
 
 
 class DeepSpeedCPUAdam(torch.optim.AdamW):
@@ -25,7 +37,7 @@ MODULES: dict[str, dict[str, Any]] = {
     "deepspeed.ops.adam": _ADAM,
     "deepspeed.ops.adam.fused_adam": {"FusedAdam": FusedAdam},
     "deepspeed.ops.adam.cpu_adam": {"DeepSpeedCPUAdam": DeepSpeedCPUAdam},
-    "deepspeed.ops.lamb": {"FusedLamb": FusedLAMB},
+    "deepspeed.ops.lamb": {"FusedLamb": FusedLamb},
     "deepspeed.ops.lion": {"FusedLion": FusedLion},
 }
 

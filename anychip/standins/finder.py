@@ -15,6 +15,7 @@ from typing import Any
 
 from anychip.standins import recording
 from anychip.standins.guarded import asked_by_find_spec, hidden
+from anychip.standins.telling import telling
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Library:
     file: str
     priced: str
     key: str = ""  # in a platform's [libraries]; the name itself where empty
+    tells: bool = True  # the report names it at its first use; False where each kernel is named by itself
 
 
 LIBRARIES: dict[str, Library] = {
@@ -35,8 +37,8 @@ LIBRARIES: dict[str, Library] = {
     "transformer_engine": Library("transformer_engine", "its layers are priced as torch's products and norms"),
     "liger_kernel": Library("liger_kernel", "its kernels are priced by FLOP and bytes as fused ones"),
     "deepspeed": Library("deepspeed", "its fused optimizers are priced as torch's"),
-    "triton": Library("triton", "its kernels are priced by the bytes of their tensors"),
-    "cupy": Library("cupy", "its raw kernels are priced by the bytes of their tensors"),
+    "triton": Library("triton", "its kernels are priced by the bytes of their tensors", tells=False),
+    "cupy": Library("cupy", "its raw kernels are priced by the bytes of their tensors", tells=False),
 }
 
 
@@ -89,7 +91,10 @@ class Loader(importlib.abc.Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__dict__.update(modules_of(self.file)[self.fullname])
+        names = modules_of(self.file)[self.fullname]
+        if LIBRARIES[self.top].tells:
+            names = {name: telling(value, self.top, lambda: _warn(self.top)) for name, value in names.items()}
+        module.__dict__.update(names)
         module.__dict__["__anychip__"] = True
         module.__dict__["__getattr__"] = _missing(self.top, self.fullname, self.file)
         if self.fullname == self.top:
@@ -97,7 +102,6 @@ class Loader(importlib.abc.Loader):
             served = getattr(self.file, "served", None)
             if served is not None:
                 served()
-            _warn(self.top)
 
 
 def _missing(top: str, fullname: str, file: ModuleType) -> Callable[[str], Any]:

@@ -65,7 +65,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     program.write_text(textwrap.dedent(PROGRAM).format(packages=str(packages)), encoding="utf-8")
     recorded = Recorded(program, folder / "said.json")
     assert recorded.said is not None
-    return dict(recorded.said)
+    return {**recorded.said, "warnings": recorded.warnings}
 
 
 def test_an_installed_library_that_only_probes_is_told_the_truth(said: dict[str, object]) -> None:
@@ -98,6 +98,10 @@ def test_a_name_that_the_real_package_lacks_is_missing(said: dict[str, object]) 
 def test_a_name_that_is_not_covered_says_so(said: dict[str, object]) -> None:
     assert "does not cover flash_attn.flash_attn_triton; install flash_attn" in str(said["flash_attn_triton"])
     assert "does not cover flash_attn.models" in str(said["import flash_attn.models.gpt"])
+
+
+def test_a_library_that_is_imported_and_not_used_is_not_named(said: dict[str, object]) -> None:
+    assert said["warnings"] == []
 
 
 def test_torchvision_missing_says_how_to_install_it(said: dict[str, object]) -> None:

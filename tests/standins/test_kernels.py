@@ -93,6 +93,7 @@ EXTENSIONS = """
     said["own"] = [list(one.shape) for one in own(a)]
     kernel = cupy.RawKernel("extern \\"C\\" __global__ void axpy(const float* x, float* y) {}", "axpy")
     kernel((1,), (32,), (a, a))
+    kernel((1,), (32,), (a.data_ptr(), a[5].data_ptr()))
     json.dump(said, open(sys.argv[1], "w"))
 """
 
@@ -249,8 +250,10 @@ def test_setup_files_are_read_not_run(tmp_path: Path) -> None:
     assert list(declared((str(tmp_path),))) == ["lltm_cuda"]
 
 
-def test_cupy_kernels_count_their_tensors(extensions: Recorded) -> None:
-    assert extensions.op("custom.cupy.axpy").mutates == (0, 1)  # one tensor given twice; the second is not const
+def test_cupy_kernels_count_their_tensors_given_whole_or_by_address(extensions: Recorded) -> None:
+    ops = [op for op in extensions.ops if op.name == "cupy.axpy"]
+    assert [op.mutates for op in ops] == [(0, 1), ()]  # one tensor given twice; the second parameter is not const
+    assert [work(op).bytes_moved for op in ops] == [2 * 800, 2 * 800]  # 200 floats, behind each address too
     assert constants("__global__ void axpy(const float* x, float* y, int n)", "axpy") == {0}
 
 

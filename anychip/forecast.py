@@ -189,10 +189,10 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64]) -> tuple[int, int]:
         if name == "aten.embedding" and len(op.args) > 1:
             tokens = op.args[1].numel
             return tokens, samples or (op.args[1].shape[0] if op.args[1].shape else 0)
-        if not samples and work(op).kind in ("gemm", "conv", "rnn"):
+        if not samples and work(op).kind in ("gemm", "grouped", "conv", "rnn"):
             data = op.args[1] if name in ("aten.addmm", "aten.baddbmm") else op.args[0]
             samples = data.shape[0] if isinstance(data, TensorMeta) and data.shape else 0
-            if work(op).kind != "gemm":
+            if work(op).kind in ("conv", "rnn"):
                 # What begins with a convolution or a recurrent layer reads no tokens.
                 return tokens, samples
     return tokens, samples
@@ -332,7 +332,8 @@ def _warnings(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[str,
     found = []
     if window.kind == "run":
         found.append(
-            "No step was found: no optimizer ran and no module was called to its end. Figures are of the whole run."
+            "No step was found: no optimizer stepped and no module on the chip was called to its end, so figures are of the "
+            "whole run. For a training script try more time or --steps; for one that only calls a model, --calls N."
         )
     elif len(window.times_s) == 1 and len(find_steps(timeline.program)) == 1:
         found.append("Only one step was recorded: its figures include what happens once.")

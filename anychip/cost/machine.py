@@ -19,8 +19,8 @@ RUNS_AS = {
 }  # fmt: skip
 
 # Macro tiles that matrix libraries choose from, as parts of the usual one, and the rate each reaches of it: a smaller tile
-# reads its operands more often. The shares are assumed; the choice among them keeps small products from a cliff.
-TILE_CHOICES = (((1, 1), 1.0), ((1, 2), 0.92), ((2, 1), 0.92), ((2, 2), 0.84), ((2, 4), 0.72), ((4, 4), 0.6))
+# reads its operands more often. Shares fitted together with `gemm.k0` and `gemm.overhead` of default.csv.
+TILE_CHOICES = (((1, 1), 1.0), ((1, 2), 0.97), ((2, 1), 0.97), ((2, 2), 0.92), ((2, 4), 0.82), ((4, 4), 0.7))
 SPLIT_K = 8  # a product of few tiles is cut along its inner dimension into at most so many parts ...
 SPLIT_K_LEAST = 256  # ... of at least so many elements each
 POINTS_OF_A_CURVE = 5  # so many measured products show how the rate falls with size
@@ -217,6 +217,8 @@ def gemm_curve(owner: Machine, dtype: str) -> GemmCurve:
     points = gemm_points(rates, dtype, sustained)
     tile = chip.matrix_tile or (128, 128, 32)
     overhead = rates.first("gemm.overhead")
+    if overhead is None and not owner.graph:
+        overhead = rates.need("gemm.overhead")
     curve = GemmCurve(
         rate=peak, peak=peak, k0=rates.need("gemm.k0", dtype).value, wave=rates.need("gemm.wave", dtype).value,
         overhead_s=overhead.value if overhead else owner.kernel_floor_s,

@@ -45,8 +45,6 @@ def price_work(task: Work, on: Machine) -> Cost:
     memory = task.bytes_moved / on.memory_bytes_per_s
     link = task.host_bytes / on.host_link_bytes_per_s
     compute, evidence = _compute_s(task, on)
-    if task.gemm and on.graph:
-        launches += (on.gemm(task.dtype).overhead_s - floor) * len(task.gemm)
     body = max(compute, memory) + link + task.fixed_s
     if body <= launches:
         limit = "launch"
@@ -57,6 +55,8 @@ def price_work(task: Work, on: Machine) -> Cost:
     if limit != "compute" and evidence != "bytes_only":
         streams = limit == "memory" and task.kind in STREAMING
         evidence = "interpolated" if on.memory_measured and streams else "modelled"
+    # What a product takes beyond the launch of an empty kernel.
+    body += max(on.gemm(task.dtype).overhead_s - floor, 0.0) * len(task.gemm) if task.gemm else 0.0
     return Cost(launches + body, evidence, limit, body)
 
 
@@ -82,6 +82,8 @@ def _products_s(task: Work, on: Machine) -> tuple[float, str]:
             seconds, evidence = curve.time_s(*product)
             total += seconds * times
             worst = max(worst, EVIDENCE.index(evidence))
+    if task.kind == "grouped":
+        total /= on.rates.need("gemm.grouped").value
     # A convolution's product is implicit: the curve of explicit ones is a model of it at best.
     return total, EVIDENCE[max(worst, 2)] if task.kind != "gemm" else EVIDENCE[worst]
 

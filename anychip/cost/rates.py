@@ -18,6 +18,9 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
   host.op, host.launch, host.replay, host.read   host time: of an eager op, per kernel launched, of a replay, of a read
   host_link.rate            bandwidth between host and chip
   borrow                    note begins with the chip (then a colon) whose *curve shape* (never level) stands in; shape says for what
+  gemm.grouped              share of that rate that grouped products (mixtures of experts) reach
+  same_die                  note begins with a chip of the same die, clocks and power (then a colon): its rows of products and
+                            attention come after this file's own
 
 A chip without a row takes the one of `default.csv`, which holds shares of peak and overheads that belong to no chip and
 are all `assumed`. Another chip's level is never used.
@@ -122,7 +125,7 @@ def _row(cells: list[str], place: str, problems: list[str]) -> Rate | None:
     except ValueError:
         problems.append(f"{place}: value {cells[3]!r} is not a number.")
         return None
-    if not 0 <= value < 1e21 or (value == 0 and fields["op"] != "borrow"):
+    if not 0 <= value < 1e21 or (value == 0 and fields["op"] not in ("borrow", "same_die")):
         problems.append(f"{place}: value {cells[3]!r} must be above zero.")
     if not fields["source"]:
         problems.append(f"{place}: a rate needs a source.")
@@ -146,7 +149,14 @@ def rates_of(chip_id: str, chip_file: Path | None = None) -> Rates:
     if chip_file is not None and chip_file.name:
         places = [chip_file.parent.parent / "rates" / f"{chip_id}.csv", chip_file.with_suffix(".csv"), *places]
     rows = next((load_file(place) for place in places if place.is_file()), ())
-    return Rates(rows, defaults())
+    return Rates(rows + same_die(rows), defaults())
+
+
+def same_die(rows: tuple[Rate, ...]) -> tuple[Rate, ...]:
+    """The rows that a chip shares with one of the same die: what its matrix engine does, not what its memory does."""
+    names = [row.note.split(":")[0].strip() for row in rows if row.op == "same_die"]
+    return tuple(row for name in names for row in load_file(DIRECTORY / f"{name}.csv")
+                 if row.op.startswith(("gemm", "attention", "borrow")))  # fmt: skip
 
 
 SHAPE = re.compile(r"^(\d+)x(\d+)x(\d+)$")

@@ -92,12 +92,14 @@ def record(
     """Run a program on a virtual chip, shapes only, in a process of its own, and keep what it did.
 
     program: script and its arguments, or with `module` a module's name and its arguments. It runs with your rights.
-    steps, calls, step_mark: where it is ended. host: "measured" keeps Python's own time between ops as it took here.
-    device: device type under which the program sees the chip. show_output: forward what it prints to stderr.
+    steps, calls: where it is ended. host: "measured" adds the host's time as it passed here, the recording's own
+    included, so that it is an upper bound. show_output: forward what it prints to stderr. step_mark, device, imbalance:
+    planned; other values than the defaults raise BadUse.
     Raises BadUse for a missing script, ProgramFailed if it failed before the first step, UnsupportedTorch.
     """
     argv = _argv(program, module)
     (chip,) = chips_of(on)
+    _not_yet(step_mark, device, imbalance)
     from anychip.device import launch
 
     return launch.record(
@@ -112,6 +114,18 @@ def record(
         imbalance=imbalance,
         show_output=show_output,
     )
+
+
+def _not_yet(step_mark: str | None, device: str, imbalance: float) -> None:
+    """Refuse what would otherwise be passed over in silence."""
+    if step_mark is not None:
+        raise BadUse(
+            "--step-mark is not there yet. A step ends with an optimizer's step; for inference there is --calls N."
+        )
+    if device != "cuda":
+        raise BadUse(f"--device {device} is not there yet: programs see every chip as cuda. Try it without --device.")
+    if imbalance != 1.0:
+        raise BadUse(f"--imbalance {imbalance:g} is not there yet: what data decide is split evenly.")
 
 
 def _argv(program: str | os.PathLike[str] | Sequence[str], module: bool) -> list[str]:
@@ -152,8 +166,9 @@ def forecast(
     forecasts = [_price(p, chip, tokens_per_step) for p, chip in zip(programs, chips, strict=True)]
     total_s = time.perf_counter() - began
     progress(f"priced on {_names(chips)} in {(total_s - recorded_s) * 1e3:.0f} ms")
-    warnings += [text for recorded in programs for text in recorded.meta.get("warnings", ())]
+    warnings += [text for recorded in programs for text in (*recorded.meta.get("warnings", ()), *_failure(recorded))]
     warnings += [text for result in forecasts for text in result.warnings]
+    warnings += _dtypes(programs, chips)
     return Answer(
         program=_title(program),
         names=tuple(named.values()),
@@ -164,6 +179,20 @@ def forecast(
         warnings=tuple(dict.fromkeys(warnings)),
         interrupted=any(p.meta.get("interrupted") for p in programs),
     )
+
+
+def _failure(program: Program) -> list[str]:
+    """Told with the figures where the program failed after it had taken steps."""
+    code, steps = program.meta.get("exit_code"), program.meta.get("steps")
+    if not code or program.meta.get("interrupted"):
+        return []
+    return [f"The program failed with exit code {code} after {steps} steps; the figures hold for these."]
+
+
+def _dtypes(programs: list[Program], chips: list[Chip]) -> list[str]:
+    from anychip.dtypes import unlike
+
+    return [text for recorded, chip in zip(programs, chips, strict=True) for text in unlike(recorded, chip)]
 
 
 def _price(program: Program, chip: Chip, tokens_per_step: int | None) -> "Forecast":

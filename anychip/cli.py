@@ -8,7 +8,9 @@ failed, 130 after Ctrl-C. Heavy modules are imported by the commands that need t
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from anychip import __version__
@@ -102,16 +104,17 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     length.add_argument("--calls", type=positive, metavar="N",
                         help="end it after N outermost model calls: for inference, without an optimizer")  # fmt: skip
     length.add_argument("--step-mark", metavar="FUNCTION",
-                        help="a step ends when this function returns, as module.function or Class.method")  # fmt: skip
+                        help="not there yet: a step ends when this function returns, as module.function")  # fmt: skip
     length.add_argument("--tokens-per-step", type=positive, metavar="N",
                         help="tokens of a step, where they are not the integers that the first embedding sees")  # fmt: skip
     chip = sub.add_argument_group("what the program is told")
     chip.add_argument("--device", metavar="NAME", default="cuda",
-                      help="the device type under which it sees the chip (default cuda)")  # fmt: skip
+                      help="the device type under which it sees the chip: cuda; others are not there yet")  # fmt: skip
     chip.add_argument("--host", choices=("modelled", "measured"), default="modelled",
-                      help="the host's own time between ops: from the chip's figures, or as it took here")  # fmt: skip
+                      help="the host's time: from figures of what eager PyTorch takes per op, or with what passed here "
+                           "added, the recording's own included: an upper bound")  # fmt: skip
     chip.add_argument("--imbalance", type=positive_float, metavar="X", default=1.0,
-                      help="fullest over mean where data decide a split, such as experts (default 1, balanced)")  # fmt: skip
+                      help="not there yet: fullest over mean where data decide a split, such as experts; 1 is even")  # fmt: skip
     out = sub.add_argument_group("output")
     out.add_argument("--json", metavar="FILE", help="the answer as JSON (schema 1); - for stdout")
     out.add_argument("--trace", metavar="FILE",
@@ -209,7 +212,17 @@ def _program(args: argparse.Namespace) -> list[str]:
         raise BadUse("no program given. Try: anychip forecast --on h100 script.py args... (or -m module args...)")
     if args.load and args.save:
         raise BadUse("--save with --load would only copy the file.")
+    if args.load:
+        _only_for_recording(args)
     return argv
+
+
+def _only_for_recording(args: argparse.Namespace) -> None:
+    """A kept recording is as it is: options that say how to record are wrong beside --load, not without effect."""
+    defaults = {"steps": 3, "calls": None, "step_mark": None, "host": "modelled", "device": "cuda", "imbalance": 1.0}
+    given = [f"--{name.replace('_', '-')}" for name, value in defaults.items() if getattr(args, name) != value]
+    if given:
+        raise BadUse(f"{', '.join(given)} say how to record, and {args.load} is a recording: leave out one of them.")
 
 
 def chips(args: argparse.Namespace) -> int:
@@ -296,6 +309,9 @@ def write(path: str, text: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    if threading.current_thread() is threading.main_thread():
+        # Ended by `kill` or a job scheduler: the recording process must not be left behind.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         code: int = args.run(args)
         sys.stdout.flush()

@@ -88,6 +88,7 @@ def test_targets_keep_their_order():
         (["--on", "h100"], ["no program given"]),
         (["--on", "h100", "--load", "x.anychip", "train.py"], ["leave out", "train.py"]),
         (["--on", "h100", "--load", "no-such-file"], ["no-such-file", "no such file"]),
+        (["--on", "h100", "--load", "x.anychip", "--calls", "3"], ["--calls", "leave out one"]),
         (["--on", "h100", "no-such-script.py"], ["there is no script 'no-such-script.py'"]),
         (["--on", "h100", "."], ["It is a folder"]),
         (["--on", "h100:8", __file__], ["clusters are not there yet"]),

@@ -19,13 +19,14 @@ MAY_IMPORT = {
     "cost": {"errors", "units", "spec", "record"},
     "timeline": {"errors", "units", "spec", "record", "cost"},
     "forecast": {"errors", "units", "spec", "record", "cost", "timeline", "memory"},
+    "dtypes": {"cost", "record", "spec"},
     "memory": {"errors", "units", "record"},
     "drivers": {"errors", "units", "spec", "record"},
     # stand-ins are written on the device's kernels; the device hangs them in when it is installed
     "device": {"errors", "units", "spec", "record", "cost", "timeline", "memory", "drivers", "standins"},
     "standins": {"errors", "record", "drivers", "device"},
     "report": {"errors", "units", "spec", "record", "cost", "timeline", "forecast", "api", "memory"},
-    "api": {"errors", "units", "targets", "spec", "record", "forecast", "device"},
+    "api": {"errors", "units", "targets", "spec", "record", "forecast", "device", "dtypes"},
     "cli": {"errors", "units", "api", "spec", "report"},
     "__main__": {"cli"},
 }  # fmt: skip

@@ -1,8 +1,10 @@
 """The recording process: `python -m anychip.device CONFIG` installs the chip, runs the program, saves what it did."""
 
+import ctypes
 import json
 import os
 import runpy
+import signal
 import sys
 import time
 import traceback
@@ -113,8 +115,15 @@ def print_program_traceback() -> None:
     traceback.print_exception(kind, error, trace)
 
 
+def end_with_parent() -> None:
+    """Ask Linux to kill this process when the one that started it is gone, however that ended."""
+    pr_set_pdeathsig = 1  # linux/prctl.h
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
 def main() -> int:
     config = json.loads(sys.argv[1])
+    end_with_parent()
     session = Session(config)
     try:
         session.install()

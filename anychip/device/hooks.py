@@ -4,6 +4,7 @@ A step is over at the first forward call of a trained module after every optimiz
 Which optimizers those are is known once one steps for the second time, so a GAN's two belong to one step.
 """
 
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,9 @@ from anychip.record import Kind, Mark, word
 
 BEGIN = {True: word(Kind.MARK, Mark.FORWARD_BEGIN), False: word(Kind.MARK, Mark.INFER_BEGIN)}
 END = {True: word(Kind.MARK, Mark.FORWARD_END), False: word(Kind.MARK, Mark.INFER_END)}
+
+
+MANY_CALLS = 100  # without a step: the user is told how to end such a recording
 
 
 class Steps:
@@ -52,6 +56,8 @@ class Steps:
     def call(self) -> None:
         """An outermost module call has ended."""
         self.done_calls += 1
+        if self.done_calls == MANY_CALLS and not self._cycle and not self.done and self.calls is None:
+            print(f"anychip: {MANY_CALLS} model calls and no optimizer step; to stop after N calls: --calls N", file=sys.stderr)
         if self.calls is not None and self.done_calls >= self.calls:
             self.finish()
 

@@ -1,0 +1,208 @@
+"""Small programs on the real virtual device, through the command line: what is said, where, and the exit code."""
+
+import gzip
+import json
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = Path(__file__).parent / "programs"
+TRAIN = PROGRAMS / "train_small.py"
+INFER = PROGRAMS / "infer_small.py"
+# As from a terminal: what starts tests in the background may have told its children to ignore Ctrl-C.
+START = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from anychip.cli import main; sys.exit(main())"
+
+
+def start(*argv, on=("h100",)):
+    targets = [word for chip in on for word in ("--on", chip)]
+    command = [sys.executable, "-c", START, "forecast", *targets, *map(str, argv)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def forecast(*argv, on=("h100",)):
+    process = start(*argv, on=on)
+    process.out, process.err = process.communicate(timeout=120)
+    return process
+
+
+def target(path):
+    return json.loads(path.read_text())["targets"][0]
+
+
+def test_a_program_ends_after_three_steps_and_its_output_is_on_stderr():
+    done = forecast(TRAIN)
+    assert done.returncode == 0
+    assert [line for line in done.err.splitlines() if line.startswith("step")] == [
+        "step 0 1.0",
+        "step 1 1.0",
+        "step 2 1.0",
+    ]
+    assert "step time" in done.out
+    assert "step 0" not in done.out
+
+
+def test_files_are_written(tmp_path):
+    names = ("j.json", "t.json.gz", "m.pickle", "p.anychip")
+    json_, trace, snapshot, saved = (tmp_path / name for name in names)
+    done = forecast(
+        "--quiet",
+        "--json",
+        json_,
+        "--trace",
+        trace,
+        "--memory-snapshot",
+        snapshot,
+        "--save",
+        saved,
+        "--steps",
+        "2",
+        TRAIN,
+    )
+    assert (done.returncode, done.out) == (0, "")
+    answer = json.loads(json_.read_text())
+    assert (answer["schema"], answer["steps"]) == (1, 2)
+    assert json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    assert pickle.loads(snapshot.read_bytes())["device_traces"]
+    again = tmp_path / "again.json"
+    assert forecast("--quiet", "--json", again, "--load", saved).returncode == 0
+    assert target(again)["step_time_s"] == target(json_)["step_time_s"]
+
+
+def test_calls_end_a_program_that_has_no_optimizer(tmp_path):
+    out = tmp_path / "j.json"
+    done = forecast("--calls", "2", "--json", out, INFER, "1000000")
+    assert done.returncode == 0
+    assert "sum" not in done.err  # it was ended before
+    assert json.loads(out.read_text())["steps"] == 2
+    assert target(out)["step_kind"] == "call"
+
+
+def test_many_calls_without_a_step_say_how_to_end_them():
+    done = forecast(INFER, "101")
+    assert "--calls N" in done.err
+    assert "sum 1.0" in done.err
+
+
+def test_a_program_without_any_step_says_so_and_what_to_try():
+    done = forecast("--quiet", PROGRAMS / "no_model.py")
+    assert done.returncode == 0
+    assert "No step was found" in done.err
+    assert "--calls N" in done.err
+
+
+def test_tokens_per_step_are_counted_as_given(tmp_path):
+    out = tmp_path / "j.json"
+    assert forecast("--quiet", "--tokens-per-step", "1000", "--json", out, TRAIN).returncode == 0
+    assert target(out)["tokens_per_s_per_chip"] == pytest.approx(1000 / target(out)["step_time_s"])
+
+
+def test_a_measured_host_takes_longer_than_a_modelled_one(tmp_path):
+    """Two layers on a virtual chip: the time that passes here is mostly Python's."""
+    times = []
+    for host in ("modelled", "measured"):
+        out = tmp_path / f"{host}.json"
+        assert forecast("--quiet", "--host", host, "--json", out, TRAIN).returncode == 0
+        times.append(target(out)["step_time_s"])
+    assert times[1] > times[0]
+
+
+@pytest.mark.parametrize("flag", [("--step-mark", "train.step"), ("--device", "npu"), ("--imbalance", "1.5")])
+def test_what_is_not_there_yet_is_refused_in_one_line(flag):
+    done = forecast(*flag, TRAIN)
+    assert done.returncode == 2
+    assert done.out == ""
+    assert "Traceback" not in done.err
+    assert f"{flag[0]} " in done.err.splitlines()[-1]
+    assert "not there yet" in done.err.splitlines()[-1]
+
+
+def test_ctrl_c_gives_what_there_is_and_130():
+    process = start(PROGRAMS / "wait_forever.py")
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if "now waiting" in line:
+            break
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, "".join(seen) + err
+    assert "step time" in out
+    assert "Interrupted: the figures hold for what the program had done by then." in out
+
+
+def test_a_killed_command_leaves_no_process_behind():
+    process = start(PROGRAMS / "wait_forever.py")
+    for line in process.stderr:
+        if "now waiting" in line:
+            break
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 1
+    process.kill()
+    process.wait()
+    limit = time.monotonic() + 10
+    while Path(f"/proc/{children[0]}").exists() and time.monotonic() < limit:
+        if ") Z " in Path(f"/proc/{children[0]}/stat").read_text():
+            break
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{children[0]}").exists()
+
+
+def test_a_program_that_raises_before_a_step_shows_its_own_traceback_and_one_line_of_ours():
+    done = forecast("--quiet", TRAIN, "--raise-at", "0")
+    assert done.returncode == 1
+    assert done.out == ""
+    *traceback, ours = done.err.splitlines()
+    assert traceback[0] == "Traceback (most recent call last):"
+    assert "train_small.py" in traceback[1]
+    assert traceback[-1] == "ValueError: nothing left at step 0"
+    assert ours.startswith("anychip: ")
+    assert "exit code 1" in ours
+
+
+def test_a_program_that_raises_after_steps_is_priced_and_its_exit_code_kept():
+    done = forecast(TRAIN, "--raise-at", "2")
+    assert done.returncode == 1
+    assert "ValueError: nothing left at step 2" in done.err
+    assert "step time" in done.out
+    assert "failed with exit code 1 after 2 steps" in done.out
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_sys_exit_keeps_its_code(code):
+    done = forecast("--quiet", TRAIN, "--exit-at", "2", "--exit-code", code)
+    assert done.returncode == code
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(("way", "said"), [("fork", "child ended with 5"), ("spawn", "child sees False")])
+def test_children_run_on_their_own_and_the_recording_is_the_parents(way, said, tmp_path):
+    out = tmp_path / "j.json"
+    done = forecast("--json", out, "--steps", "2", TRAIN, "--children", way)
+    assert done.returncode == 0
+    assert said in done.err
+    assert json.loads(out.read_text())["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("chip", "dtype", "said"),
+    [
+        ("a100", "float8_e4m3fn", "float8_e4m3fn products (aten.addmm) end in an error there"),
+        ("v100", "bfloat16", "bfloat16 products (aten.addmm) are emulated there"),
+    ],
+)
+def test_a_dtype_that_the_chip_lacks_is_told(chip, dtype, said):
+    done = forecast("--quiet", TRAIN, "--dtype", dtype, on=[chip])
+    assert f"{said}." in done.err
+    assert f"warning: nvidia-{chip}" in done.err
+
+
+def test_a_dtype_that_the_chip_has_is_not_mentioned():
+    assert "products" not in forecast("--quiet", TRAIN, "--dtype", "bfloat16", on=["h100"]).err

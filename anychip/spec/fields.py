@@ -223,7 +223,7 @@ CLUSTER_FIELDS: tuple[Field, ...] = (
     Field("scale_out.shape", "text", "Kind of network.",
           choices=("fat_tree", "torus2d", "torus3d", "dragonfly", "switch", "other", "unknown")),
     Field("size.max_chips", "figure", "Largest size built or announced.", "count"),
-    Field("failures.mtbf_per_chip", "figure", "Mean time between failures of one chip.", "s"),
+    Field("failures.rate_per_chip", "figure", "Interruptions of a job for each chip and time, whatever failed.", "Hz"),
 )  # fmt: skip
 
 SCHEMAS: dict[str, tuple[Field, ...]] = {

@@ -183,10 +183,13 @@ def forecast(
 
 def _failure(program: Program) -> list[str]:
     """Told with the figures where the program failed after it had taken steps."""
-    code, steps = program.meta.get("exit_code"), program.meta.get("steps")
+    code = program.meta.get("exit_code")
     if not code or program.meta.get("interrupted"):
         return []
-    return [f"The program failed with exit code {code} after {steps} steps; the figures hold for these."]
+    from anychip.record.steps import find_steps
+
+    steps = len(find_steps(program))
+    return [f"The program ended with exit code {code} after {steps} steps; the figures hold for these."]
 
 
 def _dtypes(programs: list[Program], chips: list[Chip]) -> list[str]:

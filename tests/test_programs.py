@@ -172,7 +172,7 @@ def test_a_program_that_raises_after_steps_is_priced_and_its_exit_code_kept():
     assert done.returncode == 1
     assert "ValueError: nothing left at step 2" in done.err
     assert "step time" in done.out
-    assert "failed with exit code 1 after 2 steps" in " ".join(done.out.split())
+    assert "ended with exit code 1 after 2 steps" in " ".join(done.out.split())
 
 
 @pytest.mark.parametrize("code", [0, 3])

@@ -17,6 +17,7 @@ from typing import Any
 
 from anychip.errors import AnychipError, ProgramFailed, UnsupportedTorch
 from anychip.record import Program
+from anychip.record.steps import find_steps
 from anychip.spec import Chip
 
 TORCH_UNFIT = 70  # exit status by which the child says that this torch cannot carry the device
@@ -138,7 +139,8 @@ def _result(argv: Sequence[str], out: Path, code: int, interrupted: bool, errors
     program = Program.load(out)
     if interrupted:
         program.meta["interrupted"] = True
-    if program.meta.get("exit_code") and not program.meta.get("steps") and not interrupted:
+    stepped = any(step.kind == "train" for step in find_steps(program))
+    if program.meta.get("exit_code") and not stepped and not interrupted:
         raise ProgramFailed(
             f"{name} failed with exit code {program.meta['exit_code']} before its first step was complete; "
             f"its own message is above.\n{errors}".rstrip(),

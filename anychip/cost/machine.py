@@ -4,7 +4,7 @@ In: a `spec.Chip` and `cost.rates`. Out: `Machine`, plain numbers in SI. Left ou
 """
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from math import ceil, exp, log, log2
 from typing import NamedTuple
 
@@ -97,7 +97,7 @@ class GemmCurve:
         """(measured over modelled time near here, distance in powers of two to the nearest point). Points weigh by
         the inverse square of their distance against the model itself at distance 1; on a point it is exact."""
         weight, total, nearest = 1.0, 0.0, 99.0
-        for position, (shape, error) in enumerate(self._errors()):
+        for position, (shape, error) in enumerate(self._errors):
             apart = sum(log2(a / b) ** 2 for a, b in zip((batch * m, n, k), shape, strict=True)) ** 0.5
             nearest = min(nearest, apart)
             if apart == 0:
@@ -116,7 +116,7 @@ class GemmCurve:
             for axis, size in zip(zip(*shapes, strict=True), (batch * m, n, k), strict=True)
         )
 
-    @cache  # noqa: B019  (curves live as long as their machine, which is cached anyway)
+    @cached_property
     def _errors(self) -> tuple[tuple[tuple[int, int, int], float], ...]:
         """ln(measured / modelled time) at each point, without the overhead (of a point that is all overhead: a tenth)."""
         found = []

@@ -38,6 +38,7 @@ class Session:
             count=self.config["devices"],
             device_type=self.config["device"],
             host_measured=self.config["host"] == "measured",
+            imbalance=self.config["imbalance"],
         )
         from anychip.device import smi
         from anychip.device.hooks import Hooks, Steps
@@ -59,7 +60,7 @@ class Session:
         program = self.runtime.recorder.program({
             "argv": self.config["argv"], "module": self.config["module"], "chip": self.runtime.chip.id,
             "torch": torch.__version__, "anychip": __version__, "exit_code": exit_code,
-            "steps": self.hooks.steps.done, "calls": self.hooks.steps.done_calls,
+            "steps": self.hooks.steps.complete, "calls": self.hooks.steps.done_calls,
             "parameter_blocks": sorted(self.hooks.parameters), "wall_s": self.real_time() - self.began_s, **meta,
         })  # fmt: skip
         program.save(self.config["out"])

@@ -53,11 +53,19 @@ class Steps:
         if self.done >= self.steps and self.calls is None:
             self.finish()
 
+    @property
+    def complete(self) -> int:
+        """Steps that are over, with the one that the program's own end completes."""
+        return self.done + (bool(self._cycle) and self._cycle >= (self._known or set()))
+
     def call(self) -> None:
         """An outermost module call has ended."""
         self.done_calls += 1
         if self.done_calls == MANY_CALLS and not self._cycle and not self.done and self.calls is None:
-            print(f"anychip: {MANY_CALLS} model calls and no optimizer step; to stop after N calls: --calls N", file=sys.stderr)
+            print(
+                f"anychip: {MANY_CALLS} model calls and no optimizer step; to stop after N calls: --calls N",
+                file=sys.stderr,
+            )
         if self.calls is not None and self.done_calls >= self.calls:
             self.finish()
 

@@ -73,17 +73,38 @@ def _complete(runtime: Any) -> None:
         sparse,
         storage,
     )
+    from anychip.device.dependent import Dependent
     from anychip.device.special import Special
 
     rng.install()
     cuda_api.patch_torch_cuda(runtime)
     _torch.install_guard(runtime.native, runtime.device_type, runtime.count, runtime.callbacks())
     _torch.install_hooks(runtime.native, runtime.count)
-    runtime.kernels.install({**Special(runtime.kernels).overrides(), **shapes.overrides(runtime.kernels)})
+    runtime.kernels.install(
+        {
+            **Special(runtime.kernels).overrides(),
+            **shapes.overrides(runtime.kernels),
+            **Dependent(runtime.kernels, runtime.imbalance).overrides(),
+        }
+    )
     _torch.probe(runtime.tensors, runtime.count)
     attention.install()
-    for part in (collectives, comm, compiling, finite, legacy, nvml, printing, profiler, rnn, sparse, standins, storage):
+    for part in (
+        collectives,
+        comm,
+        compiling,
+        finite,
+        legacy,
+        nvml,
+        printing,
+        profiler,
+        rnn,
+        sparse,
+        standins,
+        storage,
+    ):
         part.install(runtime)
     torch.autograd.set_multithreading_enabled(False)
     torch.version.cuda = CUDA_VERSION
+    runtime.tensors.drain()
     runtime.recorder.tape.clear()

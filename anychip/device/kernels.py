@@ -83,7 +83,7 @@ class Kernels:
 
         def stub(*args: Any, **kwargs: Any) -> Any:
             schema = schema_of(name)
-            kernel = self._view(schema) if schema.is_view else self._generated(schema)
+            kernel = self._view(schema) if schema.is_view else self.generated(schema)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._library.impl(name, self._key, kernel)
@@ -91,7 +91,8 @@ class Kernels:
 
         return stub
 
-    def _generated(self, schema: Schema) -> Callable[..., Any]:
+    def generated(self, schema: Schema) -> Callable[..., Any]:
+        """The kernel of one operator, compiled from `generate`'s source."""
         number = len(self._namespace)
         self._namespace[f"s{number}"] = schema
         for name, value in schema.defaults.items():
@@ -200,7 +201,11 @@ class Kernels:
         on_meta = [to_meta(arg) for arg in args], {name: to_meta(value) for name, value in kwargs.items()}
         if schema.overload_name == "out" or schema.has_out:
             before = [tuple(tensor.shape) for tensor in schema.mutated(args, kwargs)]
-        result = schema.overload()(*on_meta[0], **on_meta[1])
+        try:
+            result = schema.overload()(*on_meta[0], **on_meta[1])
+        except RuntimeError:
+            raise_as_torch(schema, args, kwargs)
+            raise
         if schema.overload_name == "out" or schema.has_out:
             targets = schema.mutated(*on_meta)
             for real, meta, shape in zip(schema.mutated(args, kwargs), targets, before, strict=True):
@@ -228,6 +233,25 @@ def _fast(word: int, outputs: list[Any]) -> Any:
 
 
 # ---------------------------------------------------------------- values in and out
+
+
+def raise_as_torch(schema: Schema, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Let torch's CPU kernel refuse a call in its own words, where the meta kernel's are others.
+
+    It gets tensors of these shapes that share one element each; since the shapes are wrong, it computes nothing.
+    """
+    if schema.mutated(args, kwargs):
+        return
+    schema.overload()(*(hollow(one) for one in args), **{name: hollow(one) for name, one in kwargs.items()})
+
+
+def hollow(value: Any) -> Any:
+    """A CPU tensor of the same shape and dtype without memory of its own; other values as they are."""
+    if isinstance(value, torch.Tensor):
+        return torch.zeros(1, dtype=value.dtype, device="cpu").expand(value.shape)
+    if isinstance(value, list | tuple):
+        return [hollow(item) for item in value]
+    return torch.device("cpu") if isinstance(value, torch.device) else value
 
 
 def flat_tensors(value: Any) -> list[torch.Tensor]:

@@ -13,8 +13,8 @@ from anychip.device.kernels import Kernels
 from anychip.drivers.base import Block, Call
 from anychip.drivers.null import NEAR, NullDriver
 from anychip.memory import TapeMemory
-from anychip.record import Kind, Op, Question, word
-from anychip.record.recorder import Recorder, user_place
+from anychip.record import Kind, Op, word
+from anychip.record.recorder import Recorder
 from anychip.spec import Chip
 
 SLEEP_HZ = 1e9
@@ -26,7 +26,16 @@ class Runtime:
     count: devices that the program sees. device_type: "cuda", or the name of a PrivateUse1 device.
     """
 
-    def __init__(self, chip: Chip, *, count: int = 1, device_type: str = "cuda", host_measured: bool = False) -> None:
+    def __init__(
+        self,
+        chip: Chip,
+        *,
+        count: int = 1,
+        device_type: str = "cuda",
+        host_measured: bool = False,
+        imbalance: float = 1.0,
+    ) -> None:
+        self.imbalance = imbalance
         self.chip, self.count, self.device_type, self.pid = chip, count, device_type, os.getpid()
         self.recorder = Recorder()
         self.clock = VirtualClock(self.recorder, chip)
@@ -36,7 +45,7 @@ class Runtime:
             os.environ.get("PYTORCH_CUDA_ALLOC_CONF", os.environ.get("PYTORCH_ALLOC_CONF", "")),
         )  # fmt: skip
         self.native = Native()
-        self.driver = NullDriver(self.recorder, self.clock, self.out_of_memory, chip.memory_bytes)
+        self.driver = NullDriver(self.recorder, self.clock, self.out_of_memory, chip.memory_bytes, imbalance)
         self.driver.current_stream = lambda: int(self.native.stream[0])
         self.tensors = Tensors(self.native, device_type, self.driver.alloc, self.driver.free)
         self.kernels = Kernels(self.recorder, self.driver, self.tensors)
@@ -58,7 +67,7 @@ class Runtime:
         """Called when an allocation comes near the chip's memory: raise if PyTorch's allocator would."""
         text = self.memory.check(block.nbytes)
         if text is not None:
-            self.recorder.questions.append(Question("memory_bytes", answer(self.chip, "memory_bytes"), user_place()))
+            self.ask("memory_bytes")  # with more memory the program would have gone on
             raise torch.OutOfMemoryError(text)
 
     def limit_memory(self, fraction: float) -> None:

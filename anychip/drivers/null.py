@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import torch
 
 from anychip.drivers.base import Block, Call
-from anychip.drivers.values import SMALL, Values, carried, first_uniform
+from anychip.drivers.expected import EXPECTED, INDEX_LIKE, keep
+from anychip.drivers.values import GUESS, SMALL, Values, carried, first_uniform
 from anychip.record import Kind, word
 from anychip.record.recorder import Recorder
 
@@ -24,9 +25,10 @@ class NullDriver:
     """Notes everything, computes nothing but the values of small tensors that came from the host."""
 
     def __init__(
-        self, recorder: Recorder, clock: Clock, out_of_memory: Callable[[Block, int], None], memory_bytes: int
-    ) -> None:
-        self.recorder, self.clock, self.values = recorder, clock, Values()
+        self, recorder: Recorder, clock: Clock, out_of_memory: Callable[[Block, int], None], memory_bytes: int,
+        imbalance: float = 1.0,
+    ) -> None:  # fmt: skip
+        self.recorder, self.clock, self.values = recorder, clock, Values(imbalance)
         self.launch = recorder.tape.append
         self.used_bytes = 0
         self.check_above_bytes = int(memory_bytes * NEAR)
@@ -70,17 +72,26 @@ class NullDriver:
             return schema.base.startswith("_amp_")
         if any(numel <= SMALL for numel in written):
             return True
-        return carried(schema.base, None, 1) is not None or any(tensor.dtype == torch.bool for tensor in tensors)
+        if carried(schema.base, None, 1) is not None or schema.base in EXPECTED:
+            return True
+        return any(tensor.dtype in INDEX_LIKE for tensor in tensors)
 
     def run(self, call: Call) -> None:
         written = call.mutated + call.outputs
-        if not self._compute(call, written):
-            uniform = carried(call.name, first_uniform(self.values, on_chip(call.tensors)), elements(call.tensors))
-            for tensor in written:
-                address = tensor.untyped_storage().data_ptr()
-                self.values.forget(address)
-                if uniform is not None:
-                    self.values.uniform[address] = uniform
+        if self._compute(call, written):
+            return
+        chip = on_chip(call.tensors)
+        uniform = carried(call.name, first_uniform(self.values, chip), elements(call.tensors))
+        expected = EXPECTED.get(call.name, keep)(self.values, call)
+        for tensor in written:
+            address = tensor.untyped_storage().data_ptr()
+            self.values.forget(address)
+            if uniform is not None:
+                self.values.uniform[address] = uniform
+            elif call.name in GUESS:
+                self.values.guess[address] = GUESS[call.name]
+        for tensor, known in zip(written, expected, strict=False):
+            known.tell(self.values, tensor)
 
     def _compute(self, call: Call, written: list[torch.Tensor]) -> bool:
         """Do the op on real values if all its inputs have some; say whether that was possible."""
@@ -110,6 +121,23 @@ class NullDriver:
             if tensor.shape == value.shape:  # a few by-products of CPU kernels have shapes of their own
                 self.values.put(tensor, value)
         return True
+
+    def values_of(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        return self.values.alias(tensor)
+
+    def share(self, tensor: torch.Tensor) -> float:
+        """Expected share of elements that are not zero: what is known of the tensor, else all of them."""
+        address = tensor.untyped_storage().data_ptr()
+        uniform = self.values.uniform.get(address)
+        if uniform is not None:
+            return float(bool(uniform))
+        return self.values.share.get(address, 1.0)
+
+    def span(self, tensor: torch.Tensor) -> int | None:
+        return self.values.span.get(tensor.untyped_storage().data_ptr())
+
+    def tell(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
+        self.values.put(tensor, value)
 
     def copy_in(self, target: torch.Tensor, source: torch.Tensor) -> None:
         address = target.untyped_storage().data_ptr()

@@ -5,7 +5,10 @@ Three sources, in this order (docs/values.md has a row per operator):
    inputs of an op have values, the op is computed on the CPU beside being recorded.
 2. *Uniform values.* A few ops have one plausible answer whatever their input: `isnan` is false, `isfinite`
    is true, no gradient overflowed. It survives `any`, `all`, `sum`, casts and negation.
-3. *Plausible constants*, by dtype: 1.0, 1, False. Constants can trap a program in a loop, so a boolean
+3. *Expected counts.* Of a mask it is known what share of it is expected to be true, of indices how many
+   different ones there are: a one-hot mask over 8 experts selects an eighth. What cannot be told apart gets an
+   equal part, and parts add up (`--imbalance` makes the first the largest).
+4. *Plausible constants*, by dtype: 1.0, 1, False. Constants can trap a program in a loop, so a boolean
    that is read again and again at one line starts to alternate.
 """
 
@@ -16,13 +19,17 @@ import torch
 
 from anychip.record.recorder import user_place
 
-SMALL = 64  # elements: larger tensors carry no values
+SMALL = 256  # elements: larger tensors carry no values
 
 # base name of an op -> the value that its result is taken to be filled with
 UNIFORM: dict[str, float] = {
-    "isnan": 0, "isinf": 0, "isneginf": 0, "isposinf": 0, "isfinite": 1, "isclose": 1, "isreal": 1, "_is_all_true": 1, "_is_any_true": 0, "any": 0, "all": 1,
+    "isnan": 0, "isinf": 0, "isneginf": 0, "isposinf": 0, "isfinite": 1, "isclose": 1, "isreal": 1,
+    "_is_all_true": 1, "_is_any_true": 0,
     "_amp_foreach_non_finite_check_and_unscale_": 0, "_amp_non_finite_check_and_unscale_": 0,
 }  # fmt: skip
+
+# base name of an op -> what its boolean result is taken to be where nothing is known of its input
+GUESS = {"any": False, "all": True}
 
 # ops that hand a uniform value on: base name -> f(value, elements of the input)
 CARRY: dict[str, Callable[[float, int], float]] = {
@@ -41,14 +48,21 @@ LOOP_READS = 200  # reads of one boolean at one line before it alternates
 class Values:
     """Values of chip tensors by the address of their storage."""
 
-    def __init__(self) -> None:
+    def __init__(self, imbalance: float = 1.0) -> None:
+        self.imbalance = imbalance
         self.real: dict[int, torch.Tensor] = {}  # address -> bytes on the CPU
         self.uniform: dict[int, float] = {}
+        self.guess: dict[int, bool] = {}
+        self.share: dict[int, float] = {}  # expected share of elements that are not zero
+        self.span: dict[int, int] = {}  # integers: they are in [0, span)
         self.reads: Counter[tuple[str, int]] = Counter()
 
     def forget(self, address: int) -> None:
-        self.real.pop(address, None)
-        self.uniform.pop(address, None)
+        for known in (self.real, self.uniform, self.guess, self.share, self.span):
+            known.pop(address, None)
+
+    def knows(self, address: int) -> bool:
+        return any(address in known for known in (self.real, self.uniform, self.guess, self.share, self.span))
 
     def alias(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """The values of a chip tensor as a CPU tensor of the same layout (shared, not copied), or None."""
@@ -90,7 +104,8 @@ class Values:
             place = user_place()
             count = self.reads[place.file, place.line]
             self.reads[place.file, place.line] += 1
-            return count >= LOOP_READS and bool(count % 2)
+            guess = self.guess.get(tensor.untyped_storage().data_ptr(), False)
+            return guess ^ (count >= LOOP_READS and bool(count % 2))
         return 1.0 if tensor.dtype.is_floating_point else 1
 
     def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -116,3 +131,22 @@ def carried(name: str, value: float | None, elements: int) -> float | None:
     if value is not None and name in CARRY:
         return CARRY[name](value, elements)
     return UNIFORM.get(name)
+
+
+# ---------------------------------------------------------------- expected counts
+
+
+def parts(total: int, num_parts: int, imbalance: float = 1.0) -> list[int]:
+    """`total` split into `num_parts` whole numbers that add up to it.
+
+    All are equal as far as they can be; with an imbalance the first is that many times the mean, at most
+    `total`, and the others share what is left.
+    """
+    if num_parts <= 0:
+        return []
+    first = min(round(total / num_parts * imbalance), total) if num_parts > 1 else total
+    if imbalance == 1.0:
+        first = -(-total // num_parts)
+    rest = total - first
+    others = num_parts - 1
+    return [first, *(rest // others + (at < rest % others) for at in range(others))]

@@ -1,0 +1,160 @@
+"""What is expected of masks and indices, op by op: how many elements are true, how many indices there are.
+
+A rule gets the values known so far and the call, and says what is known of each tensor that the call writes
+(mutated first, then outputs). Adding an op is one function.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from anychip.drivers.base import Call
+from anychip.drivers.values import SMALL, Values, parts
+
+INDEX_LIKE = (torch.bool, torch.int64, torch.int32, torch.uint8)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of one tensor: a share that is true, a span of integers, counts that add up; or nothing."""
+
+    share: float | None = None
+    span: int | None = None
+    counts: list[int] | None = None
+
+    def tell(self, values: Values, tensor: torch.Tensor) -> None:
+        address = tensor.untyped_storage().data_ptr()
+        if self.counts is not None:
+            values.put(tensor, torch.tensor(self.counts, device="cpu").to(tensor.dtype).reshape(tensor.shape))
+        if self.share is not None:
+            values.share[address] = self.share
+        if self.span is not None:
+            values.span[address] = self.span
+
+
+NOTHING = Known()
+Rule = Callable[[Values, Call], list[Known]]
+EXPECTED: dict[str, Rule] = {}
+
+
+def expected(*names: str) -> Callable[[Rule], Rule]:
+    def add(function: Rule) -> Rule:
+        for name in names:
+            assert name not in EXPECTED, name
+            EXPECTED[name] = function
+        return function
+
+    return add
+
+
+def of(values: Values, tensor: Any) -> Known:
+    if not isinstance(tensor, torch.Tensor) or tensor.device.type in ("cpu", "meta"):
+        return NOTHING
+    address = tensor.untyped_storage().data_ptr()
+    return Known(values.share.get(address), values.span.get(address))
+
+
+def argument(call: Call, position: int, name: str) -> Any:
+    return call.args[position] if len(call.args) > position else call.kwargs.get(name)
+
+
+def keep(values: Values, call: Call) -> list[Known]:
+    """What only moves or converts elements keeps what is known of its first input."""
+    if call.name not in MOVES or not call.tensors:
+        return []
+    return [of(values, call.tensors[-1 if call.name == "copy_" else 0])] * len(call.mutated + call.outputs)
+
+
+MOVES = {
+    "_to_copy", "clone", "copy_", "index", "index_select", "gather", "cat", "repeat", "flip", "roll", "contiguous",
+    "cumsum", "masked_select",
+}  # fmt: skip
+
+
+@expected("topk")
+def _topk(values: Values, call: Call) -> list[Known]:
+    """Indices of the k largest along a dimension: each of its positions is as likely."""
+    dim = argument(call, 2, "dim")
+    size = call.args[0].shape[-1 if dim is None else dim] if call.args[0].dim() else 1
+    return [NOTHING, Known(span=size)]
+
+
+@expected("sort", "max", "min", "mode", "kthvalue", "median")
+def _with_indices(values: Values, call: Call) -> list[Known]:
+    """(values, indices) along a dimension; a sort of indices keeps their span."""
+    source = of(values, call.args[0])
+    dim = argument(call, 1, "dim")
+    dim = dim if isinstance(dim, int) and not isinstance(dim, bool) else -1
+    size = call.args[0].shape[dim] if call.args[0].dim() else 1
+    return [source, Known(span=size)] if len(call.outputs) == 2 else [source]
+
+
+@expected("argsort", "argmax", "argmin")
+def _index_of(values: Values, call: Call) -> list[Known]:
+    dim = argument(call, 1, "dim")
+    tensor = call.args[0]
+    return [Known(span=tensor.numel() if dim is None else tensor.shape[dim] if tensor.dim() else 1)]
+
+
+@expected("randint", "multinomial", "randperm")
+def _random_index(values: Values, call: Call) -> list[Known]:
+    first = call.args[0]
+    if isinstance(first, torch.Tensor):
+        return [Known(span=first.shape[-1])]
+    ints = [one for one in call.args if isinstance(one, int)]
+    return [Known(span=max(ints[-1], 1))] if ints else []
+
+
+@expected("eq")
+def _equals(values: Values, call: Call) -> list[Known]:
+    """Equal to one of `span` integers: one in span is."""
+    span = of(values, call.args[0]).span
+    return [Known(share=1 / span)] if span else []
+
+
+@expected("ne")
+def _differs(values: Values, call: Call) -> list[Known]:
+    span = of(values, call.args[0]).span
+    return [Known(share=1 - 1 / span)] if span else []
+
+
+@expected("bitwise_not", "logical_not")
+def _negation(values: Values, call: Call) -> list[Known]:
+    share = of(values, call.args[0]).share
+    return [Known(share=1 - share)] if share is not None else []
+
+
+@expected("remainder", "floor_divide", "div")
+def _divided(values: Values, call: Call) -> list[Known]:
+    """`index % n` and `index // n`, by which experts are mapped to ranks."""
+    span, by = of(values, call.args[0]).span, call.args[1]
+    if not span or not isinstance(by, int) or by < 1:
+        return []
+    return [Known(span=min(span, by) if call.name == "remainder" else -(-span // by))]
+
+
+@expected("scatter_", "scatter")
+def _scatter(values: Values, call: Call) -> list[Known]:
+    """A one-hot mask: as many elements are set as there are indices."""
+    target, index = call.args[0], call.args[2]
+    return [Known(share=min(index.numel() / max(target.numel(), 1), 1.0))]
+
+
+@expected("sum")
+def _sum(values: Values, call: Call) -> list[Known]:
+    """Sums of a mask: equal parts of what is expected to be true, adding up to it."""
+    known = of(values, call.args[0])
+    (out,) = call.outputs
+    if known.share is None or out.numel() > 64 * SMALL:
+        return []
+    total = round(known.share * call.args[0].numel())
+    return [Known(counts=parts(total, out.numel(), values.imbalance))]
+
+
+@expected("histc")
+def _histc(values: Values, call: Call) -> list[Known]:
+    """Counts per bin: equal parts of the elements."""
+    (out,) = call.outputs
+    return [Known(counts=parts(call.args[0].numel(), out.numel(), values.imbalance))]

@@ -1,0 +1,282 @@
+"""The virtual chip as a program meets it: values, clocks, streams, graphs, memory, and what is kept of it all."""
+
+import json
+import textwrap
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anychip.device.answers import answer, differing
+from anychip.device.launch import record
+from anychip.record import Kind, Program
+from anychip.spec import load_chip
+
+
+@cache
+def run(text: str, **options: Any) -> tuple[Program, Any]:
+    """Record a program; also what it left in `out`, through JSON."""
+    with TemporaryDirectory() as folder:
+        path, out = Path(folder) / "program.py", Path(folder) / "out.json"
+        tail = f"\nimport json\njson.dump(out, open({str(out)!r}, 'w'))\n"
+        path.write_text("out = None\n" + textwrap.dedent(text) + tail, encoding="utf-8")
+        program = record([str(path)], load_chip("h100"), show_output=False, **options)
+        return program, json.loads(out.read_text()) if out.exists() else None
+
+
+def names(program: Program) -> list[str]:
+    """The ops in the order in which they were launched."""
+    return [program.ops[index].name for index in program.payloads[program.kinds == Kind.OP]]
+
+
+def test_values_from_the_host_stay_true() -> None:
+    _, out = run("""
+        import torch
+        sizes = torch.tensor([3, 5, 8], device="cuda")
+        total = torch.zeros(1, device="cuda")
+        for _ in range(4):
+            total += 2.5
+        out = [sizes.sum().item(), sizes.cumsum(0).tolist(), (sizes * 2)[1].item(), total.item(), bool((sizes > 4).all()),
+               torch.arange(5, device="cuda").flip(0).tolist(), torch.full((2,), 7, device="cuda").cpu().tolist()]
+    """)
+    assert out == [16, [3, 8, 16], 10, 10.0, False, [4, 3, 2, 1, 0], [7, 7]]
+
+
+def test_checks_for_bad_numbers_find_none() -> None:
+    _, out = run("""
+        import torch
+        x = torch.randn(100, 100, device="cuda")
+        out = [bool(torch.isnan(x).any()), bool(torch.isfinite(x).all()), torch.isinf(x).sum().item(), torch.equal(x, x),
+               bool((~torch.isfinite(x)).any())]
+    """)
+    assert out == [False, True, 0, True, False]
+
+
+def test_a_loop_that_waits_for_a_value_ends() -> None:
+    _, out = run("""
+        import torch
+        turns = 0
+        while not (torch.rand(1000, device="cuda") > 0.5).any():
+            turns += 1
+        out = turns
+    """)
+    assert 0 < out < 1000
+
+
+def test_values_read_are_on_the_tape_with_their_line() -> None:
+    program, _ = run("""
+        import torch
+        loss = torch.randn(10, 10, device="cuda").sum()
+        if loss.item() < 3:
+            loss = loss * 2
+    """)
+    (place,) = program.places
+    assert (Path(place.file).name, place.line, place.function) == ("program.py", 5, "<module>")
+    assert names(program)[-1] == "aten.mul.Tensor"
+
+
+def test_shapes_that_do_not_fit_are_told_in_torch_words() -> None:
+    _, out = run("""
+        import torch
+        out = []
+        for function in (lambda: torch.ones(2, 3, device="cuda") @ torch.ones(2, 3, device="cuda"),
+                         lambda: torch.ones(3, device="cuda").add_(torch.ones(4, device="cuda")),
+                         lambda: torch.ones(3, device="cuda") + torch.ones(3),
+                         lambda: torch.ones(3, device="cuda").numpy()):
+            try:
+                function()
+                out.append("nothing")
+            except (RuntimeError, TypeError) as error:
+                out.append(str(error))
+    """)
+    assert "mat1 and mat2 shapes cannot be multiplied" in out[0] or "size" in out[0]
+    assert "must match" in out[1] or "broadcast" in out[1]
+    assert "same device" in out[2]
+    assert "Use Tensor.cpu() to copy the tensor to host memory first" in out[3]
+
+
+def test_the_clock_is_the_chip_s() -> None:
+    # 8192^3 * 2 = 1.0995e12 flop a product; at no more than the peak of 989.4e12: 1.111 ms each at least.
+    _, out = run("""
+        import time, torch
+        x = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        t0, p0 = time.time(), time.perf_counter_ns()
+        start.record()
+        for _ in range(10):
+            x @ x
+        end.record()
+        issued = time.time() - t0
+        torch.cuda.synchronize()
+        time.sleep(0.5)
+        out = [issued, time.time() - t0, (time.perf_counter_ns() - p0) / 1e9, start.elapsed_time(end)]
+    """)
+    issued, waited, perf, events_ms = out
+    assert issued < 0.001 < 10 * 1.111e-3 < events_ms / 1e3 < 0.03
+    assert waited == pytest.approx(events_ms / 1e3 + 0.5, rel=0.02)
+    assert perf == pytest.approx(waited, rel=0.01)
+
+
+def test_streams_overlap_and_events_order_them() -> None:
+    code = """
+        import time, torch
+        x = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+        side = torch.cuda.Stream()
+        torch.cuda.synchronize()
+        t0 = time.time()
+        with torch.cuda.stream(side):
+            x @ x
+        if WAIT:
+            torch.cuda.current_stream().wait_stream(side)
+        x @ x
+        torch.cuda.synchronize()
+        out = time.time() - t0
+    """
+    _, together = run(code.replace("WAIT", "False"))
+    _, one_by_one = run(code.replace("WAIT", "True"))
+    assert one_by_one == pytest.approx(2 * together, rel=0.1)
+
+
+def test_a_graph_replays_what_was_captured() -> None:
+    program, _ = run("""
+        import torch
+        x, model = torch.zeros(8, 16, device="cuda"), torch.nn.Linear(16, 16).cuda()
+        model(x)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = model(x)
+        for _ in range(3):
+            graph.replay()
+    """)
+    assert names(program).count("aten.addmm.default") == 1 + 3  # the warm-up, and the replays; capturing runs nothing
+    assert int(((program.kinds == Kind.GRAPH) & (program.payloads == 1)).sum()) == 3
+
+
+def test_out_of_memory_is_raised_and_can_be_recovered_from() -> None:
+    program, out = run("""
+        import torch
+        size = 1 << 38
+        while True:
+            try:
+                x = torch.empty(size, dtype=torch.uint8, device="cuda")
+                break
+            except torch.cuda.OutOfMemoryError as error:
+                text = str(error)
+                size //= 2
+        out = [size, text, torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()]
+    """)
+    assert out[0] == 1 << 36  # 64 of 79.11 GiB
+    assert out[1].startswith(
+        "CUDA out of memory. Tried to allocate 128.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
+    )
+    assert out[2:] == [1 << 36, 1 << 36]
+    assert [question.name for question in program.questions] == ["memory_bytes"]
+
+
+def test_memory_statistics_are_the_caching_allocator_s() -> None:
+    _, out = run("""
+        import torch
+        x = torch.empty(1000, device="cuda")               # 4000 bytes: 4096
+        y = torch.empty(3 << 20, dtype=torch.uint8, device="cuda")
+        held = [torch.cuda.memory_allocated(), torch.cuda.memory_reserved()]
+        del y
+        torch.cuda.empty_cache()
+        out = [*held, torch.cuda.memory_allocated(), torch.cuda.memory_reserved(), torch.cuda.max_memory_allocated()]
+    """)
+    # one small segment of 2 MiB and one of 20 MiB; the large one is given back
+    assert out == [4096 + (3 << 20), 22 << 20, 4096, 2 << 20, 4096 + (3 << 20)]
+
+
+TRAIN = """
+    import torch
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.GELU(), torch.nn.Linear(64, 1)).cuda()
+    model = torch.compile(model) if COMPILE else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(100):
+        model(torch.randn(32, 64, device="cuda")).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+
+
+def test_training_ends_after_the_steps_that_were_asked_for() -> None:
+    program, _ = run(TRAIN.replace("COMPILE", "False"), steps=2)
+    assert program.meta["steps"] == 2
+    assert names(program).count("aten.addmm.default") == 2 * 2
+    assert len(program.meta["parameter_blocks"]) == 4
+
+
+def test_compiled_regions_cover_forward_and_backward() -> None:
+    program, _ = run(TRAIN.replace("COMPILE", "True"), steps=2)
+    regions = program.payloads[program.kinds == Kind.COMPILED]
+    assert set(regions.tolist()) == {0, 1, 2}
+    inside = np.zeros(len(program.tape), bool)
+    is_open = False
+    for at, (kind, payload) in enumerate(zip(program.kinds, program.payloads, strict=True)):
+        is_open = bool(payload) if kind == Kind.COMPILED else is_open
+        inside[at] = is_open
+    called = {program.ops[index].name for index in program.payloads[inside & (program.kinds == Kind.OP)]}
+    assert {"aten.addmm.default", "aten.gelu.default", "aten.gelu_backward.default", "aten.mm.default"} <= called
+    assert not any("_foreach" in name for name in called)
+
+
+def test_a_gan_s_two_optimizers_make_one_step() -> None:
+    program, _ = run(
+        """
+        import torch
+        d, g = torch.nn.Linear(8, 1).cuda(), torch.nn.Linear(4, 8).cuda()
+        od, og = (torch.optim.SGD(one.parameters(), lr=0.1) for one in (d, g))
+        for _ in range(50):
+            fake = g(torch.randn(2, 4, device="cuda"))
+            (d(fake.detach()).mean() - d(torch.randn(2, 8, device="cuda")).mean()).backward()
+            od.step()
+            d(fake).mean().backward()
+            og.step()
+        """,
+        steps=3,
+    )
+    assert program.meta["steps"] == 3
+    forwards = names(program).count("aten.addmm.default")
+    assert forwards == 3 * 4
+
+
+def test_questions_and_what_other_chips_would_have_answered() -> None:
+    program, out = run("""
+        import torch
+        out = [torch.cuda.get_device_name(), torch.cuda.is_bf16_supported(), torch.cuda.get_device_properties(0).total_memory]
+    """)
+    h100, mi300x = load_chip("h100"), load_chip("mi300x")
+    assert out == [answer(h100, "name"), True, answer(h100, "memory_bytes")]
+    assert {question.name for question in program.questions} == {"name", "supports.bfloat16.matmul", "memory_bytes"}
+    assert differing(program, h100) == []
+    assert {question.name for question in differing(program, mi300x)} == {"name", "memory_bytes"}
+
+
+def test_tensors_that_share_nothing_have_addresses_of_their_own() -> None:
+    _, out = run("""
+        import torch
+        tensors = [torch.empty(10, device="cuda") for _ in range(50)]
+        out = [len({one.data_ptr() for one in tensors}), tensors[0][2:].data_ptr() - tensors[0].data_ptr()]
+    """)
+    assert out == [50, 8]
+
+
+def test_blocks_are_freed_when_the_last_view_goes() -> None:
+    program, _ = run("""
+        import torch
+        x = torch.empty(100, device="cuda")
+        view = x[10:]
+        del x
+        y = torch.empty(100, device="cuda")
+        del view
+        z = torch.empty(100, device="cuda")
+        w = torch.empty(100, device="cuda")
+    """)
+    at = np.isin(program.kinds, (Kind.ALLOC, Kind.FREE))
+    memory = list(zip(program.kinds[at], program.payloads[at], strict=True))
+    x, y = memory[0][1], memory[1][1]
+    assert memory[:4] == [(Kind.ALLOC, x), (Kind.ALLOC, y), (Kind.FREE, x), (Kind.ALLOC, x)]

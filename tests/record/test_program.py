@@ -1,0 +1,110 @@
+"""A recording survives its file, and a damaged file is told from a whole one."""
+
+import contextlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anychip.errors import BadProgramFile
+from anychip.record import Kind, Op, Place, Program, Question, TensorMeta, word
+from anychip.record.op import from_json, to_json
+
+SHAPES = st.lists(st.integers(0, 9), max_size=4).map(tuple)
+TENSORS = st.builds(
+    lambda shape, dtype, chip: TensorMeta(shape, tuple(range(len(shape), 0, -1)), dtype, chip),
+    SHAPES, st.sampled_from(["float32", "bfloat16", "int64", "bool"]), st.booleans(),
+)  # fmt: skip
+SCALARS = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats() | st.text(max_size=8)
+ARGS = st.recursive(SCALARS | TENSORS, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=8)
+
+
+def same(one: object, other: object) -> bool:
+    return repr(one) == repr(other)  # nan is not equal to itself, but prints so
+
+
+@given(ARGS)
+def test_arguments_survive_json(value: object) -> None:
+    assert same(from_json(to_json(value)), value)
+
+
+def program() -> Program:
+    x = TensorMeta((4, 8), (8, 1), "float32")
+    op = Op("aten.mm.default", (x, x), (("scale", float("inf")),), (x,), (0,))
+    tape = np.array([word(Kind.ALLOC, 0), word(Kind.OP, 0), word(Kind.READ, 0), word(Kind.FREE, 0)], np.int64)
+    place = Place("train.py", 7, "main")
+    return Program(
+        tape,
+        [op],
+        np.array([128], np.int64),
+        ["net"],
+        [place],
+        [Question("capability", [9, 0], place)],
+        {"argv": ["train.py"]},
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.builds(Op, st.just("aten.add.Tensor"), st.lists(ARGS, max_size=3).map(tuple)), max_size=4))
+def test_a_program_survives_its_file(tmp_path_factory: pytest.TempPathFactory, ops: list[Op]) -> None:
+    path = tmp_path_factory.mktemp("saved") / "p.anychip"
+    saved = program()
+    saved.ops.extend(ops)
+    saved.save(path)
+    loaded = Program.load(path)
+    assert np.array_equal(loaded.tape, saved.tape)
+    assert np.array_equal(loaded.block_bytes, saved.block_bytes)
+    assert same(loaded.ops, saved.ops)
+    assert (loaded.modules, loaded.places, loaded.questions, loaded.meta) == (
+        saved.modules, saved.places, saved.questions, saved.meta,
+    )  # fmt: skip
+
+
+def test_saving_leaves_nothing_half_written(tmp_path: Path) -> None:
+    broken = program()
+    broken.meta["not json"] = object()
+    with pytest.raises(TypeError):
+        broken.save(tmp_path / "p.anychip")
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 255))
+def test_a_flipped_byte_is_an_error_or_harmless(tmp_path_factory: pytest.TempPathFactory, at: int, bits: int) -> None:
+    path = tmp_path_factory.mktemp("flipped") / "p.anychip"
+    program().save(path)
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] ^= bits
+    path.write_bytes(data)
+    with contextlib.suppress(BadProgramFile):  # any other exception fails the test
+        Program.load(path).check()
+
+
+def test_missing_truncated_and_other_files(tmp_path: Path) -> None:
+    whole = tmp_path / "p.anychip"
+    program().save(whole)
+    cut = tmp_path / "cut"
+    cut.write_bytes(whole.read_bytes()[:-30])
+    other = tmp_path / "other.zip"
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("hello", "world")
+    for path in (tmp_path / "none", cut, other):
+        with pytest.raises(BadProgramFile, match=path.name):
+            Program.load(path)
+
+
+def test_a_word_outside_its_table_is_refused(tmp_path: Path) -> None:
+    wrong = program()
+    wrong.tape = np.append(wrong.tape, word(Kind.OP, 5))
+    wrong.save(tmp_path / "p")
+    with pytest.raises(BadProgramFile, match="OP word points to entry 5 of 1"):
+        Program.load(tmp_path / "p")
+
+
+def test_an_expanded_dimension_moves_once() -> None:
+    # [3, 5] with stride 0 in the first: 5 distinct elements of 2 bytes.
+    assert TensorMeta((3, 5), (0, 1), "bfloat16").nbytes == 10
+    assert TensorMeta((0, 5), (0, 1), "bfloat16").nbytes == 0

@@ -34,6 +34,9 @@ class Answer:
     """Forecasts of one program on several chips, in the order asked.
 
     names: the chips as they were asked for. programs: the recording that each forecast was priced from; one object where one recording served several chips.
+    own_recordings: for each chip the questions that it answers otherwise than the first chip, for which it was recorded
+    on its own. reserved_bytes: the most that PyTorch's caching allocator would hold of the chip's memory; None for chips
+    whose steps are compiled whole, which have no such allocator.
     wall_s: seconds spent here on record, price and total. interrupted: the program was stopped by Ctrl-C, so the
     forecasts hold only for what it had done by then.
     """
@@ -43,6 +46,8 @@ class Answer:
     chips: tuple[Chip, ...]
     programs: tuple[Program, ...]
     forecasts: "tuple[Forecast, ...]"
+    own_recordings: tuple[tuple[str, ...], ...] = ()
+    reserved_bytes: tuple[int | None, ...] = ()
     wall_s: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     interrupted: bool = False
@@ -164,6 +169,7 @@ def forecast(
         warnings = []
     recorded_s = time.perf_counter() - began
     forecasts = [_price(p, chip, tokens_per_step) for p, chip in zip(programs, chips, strict=True)]
+    reserved = _reserved(programs, chips)
     total_s = time.perf_counter() - began
     progress(f"priced on {_names(chips)} in {(total_s - recorded_s) * 1e3:.0f} ms")
     warnings += [text for recorded in programs for text in (*recorded.meta.get("warnings", ()), *_failure(recorded))]
@@ -175,10 +181,39 @@ def forecast(
         chips=tuple(chips),
         programs=tuple(programs),
         forecasts=tuple(forecasts),
+        own_recordings=tuple(_unlike_first(programs, chip, p) for chip, p in zip(chips, programs, strict=True)),
+        reserved_bytes=reserved,
         wall_s={"record": recorded_s, "price": total_s - recorded_s, "total": total_s},
         warnings=tuple(dict.fromkeys(warnings)),
         interrupted=any(p.meta.get("interrupted") for p in programs),
     )
+
+
+def _unlike_first(programs: list[Program], chip: Chip, own: Program) -> tuple[str, ...]:
+    """The questions for which a chip has a recording of its own."""
+    if own is programs[0]:
+        return ()
+    from anychip.device.answers import differing
+
+    return tuple(dict.fromkeys(question.name for question in differing(programs[0], chip)))
+
+
+def _reserved(programs: list[Program], chips: list[Chip]) -> tuple[int | None, ...]:
+    """Peak of what PyTorch's allocator holds. Only where memory is short does the chip's size change the answer, so a
+    recording is replayed once without a limit, and again only for the chips that this does not fit on."""
+    from anychip.memory import NO_LIMIT, replay
+
+    free: dict[int, int] = {}
+    found: list[int | None] = []
+    for program, chip in zip(programs, chips, strict=True):
+        if chip.execution == "graph":
+            found.append(None)
+            continue
+        if id(program) not in free:
+            free[id(program)] = replay(program, NO_LIMIT).reserved_bytes
+        most = free[id(program)]
+        found.append(most if most <= chip.memory_bytes else replay(program, chip.memory_bytes).reserved_bytes)
+    return tuple(found)
 
 
 def _failure(program: Program) -> list[str]:

@@ -316,7 +316,7 @@ def _limit(breakdown: Mapping[str, float], busy_s: float, step_time: float, top:
         return "Nothing ran on the chip."
     name = max(breakdown, key=lambda part: breakdown[part])
     share = f"{breakdown[name] / step_time:.0%}"
-    most = f"{top[0].name} {top[0].shape} alone takes {top[0].time_s / step_time:.0%}" if top else ""
+    most = f"{top[0].name.removeprefix('aten.')} {top[0].shape} alone takes {top[0].time_s / step_time:.0%}" if top else ""
     if name == "host":
         return (f"The host: the chip waits for it {share} of the step, which launches {kernels:,.0f} kernels; "
                 "larger batches, compilation or graphs would help.")  # fmt: skip

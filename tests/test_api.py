@@ -135,3 +135,17 @@ def test_tokens_per_step_is_taken_as_given():
 def test_a_chip_is_as_good_as_its_name():
     h100 = load_chip("h100")
     assert api.forecast(recording(h100), on=h100).names == ("nvidia-h100-sxm",)
+
+
+def test_reserved_memory_is_replayed_again_only_where_memory_is_short():
+    """64 x 64 float32 is 16 KiB: one segment of 2 MiB of the small pool."""
+    h100 = load_chip("h100")
+    small = h100.with_figures({"memory.main.usable": 1000.0})
+    answer = api.forecast(recording(h100), on=[h100, small, load_chip("tpu-v5p")])
+    assert answer.reserved_bytes[0] == 2 << 20
+    assert answer.reserved_bytes[2] is None
+
+
+def test_a_recording_of_its_own_names_the_questions(calls):
+    calls.asks = ("name",)
+    assert api.forecast(__file__, on=["h100", "mi300x"]).own_recordings == ((), ("name",))

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anychip.api import Answer
-    from anychip.forecast import Forecast
 
 SCHEMA = 1
 TARGET_FIELDS = (
@@ -21,7 +20,7 @@ def to_json(answer: "Answer") -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "program": answer.program,
-        "targets": [_target(name, forecast) for name, forecast in zip(answer.names, answer.forecasts, strict=True)],
+        "targets": [_target(answer, index) for index in range(len(answer.names))],
         "num_ops": first.num_ops,
         "distinct_ranks": 1,
         "steps": first.steps,
@@ -31,10 +30,13 @@ def to_json(answer: "Answer") -> dict[str, Any]:
     }
 
 
-def _target(name: str, forecast: "Forecast") -> dict[str, Any]:
+def _target(answer: "Answer", index: int) -> dict[str, Any]:
+    forecast = answer.forecasts[index]
     return {
         **{field: getattr(forecast, field) for field in TARGET_FIELDS},
         **{field: dict(getattr(forecast, field)) for field in TARGET_TABLES},
-        "asked": name,
+        "asked": answer.names[index],
+        "reserved_memory_bytes": answer.reserved_bytes[index],
+        "own_recording": list(answer.own_recordings[index]),
         "top_ops": [{field: getattr(op, field) for field in OP_FIELDS} for op in forecast.top_ops],
     }

@@ -23,6 +23,7 @@ LABEL_WIDTH = 16
 COLUMN_WIDTH = 14
 PIPE_WIDTH = 100  # where the output is no terminal
 TOP_OPS = 8
+CRUMB = 1e-3  # of the peak: a kind of memory below that is not shown
 OP_WIDTH = 36  # an operation's name and shape, and how often it is called
 TIME_WIDTH = 7
 STEP_WORDS = {"train": "step time", "call": "time per call", "run": "time of the run"}
@@ -47,10 +48,11 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
     for line in _legend(answer):
         console.print(Text(line, style="dim"))
     columns = list(zip(answer.names, answer.forecasts, strict=True))
+    reserved = answer.reserved_bytes or (None,) * len(columns)
     room = max(1, (console.width - LABEL_WIDTH) // (COLUMN_WIDTH + 2))
     for start in range(0, len(columns), room):
         console.print()
-        console.print(_figures(columns[start : start + room]))
+        console.print(_figures(columns[start : start + room], reserved[start : start + room]))
     for some in _beside(columns, console.width - OP_WIDTH):
         console.print()
         console.print(_top_ops(some, alone=len(columns) == 1))
@@ -62,22 +64,25 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
 
 def _legend(answer: "Answer") -> Iterator[str]:
     """Which file each name means: `ascend-910b -> huawei-ascend-910b2`."""
-    for name, chip in zip(answer.names, answer.chips, strict=True):
+    own = answer.own_recordings or ((),) * len(answer.names)
+    for name, chip, questions in zip(answer.names, answer.chips, own, strict=True):
         arrow = f"{name} -> {chip.id}" if name != chip.id else chip.id
         yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade})"
+        if questions:
+            yield f"    run again for it: it answers the program otherwise ({', '.join(questions)})"
 
 
-def _figures(columns: Sequence[tuple[str, "Forecast"]]) -> Table:
+def _figures(columns: Sequence[tuple[str, "Forecast"]], reserved: Sequence[int | None]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", min_width=LABEL_WIDTH - 2, no_wrap=True)
     for name, _ in columns:
         table.add_column(name, min_width=COLUMN_WIDTH, overflow="fold")
-    for label, cells in _rows([forecast for _, forecast in columns]):
+    for label, cells in _rows([forecast for _, forecast in columns], reserved):
         table.add_row(label, *cells)
     return table
 
 
-def _rows(forecasts: Sequence["Forecast"]) -> Iterator[Row]:
+def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> Iterator[Row]:
     def row(label: str, cell: Callable[["Forecast"], str | Text]) -> Row:
         return label, [cell(forecast) for forecast in forecasts]
 
@@ -89,6 +94,9 @@ def _rows(forecasts: Sequence["Forecast"]) -> Iterator[Row]:
         yield row("samples/s", lambda f: units.rate(f.samples_per_s))
     yield row("MFU", lambda f: f"{units.share(f.mfu)} of {f.matrix_dtype}")
     yield row("peak memory", lambda f: units.memory(f.peak_memory_bytes))
+    if any(reserved):
+        # PyTorch's allocator holds more than tensors take: what a process monitor would show.
+        yield "  reserved", ["-" if most is None else units.memory(most) for most in reserved]
     yield row("  of", lambda f: units.memory(f.memory_bytes))
     yield row("  fits", lambda f: "yes" if f.fits else Text("NO", style="bold red"))
     yield row("energy, at most", lambda f: "-" if f.energy_j is None else f"{units.figures(f.energy_j)} J")
@@ -98,8 +106,14 @@ def _rows(forecasts: Sequence["Forecast"]) -> Iterator[Row]:
     phases = {name: name for f in forecasts for name in f.time_by_phase_s}
     yield from _section("time on the chip", forecasts, lambda f: f.time_by_phase_s, phases, units.duration)
     kinds = {name: name for f in forecasts for name in f.memory_by_kind}
-    yield from _section("memory at peak", forecasts, lambda f: f.memory_by_kind, kinds, units.memory)
+    yield from _section("memory at peak", forecasts, _kinds_that_count, kinds, units.memory)
     yield from _section("evidence", forecasts, lambda f: f.evidence, EVIDENCE, units.share)
+
+
+def _kinds_that_count(forecast: "Forecast") -> Mapping[str, int]:
+    """Memory by kind without crumbs: at the moment of the peak gradients are often a single number, the loss's."""
+    least = forecast.peak_memory_bytes * CRUMB
+    return {name: nbytes for name, nbytes in forecast.memory_by_kind.items() if nbytes >= least}
 
 
 def _section(

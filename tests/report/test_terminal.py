@@ -3,9 +3,11 @@
 import io
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from anychip import api
+from anychip.record import Kind, Op, Program, TensorMeta, word
 from anychip.report import terminal
 
 FOUR = ["h100", "mi300x", "tpu-v5p", "ascend-910b"]
@@ -52,8 +54,8 @@ def test_one_target_says_why_each_operation_takes_its_time(program):
     text = shown(api.forecast(program, on="h100"))
     (line,) = [line for line in text.splitlines() if line.startswith("mystery.fuse")]
     assert "bytes alone" in line
-    for word in ("time limited by", "memory at peak", "activations", "evidence", "one sigma", "MFU"):
-        assert word in text
+    for part in ("time limited by", "memory at peak", "activations", "evidence", "one sigma", "MFU"):
+        assert part in text
 
 
 def test_warnings_and_limits_are_at_the_end(answer):
@@ -66,3 +68,42 @@ def test_an_unknown_figure_is_a_dash_never_zero(answer):
     forecasts = tuple(replace(forecast, energy_j=None) for forecast in answer.forecasts)
     (line,) = [x for x in shown(replace(answer, forecasts=forecasts)).splitlines() if x.startswith("energy")]
     assert line.split()[3:] == ["-"] * 4
+
+
+def test_operations_have_one_name_in_the_table_and_below_it():
+    """One large product with its own name in both places, without torch's prefix."""
+    x = TensorMeta((4096, 4096), (4096, 1), "bfloat16")
+    big = Program(
+        tape=np.array([word(Kind.OP, 0)] * 3, dtype=np.int64), ops=[Op("aten.mm.default", (x, x), outputs=(x,))],
+        block_bytes=np.array([1], dtype=np.int64), meta={"argv": ["t.py"]},
+    )  # fmt: skip
+    text = shown(api.forecast(big, on="h100"))
+    assert "aten." not in text
+    assert "h100: Compute: " in text
+    assert "mm 4096x4096x4096 bf16 alone takes" in " ".join(text.split())
+
+
+def test_crumbs_of_memory_are_not_shown(answer):
+    """4 bytes of gradients at the peak of 8 MiB: true, and no news."""
+    forecasts = tuple(
+        replace(f, peak_memory_bytes=8 << 20, memory_by_kind={"gradients": 4, "activations": (8 << 20) - 4})
+        for f in answer.forecasts
+    )
+    text = shown(replace(answer, forecasts=forecasts))
+    assert "activations" in text
+    assert "gradients" not in text
+
+
+def test_what_the_allocator_reserves_is_shown_where_there_is_one(answer):
+    """3 MiB and 5 MiB live at once, each below 10 MiB: both come from one segment of 20 MiB."""
+    (line,) = [x for x in shown(answer).splitlines() if x.split()[:1] == ["reserved"]]
+    # the TPU compiles whole steps: there is no such allocator
+    assert line.split() == ["reserved", "20.0", "MiB", "20.0", "MiB", "-", "20.0", "MiB"]
+
+
+def test_a_chip_with_its_own_recording_says_why(answer):
+    text = shown(replace(answer, own_recordings=((), ("name", "capability"), (), ())))
+    lines = text.splitlines()
+    (at,) = [i for i, line in enumerate(lines) if "run again for it" in line]
+    assert "mi300x -> amd-mi300x" in lines[at - 1]
+    assert "(name, capability)" in lines[at]

@@ -90,12 +90,12 @@ def _names_group(place: Path) -> bool:
     return False
 
 
-def files(kind: str) -> list[Path]:
+def files(kind: str, suffix: str = ".toml") -> list[Path]:
     """Every file of `kind`, by name; of two with one name in different folders both, the standard's first."""
     found: list[Path] = []
     for folder in folders(kind):
         try:
-            found += sorted(entry for entry in folder.iterdir() if entry.suffix == ".toml")
+            found += sorted(entry for entry in folder.iterdir() if entry.suffix == suffix)
         except OSError:
             continue
     return found

@@ -15,6 +15,8 @@ from anychip.spec import catalogue
 from anychip.spec.context import Context, Subject, subject
 from anychip.spec.fields import SCHEMAS
 from anychip.spec.problem import Problem
+from anychip.spec.tables import KINDS as TABLES
+from anychip.spec.tables import check_table
 from anychip.spec.toml import Document, parse, read
 from anychip.spec.validate import validate
 
@@ -33,18 +35,27 @@ def check(paths: Sequence[str | Path] | None = None) -> list[Problem]:
     """Every problem of the given files and folders, of all files where none is given."""
     files = all_files() if not paths else list(_files(paths))
     context = Context.of_all(files)
-    found = [problem for file in files for problem in check_document(read(file), context)]
+    found = [problem for file in files for problem in _check_file(file, context)]
     return sorted(found, key=lambda p: (p.file, p.line or 0, p.path))
 
 
+def _check_file(file: Path, context: Context) -> list[Problem]:
+    return check_table(file) if _is_table(file) else check_document(read(file), context)
+
+
+def _is_table(file: Path) -> bool:
+    return file.suffix == ".csv" and file.parent.name in TABLES
+
+
 def all_files() -> list[Path]:
-    return [file for kind in SCHEMAS for file in catalogue.files(kind)]
+    documents = [file for kind in SCHEMAS for file in catalogue.files(kind)]
+    return documents + [file for kind in TABLES for file in catalogue.files(kind, ".csv")]
 
 
 def _files(paths: Sequence[str | Path]) -> Iterator[Path]:
     for place in map(Path, paths):
         if place.is_dir():
-            yield from sorted(place.rglob("*.toml"))
+            yield from sorted(file for file in place.rglob("*") if file.suffix == ".toml" or _is_table(file))
         else:
             yield place.resolve() if place.is_file() else place
 
@@ -85,7 +96,7 @@ def fix(paths: Sequence[str | Path] | None = None) -> list[Path]:
 
     Only files that the schema accepts are touched, and a mended file is written only if it has fewer problems.
     """
-    files = all_files() if not paths else list(_files(paths))
+    files = [file for file in (list(_files(paths)) if paths else all_files()) if not _is_table(file)]
     context = Context.of_all(files)
     return [file for file in files if _fix_file(file, context)]
 

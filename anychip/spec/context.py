@@ -55,7 +55,7 @@ class Context:
         """Of every file that can be found, and of the given ones beside."""
         chips = {head.file.resolve(): head for head in catalogue.heads("chips")}
         for file in files:
-            if file.parent.name not in ("platforms", "links", "clusters"):
+            if file.suffix == ".toml" and file.parent.name not in ("platforms", "links", "clusters"):
                 chips.setdefault(file.resolve(), catalogue.head(file))
         claims: dict[str, list[Path]] = {}
         for file, head in chips.items():

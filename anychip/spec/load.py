@@ -193,8 +193,8 @@ def _entry(head: catalogue.Head, heads: dict[str, catalogue.Head]) -> ChipEntry:
 
 
 def grade(chip_id: str, platform_id: str) -> str:
-    """ "D" for a chip file alone, a letter better for each of: an API map of its platform that knows most symbols, an
-    op list of its platform, measured rates of the chip."""
+    """ "D" for a chip file alone, a letter better for each of: an API map of its platform that knows most symbols, a
+    whole op list of its platform, measured rates of the chip."""
     known = _api_map_is_known(platform_id) + _has_ops(platform_id) + _has_rates(chip_id)
     return GRADES[known]
 
@@ -208,16 +208,20 @@ def _data_file(kind: str, name: str) -> Path | None:
 
 @cache
 def _api_map_is_known(platform_id: str) -> bool:
-    file = _data_file("apis", f"{platform_id}.csv")
-    if file is None:
-        return False
-    text = file.read_text(encoding="utf-8", errors="replace")
+    text = _data_text("apis", platform_id)
     return text.count(",unknown,") < text.count("\n") / 2
 
 
 @cache
 def _has_ops(platform_id: str) -> bool:
-    return any(list(folder.glob(f"{platform_id}*.csv")) for folder in catalogue.folders("ops"))
+    """A list that says of every op whether it is there: one that leaves the rest unknown is none."""
+    text = _data_text("ops", platform_id)
+    return bool(text) and "\n*,,unknown," not in text
+
+
+def _data_text(kind: str, name: str) -> str:
+    file = _data_file(kind, f"{name}.csv")
+    return file.read_text(encoding="utf-8", errors="replace") if file else ""
 
 
 def _has_rates(chip_id: str) -> bool:

@@ -194,9 +194,9 @@ def _entry(head: catalogue.Head, heads: dict[str, catalogue.Head]) -> ChipEntry:
 
 def grade(chip_id: str, platform_id: str) -> str:
     """ "D" for a chip file alone, a letter better for each of: an API map of its platform that knows most symbols, a
-    whole op list of its platform, measured rates of the chip."""
-    known = _api_map_is_known(platform_id) + _has_ops(platform_id) + _has_rates(chip_id)
-    return GRADES[known]
+    whole op list of its platform, measured rates of the chip. Without a measurement of the chip itself at most "C"."""
+    software, rates = _api_map_is_known(platform_id) + _has_ops(platform_id), _has_rates(chip_id)
+    return GRADES[software + 1] if rates else GRADES[min(software, 1)]
 
 
 def _data_file(kind: str, name: str) -> Path | None:

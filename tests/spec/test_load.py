@@ -84,11 +84,21 @@ def test_a_strange_name_is_unknown_and_nothing_worse(name: str) -> None:
 def test_a_file_outside_of_the_tree(write: Write) -> None:
     file = write()
     chip = load_chip("one")
-    assert (chip.id, chip.grade, chip.memory_bytes) == ("acme-one", "D", 32 * 10**9)
+    assert (chip.id, chip.grade, chip.memory_bytes) == ("acme-one", "C", 32 * 10**9)
     assert load_chip(file) == load_chip("acme-one") == chip
     assert "acme-one" in [entry.id for entry in list_chips()]
     bandwidth = chip.figures["memory.main.bandwidth"]
     assert (bandwidth.kind, bandwidth.date) == ("derived", "2026-02")
+
+
+@pytest.mark.parametrize(
+    ("chip", "expected"),
+    [("nvidia-h100-sxm", "A"), ("huawei-ascend-910b2", "A"), ("intel-gaudi2", "C"), ("nvidia-v100-sxm2-32gb", "C"),
+     ("groq-lpu-v1", "D")],
+)  # fmt: skip
+def test_grades(chip: str, expected: str) -> None:
+    """Measured, with its platform's API map and op list: A. Measured only: C. Not measured: at most C."""
+    assert load_chip(chip).grade == expected
 
 
 def test_unknown_and_none_are_not_zero(write: Write) -> None:

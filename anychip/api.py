@@ -98,13 +98,13 @@ def record(
 
     program: script and its arguments, or with `module` a module's name and its arguments. It runs with your rights.
     steps, calls: where it is ended. host: "measured" adds the host's time as it passed here, the recording's own
-    included, so that it is an upper bound. show_output: forward what it prints to stderr. step_mark, device, imbalance:
-    planned; other values than the defaults raise BadUse.
+    included, so that it is an upper bound. show_output: forward what it prints to stderr. imbalance: fullest
+    over mean where data decide a split. step_mark, device: planned; other values than the defaults raise BadUse.
     Raises BadUse for a missing script, ProgramFailed if it failed before the first step, UnsupportedTorch.
     """
     argv = _argv(program, module)
     (chip,) = chips_of(on)
-    _not_yet(step_mark, device, imbalance)
+    _not_yet(step_mark, device)
     from anychip.device import launch
 
     return launch.record(
@@ -121,7 +121,7 @@ def record(
     )
 
 
-def _not_yet(step_mark: str | None, device: str, imbalance: float) -> None:
+def _not_yet(step_mark: str | None, device: str) -> None:
     """Refuse what would otherwise be passed over in silence."""
     if step_mark is not None:
         raise BadUse(
@@ -129,8 +129,6 @@ def _not_yet(step_mark: str | None, device: str, imbalance: float) -> None:
         )
     if device != "cuda":
         raise BadUse(f"--device {device} is not there yet: programs see every chip as cuda. Try it without --device.")
-    if imbalance != 1.0:
-        raise BadUse(f"--imbalance {imbalance:g} is not there yet: what data decide is split evenly.")
 
 
 def _argv(program: str | os.PathLike[str] | Sequence[str], module: bool) -> list[str]:

@@ -114,7 +114,7 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
                       help="the host's time: from figures of what eager PyTorch takes per op, or with what passed here "
                            "added, the recording's own included: an upper bound")  # fmt: skip
     chip.add_argument("--imbalance", type=positive_float, metavar="X", default=1.0,
-                      help="not there yet: fullest over mean where data decide a split, such as experts; 1 is even")  # fmt: skip
+                      help="fullest over mean where data decide a split, such as experts (default 1, even)")  # fmt: skip
     out = sub.add_argument_group("output")
     out.add_argument("--json", metavar="FILE", help="the answer as JSON (schema 1); - for stdout")
     out.add_argument("--trace", metavar="FILE",

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anychip.cost.price import EVIDENCE, LIMITS
+from anychip.cost.support import unsupported
 from anychip.cost.work import Work, packet, work
 from anychip.record import Op, Program, TensorMeta
 from anychip.record.steps import PHASES, Marks, Step, find_steps
@@ -316,7 +317,9 @@ def _limit(breakdown: Mapping[str, float], busy_s: float, step_time: float, top:
         return "Nothing ran on the chip."
     name = max(breakdown, key=lambda part: breakdown[part])
     share = f"{breakdown[name] / step_time:.0%}"
-    most = f"{top[0].name.removeprefix('aten.')} {top[0].shape} alone takes {top[0].time_s / step_time:.0%}" if top else ""
+    most = (
+        f"{top[0].name.removeprefix('aten.')} {top[0].shape} alone takes {top[0].time_s / step_time:.0%}" if top else ""
+    )
     if name == "host":
         return (f"The host: the chip waits for it {share} of the step, which launches {kernels:,.0f} kernels; "
                 "larger batches, compilation or graphs would help.")  # fmt: skip
@@ -339,6 +342,7 @@ def _warnings(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[str,
         found.append("Only one step was recorded: its figures include what happens once.")
     if peak_bytes > chip.memory_bytes:
         found.append(f"{chip.id}: needs {peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
+    found += unsupported((timeline.program.ops[index] for index in np.unique(timeline.op[window.ops(timeline)])), chip)
     names = {packet(op.name) for op in timeline.program.ops if not work(op).known}
     if names:
         shown = ", ".join(sorted(names)[:8]) + (" ..." if len(names) > 8 else "")

@@ -112,7 +112,7 @@ def test_a_measured_host_takes_longer_than_a_modelled_one(tmp_path):
     assert times[1] > times[0]
 
 
-@pytest.mark.parametrize("flag", [("--step-mark", "train.step"), ("--device", "npu"), ("--imbalance", "1.5")])
+@pytest.mark.parametrize("flag", [("--step-mark", "train.step"), ("--device", "npu")])
 def test_what_is_not_there_yet_is_refused_in_one_line(flag):
     done = forecast(*flag, TRAIN)
     assert done.returncode == 2
@@ -120,6 +120,13 @@ def test_what_is_not_there_yet_is_refused_in_one_line(flag):
     assert "Traceback" not in done.err
     assert f"{flag[0]} " in done.err.splitlines()[-1]
     assert "not there yet" in done.err.splitlines()[-1]
+
+
+def test_imbalance_makes_the_first_expert_the_fullest():
+    """32 tokens choose among 4 experts: 8 each; with the fullest at twice the mean 16, and 6, 5, 5 for the others."""
+    even = forecast("--quiet", PROGRAMS / "experts.py").err
+    assert "tokens per expert [8, 8, 8, 8]" in even
+    assert "tokens per expert [16, 6, 5, 5]" in forecast("--quiet", "--imbalance", "2", PROGRAMS / "experts.py").err
 
 
 def test_ctrl_c_gives_what_there_is_and_130():

@@ -99,12 +99,13 @@ def record(
     program: script and its arguments, or with `module` a module's name and its arguments. It runs with your rights.
     steps, calls: where it is ended. host: "measured" adds the host's time as it passed here, the recording's own
     included, so that it is an upper bound. show_output: forward what it prints to stderr. imbalance: fullest
-    over mean where data decide a split. step_mark, device: planned; other values than the defaults raise BadUse.
+    over mean where data decide a split. step_mark: name of a function whose returns end steps. device: planned; other
+    values than the default raise BadUse.
     Raises BadUse for a missing script, ProgramFailed if it failed before the first step, UnsupportedTorch.
     """
     argv = _argv(program, module)
     (chip,) = chips_of(on)
-    _not_yet(step_mark, device)
+    _not_yet(device)
     from anychip.device import launch
 
     return launch.record(
@@ -121,12 +122,8 @@ def record(
     )
 
 
-def _not_yet(step_mark: str | None, device: str) -> None:
+def _not_yet(device: str) -> None:
     """Refuse what would otherwise be passed over in silence."""
-    if step_mark is not None:
-        raise BadUse(
-            "--step-mark is not there yet. A step ends with an optimizer's step; for inference there is --calls N."
-        )
     if device != "cuda":
         raise BadUse(f"--device {device} is not there yet: programs see every chip as cuda. Try it without --device.")
 

@@ -104,7 +104,7 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     length.add_argument("--calls", type=positive, metavar="N",
                         help="end it after N outermost model calls: for inference, without an optimizer")  # fmt: skip
     length.add_argument("--step-mark", metavar="FUNCTION",
-                        help="not there yet: a step ends when this function returns, as module.function")  # fmt: skip
+                        help="a step ends when this function of the program returns: train_step, Trainer.one_round")  # fmt: skip
     length.add_argument("--tokens-per-step", type=positive, metavar="N",
                         help="tokens of a step, where they are not the integers that the first embedding sees")  # fmt: skip
     chip = sub.add_argument_group("what the program is told")

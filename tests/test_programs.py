@@ -112,7 +112,7 @@ def test_a_measured_host_takes_longer_than_a_modelled_one(tmp_path):
     assert times[1] > times[0]
 
 
-@pytest.mark.parametrize("flag", [("--step-mark", "train.step"), ("--device", "npu")])
+@pytest.mark.parametrize("flag", [("--device", "npu")])
 def test_what_is_not_there_yet_is_refused_in_one_line(flag):
     done = forecast(*flag, TRAIN)
     assert done.returncode == 2
@@ -120,6 +120,14 @@ def test_what_is_not_there_yet_is_refused_in_one_line(flag):
     assert "Traceback" not in done.err
     assert f"{flag[0]} " in done.err.splitlines()[-1]
     assert "not there yet" in done.err.splitlines()[-1]
+
+
+def test_a_function_of_the_program_can_end_its_steps(tmp_path):
+    # Rounds of 0, 1 and 2 optimizer steps: three steps as marked end before the fourth round.
+    out = tmp_path / "out.json"
+    assert forecast("--quiet", "--step-mark", "Trainer.one_round", "--json", out, PROGRAMS / "marked.py").returncode == 0
+    assert target(out)["step_kind"] == "train"
+    assert json.loads(out.read_text())["steps"] == 3
 
 
 def test_imbalance_makes_the_first_expert_the_fullest():

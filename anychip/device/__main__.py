@@ -48,6 +48,8 @@ class Session:
         self.hooks.install()
         smi.install(self.runtime, Path(self.config["out"]).parent)
         self.runtime.clocks.install()
+        if self.config["step_mark"]:
+            self.hooks.mark_steps_at(self.config["step_mark"])
 
     def save(self, exit_code: int, **meta: Any) -> None:
         """Write the recording, once, and only from the process that was started for it."""

@@ -32,11 +32,14 @@ class Steps:
         self.steps, self.calls, self.finish = steps, calls, finish
         self.done = 0
         self.done_calls = 0
+        self.by_mark = False  # --step-mark: a function's returns end steps, optimizers do not
         self._cycle: set[int] = set()
         self._known: set[int] | None = None
 
     def optimizer(self, number: int) -> None:
         """Optimizer `number` begins to step."""
+        if self.by_mark:
+            return
         if number in self._cycle and self._known is None:
             self._known = set(self._cycle)
             self._complete()
@@ -52,6 +55,10 @@ class Steps:
         self.done += 1
         if self.done >= self.steps and self.calls is None:
             self.finish()
+
+    def marked(self) -> None:
+        """The function that marks steps has returned."""
+        self._complete()
 
     @property
     def complete(self) -> int:
@@ -89,6 +96,21 @@ class Hooks:
         self._hook_backward()
         register_optimizer_step_pre_hook(self._optimizer_begin)
         register_optimizer_step_post_hook(self._optimizer_end)
+
+    def mark_steps_at(self, name: str) -> None:
+        """End a step whenever a function of this name returns: `train_step`, `Trainer.training_step`.
+
+        Python's profiling hook sees every return of the main thread, which costs the program some speed.
+        """
+        self.steps.by_mark = True
+        mark = word(Kind.MARK, Mark.STEP)
+
+        def profile(frame: Any, event: str, _argument: Any) -> None:
+            if event == "return" and name in (frame.f_code.co_name, frame.f_code.co_qualname):
+                self.tape.append(mark)
+                self.steps.marked()
+
+        sys.setprofile(profile)
 
     # ------------------------------------------------------------ modules
 

@@ -1,7 +1,7 @@
 """Where a recorded program's training steps begin and end, and in which phase each word stands.
 
 A step ends at the last OPTIMIZER_END before the next outermost forward; without any optimizer each outermost call of a
-module is a step of kind "call". A forward inside a backward is a recomputation (activation checkpointing), no new step.
+module is a step of kind "call". With --step-mark each return of the named function ends one instead. A forward inside a backward is a recomputation (activation checkpointing), no new step.
 """
 
 from dataclasses import dataclass
@@ -31,8 +31,7 @@ class Step:
 def find_steps(program: Program) -> list[Step]:
     """All whole steps, in order. Empty if the program never finished one."""
     marks = Marks(program)
-    train = _training_steps(marks)
-    return train or _calls(marks)
+    return _marked_steps(marks) or _training_steps(marks) or _calls(marks)
 
 
 class Marks:
@@ -75,6 +74,20 @@ class Marks:
         latest = np.searchsorted(begins, np.arange(kinds.size), side="right") - 1
         base = np.where(latest >= 0, depth[begins[np.maximum(latest, 0)]], 0)
         return np.asarray((phase == 2) & (depth > base))
+
+
+def _marked_steps(marks: Marks) -> list[Step]:
+    """Steps that the user's own function ends (--step-mark)."""
+    steps: list[Step] = []
+    begin = 0
+    forwards: list[int] = []
+    for at, mark in zip(marks.at.tolist(), marks.what.tolist(), strict=True):
+        if mark in (Mark.FORWARD_BEGIN, Mark.INFER_BEGIN):
+            forwards.append(at)
+        elif mark == Mark.STEP:
+            steps.append(Step(begin, at + 1, "train", tuple(forwards)))
+            begin, forwards = at + 1, []
+    return steps
 
 
 def _training_steps(marks: Marks) -> list[Step]:

@@ -48,6 +48,7 @@ class Mark(IntEnum):
     BACKWARD_END = 5
     OPTIMIZER_BEGIN = 6
     OPTIMIZER_END = 7
+    STEP = 8  # the function named by --step-mark has returned: a step ends here, whatever optimizers do
 
 
 class AllocatorCall(IntEnum):

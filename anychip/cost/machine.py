@@ -18,6 +18,10 @@ RUNS_AS = {
     "int8": ("int8", "bf16", "fp16", "fp32"), "int4": ("int4", "int8", "bf16", "fp32"), "fp64": ("fp64",), "fp32": ("fp32",),
 }  # fmt: skip
 
+# A number as the sum of two of half its width: 17 operations for a product, 20 for a sum, against one each (T. J. Dekker,
+# "A floating-point technique for extending the available precision", 1971).
+DOUBLE_WORD_FLOP = 18.5
+
 # Macro tiles that matrix libraries choose from, as parts of the usual one, and the rate each reaches of it: a smaller tile
 # reads its operands more often. Shares fitted together with `gemm.k0` and `gemm.overhead` of default.csv.
 TILE_CHOICES = (((1, 1), 1.0), ((1, 2), 0.97), ((2, 1), 0.97), ((2, 2), 0.92), ((2, 4), 0.82), ((4, 4), 0.7))
@@ -147,14 +151,19 @@ class Machine:
 
     def peak(self, dtype: str, engine: str) -> float:
         """Dense peak in flop/s of the dtype, or of the one that the chip computes it in; the other engine's where this
-        one has none; the chip's lowest known peak where nothing fits."""
+        one has none; where nothing fits, the lowest known peak (of double precision, what that leaves when each number is
+        two)."""
         other = "vector" if engine == "matrix" else "matrix"
-        for name in RUNS_AS.get(dtype, (dtype, "fp32")):
-            for unit in (engine, other):
-                found = self.chip.peak_flop_per_s(name, unit)
-                if found:
-                    return found
-        return self.lowest_peak()
+        name = self.runs_as(dtype)
+        if name is None:
+            return self.lowest_peak() / (DOUBLE_WORD_FLOP if dtype == "fp64" else 1)
+        return self.chip.peak_flop_per_s(name, engine) or self.chip.peak_flop_per_s(name, other) or self.lowest_peak()
+
+    def runs_as(self, dtype: str) -> str | None:
+        """The dtype that the chip computes this one in: the first of RUNS_AS that it has a peak for."""
+        names = RUNS_AS.get(dtype, (dtype, "fp32"))
+        peak = self.chip.peak_flop_per_s
+        return next((name for name in names if peak(name, "matrix") or peak(name, "vector")), None)
 
     def lowest_peak(self) -> float:
         known = [self.chip.peak_flop_per_s(d, e) or 0.0 for d in RUNS_AS for e in ("matrix", "vector")]

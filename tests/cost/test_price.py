@@ -221,3 +221,15 @@ def test_all_problems_of_a_rates_file_at_once_with_their_lines():
         assert part in message
     with pytest.raises(BadChipFile, match="first line"):
         parse("a,b\n", "x.csv")
+
+
+def test_a_product_one_wider_than_the_matrix_unit_costs_the_next_tile():
+    """TPU v5p multiplies 128 x 128 at a time: 1,025 columns are 9 tiles as 1,152 are, an eighth more than the 8 of 1,024."""
+    chip = load_chip("tpu-v5p")
+    assert chip.matrix_unit == (128, 128)
+    fixed = machine(chip).gemm("bf16").overhead_s
+    body = {n: price_op(mm(8192, n, 4096), chip).time_s - fixed for n in (1024, 1025, 1152)}
+    assert body[1025] == pytest.approx(body[1152])
+    assert body[1152] == pytest.approx(9 / 8 * body[1024])
+    on = machine(chip).gemm("bf16")
+    assert on.model_s(1, 129, 129, 129) == on.model_s(1, 256, 256, 256)

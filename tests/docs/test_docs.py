@@ -1,0 +1,63 @@
+"""Documentation does not rot: what it says is printed is printed, what it names exists, and every rule has its row."""
+
+import importlib.metadata as metadata
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+
+
+@pytest.fixture(scope="module")
+def generate():
+    spec = importlib.util.spec_from_file_location("docs_tool", ROOT / "tools" / "docs.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_walkthrough_prints_what_stands_beside_it(generate):
+    """To the letter with the locked torch; another may split an operation otherwise, but has the same sections."""
+    printed, written = generate.walkthrough(), (DOCS / "walkthrough.out").read_text()
+    if f"torch=={metadata.version('torch').partition('+')[0]}\n" in (ROOT / "requirements.lock").read_text():
+        assert printed == written
+    assert re.findall("^==.*", printed, re.MULTILINE) == re.findall("^==.*", written, re.MULTILINE)
+
+
+def pages():
+    return [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.glob("*.md"))
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\[[^\]]+\]\(([^)#\s,]+)[^)\s]*\)", page.read_text()):
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
+
+
+def test_every_operation_with_a_value_of_its_own_has_a_row():
+    from anychip.drivers import expected, values
+
+    text = (DOCS / "values.md").read_text()
+    named = set(re.findall(r"`([\w]+)[`=(]", text))
+    assert not ({*values.UNIFORM, *values.GUESS, *expected.EXPECTED} - named)
+
+
+def test_commands_of_the_readme_are_commands(capsys):
+    """Every `anychip ...` line of the README's code blocks parses."""
+    from anychip import cli
+
+    text = (ROOT / "README.md").read_text()
+    commands = re.findall(r"^    anychip (.+?)(?:  +#.*)?$", text, re.MULTILINE)
+    assert len(commands) >= 4
+    for command in commands:
+        cli.parser().parse_args(command.split())
+
+
+def test_targets_of_the_readme_are_in_the_makefile():
+    made = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in ("README.md", "CONTRIBUTING.md"):
+        assert set(re.findall(r"^    make ([a-z-]+)", (ROOT / page).read_text(), re.MULTILINE)) <= made

@@ -102,7 +102,6 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     peak = _peak(timeline, total["dtype"])
     held = memory(timeline.program)
     top = _top_ops(timeline, window)
-    busy_s = step_time - breakdown["host"]
     return Forecast(
         chip=chip.id, num_chips=1, fits=held.peak_bytes <= chip.memory_bytes, grade=chip.grade,
         step_time_s=step_time, step_time_error=_error(evidence, breakdown["host"] / step_time if step_time else 0, chip.grade),
@@ -115,7 +114,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         steps=len(found), step_kind=window.kind, num_ops=int(timeline.op.size), kernels_per_step=total["kernels"],
         tokens_per_step=tokens, samples_per_step=samples, matrix_dtype=total["dtype"],
         executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=_by_phase(timeline, window),
-        top_ops=top, limit=_limit(breakdown, busy_s, step_time, top, total["kernels"], timeline),
+        top_ops=top, limit=_limit(breakdown, step_time, top, total["kernels"], total["host_s"]),
         step_times_s=window.times_s, warnings=_warnings(timeline, window, held.peak_bytes),
     )  # fmt: skip
 
@@ -200,7 +199,7 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64]) -> tuple[int, int]:
 
 
 def _totals(timeline: Timeline, window: Window) -> dict[str, Any]:
-    """Per step: model_flop (recomputed forwards left out), executed flop, kernels; and the dtype of most matrix flop."""
+    """Per step: model_flop (recomputed forwards left out), executed flop, kernels, the host's time to issue them; and the dtype of most matrix flop."""
     inside = window.ops(timeline)
     ops, positions = timeline.op[inside], timeline.position[inside]
     distinct = [work(op) for op in timeline.program.ops]
@@ -213,6 +212,7 @@ def _totals(timeline: Timeline, window: Window) -> dict[str, Any]:
         "flop": float(flop @ counts) / window.count,
         "model_flop": float(model @ counts_once) / window.count,
         "kernels": float(timeline.prices.kernels @ counts) / window.count if counts.size else 0.0,
+        "host_s": float(timeline.prices.host_s @ counts) / window.count if counts.size else 0.0,
         "dtype": _main_dtype(distinct, counts),
     }
 
@@ -310,12 +310,18 @@ def _error(evidence: Mapping[str, float], host_share: float, grade: str) -> floa
     return sqrt(device**2 + (host_share * ERROR_OF_HOST) ** 2 + ERROR_BY_GRADE.get(grade, 0.2) ** 2)
 
 
-def _limit(breakdown: Mapping[str, float], busy_s: float, step_time: float, top: tuple[TopOp, ...], kernels: float,
-           timeline: Timeline) -> str:  # fmt: skip
-    """What the step's time is made of, in a sentence."""
+# Where the host issues ops for this share of a step, and the chip waits for it for this share, the host sets the pace.
+HOST_ISSUES, CHIP_WAITS = 0.9, 0.1
+
+
+def _limit(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp, ...], kernels: float,
+           host_s: float) -> str:  # fmt: skip
+    """What the step's time is made of, in a sentence. host_s: what the host needs to issue a step's ops."""
     if not step_time:
         return "Nothing ran on the chip."
     name = max(breakdown, key=lambda part: breakdown[part])
+    if host_s >= HOST_ISSUES * step_time and breakdown["host"] >= CHIP_WAITS * step_time:
+        name = "host"
     share = f"{breakdown[name] / step_time:.0%}"
     most = (
         f"{top[0].name.removeprefix('aten.')} {top[0].shape} alone takes {top[0].time_s / step_time:.0%}" if top else ""

@@ -17,7 +17,7 @@ def mark(which):
 
 
 def program(words, ops=(), blocks=(), **rest):
-    return Program(np.array(words, np.int64), list(ops), np.array(blocks, np.int64), **rest)
+    return Program(np.array(list(words), np.int64), list(ops), np.array(blocks, np.int64), **rest)
 
 
 __all__ = ["ALLOC", "FREE", "OP", "Kind", "Mark", "add", "mark", "mm", "op", "program", "t", "w"]

@@ -1,0 +1,82 @@
+"""Where steps begin and end, on tapes written by hand."""
+
+from itertools import chain
+
+import pytest
+
+from anychip.forecast import forecast
+from anychip.record.steps import PHASES, Marks, find_steps
+from anychip.spec import load_chip
+from tests.timeline.tapes import Kind, Mark, add, mark, mm, program, w
+
+M = Mark
+FORWARD = [mark(M.FORWARD_BEGIN), w(Kind.OP, 0), mark(M.FORWARD_END)]
+INFER = [mark(M.INFER_BEGIN), w(Kind.OP, 0), mark(M.INFER_END)]
+BACKWARD = [mark(M.BACKWARD_BEGIN), w(Kind.OP, 1), mark(M.BACKWARD_END)]
+OPS = [mm(512, 512, 512), mm(1024, 512, 512), add(4096)]
+
+
+def optimizer(number=0):
+    return [w(Kind.OPTIMIZER, number), mark(M.OPTIMIZER_BEGIN), w(Kind.OP, 2), mark(M.OPTIMIZER_END)]
+
+
+def steps(*parts):
+    """(kind, number of forwards) of each step found."""
+    return [(step.kind, len(step.forwards)) for step in find_steps(program(chain.from_iterable(parts), OPS))]
+
+
+def test_forward_backward_optimizer():
+    assert steps(*[FORWARD, BACKWARD, optimizer()] * 3) == [("train", 1)] * 3
+
+
+def test_gradients_accumulated_over_four_forwards():
+    assert steps(*[*[FORWARD, BACKWARD] * 4, optimizer()] * 2) == [("train", 4)] * 2
+
+
+def test_a_gan_with_two_optimizers_is_one_step():
+    # discriminator: two forwards, then its optimizer; generator: one forward, then its own
+    gan = [FORWARD, BACKWARD, FORWARD, BACKWARD, optimizer(0), FORWARD, BACKWARD, optimizer(1)]
+    assert steps(*gan * 3) == [("train", 3)] * 3
+
+
+def test_two_optimizers_in_a_row_are_one_step():
+    assert steps(*[FORWARD, BACKWARD, optimizer(0), optimizer(1)] * 2) == [("train", 1)] * 2
+
+
+def test_evaluation_in_between_belongs_to_the_step_after_it():
+    assert steps(FORWARD, BACKWARD, optimizer(), INFER, INFER, FORWARD, BACKWARD, optimizer()) == [("train", 1)] * 2
+
+
+def test_a_forward_inside_a_backward_is_no_step():
+    again = [mark(M.BACKWARD_BEGIN), *FORWARD, w(Kind.OP, 1), mark(M.BACKWARD_END)]
+    assert steps(*[FORWARD, again, optimizer()] * 2) == [("train", 1)] * 2
+
+
+def test_a_step_that_was_cut_off_does_not_count():
+    assert steps(FORWARD, BACKWARD, optimizer(), FORWARD, BACKWARD) == [("train", 1)]
+
+
+def test_without_an_optimizer_each_call_is_one():
+    assert steps(INFER, INFER, INFER) == [("call", 1)] * 3
+
+
+def test_phases_by_word():
+    tape = program([*FORWARD, *BACKWARD, *optimizer()], OPS)
+    names = [PHASES[index] for index in Marks(tape).phase()]
+    assert names[1] == "forward"
+    assert names[4] == "backward"
+    assert names[8] == "optimizer"
+
+
+def test_a_forecast_of_steps_by_hand():
+    """Two steps of three ops on an A100, launch-bound: 8 us of host time an op, 24 us a step; the first step is left out."""
+    tape = program(chain.from_iterable([FORWARD, BACKWARD, optimizer()] * 3), OPS)
+    result = forecast(tape, load_chip("a100"))
+    assert (result.steps, result.step_kind, len(result.step_times_s)) == (3, "train", 2)
+    assert result.step_time_s == pytest.approx(24e-6, rel=0.02)
+    # 2 * 512^3 + 2 * 1024 * 512^2
+    assert result.model_flop_per_step == 2 * 512**3 + 2 * 1024 * 512**2
+    assert result.mfu == pytest.approx(result.model_flop_per_step / result.step_time_s / 312e12)
+    assert sum(result.breakdown_s.values()) == pytest.approx(result.step_time_s)
+    assert sum(result.evidence.values()) == pytest.approx(1.0)
+    assert result.limit.startswith("The host")

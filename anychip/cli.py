@@ -255,7 +255,7 @@ def chips_show(args: argparse.Namespace) -> int:
 
 def chips_check(args: argparse.Namespace) -> int:
     from anychip.report import chips as page
-    from anychip.spec.check import check, fix
+    from anychip.spec.checking import check, fix
 
     if args.fix:
         for path in fix(args.paths or None):

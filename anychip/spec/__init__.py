@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 def check(paths: "Sequence[str | Path] | None" = None) -> list[Problem]:
     """Every problem of the given files and folders, of all files of the standard where none is given."""
-    from anychip.spec.check import check as run
+    from anychip.spec.checking import check as run
 
     return run(paths)
 
 
 def fix(paths: "Sequence[str | Path] | None" = None) -> "list[Path]":
     """Mend in place what the lint rules can mend; returns the files that changed."""
-    from anychip.spec.check import fix as run
+    from anychip.spec.checking import fix as run
 
     return run(paths)
 

@@ -85,6 +85,6 @@ def subject(doc: Document, schema: str) -> Subject:
     """The file with all that it inherits. Raises BadChipFile where a file that it extends is missing or wrong."""
     if schema != "chips" or "extends" not in doc.table:
         return Subject(doc, schema, doc.table, None, build_figures(doc.table, schema))
-    chain = [doc, *read_chain(doc.file)[1:]]
+    chain = read_chain(doc.file, doc)
     table = joined(chain)
     return Subject(doc, schema, table, joined(chain[1:]), build_figures(table, schema))

@@ -92,11 +92,14 @@ def _by_alias(name: str, wanted: str) -> Path:
     raise UnknownChip(f"no chip is called {name!r}.{hint} See: anychip chips")
 
 
-def read_chain(file: Path) -> list[Document]:
-    """The file and those that it extends, itself first, each of them valid. Raises BadChipFile."""
+def read_chain(file: Path, first: Document | None = None) -> list[Document]:
+    """The file and those that it extends, itself first, each of them valid. Raises BadChipFile.
+
+    first: the file as it is in hand, where that is not what is on the disk.
+    """
     chain: list[Document] = []
     while True:
-        doc = read(file)
+        doc = first if first is not None and not chain else read(file)
         raise_problems(validate(doc, "chips"), file)
         chain.append(doc)
         parent = doc.table.get("extends")

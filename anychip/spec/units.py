@@ -41,7 +41,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "USD": (1.0, 1e9),
     "USD/h": (1e-3, 1e5),
     "count": (1.0, 1e8),
-    "ratio": (0.0, 100.0),
+    "ratio": (1e-3, 1.0),
 }
 
 _PREFIXED = ("flop/s", "byte/s", "byte", "Hz")

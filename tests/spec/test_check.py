@@ -10,7 +10,7 @@ import pytest
 from anychip.errors import BadChipFile
 from anychip.spec import check, fix, json_schema, load_chip
 from anychip.spec.catalogue import STANDARD
-from anychip.spec.check import all_files, rules
+from anychip.spec.checking import all_files, rules
 from anychip.spec.toml import line_of, read
 from tests.spec.conftest import ACME
 
@@ -133,6 +133,17 @@ LINT: dict[str, tuple[str, str, str]] = {
         'domain_chips = { value = 8, unit = "count", src = "sheet" }\n[memory.main]',
         "a full mesh of 8 chips",
     ),
+    "odd-ratio": (
+        'fp8 = "none"',
+        'fp8 = { value = 3, unit = "TFLOP/s", src = "sheet" }',
+        "0.03 times peaks.matrix.bf16",
+    ),
+    "never-built": (
+        "[memory.main]",
+        '[power]\nlimit = { value = 300, unit = "kW", src = "sheet" }\n[memory.main]',
+        "300 kW is outside of what has been built",
+    ),
+    "half-a-variant": ("", "", "200 TOP/s is inherited from a chip with another 16-bit peak"),
     "name-known": ("nvidia-cuda", "nvidia-cudo", "did you mean nvidia-cuda?"),
     "dispute-used": (
         "[memory.main]",
@@ -148,17 +159,24 @@ LINT: dict[str, tuple[str, str, str]] = {
 }
 
 
+# rule -> a variant of the good file that breaks it
+TWO = 'schema_version = 1\nid = "acme-two"\nextends = "acme-one"\nname = "Two"\n'
+VARIANTS = {
+    "same-as-parent": TWO + 'vendor = "Acme"\n',
+    "half-a-variant": TWO + '[peaks.matrix]\nbf16 = { value = 150, unit = "TFLOP/s", src = "sheet" }\n',
+}
+
+
 @pytest.mark.parametrize("rule", sorted(LINT))
 def test_each_lint_rule_finds_its_mistake(write: Write, rule: str) -> None:
     old, new, told = LINT[rule]
     file = write(ACME.replace(old, new, 1))
-    if rule == "same-as-parent":
-        file = write(
-            'schema_version = 1\nid = "acme-two"\nextends = "acme-one"\nvendor = "Acme"\nname = "Two"\n', "acme-two"
-        )
+    if rule in VARIANTS:
+        write(ACME.replace('int8 = "unknown"', 'int8 = { value = 200, unit = "TOP/s", src = "sheet" }'))
+        file = write(VARIANTS[rule], "acme-two")
     found = [problem for problem in check([file]) if problem.rule == rule]
     assert [told in problem.message + str(problem.fix) for problem in found] == [True]
-    assert found[0].line is not None
+    assert found[0].line is not None or rule == "half-a-variant"
 
 
 def test_each_lint_rule_has_its_case() -> None:
@@ -173,10 +191,8 @@ def test_the_good_file_has_no_problem(write: Write) -> None:
 def test_fixers_mend_in_place_and_only_once(write: Write, rule: str) -> None:
     old, new, _ = LINT[rule]
     file = write(ACME.replace(old, new, 1))
-    if rule == "same-as-parent":
-        file = write(
-            'schema_version = 1\nid = "acme-two"\nextends = "acme-one"\nvendor = "Acme"\nname = "Two"\n', "acme-two"
-        )
+    if rule in VARIANTS:
+        file = write(VARIANTS[rule], "acme-two")
     assert fix([file]) == [file.resolve()]
     assert messages(file) == ""
     assert fix([file]) == []
@@ -217,3 +233,12 @@ def test_a_folder_is_checked_whole(write: Write) -> None:
     write(ACME.replace('"acme-one"', '"acme-bad"').replace('["one"]', '["bad"]'), "acme-bad")
     assert check([folder]) == []
     assert len(all_files()) > 50
+
+
+def test_the_packages_functions_stay_functions(write: Write) -> None:
+    """A submodule of the same name would take the function's place once it is imported."""
+    from anychip import spec
+
+    file = write()
+    assert spec.check([file]) == spec.check([file]) == []
+    assert spec.fix([file]) == spec.fix([file]) == []

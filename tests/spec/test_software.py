@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from anychip.spec import catalogue
-from anychip.spec.check import check
+from anychip.spec.checking import check
 from anychip.spec.software import STATUSES, coverage, load_apis, load_ops
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"

@@ -21,11 +21,12 @@ from anychip.spec import Chip
 from anychip.timeline.memory import memory
 from anychip.timeline.price import Timeline, price
 
-# Relative error of a step's time, one sigma, by what its parts rest on. From closed-form forecasts of 535 published
-# rows (left-out sources: 7-10% where a chip's sustained rate is known; borrowed levels 6-21%; small eager programs
-# 23-50%): docs/decisions.md.
+# Relative error of a step's time, one sigma, by what its parts rest on: from docs/accuracy.md (products with the point
+# held back 5-7%, with their source 6-12%; attention 3%, without its curve 18%; chips without any measured product 31-48%)
+# and closed-form forecasts of 535 published rows (left-out sources 7-10%, small eager programs 23-50%).
 ERROR_BY_EVIDENCE = {"measured": 0.05, "interpolated": 0.08, "modelled": 0.15, "bytes_only": 0.5}
 ERROR_OF_HOST = 0.4
+ERROR_WITHOUT_LEVEL = 0.3  # a chip of which neither a product was measured nor a run published
 ERROR_BY_GRADE = {"A": 0.0, "B": 0.05, "C": 0.1, "D": 0.2}
 
 
@@ -104,7 +105,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     top = _top_ops(timeline, window)
     return Forecast(
         chip=chip.id, num_chips=1, fits=held.peak_bytes <= chip.memory_bytes, grade=chip.grade,
-        step_time_s=step_time, step_time_error=_error(evidence, breakdown["host"] / step_time if step_time else 0, chip.grade),
+        step_time_s=step_time, step_time_error=_error(evidence, breakdown, timeline),
         tokens_per_s_per_chip=_per_s(tokens, step_time), samples_per_s=_per_s(samples, step_time),
         mfu=_ratio(total["model_flop"], step_time * peak), hfu=_ratio(total["flop"], step_time * peak),
         model_flop_per_step=total["model_flop"], peak_memory_bytes=held.peak_bytes, memory_bytes=chip.memory_bytes,
@@ -304,10 +305,17 @@ def shape_text(op: Op) -> str:
     return ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors) + f" {task.dtype}" + several
 
 
-def _error(evidence: Mapping[str, float], host_share: float, grade: str) -> float:
-    """One sigma: parts of one kind err together, kinds, host and chip file err apart."""
-    device = sum(share * ERROR_BY_EVIDENCE[name] for name, share in evidence.items()) * (1 - host_share)
-    return sqrt(device**2 + (host_share * ERROR_OF_HOST) ** 2 + ERROR_BY_GRADE.get(grade, 0.2) ** 2)
+def _error(evidence: Mapping[str, float], breakdown: Mapping[str, float], timeline: Timeline) -> float:
+    """One sigma: parts of one kind err together; kinds, host, level of the chip's products and chip file err apart."""
+    total = sum(breakdown.values()) or 1.0
+    host, compute = breakdown["host"] / total, breakdown["compute"] / total
+    device = sum(share * ERROR_BY_EVIDENCE[name] for name, share in evidence.items()) * (1 - host)
+    rates = timeline.prices.on.rates
+    known = [row for op in ("gemm", "gemm.warm", "gemm.rate", "gemm.sustained") for row in rates.all(op)]
+    measured = any(row.kind != "assumed" for row in known)
+    level = 0.0 if measured else compute * ERROR_WITHOUT_LEVEL
+    grade = ERROR_BY_GRADE.get(timeline.chip.grade, ERROR_BY_GRADE["D"])
+    return sqrt(device**2 + (host * ERROR_OF_HOST) ** 2 + level**2 + grade**2)
 
 
 # Where the host issues ops for this share of a step, and the chip waits for it for this share, the host sets the pace.

@@ -80,3 +80,10 @@ def test_a_forecast_of_steps_by_hand():
     assert sum(result.breakdown_s.values()) == pytest.approx(result.step_time_s)
     assert sum(result.evidence.values()) == pytest.approx(1.0)
     assert result.limit.startswith("The host")
+
+
+def test_a_chip_without_a_measured_product_has_a_wider_error():
+    tape = program(chain.from_iterable([FORWARD, BACKWARD, optimizer()] * 3), [mm(8192, 8192, 8192)] * 3)
+    known, unknown = (forecast(tape, load_chip(name)) for name in ("a100", "nvidia-h20"))
+    assert known.step_time_error < 0.2
+    assert unknown.step_time_error > 0.3

@@ -22,7 +22,7 @@ from anychip.spec.problem import Problem
 from anychip.spec.toml import parse
 from anychip.spec.units import BOUNDS, UNITS
 
-COUNT = int(os.environ.get("ANYCHIP_FUZZ", "300"))
+COUNT = int(os.environ.get("ANYCHIP_FUZZ", "100"))
 FILES = [file for kind in SCHEMAS for file in catalogue.files(kind)]
 CHIPS = [file for file in catalogue.files("chips") if "extends" not in file.read_text(encoding="utf-8")]
 QUICK = settings(max_examples=COUNT, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -1,0 +1,202 @@
+"""Pages made from the standard: one per chip, and one of the whole field, with what is not known of whom.
+
+In: nothing but the files. Out: Markdown. `python -m anychip.spec.pages FILE` writes the field between the two marks of
+a Markdown file, or prints it.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anychip.spec import catalogue
+from anychip.spec.chip import Chip, Figure
+from anychip.spec.load import list_chips, load_chip, load_platform
+from anychip.spec.software import coverage, load_apis, load_ops
+from anychip.spec.units import show
+
+BEGIN, END = "<!-- field: written by python -m anychip.spec.pages -->", "<!-- end of field -->"
+# What a forecast of one chip, and of many, rests on. A gap in these is named on the field's page.
+NEEDED = {
+    "memory": "memory.main.capacity",
+    "usable memory": "memory.main.usable",
+    "bandwidth": "memory.main.bandwidth",
+    "cores": "engine.cores",
+    "scale-up": "links.scale_up.one_way",
+    "scale-out": "links.scale_out.one_way",
+    "power": "power.limit",
+    "price": "price.per_hour_low",
+}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much is known. sourced: figures with an address; kinds: of the known figures; grades: of the chips."""
+
+    chips: int
+    figures: int
+    known: int
+    sourced: int
+    unknown: int
+    none: int
+    kinds: Counter[str]
+    grades: Counter[str]
+
+
+def counts(chips: Sequence[Chip]) -> Counts:
+    figures = [figure for chip in chips for figure in chip.figures.values()]
+    known = [figure for figure in figures if figure.state == "known"]
+    return Counts(
+        chips=len(chips),
+        figures=len(figures),
+        known=len(known),
+        sourced=sum(figure.source.startswith("http") for figure in known),
+        unknown=sum(figure.state == "unknown" for figure in figures),
+        none=sum(figure.state == "none" for figure in figures),
+        kinds=Counter(figure.kind for figure in known),
+        grades=Counter(chip.grade for chip in chips),
+    )
+
+
+def all_chips() -> list[Chip]:
+    return [load_chip(entry.file) for entry in list_chips()]
+
+
+def gaps(chip: Chip) -> list[str]:
+    """The short names of what is needed and not known."""
+    lacking = [] if _half(chip) else ["16-bit peak"]
+    return lacking + [name for name, path in NEEDED.items() if chip.get(path) is None]
+
+
+def _half(chip: Chip) -> float | None:
+    return chip.peak_flop_per_s("bf16") or chip.peak_flop_per_s("fp16")
+
+
+def field_page(chips: Sequence[Chip] | None = None) -> str:
+    """The whole field: totals, every chip with its gaps, every platform with its coverage."""
+    chips = all_chips() if chips is None else chips
+    total = counts(chips)
+    kinds = ", ".join(f"{number} {kind}" for kind, number in total.kinds.most_common())
+    grades = ", ".join(f"{total.grades[grade]} {grade}" for grade in "ABCD")
+    return "\n".join(
+        [
+            f"{total.chips} chips (by grade: {grades}) with {total.figures} figures: {total.known} known, of which "
+            f"{total.sourced} have an address and the others are marked as remembered or summed; {total.unknown} "
+            f"unknown; {total.none} of things that the chip has not. By kind: {kinds}.",
+            "",
+            *chip_table(chips),
+            "",
+            *platform_table(),
+        ]
+    )
+
+
+def chip_table(chips: Sequence[Chip]) -> list[str]:
+    """One row a chip, as Markdown lines."""
+    head = ("chip", "maker", "grade", "16-bit peak", "memory", "bandwidth", "to its peers", "figures", "gaps")
+    return _table(head, (_chip_row(chip) for chip in chips))
+
+
+def _chip_row(chip: Chip) -> tuple[str, ...]:
+    figures = chip.figures.values()
+    known = sum(figure.state == "known" for figure in figures)
+    return (
+        f"`{chip.id}`",
+        chip.vendor,
+        chip.grade,
+        _shown(_half(chip), "flop/s"),
+        _shown(chip.get("memory.main.capacity"), "byte"),
+        _shown(chip.get("memory.main.bandwidth"), "byte/s"),
+        _shown(chip.get("links.scale_up.one_way"), "byte/s"),
+        f"{known} of {sum(figure.state != 'none' for figure in figures)}",
+        ", ".join(gaps(chip)) or "-",
+    )
+
+
+def _shown(value: float | None, unit: str) -> str:
+    return "unknown" if value is None else show(value, unit)
+
+
+def platform_table() -> list[str]:
+    """One row a platform: what became of torch.cuda and of the operators that have a CUDA kernel."""
+    head = (
+        "platform",
+        "device",
+        "torch.cuda: match",
+        "modified",
+        "missing",
+        "unknown",
+        "operators listed",
+        "of CUDA's",
+    )
+    return _table(head, (_platform_row(file.stem) for file in catalogue.files("platforms")))
+
+
+def _platform_row(name: str) -> tuple[str, ...]:
+    platform, _ = load_platform(name)
+    statuses = Counter(api.status for api in load_apis(name).values())
+    share, rows = coverage(name), len(load_ops(name).rows)
+    return (
+        f"`{name}`",
+        platform.device_type,
+        *(str(statuses[status]) for status in ("match", "modified", "missing", "unknown")),
+        str(rows or "-"),
+        "unknown" if share is None else f"{share:.0%}",
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def chip_page(chip: Chip) -> str:
+    """One chip: what it is, its gaps, every figure with its source, disputes, notes and its software."""
+    about = [f"aliases {', '.join(f'`{alias}`' for alias in chip.aliases)}"] if chip.aliases else []
+    about += [f"platform `{chip.platform.id}`", f"grade {chip.grade}", f"executes by {chip.execution}"]
+    remarks = [f"{path}: {figure.note}" for path, figure in chip.figures.items() if figure.note]
+    remarks += [f"{path} is disputed: {'; '.join(f.disputed)}" for path, f in chip.figures.items() if f.disputed]
+    remarks += [*chip.notes, *([f"Export: {chip.export_status}"] if chip.export_status else [])]
+    rows = (_figure_row(path, figure) for path, figure in chip.figures.items())
+    return "\n".join(
+        [
+            f"# {chip.vendor} {chip.name}",
+            "",
+            f"`{chip.id}`: {', '.join(about)}. Gaps: {', '.join(gaps(chip)) or 'none'}.",
+            "",
+            *_table(("figure", "value", "as printed", "kind", "date", "source"), rows),
+            *(["", *(f"- {remark}" for remark in remarks)] if remarks else []),
+        ]
+    )
+
+
+def _figure_row(path: str, figure: Figure) -> tuple[str, ...]:
+    if figure.state != "known":
+        return (path, figure.state, "", "", "", "")
+    return (path, str(figure).removesuffix(" count"), figure.printed, figure.kind, figure.date, _cell(figure.source))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def put_into(page: str, field: str) -> str:
+    """The page with the field between its marks. ValueError where it has no marks."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{field}\n\n{END}{after}"
+
+
+def main(argv: Sequence[str]) -> None:
+    if argv:
+        file = Path(argv[0])
+        file.write_text(put_into(file.read_text(encoding="utf-8"), field_page()), encoding="utf-8")
+    else:
+        print(field_page())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,56 @@
+"""The pages of the field: every chip and platform is there, gaps are named, counts add up."""
+
+from pathlib import Path
+
+import pytest
+
+from anychip.spec import catalogue, load_chip
+from anychip.spec.checking import rules
+from anychip.spec.fields import SCHEMAS
+from anychip.spec.pages import BEGIN, END, all_chips, chip_page, counts, field_page, gaps, put_into
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def test_counts_add_up() -> None:
+    chips = all_chips()
+    total = counts(chips)
+    assert total.chips == len(chips) >= 70
+    assert total.known + total.unknown + total.none == total.figures
+    assert sum(total.kinds.values()) == total.known
+    assert sum(total.grades.values()) == total.chips
+    assert total.sourced / total.known > 0.6
+
+
+def test_every_chip_and_platform_is_on_the_page() -> None:
+    page = field_page()
+    for kind in ("chips", "platforms"):
+        assert [file.stem for file in catalogue.files(kind) if f"| `{file.stem}` |" not in page] == []
+
+
+def test_gaps_are_named() -> None:
+    assert gaps(load_chip("h100")) == []
+    assert "bandwidth" in gaps(load_chip("cambricon-mlu590"))
+    assert "16-bit peak" in gaps(load_chip("enflame-l600"))
+
+
+def test_a_page_shows_what_is_unknown_and_what_is_not_there() -> None:
+    page = chip_page(load_chip("ascend-910b"))
+    assert "| peaks.matrix.fp32 | unknown |" in page
+    assert "| peaks.matrix.fp8 | none |" in page
+    assert "peaks.matrix.fp16 is disputed: 256; 280" in page
+    assert "Export: Maker on the US Entity List" in page
+
+
+def test_the_field_is_put_between_its_marks() -> None:
+    assert put_into(f"a\n{BEGIN}\nold\n{END}\nb\n", "new") == f"a\n{BEGIN}\n\nnew\n\n{END}\nb\n"
+    with pytest.raises(ValueError, match="no lines"):
+        put_into("a\n", "new")
+
+
+def test_the_manual_names_every_field_and_rule() -> None:
+    text = (DOCS / "standard.md").read_text(encoding="utf-8")
+    assert [rule.RULE for rule in rules() if f"`{rule.RULE}`" not in text] == []
+    tables = {field.path.split(".")[0] for fields in SCHEMAS.values() for field in fields}
+    assert [name for name in sorted(tables) if f"`{name}`" not in text and f"`[{name}]`" not in text] == []
+    assert BEGIN in text

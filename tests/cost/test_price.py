@@ -233,3 +233,40 @@ def test_a_product_one_wider_than_the_matrix_unit_costs_the_next_tile():
     assert body[1152] == pytest.approx(9 / 8 * body[1024])
     on = machine(chip).gemm("bf16")
     assert on.model_s(1, 129, 129, 129) == on.model_s(1, 256, 256, 256)
+
+
+def test_a_product_measured_in_a_long_run_is_met_in_a_long_run():
+    # A100, fp16, 8,192 cubed: 253.7 TFLOP/s after 10,000 iterations, so no derate comes on top
+    chip = load_chip("a100")
+    cost = price_op(mm(8192, 8192, 8192, "float16"), chip)
+    assert 2 * 8192**3 / cost.time_s == pytest.approx(253.7e12, rel=0.01)
+    assert cost.evidence == "measured"
+    # The other 16-bit type runs at the same rate, but was not measured there itself.
+    twin = price_op(mm(8192, 8192, 8192), chip)
+    assert twin.time_s == pytest.approx(cost.time_s)
+    assert twin.evidence == "interpolated"
+
+
+def test_evidence_between_many_points_and_away_from_all():
+    on = curve(points=tuple(((n, n, n), 80e12) for n in (1024, 2048, 4096, 8192, 16384)))
+    # more than an octave from each point, but between them in each dimension
+    assert on.time_s(1, 16384, 1200, 1200)[1] == "interpolated"
+    assert on.time_s(1, 65536, 1200, 1200)[1] == "modelled"
+
+
+def test_variants_of_one_die_share_its_products_but_not_its_memory():
+    whole, cut = machine(load_chip("a100")), machine(load_chip("a100-40gb"))
+    assert cut.gemm("fp16").points == whole.gemm("fp16").points
+    assert (cut.memory_bytes_per_s, whole.memory_bytes_per_s) == (1328.25e9, 1610e9)
+    # the same die at 500 W: its own long-run derate
+    assert machine(load_chip("nvidia-h100-sxm-96gb")).gemm("bf16").sustained == 0.636
+
+
+def test_grouped_products_are_slower_than_equal_dense_ones():
+    chip = load_chip("b200")
+    grouped = op(
+        "aten._grouped_mm.default", t(131072, 2048), t(8, 2048, 4096), t(8, dtype="int32"), out=t(131072, 4096)
+    )
+    batched = op("aten.bmm.default", t(8, 16384, 2048), t(8, 2048, 4096), out=t(8, 16384, 4096))
+    assert work(grouped).flop == work(batched).flop
+    assert price_op(grouped, chip).time_s == pytest.approx(price_op(batched, chip).time_s / 0.47, rel=0.01)

@@ -4,6 +4,7 @@ In: an id, an alias, or the path of a TOML file. Out: `Chip`. Reads only that ch
 `UnknownChip` with the nearest; a file that is wrong is `BadChipFile` with all its problems.
 """
 
+import csv
 import difflib
 import hashlib
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from anychip.spec.problem import raise_problems
 from anychip.spec.toml import Document, read
 from anychip.spec.validate import is_id, validate
 
-GRADES = "DCBA"
 MAX_EXTENDS = 8
 
 
@@ -39,13 +39,11 @@ class ChipEntry:
 def load_chip(name: str | Path) -> Chip:
     """The chip of an id, an alias or a file. Raises UnknownChip, BadChipFile."""
     file = find_chip(str(name))
-    stamp = file.stat() if file.is_file() else None
-    return _load(file, (stamp.st_mtime_ns, stamp.st_size) if stamp else None)
+    return _load(file, _stamp(file))
 
 
 @cache
 def _load(file: Path, stamp: tuple[int, int] | None) -> Chip:
-    """stamp: time and size of the file, so that a changed file is read again."""
     chain = read_chain(file)
     table = joined(chain)
     platform, platform_text = load_platform(str(table["platform"]), table.get("generation"), chain[0])
@@ -59,7 +57,7 @@ def _load(file: Path, stamp: tuple[int, int] | None) -> Chip:
         generation=table.get("generation"),
         execution=table["execution"],
         figures=build_figures(table),
-        grade=grade(table["id"], platform.id),
+        grade=grade(table["id"]),
         digest=hashlib.sha256(texts.encode()).hexdigest(),
         file=file,
         notes=tuple(table.get("notes", ())),
@@ -99,8 +97,7 @@ def read_chain(file: Path, first: Document | None = None) -> list[Document]:
     """
     chain: list[Document] = []
     while True:
-        doc = first if first is not None and not chain else read(file)
-        raise_problems(validate(doc, "chips"), file)
+        doc = _checked(first) if first is not None and not chain else _read_checked(file, _stamp(file))
         chain.append(doc)
         parent = doc.table.get("extends")
         if parent is None:
@@ -114,6 +111,23 @@ def read_chain(file: Path, first: Document | None = None) -> list[Document]:
     if len(chain) > 1:
         raise_problems(_joined_problems(chain), chain[0].file)
     return chain
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Time and size of the file, so that a changed file is read again; None where there is none."""
+    stat = file.stat() if file.is_file() else None
+    return (stat.st_mtime_ns, stat.st_size) if stat else None
+
+
+@cache
+def _read_checked(file: Path, stamp: tuple[int, int] | None) -> Document:
+    """A chip that others extend is read once for all of them."""
+    return _checked(read(file))
+
+
+def _checked(doc: Document) -> Document:
+    raise_problems(validate(doc, "chips"), doc.file)
+    return doc
 
 
 def _joined_problems(chain: list[Document]) -> list[Any]:
@@ -191,15 +205,17 @@ def _entry(head: catalogue.Head, heads: dict[str, catalogue.Head]) -> ChipEntry:
         return "unknown"
 
     platform = inherited("platform")
-    places = inherited("vendor"), inherited("name"), platform, grade(head.id, platform)
+    places = inherited("vendor"), inherited("name"), platform, grade(head.id)
     return ChipEntry(head.id, head.aliases, *places, head.file)
 
 
-def grade(chip_id: str, platform_id: str) -> str:
-    """ "D" for a chip file alone, a letter better for each of: an API map of its platform that knows most symbols, a
-    whole op list of its platform, measured rates of the chip. Without a measurement of the chip itself at most "C"."""
-    software, rates = _api_map_is_known(platform_id) + _has_ops(platform_id), _has_rates(chip_id)
-    return GRADES[software + 1] if rates else GRADES[min(software, 1)]
+def grade(chip_id: str) -> str:
+    """How far forecasts on a chip can be trusted: "D" from its specification alone, "C" with measured rates of its own,
+    "B" where whole runs were forecast blind and compared with one published source, "A" with more than one."""
+    validated = _validated_sources().get(chip_id, 0)
+    if validated:
+        return "A" if validated > 1 else "B"
+    return "C" if _data_file("rates", f"{chip_id}.csv") is not None else "D"
 
 
 def _data_file(kind: str, name: str) -> Path | None:
@@ -210,22 +226,13 @@ def _data_file(kind: str, name: str) -> Path | None:
 
 
 @cache
-def _api_map_is_known(platform_id: str) -> bool:
-    text = _data_text("apis", platform_id)
-    return text.count(",unknown,") < text.count("\n") / 2
-
-
-@cache
-def _has_ops(platform_id: str) -> bool:
-    """A list that says of every op whether it is there: one that leaves the rest unknown is none."""
-    text = _data_text("ops", platform_id)
-    return bool(text) and "\n*,,unknown," not in text
-
-
-def _data_text(kind: str, name: str) -> str:
-    file = _data_file(kind, f"{name}.csv")
-    return file.read_text(encoding="utf-8", errors="replace") if file else ""
-
-
-def _has_rates(chip_id: str) -> bool:
-    return _data_file("rates", f"{chip_id}.csv") is not None
+def _validated_sources() -> dict[str, int]:
+    """Chip -> number of sources in `standard/validated.csv`, which the accuracy table of whole runs writes."""
+    sources: dict[str, set[str]] = {}
+    for folder in catalogue.folders(""):
+        file = folder / "validated.csv"
+        if file.is_file():
+            with file.open(encoding="utf-8", newline="") as rows:
+                for row in csv.DictReader(rows):
+                    sources.setdefault(row["chip"], set()).add(row["source"])
+    return {chip: len(found) for chip, found in sources.items()}

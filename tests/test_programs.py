@@ -125,7 +125,9 @@ def test_what_is_not_there_yet_is_refused_in_one_line(flag):
 def test_a_function_of_the_program_can_end_its_steps(tmp_path):
     # Rounds of 0, 1 and 2 optimizer steps: three steps as marked end before the fourth round.
     out = tmp_path / "out.json"
-    assert forecast("--quiet", "--step-mark", "Trainer.one_round", "--json", out, PROGRAMS / "marked.py").returncode == 0
+    assert (
+        forecast("--quiet", "--step-mark", "Trainer.one_round", "--json", out, PROGRAMS / "marked.py").returncode == 0
+    )
     assert target(out)["step_kind"] == "train"
     assert json.loads(out.read_text())["steps"] == 3
 

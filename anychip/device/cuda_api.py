@@ -275,6 +275,7 @@ class CudaApi:
                 getRuntimeVersion=lambda: (9, 10, 2),
                 getVersionInt=lambda: 91002,
                 getCompileVersion=lambda: (9, 10, 2),
+                RNNMode=SimpleNamespace(rnn_relu=0, rnn_tanh=1, lstm=2, gru=3),
             ),
         }
 
@@ -387,6 +388,13 @@ class CudaGraph:
     def capture_end(self) -> None:
         self._words = self.runtime.end_capture(self)
 
+    # From torch 2.14 on a capture is ended in two calls, with hooks between them.
+    def capture_end_pre(self) -> None:
+        self._words = self.runtime.end_capture(self)
+
+    def capture_end_post(self) -> None:
+        pass
+
     def instantiate(self) -> None:
         pass
 
@@ -398,6 +406,9 @@ class CudaGraph:
 
     def pool(self) -> Any:
         return self._pool
+
+    def pools(self) -> list[Any]:
+        return [self._pool]
 
     def debug_dump(self, path: str) -> None:
         pass

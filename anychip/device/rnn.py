@@ -74,6 +74,8 @@ def _run(
 def install(runtime: Any) -> None:
     """Register the kernels above and below autograd."""
     implement("aten", kernels())
+    # A CUDA build would copy all weights into one buffer that cuDNN lays out: the same bytes, no operation of the model.
+    torch._use_cudnn_rnn_flatten_weight = lambda: False
 
 
 def kernels() -> Iterator[tuple[str, Callable[..., Any], str]]:

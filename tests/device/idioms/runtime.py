@@ -2,6 +2,7 @@
 
 # ruff: noqa: PT018
 
+import inspect
 import os
 import time
 
@@ -561,7 +562,8 @@ def profiler() -> None:
     p.key_averages().table(sort_by="cuda_time_total", row_limit=5)
     p.key_averages().table(sort_by="self_device_time_total", row_limit=5)
     p.export_chrome_trace(os.devnull)
-    with torch.autograd.profiler.profile(use_cuda=True) as p:
+    old = "use_cuda" in inspect.signature(torch.autograd.profiler.profile).parameters  # torch 2.14 dropped it
+    with torch.autograd.profiler.profile(**({"use_cuda": True} if old else {"use_device": "cuda"})) as p:
         chip(4).add(1)
     assert p.key_averages() is not None
 

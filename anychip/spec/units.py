@@ -5,6 +5,8 @@ USD, USD/h, count, ratio. GB is 1e9 and GiB is 2**30; an operation is half a mul
 same number of operations. Bits exist only here, at the edge.
 """
 
+from functools import cache
+
 _SCALES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 
 # unit -> (factor, base unit)
@@ -48,6 +50,7 @@ _PREFIXED = ("flop/s", "byte/s", "byte", "Hz")
 _SHOWN = {"flop/s": "FLOP/s", "byte/s": "B/s", "byte": "B", "Hz": "Hz"}
 
 
+@cache
 def units_of(dimension: str) -> tuple[str, ...]:
     """Every unit in which a figure of `dimension` may be written."""
     return tuple(unit for unit, (_, base) in UNITS.items() if base == dimension)

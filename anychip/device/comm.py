@@ -82,6 +82,8 @@ def install(runtime: Any) -> None:
     for module in (torch.nn.parallel, sys.modules["torch.nn.parallel.data_parallel"]):
         vars(module)["parallel_apply"] = parallel_apply
     vars(sys.modules["torch.nn.parallel.parallel_apply"])["parallel_apply"] = parallel_apply
+    # A CUDA build would hand the tensors to NCCL itself; torch's other way adds them up with operators.
+    vars(torch.cuda.nccl)["is_available"] = lambda tensors: False
 
 
 FUNCTIONS = {

@@ -373,6 +373,7 @@ class CudaGraph:
     """`torch._C._CUDAGraph`: what is captured is noted, and each replay puts it on the tape again, as one launch."""
 
     runtime: Runtime
+    _has_graph_exec = True  # torch 2.14 asks before it replays; what was captured needs no second form here
 
     def __new__(cls, keep_graph: bool = False) -> "CudaGraph":
         return super().__new__(cls)

@@ -51,7 +51,7 @@ class Compiled(torch.nn.Module):
 
 def install(runtime: Runtime) -> None:
     """Put our `torch.compile` and `nn.Module.compile` in place of torch's; TorchScript compiles no kernels."""
-    for fuser in ("_jit_override_can_fuse_on_gpu", "_jit_set_texpr_fuser_enabled", "_jit_set_nvfuser_enabled"):
+    for fuser in ("_jit_override_can_fuse_on_gpu", "_jit_set_texpr_fuser_enabled"):
         getattr(torch._C, fuser, lambda on: None)(False)
 
     def region(function: Callable[..., Any], args: Any, kwargs: Any, graphed: bool = False) -> Any:

@@ -15,7 +15,8 @@ from anychip.errors import BadProgramFile
 from anychip.record.op import Op, TensorMeta, from_json, to_json
 from anychip.record.tape import KIND_BITS, KIND_MASK
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # format 1 knew one rank only
 
 
 class Place(NamedTuple):
@@ -24,6 +25,15 @@ class Place(NamedTuple):
     file: str
     line: int
     function: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Ranks that communicate with one another, in the group's order. axis: the mesh dimension that the group is a row
+    of ("tp", "pp", "dp_shard"), where the program named one."""
+
+    ranks: tuple[int, ...]
+    axis: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,10 @@ class Program:
     tape: int64 words (see `record.tape`). ops, modules, places: what payloads index. block_bytes: size of
     each memory block. meta: plain JSON: argv, torch version, the chip that answered, warnings, wall
     seconds, exit status. Invariant: every payload is inside its table (`check`).
+
+    Of a job of several ranks it is one rank's: rank, of world_size; groups: the process groups that it is in, which
+    collectives name by index; members: the ranks that did the same as this one, itself included; others: one recording
+    for each class of ranks that did something else, each without others of its own.
     """
 
     tape: npt.NDArray[np.int64]
@@ -52,6 +66,16 @@ class Program:
     places: list[Place] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
+    rank: int = 0
+    world_size: int = 1
+    groups: list[Group] = field(default_factory=list)
+    members: tuple[int, ...] = (0,)
+    others: "list[Program]" = field(default_factory=list)
+
+    @property
+    def ranks(self) -> "list[Program]":
+        """The recordings of all distinct ranks, this one first."""
+        return [self, *self.others]
 
     @property
     def kinds(self) -> npt.NDArray[np.int64]:
@@ -62,8 +86,18 @@ class Program:
         return self.tape >> KIND_BITS
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one file (a zip of two numpy arrays and a JSON text), whole or not at all."""
+        """Write one file (a zip of two numpy arrays and a JSON text for each rank), whole or not at all."""
         path = Path(path)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+                for number, program in enumerate(self.ranks):
+                    program._write(archive, _folder(number))
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _write(self, archive: zipfile.ZipFile, folder: str) -> None:
         text = json.dumps({
             "format": FORMAT,
             "ops": [[op.name, to_json(op.args), [[k, to_json(v)] for k, v in op.kwargs],
@@ -72,18 +106,17 @@ class Program:
             "places": self.places,
             "questions": [[q.name, q.answer, q.place] for q in self.questions],
             "meta": self.meta,
+            "rank": self.rank,
+            "world_size": self.world_size,
+            "groups": [[group.axis, _runs(group.ranks)] for group in self.groups],
+            "members": _runs(self.members),
+            "others": len(self.others),
         })  # fmt: skip
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-                archive.writestr("program.json", text)
-                for name, array in (("tape", self.tape), ("block_bytes", self.block_bytes)):
-                    buffer = io.BytesIO()
-                    np.save(buffer, array, allow_pickle=False)
-                    archive.writestr(f"{name}.npy", buffer.getvalue())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        archive.writestr(f"{folder}program.json", text)
+        for name, array in (("tape", self.tape), ("block_bytes", self.block_bytes)):
+            buffer = io.BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            archive.writestr(f"{folder}{name}.npy", buffer.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Program":
@@ -93,27 +126,10 @@ class Program:
         """
         try:
             with zipfile.ZipFile(path) as archive:
-                head = json.loads(archive.read("program.json"))
-                if head["format"] != FORMAT:
-                    raise BadProgramFile(
-                        f"{path}: program format {head['format']}, this anychip reads {FORMAT}. Record it again."
-                    )
-                arrays = {
-                    name: np.load(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
-                    for name in ("tape", "block_bytes")
-                }
-            program = cls(
-                tape=arrays["tape"],
-                ops=[Op(name, from_json(args), tuple((k, from_json(v)) for k, v in kwargs),
-                        tuple(TensorMeta(tuple(s), tuple(st), d, c) for s, st, d, c in outputs), tuple(mutates))
-                     for name, args, kwargs, outputs, mutates in head["ops"]],
-                block_bytes=arrays["block_bytes"],
-                modules=head["modules"],
-                places=[Place(*place) for place in head["places"]],
-                questions=[Question(name, answer, Place(*place)) for name, answer, place in head["questions"]],
-                meta=head["meta"],
-            )  # fmt: skip
-            program.check()
+                program, others = cls._read(archive, _folder(0), path)
+                program.others = [cls._read(archive, _folder(1 + number), path)[0] for number in range(others)]
+            for rank in program.ranks:
+                rank.check()
         except BadProgramFile:
             raise
         except FileNotFoundError:
@@ -121,6 +137,35 @@ class Program:
         except Exception as error:  # a damaged archive fails in many ways; each means the same to the user
             raise BadProgramFile(f"{path}: not a recorded program, or damaged ({error!r}). Record it again.") from error
         return program
+
+    @classmethod
+    def _read(cls, archive: zipfile.ZipFile, folder: str, path: Any) -> "tuple[Program, int]":
+        """One rank's recording, and how many others follow it."""
+        head = json.loads(archive.read(f"{folder}program.json"))
+        if head["format"] not in READABLE:
+            raise BadProgramFile(
+                f"{path}: program format {head['format']}, this anychip reads {FORMAT}. Record it again."
+            )
+        tape, block_bytes = (
+            np.load(io.BytesIO(archive.read(f"{folder}{name}.npy")), allow_pickle=False)
+            for name in ("tape", "block_bytes")
+        )
+        program = cls(
+            tape=tape,
+            ops=[Op(name, from_json(args), tuple((k, from_json(v)) for k, v in kwargs),
+                    tuple(TensorMeta(tuple(s), tuple(st), d, c) for s, st, d, c in outputs), tuple(mutates))
+                 for name, args, kwargs, outputs, mutates in head["ops"]],
+            block_bytes=block_bytes,
+            modules=head["modules"],
+            places=[Place(*place) for place in head["places"]],
+            questions=[Question(name, answer, Place(*place)) for name, answer, place in head["questions"]],
+            meta=head["meta"],
+            rank=head.get("rank", 0),
+            world_size=head.get("world_size", 1),
+            groups=[Group(_ranks(runs), axis) for axis, runs in head.get("groups", [])],
+            members=_ranks(head.get("members", [[0, 1, 1]])),
+        )  # fmt: skip
+        return program, int(head.get("others", 0))
 
     def check(self) -> None:
         """Raise BadProgramFile if a word points outside its table."""
@@ -130,10 +175,37 @@ class Program:
             raise BadProgramFile("program: the tape must be a flat array of int64. Record it again.")
         kinds, payloads = self.kinds, self.payloads
         tables = ((Kind.OP, len(self.ops)), (Kind.ALLOC, len(self.block_bytes)), (Kind.FREE, len(self.block_bytes)),
-                  (Kind.READ, len(self.places)), (Kind.ENTER, len(self.modules)))  # fmt: skip
+                  (Kind.READ, len(self.places)), (Kind.ENTER, len(self.modules)), (Kind.AT, len(self.places)))  # fmt: skip
         for kind, size in tables:
             payload = payloads[kinds == kind]
             if payload.size and (payload.min() < 0 or payload.max() >= size):
                 raise BadProgramFile(f"program: a {kind.name} word points to entry {payload.max()} of {size}.")
+        for op in self.ops:
+            if op.name.startswith("c10d.") and not 0 <= op.args[2] < len(self.groups):
+                raise BadProgramFile(f"program: {op.name} is called on group {op.args[2]} of {len(self.groups)}.")
         if kinds.size and kinds.max() >= len(Kind):
             raise BadProgramFile(f"program: unknown word kind {kinds.max()}. It was recorded by a newer anychip.")
+
+
+def _folder(number: int) -> str:
+    return f"ranks/{number}/" if number else ""
+
+
+def _runs(ranks: tuple[int, ...]) -> list[list[int]]:
+    """Ranks as [first, count, stride] runs: groups of 16,384 are one entry, not as many numbers."""
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs:
+            first, count, stride = runs[-1]
+            if count == 1:
+                runs[-1] = [first, 2, rank - first]
+                continue
+            if rank == first + count * stride:
+                runs[-1][1] += 1
+                continue
+        runs.append([rank, 1, 1])
+    return runs
+
+
+def _ranks(runs: list[list[int]]) -> tuple[int, ...]:
+    return tuple(first + i * stride for first, count, stride in runs for i in range(count))

@@ -35,6 +35,8 @@ class Kind(IntEnum):
     RECORD_STREAM = 18  # payload: block that the current stream uses too (caching allocator)
     ALLOC_CALL = 19  # payload: an AllocatorCall, a thing the program asked of the allocator
     OPTIMIZER = 20  # payload: number of the optimizer whose OPTIMIZER_BEGIN follows
+    BATCH = 21  # payload: 1, the collectives from here on are one launch, sends and receives at once; 0, they end
+    AT = 22  # payload: place of the user's source that issued the collectives that follow
 
 
 class Mark(IntEnum):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anychip.errors import BadProgramFile
-from anychip.record import Kind, Op, Place, Program, Question, TensorMeta, word
+from anychip.record import Group, Kind, Op, Place, Program, Question, TensorMeta, word
 from anychip.record.op import from_json, to_json
 
 SHAPES = st.lists(st.integers(0, 9), max_size=4).map(tuple)
@@ -108,3 +108,35 @@ def test_an_expanded_dimension_moves_once() -> None:
     # [3, 5] with stride 0 in the first: 5 distinct elements of 2 bytes.
     assert TensorMeta((3, 5), (0, 1), "bfloat16").nbytes == 10
     assert TensorMeta((0, 5), (0, 1), "bfloat16").nbytes == 0
+
+
+def test_the_ranks_of_a_job_share_one_file(tmp_path: Path) -> None:
+    first, last = program(), program()
+    group = Group(tuple(range(0, 16384, 8)), "dp")
+    for one, rank in ((first, 0), (last, 16376)):
+        one.rank, one.world_size, one.groups = rank, 16384, [group, Group((rank, 3, 5))]
+    first.members, first.others = tuple(range(16376)), [last]
+    first.save(tmp_path / "p.anychip")
+    loaded = Program.load(tmp_path / "p.anychip")
+    assert [(one.rank, one.world_size, one.groups) for one in loaded.ranks] == [
+        (0, 16384, [group, Group((0, 3, 5))]),
+        (16376, 16384, [group, Group((16376, 3, 5))]),
+    ]
+    assert loaded.members == tuple(range(16376))
+    # Groups of thousands are kept as runs: the whole file stays small.
+    assert (tmp_path / "p.anychip").stat().st_size < 6000
+
+
+@given(st.lists(st.integers(0, 40), unique=True).map(tuple))
+def test_any_ranks_survive_as_runs(ranks: tuple[int, ...]) -> None:
+    from anychip.record.program import _ranks, _runs
+
+    assert _ranks(_runs(ranks)) == ranks
+
+
+def test_a_collective_of_an_unknown_group_is_refused() -> None:
+    one = program()
+    one.ops.append(Op("c10d.allreduce_.default", ((), (), 1)))
+    one.groups = [Group((0, 1))]
+    with pytest.raises(BadProgramFile, match="group 1 of 1"):
+        one.check()

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from anychip.spec import plain_toml
+
 STANDARD = Path(__file__).resolve().parent.parent / "standard"
 ENTRY_POINT_GROUP = "anychip.chips"
 
@@ -110,7 +112,8 @@ def head(file: Path) -> Head:
     cut = 0 if text.startswith("[") else text.find("\n[")
     for part in (text[:cut] if cut >= 0 else text, text):
         try:
-            return Head(file, tomllib.loads(part))
+            plain = plain_toml.parse(part)
+            return Head(file, tomllib.loads(part) if plain is None else plain)
         except (ValueError, RecursionError):
             continue
     return Head(file, {})

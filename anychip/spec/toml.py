@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from anychip.spec import plain_toml
 from anychip.spec.problem import Problem
 
 _HEADER = re.compile(r"^\s*\[{1,2}\s*([^\]]+?)\s*\]{1,2}")
@@ -54,7 +55,8 @@ def parse(file: Path, data: bytes) -> Document:
         line = data[: error.start].count(b"\n") + 1
         return _unreadable(file, "", line, f"byte {error.start} is not UTF-8 text")
     try:
-        return Document(file, text, tomllib.loads(text))
+        plain = plain_toml.parse(text)
+        return Document(file, text, tomllib.loads(text) if plain is None else plain)
     except tomllib.TOMLDecodeError as error:
         found = _AT_LINE.search(str(error))
         return _unreadable(file, text, int(found[1]) if found else None, f"not TOML: {error}")

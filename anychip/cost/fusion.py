@@ -59,8 +59,7 @@ def fuse(program: Program) -> Program:
         tape += [program.tape[at : start + 1], np.asarray(known[key], np.int64)]
         at = stop
     tape.append(program.tape[at:])
-    return Program(np.concatenate(tape), ops, program.block_bytes, program.modules, program.places,
-                   program.questions, program.meta)  # fmt: skip
+    return replace(program, tape=np.concatenate(tape), ops=ops)
 
 
 def fuse_words(words: Sequence[int], ops: list[Op], block_bytes: Any) -> tuple[list[int], list[Op]]:

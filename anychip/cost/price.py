@@ -15,7 +15,7 @@ from anychip.record import Op
 from anychip.spec import Chip
 
 EVIDENCE = ("measured", "interpolated", "modelled", "bytes_only")
-LIMITS = ("compute", "memory", "launch", "host_link", "none")
+LIMITS = ("compute", "memory", "launch", "host_link", "none", "network")
 
 # What moves its bytes as a copy does, at the rate that was measured of one.
 STREAMING = frozenset({"elementwise", "copy", "optimizer", "fused", "gemm", "custom"})

@@ -63,6 +63,7 @@ class Engine:
         self._fused: dict[bytes, tuple[Words, Prices]] = {}
         self._is_fused = fused  # compiled regions on the tape have been fused already
         self.recorded = Recorded() if record else None
+        self.extra_s: npt.NDArray[np.float64] | None = None  # by position: what a launch takes beyond its op's price
         self._position = 0
 
     @property
@@ -142,15 +143,22 @@ class Engine:
         kernels = int(prices.kernels[op])
         host, first = self._host_cost(float(prices.host_s[op]), kernels)
         duration = float(prices.body_s[op]) + self._floor(float(prices.floors_s[op]), kernels)
+        if self.extra_s is not None:
+            duration += float(self.extra_s[self._position + position])
         begun = self.host_s
         self.host_s += host
-        ready = max(begun + first + duration, self.host_s + duration / max(kernels, 1))
-        end = max(self.ends[self.stream] + duration, ready) if kernels else self.ends[self.stream]
-        self.ends[self.stream] = end
+        ready = max(begun + first + duration, self.host_s + duration / max(kernels, 1)) if kernels else 0.0
+        end = self._place(op, self._position + position, duration if kernels else 0.0, ready)
         if prices.blocks[op]:
             self.host_s = max(self.host_s, end)
+
+    def _place(self, op: int, position: int, duration: float, ready: float) -> float:
+        """One op onto the current stream, to end at `ready` at the earliest; when it ends."""
+        end = max(self.ends[self.stream] + duration, ready)
+        self.ends[self.stream] = end
         if self.recorded is not None:
-            self.recorded.chunks.append((self._position + position, op, end - duration, duration, self.stream))
+            self.recorded.chunks.append((position, op, end - duration, duration, self.stream))
+        return end
 
     def _host_cost(self, eager_s: float, kernels: int) -> tuple[float, float]:
         """(seconds to issue the op, seconds until its first kernel is launched)."""
@@ -240,8 +248,14 @@ class Engine:
         graph = self.in_graph and not self.on.graph
         floors = kernels * self.on.graph_floor_s if graph else self.prices.floors_s[ops]
         durations = self.prices.body_s[ops] + floors
+        if self.extra_s is not None:
+            durations = durations + self.extra_s[positions]
         ready = np.maximum(issued - host + first + durations, issued + durations / np.maximum(kernels, 1))
         ready[kernels == 0] = -np.inf
+        self._place_all(ops, positions, durations, ready)
+
+    def _place_all(self, ops: Words, positions: Words, durations: Any, ready: Any) -> None:
+        """As `_place`, for ops in a row."""
         total = np.cumsum(durations)
         ends = total + np.maximum(self.ends[self.stream], np.maximum.accumulate(ready - total))
         self.ends[self.stream] = float(ends[-1])

@@ -134,7 +134,7 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _chips_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     sub = _sub(verbs, "chips", "which chips are there, and what is known of each?", CHIPS)
     sub.add_argument("--json", metavar="FILE", nargs="?", const="-", help="the list as JSON (schema 1); - for stdout")
-    sub.add_argument("--markdown", action="store_true", help="the list as a Markdown table")
+    sub.add_argument("--markdown", action="store_true", help="the table of the README: peaks, memory, links, gaps")
     sub.set_defaults(run=chips)
     actions = sub.add_subparsers(dest="action", metavar="[show | check | schema | new]")
 
@@ -233,7 +233,9 @@ def chips(args: argparse.Namespace) -> int:
     if args.json:
         write(args.json, json.dumps(page.list_json([spec.load_chip(entry.file) for entry in found]), indent=2))
     elif args.markdown:
-        print(page.list_markdown(found))
+        from anychip.spec.pages import all_chips, chip_table
+
+        print("\n".join(chip_table(all_chips())))
     else:
         print(page.list_text(found))
     return 0
@@ -247,7 +249,9 @@ def chips_show(args: argparse.Namespace) -> int:
     if args.json:
         write(args.json, json.dumps(page.chip_json(chip), indent=2))
     elif args.markdown:
-        print(page.chip_markdown(chip))
+        from anychip.spec.pages import chip_page
+
+        print(chip_page(chip))
     else:
         print(page.chip_text(chip, asked=args.chip, platform=args.platform))
     return 0

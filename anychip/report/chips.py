@@ -1,4 +1,4 @@
-"""What is known of chips, as text, Markdown and JSON. Plain text: nothing is imported that `anychip chips` must wait for.
+"""What is known of chips, as text and JSON (Markdown: `anychip.spec.pages`). Plain text: nothing is imported that `anychip chips` must wait for.
 
 In: chips, list entries and problems of `anychip.spec`. Out: strings and JSON values. Unknown is written, not left out.
 """
@@ -35,12 +35,6 @@ def list_text(entries: Sequence[ChipEntry]) -> str:
     rows = [("id", "aliases", "vendor", "platform", "grade")]
     rows += [(e.id, ", ".join(e.aliases) or "-", e.vendor, e.platform, e.grade) for e in entries]
     return f"{table(rows, screen_width(), flexible=1)}\n\n{len(entries)} chips. One of them: anychip chips show ID"
-
-
-def list_markdown(entries: Sequence[ChipEntry]) -> str:
-    rows = [f"| {e.id} | {', '.join(e.aliases)} | {e.name} | {e.vendor} | {e.platform} | {e.grade} |" for e in entries]
-    head = ["| id | aliases | name | vendor | platform | grade |", "|---|---|---|---|---|---|"]
-    return "\n".join(head + rows)
 
 
 def list_json(chips: Sequence[Chip]) -> dict[str, Any]:
@@ -132,29 +126,6 @@ def platform_lines(platform: Platform, width: int) -> list[str]:
         table(rows),
         *_paragraphs([platform.note] if platform.note else [], width),
     ]
-
-
-def chip_markdown(chip: Chip) -> str:
-    """One page: what the chip is, its figures with their sources, its disputes."""
-    lines = [
-        f"# {chip.vendor} {chip.name}",
-        "",
-        f"`{chip.id}`, aliases: {', '.join(f'`{alias}`' for alias in chip.aliases) or 'none'}. "
-        f"Platform `{chip.platform.id}`, grade {chip.grade}, executes by {chip.execution}.",
-        "",
-        "| figure | value | kind | date | source |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {path} | {figure} | {figure.kind} | {figure.date} | {figure.source} |"
-        if figure.state == "known"
-        else f"| {path} | {figure} | | | |"
-        for path, figure in chip.figures.items()
-    ]
-    remarks = [f"{path}: {figure.note}" for path, figure in chip.figures.items() if figure.note]
-    remarks += [f"{path} is disputed: {'; '.join(f.disputed)}" for path, f in chip.figures.items() if f.disputed]
-    remarks += chip.notes
-    return "\n".join(lines + ([""] if remarks else []) + [f"- {remark}" for remark in remarks])
 
 
 def problems_text(problems: Sequence[Problem]) -> str:

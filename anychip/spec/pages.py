@@ -1,22 +1,21 @@
 """Pages made from the standard: one per chip, and one of the whole field, with what is not known of whom.
 
-In: nothing but the files. Out: Markdown. `python -m anychip.spec.pages FILE` writes the field between the two marks of
-a Markdown file, or prints it.
+In: nothing but the files. Out: Markdown; `make docs` writes it to docs/chips.md, docs/chips/ and the README's table.
+`python -m anychip.spec.pages` prints the counts alone.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from anychip.spec import catalogue
+from anychip.spec.checking import rules
 from anychip.spec.chip import Chip, Figure
+from anychip.spec.fields import SCHEMAS
 from anychip.spec.load import list_chips, load_chip, load_platform
 from anychip.spec.software import coverage, load_apis, load_ops
 from anychip.spec.units import show
 
-BEGIN, END = "<!-- field: written by python -m anychip.spec.pages -->", "<!-- end of field -->"
 # What a forecast of one chip, and of many, rests on. A gap in these is named on the field's page.
 NEEDED = {
     "memory": "memory.main.capacity",
@@ -73,36 +72,35 @@ def _half(chip: Chip) -> float | None:
     return chip.peak_flop_per_s("bf16") or chip.peak_flop_per_s("fp16")
 
 
-def field_page(chips: Sequence[Chip] | None = None) -> str:
-    """The whole field: totals, every chip with its gaps, every platform with its coverage."""
-    chips = all_chips() if chips is None else chips
+def totals(chips: Sequence[Chip]) -> str:
+    """The counts in one paragraph."""
     total = counts(chips)
     kinds = ", ".join(f"{number} {kind}" for kind, number in total.kinds.most_common())
     grades = ", ".join(f"{total.grades[grade]} {grade}" for grade in "ABCD")
-    return "\n".join(
-        [
-            f"{total.chips} chips (by grade: {grades}) with {total.figures} figures: {total.known} known, of which "
-            f"{total.sourced} have an address and the others are marked as remembered or summed; {total.unknown} "
-            f"unknown; {total.none} of things that the chip has not. By kind: {kinds}.",
-            "",
-            *chip_table(chips),
-            "",
-            *platform_table(),
-        ]
+    return (
+        f"{total.chips} chips (by grade: {grades}) with {total.figures} figures: {total.known} known, of which "
+        f"{total.sourced} have an address and the others are marked as remembered or summed; {total.unknown} "
+        f"unknown; {total.none} of things that the chip has not. By kind: {kinds}."
     )
 
 
-def chip_table(chips: Sequence[Chip]) -> list[str]:
-    """One row a chip, as Markdown lines."""
+def field_page(chips: Sequence[Chip] | None = None, links: str = "") -> str:
+    """The whole field: totals, every chip with its gaps, every platform with its coverage. links: as of chip_table."""
+    chips = all_chips() if chips is None else chips
+    return "\n".join([totals(chips), "", *chip_table(chips, links), "", *platform_table()])
+
+
+def chip_table(chips: Sequence[Chip], links: str = "") -> list[str]:
+    """One row a chip, as Markdown lines. links: the folder of the chips' pages, as seen from the table's page."""
     head = ("chip", "maker", "grade", "16-bit peak", "memory", "bandwidth", "to its peers", "figures", "gaps")
-    return _table(head, (_chip_row(chip) for chip in chips))
+    return _table(head, (_chip_row(chip, links) for chip in chips))
 
 
-def _chip_row(chip: Chip) -> tuple[str, ...]:
+def _chip_row(chip: Chip, links: str) -> tuple[str, ...]:
     figures = chip.figures.values()
     known = sum(figure.state == "known" for figure in figures)
     return (
-        f"`{chip.id}`",
+        f"[`{chip.id}`]({links}/{chip.id}.md)" if links else f"`{chip.id}`",
         chip.vendor,
         chip.grade,
         _shown(_half(chip), "flop/s"),
@@ -146,6 +144,23 @@ def _platform_row(name: str) -> tuple[str, ...]:
     )
 
 
+def rule_table() -> list[str]:
+    """One row a lint rule."""
+    rows = ((f"`{rule.RULE}`", rule.ABOUT, "yes" if hasattr(rule, "fix") else "") for rule in rules())
+    return _table(("rule", "what holds", "mended"), rows)
+
+
+def field_tables() -> list[str]:
+    """Every field of every kind of file: a row each, tables of several fields with a line for each of theirs."""
+    lines: list[str] = []
+    for kind, fields in SCHEMAS.items():
+        rows = [
+            (f"`{one.path.replace('*', 'NAME')}`{' (required)' if one.required else ''}", one.about) for one in fields
+        ]
+        lines += ["", f"### {kind}", "", *_table(("field", "what it holds"), rows)]
+    return lines[1:]
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
@@ -181,22 +196,5 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def put_into(page: str, field: str) -> str:
-    """The page with the field between its marks. ValueError where it has no marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{field}\n\n{END}{after}"
-
-
-def main(argv: Sequence[str]) -> None:
-    if argv:
-        file = Path(argv[0])
-        file.write_text(put_into(file.read_text(encoding="utf-8"), field_page()), encoding="utf-8")
-    else:
-        print(field_page())
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    print(totals(all_chips()))

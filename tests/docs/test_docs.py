@@ -27,6 +27,37 @@ def test_the_walkthrough_prints_what_stands_beside_it(generate):
     assert re.findall("^==.*", printed, re.MULTILINE) == re.findall("^==.*", written, re.MULTILINE)
 
 
+def test_the_pages_of_chips_are_what_the_standard_says(generate):
+    """Fails after a change of anychip/standard: run `make docs` and commit what it writes."""
+    written = generate.pages()
+    assert {path.relative_to(DOCS).as_posix() for path in (DOCS / "chips").glob("*.md")} | {"chips.md"} == set(written)
+    assert [path for path, text in written.items() if (DOCS / path).read_text() != text] == []
+
+
+@pytest.mark.parametrize(("page", "tables"), [("README.md", ["chips"]), ("docs/standard.md", ["rules", "fields"])])
+def test_generated_tables_are_what_the_standard_says(generate, page, tables):
+    """Fails after a change of anychip/standard or its schema: run `make docs` and commit what it writes."""
+    text = (ROOT / page).read_text()
+    assert generate.with_tables(text, tables) == text
+
+
+def test_what_is_not_between_marks_stays(generate):
+    page = "a\n<!-- rules: written by make docs -->\nold\n<!-- end of rules -->\nb\n"
+    written = generate.with_tables(page)
+    assert written.startswith("a\n<!--")
+    assert written.endswith("-->\nb\n")
+    assert "\nold\n" not in written
+    assert generate.with_tables("no marks\n") == "no marks\n"
+
+
+def test_the_demo_in_the_readme_shows_the_grades_of_today():
+    from anychip.spec import load_chip
+
+    shown = re.findall(r"^      (\S+) -> (\S+) \(.*, grade (.)\)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(shown) == 4
+    assert [(load_chip(alias).id, load_chip(alias).grade) for alias, _, _ in shown] == [(b, c) for _, b, c in shown]
+
+
 def pages():
     return [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(DOCS.glob("*.md"))
 

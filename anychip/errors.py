@@ -3,12 +3,15 @@
 AnychipError            something the user can mend; the text says what, where, the numbers, what to try
 +-- BadUse              a command line or call that cannot be carried out as it stands
 +-- UnknownChip         no chip, or more than one, of that name
++-- UnknownCluster      no cluster or link, or more than one, of that name
++-- BadNetwork          a network that cannot carry what is asked: too small, or without the figures that are needed
 +-- BadChipFile         a file of the standard is wrong: all its problems at once
 +-- BadTarget           a TARGET (CHIP[:COUNT][@CLUSTER]) that cannot be read
 +-- BadProgramFile      a saved program that cannot be read
 +-- ProgramFailed       the user's program ended with an error (its exit code is kept)
 +-- UnsupportedTorch    this torch cannot carry the virtual device
 +-- UnsupportedDtype    the chip has no such dtype
++-- Deadlock            ranks of a job wait for one another for ever (exit code 1: the answer is bad news)
 """
 
 
@@ -23,6 +26,14 @@ class BadUse(AnychipError):
 
 
 class UnknownChip(AnychipError):
+    pass
+
+
+class UnknownCluster(AnychipError):
+    pass
+
+
+class BadNetwork(AnychipError):
     pass
 
 
@@ -52,3 +63,9 @@ class UnsupportedTorch(AnychipError):
 
 class UnsupportedDtype(AnychipError):
     pass
+
+
+class Deadlock(AnychipError):
+    """The job would hang: which ranks, which collective, which line."""
+
+    exit_code = 1

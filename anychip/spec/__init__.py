@@ -7,6 +7,7 @@ nor numpy.
 from typing import TYPE_CHECKING
 
 from anychip.spec.chip import Chip, Figure, Link, MemoryTier, TorchAnswers, UnknownFigure
+from anychip.spec.cluster import Cluster, ClusterTier, Wire, list_clusters, load_cluster, load_wire
 from anychip.spec.json_schema import json_schema
 from anychip.spec.load import ChipEntry, list_chips, load_chip
 from anychip.spec.platform import Platform
@@ -34,6 +35,8 @@ def fix(paths: "Sequence[str | Path] | None" = None) -> "list[Path]":
 __all__ = [
     "Chip",
     "ChipEntry",
+    "Cluster",
+    "ClusterTier",
     "Figure",
     "Link",
     "MemoryTier",
@@ -41,9 +44,13 @@ __all__ = [
     "Problem",
     "TorchAnswers",
     "UnknownFigure",
+    "Wire",
     "check",
     "fix",
     "json_schema",
     "list_chips",
+    "list_clusters",
     "load_chip",
+    "load_cluster",
+    "load_wire",
 ]

@@ -15,6 +15,7 @@ KINDS = ("datasheet", "reported", "measured", "derived", "estimated")
 DTYPES = ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp6", "fp4", "int8", "int4")
 USES = ("storage", "elementwise", "matmul", "reduction", "collective", "autocast")
 ANSWERS = ("native", "emulated", "cast", "fallback", "error", "unknown")
+COLLECTIVE_ALGORITHMS = ("ring", "tree", "halving_doubling", "direct", "hierarchical", "in_switch", "torus")
 TOPOLOGIES = ("switch", "mesh", "ring", "torus2d", "torus3d", "hypercube", "dragonfly", "pairs", "none", "unknown")
 
 
@@ -91,6 +92,8 @@ CHIP_FIELDS: tuple[Field, ...] = (
     Field("engine.matrix_unit", "shape", "Rows and columns to which the matrix engine pads."),
     Field("engine.peak_clock", "figure", "Clock at which the peaks hold.", "Hz"),
     Field("engine.sustained_clock", "figure", "Clock under long dense matrix products, where it was measured.", "Hz"),
+    Field("engine.collective_cores", "figure", "Cores that a large collective occupies while it runs; none where it needs "
+          "no cores.", "count"),
     Field("engine.devices_per_package", "integer", "Devices that the driver shows for one package."),
     *_link_fields("scale_up", "link between chips of one domain"),
     *_link_fields("scale_out", "network between domains, per chip"),
@@ -148,6 +151,8 @@ PLATFORM_FIELDS: tuple[Field, ...] = (
     Field("env.src", "text", "Name of the source."),
     Field("distributed.backends", "texts", "c10d backend names that work, the first by choice."),
     Field("distributed.library", "text", "What runs underneath."),
+    Field("distributed.algorithms", "texts", "How it carries out collectives; where it is not said, any way that the "
+          "topology allows.", choices=COLLECTIVE_ALGORITHMS),
     Field("distributed.src", "text", "Name of the source."),
     *_DTYPE_FIELDS,
     Field("semantics.fp8", "text", "fn (OCP) or fnuz.", choices=("fn", "fnuz", "none", "unknown")),
@@ -200,6 +205,8 @@ LINK_FIELDS: tuple[Field, ...] = (
     Field("wire.hop_latency", "figure", "Each further hop.", "s"),
     Field("wire.efficiency", "figure", "Share of the wire rate that large collectives reach.", "ratio"),
     Field("wire.in_network_reduction", "flag", "The switch adds up: all-reduce moves each byte once."),
+    Field("wire.in_network_efficiency", "figure", "Share of the attained wire rate that such a reduction reaches, where "
+          "its maker prints one.", "ratio"),
     Field("wire.topologies", "texts", "Topologies that are built of it.", choices=TOPOLOGIES),
 )  # fmt: skip
 
@@ -215,6 +222,8 @@ CLUSTER_FIELDS: tuple[Field, ...] = (
     Field("node.nics", "figure", "Network cards in one node.", "count"),
     Field("scale_up.domain_chips", "figure", "Chips joined by the scale-up link.", "count"),
     Field("scale_up.topology", "text", "How.", choices=TOPOLOGIES),
+    Field("scale_up.shape", "integers", "Chips along each dimension of the largest torus."),
+    Field("scale_up.wrap_multiple", "integer", "A slice wraps around along a dimension whose length this divides."),
     Field("scale_up.note", "text", "As the source describes it."),
     Field("scale_out.one_way_per_chip", "figure", "Network rate of one chip.", "byte/s"),
     Field("scale_out.levels", "figure", "Switch levels.", "count"),
@@ -222,6 +231,16 @@ CLUSTER_FIELDS: tuple[Field, ...] = (
     Field("scale_out.topology", "text", "As the source describes it."),
     Field("scale_out.shape", "text", "Kind of network.",
           choices=("fat_tree", "torus2d", "torus3d", "dragonfly", "switch", "other", "unknown")),
+    Field("tiers.*.chips", "figure", "Chips of one domain of this tier, as many as meet without leaving it; none: the whole "
+          "cluster. Tiers stand outside of the scale-up domain, from the smallest.", "count", required=True),
+    Field("tiers.*.wire", "text", "Id of the file in links/."),
+    Field("tiers.*.one_way_per_chip", "figure", "What one chip can send across this tier while all others do the same.",
+          "byte/s"),
+    Field("tiers.*.oversubscription", "figure", "Rate that enters the tier over the rate that it carries: 7 for 7:1.",
+          "times"),
+    Field("tiers.*.latency", "figure", "One message of no bytes across this tier, end to end.", "s"),
+    Field("tiers.*.in_network_reduction", "flag", "Its switches add up."),
+    Field("tiers.*.note", "text", "As the source describes it."),
     Field("size.max_chips", "figure", "Largest size built or announced.", "count"),
     Field("failures.rate_per_chip", "figure", "Interruptions of a job for each chip and time, whatever failed.", "Hz"),
 )  # fmt: skip

@@ -30,6 +30,7 @@ UNITS: dict[str, tuple[float, str]] = {
     "ratio": (1.0, "ratio"),
     "percent": (0.01, "ratio"),
     "per h": (1 / 3600, "Hz"),
+    "to 1": (1.0, "times"),
 }
 
 # What a figure of each dimension can be at all: far outside of anything built, so that a slipped digit is seen.
@@ -44,6 +45,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "USD/h": (1e-3, 1e5),
     "count": (1.0, 1e8),
     "ratio": (1e-3, 1.0),
+    "times": (1e-2, 1e4),
 }
 
 _PREFIXED = ("flop/s", "byte/s", "byte", "Hz")

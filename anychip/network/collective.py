@@ -1,0 +1,82 @@
+"""From an operator of `c10d` to the collective that it is: what kind, how many bytes, of which group.
+
+In: an `Op` as the recorder writes it, `("c10d.<name>.default", (outputs, inputs, group_index), kwargs)`. Out:
+`Collective`, or None for an operator that communicates nothing. Pure; nothing here knows a network.
+"""
+
+from typing import Any, NamedTuple
+
+from anychip.record import Op, TensorMeta
+
+PREFIX = "c10d."
+KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "gather", "scatter", "send",
+         "recv", "barrier")  # fmt: skip
+OUTPUTS, INPUTS = 0, 1
+
+# c10d operator -> (kind, which of its tensors are counted). The count is that of nccl-tests (PERFORMANCE.md there):
+# all-reduce its buffer, all-gather the whole output, reduce-scatter and all-to-all the whole input. gather and scatter
+# count what one rank gives or gets, which every rank knows.
+_OPERATORS = {
+    "allreduce_": ("all_reduce", OUTPUTS),
+    "allreduce_coalesced_": ("all_reduce", OUTPUTS),
+    "allgather_": ("all_gather", OUTPUTS),
+    "_allgather_base_": ("all_gather", OUTPUTS),
+    "allgather_coalesced_": ("all_gather", OUTPUTS),
+    "allgather_into_tensor_coalesced_": ("all_gather", OUTPUTS),
+    "reduce_scatter_": ("reduce_scatter", INPUTS),
+    "_reduce_scatter_base_": ("reduce_scatter", INPUTS),
+    "reduce_scatter_tensor_coalesced_": ("reduce_scatter", INPUTS),
+    "alltoall_": ("all_to_all", INPUTS),
+    "alltoall_base_": ("all_to_all", INPUTS),
+    "broadcast_": ("broadcast", OUTPUTS),
+    "reduce_": ("reduce", OUTPUTS),
+    "gather_": ("gather", INPUTS),
+    "scatter_": ("scatter", OUTPUTS),
+    "send": ("send", OUTPUTS),
+    "recv_": ("recv", OUTPUTS),
+    "recv_any_source_": ("recv", OUTPUTS),
+    "barrier": ("barrier", OUTPUTS),
+    "monitored_barrier_": ("barrier", OUTPUTS),
+}
+
+
+class Collective(NamedTuple):
+    """kind: one of KINDS. nbytes: as nccl-tests count it. dtype: of its first tensor, "" without any. group: index into
+    the program's `groups`. peer: global rank of the other side of a send or recv, None where any may be. root: global
+    rank. splits: element counts per peer of an uneven all-to-all."""
+
+    kind: str
+    nbytes: int
+    dtype: str
+    group: int
+    peer: int | None = None
+    root: int | None = None
+    splits: tuple[int, ...] | None = None
+
+
+def collective_of(op: Op) -> Collective | None:
+    """The collective that `op` is; None where it is none."""
+    if not op.name.startswith(PREFIX):
+        return None
+    found = _OPERATORS.get(op.name[len(PREFIX) :].split(".")[0])
+    if found is None:
+        return None
+    kind, counted = found
+    tensors = _tensors(op.args[counted]) or _tensors(op.args[1 - counted])
+    extra = dict(op.kwargs)
+    return Collective(
+        kind=kind,
+        nbytes=0 if kind == "barrier" else sum(tensor.numel * tensor.item_bytes for tensor in tensors),
+        dtype=tensors[0].dtype if tensors else "",
+        group=int(op.args[2]),
+        peer=extra.get("peer"),
+        root=extra.get("root"),
+        splits=extra.get("splits"),
+    )
+
+
+def _tensors(value: Any) -> list[TensorMeta]:
+    """Every tensor of a nested tuple, in order."""
+    if isinstance(value, TensorMeta):
+        return [value]
+    return [tensor for item in value for tensor in _tensors(item)] if isinstance(value, tuple) else []

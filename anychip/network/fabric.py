@@ -1,0 +1,149 @@
+"""`Fabric`: a number of chips of one kind and the network between them; what a collective on it costs.
+
+In: a chip, a count, a cluster or None. Out of `cost`: seconds, by which algorithm, limited by what, and how far that can
+be trusted. Pure and cached: a set of ranks is looked at once, and sets that look alike share their prices.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anychip.errors import BadNetwork
+from anychip.network.algorithms import ALGORITHMS, POINT_TO_POINT, Plan
+from anychip.network.collective import KINDS
+from anychip.network.geometry import Chips, Geometry, geometry
+from anychip.network.tiers import Tier, tiers_of
+from anychip.spec import Chip, Cluster, load_cluster
+
+# Always possible, whatever a library's own choice for reductions is.
+BASIC = ("pair", "root", "direct")
+TINY_BYTES = 8
+
+
+class CollectiveCost(NamedTuple):
+    """time_s: from the arrival of the last rank to the end. evidence: measured, interpolated, modelled or bytes_only.
+    algorithm: the one that is fastest of those that the chip's library has. limit: "bandwidth", "latency" or "none".
+    tier: name of the tier that takes longest. memory_bytes: what passes the chip's memory meanwhile; cores: how many of
+    the chip's cores it occupies."""
+
+    time_s: float
+    evidence: str
+    algorithm: str
+    limit: str
+    tier: str
+    memory_bytes: float = 0.0
+    cores: int = 0
+
+
+NOTHING = CollectiveCost(0.0, "modelled", "none", "none", "none")
+
+
+@dataclass(eq=False)
+class Fabric:
+    """chip, num_chips and the tiers that they reach across. placement: chip number of each rank, None for rank i on
+    chip i. Built by `Fabric.of`."""
+
+    chip: Chip
+    num_chips: int
+    cluster: Cluster | None
+    tiers: tuple[Tier, ...]
+    algorithms: tuple[str, ...]
+    placement: Chips | None = None
+    _looks: dict[Any, tuple[Any, Geometry]] = field(default_factory=dict, repr=False)
+    _costs: dict[tuple[str, int, Geometry], CollectiveCost] = field(default_factory=dict, repr=False)
+    _plans: dict[tuple[str, Geometry], tuple[tuple[str, Plan], ...]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(
+        cls, chip: Chip, num_chips: int, cluster: Cluster | str | Path | None = None,
+        placement: Sequence[int] | None = None,
+    ) -> "Fabric":  # fmt: skip
+        """The network of `num_chips` chips.
+
+        cluster: one of clusters/, by id, alias or path. None: as the chip's own file says, and as large as needed.
+        Raises BadNetwork where a figure is missing or the cluster is smaller than that, UnknownCluster.
+        """
+        if isinstance(cluster, str | Path):
+            cluster = load_cluster(cluster)
+        bounded = cluster is not None
+        usual = chip.raw.get("cluster")
+        if cluster is None and usual is not None:
+            cluster = load_cluster(usual)
+        tiers = tiers_of(chip, num_chips, cluster, bounded=bounded) if num_chips > 1 else ()
+        known = chip.platform.raw.get("distributed", {}).get("algorithms")
+        places = None if placement is None else np.asarray(placement, np.int64)
+        if places is not None and sorted(places.tolist()) != list(range(num_chips)):
+            raise BadNetwork(f"placement must name each of the chips 0 to {num_chips - 1} once")
+        return cls(chip, num_chips, cluster, tiers, (*(known or ALGORITHMS), *BASIC), places)
+
+    def cost(self, kind: str, nbytes: int, ranks: Sequence[int], dtype: str = "") -> CollectiveCost:
+        """Seconds of a collective of `ranks`, while all other ranks do the same in groups of their own.
+
+        kind: one of `collective.KINDS`. nbytes: as `Collective.nbytes`. send and recv: ranks are the two ends.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"no such collective: {kind!r}; one of {', '.join(KINDS)}")
+        look = self.look(ranks)
+        key = (kind, nbytes, look)
+        found = self._costs.get(key)
+        if found is None:
+            found = self._costs[key] = self._price(kind, nbytes, look)
+        return found
+
+    def look(self, ranks: Sequence[int]) -> Geometry:
+        """What the set looks like; remembered by the object for tuples and ranges, which cannot change."""
+        lasting = isinstance(ranks, tuple | range)
+        if lasting and (seen := self._looks.get(id(ranks))) is not None and seen[0] is ranks:
+            return seen[1]
+        chips = np.asarray(ranks, np.int64)
+        if len(chips) and not 0 <= int(chips.min()) <= int(chips.max()) < self.num_chips:
+            raise BadNetwork(f"a group has rank {int(chips.max())}, but there are {self.num_chips} chips")
+        if self.placement is not None:
+            chips = self.placement[chips]
+        found = geometry(chips, self.tiers)
+        if lasting:
+            self._looks[id(ranks)] = (ranks, found)
+        return found
+
+    def _price(self, kind: str, nbytes: int, look: Geometry) -> CollectiveCost:
+        if look.size < 2:
+            return NOTHING
+        if kind == "barrier":
+            kind, nbytes = "all_reduce", TINY_BYTES
+        if nbytes == 0 and kind not in POINT_TO_POINT:
+            return NOTHING
+        tiers = self.tiers[: len(look.reaches)]
+        return min((_cost(name, plan, nbytes, tiers) for name, plan in self._planned(kind, look)),
+                   key=lambda cost: cost.time_s)  # fmt: skip
+
+    def _planned(self, kind: str, look: Geometry) -> tuple[tuple[str, Plan], ...]:
+        """Every algorithm of the chip's library that can do it."""
+        key = (kind, look)
+        found = self._plans.get(key)
+        if found is None:
+            tiers = self.tiers[: len(look.reaches)]
+            tried = {name: ALGORITHMS[name](kind, look, tiers) for name in self.algorithms}
+            if not any(tried.values()):
+                tried = {name: function(kind, look, tiers) for name, function in ALGORITHMS.items()}
+            found = self._plans[key] = tuple((name, plan) for name, plan in tried.items() if plan is not None)
+        assert found, f"no algorithm for {kind}"
+        return found
+
+
+FLOOR_S = 10e-6
+
+
+def _cost(name: str, plan: Plan, nbytes: int, tiers: tuple[Tier, ...]) -> CollectiveCost:
+    """Latency plus the slowest tier's bytes, or all tiers' one after another."""
+    seconds = []
+    for at, tier in enumerate(tiers):
+        share = tier.efficiency * (tier.in_switch_efficiency if plan.in_switch and at == 0 else 1.0)
+        seconds.append(plan.s_per_byte[at] * nbytes / share)
+    moving = sum(seconds) if plan.serial else max(seconds)
+    waiting = plan.latency_s + FLOOR_S
+    slowest = max(range(len(tiers)), key=lambda at: seconds[at])
+    limit = "bandwidth" if moving > waiting else "latency"
+    return CollectiveCost(moving + waiting, "modelled", name, limit, tiers[slowest].name)

@@ -1,0 +1,171 @@
+"""The tiers of a fabric: from a chip's links and a cluster's file to rates, latencies and domain sizes.
+
+In: `Chip`, how many, `Cluster` or None. Out: tuple of `Tier`, the innermost first; chips with numbers below `chips` of
+each other's multiple share a domain. A figure that nobody knows raises BadNetwork: which, of which file, what to try.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import prod
+
+from anychip.cost.rates import rates_of
+from anychip.errors import BadNetwork
+from anychip.network.torus import slice_shape, wraps
+from anychip.spec import Chip, Cluster, ClusterTier, Wire, list_clusters, load_wire
+
+TORUS_DIMS = {"ring": 1, "torus2d": 2, "torus3d": 3}
+UNLIMITED = 1 << 40
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One tier. chips: of one domain. one_way: what one chip can send across it while all others do the same. peer:
+    what it can send to one other. All rates are the wire's, in bytes per second; efficiency is the share of them that
+    large collectives reach (measured: whether the link's or chip's file says so, or it is assumed).
+
+    dims, wrap, links: of a torus, its lengths, which of them close to a ring, and the rate of one link along each.
+    """
+
+    name: str
+    role: str
+    chips: int
+    topology: str
+    one_way_bytes_per_s: float
+    peer_bytes_per_s: float
+    latency_s: float
+    hop_latency_s: float
+    efficiency: float
+    efficiency_known: bool
+    in_switch: bool = False
+    in_switch_efficiency: float = 1.0
+    dims: tuple[int, ...] = ()
+    wrap: tuple[bool, ...] = ()
+    links: tuple[float, ...] = ()
+
+
+def tiers_of(chip: Chip, num_chips: int, cluster: Cluster | None, *, bounded: bool) -> tuple[Tier, ...]:
+    """All tiers that `num_chips` chips of a kind reach across. bounded: the cluster is as large as its file says, not
+    as large as is asked for. Raises BadNetwork."""
+    if bounded and cluster is not None:
+        _check_size(chip, num_chips, cluster)
+    found = list(_inner(chip, num_chips, cluster))
+    if num_chips > max((tier.chips for tier in found), default=1):
+        found += _outer(chip, num_chips, cluster, bounded)
+    return tuple(found)
+
+
+def _inner(chip: Chip, num_chips: int, cluster: Cluster | None) -> Iterator[Tier]:
+    """The scale-up domain, and the node where that is larger."""
+    link = chip.scale_up
+    domain = (cluster.domain_chips if cluster else None) or (link.domain_chips if link else None) or 1
+    topology = cluster.topology if cluster and cluster.topology != "unknown" else (link.topology if link else "none")
+    if domain > 1 and topology != "none":
+        yield _scale_up(chip, min(num_chips, domain), domain, topology, cluster)
+    node = (cluster.node_chips if cluster else None) or 1
+    if node > domain and num_chips > domain:
+        host = chip.links.get("host")
+        rate = host.one_way_bytes_per_s if host else None
+        yield _tier(chip, "host", "host", node, "switch", _needed(chip, rate, "links.host.one_way"), None,
+                    _wire(host.wire if host else None))  # fmt: skip
+
+
+def _scale_up(chip: Chip, used: int, domain: int, topology: str, cluster: Cluster | None) -> Tier:
+    link = chip.scale_up
+    assert link is not None
+    both = link.bidirectional_bytes_per_s
+    one_way = _needed(chip, link.one_way_bytes_per_s or (both / 2 if both else None), "links.scale_up.one_way")
+    if topology == "unknown":
+        raise BadNetwork(f"{chip.id}: how its chips are joined is unknown (links.scale_up.topology). {_remedy(chip)}")
+    tier = _tier(chip, "scale_up", "scale_up", domain, topology, one_way, link.peer_one_way_bytes_per_s,
+                 _wire(link.wire))  # fmt: skip
+    if topology in TORUS_DIMS:
+        limit = cluster.torus_shape if cluster else ()
+        dims = slice_shape(used, TORUS_DIMS[topology], limit)
+        wrap = wraps(dims, cluster.wrap_multiple if cluster else 1)
+        return replace(tier, chips=prod(dims), dims=dims, wrap=wrap, links=_torus_links(one_way, tier, len(dims)))
+    return tier
+
+
+def _torus_links(one_way: float, tier: Tier, num_dims: int) -> tuple[float, ...]:
+    """Rate of one link along each dimension: the pair's where the file knows it; the last dimension gets what is left
+    of the whole, since some machines join it by thinner links."""
+    pair = tier.peer_bytes_per_s if tier.peer_bytes_per_s < one_way else one_way / (2 * num_dims)
+    left = (one_way - 2 * (num_dims - 1) * pair) / 2
+    return (pair,) * (num_dims - 1) + (min(pair, left) if left > 0 else pair,)
+
+
+def _outer(chip: Chip, num_chips: int, cluster: Cluster | None, bounded: bool) -> list[Tier]:
+    """Scale-out tiers, the smallest domain first."""
+    link = chip.scale_out
+    rate = (cluster.nic_bytes_per_s if cluster else None) or (link.one_way_bytes_per_s if link else None)
+    wire = link.wire if link else None
+    listed = (
+        cluster.tiers if cluster and cluster.tiers else (ClusterTier("network", None, None, None, 1.0, None, False),)
+    )
+    found: list[Tier] = []
+    for at in listed:
+        rate = at.one_way_bytes_per_s or rate
+        where = f"scale_out.one_way_per_chip of cluster {cluster.id}" if cluster else "links.scale_out.one_way"
+        rate = _needed(chip, rate, where) / at.oversubscription
+        wire = at.wire or wire
+        last = at is listed[-1] and not bounded
+        chips = UNLIMITED if last or at.chips is None else at.chips
+        tier = _tier(chip, at.name, "scale_out", chips, "switch", rate, None, _wire(wire))
+        found.append(replace(tier, in_switch=at.in_network_reduction, latency_s=at.latency_s or tier.latency_s))
+        if num_chips <= chips:
+            break
+    return found
+
+
+def _tier(
+    chip: Chip, name: str, role: str, chips: int, topology: str, one_way: float, peer: float | None, wire: Wire | None
+) -> Tier:
+    rates = rates_of(chip.id, chip.file)
+    default = {what: next(row.value for row in rates.default.all(f"collective.{what}") if row.shape == role)
+               for what in ("efficiency", "latency")} if rates.default else {}  # fmt: skip
+    own = next((row.value for row in rates.all("collective.efficiency") if row.shape == role), None)
+    known = own or (wire.efficiency if wire else None)
+    latency = (wire.latency_s if wire else None) or (wire.hop_latency_s if wire else None) or default["latency"]
+    return Tier(
+        name=name,
+        role=role,
+        chips=chips,
+        topology=topology,
+        one_way_bytes_per_s=one_way,
+        peer_bytes_per_s=peer or one_way,
+        latency_s=latency,
+        hop_latency_s=(wire.hop_latency_s if wire else None) or latency,
+        efficiency=known or default["efficiency"],
+        efficiency_known=known is not None,
+        in_switch=wire is not None and wire.in_network_reduction and role == "scale_up",
+        in_switch_efficiency=(wire.in_network_efficiency if wire else None) or 1.0,
+    )
+
+
+def _wire(name: str | None) -> Wire | None:
+    return load_wire(name) if name else None
+
+
+def _needed(chip: Chip, rate: float | None, path: str) -> float:
+    if rate is None:
+        raise BadNetwork(f"{chip.id}: {path} is unknown, and more than one chip need it. {_remedy(chip)}")
+    return rate
+
+
+def _remedy(chip: Chip) -> str:
+    known = [cluster.id for cluster in list_clusters() if chip.id in cluster.chips and cluster.nic_bytes_per_s]
+    clusters = f"Known clusters of it: {', '.join(known)}. " if known else ""
+    return (f"{clusters}Add the figure with its source to {chip.file}, or write a cluster file that has it: "
+            f"--on {chip.id}:COUNT@FILE.toml")  # fmt: skip
+
+
+def _check_size(chip: Chip, num_chips: int, cluster: Cluster) -> None:
+    limits = [cluster.max_chips, *(tier.chips for tier in cluster.tiers[-1:])]
+    largest = min((limit for limit in limits if limit), default=None)
+    if largest is None or num_chips <= largest:
+        return
+    others = [other.id for other in list_clusters() if chip.id in other.chips and (other.max_chips or 0) >= num_chips]
+    fits = f"; large enough: {', '.join(others)}" if others else ""
+    raise BadNetwork(f"cluster {cluster.id} has at most {largest} chips, {num_chips} are asked for. "
+                     f"Try --on {chip.id}:{largest}@{cluster.id}, or --on {chip.id}:{num_chips} for a network that is as "
+                     f"large as needed{fits}")  # fmt: skip

@@ -1,0 +1,54 @@
+"""What an operator of c10d communicates."""
+
+import pytest
+
+from anychip.network import collective_of
+from anychip.record import Op, TensorMeta
+
+
+def tensor(*shape, dtype="bfloat16"):
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return TensorMeta(shape, tuple(reversed(strides)), dtype)
+
+
+def op(name, outputs, inputs, group=0, **kwargs):
+    return Op(f"c10d.{name}.default", (tuple(outputs), tuple(inputs), group), tuple(kwargs.items()))
+
+
+def test_an_ordinary_operator_communicates_nothing():
+    assert collective_of(Op("aten.mm.default", (tensor(2, 2), tensor(2, 2)))) is None
+
+
+# bf16: 2 bytes each. 8 ranks of 100 elements.
+@pytest.mark.parametrize(
+    ("name", "outputs", "inputs", "kind", "nbytes"),
+    [
+        ("allreduce_", [tensor(100)], [tensor(100)], "all_reduce", 200),
+        ("allreduce_coalesced_", [tensor(100), tensor(50)], [tensor(100), tensor(50)], "all_reduce", 300),
+        ("_allgather_base_", [tensor(800)], [tensor(100)], "all_gather", 1600),
+        ("allgather_", [tuple(tensor(100) for _ in range(8))], [tensor(100)], "all_gather", 1600),
+        ("_reduce_scatter_base_", [tensor(100)], [tensor(800)], "reduce_scatter", 1600),
+        ("reduce_scatter_", [tensor(100)], [tuple(tensor(100) for _ in range(8))], "reduce_scatter", 1600),
+        ("alltoall_base_", [tensor(640)], [tensor(800)], "all_to_all", 1600),
+        ("broadcast_", [tensor(100)], [tensor(100)], "broadcast", 200),
+        ("reduce_", [tensor(100)], [tensor(100)], "reduce", 200),
+        ("gather_", [tuple(tensor(100) for _ in range(8))], [tensor(100)], "gather", 200),
+        ("gather_", [], [tensor(100)], "gather", 200),
+        ("scatter_", [tensor(100)], [], "scatter", 200),
+        ("send", [tensor(10, 10)], [tensor(10, 10)], "send", 200),
+        ("recv_", [tensor(10, 10)], [tensor(10, 10)], "recv", 200),
+        ("barrier", [], [], "barrier", 0),
+    ],
+)
+def test_kind_and_bytes(name, outputs, inputs, kind, nbytes):
+    found = collective_of(op(name, outputs, inputs, group=3))
+    assert (found.kind, found.nbytes, found.group) == (kind, nbytes, 3)
+
+
+def test_peer_root_and_splits_are_kept():
+    assert collective_of(op("send", [tensor(4)], [tensor(4)], peer=17)).peer == 17
+    assert collective_of(op("broadcast_", [tensor(4)], [tensor(4)], root=5)).root == 5
+    assert collective_of(op("alltoall_base_", [tensor(4)], [tensor(4)], splits=(1, 3))).splits == (1, 3)

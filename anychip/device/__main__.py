@@ -1,6 +1,7 @@
 """The recording process: `python -m anychip.device CONFIG` installs the chip, runs the program, saves what it did."""
 
 import ctypes
+import gc
 import json
 import os
 import runpy
@@ -12,9 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from anychip import __version__
+from anychip.device.job import Job, Rank
 from anychip.device.launch import TORCH_UNFIT
+from anychip.device.mailbox import Mailbox
 from anychip.errors import UnsupportedTorch
 from anychip.spec import load_chip
+
+WRONG_USE = 2
 
 
 class Session:
@@ -28,6 +33,7 @@ class Session:
         self.runtime: Any = None
         self.hooks: Any = None
         self.saved = False
+        self.rank: int | None = None  # of a job, once this process is one of its ranks
 
     def install(self) -> None:
         from anychip.device.install import install
@@ -43,8 +49,9 @@ class Session:
         from anychip.device import smi
         from anychip.device.hooks import Hooks, Steps
 
-        steps = Steps(self.config["steps"], self.config["calls"], self.finish)
-        self.hooks = Hooks(self.runtime, steps)
+        self.steps = Steps(self.config["steps"], self.config["calls"], self.finish)
+        self.hooks = Hooks(self.runtime, self.steps)
+        self.runtime.joins = self.joins
         self.hooks.install()
         smi.install(self.runtime, Path(self.config["out"]).parent)
         self.runtime.clocks.install()
@@ -65,6 +72,10 @@ class Session:
             "steps": self.hooks.steps.complete, "calls": self.hooks.steps.done_calls,
             "parameter_blocks": sorted(self.hooks.parameters), "wall_s": self.real_time() - self.began_s, **meta,
         })  # fmt: skip
+        program.rank = self.rank or 0
+        program.members = (program.rank,)
+        program.world_size = self.config["world_size"]
+        program.groups = self.runtime.groups.table() if self.runtime.groups is not None else []
         program.save(self.config["out"])
 
     def finish(self) -> None:
@@ -79,6 +90,71 @@ class Session:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+    # ------------------------------------------------------------ one of many ranks
+
+    def fork(self, rank: Rank, tokens: tuple[int, int]) -> int:
+        """Start a rank in a process of its own; returns its id there, and never here."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        child = os.fork()
+        if child:
+            return child
+        code = 1
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            end_with_parent()
+            os.read(tokens[0], 1)
+            self._become(rank, tokens)
+            code = self.run()
+            self.save(code)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+    def _become(self, rank: Rank, tokens: tuple[int, int]) -> None:
+        """Be this rank: its environment as `torchrun` sets it, its files, its mail."""
+        folder, per_node = Path(self.config["out"]).parent, self.config["devices"]
+        self.rank, self.began_s = rank.rank, self.real_time()
+        self._adopt()
+        os.environ.update(environment(rank.rank, self.config["world_size"], per_node))
+        self.config["out"] = str(folder / f"rank-{rank.rank}.anychip")
+        if rank.stands_in_for is not None:
+            self.steps.steps = 1
+        if rank.rank:
+            log = os.open(folder / f"rank-{rank.rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+        groups = self.runtime.groups
+        groups.rank = rank.rank
+        groups.mailbox = Mailbox(folder, rank.rank, rank.stands_in_for, tokens)
+
+    def _adopt(self) -> None:
+        """This process is the one that is recorded."""
+        self.pid = self.runtime.pid = os.getpid()
+
+    def joins(self, rank: int, size: int) -> None:
+        """The program joins a group of `size` ranks as `rank`. Ends the process if it is not the rank that is wanted."""
+        world = self.config["world_size"]
+        if self.rank is None:
+            if size > 1:
+                self.runtime.recorder.warn(
+                    f"The program joins {size} ranks, as rank {rank}, and is forecast on one chip: what the others take is "
+                    f"left out. For all of them: --on CHIP:{size}"
+                )
+            return
+        if size != world:
+            print(
+                f"anychip: the program joins {size} ranks, and {world} chips were asked for. Ask for as many chips as it "
+                f"starts ranks (--on CHIP:{size}), or tell it to start {world}.",
+                file=sys.stderr,
+            )
+            os._exit(WRONG_USE)
+        if rank == self.rank:
+            self._adopt()
+        elif os.getpid() != self.pid:
+            os._exit(0)  # another rank, forked by the program
 
     def run(self) -> int:
         """Run the program to its end, or to the step that ends it; returns its exit code."""
@@ -133,9 +209,32 @@ def main() -> int:
     except UnsupportedTorch as error:
         Path(config["out"]).with_suffix(".error").write_text(str(error), encoding="utf-8")
         return TORCH_UNFIT
+    if config["world_size"] > 1:
+        return run_job(session, config)
     code = session.run()
     session.save(code)
     return code
+
+
+def run_job(session: Session, config: dict[str, Any]) -> int:
+    """Run the distinct ranks, and leave one recording of them all."""
+    gc.freeze()  # what is there already is not touched again, so that the ranks share its memory
+    job = Job(Path(config["out"]).parent, config["world_size"], config["jobs"], session.fork)
+    code, program = job.run(everyone=config["ranks"] == "all")
+    if program is not None:
+        program.save(config["out"])
+    return code
+
+
+def environment(rank: int, world_size: int, per_node: int) -> dict[str, str]:
+    """What `torchrun` tells a rank."""
+    return {
+        "RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank % per_node),
+        "LOCAL_WORLD_SIZE": str(min(per_node, world_size)), "GROUP_RANK": str(rank // per_node),
+        "GROUP_WORLD_SIZE": str(-(-world_size // per_node)), "ROLE_RANK": str(rank), "ROLE_WORLD_SIZE": str(world_size),
+        "ROLE_NAME": "default", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "OMP_NUM_THREADS": "1",
+        "TORCHELASTIC_RUN_ID": "anychip", "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_MAX_RESTARTS": "0",
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Native:
 
     def __init__(self) -> None:
         size = 3 * 8 + 8 * (machine_code.RING_SLOTS + 1)
-        buffer = mmap.mmap(-1, size)
+        buffer = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # each forked rank has its own
         base = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
         cells = machine_code.Cells(base, base + 8, base + 16, base + 24)
         words = memoryview(buffer).cast("q")

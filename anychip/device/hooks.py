@@ -205,6 +205,8 @@ class Hooks:
             finally:
                 self._depth = depth
                 self.runtime.regions.end_backward()
+                if self.runtime.collectives is not None:
+                    self.runtime.collectives.wait_for_unwaited()
                 self.tape.append(word(Kind.MARK, Mark.BACKWARD_END))
                 watched = self._watched() if self._watched is not None else None
                 self._had_gradient = watched is not None and watched.grad is not None
@@ -224,6 +226,7 @@ class Hooks:
     def _note_parameters(self, parameters: list[Any]) -> None:
         by_address = self.runtime.tensors.by_address
         for one in parameters:
+            one = getattr(one, "_local_tensor", one)  # a DTensor's part on this rank
             block = by_address.get(one.untyped_storage().data_ptr()) if one.device.type != "cpu" else None
             if block is not None and block.words:
                 self.parameters.add(block.words >> 5)

@@ -58,11 +58,11 @@ def _complete(runtime: Any) -> None:
     from anychip.device import (
         _torch,
         attention,
-        collectives,
         comm,
         compiling,
         cuda_api,
         finite,
+        groups,
         legacy,
         nvml,
         printing,
@@ -90,10 +90,10 @@ def _complete(runtime: Any) -> None:
     _torch.probe(runtime.tensors, runtime.count)
     attention.install()
     for part in (
-        collectives,
         comm,
         compiling,
         finite,
+        groups,
         legacy,
         nvml,
         printing,

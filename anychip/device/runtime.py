@@ -2,6 +2,7 @@
 
 import os
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -51,6 +52,9 @@ class Runtime:
         self.kernels = Kernels(self.recorder, self.driver, self.tensors)
         self.regions = Regions(self)
         self.streams = StreamWatcher(self)
+        self.groups: Any = None  # of torch.distributed, where this torch has it
+        self.collectives: Any = None
+        self.joins: Callable[[int, int], None] = lambda rank, size: None
         self.capturing: Any = None
         self.pools = 0
         self._capture_start = 0
@@ -106,11 +110,16 @@ class Runtime:
 
     def _record_event(self, handle: int, stream: int) -> int:
         """Each recording of an event is an event of its own on the tape; the handle points to the latest."""
-        self._num_events += 1
-        handle = handle or self._num_events
-        self._events[handle] = self._num_events
-        self.driver.record(self._num_events, stream)
+        event = self.new_event()
+        handle = handle or event
+        self._events[handle] = event
+        self.driver.record(event, stream)
         return handle
+
+    def new_event(self) -> int:
+        """A number for one more event on the tape."""
+        self._num_events += 1
+        return self._num_events
 
     def note_sleep(self, cycles: int) -> None:
         self.recorder.tape.append(self.recorder.op_word(Op("anychip.sleep", (cycles / SLEEP_HZ,))))

@@ -139,6 +139,9 @@ class NullDriver:
     def tell(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
         self.values.put(tensor, value)
 
+    def forget(self, tensor: torch.Tensor) -> None:
+        self.values.forget(tensor.untyped_storage().data_ptr())
+
     def copy_in(self, target: torch.Tensor, source: torch.Tensor) -> None:
         address = target.untyped_storage().data_ptr()
         if target.numel() <= SMALL and (target.untyped_storage().nbytes() <= SMALL * 16 or address in self.values.real):

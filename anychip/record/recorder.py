@@ -48,11 +48,14 @@ class Recorder:
 
     def read(self) -> None:
         """The host reads a value of the chip: it waits, and the report can say where."""
-        place = user_place()
+        self.tape.append(word(Kind.READ, self.place(user_place())))
+
+    def place(self, place: Place) -> int:
+        """The index of a line of source; equal ones share it."""
         if place not in self._place_index:
             self._place_index[place] = len(self.places)
             self.places.append(place)
-        self.tape.append(word(Kind.READ, self._place_index[place]))
+        return self._place_index[place]
 
     def ask(self, name: str, answer: Any) -> Any:
         """Note a question about the chip and the answer it got, once per answer; returns the answer."""

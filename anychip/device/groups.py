@@ -1,0 +1,334 @@
+"""`torch.distributed` in a process that plays one rank of a job: its process groups, stores and object collectives.
+
+The job is what the environment says, as `torchrun` would set it. Groups are torch's own `fake` ones under the names of
+the real backends; nobody is waited for, except where a value from another rank decides what the program does
+(`mailbox`). Objects that all ranks exchange are taken to be equal on all of them.
+"""
+
+import os
+import weakref
+from collections.abc import Callable
+from datetime import timedelta
+from functools import wraps
+from inspect import signature
+from typing import Any
+
+import torch
+from torch._C._distributed_c10d import FakeProcessGroup, Store
+from torch.distributed import distributed_c10d as c10d
+
+from anychip.device import sharding
+from anychip.device.mailbox import Mailbox
+from anychip.device.runtime import Runtime
+from anychip.record import Group
+from anychip.record.recorder import user_place
+
+PAIR_STREAM = 100_000  # streams of pairs that send outside of batches
+
+NAMELESS = ("undefined", "default_pg", "")
+
+
+class Groups:
+    """The groups of this rank, numbered as they are first used.
+
+    rank, mailbox: set when the process becomes a rank of a job (`become`).
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.rank = 0
+        self.mailbox: Mailbox | None = None
+        self.meshes: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._numbers: dict[tuple[int, ...], int] = {}
+        self._known: dict[str, tuple[int, tuple[int, ...]]] = {}
+        self._names: list[list[str]] = []
+        self._pairs: dict[tuple[int, int], int] = {}
+
+    def number(self, group: Any) -> tuple[int, tuple[int, ...]]:
+        """Index of a process group (as C++ or Python holds it) and its ranks; groups of equal ranks share a number."""
+        if isinstance(group, torch.ScriptObject):
+            group = torch.distributed.ProcessGroup.unbox(group)
+        name = group.group_name
+        if name not in self._known:
+            ranks = tuple(c10d._world.pg_group_ranks.get(group, {})) or tuple(range(group.size()))
+            number = self._numbers.setdefault(ranks, len(self._numbers))
+            if number == len(self._names):
+                self._names.append([])
+            self._names[number] += [name, getattr(group, "group_desc", "")]
+            self._known[name] = number, ranks
+        return self._known[name]
+
+    def pair_stream(self, group: int, peer: int) -> int:
+        """NCCL gives two ranks that send outside of a batch a communicator, and so a stream, of their own."""
+        return PAIR_STREAM + self._pairs.setdefault((group, peer), len(self._pairs))
+
+    def table(self) -> list[Group]:
+        """All groups that collectives were called on, with the name of their mesh dimension."""
+        axes = self._axes()
+        return [Group(ranks, axes.get(ranks) or self._described(number)) for ranks, number in self._numbers.items()]
+
+    def _described(self, number: int) -> str | None:
+        return next((text for text in self._names[number][1::2] if text not in NAMELESS), None)
+
+    def _axes(self) -> dict[tuple[int, ...], str]:
+        found: dict[tuple[int, ...], str] = {}
+        for mesh in sorted(self.meshes, key=lambda one: -one.ndim):
+            for dim, name in enumerate(mesh.mesh_dim_names or ()):
+                group = _mesh_group(mesh, dim)
+                if group is not None:
+                    found.setdefault(tuple(c10d._world.pg_group_ranks.get(group, {})), name)
+        return found
+
+
+def _mesh_group(mesh: Any, dim: int) -> Any:
+    """A mesh dimension's process group; None for meshes that have none (or where this rank is outside)."""
+    try:
+        return mesh.get_group(dim)
+    except (RuntimeError, AssertionError, KeyError, ValueError):
+        return None
+
+
+# ---------------------------------------------------------------- backends
+
+
+class _Options:
+    """`ProcessGroupNCCL.Options`: whatever is set is kept."""
+
+    def __init__(self, is_high_priority_stream: bool = False) -> None:
+        self.is_high_priority_stream = is_high_priority_stream
+        self._timeout = timedelta(minutes=10)
+        self.config = type("NCCLConfig", (), {})()
+
+
+class _BackendMeta(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, FakeProcessGroup)
+
+
+class VirtualBackend(metaclass=_BackendMeta):
+    """What every backend's name makes: torch's group of one process that plays a rank."""
+
+    Options = _Options
+
+    def __new__(cls, store: Any, rank: int, size: int, *_: Any, **__: Any) -> Any:
+        make: Any = FakeProcessGroup
+        return make._create_internal(rank, size, make.Options())
+
+
+def _backends(runtime: Runtime) -> None:
+    c10d._NCCL_AVAILABLE = c10d._GLOO_AVAILABLE = True
+    vars(c10d)["default_pg_nccl_timeout"] = timedelta(minutes=10)
+    for name in ("ProcessGroupNCCL", "ProcessGroupGloo"):
+        setattr(c10d, name, VirtualBackend)
+        setattr(torch.distributed, name, VirtualBackend)
+    known = set(c10d.Backend.backend_list)
+    for name in runtime.chip.platform.collective_backends:
+        if name not in known:
+            c10d.Backend.register_backend(
+                name, lambda store, rank, size, _: VirtualBackend(store, rank, size), devices=["cuda"]
+            )
+    for name in ("_set_sequence_number_for_group", "eager_connect_single_device", "abort", "shutdown", "_set_default_timeout",
+                 "perform_nocolor_split", "_verify_work_timeout", "_enable_collectives_timing"):  # fmt: skip
+        setattr(FakeProcessGroup, name, lambda *_, **__: None)
+    FakeProcessGroup.supports_coalescing = property(lambda _: True)  # type: ignore[assignment,method-assign]
+    kept: weakref.WeakKeyDictionary[Any, _Options] = weakref.WeakKeyDictionary()
+    setattr(FakeProcessGroup, "options", property(lambda self: kept.setdefault(self, _Options())))  # noqa: B010
+    FakeProcessGroup.supports_splitting = property(lambda _: False)  # type: ignore[assignment,method-assign]
+
+
+# ---------------------------------------------------------------- joining
+
+
+def _joining(groups: Groups) -> None:
+    """`init_process_group` waits at no store; who the process is, is known."""
+    original = c10d.init_process_group
+    bind = signature(original).bind
+
+    @wraps(original)
+    def init_process_group(*args: Any, **kwargs: Any) -> Any:
+        given = bind(*args, **kwargs).arguments
+        size, rank = given.get("world_size", -1), given.get("rank", -1)
+        given["world_size"] = int(os.environ.get("WORLD_SIZE", 1)) if size is None or size < 0 else int(size)
+        given["rank"] = int(os.environ.get("RANK", 0)) if rank is None or rank < 0 else int(rank)
+        groups.runtime.joins(given["rank"], given["world_size"])
+        groups.rank = given["rank"]
+        if given["world_size"] > 1:
+            sharding.install()
+        given.pop("init_method", None)
+        given.setdefault("store", VirtualStore(given["rank"], given["world_size"]))
+        return original(**given)
+
+    c10d.init_process_group = torch.distributed.init_process_group = init_process_group
+    for name in ("TCPStore", "FileStore"):
+        setattr(c10d, name, _make_store)
+        setattr(torch.distributed, name, _make_store)
+
+
+class VirtualStore(Store):
+    """A key-value store in which every other rank has done what this one did, under its own number."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        super().__init__()
+        self.rank, self.size, self.held = rank, size, dict[str, bytes]()
+
+    def set(self, key: str, value: Any) -> None:
+        self.held[key] = value if isinstance(value, bytes) else str(value).encode()
+
+    def get(self, key: str) -> bytes:
+        if key not in self.held:
+            self.held[key] = self._as_others(key)
+        return self.held[key]
+
+    def add(self, key: str, amount: int) -> int:
+        total = int(self.held.get(key, b"0")) + amount * self.size
+        self.held[key] = str(total).encode()
+        return total
+
+    def _as_others(self, key: str) -> bytes:
+        """What another rank set under a key that this rank holds but for the number in it."""
+        shape = _without_digits(key)
+        for other, value in self.held.items():
+            if _without_digits(other) == shape:
+                return value
+        raise torch.distributed.DistStoreError(
+            f"anychip: rank {self.rank} asks the store for {key!r}, which only another rank sets; that rank does not run."
+        )
+
+    def compare_set(self, key: str, expected: Any, desired: Any) -> bytes:
+        if key not in self.held or self.held[key] == str(expected).encode():
+            self.set(key, desired)
+        return self.held[key]
+
+    def wait(self, *_: Any) -> None:
+        return None
+
+    def check(self, keys: Any) -> bool:
+        return True
+
+    def delete_key(self, key: str) -> bool:
+        return self.held.pop(key, None) is not None
+
+    def num_keys(self) -> int:
+        return len(self.held)
+
+    def set_timeout(self, timeout: Any) -> None:
+        return None
+
+
+def _without_digits(key: str) -> str:
+    return "".join("#" if one.isdigit() else one for one in key)
+
+
+def _make_store(*_: Any, **__: Any) -> VirtualStore:
+    return VirtualStore(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+
+# ---------------------------------------------------------------- objects
+
+
+def _objects(groups: Groups) -> None:
+    """Objects travel as bytes through chip memory, which has none. What all ranks give is taken to be equal on all; what
+    one rank gives comes from that rank."""
+    counts: dict[tuple[int, ...], int] = {}
+
+    def ranks_of(group: Any) -> tuple[int, ...]:
+        return tuple(c10d.get_process_group_ranks(group))
+
+    def all_gather_object(object_list: list[Any], obj: Any, group: Any = None) -> None:
+        object_list[:] = [obj] * len(object_list)
+
+    def gather_object(obj: Any, object_gather_list: Any = None, *_: Any, **__: Any) -> None:
+        if object_gather_list is not None:
+            object_gather_list[:] = [obj] * len(object_gather_list)
+
+    def broadcast_object_list(
+        object_list: list[Any], src: Any = None, group: Any = None, device: Any = None, group_src: Any = None
+    ) -> None:
+        ranks = ranks_of(group)
+        root = ranks[group_src] if group_src is not None else src or 0
+        object_list[:] = from_root(ranks, root, object_list, "broadcast_object_list")
+
+    def scatter_object_list(
+        output: list[Any], objects: Any = None, src: Any = None, group: Any = None, group_src: Any = None
+    ) -> None:
+        ranks = ranks_of(group)
+        root = ranks[group_src] if group_src is not None else src or 0
+        output[0] = from_root(ranks, root, objects, "scatter_object_list")[ranks.index(groups.rank)]
+
+    def from_root(ranks: tuple[int, ...], root: int, mine: Any, what: str) -> Any:
+        if groups.mailbox is None or len(ranks) == 1:
+            return mine
+        number = counts[ranks] = counts.get(ranks, -1) + 1
+        key = f"{hash(ranks):x}-{number}"
+        if groups.rank == root:
+            groups.mailbox.publish(key, list(mine))
+            return mine
+        return groups.mailbox.published(key, root, what, user_place())
+
+    def send_object_list(object_list: list[Any], dst: Any = None, group: Any = None, device: Any = None,
+                         group_dst: Any = None, use_batch: bool = False) -> None:  # fmt: skip
+        peer = ranks_of(group)[group_dst] if group_dst is not None else dst
+        if groups.mailbox is not None:
+            groups.mailbox.send(peer, list(object_list))
+
+    def recv_object_list(object_list: list[Any], src: Any = None, group: Any = None, device: Any = None,
+                         group_src: Any = None, use_batch: bool = False) -> int:  # fmt: skip
+        peer = ranks_of(group)[group_src] if group_src is not None else src
+        if groups.mailbox is not None and peer is not None:
+            object_list[:] = groups.mailbox.receive(peer, "recv_object_list", user_place())
+        return int(peer or 0)
+
+    for function in (all_gather_object, gather_object, broadcast_object_list, scatter_object_list, send_object_list,
+                     recv_object_list):  # fmt: skip
+        original = getattr(c10d, function.__name__)
+        setattr(c10d, function.__name__, wraps(original)(function))
+        setattr(torch.distributed, function.__name__, getattr(c10d, function.__name__))
+
+
+# ---------------------------------------------------------------- the rest of torch.distributed
+
+
+def _ddp() -> None:
+    """DistributedDataParallel compares shapes with its peers, and times itself with events of C++."""
+    from torch.nn.parallel import distributed
+
+    vars(distributed)["_verify_param_shape_across_processes"] = lambda *_, **__: None
+    vars(torch.distributed)["Logger"].set_runtime_stats_and_log = lambda *_: None
+
+
+def _watch_meshes(groups: Groups) -> None:
+    """Remember device meshes: their dimensions have the names that the report uses."""
+    from torch.distributed.device_mesh import DeviceMesh
+
+    original = DeviceMesh.__init__
+
+    @wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        groups.meshes.add(self)
+
+    DeviceMesh.__init__ = __init__  # type: ignore[method-assign]
+
+
+def _coalescing(begin: Callable[..., Any], end: Callable[..., Any]) -> None:
+    from torch.distributed import ProcessGroup
+
+    ProcessGroup._start_coalescing = begin  # type: ignore[method-assign]
+    ProcessGroup._end_coalescing = end  # type: ignore[method-assign]
+
+
+def install(runtime: Runtime) -> None:
+    if not torch.distributed.is_available():
+        return
+    from anychip.device import collectives, spawning
+
+    groups = runtime.groups = Groups(runtime)
+    one = runtime.collectives = collectives.Collectives(runtime, groups)
+    one.install()
+    _backends(runtime)
+    _joining(groups)
+    _objects(groups)
+    _ddp()
+    _watch_meshes(groups)
+    _coalescing(lambda group, device: one.begin_batch(), lambda group, device: one.end_batch(group))
+    spawning.install()

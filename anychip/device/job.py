@@ -1,0 +1,186 @@
+"""Runs the distinct ranks of a job, each in a process forked from this one, which has torch and the chip in place.
+
+Rank 0 runs first. A rank that waits for a value of another (pipeline stages exchange shapes) starts that one; what ran
+says who else may differ (`ranks`); a few more are run for one step, to see that they do what their class does. At most
+`jobs` compute at a time; those that wait for mail do not count.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anychip.device.ranks import MOST, alike, classes, stream, wanted
+from anychip.record import Program
+
+POLL_S = 0.01
+SLEEP = time.sleep
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A rank to run. stands_in_for: a rank of its class whose mail it reads, where it is only a sample."""
+
+    rank: int
+    stands_in_for: int | None = None
+
+
+class Job:
+    """The ranks of one program. fork(rank, tokens) starts one and returns its process id.
+
+    folder: recordings, logs and mail of the ranks.
+    """
+
+    def __init__(self, folder: Path, world_size: int, jobs: int, fork: Callable[[Rank, tuple[int, int]], int]) -> None:
+        self.folder, self.world_size, self.fork = folder, world_size, fork
+        self.tokens = os.pipe()
+        os.write(self.tokens[1], b"t" * jobs)
+        self.running: dict[int, Rank] = {}
+        self.codes: dict[int, int] = {}
+        self.interrupted = False
+
+    def run(self, everyone: bool) -> tuple[int, Program | None]:
+        """Exit code, and rank 0's recording with those of the other classes; None where rank 0 left none."""
+        signal.signal(signal.SIGINT, self._interrupt)
+        self._run(map(Rank, range(self.world_size) if everyone else (0,)))
+        programs: dict[int, Program] = {}
+        streams: dict[int, Any] = {}
+        while self._read(programs, streams) and not self._failed():
+            more = wanted(programs, streams) - set(self.codes)
+            if not more or self.interrupted:
+                break
+            if len(programs) + len(more) > MOST:
+                raise SystemExit(
+                    f"anychip: {len(programs) + len(more)} ranks would have to run one by one; {MOST} is the most."
+                )
+            self._run(map(Rank, sorted(more)))
+        if 0 not in programs:
+            return self.codes.get(0, 1), None
+        if not self._failed() and not self.interrupted:
+            self._sample(programs, streams)
+        return self._assembled(programs, classes(programs, streams, self.world_size))
+
+    # ------------------------------------------------------------ processes
+
+    def _run(self, ranks: Iterable[Rank]) -> None:
+        for rank in ranks:
+            self._start(rank)
+        while self.running:
+            self._reap()
+            self._start_awaited()
+            SLEEP(POLL_S)
+
+    def _start(self, rank: Rank) -> None:
+        self.running[self.fork(rank, self.tokens)] = rank
+
+    def _reap(self) -> None:
+        for pid in list(self.running):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if not found:
+                continue
+            rank = self.running.pop(pid).rank
+            self.codes[rank] = os.waitstatus_to_exitcode(status)
+            note = self.folder / f"waiting-{rank}"
+            if note.exists():
+                note.unlink()
+            else:
+                os.write(self.tokens[1], b"t")  # its turn to compute goes to another
+            if self.codes[rank]:
+                self._stop_all(f"rank {rank} failed")
+
+    def _start_awaited(self) -> None:
+        """Start the ranks that are waited for; where all wait for one another, say so and end them."""
+        waiting: dict[int, tuple[int, str]] = {}
+        for note in self.folder.glob("waiting-*"):
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                first, text = note.read_text(encoding="utf-8").split("\n", 1)
+                waiting[int(note.name.rpartition("-")[2])] = int(first), text
+        known = {rank.rank for rank in self.running.values()} | set(self.codes)
+        stand_ins = {rank.rank: rank.stands_in_for for rank in self.running.values()}
+        for rank, (peer, text) in waiting.items():
+            if stand_ins.get(rank) is not None:
+                self._stop(rank, f"{text}, which nobody sent")
+            elif peer not in known and len(known) < MOST:
+                known.add(peer)
+                self._start(Rank(peer))
+            elif peer in self.codes:
+                self._stop(rank, f"{text}, which has ended without it")
+        live = {rank.rank for rank in self.running.values()}
+        if live and live <= set(waiting) and all(peer in live for peer, _ in waiting.values()):
+            SLEEP(POLL_S * 5)  # a letter may just have come
+            if all((self.folder / f"waiting-{rank}").exists() for rank in live):
+                text = "\n  ".join(line for _, line in sorted(waiting.values()))
+                self._stop_all(f"a deadlock: every rank that runs waits for another:\n  {text}")
+
+    def _stop(self, rank: int, text: str) -> None:
+        """Tell a rank that waits that what it waits for never comes."""
+        note = self.folder / f"stop-{rank}"
+        if not note.exists():
+            note.with_name(f".{note.name}").write_text(text, encoding="utf-8")
+            os.replace(note.with_name(f".{note.name}"), note)
+
+    def _stop_all(self, text: str) -> None:
+        for rank in self.running.values():
+            self._stop(rank.rank, text)
+
+    def _interrupt(self, *_: Any) -> None:
+        self.interrupted = True
+        for pid in self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
+
+    def _failed(self) -> int:
+        return next((code for code in self.codes.values() if code), 0)
+
+    # ------------------------------------------------------------ recordings
+
+    def _file(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank}.anychip"
+
+    def _read(self, programs: dict[int, Program], streams: dict[int, Any]) -> bool:
+        """Load the recordings that are new; whether there were any."""
+        fresh = [rank for rank in self.codes if rank not in programs and self._file(rank).exists()]
+        for rank in fresh:
+            programs[rank] = Program.load(self._file(rank))
+            streams[rank] = stream(programs[rank])
+        return bool(fresh)
+
+    def _sample(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+        """Run the second and the last rank for a step, and keep them as classes of their own if they do otherwise."""
+        owners = {rank: owner for owner, ranks in classes(programs, streams, self.world_size).items() for rank in ranks}
+        for rank in dict.fromkeys((1, self.world_size - 1)):
+            if rank in programs:
+                continue
+            self._run([Rank(rank, owners[rank])])
+            code = self.codes.pop(rank)
+            if code or not self._file(rank).exists():
+                programs[0].meta["warnings"].append(
+                    f"Rank {rank}, run to see whether it does as rank {owners[rank]}, ended with {code}."
+                )
+                continue
+            if alike(stream(Program.load(self._file(rank))), streams[owners[rank]]):
+                continue
+            self._run([Rank(rank)])  # whole, under its own name
+            self._read(programs, streams)
+
+    def _assembled(self, programs: dict[int, Program], members: dict[int, list[int]]) -> tuple[int, Program]:
+        first = programs[0]
+        for rank in members:
+            programs[rank].members = tuple(members[rank])
+        first.others = [programs[rank] for rank in sorted(members) if rank != 0]
+        if self.interrupted:
+            first.meta["interrupted"] = True
+        code = self._failed()
+        if code and not first.meta.get("exit_code"):
+            first.meta["exit_code"] = code
+        failed = next((rank for rank, status in self.codes.items() if status), None)
+        if failed:
+            log = self.folder / f"rank-{failed}.log"
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:] if log.exists() else []
+            print("\n".join([f"anychip: rank {failed} failed:", *lines]), file=sys.stderr)
+        return code, first

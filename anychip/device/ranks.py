@@ -1,0 +1,115 @@
+"""Which ranks of a job do the same: from a few that ran, classes that cover all.
+
+Two ranks do the same if they issued the same ops on groups of the same sizes; whom they send to may differ. Ranks of one
+group do the same unless some of them were seen to differ: pipeline stages differ, data-parallel replicas do not. On a
+mesh, who shares a group with whom repeats itself, so from one rank's groups all ranks follow by shifting.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from anychip.record import Kind, Op, Program
+
+SENDS = ("c10d.send.default", "c10d.recv_.default")
+RELATIVE = ("peer", "root")  # what names a rank: each has its own
+MOST = 256  # ranks that are recorded one by one
+
+
+def stream(program: Program) -> npt.NDArray[np.uint64]:
+    """One number per op that the rank issued since it first called a module, equal where ops are.
+
+    Before that ranks differ in who draws the parameters and who gets them, which no step depends on.
+    """
+    numbers = np.array([_number(op, program) for op in program.ops], np.uint64)
+    marks = np.flatnonzero(program.kinds == Kind.MARK)
+    begin = int(marks[0]) if marks.size else 0
+    ops = program.payloads[begin:][program.kinds[begin:] == Kind.OP]
+    return numbers[ops] if numbers.size else numbers
+
+
+def _number(op: Op, program: Program) -> int:
+    args, kwargs = op.args, op.kwargs
+    if op.name.startswith("c10d."):
+        args = (*args[:2], len(program.groups[args[2]].ranks))
+        kwargs = tuple((name, value) for name, value in kwargs if name not in RELATIVE)
+    text = repr((op.name, args, kwargs, op.outputs))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def alike(one: npt.NDArray[np.uint64], other: npt.NDArray[np.uint64]) -> bool:
+    """Whether the shorter stream (its rank was ended earlier) is how the longer one begins."""
+    size = min(one.size, other.size)
+    return size > 0 and bool(np.array_equal(one[:size], other[:size]))
+
+
+def wanted(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np.uint64]]) -> set[int]:
+    """Ranks that have to run because one that ran sends to them or receives from them and they may differ.
+
+    A group whose members exchange among themselves is first judged by the peers of one; if these do the same (a ring),
+    so do all, else (a pipeline) each is run.
+    """
+    missing: set[int] = set()
+    for rank, program in programs.items():
+        for op in program.ops:
+            if op.name not in SENDS:
+                continue
+            ranks = program.groups[op.args[2]].ranks
+            peer = op.kwarg("peer")
+            seen = [one for one in ranks if one in programs]
+            differ = any(not alike(streams[rank], streams[one]) for one in seen)
+            missing |= set(ranks) - set(programs) if differ and len(ranks) <= MOST else {peer} - set(programs)
+    return missing
+
+
+def classes(
+    programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np.uint64]], world_size: int
+) -> dict[int, list[int]]:
+    """The ranks that each representative stands for, itself included; every rank of the world once.
+
+    Ranks that no representative reaches by its groups are given to the nearest one below.
+    """
+    owner = np.full(world_size, -1, np.int64)
+    for rank in sorted(programs):
+        if owner[rank] >= 0 and alike(streams[rank], streams[int(owner[rank])]):
+            continue
+        twin = next((one for one in sorted(programs) if owner[one] == one and alike(streams[rank], streams[one])), None)
+        if twin is not None and rank not in neighbours(programs[twin]):
+            owner[rank] = twin
+            continue
+        reached = orbit(programs[rank], _different(rank, streams), world_size)
+        free = reached[owner[reached] < 0]
+        owner[free] = rank
+        owner[rank] = rank
+    for rank in programs:  # one that ran and was claimed by another that does otherwise speaks for itself
+        if not alike(streams[rank], streams[int(owner[rank])]):
+            owner[rank] = rank
+    left = np.flatnonzero(owner < 0)
+    known = np.array(sorted(set(owner[owner >= 0].tolist())), np.int64)
+    owner[left] = known[np.searchsorted(known, left, side="right") - 1]
+    return {int(rank): np.flatnonzero(owner == rank).tolist() for rank in np.unique(owner)}
+
+
+def neighbours(program: Program) -> set[int]:
+    """Those that a rank exchanges with in a line, so that each has its own place in time though it may do the same."""
+    groups = {op.args[2] for op in program.ops if op.name in SENDS}
+    return {rank for group in groups for rank in program.groups[group].ranks}
+
+
+def _different(rank: int, streams: Mapping[int, npt.NDArray[np.uint64]]) -> set[int]:
+    return {other for other in streams if not alike(streams[rank], streams[other])}
+
+
+def orbit(program: Program, different: Iterable[int], world_size: int) -> npt.NDArray[np.int64]:
+    """The ranks that are reached from a rank through its groups, leaving out groups in which somebody differs."""
+    others = np.array(sorted(different), np.int64)
+    reached = np.array([program.rank], np.int64)
+    for group in sorted(program.groups, key=lambda one: len(one.ranks)):
+        ranks = np.array(group.ranks, np.int64)
+        if np.isin(others, ranks).any() or np.isin(ranks, reached).all():
+            continue
+        shifted = np.unique((reached[:, None] + (ranks - program.rank)[None, :]).ravel())
+        reached = shifted[(shifted >= 0) & (shifted < world_size)]
+    return reached

@@ -93,8 +93,15 @@ def record(
     device: str = "cuda",
     imbalance: float = 1.0,
     show_output: bool = True,
+    num_chips: int = 1,
+    chips_per_node: int = 8,
+    ranks: str = "distinct",
+    jobs: int = 2,
 ) -> Program:
     """Run a program on a virtual chip, shapes only, in a process of its own, and keep what it did.
+
+    num_chips: above 1 it runs as a job of as many ranks, with torchrun's environment, of which each distinct one is
+    recorded (ranks "all": every one), at most `jobs` at a time; chips_per_node: how many a rank sees.
 
     program: script and its arguments, or with `module` a module's name and its arguments. It runs with your rights.
     steps, calls: where it is ended. host: "measured" adds the host's time as it passed here, the recording's own
@@ -119,6 +126,10 @@ def record(
         device=device,
         imbalance=imbalance,
         show_output=show_output,
+        world_size=num_chips,
+        devices=min(num_chips, chips_per_node),
+        ranks=ranks,
+        jobs=jobs,
     )
 
 

@@ -1,0 +1,119 @@
+"""Where ranks meet: a collective begins when the last of its parties has arrived, and ends for all at once.
+
+In: arrivals of launches (one collective, or a coalesced batch), in any order of the simulation; times do not depend on
+it. Out: start and end of every leg. Launches that are complete stand in `settled` for their engines to go on with.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from anychip.cluster.match import POINT_TO_POINT, Meeting, Slot
+from anychip.network.collective import Collective
+
+
+@dataclass(slots=True, eq=False)
+class Leg:
+    """One collective of a launch. lag_s: how much later than this rank the slowest of those it stands for arrives.
+    late: the class that arrived last."""
+
+    position: int
+    op: int
+    call: Collective
+    meeting: Meeting
+    time_s: float
+    lag_s: float = 0.0
+    start_s: float = 0.0
+    end_s: float = 0.0
+    late: int = -1
+
+
+@dataclass(slots=True, eq=False)
+class Launch:
+    """Collectives that one rank issues as one. issued_s: when the host has. ready_s: when its stream is."""
+
+    index: int
+    stream: int
+    legs: list[Leg]
+    issued_s: float
+    ready_s: float = 0.0
+    outstanding: int = 0
+
+    @property
+    def end_s(self) -> float:
+        """All legs have ended; those in one direction share the wire, one after the other."""
+        first = min(leg.start_s for leg in self.legs)
+        end = max(leg.end_s for leg in self.legs)
+        if len(self.legs) == 1:
+            return end
+        sums = {"send": 0.0, "recv": 0.0, "": 0.0}
+        for leg in self.legs:
+            sums[leg.call.kind if leg.call.kind in POINT_TO_POINT else ""] += leg.time_s
+        return max(end, first + max(sums.values()))
+
+
+@dataclass(slots=True)
+class Gathering:
+    """The n-th meeting at one rendezvous."""
+
+    legs: list[tuple[Launch, Leg]] = field(default_factory=list)
+
+
+Complain = Callable[[Leg, int, Leg, int], None]
+
+
+class Board:
+    """complain: called with two legs that meet and do not fit, and their classes; raises."""
+
+    def __init__(self, complain: Complain) -> None:
+        self.complain = complain
+        self.open: dict[tuple[int, int], Gathering] = {}
+        self.settled: deque[Launch] = deque()
+
+    def arrive(self, launch: Launch) -> bool:
+        """A launch is ready on its stream. True if it needs to wait for nobody."""
+        launch.outstanding = len(launch.legs)
+        for leg in launch.legs:
+            self._arrive(launch, leg)
+        return launch.outstanding == 0
+
+    def _arrive(self, launch: Launch, leg: Leg) -> None:
+        at, slot = leg.meeting.at, leg.meeting.slot
+        key = (at.number, at.arrivals[slot])
+        at.arrivals[slot] += 1
+        gathering = self.open.setdefault(key, Gathering())
+        if gathering.legs and not fits(gathering.legs[0][1].call, leg.call):
+            self.complain(gathering.legs[0][1], gathering.legs[0][0].index, leg, launch.index)
+        gathering.legs.append((launch, leg))
+        if len(gathering.legs) == len(at.parties):
+            del self.open[key]
+            self._begin(gathering, launch)
+
+    def _begin(self, gathering: Gathering, current: Launch) -> None:
+        last = max(gathering.legs, key=lambda pair: pair[0].ready_s)[0]
+        start = last.ready_s + max(leg.lag_s for _, leg in gathering.legs)
+        time = max(leg.time_s for _, leg in gathering.legs)
+        for launch, leg in gathering.legs:
+            leg.start_s, leg.end_s, leg.late, leg.time_s = start, start + time, last.index, time
+            launch.outstanding -= 1
+            if not launch.outstanding and launch is not current:
+                self.settled.append(launch)
+
+    def here(self, leg: Leg) -> list[Slot]:
+        """Who has arrived at the meeting that this leg waits for."""
+        for gathering in self.open.values():
+            if any(other is leg for _, other in gathering.legs):
+                return [other.meeting.slot for _, other in gathering.legs]
+        return []
+
+
+SAME_BYTES = ("all_reduce", "broadcast", "reduce", "all_gather", "reduce_scatter")
+
+
+def fits(one: Collective, other: Collective) -> bool:
+    """Can these two be the same collective? (Splits of an uneven all-to-all differ by rank.)"""
+    if one.kind in POINT_TO_POINT or other.kind in POINT_TO_POINT:
+        return (one.kind in POINT_TO_POINT) == (other.kind in POINT_TO_POINT) and one.nbytes == other.nbytes
+    if one.kind != other.kind:
+        return False
+    return one.kind not in SAME_BYTES or (one.nbytes == other.nbytes and one.dtype == other.dtype)

@@ -1,0 +1,82 @@
+"""What to say of ranks that wait for one another for ever, or that call collectives which do not fit."""
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import numpy as np
+
+from anychip.cluster.board import Board, Leg
+from anychip.cluster.rank import RankEngine
+from anychip.errors import Deadlock
+from anychip.network.collective import Collective
+from anychip.record import Kind, Program
+from anychip.units import memory
+
+SHOWN = 6
+
+
+def ranks_text(members: Sequence[int]) -> str:
+    """rank 3; ranks 0, 8, 16 ... 120 (16 ranks)."""
+    if len(members) == 1:
+        return f"rank {members[0]}"
+    if len(members) <= SHOWN:
+        return f"ranks {', '.join(map(str, members))}"
+    return f"ranks {', '.join(map(str, members[:3]))} ... {members[-1]} ({len(members)} ranks)"
+
+
+def call_text(call: Collective, program: Program) -> str:
+    """all_reduce of 4.00 MiB float32 in group "tp" (ranks 0, 1)."""
+    group = program.groups[call.group]
+    axis = f' "{group.axis}"' if group.axis else ""
+    size = f" of {memory(call.nbytes)} {call.dtype}".rstrip() if call.nbytes else ""
+    where = f" to rank {call.peer}" if call.kind == "send" else f" from rank {call.peer}" if call.kind == "recv" else ""
+    return f"{call.kind}{size}{where} in group{axis} ({ranks_text(group.ranks)})"
+
+
+def place_text(program: Program, position: int) -> str:
+    """The line of the user's source that issued the collective at this word of the tape."""
+    at = np.flatnonzero(program.kinds[: position + 1] == Kind.AT)
+    if not at.size:
+        return "line unknown"
+    place = program.places[int(program.payloads[at[-1]])]
+    return f"{place.file}:{place.line}"
+
+
+def complain_of(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg, second: int) -> NoReturn:
+    """Raise Deadlock for two collectives that meet and do not fit."""
+    lines = [_line(engines[index], leg) for index, leg in ((first, one), (second, other))]
+    raise Deadlock(
+        "collectives do not match: at the same place in the order of their group,\n  "
+        + "\n  ".join(lines)
+        + "\nOn real chips the job hangs here or computes nonsense. Every rank of a group has to call the same "
+        "collectives on it, in one order and with fitting sizes."
+    )
+
+
+def complain_of_waiting(engines: Sequence[RankEngine], board: Board) -> NoReturn:
+    """Raise Deadlock for ranks that can never go on."""
+    lines = []
+    for engine in engines:
+        for _, leg in engine.waiting():
+            here = set(board.here(leg))
+            missing = sorted({index for index, _ in leg.meeting.at.parties - here})
+            lines.append(f"{_line(engine, leg)}\n    waits for {_missing(engines, missing, engine.index)}")
+    raise Deadlock("the job would hang here: " + "\n  ".join(["ranks wait for what never comes.", *lines[: 2 * SHOWN]])
+                   + "\nEvery send needs its receive, and every rank of a group has to call each of its collectives.")  # fmt: skip
+
+
+def _missing(engines: Sequence[RankEngine], missing: Sequence[int], own: int) -> str:
+    found = []
+    for index in missing:
+        members = ranks_text(engines[index].script.program.members)
+        state = (
+            "never issued its part" if index == own else "ended without it" if engines[index].done else "not there yet"
+        )
+        found.append(f"{members} ({state})")
+    return ", ".join(found) or "nobody"
+
+
+def _line(engine: RankEngine, leg: Leg) -> str:
+    program = engine.script.program
+    position = int(engine.script.keep[leg.position])
+    return f"{ranks_text(program.members)}: {call_text(leg.call, program)}, {place_text(program, position)}"

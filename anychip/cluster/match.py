@@ -1,0 +1,199 @@
+"""Who meets whom: which collectives of one recording are the same event as which of another.
+
+In: the recordings of a job's distinct ranks. Each stands for its members, so its groups do not name all ranks that it
+meets: rank 1 may stand for rank 2, which is in rank 0's group. Out: for each recording and op a `Rendezvous`: what must
+arrive before it starts. The n-th arrival of one party at a rendezvous meets the n-th of all others.
+
+Groups of two recordings are one where they hold the same ranks; else, where one recording's group holds members of a
+class, with that class's own group of the same axis, size and order of creation. Sends and receives meet by (sending
+class, receiving class); a class that was split off (a slow node) goes along with the one that it was split from.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from anychip.errors import BadProgramFile
+from anychip.network.collective import Collective
+from anychip.record import Group, Kind, Program
+
+Node = tuple[int, int]  # (class, index of one of its groups)
+Slot = tuple[int, str]  # (class, "send" | "recv" | "all"): a party
+POINT_TO_POINT = ("send", "recv")
+
+
+@dataclass
+class Rendezvous:
+    """parties: who must arrive. joint: other recordings are among them. size: ranks of the group (two for a pair)."""
+
+    number: int
+    parties: set[Slot] = field(default_factory=set)
+    size: int = 2
+    arrivals: Counter[Slot] = field(default_factory=Counter)
+
+    @property
+    def joint(self) -> bool:
+        return len({index for index, _ in self.parties}) > 1
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """An op's rendezvous and the party that it arrives as."""
+
+    at: Rendezvous
+    slot: Slot
+
+
+def classes_of(programs: Sequence[Program]) -> npt.NDArray[np.int64]:
+    """For each rank of the job which recording stands for it. Raises BadProgramFile where that is not one."""
+    world = programs[0].world_size
+    found = np.full(world, -1, np.int64)
+    for index, program in enumerate(programs):
+        members = np.asarray(program.members, np.int64)
+        if program.world_size != world or members.min() < 0 or members.max() >= world or (found[members] >= 0).any():
+            raise BadProgramFile(
+                f"program: rank {program.rank} stands for ranks that others stand for, or that are not among {world}. "
+                "Record it again."
+            )
+        found[members] = index
+    if (found < 0).any():
+        missing = np.flatnonzero(found < 0)
+        raise BadProgramFile(
+            f"program: no recording stands for rank {missing[0]} ({missing.size} of {world} ranks). Record it again."
+        )
+    return found
+
+
+def match(programs: Sequence[Program], calls: Sequence[Mapping[int, Collective]],
+          origin: Sequence[int] | None = None) -> list[dict[int, Meeting]]:  # fmt: skip
+    """For each recording its ops' meetings, by index into its `ops`; calls: what its collectives ask for, likewise;
+    origin: for each recording the number of the class that it was split from."""
+    origin = origin if origin is not None else range(len(programs))
+    class_of = classes_of(programs)
+    home = _joined(programs, class_of)
+    rendezvous = _Table()
+    found: list[dict[int, Meeting]] = [{} for _ in programs]
+    channels = _Channels(rendezvous, origin)
+    for index, (program, wanted) in enumerate(zip(programs, calls, strict=True)):
+        counts = np.bincount(program.payloads[program.kinds == Kind.OP], minlength=len(program.ops))
+        for op, call in wanted.items():
+            root = home[index, call.group]
+            if call.kind in POINT_TO_POINT:
+                assert call.peer is not None
+                ends = (origin[index], origin[int(class_of[call.peer])])
+                channels.add(op, index, call.kind, root, ends if call.kind == "send" else ends[::-1], int(counts[op]))
+                continue
+            at = rendezvous.at(root, "")
+            at.size = max(at.size, len(program.groups[call.group].ranks))
+            found[index][op] = Meeting(at, (index, "all"))
+    for (index, op), meeting in channels.meetings().items():
+        found[index][op] = meeting
+    members: dict[Node, set[int]] = {}
+    for (index, _), root in home.items():
+        members.setdefault(root, set()).add(index)
+    for (root, channel), at in rendezvous.known.items():
+        if not channel:
+            at.parties = {(index, "all") for index in members[root]}
+    return found
+
+
+class _Table:
+    """Rendezvous by group and channel."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[Node, object], Rendezvous] = {}
+
+    def at(self, root: Node, channel: object) -> Rendezvous:
+        found = self.known.get((root, channel))
+        if found is None:
+            found = self.known[root, channel] = Rendezvous(len(self.known))
+        return found
+
+
+def _joined(programs: Sequence[Program], class_of: npt.NDArray[np.int64]) -> dict[Node, Node]:
+    """For each group of each recording the node that stands for all groups that are one with it."""
+    parent: dict[Node, Node] = {}
+
+    def root(node: Node) -> Node:
+        while parent[node] != node:
+            parent[node] = node = parent[parent[node]]
+        return node
+
+    same: dict[tuple[tuple[int, ...], int], Node] = {}
+    alike: dict[tuple[int, str | None, int], list[int]] = {}
+    for index, program in enumerate(programs):
+        seen: Counter[tuple[int, ...]] = Counter()
+        for number, group in enumerate(program.groups):
+            node = parent[index, number] = (index, number)
+            parent[node] = root(same.setdefault((group.ranks, seen[group.ranks]), node))
+            seen[group.ranks] += 1
+            alike.setdefault((index, group.axis, len(group.ranks)), []).append(number)
+    for index, program in enumerate(programs):
+        order: Counter[tuple[str | None, int]] = Counter()
+        for number, group in enumerate(program.groups):
+            position = order[group.axis, len(group.ranks)]
+            order[group.axis, len(group.ranks)] += 1
+            for other in _classes_in(group, class_of):
+                there = alike.get((other, group.axis, len(group.ranks)), [])
+                own = {root((other, k)) for k in range(len(programs[other].groups))}
+                if other != index and there and root((index, number)) not in own:
+                    parent[root((other, there[min(position, len(there) - 1)]))] = root((index, number))
+    return {node: root(node) for node in parent}
+
+
+def _classes_in(group: Group, class_of: npt.NDArray[np.int64]) -> list[int]:
+    found: list[int] = np.unique(class_of[np.asarray(group.ranks, np.int64)]).tolist()
+    return found
+
+
+@dataclass
+class _Channel:
+    """Sends from one class to another within a group. counts: sends and receives that were recorded of it."""
+
+    root: Node
+    ends: tuple[int, int]
+    counts: dict[str, int] = field(default_factory=lambda: {"send": 0, "recv": 0})
+    ops: list[tuple[int, int, str]] = field(default_factory=list)
+
+
+class _Channels:
+    def __init__(self, table: _Table, origin: Sequence[int]) -> None:
+        self.table = table
+        self.first = {number: index for index, number in reversed(list(enumerate(origin)))}
+        self.known: dict[tuple[Node, tuple[int, int]], _Channel] = {}
+
+    def add(self, op: int, index: int, kind: str, root: Node, ends: tuple[int, int], count: int) -> None:
+        """ends: the classes that send and receive."""
+        channel = self.known.setdefault((root, ends), _Channel(root, ends))
+        channel.counts[kind] += count
+        channel.ops.append((index, op, kind))
+
+    def meetings(self) -> dict[tuple[int, int], Meeting]:
+        found: dict[tuple[int, int], Meeting] = {}
+        for channel in self.known.values():
+            main = self._main(channel)
+            at = self.table.at(main.root, main.ends)
+            for end, kind in zip(main.ends, POINT_TO_POINT, strict=True):
+                if not main.counts[kind]:
+                    at.parties.add((self.first[end], kind))  # it never comes
+            for index, op, kind in channel.ops:
+                at.parties.add((index, kind))
+                found[index, op] = Meeting(at, (index, kind))
+        return found
+
+    def _main(self, channel: _Channel) -> _Channel:
+        """The channel itself, or, where one end of it was never recorded, the one that this end goes along with."""
+        if all(channel.counts.values()):
+            return channel
+        kind, missing, end = ("send", "recv", 1) if channel.counts["send"] else ("recv", "send", 0)
+        fitting = [
+            other
+            for other in self.known.values()
+            if other is not channel
+            and other.ends[end] == channel.ends[end]
+            and other.counts[missing] == channel.counts[kind]
+        ]
+        return max(fitting, key=lambda other: other.root == channel.root, default=channel)

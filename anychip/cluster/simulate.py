@@ -1,0 +1,227 @@
+"""`simulate(program, chip, fabric)`: a job's recordings on many chips, as one `ClusterTimeline`.
+
+Each distinct rank's tape is walked by an engine of its own (`rank`); where ranks meet the `board` says when all go on.
+Collectives whose ranks are all of one class cost their price and meet nobody: nothing here grows with the world size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from anychip.cluster.board import Board, Launch, Leg
+from anychip.cluster.contention import extra_s
+from anychip.cluster.deadlock import complain_of, complain_of_waiting
+from anychip.cluster.match import match
+from anychip.cluster.rank import RankEngine, Script
+from anychip.cluster.stragglers import Stragglers
+from anychip.cost.fusion import fuse
+from anychip.cost.price import EVIDENCE, LIMITS, Prices
+from anychip.network.collective import Collective, collective_of
+from anychip.record import Program
+from anychip.spec import Chip
+from anychip.timeline.price import Timeline
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+INSIDE = "scale_up"  # tier of a collective that does not leave its node
+
+
+class Cost(Protocol):
+    """What a network says of a collective."""
+
+    @property
+    def time_s(self) -> float: ...
+    @property
+    def evidence(self) -> str: ...
+    @property
+    def tier(self) -> str: ...
+
+
+class Network(Protocol):
+    """What is asked of `network.Fabric`."""
+
+    def cost(self, kind: str, nbytes: int, ranks: Sequence[int], dtype: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A collective that a rank was ready for before its partners were. position: on its tape; op: what it called;
+    late: index of the recording whose rank came last."""
+
+    position: int
+    op: int
+    ready_s: float
+    start_s: float
+    end_s: float
+    late: int
+
+
+@dataclass(frozen=True)
+class RankTimeline:
+    """One distinct rank's time. program: its recording, whose `members` it stands for. calls: what its collectives ask
+    for, by op. waits: those that met other recordings, in order of their start."""
+
+    timeline: Timeline
+    members: tuple[int, ...]
+    calls: dict[int, Collective]
+    waits: tuple[Wait, ...]
+
+    @property
+    def program(self) -> Program:
+        return self.timeline.program
+
+    def is_wire(self) -> npt.NDArray[np.bool_]:
+        """By op: is it a collective?"""
+        found = np.zeros(len(self.program.ops), bool)
+        found[list(self.calls)] = True
+        return found
+
+
+@dataclass(frozen=True)
+class ClusterTimeline:
+    """All distinct ranks of a job on one clock."""
+
+    ranks: tuple[RankTimeline, ...]
+    chip: Chip
+    num_chips: int
+
+    @property
+    def total_s(self) -> float:
+        return max(rank.timeline.total_s for rank in self.ranks)
+
+
+def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Stragglers | None = None,
+             node_chips: int = 8, contention: bool = True) -> ClusterTimeline:  # fmt: skip
+    """Run a job's recordings on chips joined by a fabric.
+
+    node_chips: how many ranks share a node, for stragglers. contention: collectives slow down kernels beside them.
+    Raises Deadlock where ranks wait for one another for ever or call what does not fit, BadProgramFile for recordings
+    that do not make up a job.
+    """
+    wanted = stragglers or Stragglers()
+    programs, origin, odd = _split([fuse(rank) for rank in program.ranks], wanted, node_chips)
+    calls = [_calls(rank) for rank in programs]
+    prices = [Prices(rank.ops, chip) for rank in programs]
+    for rank, asked, priced, unlike in zip(programs, calls, prices, odd, strict=True):
+        _price(rank, asked, priced, fabric, wanted if unlike else Stragglers())
+    meetings = match(programs, calls, origin)
+    every = wanted.jitter > 0
+    scripts = [Script.of(*parts, every) for parts in zip(programs, prices, calls, meetings, strict=True)]
+    ranks = _run(scripts, prices, None, wanted.jitter)
+    if contention:
+        extra = [extra_s(rank.timeline, rank.is_wire()) for rank in ranks]
+        if any(one.any() for one in extra):
+            by_position = [
+                _by_position(script, rank.timeline, one)
+                for script, rank, one in zip(scripts, ranks, extra, strict=True)
+            ]
+            ranks = _run(scripts, prices, by_position, wanted.jitter)
+    return ClusterTimeline(tuple(ranks), chip, program.world_size)
+
+
+def _split(programs: list[Program], wanted: Stragglers, node_chips: int) -> tuple[list[Program], list[int], list[bool]]:
+    """Recordings, which class each was split from, and whether it is of the odd node (the last one), whose ranks get a
+    class of their own."""
+    if not wanted.split:
+        return programs, list(range(len(programs))), [False] * len(programs)
+    world = programs[0].world_size
+    first = (ceil(world / node_chips) - 1) * node_chips
+    found: list[Program] = []
+    origin: list[int] = []
+    odd: list[bool] = []
+    for number, program in enumerate(programs):
+        for unlike in (False, True):
+            members = tuple(rank for rank in program.members if (rank >= first) == unlike)
+            if members:
+                found.append(replace(program, members=members, others=[]))
+                origin.append(number)
+                odd.append(unlike)
+    return found, origin, odd
+
+
+def _calls(program: Program) -> dict[int, Collective]:
+    found = {index: collective_of(op) for index, op in enumerate(program.ops) if op.name.startswith("c10d.")}
+    return {index: call for index, call in found.items() if call is not None}
+
+
+def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabric: Network, unlike: Stragglers) -> None:
+    """Write the network's times over those of the ops that are collectives; slow down what is slow."""
+    prices.body_s = prices.body_s * unlike.slow_node
+    for index, call in calls.items():
+        ranks: Sequence[int] = program.groups[call.group].ranks
+        if call.peer is not None:
+            ranks = (program.rank, call.peer)
+        cost = fabric.cost(call.kind, call.nbytes, ranks, call.dtype)
+        slower = 1 / unlike.degraded_link if cost.tier != INSIDE else 1.0
+        prices.body_s[index], prices.floors_s[index] = cost.time_s * slower, 0.0
+        prices.kernels[index], prices.blocks[index] = 1, False
+        prices.evidence[index], prices.limit[index] = EVIDENCE.index(cost.evidence), LIMITS.index("network")
+
+
+def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None, jitter: float) -> list[RankTimeline]:
+    """Advance every rank as far as it gets, until all have ended."""
+    engines: list[RankEngine] = []
+
+    def complain(one: Leg, first: int, other: Leg, second: int) -> None:
+        complain_of(engines, one, first, other, second)
+
+    for script in scripts:
+        for meeting in script.meetings.values():
+            meeting.at.arrivals.clear()
+    board = Board(complain)
+    for index, (script, priced) in enumerate(zip(scripts, prices, strict=True)):
+        engines.append(RankEngine(index, script, priced, board, priced.body_s, extra[index] if extra else None, jitter))
+    going = True
+    while going:
+        going = False
+        for engine in engines:
+            going |= engine.advance()
+            while board.settled:
+                going = True
+                launch = board.settled.popleft()
+                engines[launch.index].settle(launch)
+    if not all(engine.done for engine in engines):
+        complain_of_waiting(engines, board)
+    return [_timeline(engine, priced) for engine, priced in zip(engines, prices, strict=True)]
+
+
+def _by_position(script: Script, timeline: Timeline, extra: Floats) -> Floats:
+    found = np.zeros(script.words.size)
+    found[np.searchsorted(script.keep, timeline.position)] = extra
+    return found
+
+
+def _timeline(engine: RankEngine, prices: Prices) -> RankTimeline:
+    """What an engine has recorded, in the order of its tape."""
+    script, recorded = engine.script, engine.recorded
+    assert recorded is not None
+    chunks = recorded.chunks
+    sizes = np.array([np.size(chunk[0]) for chunk in chunks], np.int64)
+    columns = [_join([chunk[i] for chunk in chunks]) for i in range(4)]
+    stream = np.repeat(np.array([chunk[4] for chunk in chunks], np.int64), sizes)
+    order = np.argsort(columns[0], kind="stable")
+    position, op = (columns[i].astype(np.int64)[order] for i in (0, 1))
+    host = _join(recorded.host)
+    before = np.searchsorted(script.keep, np.arange(script.program.tape.size), side="right") - 1
+    clock = np.where(before >= 0, host[np.maximum(before, 0)], 0.0) if host.size else np.zeros(before.size)
+    timeline = Timeline(script.program, prices.chip, script.keep[position] if position.size else position, op,
+                        columns[2][order], columns[3][order], stream[order], clock, prices)  # fmt: skip
+    return RankTimeline(timeline, script.program.members, script.calls, _waits(engine.launches, script))
+
+
+def _join(parts: list[Any]) -> Floats:
+    return np.concatenate([np.atleast_1d(part) for part in parts]).astype(np.float64) if parts else np.zeros(0)
+
+
+def _waits(launches: list[Launch], script: Script) -> tuple[Wait, ...]:
+    found = [
+        Wait(int(script.keep[leg.position]), leg.op, launch.ready_s, leg.start_s, leg.end_s, leg.late)
+        for launch in launches
+        for leg in launch.legs
+    ]
+    return tuple(sorted(found, key=lambda wait: wait.start_s))

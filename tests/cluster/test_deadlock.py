@@ -1,0 +1,107 @@
+"""Jobs that would hang: which ranks, which collective, which line."""
+
+import pytest
+
+from anychip.cluster import simulate
+from anychip.errors import BadProgramFile, Deadlock
+from anychip.spec import load_chip
+from tests.cluster.jobs import Rank, Wire, job
+
+H100 = load_chip("h100")
+PAIR = [((0, 1), "dp")]
+
+
+def pair():
+    return [Rank(0, 2, PAIR), Rank(1, 2, PAIR)]
+
+
+def told(*ranks):
+    with pytest.raises(Deadlock) as error:
+        simulate(job(*ranks), H100, Wire())
+    assert error.value.exit_code == 1
+    return str(error.value)
+
+
+def test_collectives_in_another_order():
+    one, other = pair()
+    one.at(10).run(one.call("allreduce_", 0, 100)).at(11).run(one.call("_allgather_base_", 0, 100))
+    other.at(10).run(other.call("_allgather_base_", 0, 100)).at(11).run(other.call("allreduce_", 0, 100))
+    text = told(one, other)
+    assert 'rank 0: all_reduce of 400 B float32 in group "dp" (ranks 0, 1), train.py:10' in text
+    assert "rank 1: all_gather of 800 B float32" in text
+    assert "do not match" in text
+
+
+def test_collectives_of_other_sizes():
+    one, other = pair()
+    one.at(5).run(one.call("allreduce_", 0, 100))
+    other.at(7).run(other.call("allreduce_", 0, 101))
+    text = told(one, other)
+    assert "400 B" in text
+    assert "404 B" in text
+    assert "train.py:5" in text
+    assert "train.py:7" in text
+
+
+def test_uneven_all_to_alls_fit():
+    one, other = pair()
+    one.run(one.call("alltoall_base_", 0, 100))
+    other.run(other.call("alltoall_base_", 0, 300))
+    simulate(job(one, other), H100, Wire())
+
+
+def test_a_send_without_its_receive():
+    one, other = pair()
+    one.at(3).run(one.send(1, 10)).at(4).run(one.send(1, 10))
+    other.at(6).run(other.recv(0, 10))
+    text = told(one, other)
+    assert "rank 0: send of 40 B float32 to rank 1" in text
+    assert "train.py:4" in text
+    assert "waits for rank 1 (ended without it)" in text
+
+
+def test_a_send_that_nobody_receives_at_all():
+    one, other = pair()
+    one.at(3).run(one.send(1, 10))
+    other.compute(0.1)
+    assert "waits for rank 1 (ended without it)" in told(one, other)
+
+
+def test_two_that_receive_first_wait_for_each_other():
+    one, other = pair()
+    for rank in (one, other):
+        rank.at(20).run(rank.recv(1 - rank.rank, 10)).at(21).run(rank.send(1 - rank.rank, 10))
+    text = told(one, other)
+    assert "rank 0: recv of 40 B float32 from rank 1" in text
+    assert "rank 1: recv" in text
+    assert "train.py:20" in text
+    assert "not there yet" in text
+
+
+def test_a_rank_that_leaves_the_loop_early():
+    one, other = pair()
+    for step in range(3):
+        one.at(30).run(one.call("allreduce_", 0, 10))
+        if step < 2:
+            other.at(30).run(other.call("allreduce_", 0, 10))
+    assert "waits for rank 1 (ended without it)" in told(one, other)
+
+
+def test_many_ranks_are_named_in_short():
+    ranks = [
+        Rank(0, 64, [(tuple(range(64)), None)], range(0, 64, 2)),
+        Rank(1, 64, [(tuple(range(64)), None)], range(1, 64, 2)),
+    ]
+    ranks[0].at(1).run(ranks[0].call("barrier", 0, 1))
+    text = told(*ranks)
+    assert "ranks 0, 2, 4 ... 62 (32 ranks)" in text
+    assert "ranks 1, 3, 5 ... 63 (32 ranks) (ended without it)" in text
+
+
+def test_recordings_that_do_not_make_up_a_job():
+    one, other = pair()
+    other.members = (0,)
+    with pytest.raises(BadProgramFile, match="rank 1"):
+        simulate(job(one, other), H100, Wire())
+    with pytest.raises(BadProgramFile, match="no recording stands for rank 1"):
+        simulate(job(one), H100, Wire())

@@ -5,8 +5,9 @@ In: nothing but the files. Out: Markdown; `make docs` writes it to docs/chips.md
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from anychip.spec import catalogue
 from anychip.spec.checking import rules
@@ -14,6 +15,7 @@ from anychip.spec.chip import Chip, Figure
 from anychip.spec.fields import SCHEMAS
 from anychip.spec.load import list_chips, load_chip, load_platform
 from anychip.spec.software import coverage, load_apis, load_ops
+from anychip.spec.toml import read
 from anychip.spec.units import show
 
 # What a forecast of one chip, and of many, rests on. A gap in these is named on the field's page.
@@ -168,12 +170,14 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def chip_page(chip: Chip) -> str:
     """One chip: what it is, its gaps, every figure with its source, disputes, notes and its software."""
+    parent, own = _parent(chip)
     about = [f"aliases {', '.join(f'`{alias}`' for alias in chip.aliases)}"] if chip.aliases else []
+    about += [f"a variant of `{parent}`"] if parent else []
     about += [f"platform `{chip.platform.id}`", f"grade {chip.grade}", f"executes by {chip.execution}"]
     remarks = [f"{path}: {figure.note}" for path, figure in chip.figures.items() if figure.note]
     remarks += [f"{path} is disputed: {'; '.join(f.disputed)}" for path, f in chip.figures.items() if f.disputed]
     remarks += [*chip.notes, *([f"Export: {chip.export_status}"] if chip.export_status else [])]
-    rows = (_figure_row(path, figure) for path, figure in chip.figures.items())
+    rows = (_figure_row(path, figure, "" if path in own else parent) for path, figure in chip.figures.items())
     return "\n".join(
         [
             f"# {chip.vendor} {chip.name}",
@@ -186,10 +190,24 @@ def chip_page(chip: Chip) -> str:
     )
 
 
-def _figure_row(path: str, figure: Figure) -> tuple[str, ...]:
+def _parent(chip: Chip) -> tuple[str, set[str]]:
+    """The chip that this one extends, "" where none, and the paths of the figures that its own file writes."""
+    table = read(chip.file).table
+    own = {path for path in chip.figures if _written(table, path)}
+    return table.get("extends", ""), own
+
+
+def _written(table: Mapping[str, Any], path: str) -> bool:
+    first, _, rest = path.partition(".")
+    return first in table and (not rest or _written(table[first], rest))
+
+
+def _figure_row(path: str, figure: Figure, parent: str) -> tuple[str, ...]:
+    """parent: the chip whose figure this is, where it is inherited."""
     if figure.state != "known":
         return (path, figure.state, "", "", "", "")
-    return (path, str(figure).removesuffix(" count"), figure.printed, figure.kind, figure.date, _cell(figure.source))
+    source = _cell(figure.source) + (f" (as {parent})" if parent else "")
+    return (path, str(figure).removesuffix(" count"), figure.printed, figure.kind, figure.date, source)
 
 
 def _cell(text: str) -> str:

@@ -40,6 +40,16 @@ def test_a_page_shows_what_is_unknown_and_what_is_not_there() -> None:
     assert "Export: Maker on the US Entity List" in page
 
 
+def test_a_variant_says_what_it_inherits() -> None:
+    page = chip_page(load_chip("h800"))
+    assert "a variant of `nvidia-h100-sxm`" in page
+    (cores,) = (line for line in page.splitlines() if line.startswith("| engine.cores"))
+    assert cores.endswith(" (as nvidia-h100-sxm) |")
+    (link,) = (line for line in page.splitlines() if line.startswith("| links.scale_up.one_way"))
+    assert "(as " not in link
+    assert "(as " not in chip_page(load_chip("h100"))
+
+
 def test_the_manual_names_every_field_and_rule() -> None:
     text = (DOCS / "standard.md").read_text(encoding="utf-8")
     assert [rule.RULE for rule in rules() if f"`{rule.RULE}`" not in text] == []

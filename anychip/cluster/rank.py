@@ -6,6 +6,7 @@ it needs such a stream itself. Then `advance` returns, and goes on once partners
 of the simulation only: no time depends on the order in which ranks are advanced.
 """
 
+from array import array
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,13 +20,17 @@ from anychip.cluster.stragglers import lag
 from anychip.cost.price import Prices
 from anychip.network.collective import Collective
 from anychip.record import Kind, Mark, Program
-from anychip.record.tape import KIND_MASK
+from anychip.record.tape import KIND_BITS, KIND_MASK
 from anychip.timeline.engine import COUPLING, Engine
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 TIMED = (Kind.OP, Kind.HOST, Kind.BATCH, Kind.MARK, *COUPLING)  # all other words take no time
+FEW = 64  # a stretch of so many words is walked in Python: cheaper than two dozen numpy calls
+OP, HOST, STREAM, RECORD, WAIT, BATCH, COMPILED = (
+    int(kind) for kind in (Kind.OP, Kind.HOST, Kind.STREAM, Kind.RECORD, Kind.WAIT, Kind.BATCH, Kind.COMPILED)
+)  # plain ints: comparing with an enum's member costs ten times as much
 
 
 @dataclass(slots=True, eq=False)
@@ -36,16 +41,23 @@ class Moment:
     streams: list[int] = field(default_factory=list)
 
 
+def is_cut(meeting: Meeting, every: bool) -> bool:
+    """Does this collective need more than its price? A send and its receive meet even within one class (a ring)."""
+    return every or meeting.at.joint or len(meeting.at.parties) > 1
+
+
 @dataclass
 class Script:
-    """A rank's tape without the words that take no time. keep: positions of its words on the tape. cuts: where clocks
-    couple or ranks meet. Does not depend on times: shared by all simulations of a program on a chip."""
+    """A rank's tape without the words that take no time. keep: positions of its words on the tape. kinds, payloads: of
+    its words. edges: where clocks couple or ranks meet. Does not depend on times: shared by the simulations of a job."""
 
     program: Program
     calls: dict[int, Collective]
     meetings: dict[int, Meeting]
     keep: Ints
     words: Ints
+    kinds: list[int]
+    payloads: list[int]
     edges: list[int]
 
     @classmethod
@@ -53,15 +65,11 @@ class Script:
            every: bool) -> "Script":  # fmt: skip
         """every: also collectives that need no other recording are told apart from other ops."""
         kinds, payloads = program.kinds, program.payloads
-        wanted = np.zeros(KIND_MASK + 1, bool)
-        wanted[list(TIMED)] = True
-        mask = wanted[kinds]
+        mask = _flags(TIMED)[kinds]
         mask &= (kinds != Kind.MARK) | ((payloads == Mark.OPTIMIZER_END) & prices.on.graph)
         keep = np.flatnonzero(mask)
         kinds, payloads = kinds[keep], payloads[keep]
-        cut = np.zeros(KIND_MASK + 1, bool)
-        cut[[*COUPLING, Kind.BATCH]] = True
-        cuts = cut[kinds]
+        cuts = _flags((*COUPLING, Kind.BATCH))[kinds]
         launched = np.flatnonzero(kinds == Kind.OP)
         of_op = prices.blocks.copy()
         meet = np.zeros(of_op.size, bool)
@@ -71,70 +79,185 @@ class Script:
         cuts[launched] |= of_op[payloads[launched]]
         batched = np.cumsum(np.where(kinds == Kind.BATCH, np.where(payloads > 0, 1, -1), 0))[launched] > 0
         cuts[launched] |= batched & meet[payloads[launched]]
-        return cls(program, calls, meetings, keep, program.tape[keep], np.flatnonzero(cuts).tolist())
+        return cls(program, calls, meetings, keep, program.tape[keep], kinds.tolist(), payloads.tolist(),
+                   np.flatnonzero(cuts).tolist())  # fmt: skip
 
 
-def is_cut(meeting: Meeting, every: bool) -> bool:
-    """Does this collective need more than its price? A send and its receive meet even within one class (a ring)."""
-    return every or meeting.at.joint or len(meeting.at.parties) > 1
+def _flags(kinds: tuple[Kind, ...]) -> npt.NDArray[np.bool_]:
+    found = np.zeros(KIND_MASK + 1, bool)
+    found[list(kinds)] = True
+    return found
+
+
+class Notes:
+    """What was launched, in the order in which it became known: columns of positions in the script, starts and durations;
+    streams as (how many in a row, stream)."""
+
+    def __init__(self) -> None:
+        self.position, self.start_s, self.duration_s = array("q"), array("d"), array("d")
+        self.streams: list[tuple[int, int]] = []
+
+    def add(self, position: int, start_s: float, duration_s: float, stream: int) -> None:
+        self.position.append(position)
+        self.start_s.append(start_s)
+        self.duration_s.append(duration_s)
+        self.streams.append((1, stream))
+
+    def add_all(self, positions: Ints, starts: Floats, durations: Floats, stream: int) -> None:
+        self.position.frombytes(np.ascontiguousarray(positions, np.int64).tobytes())
+        self.start_s.frombytes(starts.tobytes())
+        self.duration_s.frombytes(durations.tobytes())
+        self.streams.append((positions.size, stream))
+
+    def place(self, ops: "list[Issued]", end_s: float, stream: int) -> float:
+        """Ops in a row on a stream whose work so far ends at `end_s`; when they end."""
+        at, start, took = self.position.append, self.start_s.append, self.duration_s.append
+        for position, duration, ready in ops:
+            end_s += duration
+            if ready > end_s:
+                end_s = ready
+            at(position)
+            start(end_s - duration)
+            took(duration)
+        self.streams.append((len(ops), stream))
+        return end_s
+
+
+Issued = tuple[
+    int, float, float
+]  # position of an op in the script, its duration, the earliest time at which it can end
 
 
 class RankEngine(Engine):
-    """Invariant: a stream is in `queues` exactly while its next item cannot be placed. heads: the launch that holds up
-    a stream."""
+    """Invariant: a stream is in `queues` exactly while what comes next on it is not known. heads: the launch that a
+    stream is held up by. clock_s: the host's clock after each word of the script."""
 
-    def __init__(self, index: int, script: Script, prices: Prices, board: Board, time_s: Floats, extra_s: Floats | None,
+    def __init__(self, index: int, script: Script, prices: Prices, board: Board, extra_s: Floats | None,
                  jitter: float) -> None:  # fmt: skip
-        super().__init__(prices.chip, [], script.program.block_bytes, record=True, fused=True)
+        super().__init__(prices.chip, [], script.program.block_bytes, fused=True)
         self.prices = prices
         self.index, self.script, self.board, self.jitter = index, script, board, jitter
-        self.extra_s, self.time_s = extra_s, time_s
-        self.words = script.words
-        self.word_kinds, self.word_payloads = self.words & KIND_MASK, self.words >> 5
+        self.extra_s = extra_s
         self.at = self.edge = 0
+        self.notes = Notes()
+        self.clock_s = array("d")
         self.queues: dict[int, deque[tuple[Any, ...]]] = {}
         self.heads: dict[int, Launch] = {}
         self.moments: dict[int, Moment] = {}
         self.batch: list[tuple[int, int]] | None = None
-        self.held: list[tuple[int, Kind, int]] = []
+        self.held: list[tuple[int, int, int]] = []
         self.launches: list[Launch] = []
         self.busy_s = 0.0
         self.synced: dict[int, tuple[float, ...]] = {}
+        self._lists()
+
+    def _lists(self) -> None:
+        """By op, for `_few`: what a launch costs the host, until its first kernel starts, and takes on the chip."""
+        prices = self.prices
+        host, first = self._host_costs(prices.host_s, prices.kernels)
+        self.of_op = list(
+            zip(
+                host.tolist(),
+                first.tolist(),
+                (prices.body_s + prices.floors_s).tolist(),
+                prices.kernels.tolist(),
+                strict=True,
+            )
+        )
 
     @property
     def done(self) -> bool:
-        return self.at >= self.words.size and not self.queues
+        return self.at >= self.script.words.size and not self.queues
 
     def advance(self) -> bool:
         """Walk on until the host has to wait for what is not known yet, or to the end. True if any word was walked."""
-        began, edges, size = self.at, self.script.edges, self.words.size
-        recorded = self.recorded
-        assert recorded is not None
-        while self.at < size:
-            edge = edges[self.edge] if self.edge < len(edges) else size
-            if edge > self.at:
-                self._stretch(self.words, self.word_kinds, self.word_payloads, self.at, edge)
-                self.at = edge
+        kinds, payloads, edges, clock = self.script.kinds, self.script.payloads, self.script.edges, self.clock_s
+        at, number, size = self.at, self.edge, len(kinds)
+        while at < size:
+            edge = edges[number] if number < len(edges) else size
+            if edge > at:
+                self._plain(at, edge)
+                at = edge
                 continue
-            if not self._edge(int(self.word_kinds[edge]), int(self.word_payloads[edge]), edge):
+            if not self._word(kinds[at], payloads[at], at):
                 break
-            recorded.host.append(self.host_s)
-            self.at += 1
-            self.edge += 1
-        return self.at > began
+            clock.append(self.host_s)
+            at += 1
+            number += 1
+        moved = at > self.at
+        self.at, self.edge = at, number
+        return moved
 
-    def _edge(self, kind: int, payload: int, position: int) -> bool:
+    # Words that couple nothing -------------------------------------------------------------------------------------------
+
+    def _plain(self, at: int, stop: int) -> None:
+        """Words at..stop, none of which couples clocks."""
+        eager = not self.compiled and (self.on.graph or not self.in_graph)
+        if eager and stop - at <= FEW:
+            self._few(at, stop)
+            return
+        words = self.script.words[at:stop]
+        self.clock_s.frombytes(self._run_through(words & KIND_MASK, words >> KIND_BITS, at).tobytes())
+
+    def _few(self, at: int, stop: int) -> None:
+        """The same word by word, on lists."""
+        kinds, payloads, of_op, clock, extra = (
+            self.script.kinds,
+            self.script.payloads,
+            self.of_op,
+            self.clock_s,
+            self.extra_s,
+        )
+        host, stream = self.host_s, self.stream
+        busy = 0.0
+        issued: list[Issued] = []
+        for position in range(at, stop):
+            kind = kinds[position]
+            if kind == OP:
+                cost, first, duration, kernels = of_op[payloads[position]]
+                if extra is not None:
+                    duration += extra[position]
+                begun = host + first
+                host += cost
+                if kernels:
+                    last = host + duration / kernels
+                    begun += duration
+                    issued.append((position, duration, begun if begun > last else last))
+                    busy += duration
+                else:
+                    issued.append((position, duration, 0.0))
+            elif kind == HOST:
+                host += payloads[position] * 1e-9
+            else:  # an optimizer has stepped on a chip that compiles whole steps
+                host += self.on.host_replay_s
+            clock.append(host)
+        self.host_s = host
+        self.busy_s += busy
+        queue = self.queues.get(stream)
+        if queue is not None:
+            queue.append(("few", issued))
+        else:
+            self.ends[stream] = self.notes.place(issued, self.ends[stream], stream)
+
+    # Words that do -------------------------------------------------------------------------------------------------------
+
+    def _word(self, kind: int, payload: int, position: int) -> bool:
         """Do a word that couples clocks; False if it cannot be done yet."""
-        if kind == Kind.OP:
-            return self._op(payload, position)
-        if kind == Kind.RECORD or kind == Kind.WAIT:
+        if kind == STREAM:
+            self.stream = payload
+            self.ends.setdefault(payload, 0.0)
+        elif kind in (RECORD, WAIT):
             if self.batch:
-                self.held.append((self.stream, Kind(kind), payload))
+                self.held.append((self.stream, kind, payload))
+            elif kind == RECORD:
+                self._record(payload)
             else:
-                self._event(kind, payload)
-        elif kind == Kind.BATCH:
+                self._wait(payload)
+        elif kind == OP:
+            return self._op(payload, position)
+        elif kind == BATCH:
             self._batch(payload)
-        elif kind == Kind.COMPILED:
+        elif kind == COMPILED:
             self.compiled = bool(payload)
         elif self._held_up(kind, payload):
             return False
@@ -162,46 +285,49 @@ class RankEngine(Engine):
             self._launch(op, position)
         return True
 
-    # Events ------------------------------------------------------------------------------------------------------------
-
-    def _event(self, kind: int, event: int) -> None:
-        if kind == Kind.RECORD:
-            if self.stream not in self.queues:
-                self.moments.pop(event, None)
-                self.events[event] = max(self.ends[self.stream], self.host_s)
-                return
+    def _record(self, event: int) -> None:
+        queue = self.queues.get(self.stream)
+        if queue is None:
+            self.moments.pop(event, None)
+            self.events[event] = max(self.ends[self.stream], self.host_s)
+        else:
             moment = self.moments[event] = Moment()
-            self.queues[self.stream].append(("record", moment, event, self.host_s))
-        else:
-            self._wait(self.moments.get(event) or self.event_time_s(event))
+            queue.append(("record", moment, event, self.host_s))
 
-    def _wait(self, event: Moment | float) -> None:
-        """The current stream waits for an event."""
-        if isinstance(event, Moment) and event.time_s is not None:
-            event = event.time_s
-        if self.stream in self.queues:
-            self.queues[self.stream].append(("wait", event))
-        elif isinstance(event, Moment):
-            self.queues[self.stream] = deque([("wait", event)])
-            event.streams.append(self.stream)
+    def _wait(self, event: int) -> None:
+        moment, queue = self.moments.get(event), self.queues.get(self.stream)
+        if queue is not None:
+            queue.append(("wait", moment, self.event_time_s(event)))
+        elif moment is not None:
+            self.queues[self.stream] = deque([("wait", moment, 0.0)])
+            moment.streams.append(self.stream)
         else:
-            self.ends[self.stream] = max(self.ends[self.stream], event)
+            self.ends[self.stream] = max(self.ends[self.stream], self.event_time_s(event))
 
     # Ops: placed at once, or queued behind what holds their stream up ---------------------------------------------------
 
     def _place(self, op: int, position: int, duration: float, ready: float) -> float:
         self.busy_s += duration
-        if self.stream in self.queues:
-            self.queues[self.stream].append(("op", op, position, duration, ready))
+        queue = self.queues.get(self.stream)
+        if queue is not None:
+            queue.append(("few", [(position, duration, ready)]))
             return 0.0
-        return super()._place(op, position, duration, ready)
+        self.ends[self.stream] = end = self.notes.place(
+            [(position, duration, ready)], self.ends[self.stream], self.stream
+        )
+        return end
 
     def _place_all(self, ops: Ints, positions: Ints, durations: Any, ready: Any) -> None:
         self.busy_s += float(durations.sum())
-        if self.stream in self.queues:
-            self.queues[self.stream].append(("ops", ops, positions, durations, ready))
-            return
-        super()._place_all(ops, positions, durations, ready)
+        queue = self.queues.get(self.stream)
+        if queue is not None:
+            queue.append(("ops", positions, durations, ready))
+        else:
+            self._put_all(positions, durations, ready)
+
+    def _put_all(self, positions: Ints, durations: Floats, ready: Floats) -> None:
+        ends = self._ends(durations, ready)
+        self.notes.add_all(positions, ends - durations, durations, self.stream)
 
     # Collectives ---------------------------------------------------------------------------------------------------------
 
@@ -215,43 +341,44 @@ class RankEngine(Engine):
         current = self.stream
         for stream, kind, event in self.held:
             self.stream = stream
-            self._event(kind, event)
+            self._record(event) if kind == RECORD else self._wait(event)
         self.held, self.stream = [], current
 
     def _issue(self, ops: list[tuple[int, int]]) -> None:
         """Collectives that the host launches as one, on the current stream."""
-        eager = float(sum(self.prices.host_s[op] for _, op in ops)) - (len(ops) - 1) * self.on.host_launch_s
+        eager = sum(self.of_op[op][0] for _, op in ops) - (len(ops) - 1) * self.on.host_launch_s
         self.host_s += self._host_cost(max(eager, 0.0), 1)[0]
-        legs = [Leg(position, op, self.script.calls[op], self.script.meetings[op], float(self.time_s[op]))
-                for position, op in ops]  # fmt: skip
+        script, times = self.script, self.of_op
+        legs = [Leg(position, op, script.calls[op], script.meetings[op], times[op][2]) for position, op in ops]
         launch = Launch(self.index, self.stream, legs, self.host_s)
         if self.jitter:
             self._lag(launch)
         self.launches.append(launch)
-        if self.stream in self.queues:
-            self.queues[self.stream].append(("launch", launch))
-        else:
-            self._arrive(launch)
+        queue = self.queues.get(self.stream)
+        if queue is not None:
+            queue.append(("launch", launch))
+        elif not self._arrive(launch):
+            self.queues[self.stream] = deque()
 
     def _lag(self, launch: Launch) -> None:
         """By how much the slowest of the ranks that meet is later than this one; see `stragglers`."""
         for leg in launch.legs:
             self.synced, leg.lag_s = lag(self.jitter, self.synced, leg.meeting.at, self.busy_s)
 
-    def _arrive(self, launch: Launch) -> None:
+    def _arrive(self, launch: Launch) -> bool:
+        """A launch has come to the head of its stream; False if it holds the stream up."""
         launch.ready_s = max(self.ends[launch.stream], launch.issued_s)
-        if self.board.arrive(launch):
-            self._finish(launch)
-        else:
+        if not self.board.arrive(launch):
             self.heads[launch.stream] = launch
-            self.queues.setdefault(launch.stream, deque())
+            return False
+        self._finish(launch)
+        return True
 
     def _finish(self, launch: Launch) -> None:
-        assert self.recorded is not None
         self.ends[launch.stream] = end = max(self.ends[launch.stream], launch.end_s)
         max(launch.legs, key=lambda leg: leg.end_s).end_s = end
         for leg in launch.legs:
-            self.recorded.chunks.append((leg.position, leg.op, leg.start_s, leg.end_s - leg.start_s, launch.stream))
+            self.notes.add(leg.position, leg.start_s, leg.end_s - leg.start_s, launch.stream)
 
     def settle(self, launch: Launch) -> None:
         """All partners of a launch that held up its stream have arrived: place what waited behind it."""
@@ -261,27 +388,32 @@ class RankEngine(Engine):
         woken = [launch.stream]
         while woken:
             self.stream = woken.pop()
-            self._drain(woken)
+            self._drain(self.queues[self.stream], woken)
         self.stream = current
 
-    def _drain(self, woken: list[int]) -> None:
+    def _drain(self, queue: deque[tuple[Any, ...]], woken: list[int]) -> None:
         """Place the current stream's queue until something holds it up again."""
-        queue = self.queues.pop(self.stream)
+        stream = self.stream
         while queue:
-            item = queue.popleft()
-            if item[0] == "op":
-                super()._place(*item[1:])
+            item = queue[0]
+            if item[0] == "few":
+                self.ends[stream] = self.notes.place(item[1], self.ends[stream], stream)
             elif item[0] == "ops":
-                super()._place_all(*item[1:])
-            elif item[0] == "wait":
-                self._wait(item[1])
-            elif item[0] == "launch":
-                self._arrive(item[1])
-            else:
+                self._put_all(*item[1:])
+            elif item[0] == "record":
                 woken += self._happen(*item[1:])
-            if self.stream in self.queues:
-                self.queues[self.stream].extend(queue)
-                return
+            elif item[0] == "launch":
+                if not self._arrive(item[1]):
+                    queue.popleft()
+                    return
+            else:
+                _, moment, time_s = item
+                if moment is not None and moment.time_s is None:
+                    moment.streams.append(stream)
+                    return
+                self.ends[stream] = max(self.ends[stream], moment.time_s if moment is not None else time_s)
+            queue.popleft()
+        del self.queues[stream]
 
     def _happen(self, moment: Moment, event: int, issued_s: float) -> list[int]:
         """An event's moment has come; the streams that waited for it."""

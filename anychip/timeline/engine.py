@@ -215,8 +215,13 @@ class Engine:
         if stop - at <= SHORT:
             self._walk(array[at:stop].tolist(), at)
             return
-        kinds, payloads = kinds[at:stop], payloads[at:stop]
-        spent = np.zeros(stop - at)
+        clock = self._run_through(kinds[at:stop], payloads[at:stop], self._position + at)
+        if self.recorded is not None:
+            self.recorded.host.append(clock)
+
+    def _run_through(self, kinds: Words, payloads: Words, start: int) -> npt.NDArray[np.float64]:
+        """Words that couple no clocks, the first at position `start`; the host's clock after each."""
+        spent = np.zeros(kinds.size)
         positions = np.flatnonzero(kinds == Kind.OP)
         ops = payloads[positions]
         kernels, eager = self.prices.kernels[ops], self.prices.host_s[ops]
@@ -227,11 +232,10 @@ class Engine:
         if self.on.graph:
             spent[(kinds == Kind.MARK) & (payloads == Mark.OPTIMIZER_END)] = self.on.host_replay_s
         clock = self.host_s + np.cumsum(spent)
-        self._burst(ops, kernels, clock[positions], host, first, positions + (self._position + at))
+        self._burst(ops, kernels, clock[positions], host, first, positions + start)
         if clock.size:
             self.host_s = float(clock[-1])
-        if self.recorded is not None:
-            self.recorded.host.append(clock)
+        return clock
 
     def _host_costs(self, eager: Any, kernels: Any) -> tuple[Any, Any]:
         """As `_host_cost`, for arrays."""
@@ -256,8 +260,13 @@ class Engine:
 
     def _place_all(self, ops: Words, positions: Words, durations: Any, ready: Any) -> None:
         """As `_place`, for ops in a row."""
+        ends = self._ends(durations, ready)
+        if self.recorded is not None:
+            self.recorded.chunks.append((positions, ops, ends - durations, durations, self.stream))
+
+    def _ends(self, durations: Any, ready: Any) -> Any:
+        """When ops in a row on the current stream end."""
         total = np.cumsum(durations)
         ends = total + np.maximum(self.ends[self.stream], np.maximum.accumulate(ready - total))
         self.ends[self.stream] = float(ends[-1])
-        if self.recorded is not None:
-            self.recorded.chunks.append((positions, ops, ends - durations, durations, self.stream))
+        return ends

@@ -14,13 +14,14 @@ from anychip.network.collective import Collective
 
 @dataclass(slots=True, eq=False)
 class Leg:
-    """One collective of a launch. lag_s: how much later than this rank the slowest of those it stands for arrives.
+    """One collective of a launch, the `turn`-th of its party at its meeting, as the host has issued them. lag_s: how much later than this rank the slowest of those it stands for arrives.
     late: the class that arrived last."""
 
     position: int
     op: int
     call: Collective
     meeting: Meeting
+    turn: int
     time_s: float
     lag_s: float = 0.0
     start_s: float = 0.0
@@ -78,9 +79,8 @@ class Board:
         return launch.outstanding == 0
 
     def _arrive(self, launch: Launch, leg: Leg) -> None:
-        at, slot = leg.meeting.at, leg.meeting.slot
-        key = (at.number, at.arrivals[slot])
-        at.arrivals[slot] += 1
+        at = leg.meeting.at
+        key = (at.number, leg.turn)
         gathering = self.open.setdefault(key, Gathering())
         if gathering.legs and not fits(gathering.legs[0][1].call, leg.call):
             self.complain(gathering.legs[0][1], gathering.legs[0][0].index, leg, launch.index)

@@ -25,14 +25,13 @@ Slot = tuple[int, str]  # (class, "send" | "recv" | "all"): a party
 POINT_TO_POINT = ("send", "recv")
 
 
-@dataclass
+@dataclass(eq=False)
 class Rendezvous:
     """parties: who must arrive. joint: other recordings are among them. size: ranks of the group (two for a pair)."""
 
     number: int
     parties: set[Slot] = field(default_factory=set)
     size: int = 2
-    arrivals: Counter[Slot] = field(default_factory=Counter)
 
     @property
     def joint(self) -> bool:

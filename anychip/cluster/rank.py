@@ -147,6 +147,7 @@ class RankEngine(Engine):
         self.batch: list[tuple[int, int]] | None = None
         self.held: list[tuple[int, int, int]] = []
         self.launches: list[Launch] = []
+        self.turns: dict[Meeting, int] = {}
         self.busy_s = 0.0
         self.synced: dict[int, tuple[float, ...]] = {}
         self._lists()
@@ -348,9 +349,7 @@ class RankEngine(Engine):
         """Collectives that the host launches as one, on the current stream."""
         eager = sum(self.of_op[op][0] for _, op in ops) - (len(ops) - 1) * self.on.host_launch_s
         self.host_s += self._host_cost(max(eager, 0.0), 1)[0]
-        script, times = self.script, self.of_op
-        legs = [Leg(position, op, script.calls[op], script.meetings[op], times[op][2]) for position, op in ops]
-        launch = Launch(self.index, self.stream, legs, self.host_s)
+        launch = Launch(self.index, self.stream, [self._leg(*one) for one in ops], self.host_s)
         if self.jitter:
             self._lag(launch)
         self.launches.append(launch)
@@ -359,6 +358,11 @@ class RankEngine(Engine):
             queue.append(("launch", launch))
         elif not self._arrive(launch):
             self.queues[self.stream] = deque()
+
+    def _leg(self, position: int, op: int) -> Leg:
+        meeting = self.script.meetings[op]
+        turn = self.turns[meeting] = self.turns.get(meeting, -1) + 1
+        return Leg(position, op, self.script.calls[op], meeting, turn, self.of_op[op][2])
 
     def _lag(self, launch: Launch) -> None:
         """By how much the slowest of the ranks that meet is later than this one; see `stragglers`."""

@@ -30,7 +30,7 @@ from anychip.timeline.price import Timeline
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-INSIDE = "scale_up"  # tier of a collective that does not leave its node
+INSIDE = ("scale_up", "host", "none")  # tiers of collectives that do not leave their node
 
 
 class Cost(Protocol):
@@ -159,7 +159,7 @@ def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabri
         if call.peer is not None:
             ranks = (program.rank, call.peer)
         cost = fabric.cost(call.kind, call.nbytes, ranks, call.dtype)
-        slower = 1 / unlike.degraded_link if cost.tier != INSIDE else 1.0
+        slower = 1 / unlike.degraded_link if cost.tier not in INSIDE else 1.0
         prices.body_s[index], prices.floors_s[index] = cost.time_s * slower, 0.0
         prices.kernels[index], prices.blocks[index] = 1, False
         prices.evidence[index], prices.limit[index] = EVIDENCE.index(cost.evidence), LIMITS.index("network")
@@ -172,9 +172,6 @@ def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None
     def complain(one: Leg, first: int, other: Leg, second: int) -> None:
         complain_of(engines, one, first, other, second)
 
-    for script in scripts:
-        for meeting in script.meetings.values():
-            meeting.at.arrivals.clear()
     board = Board(complain)
     for index, (script, priced) in enumerate(zip(scripts, prices, strict=True)):
         engines.append(RankEngine(index, script, priced, board, extra[index] if extra else None, jitter))

@@ -6,6 +6,7 @@ backend does. `Work.wait` is the current stream waiting for it. Small values are
 """
 
 import sys
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -261,8 +262,8 @@ class Pending(Work):
     def __init__(self, collectives: Collectives, tensors: list[torch.Tensor], event: int | None) -> None:
         super().__init__()
         self.collectives, self.event = collectives, event
-        self.future: Any = None
-        self.tensors = tensors
+        # Weakly: a work is kept for longer than the tensors that it was about may live.
+        self.tensors = [weakref.ref(tensor) for tensor in tensors]
 
     def wait(self, timeout: timedelta = timedelta(0)) -> bool:
         if self.event is not None:
@@ -279,13 +280,12 @@ class Pending(Work):
         self.wait()
 
     def result(self) -> list[torch.Tensor]:
-        return self.tensors
+        return [tensor for one in self.tensors if (tensor := one()) is not None]
 
     def get_future(self) -> Any:
-        if self.future is None:
-            self.future = torch.futures.Future()
-            self.future.set_result(self.tensors)
-        return self.future
+        future: Any = torch.futures.Future()
+        future.set_result(self.result())
+        return future
 
 
 def _part(flat: torch.Tensor, output: torch.Tensor, mine: int) -> torch.Tensor:

@@ -292,6 +292,8 @@ def _ddp() -> None:
     """DistributedDataParallel compares shapes with its peers, and times itself with events of C++."""
     from torch.nn.parallel import distributed
 
+    if not hasattr(torch.distributed, "set_timeout"):  # torch 2.14 has it; trainers written for it run here too
+        vars(torch.distributed)["set_timeout"] = lambda *_, **__: None
     vars(distributed)["_verify_param_shape_across_processes"] = lambda *_, **__: None
     vars(torch.distributed)["Logger"].set_runtime_stats_and_log = lambda *_: None
 

@@ -1,0 +1,237 @@
+"""Sums over a timeline's steps: what a `Forecast` is made of.
+
+In: a `Timeline` and a `Window`, the stretch of its tape that figures are taken over. Out: plain numbers per step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anychip.cost.price import EVIDENCE, LIMITS
+from anychip.cost.work import Work, packet, work
+from anychip.record import Op, Program, TensorMeta
+from anychip.record.steps import PHASES, Marks, Step
+from anychip.timeline.price import Timeline
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TopOp:
+    """Ops of one name and shape, per step: how often, for how long, and on what evidence."""
+
+    name: str
+    shape: str
+    count: float
+    time_s: float
+    share: float
+    evidence: str
+    limit: str
+
+
+@dataclass(frozen=True)
+class Window:
+    """The stretch of the tape that figures are taken over: `steps`, all but the first where there are more.
+
+    begin, end: tape positions; begin_s, end_s: when the work before each had ended. times_s: of each step.
+    """
+
+    steps: tuple[Step, ...]
+    kind: str
+    begin: int
+    end: int
+    begin_s: float
+    end_s: float
+    times_s: tuple[float, ...]
+
+    @classmethod
+    def of(cls, timeline: Timeline, found: list[Step]) -> "Window":
+        size = timeline.program.tape.size
+        if not found:
+            return cls((), "run", 0, size, 0.0, timeline.total_s, (timeline.total_s,))
+        steps = tuple(found[1:] if len(found) > 1 else found)
+        edges = np.array([max(steps[0].begin - 1, 0), *(step.end - 1 for step in steps)], np.int64)
+        done = timeline.done_s(edges)
+        times = tuple(float(value) for value in np.diff(done))
+        return cls(steps, steps[0].kind, steps[0].begin, steps[-1].end, float(done[0]), float(done[-1]), times)
+
+    @property
+    def count(self) -> int:
+        return max(len(self.steps), 1)
+
+    @property
+    def step_time_s(self) -> float:
+        return float(np.median(self.times_s)) if self.times_s else 0.0
+
+    def scaled(self, parts: Sequence[float]) -> list[float]:
+        """Seconds of the window by what the chip did, and what is left of it, as parts of the mean step's time."""
+        span = max(self.end_s - self.begin_s, 0.0)
+        whole = [*parts, max(span - sum(parts), 0.0)]
+        scale = self.step_time_s / sum(whole) if sum(whole) else 0.0
+        return [part * scale for part in whole]
+
+    def ops(self, timeline: Timeline) -> slice:
+        """The entries of the timeline that were launched inside."""
+        first, last = np.searchsorted(timeline.position, [self.begin, self.end])
+        return slice(int(first), int(last))
+
+
+def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, float | None]:
+    """(tokens, samples) per step. Tokens: integer inputs of the first embedding after each outermost forward begins.
+    Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given."""
+    if not steps:
+        return None, None
+    kinds, payloads = program.kinds, program.payloads
+    positions = np.flatnonzero(kinds == 0)
+    ops = payloads[positions]
+    tokens = samples = 0
+    for step in steps:
+        for begin in step.forwards:
+            first, last = np.searchsorted(positions, [begin, step.end])
+            found = _batch(program.ops, ops[first:last])
+            tokens, samples = tokens + found[0], samples + found[1]
+    return (tokens / len(steps) or None), (samples / len(steps) or None)
+
+
+def _batch(ops: list[Op], called: npt.NDArray[np.int64]) -> tuple[int, int]:
+    """(tokens, samples) of the ops called from a forward on."""
+    tokens = samples = 0
+    seen: set[int] = set()
+    for index in called.tolist():
+        if index in seen:
+            continue
+        seen.add(index)
+        op = ops[index]
+        name = packet(op.name)
+        if name == "aten.embedding" and len(op.args) > 1:
+            tokens = op.args[1].numel
+            return tokens, samples or (op.args[1].shape[0] if op.args[1].shape else 0)
+        if not samples and work(op).kind in ("gemm", "grouped", "conv", "rnn"):
+            data = op.args[1] if name in ("aten.addmm", "aten.baddbmm") else op.args[0]
+            samples = data.shape[0] if isinstance(data, TensorMeta) and data.shape else 0
+            if work(op).kind in ("conv", "rnn"):
+                # What begins with a convolution or a recurrent layer reads no tokens.
+                return tokens, samples
+    return tokens, samples
+
+
+def totals_of(timeline: Timeline, window: Window) -> dict[str, Any]:
+    """Per step: model_flop (recomputed forwards left out), executed flop, kernels, the host's time to issue them; and the dtype of most matrix flop."""
+    inside = window.ops(timeline)
+    ops, positions = timeline.op[inside], timeline.position[inside]
+    distinct = [work(op) for op in timeline.program.ops]
+    flop = np.array([task.flop if task.unit == "matrix" else 0 for task in distinct], np.float64)
+    model = np.array([task.model_flop if task.unit == "matrix" else 0 for task in distinct], np.float64)
+    again = Marks(timeline.program).recomputed[positions]
+    counts = np.bincount(ops, minlength=len(distinct))
+    counts_once = np.bincount(ops[~again], minlength=len(distinct))
+    return {
+        "flop": float(flop @ counts) / window.count,
+        "model_flop": float(model @ counts_once) / window.count,
+        "kernels": float(timeline.prices.kernels @ counts) / window.count if counts.size else 0.0,
+        "host_s": float(timeline.prices.host_s @ counts) / window.count if counts.size else 0.0,
+        "dtype": main_dtype_of(distinct, counts),
+    }
+
+
+def main_dtype_of(distinct: list[Work], counts: npt.NDArray[np.int64]) -> str:
+    by_dtype: dict[str, float] = {}
+    for task, count in zip(distinct, counts.tolist(), strict=True):
+        if task.unit == "matrix" and count:
+            by_dtype[task.dtype] = by_dtype.get(task.dtype, 0.0) + task.flop * count
+    return max(by_dtype, key=lambda dtype: by_dtype[dtype], default="fp32")
+
+
+def peak_of(timeline: Timeline, dtype: str) -> float:
+    return timeline.prices.on.peak(dtype, "matrix")
+
+
+def breakdown_of(timeline: Timeline, window: Window) -> dict[str, float]:
+    """The mean step's seconds: when something limited by compute ran, else something else on the chip, else a
+    collective, else nothing (the chip waits for its host). Overlapped time counts once, for the first of these."""
+    inside = window.ops(timeline)
+    ops, start, end = timeline.op[inside], timeline.start_s[inside], timeline.end_s[inside]
+    wires = is_wire(timeline.program)[ops]
+    limit = timeline.prices.limit[ops]
+    busy = (limit == LIMITS.index("compute")) & ~wires
+    parts = [(start[mask], end[mask]) for mask in (busy, ~wires & ~busy, wires)]
+    compute, other, comm, idle = window.scaled(added_s(parts, window))
+    return {"compute": compute, "memory_bound": other, "exposed_comm": comm, "bubble": 0.0, "host": idle}
+
+
+def is_wire(program: Program) -> npt.NDArray[np.bool_]:
+    """By op: does it communicate with other chips?"""
+    return np.array([work(op).kind == "collective" for op in program.ops], bool)
+
+
+def added_s(parts: Sequence[tuple[Floats, Floats]], window: Window) -> list[float]:
+    """For each set of intervals (starts, ends) how many seconds of the window it covers that none before it does."""
+    found: list[float] = []
+    starts, ends = np.zeros(0), np.zeros(0)
+    before = 0.0
+    for start, end in parts:
+        starts, ends = np.concatenate([starts, start]), np.concatenate([ends, end])
+        covered = union_s(starts, ends, window)
+        found.append(covered - before)
+        before = covered
+    return found
+
+
+def union_s(start: Floats, end: Floats, window: Window) -> float:
+    """Length of the union of intervals inside the window."""
+    if not start.size:
+        return 0.0
+    order = np.argsort(start, kind="stable")
+    begin = np.clip(start[order], window.begin_s, window.end_s)
+    reached = np.maximum.accumulate(np.clip(end[order], window.begin_s, window.end_s))
+    before = np.concatenate([[window.begin_s], reached[:-1]])
+    return float(np.maximum(reached - np.maximum(begin, before), 0.0).sum())
+
+
+def shares_of(timeline: Timeline, window: Window) -> dict[str, float]:
+    inside = window.ops(timeline)
+    ops, duration = timeline.op[inside], timeline.duration_s[inside]
+    total = float(duration.sum())
+    kinds = timeline.prices.evidence[ops] if ops.size else np.zeros(0, np.int8)
+    return {name: float(duration[kinds == i].sum()) / total if total else 0.0 for i, name in enumerate(EVIDENCE)}
+
+
+def by_phase_of(timeline: Timeline, window: Window) -> dict[str, float]:
+    """Chip seconds per step by phase."""
+    inside = window.ops(timeline)
+    phase = Marks(timeline.program).phase()[timeline.position[inside]]
+    sums = np.bincount(phase, weights=timeline.duration_s[inside], minlength=len(PHASES))
+    return {name: float(sums[i]) / window.count for i, name in enumerate(PHASES)}
+
+
+def top_ops_of(timeline: Timeline, window: Window, most: int = 10) -> tuple[TopOp, ...]:
+    inside = window.ops(timeline)
+    ops, duration = timeline.op[inside], timeline.duration_s[inside]
+    size = len(timeline.program.ops)
+    seconds, counts = np.bincount(ops, duration, size), np.bincount(ops, minlength=size)
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index in np.flatnonzero(counts).tolist():
+        op = timeline.program.ops[index]
+        groups.setdefault((packet(op.name), shape_text(op)), []).append(index)
+    total = float(seconds.sum())
+    ranked = sorted(groups.items(), key=lambda item: -float(seconds[item[1]].sum()))[:most]
+    return tuple(
+        TopOp(name, shape, float(counts[members].sum()) / window.count, float(seconds[members].sum()) / window.count,
+              float(seconds[members].sum()) / total if total else 0.0,
+              EVIDENCE[timeline.prices.evidence[members[0]]], LIMITS[timeline.prices.limit[members[0]]])
+        for (name, shape), members in ranked
+    )  # fmt: skip
+
+
+def shape_text(op: Op) -> str:
+    """What tells calls of one op apart: m x n x k of products, else the shapes of its first two tensors."""
+    task = work(op)
+    if len(task.gemm) == 1:
+        batch, m, n, k = task.gemm[0]
+        return f"{batch}x " * (batch > 1) + f"{m}x{n}x{k} {task.dtype}"
+    tensors = [tensor for tensor in op.tensors if tensor.shape][:2] or list(op.outputs[:1])
+    several = f" (+{len(op.tensors) - 2} more)" if len(op.tensors) > 8 else ""
+    return ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors) + f" {task.dtype}" + several

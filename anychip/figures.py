@@ -3,7 +3,7 @@
 In: a `Timeline` and a `Window`, the stretch of its tape that figures are taken over. Out: plain numbers per step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -207,7 +207,10 @@ def by_phase_of(timeline: Timeline, window: Window) -> dict[str, float]:
     return {name: float(sums[i]) / window.count for i, name in enumerate(PHASES)}
 
 
-def top_ops_of(timeline: Timeline, window: Window, most: int = 10) -> tuple[TopOp, ...]:
+def top_ops_of(timeline: Timeline, window: Window, most: int = 10,
+               name_of: Mapping[int, str] | None = None) -> tuple[TopOp, ...]:  # fmt: skip
+    """Ops of one name and shape that took most of the window's time on the chip. name_of: other names than their own."""
+    name_of = name_of or {}
     inside = window.ops(timeline)
     ops, duration = timeline.op[inside], timeline.duration_s[inside]
     size = len(timeline.program.ops)
@@ -215,7 +218,7 @@ def top_ops_of(timeline: Timeline, window: Window, most: int = 10) -> tuple[TopO
     groups: dict[tuple[str, str], list[int]] = {}
     for index in np.flatnonzero(counts).tolist():
         op = timeline.program.ops[index]
-        groups.setdefault((packet(op.name), shape_text(op)), []).append(index)
+        groups.setdefault((name_of.get(index) or packet(op.name), shape_text(op)), []).append(index)
     total = float(seconds.sum())
     ranked = sorted(groups.items(), key=lambda item: -float(seconds[item[1]].sum()))[:most]
     return tuple(
@@ -235,3 +238,38 @@ def shape_text(op: Op) -> str:
     tensors = [tensor for tensor in op.tensors if tensor.shape][:2] or list(op.outputs[:1])
     several = f" (+{len(op.tensors) - 2} more)" if len(op.tensors) > 8 else ""
     return ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors) + f" {task.dtype}" + several
+
+
+@dataclass(frozen=True)
+class RankFigures:
+    """One distinct rank of a job, per step. members: how many ranks it stands for. place: its position along each named
+    mesh axis. breakdown_s: as a Forecast's."""
+
+    rank: int
+    members: int
+    place: Mapping[str, int]
+    peak_memory_bytes: int
+    fits: bool
+    breakdown_s: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class AxisFigures:
+    """Communication along one mesh axis, per step, mean over the chips. size: ranks of its largest group. calls: of
+    collectives; nbytes: what they move, as nccl-tests count it. busy_s: they run; exposed_s: nothing else does;
+    waiting_s: the chip stands idle for ranks that come later."""
+
+    size: int
+    calls: float
+    nbytes: float
+    busy_s: float
+    exposed_s: float
+    waiting_s: float
+
+
+@dataclass(frozen=True)
+class PathPart:
+    """Share of the critical path that leads through a distinct rank."""
+
+    rank: int
+    share: float

@@ -5,7 +5,7 @@ all rests. Figures are per step, over the steps after the first, which warms up.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 
 import numpy as np
@@ -13,6 +13,9 @@ import numpy as np
 from anychip.cost.support import unsupported
 from anychip.cost.work import packet, work
 from anychip.figures import (
+    AxisFigures,
+    PathPart,
+    RankFigures,
     TopOp,
     Window,
     batch_of,
@@ -84,6 +87,12 @@ class Forecast:
     step_times_s: tuple[float, ...] = ()
     energy_bound: str = "power limit times step time"
     warnings: tuple[str, ...] = ()
+    # Of a job of several ranks: the cluster's id where one was named, each distinct rank, what each mesh axis takes, and
+    # which ranks the job's end waits for, the most important first.
+    cluster: str | None = None
+    ranks: tuple[RankFigures, ...] = ()
+    axes: Mapping[str, AxisFigures] = field(default_factory=dict)
+    critical_path: tuple[PathPart, ...] = ()
 
 
 def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = None) -> Forecast:
@@ -103,9 +112,9 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     top = top_ops_of(timeline, window)
     return Forecast(
         chip=chip.id, num_chips=1, fits=held.peak_bytes <= chip.memory_bytes, grade=chip.grade,
-        step_time_s=step_time, step_time_error=_error(evidence, breakdown, timeline),
+        step_time_s=step_time, step_time_error=error_of(evidence, breakdown, timeline),
         tokens_per_s_per_chip=_per_s(tokens, step_time), samples_per_s=_per_s(samples, step_time),
-        mfu=_ratio(total["model_flop"], step_time * peak), hfu=_ratio(total["flop"], step_time * peak),
+        mfu=ratio(total["model_flop"], step_time * peak), hfu=ratio(total["flop"], step_time * peak),
         model_flop_per_step=total["model_flop"], peak_memory_bytes=held.peak_bytes, memory_bytes=chip.memory_bytes,
         breakdown_s=breakdown, unpriced_share=evidence["bytes_only"], evidence=evidence,
         energy_j=chip.power_w * step_time if chip.power_w else None,
@@ -113,12 +122,12 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         steps=len(found), step_kind=window.kind, num_ops=int(timeline.op.size), kernels_per_step=total["kernels"],
         tokens_per_step=tokens, samples_per_step=samples, matrix_dtype=total["dtype"],
         executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window),
-        top_ops=top, limit=_limit(breakdown, step_time, top, total["kernels"], total["host_s"]),
-        step_times_s=window.times_s, warnings=_warnings(timeline, window, held.peak_bytes),
+        top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
+        step_times_s=window.times_s, warnings=warnings_of(timeline, window, held.peak_bytes),
     )  # fmt: skip
 
 
-def _error(evidence: Mapping[str, float], breakdown: Mapping[str, float], timeline: Timeline) -> float:
+def error_of(evidence: Mapping[str, float], breakdown: Mapping[str, float], timeline: Timeline) -> float:
     """One sigma: parts of one kind err together; kinds, host, level of the chip's products and chip file err apart."""
     total = sum(breakdown.values()) or 1.0
     host, compute = breakdown["host"] / total, breakdown["compute"] / total
@@ -135,7 +144,7 @@ def _error(evidence: Mapping[str, float], breakdown: Mapping[str, float], timeli
 HOST_ISSUES, CHIP_WAITS = 0.9, 0.1
 
 
-def _limit(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp, ...], kernels: float,
+def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp, ...], kernels: float,
            host_s: float) -> str:  # fmt: skip
     """What the step's time is made of, in a sentence. host_s: what the host needs to issue a step's ops."""
     if not step_time:
@@ -152,12 +161,14 @@ def _limit(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp, .
                 "larger batches, compilation or graphs would help.")  # fmt: skip
     if name == "exposed_comm":
         return f"Communication: {share} of the step is spent in it alone."
+    if name == "bubble":
+        return f"Waiting: {share} of the chips' time passes idle until other ranks have come as far."
     if name == "compute":
         return f"Compute: {share} of the step is in ops limited by flop/s; {most}."
     return f"Memory: {share} of the step is in ops limited by bandwidth or by their launch; {most}."
 
 
-def _warnings(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[str, ...]:
+def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[str, ...]:
     chip = timeline.chip
     found = []
     if window.kind == "run":
@@ -181,5 +192,5 @@ def _per_s(count: float | None, seconds: float) -> float | None:
     return count / seconds if count and seconds else None
 
 
-def _ratio(part: float, whole: float) -> float:
+def ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0

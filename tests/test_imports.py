@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "cluster": {"errors", "units", "spec", "record", "cost", "timeline", "network"},
     "figures": {"errors", "units", "spec", "record", "cost", "timeline"},
     "forecast": {"errors", "units", "spec", "record", "cost", "timeline", "memory", "figures"},
+    "job": {"errors", "units", "spec", "record", "cost", "timeline", "figures", "forecast", "network", "cluster"},
     "dtypes": {"cost", "record", "spec"},
     "memory": {"errors", "units", "record"},
     "drivers": {"errors", "units", "spec", "record"},

@@ -1,0 +1,57 @@
+"""The names of a job's mesh axes: as the program gave them, else after what a group is used for.
+
+Programs that build their groups without a DeviceMesh name none. Then a group is "pp" where ranks send to each other,
+"ep" where they exchange all with all, "tp" where activations are summed up in a forward, else "dp".
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from anychip.network.collective import Collective
+from anychip.record import Kind, Program
+from anychip.record.steps import Marks
+
+TENSOR_AXES = ("tp", "tensor", "tensor_parallel", "model", "model_parallel", "mp")  # ranks of one sample
+SEQUENCE_AXES = ("cp", "context", "context_parallel")  # ranks of parts of one sample
+PIPELINE_AXES = ("pp", "pipeline", "pipeline_parallel")
+SMALL_BYTES = 1 << 16  # a loss or a norm, not activations
+
+
+def axes_of(program: Program, calls: Mapping[int, Collective]) -> list[str]:
+    """A name for each of the program's groups."""
+    used = _used(program, calls)
+    return [group.axis or used.get(index, "dp") for index, group in enumerate(program.groups)]
+
+
+def _used(program: Program, calls: Mapping[int, Collective]) -> dict[int, str]:
+    """For each group by what it is used for, the first that holds of pp, ep, tp."""
+    at = np.flatnonzero(program.kinds == Kind.OP)
+    launched = program.payloads[at]
+    phase = Marks(program).phase()[at]
+    forward = set(np.unique(launched[phase == 1]).tolist())
+    found: dict[int, str] = {}
+    for names, wanted in (
+        ("pp", lambda op, call: call.kind in ("send", "recv")),
+        ("ep", lambda op, call: call.kind == "all_to_all"),
+        ("tp", lambda op, call: op in forward and call.kind in ("all_reduce", "reduce_scatter") and call.nbytes > SMALL_BYTES),
+    ):  # fmt: skip
+        for op, call in calls.items():
+            if wanted(op, call):
+                found.setdefault(call.group, names)
+    return found
+
+
+def copies(program: Program, axes: list[str], names: tuple[str, ...]) -> int:
+    """How many ranks share what this one is fed, along axes of these names."""
+    sizes = {axis: len(group.ranks) for axis, group in zip(axes, program.groups, strict=True) if axis.lower() in names}
+    return int(np.prod(list(sizes.values()) or [1]))
+
+
+def is_fed(program: Program, axes: list[str]) -> bool:
+    """Does this rank read the data: it is in no pipeline, or in its first stage."""
+    return all(
+        group.ranks[0] == program.rank
+        for axis, group in zip(axes, program.groups, strict=True)
+        if axis.lower() in PIPELINE_AXES
+    )

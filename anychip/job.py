@@ -1,0 +1,258 @@
+"""`forecast_job(program, chip, fabric)`: a `Forecast` of a job of many ranks on many chips.
+
+In: a recording of a job's distinct ranks, a chip, the fabric between so many of it. Figures are for the whole job: a
+step is over when its last rank is; times by what limited them and by mesh axis are means over all chips; memory is the
+worst chip's.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from anychip.cluster import ClusterTimeline, RankTimeline, Stragglers, simulate
+from anychip.cluster.axes import SEQUENCE_AXES, TENSOR_AXES, axes_of, copies, is_fed
+from anychip.cluster.deadlock import ranks_text
+from anychip.cluster.path import critical_path
+from anychip.cost.price import LIMITS
+from anychip.figures import (
+    AxisFigures,
+    Floats,
+    PathPart,
+    RankFigures,
+    TopOp,
+    Window,
+    added_s,
+    batch_of,
+    by_phase_of,
+    shares_of,
+    top_ops_of,
+    totals_of,
+)
+from anychip.forecast import Forecast, error_of, limit_of, ratio, warnings_of
+from anychip.network import Fabric
+from anychip.record import Program
+from anychip.record.steps import find_steps
+from anychip.spec import Chip
+from anychip.timeline.memory import Memory, memory
+
+BREAKDOWN = ("compute", "memory_bound", "exposed_comm", "bubble", "host")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One distinct rank within the job's window. weight: the share of all chips that it stands for. axes: a name for
+    each of its groups."""
+
+    rank: RankTimeline
+    window: Window
+    weight: float
+    axes: list[str]
+    memory: Memory
+
+    @property
+    def program(self) -> Program:
+        return self.rank.program
+
+
+def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_step: float | None = None,
+                 stragglers: Stragglers | None = None) -> Forecast:  # fmt: skip
+    """Price a job and sum up its steps. tokens_per_step: of the whole job. Raises Deadlock, BadNetwork, BadProgramFile."""
+    node = int(fabric.cluster.node_chips or 8) if fabric.cluster is not None else 8
+    timeline = simulate(program, chip, fabric, stragglers=stragglers, node_chips=node)
+    parts, times = _parts(timeline)
+    step_time = float(np.median(times)) if times else 0.0
+    chips = timeline.num_chips
+    totals = [totals_of(part.rank.timeline, part.window) for part in parts]
+    main = max(range(len(parts)), key=lambda i: totals[i]["flop"] * parts[i].weight)
+    dtype = str(totals[main]["dtype"])
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(value * part.weight for value, part in zip(values, parts, strict=True))
+
+    mine = [breakdown_of_rank(part) for part in parts]
+    breakdown = {name: mean([one[name] for one, _ in mine]) for name in BREAKDOWN}
+    evidence = _mean_of([shares_of(part.rank.timeline, part.window) for part in parts], mean)
+    peak = parts[0].rank.timeline.prices.on.peak(dtype, "matrix") * chips
+    flop, model = (mean([total[name] for total in totals]) * chips for name in ("flop", "model_flop"))
+    tokens, samples = _batch(parts, program)
+    tokens = tokens_per_step if tokens_per_step is not None else tokens
+    worst = max(parts, key=lambda part: part.memory.peak_bytes)
+    top = _top_ops(parts)
+    kernels, host = (mean([total[name] for total in totals]) for name in ("kernels", "host_s"))
+    return Forecast(
+        chip=chip.id, num_chips=chips, fits=worst.memory.peak_bytes <= chip.memory_bytes, grade=chip.grade,
+        step_time_s=step_time, step_time_error=error_of(evidence, breakdown, parts[main].rank.timeline),
+        tokens_per_s_per_chip=tokens / step_time / chips if tokens and step_time else None,
+        samples_per_s=samples / step_time if samples and step_time else None,
+        mfu=ratio(model, step_time * peak), hfu=ratio(flop, step_time * peak), model_flop_per_step=model,
+        peak_memory_bytes=worst.memory.peak_bytes, memory_bytes=chip.memory_bytes, breakdown_s=breakdown,
+        unpriced_share=evidence["bytes_only"], evidence=evidence,
+        energy_j=chip.power_w * step_time * chips if chip.power_w else None,
+        cost_usd=chip.price_usd_per_hour * step_time * chips / 3600 if chip.price_usd_per_hour else None,
+        steps=len(find_steps(parts[0].program)), step_kind=parts[0].window.kind,
+        num_ops=sum(int(part.rank.timeline.op.size) for part in parts), kernels_per_step=kernels,
+        tokens_per_step=tokens, samples_per_step=samples, matrix_dtype=dtype, executed_flop_per_step=flop,
+        memory_by_kind=worst.memory.by_kind,
+        time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean),
+        top_ops=top, limit=limit_of(breakdown, step_time, top, kernels, host), step_times_s=tuple(times),
+        warnings=_warnings(parts, worst, chip), cluster=fabric.cluster.id if fabric.cluster is not None else None,
+        ranks=tuple(_rank(part, one, chip) for part, (one, _) in zip(parts, mine, strict=True)),
+        axes=_axes(parts, [axes for _, axes in mine]), critical_path=_path(timeline, parts),
+    )  # fmt: skip
+
+
+def _parts(timeline: ClusterTimeline) -> tuple[list[Part], list[float]]:
+    """All ranks within one window, and the seconds of each of its steps: from the moment at which all ranks have done one
+    to that at which all have done the next."""
+    own = [Window.of(rank.timeline, find_steps(rank.program)) for rank in timeline.ranks]
+    stepped = [window for window in own if window.steps] or own
+    count = min(len(window.times_s) for window in stepped)
+    ends = np.max([window.end_s - np.cumsum((0.0, *window.times_s[::-1]))[: count + 1] for window in stepped], axis=0)
+    times = np.diff(ends[::-1]).tolist()
+    parts = []
+    for rank, window in zip(timeline.ranks, own, strict=True):
+        within = replace(window, begin_s=float(ends[-1]), end_s=float(ends[0]), times_s=tuple(times))
+        weight = len(rank.members) / timeline.num_chips
+        parts.append(Part(rank, within, weight, axes_of(rank.program, rank.calls), memory(rank.program)))
+    return parts, times
+
+
+def breakdown_of_rank(part: Part) -> tuple[dict[str, float], dict[str, AxisFigures]]:
+    """Of one rank the mean step's seconds by what limited them, and by mesh axis what its collectives took: exposed while
+    they alone ran, waiting while it stood idle until its partners came."""
+    timeline, window = part.rank.timeline, part.window
+    wires = part.rank.is_wire()[timeline.op]
+    compute = ~wires & (timeline.prices.limit[timeline.op] == LIMITS.index("compute"))
+    names = sorted(set(part.axes))
+    runs = [_runs(part, name) for name in names]
+    waits = [_waits(part, name) for name in names]
+    spans = [(timeline.start_s[mask], timeline.end_s[mask]) for mask in (compute, ~wires & ~compute)]
+    seconds = window.scaled(added_s([*spans, *runs, *waits], window))
+    exposed, waiting = seconds[2 : 2 + len(names)], seconds[2 + len(names) : -1]
+    values = (seconds[0], seconds[1], sum(exposed), sum(waiting), seconds[-1])
+    axes = {
+        name: _axis(part, name, run, exposed[i], waiting[i])
+        for i, (name, run) in enumerate(zip(names, runs, strict=True))
+    }
+    return dict(zip(BREAKDOWN, values, strict=True)), axes
+
+
+def _on_axis(part: Part, name: str) -> list[int]:
+    """The ops that are collectives along an axis."""
+    return [op for op, call in part.rank.calls.items() if part.axes[call.group] == name]
+
+
+def _runs(part: Part, name: str) -> tuple[Floats, Floats]:
+    timeline = part.rank.timeline
+    mine = np.isin(timeline.op, _on_axis(part, name))
+    return timeline.start_s[mine], timeline.end_s[mine]
+
+
+def _waits(part: Part, name: str) -> tuple[Floats, Floats]:
+    ops = set(_on_axis(part, name))
+    waits = [wait for wait in part.rank.waits if wait.op in ops]
+    return np.array([wait.ready_s for wait in waits]), np.array([wait.start_s for wait in waits])
+
+
+def _axis(part: Part, name: str, run: tuple[Floats, Floats], exposed_s: float, waiting_s: float) -> AxisFigures:
+    timeline, window = part.rank.timeline, part.window
+    ops = _on_axis(part, name)
+    called = timeline.op[window.ops(timeline)]
+    counts = np.bincount(called, minlength=len(part.program.ops))
+    return AxisFigures(
+        size=max(len(g.ranks) for g, axis in zip(part.program.groups, part.axes, strict=True) if axis == name),
+        calls=float(counts[ops].sum()) / window.count,
+        nbytes=float(sum(part.rank.calls[op].nbytes * int(counts[op]) for op in ops)) / window.count,
+        busy_s=added_s([run], window)[0] / window.count,
+        exposed_s=exposed_s,
+        waiting_s=waiting_s,
+    )
+
+
+def _axes(parts: Sequence[Part], found: Sequence[Mapping[str, AxisFigures]]) -> dict[str, AxisFigures]:
+    """Means over all chips of what each axis takes."""
+    names = sorted({name for axes in found for name in axes})
+    sums: dict[str, AxisFigures] = {}
+    for name in names:
+        mine = [(part.weight, axes[name]) for part, axes in zip(parts, found, strict=True) if name in axes]
+        means = [
+            sum(weight * float(getattr(one, field)) for weight, one in mine)
+            for field in ("calls", "nbytes", "busy_s", "exposed_s", "waiting_s")
+        ]
+        if means[0]:
+            sums[name] = AxisFigures(max(one.size for _, one in mine), *means)
+    return sums
+
+
+def _mean_of(found: Sequence[Mapping[str, float]], mean: Callable[[Sequence[float]], float]) -> dict[str, float]:
+    return {name: mean([one[name] for one in found]) for name in found[0]}
+
+
+def _batch(parts: Sequence[Part], program: Program) -> tuple[float | None, float | None]:
+    """(tokens, samples) of the whole job per step: what the first pipeline stages read, ranks of one sample once."""
+    tokens = samples = 0.0
+    recorded = {rank.rank: rank for rank in program.ranks}
+    for part in parts:
+        if not is_fed(part.program, part.axes):
+            continue
+        # What a step is fed is read where nothing has been fused yet.
+        plain = recorded[part.program.rank]
+        steps = tuple(find_steps(plain)[-len(part.window.steps) :]) if part.window.steps else ()
+        mine = batch_of(plain, steps)
+        shared = copies(part.program, part.axes, TENSOR_AXES)
+        split = copies(part.program, part.axes, SEQUENCE_AXES)
+        tokens += (mine[0] or 0.0) * len(part.rank.members) / shared
+        samples += (mine[1] or 0.0) * len(part.rank.members) / shared / split
+    return tokens or None, samples or None
+
+
+def _top_ops(parts: Sequence[Part], most: int = 10) -> tuple[TopOp, ...]:
+    """Ops of one name and shape, means over all chips; a collective's name says along which axis."""
+    found: dict[tuple[str, str], TopOp] = {}
+    busy = 0.0
+    for part in parts:
+        name_of = {op: f"{call.kind} {part.axes[call.group]}" for op, call in part.rank.calls.items()}
+        for top in top_ops_of(part.rank.timeline, part.window, most=1000, name_of=name_of):
+            known = found.get((top.name, top.shape))
+            count, time = top.count * part.weight, top.time_s * part.weight
+            busy += time
+            if known is not None:
+                count, time = count + known.count, time + known.time_s
+            found[top.name, top.shape] = replace(top, count=count, time_s=time)
+    ranked = sorted(found.values(), key=lambda top: -top.time_s)[:most]
+    return tuple(replace(top, share=top.time_s / busy if busy else 0.0) for top in ranked)
+
+
+def _rank(part: Part, breakdown: Mapping[str, float], chip: Chip) -> RankFigures:
+    place = {
+        axis: group.ranks.index(part.program.rank)
+        for axis, group in zip(part.axes, part.program.groups, strict=True)
+        if group.axis is not None or axis == "pp"
+    }
+    peak = part.memory.peak_bytes
+    return RankFigures(part.program.rank, len(part.rank.members), place, peak, peak <= chip.memory_bytes, breakdown)
+
+
+def _path(timeline: ClusterTimeline, parts: Sequence[Part]) -> tuple[PathPart, ...]:
+    """The critical path of the window by distinct rank, the longest part first."""
+    window = parts[0].window
+    span = window.end_s - window.begin_s
+    seconds = dict.fromkeys(range(len(parts)), 0.0)
+    for segment in critical_path(timeline, window.begin_s, window.end_s):
+        seconds[segment.index] += segment.end_s - segment.begin_s
+    ranked = sorted(seconds.items(), key=lambda item: -item[1])
+    return tuple(PathPart(parts[index].program.rank, time / span) for index, time in ranked if time and span)
+
+
+def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]:
+    """As of one chip, with the ranks that do not fit named."""
+    found = [text for part in parts for text in warnings_of(part.rank.timeline, part.window, 0)]
+    over = [part for part in parts if part.memory.peak_bytes > chip.memory_bytes]
+    if over:
+        ranks = sorted(rank for part in over for rank in part.rank.members)
+        found.append(
+            f"{chip.id}: {ranks_text(ranks)} need up to {worst.memory.peak_bytes / 2**30:.1f} GiB, a chip has "
+            f"{chip.memory_bytes / 2**30:.1f} GiB."
+        )
+    return tuple(dict.fromkeys(found))

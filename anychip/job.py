@@ -41,11 +41,12 @@ BREAKDOWN = ("compute", "memory_bound", "exposed_comm", "bubble", "host")
 
 @dataclass(frozen=True)
 class Part:
-    """One distinct rank within the job's window. weight: the share of all chips that it stands for. axes: a name for
-    each of its groups."""
+    """One distinct rank within the job's window. ended_s: when its own last step had ended. weight: the share of all
+    chips that it stands for. axes: a name for each of its groups."""
 
     rank: RankTimeline
     window: Window
+    ended_s: float
     weight: float
     axes: list[str]
     memory: Memory
@@ -114,7 +115,7 @@ def _parts(timeline: ClusterTimeline) -> tuple[list[Part], list[float]]:
     for rank, window in zip(timeline.ranks, own, strict=True):
         within = replace(window, begin_s=float(ends[-1]), end_s=float(ends[0]), times_s=tuple(times))
         weight = len(rank.members) / timeline.num_chips
-        parts.append(Part(rank, within, weight, axes_of(rank.program, rank.calls), memory(rank.program)))
+        parts.append(Part(rank, within, window.end_s, weight, axes_of(rank.program, rank.calls), memory(rank.program)))
     return parts, times
 
 
@@ -128,9 +129,11 @@ def breakdown_of_rank(part: Part) -> tuple[dict[str, float], dict[str, AxisFigur
     runs = [_runs(part, name) for name in names]
     waits = [_waits(part, name) for name in names]
     spans = [(timeline.start_s[mask], timeline.end_s[mask]) for mask in (compute, ~wires & ~compute)]
-    seconds = window.scaled(added_s([*spans, *runs, *waits], window))
-    exposed, waiting = seconds[2 : 2 + len(names)], seconds[2 + len(names) : -1]
-    values = (seconds[0], seconds[1], sum(exposed), sum(waiting), seconds[-1])
+    # A rank that is done before the others has nothing more to wait for in the recording; in a longer run it would.
+    ended = (np.array([part.ended_s]), np.array([max(window.end_s, part.ended_s)]))
+    *seconds, host = window.scaled(added_s([*spans, *runs, *waits, ended], window))
+    exposed, waiting = seconds[2 : 2 + len(names)], seconds[2 + len(names) :]
+    values = (seconds[0], seconds[1], sum(exposed), sum(waiting), host)
     axes = {
         name: _axis(part, name, run, exposed[i], waiting[i])
         for i, (name, run) in enumerate(zip(names, runs, strict=True))

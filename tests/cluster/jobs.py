@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anychip.record import Group, Kind, Place, Program
+from anychip.record import Group, Kind, Mark, Place, Program
 from tests.cost.ops import op, t
 from tests.timeline.tapes import w
 
@@ -58,6 +58,9 @@ class Rank:
     def at(self, line):
         self.places.append(Place("train.py", line, "main"))
         return self.add(w(Kind.AT, len(self.places) - 1))
+
+    def mark(self, which):
+        return self.add(w(Kind.MARK, int(which)))
 
     def call(self, name, group, elements, dtype="float32", **kwargs):
         """The word of a collective whose input and output have so many elements."""
@@ -115,12 +118,12 @@ def job(*ranks):
     return programs[0]
 
 
-def one_f_one_b(stages, batches, forward_s, backward_s, elements=1, replicas=1, chunks=1):
+def one_f_one_b(stages, batches, forward_s, backward_s, elements=1, replicas=1, steps=0):
     """The 1F1B schedule as Megatron-LM runs it: sends and receives of neighbours in one batch.
 
     Narayanan et al., "Efficient large-scale language model training on GPU clusters", 2021, figure 4.
+    steps: how many times, each as a training step; 0: once, without any marks.
     """
-    del chunks
     ranks = []
     for stage in range(stages):
         group = tuple(range(0, stages * replicas, replicas))
@@ -128,27 +131,32 @@ def one_f_one_b(stages, batches, forward_s, backward_s, elements=1, replicas=1, 
         before, after = (stage - 1) * replicas, (stage + 1) * replicas
         first, last = stage == 0, stage == stages - 1
         warm = min(stages - stage - 1, batches)
-        for _ in range(warm):
-            if not first:
+        for _ in range(steps or 1):
+            if steps:
+                me.mark(Mark.FORWARD_BEGIN)
+            for _ in range(warm):
+                if not first:
+                    me.run(me.recv(before, elements))
+                me.compute(forward_s)
+                me.run(me.send(after, elements))
+            if batches > warm and not first:
                 me.run(me.recv(before, elements))
-            me.compute(forward_s)
-            me.run(me.send(after, elements))
-        if batches > warm and not first:
-            me.run(me.recv(before, elements))
-        for batch in range(batches - warm):
-            me.compute(forward_s)
-            if not last:
-                me.run(me.send(after, elements), me.recv(after, elements))
-            me.compute(backward_s)
-            if batch == batches - warm - 1:
+            for batch in range(batches - warm):
+                me.compute(forward_s)
+                if not last:
+                    me.run(me.send(after, elements), me.recv(after, elements))
+                me.compute(backward_s)
+                if batch == batches - warm - 1:
+                    if not first:
+                        me.run(me.send(before, elements))
+                elif not first:
+                    me.run(me.send(before, elements), me.recv(before, elements))
+            for _ in range(warm):
+                me.run(me.recv(after, elements))
+                me.compute(backward_s)
                 if not first:
                     me.run(me.send(before, elements))
-            elif not first:
-                me.run(me.send(before, elements), me.recv(before, elements))
-        for _ in range(warm):
-            me.run(me.recv(after, elements))
-            me.compute(backward_s)
-            if not first:
-                me.run(me.send(before, elements))
+            if steps:
+                me.mark(Mark.OPTIMIZER_BEGIN).mark(Mark.OPTIMIZER_END)
         ranks.append(me)
     return job(*ranks)

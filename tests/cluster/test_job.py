@@ -1,0 +1,152 @@
+"""Forecasts of jobs: sums over all chips."""
+
+import numpy as np
+import pytest
+
+from anychip.cluster import Stragglers
+from anychip.cluster.axes import axes_of
+from anychip.job import forecast_job
+from anychip.network import collective_of
+from anychip.record import Kind, Mark
+from anychip.spec import load_chip
+from tests.cluster.jobs import Rank, Wire, job, one_f_one_b
+from tests.cost.ops import mm, op, t
+from tests.timeline.tapes import w
+
+H100 = load_chip("h100")
+EMBED = op("aten.embedding.default", t(1000, 64), t(4, 128, dtype="int64"), out=t(4, 128, 64))
+
+
+class Net(Wire):
+    cluster = None
+
+
+def forecast(program, **rest):
+    return forecast_job(program, H100, Net(**rest.pop("net", {})), **rest)
+
+
+@pytest.mark.parametrize(("stages", "batches"), [(4, 4), (4, 16)])
+def test_the_bubble_comes_out(stages, batches):
+    found = forecast(one_f_one_b(stages, batches, 0.1, 0.2, steps=3, replicas=2), net={"rate": 1e15})
+    assert found.num_chips == 2 * stages
+    assert found.step_kind == "train"
+    assert found.step_time_s == pytest.approx((batches + stages - 1) * 0.3, rel=2e-3)
+    assert sum(found.breakdown_s.values()) == pytest.approx(found.step_time_s)
+    share = found.breakdown_s["bubble"] / found.step_time_s
+    assert share == pytest.approx((stages - 1) / (batches + stages - 1), abs=5e-3)
+    assert found.breakdown_s["exposed_comm"] < 1e-3
+    # all of it but what stages wait after their last step, 0.1 to 0.6 s once in two steps
+    assert 0 < found.breakdown_s["bubble"] - found.axes["pp"].waiting_s < 0.3
+
+
+def test_each_stage_waits_as_long_as_the_formula_says():
+    # every stage stands idle for p - 1 slots of 0.3 s, wherever it is
+    found = forecast(one_f_one_b(4, 8, 0.1, 0.2, steps=3), net={"rate": 1e15})
+    assert [rank.place for rank in found.ranks] == [{"pp": i} for i in range(4)]
+    for rank in found.ranks:
+        assert rank.breakdown_s["bubble"] == pytest.approx(0.9, abs=5e-3)
+
+
+def steps(rank, count=3, seconds=0.1, axis=0, elements=10**6, overlap=False):
+    for _ in range(count):
+        rank.mark(Mark.FORWARD_BEGIN).compute(seconds).mark(Mark.FORWARD_END)
+        rank.mark(Mark.BACKWARD_BEGIN).compute(seconds)
+        event = rank.start(rank.call("allreduce_", axis, elements))
+        if overlap:
+            rank.compute(seconds)
+        rank.wait(event).mark(Mark.BACKWARD_END).mark(Mark.OPTIMIZER_BEGIN).compute(1e-6).mark(Mark.OPTIMIZER_END)
+    return rank
+
+
+def test_network_is_exposed_or_hidden_by_axis():
+    # 2 * 7 / 8 * 4 MB at 1 GB/s: 7 ms
+    plain = forecast(job(steps(Rank(0, 8, [(tuple(range(8)), None)], range(8)))))
+    assert plain.axes["dp"].exposed_s == pytest.approx(0.007, rel=1e-2)
+    assert plain.axes["dp"].busy_s == pytest.approx(0.007, rel=1e-2)
+    assert (plain.axes["dp"].size, plain.axes["dp"].calls, plain.axes["dp"].nbytes) == (8, 1, 4e6)
+    hidden = forecast(job(steps(Rank(0, 8, [(tuple(range(8)), None)], range(8)), overlap=True)))
+    assert hidden.axes["dp"].exposed_s == pytest.approx(0, abs=1e-6)
+    assert hidden.axes["dp"].busy_s == pytest.approx(0.007, rel=1e-2)
+    assert hidden.step_time_s == pytest.approx(0.3, rel=1e-2)
+
+
+def test_groups_without_a_name_are_named_by_use():
+    rank = Rank(0, 16, [((0, 1), None), ((0, 2), None), ((0, 4), None), ((0, 8), None), ((0, 1, 2), "cp")])
+    rank.mark(Mark.FORWARD_BEGIN).add(rank.call("allreduce_", 0, 10**6), rank.call("alltoall_base_", 2, 10**6))
+    rank.add(rank.call("allreduce_", 3, 1)).run(rank.send(2, 10, group=1)).mark(Mark.FORWARD_END)
+    rank.mark(Mark.BACKWARD_BEGIN).add(rank.call("allreduce_", 3, 10**6)).mark(Mark.BACKWARD_END)
+    program = rank.program()
+    calls = {index: collective_of(one) for index, one in enumerate(program.ops)}
+    assert axes_of(program, calls) == ["tp", "pp", "ep", "dp", "cp"]
+
+
+def test_tokens_and_flop_are_of_the_whole_job():
+    # 4 x 128 tokens a data-parallel rank; 8 ranks in pairs that share them: 4 * 512
+    product = mm(512, 512, 512)
+
+    def rank():
+        me = Rank(0, 8, [((0, 1), "tp"), ((0, 2, 4, 6), "dp")], range(8))
+        for _ in range(3):
+            me.mark(Mark.FORWARD_BEGIN).add(me.op(EMBED), me.op(product)).compute(0.1).mark(Mark.FORWARD_END)
+            me.mark(Mark.OPTIMIZER_BEGIN).compute(0.1).mark(Mark.OPTIMIZER_END)
+        return me
+
+    found = forecast(job(rank()))
+    assert found.tokens_per_step == 4 * 512
+    assert found.samples_per_step == 4 * 4
+    assert found.model_flop_per_step == 8 * 2 * 512**3
+    assert found.tokens_per_s_per_chip == pytest.approx(2048 / found.step_time_s / 8)
+    peak = 8 * H100.peak_flop_per_s("bf16")
+    assert found.mfu == pytest.approx(8 * 2 * 512**3 / found.step_time_s / peak)
+    assert found.energy_j == pytest.approx(8 * 700 * found.step_time_s)
+    given = forecast(job(rank()), tokens_per_step=100)
+    assert given.tokens_per_step == 100
+
+
+def test_later_pipeline_stages_read_no_tokens():
+    program = one_f_one_b(2, 2, 0.1, 0.1, steps=2, replicas=4)
+    for rank in program.ranks:
+        rank.ops.append(EMBED)
+        at = np.flatnonzero(rank.tape == w(Kind.MARK, Mark.FORWARD_BEGIN))
+        rank.tape = np.insert(rank.tape, at + 1, w(Kind.OP, len(rank.ops) - 1))
+    assert forecast(program).tokens_per_step == 4 * 512
+
+
+def test_the_worst_rank_that_does_not_fit_is_named():
+    ranks = [Rank(i, 4, [(tuple(range(4)), "pp")]) for i in range(4)]
+    programs = [steps(rank, 2).program() for rank in ranks]
+    for program in programs:
+        size = 90 if program.rank == 2 else 10
+        program.block_bytes = np.array([size * 2**30], np.int64)
+        program.tape = np.concatenate([[w(Kind.ALLOC, 0)], program.tape])
+    programs[0].others = programs[1:]
+    found = forecast(programs[0])
+    assert not found.fits
+    assert found.peak_memory_bytes == 90 * 2**30
+    assert [rank.fits for rank in found.ranks] == [True, True, False, True]
+    assert any("rank 2 need up to 90.0 GiB" in text or "rank 2 needs" in text for text in found.warnings)
+
+
+def test_the_critical_path_leads_through_the_slow_rank():
+    ranks = [steps(Rank(i, 2, [((0, 1), "dp")]), seconds=0.1 + 0.1 * i) for i in range(2)]
+    found = forecast(job(*ranks))
+    assert found.critical_path[0].rank == 1
+    assert found.critical_path[0].share > 0.95
+    assert found.ranks[0].breakdown_s["bubble"] == pytest.approx(0.2, rel=1e-2)
+    assert found.step_time_s == pytest.approx(0.404, rel=1e-2)
+
+
+def test_the_critical_path_of_a_pipeline_leads_through_every_stage():
+    found = forecast(one_f_one_b(4, 2, 0.1, 0.2, steps=2), net={"rate": 1e15})
+    assert {part.rank for part in found.critical_path} == {0, 1, 2, 3}
+    assert sum(part.share for part in found.critical_path) == pytest.approx(1)
+
+
+def test_stragglers_reach_the_forecast():
+    def one():
+        return job(steps(Rank(0, 64, [(tuple(range(64)), "dp")], range(64))))
+
+    plain = forecast(one())
+    slow = forecast(one(), stragglers=Stragglers(slow_node=1.5))
+    assert slow.step_time_s == pytest.approx(plain.step_time_s + 0.1, rel=1e-2)
+    assert slow.breakdown_s["bubble"] == pytest.approx(0.1 * 56 / 64, rel=2e-2)

@@ -147,6 +147,8 @@ class Hooks:
                 self._stepped_by_hand(parameters)
                 self.steps.forward()
             self.tape.append(BEGIN[training])
+            if id(module) not in self._paths:
+                self._note_parameters(parameters)
             self._name_submodules(module)
         enter, leave = self._module_words(module)
         self.tape.append(enter)

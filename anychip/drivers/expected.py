@@ -18,16 +18,23 @@ INDEX_LIKE = (torch.bool, torch.int64, torch.int32, torch.uint8)
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of one tensor: a share that is true, a span of integers, counts that add up; or nothing."""
+    """What is known of one tensor: a share that is true, a span of integers, counts that add up, a likely element, its
+    values; or nothing."""
 
     share: float | None = None
     span: int | None = None
     counts: list[int] | None = None
+    guess: int | None = None
+    value: torch.Tensor | None = None
 
     def tell(self, values: Values, tensor: torch.Tensor) -> None:
         address = tensor.untyped_storage().data_ptr()
         if self.counts is not None:
             values.put(tensor, torch.tensor(self.counts, device="cpu").to(tensor.dtype).reshape(tensor.shape))
+        if self.value is not None:
+            values.put(tensor, self.value.to(tensor.dtype))
+        if self.guess is not None:
+            values.guess[address] = self.guess
         if self.share is not None:
             values.share[address] = self.share
         if self.span is not None:
@@ -53,7 +60,7 @@ def of(values: Values, tensor: Any) -> Known:
     if not isinstance(tensor, torch.Tensor) or tensor.device.type in ("cpu", "meta"):
         return NOTHING
     address = tensor.untyped_storage().data_ptr()
-    return Known(values.share.get(address), values.span.get(address))
+    return Known(values.share.get(address), values.span.get(address), guess=values.guess.get(address))
 
 
 def argument(call: Call, position: int, name: str) -> Any:
@@ -75,10 +82,21 @@ MOVES = {
 
 @expected("topk")
 def _topk(values: Values, call: Call) -> list[Known]:
-    """Indices of the k largest along a dimension: each of its positions is as likely."""
+    """Indices of the k largest along a dimension: each of its positions is as likely. Where they are few they are
+    spelled out: different ones in a row, and all used alike over the rows."""
     dim = argument(call, 2, "dim")
-    size = call.args[0].shape[-1 if dim is None else dim] if call.args[0].dim() else 1
-    return [NOTHING, Known(span=size)]
+    dim = -1 if dim is None else dim
+    size = call.args[0].shape[dim] if call.args[0].dim() else 1
+    return [NOTHING, Known(span=size, value=_spread(call.outputs[1], dim, size, values.imbalance))]
+
+
+def _spread(indices: torch.Tensor, dim: int, size: int, imbalance: float) -> torch.Tensor | None:
+    """Indices below `size` that differ along `dim` and are used alike, as far as they can be; None for many of them."""
+    if not 0 < indices.numel() <= SMALL or not indices.dim() or imbalance != 1.0:
+        return None
+    in_row_last = indices.movedim(dim, -1).shape
+    numbers = torch.arange(indices.numel(), device="cpu") % size
+    return numbers.reshape(in_row_last).movedim(-1, dim)
 
 
 @expected("sort", "max", "min", "mode", "kthvalue", "median")
@@ -93,16 +111,18 @@ def _with_indices(values: Values, call: Call) -> list[Known]:
 
 @expected("argsort", "argmax", "argmin")
 def _index_of(values: Values, call: Call) -> list[Known]:
+    """A position in the middle: of a vocabulary, no token with a special meaning."""
     dim = argument(call, 1, "dim")
     tensor = call.args[0]
-    return [Known(span=tensor.numel() if dim is None else tensor.shape[dim] if tensor.dim() else 1)]
+    size = tensor.numel() if dim is None else tensor.shape[dim] if tensor.dim() else 1
+    return [Known(span=size, guess=size // 2)]
 
 
 @expected("randint", "multinomial", "randperm")
 def _random_index(values: Values, call: Call) -> list[Known]:
     first = call.args[0]
     if isinstance(first, torch.Tensor):
-        return [Known(span=first.shape[-1])]
+        return [Known(span=first.shape[-1], guess=first.shape[-1] // 2)]
     ints = [one for one in call.args if isinstance(one, int)]
     return [Known(span=max(ints[-1], 1))] if ints else []
 

@@ -7,10 +7,11 @@ import torch
 
 from anychip.drivers.base import Block, Call
 from anychip.drivers.expected import EXPECTED, INDEX_LIKE, keep
-from anychip.drivers.values import GUESS, SMALL, Values, carried, first_uniform
+from anychip.drivers.values import GUESS, KEPT, SMALL, Values, carried, first_uniform
 from anychip.record import Kind, word
 from anychip.record.recorder import Recorder
 
+COPIES = ("_to_copy", "clone", "copy_")  # cheap enough to be done on as many integers as are kept
 NEAR = 0.8  # share of the memory from which on every allocation is tried on PyTorch's own allocator
 
 
@@ -95,7 +96,8 @@ class NullDriver:
 
     def _compute(self, call: Call, written: list[torch.Tensor]) -> bool:
         """Do the op on real values if all its inputs have some; say whether that was possible."""
-        if any(tensor.numel() > SMALL for tensor in written) or random(call.op):
+        most = KEPT if call.name in COPIES and all(one.dtype in INDEX_LIKE for one in written) else SMALL
+        if any(tensor.numel() > most for tensor in written) or random(call.op):
             return False
         stand_ins: dict[int, torch.Tensor] = {}
         for tensor in on_chip(call.tensors):
@@ -105,7 +107,7 @@ class NullDriver:
             if alias is None and not any(tensor is other for other in call.mutated):
                 return False
             if alias is None:
-                if tensor.numel() > SMALL or not overwrites(call.name):
+                if tensor.numel() > most or not overwrites(call.name):
                     return False
                 self.values.put(tensor, torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu"))
                 alias = self.values.alias(tensor)
@@ -143,8 +145,10 @@ class NullDriver:
         self.values.forget(tensor.untyped_storage().data_ptr())
 
     def copy_in(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        address = target.untyped_storage().data_ptr()
-        if target.numel() <= SMALL and (target.untyped_storage().nbytes() <= SMALL * 16 or address in self.values.real):
+        storage = target.untyped_storage()
+        address = storage.data_ptr()
+        small = target.numel() <= SMALL and (storage.nbytes() <= SMALL * 16 or address in self.values.real)
+        if small or (target.dtype in INDEX_LIKE and storage.nbytes() <= KEPT * target.element_size()):
             self.values.put(target, source)
         else:
             self.values.forget(address)

@@ -1,8 +1,8 @@
 """What the program is told when it reads a value from a chip that computes none.
 
 Three sources, in this order (docs/values.md has a row per operator):
-1. *Real values.* Small tensors that come from the host (counts, steps, shapes, masks) keep them: while all
-   inputs of an op have values, the op is computed on the CPU beside being recorded.
+1. *Real values.* Small tensors that come from the host (counts, steps, shapes) keep them, integers and masks also
+   where they are larger: while all inputs of an op have values, a small result is computed on the CPU beside being recorded.
 2. *Uniform values.* A few ops have one plausible answer whatever their input: `isnan` is false, `isfinite`
    is true, no gradient overflowed. It survives `any`, `all`, `sum`, casts and negation.
 3. *Expected counts.* Of a mask it is known what share of it is expected to be true, of indices how many
@@ -20,6 +20,9 @@ import torch
 from anychip.record.recorder import user_place
 
 SMALL = 256  # elements: larger tensors carry no values
+# But integers and masks of up to so many elements, as they came from the host: libraries send lists of indices to the
+# chip and read them back (DDP its buckets), and a mask of the host's decides shapes.
+KEPT = 1 << 16
 
 # base name of an op -> the value that its result is taken to be filled with
 UNIFORM: dict[str, float] = {
@@ -52,7 +55,7 @@ class Values:
         self.imbalance = imbalance
         self.real: dict[int, torch.Tensor] = {}  # address -> bytes on the CPU
         self.uniform: dict[int, float] = {}
-        self.guess: dict[int, bool] = {}
+        self.guess: dict[int, int] = {}
         self.share: dict[int, float] = {}  # expected share of elements that are not zero
         self.span: dict[int, int] = {}  # integers: they are in [0, span)
         self.reads: Counter[tuple[str, int]] = Counter()
@@ -104,9 +107,9 @@ class Values:
             place = user_place()
             count = self.reads[place.file, place.line]
             self.reads[place.file, place.line] += 1
-            guess = self.guess.get(tensor.untyped_storage().data_ptr(), False)
+            guess = bool(self.guess.get(tensor.untyped_storage().data_ptr(), False))
             return guess ^ (count >= LOOP_READS and bool(count % 2))
-        return 1.0 if tensor.dtype.is_floating_point else 1
+        return 1.0 if tensor.dtype.is_floating_point else self.guess.get(tensor.untyped_storage().data_ptr(), 1)
 
     def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
         """A CPU copy of a chip tensor: its real values, or plausible ones where it is small, else zeros."""

@@ -1,4 +1,4 @@
-"""The Python API behind the command line: `record` a program once, `forecast` it on every chip that was asked for.
+"""The Python API behind the command line: `record` a program once, `forecast` it on every target that was asked for.
 
 A recording is priced on another chip as it stands where that chip would have answered every question that the program
 asked in the same way; where an answer differs the program might have done something else, so it is recorded again.
@@ -19,7 +19,9 @@ from anychip.record.program import Program, Question
 from anychip.spec import Chip, load_chip
 
 if TYPE_CHECKING:
+    from anychip.cluster import ClusterTimeline, Stragglers
     from anychip.forecast import Forecast
+    from anychip.network import Fabric
 
 Say = Callable[[str], None]
 OnChips = str | Chip | Sequence[str | Chip]
@@ -30,13 +32,24 @@ def _silent(text: str) -> None:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Forecasts of one program on several chips, in the order asked.
+class Where:
+    """One target: a number of chips, in a named cluster or as the chip's own file joins them. name: as it was asked for."""
 
-    names: the chips as they were asked for. programs: the recording that each forecast was priced from; one object where one recording served several chips.
+    name: str
+    chip: Chip
+    num_chips: int = 1
+    cluster: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Forecasts of one program on several targets, in the order asked.
+
+    names: the targets as they were asked for, ranges written out. chips: of each its chip. programs: the recording that each forecast was priced from; one object where one recording served several chips.
     own_recordings: for each chip the questions that it answers otherwise than the first chip, for which it was recorded
     on its own. reserved_bytes: the most that PyTorch's caching allocator would hold of the chip's memory; None for chips
     whose steps are compiled whole, which have no such allocator.
+    fabrics: the network of each, None for one chip. stragglers: what made ranks unequal.
     wall_s: seconds spent here on record, price and total. interrupted: the program was stopped by Ctrl-C, so the
     forecasts hold only for what it had done by then.
     """
@@ -48,9 +61,22 @@ class Answer:
     forecasts: "tuple[Forecast, ...]"
     own_recordings: tuple[tuple[str, ...], ...] = ()
     reserved_bytes: tuple[int | None, ...] = ()
+    fabrics: "tuple[Fabric | None, ...]" = ()
+    stragglers: "Stragglers | None" = None
     wall_s: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     interrupted: bool = False
+
+    def timeline(self, index: int) -> "ClusterTimeline | None":
+        """A target's job on its clock, simulated again; None for one chip."""
+        fabric = self.fabrics[index] if self.fabrics else None
+        if fabric is None:
+            return None
+        from anychip.cluster import simulate
+        from anychip.job import node_chips
+
+        return simulate(self.programs[index], self.chips[index], fabric, stragglers=self.stragglers,
+                        node_chips=node_chips(fabric))  # fmt: skip
 
     @property
     def exit_code(self) -> int:
@@ -62,18 +88,41 @@ class Answer:
 
 
 def chips_of(on: OnChips) -> dict[Chip, str]:
-    """Each target's chip, once, and the name it was asked for by.
+    """Each target's chip, once, and the name it was asked for by; targets are of one chip.
 
     Raises UnknownChip, BadChipFile, BadTarget, BadUse for none.
     """
+    found: dict[Chip, str] = {}
+    for target in _listed(on):
+        name = target.id if isinstance(target, Chip) else targets.single(target)
+        found.setdefault(target if isinstance(target, Chip) else load_chip(name), name)
+    return found
+
+
+def places_of(on: OnChips, ranks_of: Program | None = None) -> list[Where]:
+    """Every target, ranges written out, each once. ranks_of: a recording, whose ranks a target without a count takes.
+
+    Raises UnknownChip, BadChipFile, BadTarget, BadUse for none.
+    """
+    ranks = ranks_of.world_size if ranks_of is not None else 1
+    found: dict[tuple[Chip, int, str | None], Where] = {}
+    for one in _listed(on):
+        if isinstance(one, Chip):
+            found.setdefault((one, ranks, None), Where(one.id, one, ranks))
+            continue
+        for target in targets.expand(one):
+            count = ranks if ":" not in one and target.count == 1 else target.count
+            chip = load_chip(target.chip)
+            name = str(target) if count == target.count else f"{target.chip}:{count}"
+            found.setdefault((chip, count, target.cluster), Where(name, chip, count, target.cluster))
+    return list(found.values())
+
+
+def _listed(on: OnChips) -> list[str | Chip]:
     wanted = [on] if isinstance(on, str | Chip) else list(on)
     if not wanted:
         raise BadUse("no chip given; see: anychip chips")
-    named = [(t, t.id) if isinstance(t, Chip) else (load_chip(targets.single(t)), targets.single(t)) for t in wanted]
-    found: dict[Chip, str] = {}
-    for chip, name in named:
-        found.setdefault(chip, name)
-    return found
+    return wanted
 
 
 def load(path: str | os.PathLike[str]) -> Program:
@@ -155,44 +204,90 @@ def forecast(
     *,
     tokens_per_step: int | None = None,
     jobs: int = 2,
+    jitter: float = 0.0,
+    slow_node: float = 1.0,
+    degraded_link: float = 1.0,
     progress: Say = _silent,
     **options: Any,
 ) -> Answer:
-    """How a program would run on each chip of `on`.
+    """How a program would run on each target of `on`: CHIP[:COUNT[..COUNT]][@CLUSTER].
 
-    program: a recording, or what `record` takes; then `options` are the keyword arguments of `record`, the first chip is
-    the one that the program's output is shown of, and chips that would have answered it otherwise get a recording of
+    program: a recording, or what `record` takes; then `options` are the keyword arguments of `record`, the first target
+    is the one that the program's output is shown of, and chips that would have answered it otherwise get a recording of
     their own, `jobs` at a time. A recording given as such is priced as it stands, with a warning for each such chip.
-    tokens_per_step: where they are not what the first embedding sees. progress: called with lines of text.
+    tokens_per_step: of the whole job, where they are not what the first embedding sees. jitter, slow_node,
+    degraded_link: what makes ranks unequal (`cluster.Stragglers`). progress: called with lines of text.
+    Raises BadUse for a recording of another number of ranks, BadNetwork, Deadlock.
     """
     began = time.perf_counter()
-    named = chips_of(on)
-    chips = list(named)
+    places = places_of(on, program if isinstance(program, Program) else None)
+    chips = [place.chip for place in places]
+    stragglers = _stragglers(places, jitter, slow_node, degraded_link)
+    fabrics = [_fabric(place) for place in places]
     if isinstance(program, Program):
+        _check_ranks(program, places)
         programs, warnings = [program] * len(chips), _unlike(program, chips)
     else:
-        programs = _record_all(program, chips, jobs, progress, options)
+        programs = _record_all(program, places, fabrics, jobs, progress, options)
         warnings = []
     recorded_s = time.perf_counter() - began
-    forecasts = [_price(p, chip, tokens_per_step) for p, chip in zip(programs, chips, strict=True)]
+    forecasts = [
+        _price(recorded, place.chip, fabric, tokens_per_step, stragglers)
+        for recorded, place, fabric in zip(programs, places, fabrics, strict=True)
+    ]
     reserved = _reserved(programs, chips)
     total_s = time.perf_counter() - began
-    progress(f"priced on {_names(chips)} in {(total_s - recorded_s) * 1e3:.0f} ms")
+    progress(f"priced on {', '.join(_target_text(place) for place in places)} in {(total_s - recorded_s) * 1e3:.0f} ms")
     warnings += [text for recorded in programs for text in (*recorded.meta.get("warnings", ()), *_failure(recorded))]
     warnings += [text for result in forecasts for text in result.warnings]
     warnings += _dtypes(programs, chips)
     return Answer(
         program=_title(program),
-        names=tuple(named.values()),
+        names=tuple(place.name for place in places),
         chips=tuple(chips),
         programs=tuple(programs),
         forecasts=tuple(forecasts),
         own_recordings=tuple(_unlike_first(programs, chip, p) for chip, p in zip(chips, programs, strict=True)),
         reserved_bytes=reserved,
+        fabrics=tuple(fabrics),
+        stragglers=stragglers,
         wall_s={"record": recorded_s, "price": total_s - recorded_s, "total": total_s},
         warnings=tuple(dict.fromkeys(warnings)),
         interrupted=any(p.meta.get("interrupted") for p in programs),
     )
+
+
+def _stragglers(places: list[Where], jitter: float, slow_node: float, degraded_link: float) -> "Stragglers":
+    from anychip.cluster import Stragglers
+
+    wanted = Stragglers(jitter, slow_node, degraded_link)
+    if wanted != Stragglers() and all(place.num_chips == 1 for place in places):
+        raise BadUse("jitter, slow nodes and degraded links are of jobs of several chips. Try: --on h100:8")
+    return wanted
+
+
+def _fabric(place: Where) -> "Fabric | None":
+    """The network of a target, before anything is recorded: what it lacks is told at once."""
+    if place.num_chips == 1 and place.cluster is None:
+        return None
+    from anychip.network import Fabric
+
+    fabric = Fabric.of(place.chip, place.num_chips, place.cluster)
+    return fabric if place.num_chips > 1 else None
+
+
+def _check_ranks(program: Program, places: list[Where]) -> None:
+    for place in places:
+        if place.num_chips != program.world_size:
+            ranks = f"{program.world_size} rank{'s' * (program.world_size > 1)}"
+            raise BadUse(
+                f"{place.name}: the recording is of a job of {ranks}, and a program does something else on "
+                f"{place.num_chips}. Record it with --on {place.chip.id}:{place.num_chips}."
+            )
+
+
+def _target_text(place: Where) -> str:
+    return place.chip.id + (f":{place.num_chips}" if place.num_chips > 1 else "")
 
 
 def _unlike_first(programs: list[Program], chip: Chip, own: Program) -> tuple[str, ...]:
@@ -216,9 +311,10 @@ def _reserved(programs: list[Program], chips: list[Chip]) -> tuple[int | None, .
             found.append(None)
             continue
         if id(program) not in free:
-            free[id(program)] = replay(program, NO_LIMIT).reserved_bytes
+            free[id(program)] = max(replay(rank, NO_LIMIT).reserved_bytes for rank in program.ranks)
         most = free[id(program)]
-        found.append(most if most <= chip.memory_bytes else replay(program, chip.memory_bytes).reserved_bytes)
+        short = most > chip.memory_bytes
+        found.append(max(replay(rank, chip.memory_bytes).reserved_bytes for rank in program.ranks) if short else most)
     return tuple(found)
 
 
@@ -239,20 +335,54 @@ def _dtypes(programs: list[Program], chips: list[Chip]) -> list[str]:
     return [text for recorded, chip in zip(programs, chips, strict=True) for text in unlike(recorded, chip)]
 
 
-def _price(program: Program, chip: Chip, tokens_per_step: int | None) -> "Forecast":
-    from anychip.forecast import forecast as price
+def _price(program: Program, chip: Chip, fabric: "Fabric | None", tokens_per_step: int | None,
+           stragglers: "Stragglers") -> "Forecast":  # fmt: skip
+    if fabric is None:
+        from anychip.forecast import forecast as price
 
-    return price(program, chip, tokens_per_step=tokens_per_step)
+        return price(program, chip, tokens_per_step=tokens_per_step)
+    from anychip.job import forecast_job
+
+    return forecast_job(program, chip, fabric, tokens_per_step=tokens_per_step, stragglers=stragglers)
 
 
-def _record_all(program: Any, chips: list[Chip], jobs: int, progress: Say, options: Mapping[str, Any]) -> list[Program]:
+def _record_all(program: Any, places: list[Where], fabrics: "Sequence[Fabric | None]", jobs: int, progress: Say,
+                options: Mapping[str, Any]) -> list[Program]:  # fmt: skip
+    """For each number of chips one recording, for all chips that would have answered alike; one more for each that
+    would not. What the program prints is shown of the first target."""
+    _argv(program, bool(options.get("module")))
+    found: dict[tuple[str, int], Program] = {}
+    for count in dict.fromkeys(place.num_chips for place in places):
+        chips = list(dict.fromkeys(place.chip for place in places if place.num_chips == count))
+        mine = {**options}
+        if count > 1:
+            node = next(_node_chips(fabric) for fabric in fabrics if fabric is not None and fabric.num_chips == count)
+            mine |= {"num_chips": count, "chips_per_node": node, "jobs": jobs}
+        if found:
+            mine["show_output"] = False
+        recorded = _record_chips(program, chips, jobs, progress, mine)
+        found |= {(chip.id, count): one for chip, one in zip(chips, recorded, strict=True)}
+    return [found[place.chip.id, place.num_chips] for place in places]
+
+
+def _node_chips(fabric: "Fabric") -> int:
+    from anychip.job import node_chips
+
+    return node_chips(fabric)
+
+
+def _record_chips(
+    program: Any, chips: list[Chip], jobs: int, progress: Say, options: Mapping[str, Any]
+) -> list[Program]:
     """One recording for the first chip and for all that would have answered alike; one more for each that would not."""
     from anychip.device.answers import differing
 
-    _argv(program, bool(options.get("module")))
-    progress(f"recording on a virtual {chips[0].id}, shapes only")
+    count = options.get("num_chips", 1)
+    progress(f"recording on {f'{count:,} ' if count > 1 else 'a '}virtual {chips[0].id}, shapes only")
     first = record(program, chips[0], **options)
-    progress(f"recorded {len(first.tape):,} events, {len(first.ops):,} distinct operations")
+    ran = f" of {len(first.ranks)} distinct ranks" if count > 1 else ""
+    events = sum(len(rank.tape) for rank in first.ranks)
+    progress(f"recorded {events:,} events, {len(first.ops):,} distinct operations{ran}")
     again = {chip.id: chip for chip in chips[1:] if differing(first, chip)} if not first.meta.get("interrupted") else {}
     for chip in again.values():
         question = differing(first, chip)[0]
@@ -284,10 +414,6 @@ def _unlike(program: Program, chips: Sequence[Chip]) -> list[str]:
 
 def _place(question: Question) -> str:
     return f"{question.place.file}:{question.place.line}"
-
-
-def _names(chips: Sequence[Chip]) -> str:
-    return ", ".join(chip.id for chip in chips)
 
 
 def _title(program: Any) -> str:

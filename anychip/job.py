@@ -36,7 +36,16 @@ from anychip.record.steps import find_steps
 from anychip.spec import Chip
 from anychip.timeline.memory import Memory, memory
 
+USUAL_NODE = 8
 BREAKDOWN = ("compute", "memory_bound", "exposed_comm", "bubble", "host")
+
+
+def node_chips(fabric: Fabric) -> int:
+    """Chips of one host: of the cluster's node where it is known, else of the chip's scale-up domain up to the usual 8."""
+    if fabric.cluster is not None and fabric.cluster.node_chips:
+        return fabric.cluster.node_chips
+    link = fabric.chip.scale_up
+    return min((link.domain_chips if link else None) or USUAL_NODE, USUAL_NODE)
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,7 @@ class Part:
 def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_step: float | None = None,
                  stragglers: Stragglers | None = None) -> Forecast:  # fmt: skip
     """Price a job and sum up its steps. tokens_per_step: of the whole job. Raises Deadlock, BadNetwork, BadProgramFile."""
-    node = int(fabric.cluster.node_chips or 8) if fabric.cluster is not None else 8
-    timeline = simulate(program, chip, fabric, stragglers=stragglers, node_chips=node)
+    timeline = simulate(program, chip, fabric, stragglers=stragglers, node_chips=node_chips(fabric))
     parts, times = _parts(timeline)
     step_time = float(np.median(times)) if times else 0.0
     chips = timeline.num_chips

@@ -1,7 +1,7 @@
 """TARGET = CHIP[:COUNT[..COUNT]][@CLUSTER][+STACK]: where a program is to run, as the user writes it."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anychip.errors import BadTarget
 
@@ -20,6 +20,17 @@ class Target:
     cluster: str | None = None
     stack: str | None = None
 
+    @property
+    def count(self) -> int:
+        """The highest number of chips."""
+        return self.counts[1]
+
+    def __str__(self) -> str:
+        low, high = self.counts
+        count = "" if high == 1 else f":{low}" if low == high else f":{low}..{high}"
+        cluster = f"@{self.cluster}" if self.cluster else ""
+        return f"{self.chip}{count}{cluster}" + (f"+{self.stack}" if self.stack else "")
+
 
 def parse(text: str) -> Target:
     """Read a TARGET. Raises BadTarget, naming the text and the grammar."""
@@ -34,14 +45,30 @@ def parse(text: str) -> Target:
 
 
 def single(text: str) -> str:
-    """The chip of a TARGET that means one chip. Raises BadTarget for what cannot be forecast yet."""
+    """The chip of a TARGET that means one chip. Raises BadTarget for any other."""
     target = parse(text)
-    if target.counts != (1, 1):
-        raise BadTarget(f"{text!r}: clusters are not there yet; one chip is. Try: --on {target.chip}")
-    if target.cluster is not None:
-        raise BadTarget(f"{text!r}: clusters are not there yet. Try: --on {target.chip}")
+    if target.counts != (1, 1) or target.cluster is not None:
+        raise BadTarget(f"{text!r}: this takes one chip. Try: {target.chip}")
     if target.stack is not None:
-        raise BadTarget(
-            f"{text!r}: other software stacks are not there yet; the chip's own is. Try: --on {target.chip}"
-        )
+        raise BadTarget(_no_stack(text, target))
     return target.chip
+
+
+def expand(text: str) -> list[Target]:
+    """One target for each count of a range: its powers of two times the lowest, and the highest.
+
+    h100:8..64 -> h100:8, h100:16, h100:32, h100:64. Raises BadTarget.
+    """
+    target = parse(text)
+    if target.stack is not None:
+        raise BadTarget(_no_stack(text, target))
+    low, high = target.counts
+    counts = [low]
+    while counts[-1] * 2 <= high:
+        counts.append(counts[-1] * 2)
+    return [replace(target, counts=(count, count)) for count in dict.fromkeys((*counts, high))]
+
+
+def _no_stack(text: str, target: Target) -> str:
+    shown = replace(target, stack=None)
+    return f"{text!r}: other software stacks are not there yet; the chip's own is. Try: --on {shown}"

@@ -8,8 +8,8 @@ import pytest
 
 from anychip import api
 from anychip.device import answers, launch
-from anychip.errors import BadTarget, BadUse, ProgramFailed, UnknownChip
-from anychip.record import Kind, Op, Place, Program, Question, TensorMeta, word
+from anychip.errors import BadNetwork, BadTarget, BadUse, ProgramFailed, UnknownChip
+from anychip.record import Group, Kind, Op, Place, Program, Question, TensorMeta, word
 from anychip.spec import load_chip
 
 X = TensorMeta((64, 64), (64, 1), "float32")
@@ -119,7 +119,7 @@ def test_a_program_that_fails_on_one_chip_fails(calls, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("on", "error"), [([], BadUse), ("nope", UnknownChip), ("h100:8", BadTarget), (["h100", "h100:x"], BadTarget)]
+    ("on", "error"), [([], BadUse), ("nope", UnknownChip), ("h100+rocm", BadTarget), (["h100", "h100:x"], BadTarget)]
 )
 def test_bad_targets(on, error):
     with pytest.raises(error):
@@ -149,3 +149,66 @@ def test_reserved_memory_is_replayed_again_only_where_memory_is_short():
 def test_a_recording_of_its_own_names_the_questions(calls):
     calls.asks = ("name",)
     assert api.forecast(__file__, on=["h100", "mi300x"]).own_recordings == ((), ("name",))
+
+
+def job_of(chip, ranks):
+    """A recording of a job whose ranks all do the same: a product and an all-reduce of its result."""
+    one = recording(chip)
+    one.world_size, one.members, one.groups = ranks, tuple(range(ranks)), [Group(tuple(range(ranks)), "dp")]
+    one.ops.append(Op("c10d.allreduce_.default", ((X,), (X,), 0)))
+    one.tape = np.append(one.tape, [word(Kind.OP, 1)])
+    return one
+
+
+@pytest.fixture
+def jobs(monkeypatch):
+    found = []
+
+    def record(argv, chip, **options):
+        found.append((chip.id, options["world_size"], options["devices"], options["show_output"]))
+        return job_of(chip, options["world_size"]) if options["world_size"] > 1 else recording(chip)
+
+    monkeypatch.setattr(launch, "record", record)
+    return found
+
+
+def test_a_job_is_recorded_once_for_each_number_of_chips(jobs):
+    answer = api.forecast(__file__, on=["h100:4..16", "mi300x:8"])
+    assert answer.names == ("h100:4", "h100:8", "h100:16", "mi300x:8")
+    assert jobs == [
+        ("nvidia-h100-sxm", 4, 4, True),
+        ("nvidia-h100-sxm", 8, 8, False),
+        ("nvidia-h100-sxm", 16, 8, False),
+    ]
+    assert [forecast.num_chips for forecast in answer.forecasts] == [4, 8, 16, 8]
+    assert answer.programs[1] is answer.programs[3]
+    assert answer.timeline(2).num_chips == 16
+
+
+def test_one_chip_and_many_side_by_side(jobs):
+    answer = api.forecast(__file__, on=["h100", "h100:8"])
+    assert [forecast.num_chips for forecast in answer.forecasts] == [1, 8]
+    assert answer.timeline(0) is None
+    # one chip has no network, and its product takes as long as on each of eight
+    assert answer.forecasts[0].axes == {}
+    assert set(answer.forecasts[1].axes) == {"dp"}
+
+
+def test_a_recording_of_a_job_is_priced_on_as_many_chips():
+    saved = job_of(load_chip("h100"), 8)
+    assert api.forecast(saved, on=["mi300x", "h100:8"]).names == ("mi300x:8", "h100:8")
+    with pytest.raises(BadUse, match=r"job of 8 ranks.*--on nvidia-h100-sxm:16"):
+        api.forecast(saved, on="h100:16")
+
+
+def test_what_a_cluster_lacks_is_told_before_anything_runs(jobs):
+    with pytest.raises(BadNetwork, match="1016"):
+        api.forecast(__file__, on="h100:2048@dgx-h100")
+    assert not jobs
+
+
+def test_stragglers_need_several_chips(jobs):
+    with pytest.raises(BadUse, match="several chips"):
+        api.forecast(__file__, on="h100", jitter=0.1)
+    plain = api.forecast(__file__, on="h100:16").forecasts[0]
+    assert api.forecast(__file__, on="h100:16", degraded_link=0.1).forecasts[0].step_time_s > plain.step_time_s

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "device": {"errors", "units", "spec", "record", "cost", "timeline", "memory", "drivers", "standins"},
     "standins": {"errors", "record", "drivers", "device"},
     "report": {"errors", "units", "spec", "record", "cost", "timeline", "forecast", "api", "memory"},
-    "api": {"errors", "units", "targets", "spec", "record", "forecast", "device", "dtypes", "memory"},
+    "api": {"errors", "units", "targets", "spec", "record", "forecast", "job", "network", "cluster", "device", "dtypes", "memory"},
     "cli": {"errors", "units", "api", "spec", "report"},
     "__main__": {"cli"},
 }  # fmt: skip

@@ -3,7 +3,7 @@
 import pytest
 
 from anychip.errors import BadTarget
-from anychip.targets import Target, parse, single
+from anychip.targets import Target, expand, parse, single
 
 
 @pytest.mark.parametrize(
@@ -27,11 +27,41 @@ def test_what_is_no_target_is_named(text):
         parse(text)
 
 
-@pytest.mark.parametrize("text", ["h100:8", "h100:1..8", "h100@pod", "h100+rocm"])
-def test_what_is_not_there_yet_says_so(text):
-    with pytest.raises(BadTarget, match=r"not there yet.*--on h100"):
+@pytest.mark.parametrize("text", ["h100:8", "h100:1..8", "h100@pod"])
+def test_where_one_chip_is_wanted_more_are_refused(text):
+    with pytest.raises(BadTarget, match=r"one chip.*Try: h100"):
         single(text)
+
+
+@pytest.mark.parametrize("read", [single, expand])
+def test_what_is_not_there_yet_says_so(read):
+    with pytest.raises(BadTarget, match=r"not there yet.*--on h100"):
+        read("h100+rocm")
 
 
 def test_one_chip():
     assert single("h100") == single("h100:1") == "h100"
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [
+        ("h100", [1]),
+        ("h100:8", [8]),
+        ("h100:8..64", [8, 16, 32, 64]),
+        ("h100:3..20", [3, 6, 12, 20]),
+        ("h100:1..16384", [2**i for i in range(15)]),
+    ],
+)
+def test_a_range_is_doubled_up_to_its_end(text, counts):
+    assert [target.counts for target in expand(text)] == [(count, count) for count in counts]
+    assert [target.count for target in expand(text)] == counts
+
+
+@pytest.mark.parametrize("text", ["h100", "h100:8", "h100:8..64", "ascend-910b:16384@pod", "mi300x@pod+rocm"])
+def test_a_target_prints_as_it_is_written(text):
+    assert str(parse(text)) == text
+
+
+def test_every_target_of_a_range_keeps_its_cluster():
+    assert [str(target) for target in expand("h100:8..16@pod")] == ["h100:8@pod", "h100:16@pod"]

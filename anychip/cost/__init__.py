@@ -2,7 +2,8 @@
 
 import anychip.cost.custom
 import anychip.cost.matrix
-import anychip.cost.memory  # noqa: F401  (registers its formulas)
+import anychip.cost.memory
+import anychip.cost.sparse  # noqa: F401  (registers its formulas)
 from anychip.cost.machine import machine
 from anychip.cost.price import Cost, host_op_s, price_op
 from anychip.cost.work import Attention, Gemm, Work, work, work_of

@@ -99,7 +99,7 @@ METADATA = _words(
     unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze unsqueeze_ values view view_as view_as_complex
     view_as_real vsplit _unsafe_view flatten requires_grad_ record_stream set_ resize_ resize_as_ lift
     empty empty_like empty_strided empty_permuted new_empty new_empty_strided _empty_affine_quantized
-    is_pinned is_same_size is_set_to _has_same_storage_numel size stride storage_offset numel dim sym_size sym_stride
+    _efficientzerotensor is_pinned is_same_size is_set_to _has_same_storage_numel size stride storage_offset numel dim sym_size sym_stride
     sym_numel sym_storage_offset _assert_async _assert_scalar _assert_tensor_metadata _local_scalar_dense_unbacked
     rename_ rename align_to refine_names _use_cudnn_rnn_flatten_weight _version _fused_sdp_choice
     """

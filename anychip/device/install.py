@@ -72,6 +72,7 @@ def _complete(runtime: Any) -> None:
         rnn,
         shapes,
         sparse,
+        sparse_csr,
         storage,
     )
     from anychip.device.dependent import Dependent
@@ -102,6 +103,7 @@ def _complete(runtime: Any) -> None:
         profiler,
         rnn,
         sparse,
+        sparse_csr,
         standins,
         storage,
     ):

@@ -40,8 +40,9 @@ class Sparse:
     # ------------------------------------------------------------ helpers
 
     def note(
-        self, name: str, args: tuple[Any, ...], out: torch.Tensor | None = None, mutates: tuple[int, ...] = ()
-    ) -> None:
+        self, name: str, args: tuple[Any, ...], out: torch.Tensor | None = None, mutates: tuple[int, ...] = (),
+        kwargs: tuple[tuple[str, Any], ...] = (),
+    ) -> None:  # fmt: skip
         """Put an operator on the tape; a sparse argument stands there as its indices and its values."""
         parts: list[Any] = []
         for one in args:
@@ -49,7 +50,7 @@ class Sparse:
             parts.extend((self.indices(one), self.values(one)) if sparse else (one,))
         outputs = () if out is None else (meta_of(out),)
         self.runtime.driver.launch(
-            self.runtime.recorder.op_word(Op(name, canonical(tuple(parts)), (), outputs, mutates))
+            self.runtime.recorder.op_word(Op(name, canonical(tuple(parts)), kwargs, outputs, mutates))
         )
 
     def indices(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -94,9 +95,34 @@ class Sparse:
         if one.shape[1] != other.shape[0]:
             shapes = f"{one.shape[0]}x{one.shape[1]} and {other.shape[0]}x{other.shape[1]}"
             raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({shapes})")
+        if one.is_sparse and other.is_sparse:
+            return self.mm_of_two(one, other)
         out = torch.empty(one.shape[0], other.shape[1], dtype=one.dtype, device=one.device)
         self.note("aten._sparse_mm.default", (one, other), out)
-        return out if not (one.is_sparse and other.is_sparse) else out.to_sparse()
+        return out
+
+    def mm_of_two(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Sparse x sparse: as many places as values meet, nnz1 * nnz2 / k, if they fall on different ones."""
+        inner = max(one.shape[1], 1)
+        places = one.shape[0] * other.shape[1]
+        found = min(self.values(one).numel() * self.values(other).numel() // inner, places)
+        values = torch.empty(found, dtype=one.dtype, device=one.device)
+        indices = torch.empty(2, found, dtype=torch.int64, device=one.device)
+        self.note("aten._sparse_mm.default", (one, other), values, kwargs=(("inner", inner),))
+        return self.make(indices, values, (one.shape[0], other.shape[1]), True)
+
+    def mv(self, one: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+        """[m, k] @ [k] -> [m]."""
+        out = torch.empty(one.shape[0], dtype=one.dtype, device=one.device)
+        self.note("aten._sparse_mv.default", (one, vector), out)
+        return out
+
+    def softmax(self, tensor: torch.Tensor, *_: Any) -> torch.Tensor:
+        """Along a dimension, over the places that are there: as a dense softmax over the values."""
+        return self.with_values(tensor, self.values(tensor).softmax(0))
+
+    def softmax_backward(self, grad: torch.Tensor, output: torch.Tensor, *_: Any) -> torch.Tensor:
+        return self.with_values(output, self.values(grad) * self.values(output))
 
     def addmm(
         self, tensor: torch.Tensor, one: torch.Tensor, other: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
@@ -158,6 +184,9 @@ class Sparse:
                 name = packet if overload == "default" else f"{packet}.{overload}"
                 found[name] = self.value_wise(getattr(getattr(aten, packet), overload))
         return found | {
+            "_sparse_sparse_matmul": self.mm_of_two, "mv": self.mv, "_sparse_softmax": self.softmax,
+            "_sparse_log_softmax": self.softmax, "_sparse_softmax_backward_data": self.softmax_backward,
+            "_sparse_log_softmax_backward_data": self.softmax_backward,
             "mm": self.mm, "addmm": self.addmm, "_coalesce": self.coalesce, "_to_dense": self.to_dense, "sum": self.sum,
             "sparse_mask": self.mask, "add.Tensor": self.add, "add_.Tensor": self.add_, "sub.Tensor": self.sub,
         }  # fmt: skip

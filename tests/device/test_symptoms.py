@@ -66,3 +66,20 @@ def test_a_model_that_is_only_called_has_its_parameters_on_the_chip() -> None:
     )
     # 64 x 64 and 64 numbers of 4 bytes
     assert program.block_bytes[program.meta["parameter_blocks"]].sum() == 64 * 65 * 4
+
+
+def test_compressed_sparse_matrices_multiply_and_train() -> None:
+    program, out = run("""
+        import torch
+        places = torch.randint(0, 100, (2, 500))
+        graph = torch.sparse_coo_tensor(places, torch.rand(500), (100, 100)).coalesce()
+        weight = torch.randn(100, 16, device="cuda", requires_grad=True)
+        rows = graph.to_sparse_csr().cuda()
+        (rows @ weight).sum().backward()
+        both = torch.sparse.mm(graph.cuda(), graph.cuda())
+        out = [rows._nnz(), list(weight.grad.shape), str(rows.t().layout), list((rows @ weight[:, 0]).shape),
+               list(graph.cuda().to_sparse_csr().to_dense().shape), both._nnz() == rows._nnz() ** 2 // 100]
+        out[0] = out[0] == graph._nnz()
+    """)
+    assert out == [True, [100, 16], "torch.sparse_csc", [100], [100, 100], True]
+    assert [op.name for op in program.ops].count("aten._sparse_mm.default") >= 2

@@ -9,7 +9,7 @@ Symbols: n ranks, S bytes, m ranks of the group in one domain below a tier, d su
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 
 from anychip.network.geometry import Geometry
@@ -39,6 +39,8 @@ ALGORITHMS: dict[str, Algorithm] = {}
 PASSES = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
 ROOTED = ("broadcast", "reduce")
 POINT_TO_POINT = ("send", "recv")
+# What a library is taken to have where its platform's file does not say.
+USUAL = ("ring", "tree", "halving_doubling", "direct", "hierarchical", "in_switch", "torus")
 # Messages that one rank has on their way at a time in an exchange: NCCL groups at most so many per launch (its default
 # NCCL_MAX_NCHANNELS is 32, two channels for a peer).
 IN_FLIGHT = 16
@@ -98,8 +100,8 @@ def _used(group: Geometry, tier: int) -> bool:
 def tree(kind: str, group: Geometry, tiers: Tiers) -> Plan | None:
     """Two binary trees over the domains, each carrying half, and a chain inside of a domain.
 
-    Every rank sends and receives 2S for all-reduce, S for broadcast and reduce, in a number of steps that grows with the
-    logarithm of the domains (Sanders, Speck and Traeff 2009, "Two-tree algorithms for full bandwidth broadcast, reduction
+    The busiest domain sends 2S for all-reduce (S where there are but two, each at the root of one tree and the leaf of
+    the other), S for broadcast and reduce, in a number of steps that grows with the logarithm of the domains (Sanders, Speck and Traeff 2009, "Two-tree algorithms for full bandwidth broadcast, reduction
     and scan"; NCCL 2.4, "Massively scale your deep learning training").
     """
     if kind not in ("all_reduce", *ROOTED):
@@ -107,7 +109,12 @@ def tree(kind: str, group: Geometry, tiers: Tiers) -> Plan | None:
     passes = 2 if kind == "all_reduce" else 1
     inner = (group.fan_out(0) - 1) * tiers[0].latency_s
     outer = sum(log2(group.fan_out(at)) * tier.latency_s for at, tier in enumerate(tiers) if at)
-    return Plan(_leaving(group, tiers, float(passes)), passes * (inner + outer))
+    cost = [passes / spread_rate(tiers[0], group, 0) if group.reaches[0].most > 1 else 0.0]
+    for at in range(1, len(tiers)):
+        domains = group.parts(at)
+        share = min(domains / 2, 2.0) if kind == "all_reduce" else 1.0
+        cost.append(share / group.senders(at) / spread_rate(tiers[at], group, at) if domains > 1 else 0.0)
+    return Plan(tuple(cost), passes * (inner + outer))
 
 
 @algorithm("halving_doubling")
@@ -120,7 +127,8 @@ def halving_doubling(kind: str, group: Geometry, tiers: Tiers) -> Plan | None:
     counts = [group.fan_out(at) for at in range(len(tiers))]
     if kind not in PASSES or any(count & (count - 1) for count in counts) or any(tier.dims for tier in tiers):
         return None
-    return Plan(_nested(kind, group, tiers), PASSES[kind] * _steps(group, tiers, lambda count: log2(count)))
+    latency = PASSES[kind] * _steps(group, tiers, lambda count: log2(count))
+    return Plan(_nested(kind, group, tiers), latency, serial=True)
 
 
 def _nested(kind: str, group: Geometry, tiers: Tiers) -> tuple[float, ...]:
@@ -166,6 +174,14 @@ def hierarchical(kind: str, group: Geometry, tiers: Tiers) -> Plan | None:
         steps = min(count - 1, 1) if tier.topology == "mesh" else min(count - 1, 2 * log2(count))
         latency += PASSES[kind] * steps * tier.latency_s
     return Plan(_nested(kind, group, tiers), latency, serial=True)
+
+
+@algorithm("pipeline")
+def pipeline(kind: str, group: Geometry, tiers: Tiers) -> Plan | None:
+    """As hierarchical, in pieces, so that the wires of all tiers are busy at the same time (HCCL user guide, algorithm
+    "Pipeline"; Jia et al. 2018, "Highly scalable deep learning training system with mixed-precision")."""
+    plan = hierarchical(kind, group, tiers)
+    return replace(plan, serial=False) if plan else None
 
 
 @algorithm("torus")

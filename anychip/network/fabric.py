@@ -12,15 +12,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anychip.errors import BadNetwork
-from anychip.network.algorithms import ALGORITHMS, POINT_TO_POINT, Plan
+from anychip.network.algorithms import ALGORITHMS, POINT_TO_POINT, USUAL, Plan
 from anychip.network.collective import KINDS
 from anychip.network.geometry import Chips, Geometry, geometry
+from anychip.network.levels import Measured, measured
+from anychip.network.points import Point, points_of_chip
 from anychip.network.tiers import Tier, tiers_of
 from anychip.spec import Chip, Cluster, load_cluster
 
-# Always possible, whatever a library's own choice for reductions is.
-BASIC = ("pair", "root", "direct")
+# By what a library carries out what is no all-reduce, all-gather or reduce-scatter, whatever it has for those.
+PLAIN = {"all_to_all": "direct", "send": "pair", "recv": "pair", "gather": "root", "scatter": "root"}
 TINY_BYTES = 8
+# Bytes that pass the chip's memory for a byte of a collective: what is sent is read, what arrives is written, and a
+# reduction reads both of its terms. All-reduce is a reduce-scatter (3) and an all-gather (2).
+MEMORY_PASSES = {"all_reduce": 5, "all_gather": 2, "reduce_scatter": 3, "all_to_all": 2, "broadcast": 2, "reduce": 3,
+                 "gather": 1, "scatter": 1, "send": 1, "recv": 1}  # fmt: skip
 
 
 class CollectiveCost(NamedTuple):
@@ -51,6 +57,7 @@ class Fabric:
     cluster: Cluster | None
     tiers: tuple[Tier, ...]
     algorithms: tuple[str, ...]
+    measured: Measured
     placement: Chips | None = None
     _looks: dict[Any, tuple[Any, Geometry]] = field(default_factory=dict, repr=False)
     _costs: dict[tuple[str, int, Geometry], CollectiveCost] = field(default_factory=dict, repr=False)
@@ -59,11 +66,12 @@ class Fabric:
     @classmethod
     def of(
         cls, chip: Chip, num_chips: int, cluster: Cluster | str | Path | None = None,
-        placement: Sequence[int] | None = None,
+        placement: Sequence[int] | None = None, points: Sequence[Point] | None = None,
     ) -> "Fabric":  # fmt: skip
         """The network of `num_chips` chips.
 
         cluster: one of clusters/, by id, alias or path. None: as the chip's own file says, and as large as needed.
+        points: measured collectives of the chip instead of the standard's.
         Raises BadNetwork where a figure is missing or the cluster is smaller than that, UnknownCluster.
         """
         if isinstance(cluster, str | Path):
@@ -77,7 +85,8 @@ class Fabric:
         places = None if placement is None else np.asarray(placement, np.int64)
         if places is not None and sorted(places.tolist()) != list(range(num_chips)):
             raise BadNetwork(f"placement must name each of the chips 0 to {num_chips - 1} once")
-        return cls(chip, num_chips, cluster, tiers, (*(known or ALGORITHMS), *BASIC), places)
+        facts = measured(chip, points_of_chip(chip) if points is None else points)
+        return cls(chip, num_chips, cluster, tiers, tuple(known or USUAL), facts, places)
 
     def cost(self, kind: str, nbytes: int, ranks: Sequence[int], dtype: str = "") -> CollectiveCost:
         """Seconds of a collective of `ranks`, while all other ranks do the same in groups of their own.
@@ -115,9 +124,8 @@ class Fabric:
             kind, nbytes = "all_reduce", TINY_BYTES
         if nbytes == 0 and kind not in POINT_TO_POINT:
             return NOTHING
-        tiers = self.tiers[: len(look.reaches)]
-        return min((_cost(name, plan, nbytes, tiers) for name, plan in self._planned(kind, look)),
-                   key=lambda cost: cost.time_s)  # fmt: skip
+        costs = [self._cost(kind, name, plan, nbytes, look) for name, plan in self._planned(kind, look)]
+        return min(costs, key=lambda cost: cost.time_s)
 
     def _planned(self, kind: str, look: Geometry) -> tuple[tuple[str, Plan], ...]:
         """Every algorithm of the chip's library that can do it."""
@@ -125,25 +133,44 @@ class Fabric:
         found = self._plans.get(key)
         if found is None:
             tiers = self.tiers[: len(look.reaches)]
-            tried = {name: ALGORITHMS[name](kind, look, tiers) for name in self.algorithms}
+            names = (PLAIN[kind],) if kind in PLAIN else self.algorithms
+            tried = {name: ALGORITHMS[name](kind, look, tiers) for name in names}
             if not any(tried.values()):
                 tried = {name: function(kind, look, tiers) for name, function in ALGORITHMS.items()}
             found = self._plans[key] = tuple((name, plan) for name, plan in tried.items() if plan is not None)
         assert found, f"no algorithm for {kind}"
         return found
 
+    def _cost(self, kind: str, name: str, plan: Plan, nbytes: int, look: Geometry) -> CollectiveCost:
+        """The curve of the outermost tier at the time that the bytes need: those of the slowest tier, or of all tiers
+        one after another."""
+        tiers = self.tiers[: len(look.reaches)]
+        needed = [plan.s_per_byte[at] * nbytes / self._share(tier, name, plan) for at, tier in enumerate(tiers)]
+        moving = sum(needed) if plan.serial else max(needed)
+        outer = tiers[-1].role == "scale_out"
+        curve = self.measured.curve("scale_out" if outer else "scale_up", self._cluster_id if outer else "")
+        time = curve.at(moving, plan.latency_s)
+        slowest = max(range(len(tiers)), key=needed.__getitem__)
+        evidence = "interpolated" if curve.own and curve.holds(moving) else "modelled"
+        limit = "bandwidth" if 2 * moving > time else "latency"
+        passing = MEMORY_PASSES[kind] * nbytes
+        cores = self.chip.figures.get("engine.collective_cores")
+        busy = int(cores.value) if cores and cores.value else 0
+        return CollectiveCost(time, evidence, name, limit, tiers[slowest].name, passing, busy)
 
-FLOOR_S = 10e-6
+    @property
+    def _cluster_id(self) -> str:
+        return self.cluster.id if self.cluster else ""
 
-
-def _cost(name: str, plan: Plan, nbytes: int, tiers: tuple[Tier, ...]) -> CollectiveCost:
-    """Latency plus the slowest tier's bytes, or all tiers' one after another."""
-    seconds = []
-    for at, tier in enumerate(tiers):
-        share = tier.efficiency * (tier.in_switch_efficiency if plan.in_switch and at == 0 else 1.0)
-        seconds.append(plan.s_per_byte[at] * nbytes / share)
-    moving = sum(seconds) if plan.serial else max(seconds)
-    waiting = plan.latency_s + FLOOR_S
-    slowest = max(range(len(tiers)), key=lambda at: seconds[at])
-    limit = "bandwidth" if moving > waiting else "latency"
-    return CollectiveCost(moving + waiting, "modelled", name, limit, tiers[slowest].name)
+    def _share(self, tier: Tier, name: str, plan: Plan) -> float:
+        """Share of a tier's wire rate that large messages reach: measured by this algorithm, by any, or of the link."""
+        at = self._cluster_id if tier.role == "scale_out" else ""
+        levels = self.measured.levels
+        exact = levels.get((tier.role, at, name))
+        if exact is not None:
+            return exact
+        others = [levels.get((tier.role, at, other)) for other in ("ring", "direct", "torus", "tree")]
+        share = next((level for level in others if level is not None), tier.efficiency)
+        if name == PLAIN["all_to_all"] and tier.topology == "switch":
+            share *= tier.exchange_efficiency
+        return share * (tier.in_switch_efficiency if plan.in_switch and tier.in_switch else 1.0)

@@ -10,7 +10,7 @@ from math import prod
 
 from anychip.cost.rates import rates_of
 from anychip.errors import BadNetwork
-from anychip.network.torus import slice_shape, wraps
+from anychip.network.torus import slice_chips, slice_shape, wraps
 from anychip.spec import Chip, Cluster, ClusterTier, Wire, list_clusters, load_wire
 
 TORUS_DIMS = {"ring": 1, "torus2d": 2, "torus3d": 3}
@@ -21,7 +21,8 @@ UNLIMITED = 1 << 40
 class Tier:
     """One tier. chips: of one domain. one_way: what one chip can send across it while all others do the same. peer:
     what it can send to one other. All rates are the wire's, in bytes per second; efficiency is the share of them that
-    large collectives reach (measured: whether the link's or chip's file says so, or it is assumed).
+    large collectives reach (known: whether the link's or chip's file says so, or it is assumed), and in_switch_efficiency
+    and exchange_efficiency are shares of that share: of reductions in the switch, of all-to-all through a switch.
 
     dims, wrap, links: of a torus, its lengths, which of them close to a ring, and the rate of one link along each.
     """
@@ -38,6 +39,7 @@ class Tier:
     efficiency_known: bool
     in_switch: bool = False
     in_switch_efficiency: float = 1.0
+    exchange_efficiency: float = 1.0
     dims: tuple[int, ...] = ()
     wrap: tuple[bool, ...] = ()
     links: tuple[float, ...] = ()
@@ -60,7 +62,7 @@ def _inner(chip: Chip, num_chips: int, cluster: Cluster | None) -> Iterator[Tier
     domain = (cluster.domain_chips if cluster else None) or (link.domain_chips if link else None) or 1
     topology = cluster.topology if cluster and cluster.topology != "unknown" else (link.topology if link else "none")
     if domain > 1 and topology != "none":
-        yield _scale_up(chip, min(num_chips, domain), domain, topology, cluster)
+        yield _scale_up(chip, num_chips, domain, topology, cluster)
     node = (cluster.node_chips if cluster else None) or 1
     if node > domain and num_chips > domain:
         host = chip.links.get("host")
@@ -69,7 +71,7 @@ def _inner(chip: Chip, num_chips: int, cluster: Cluster | None) -> Iterator[Tier
                     _wire(host.wire if host else None))  # fmt: skip
 
 
-def _scale_up(chip: Chip, used: int, domain: int, topology: str, cluster: Cluster | None) -> Tier:
+def _scale_up(chip: Chip, num_chips: int, domain: int, topology: str, cluster: Cluster | None) -> Tier:
     link = chip.scale_up
     assert link is not None
     both = link.bidirectional_bytes_per_s
@@ -80,6 +82,7 @@ def _scale_up(chip: Chip, used: int, domain: int, topology: str, cluster: Cluste
                  _wire(link.wire))  # fmt: skip
     if topology in TORUS_DIMS:
         limit = cluster.torus_shape if cluster else ()
+        used = slice_chips(num_chips, TORUS_DIMS[topology], domain, limit)
         dims = slice_shape(used, TORUS_DIMS[topology], limit)
         wrap = wraps(dims, cluster.wrap_multiple if cluster else 1)
         return replace(tier, chips=prod(dims), dims=dims, wrap=wrap, links=_torus_links(one_way, tier, len(dims)))
@@ -122,7 +125,7 @@ def _tier(
 ) -> Tier:
     rates = rates_of(chip.id, chip.file)
     default = {what: next(row.value for row in rates.default.all(f"collective.{what}") if row.shape == role)
-               for what in ("efficiency", "latency")} if rates.default else {}  # fmt: skip
+               for what in ("efficiency", "latency", "exchange")} if rates.default else {}  # fmt: skip
     own = next((row.value for row in rates.all("collective.efficiency") if row.shape == role), None)
     known = own or (wire.efficiency if wire else None)
     latency = (wire.latency_s if wire else None) or (wire.hop_latency_s if wire else None) or default["latency"]
@@ -139,6 +142,7 @@ def _tier(
         efficiency_known=known is not None,
         in_switch=wire is not None and wire.in_network_reduction and role == "scale_up",
         in_switch_efficiency=(wire.in_network_efficiency if wire else None) or 1.0,
+        exchange_efficiency=default["exchange"],
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cache
+from math import prod
 
 
 @cache
@@ -18,6 +19,17 @@ def slice_shape(num_chips: int, num_dims: int, limit: tuple[int, ...] = ()) -> t
         if best is not None and (best[0] <= 2 * max(best[-1], 2) or count == 2 * num_chips or num_chips <= 4):
             return best
     return (num_chips,) + (1,) * (num_dims - 1)
+
+
+@cache
+def slice_chips(num_chips: int, num_dims: int, domain: int, limit: tuple[int, ...] = ()) -> int:
+    """Chips of each slice where they do not fit into one domain: as few equal slices as give boxes that fit."""
+    least = -(-num_chips // domain)
+    for count in range(least, 4 * least + 1):
+        each = num_chips // count
+        if num_chips % count == 0 and prod(slice_shape(each, num_dims, limit)) == each:
+            return each
+    return min(num_chips, domain)
 
 
 def _boxes(count: int, num_dims: int, longest: int) -> Iterator[tuple[int, ...]]:

@@ -15,7 +15,7 @@ KINDS = ("datasheet", "reported", "measured", "derived", "estimated")
 DTYPES = ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp6", "fp4", "int8", "int4")
 USES = ("storage", "elementwise", "matmul", "reduction", "collective", "autocast")
 ANSWERS = ("native", "emulated", "cast", "fallback", "error", "unknown")
-COLLECTIVE_ALGORITHMS = ("ring", "tree", "halving_doubling", "direct", "hierarchical", "in_switch", "torus")
+COLLECTIVE_ALGORITHMS = ("ring", "tree", "halving_doubling", "direct", "hierarchical", "pipeline", "in_switch", "torus")
 TOPOLOGIES = ("switch", "mesh", "ring", "torus2d", "torus3d", "hypercube", "dragonfly", "pairs", "none", "unknown")
 
 
@@ -70,6 +70,7 @@ CHIP_FIELDS: tuple[Field, ...] = (
     Field("extends", "text", "Id of a chip of which this file is a variant: every field not given here is that one's."),
     Field("execution", "text", "kernel: a host launches one kernel after another. graph: a whole step is compiled and "
           "runs as one.", required=True, choices=("kernel", "graph")),
+    Field("cluster", "text", "Id of the file in clusters/ that says how it is usually put together."),
     Field("launched", "date", "Day, month or year of launch."),
     Field("process", "text", "Process and dies."),
     Field("notes", "texts", "What to know of this chip."),
@@ -151,6 +152,7 @@ PLATFORM_FIELDS: tuple[Field, ...] = (
     Field("env.src", "text", "Name of the source."),
     Field("distributed.backends", "texts", "c10d backend names that work, the first by choice."),
     Field("distributed.library", "text", "What runs underneath."),
+    Field("distributed.algorithms_src", "text", "Name of the source of the algorithms."),
     Field("distributed.algorithms", "texts", "How it carries out collectives; where it is not said, any way that the "
           "topology allows.", choices=COLLECTIVE_ALGORITHMS),
     Field("distributed.src", "text", "Name of the source."),

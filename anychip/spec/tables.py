@@ -1,9 +1,10 @@
-"""Is this CSV of apis/ or ops/ what it should be? All problems at once, each with its line."""
+"""Is this CSV of apis/, ops/ or collectives/ what it should be? All problems at once, each with its line."""
 
 import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from anychip.spec.measured import COLLECTIVE_USES, COLLECTIVES_HEADER, wrong_cells
 from anychip.spec.problem import Problem
 from anychip.spec.software import APIS_HEADER, OPS_HEADER, STATUSES, VERDICTS
 
@@ -11,7 +12,9 @@ from anychip.spec.software import APIS_HEADER, OPS_HEADER, STATUSES, VERDICTS
 _FORMS = {
     "apis": (APIS_HEADER, ("symbol",), "status", STATUSES, ("source",)),
     "ops": (OPS_HEADER, ("op", "dtype"), "verdict", VERDICTS, ("source", "licence")),
-}
+    "collectives": (COLLECTIVES_HEADER, ("collective", "algorithm", "chips", "nodes", "cluster", "bytes", "stack", "use", "note"),
+                    "use", COLLECTIVE_USES, ("source",)),
+}  # fmt: skip
 KINDS = tuple(_FORMS)
 RULE = "table"
 
@@ -48,6 +51,8 @@ def _problems(file: Path, lines: list[list[str]]) -> Iterator[Problem]:
         elif row[answer] != "unknown" and not all(row[key] for key in needed):
             lacking = next(key for key in needed if not row[key])
             yield Problem(str(file), number, lacking, f"{' '.join(name).strip()} without a {lacking}", None, RULE)
+        if file.parent.name == "collectives":
+            yield from (Problem(str(file), number, column, what, None, RULE) for column, what in wrong_cells(row))
         if name in seen:
             yield Problem(str(file), number, names[0], f"{' '.join(name).strip()} stands twice", None, RULE)
         seen.add(name)

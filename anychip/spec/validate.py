@@ -100,7 +100,7 @@ class _Walk:
             yield self._wrong(here, "small letters, digits and single dashes", value)
         elif field.path == "id" and value != self.doc.file.stem:
             yield self._wrong(here, f"the file's name, {self.doc.file.stem}", value, f'id = "{self.doc.file.stem}"')
-        elif here.rsplit(".", 1)[-1] == "src":
+        elif here.rsplit(".", 1)[-1] in ("src", "library_src", "algorithms_src"):
             yield from self._source(value, here)
         elif field.path == "sources.*.url" and not value.startswith(("https://", "http://")):
             yield self._wrong(here, "a web address", value, "https://...")

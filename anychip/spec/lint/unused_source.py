@@ -23,7 +23,7 @@ def check(subject: Subject, context: Context) -> Iterator[Problem]:
 def _names(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         for key, item in value.items():
-            if key in ("src", "library_src") and isinstance(item, str):
+            if key in ("src", "library_src", "algorithms_src") and isinstance(item, str):
                 yield item
             else:
                 yield from _names(item)

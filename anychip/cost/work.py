@@ -182,8 +182,12 @@ def main_dtype(op: Op) -> str:
 
 def matrix_dtype(op: Op, allow_tf32: bool) -> str:
     """fp32 products run as tf32 where the program allowed it (the recorder notes it as the keyword ``allow_tf32``);
-    `allow_tf32` is torch's own default for this kind of op."""
+    `allow_tf32` is torch's own default for this kind of op. A product whose result has a dtype of its own computes in
+    that of its operands, which stand last."""
     dtype = main_dtype(op)
+    if ".dtype" in op.name:
+        operand = [value for value in op.args if isinstance(value, TensorMeta)][-1]
+        dtype = SHORT_DTYPE.get(operand.dtype, operand.dtype)
     return "tf32" if dtype == "fp32" and op.kwarg("allow_tf32", allow_tf32) else dtype
 
 

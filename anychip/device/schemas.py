@@ -24,6 +24,9 @@ LEFT_TO_TORCH = {
 }  # fmt: skip
 
 
+# out= forms that torch writes for its chips themselves: products with another dtype than their operands'.
+OWN_OUT = {"dtype_out"}
+
 # What a generated kernel can return; an integer among tensors depends on shapes alone.
 RESULTS = {"Tensor", "List[Tensor]", "Optional[Tensor]", "int"}
 
@@ -198,7 +201,7 @@ def device_operators(skip: Container[str]) -> Iterator[str]:
             continue
         if not has(name, "CPU") and (
             has(name, "CompositeImplicitAutograd")
-            or schema.overload_name.endswith("out")
+            or (schema.overload_name.endswith("out") and schema.overload_name not in OWN_OUT)
             or schema.name.removesuffix("_copy") in VIEW_PRIMITIVES
         ):
             continue

@@ -242,3 +242,13 @@ def test_work_is_remembered_but_not_compared():
     work(one)
     assert one == two
     assert isinstance(two, Op)
+
+
+def test_a_product_that_adds_to_wider_numbers_runs_in_the_dtype_of_its_operands():
+    # main_grad (fp32 [4, 8]) += a (bf16 [4, 16]) @ b (bf16 [16, 8]): reads 32*4 + (64 + 128)*2 = 512 bytes, writes 128
+    main = t(4, 8, dtype="float32")
+    task = work(
+        Op("aten.addmm.dtype_out", (main, t(4, 16), t(16, 8), "float32"), (("out", main),), (), (3,)),
+    )
+    assert (task.dtype, task.gemm, task.flop) == ("bf16", (Gemm(1, 4, 8, 16),), 1024)
+    assert task.bytes_written == 128

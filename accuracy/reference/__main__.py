@@ -1,0 +1,205 @@
+"""`python -m accuracy.reference`: trains the reference transformer on random tokens, as one rank of a torchrun job or alone."""
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from accuracy.reference.gradients import Bucket, Optimizer, buckets_of
+from accuracy.reference.layout import Layout, layout_of
+from accuracy.reference.linear import How, forget_casts
+from accuracy.reference.model import Stage, VocabularyLoss
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add: Callable[..., Any] = parser.add_argument
+    for name, value, words in (
+        ("layers", 12, "of the whole model"), ("hidden", 768, ""), ("heads", 12, ""), ("kv-heads", 0, "0: as many as heads"),
+        ("head-dim", 0, "0: hidden / heads"), ("ffn", 0, "0: 4 x hidden"), ("vocab", 50304, ""), ("seq", 1024, ""),
+        ("window", 0, "keys that a query sees; 0: all"), ("micro-batch", 1, "sequences"), ("micro-batches", 1, "per step"),
+        ("tp", 1, "tensor parallel"), ("cp", 1, "context parallel"), ("pp", 1, "pipeline stages"),
+        ("vp", 1, "parts of a stage"), ("ep", 1, "expert parallel"), ("experts", 0, ""), ("chosen", 2, "experts per token"),
+        ("expert-ffn", 0, ""), ("shared-ffn", 0, ""), ("dense-layers", 0, "before those with experts"),
+        ("recompute-layers", 0, "of each stage part, recomputed whole"), ("lora-rank", 0, "0: all weights are trained"),
+        ("steps", 3, ""),
+    ):  # fmt: skip
+        add(f"--{name}", type=int, default=value, help=words)
+    add("--dropout", type=float, default=0.0)
+    add("--sequence-parallel", action="store_true")
+    add("--gated", action="store_true", help="SwiGLU instead of GELU")
+    add("--bias", action="store_true")
+    add("--tied", action="store_true", help="head and embedding share their weight")
+    add("--norm", choices=("layer", "rms"), default="rms")
+    add("--position", choices=("rope", "learned", "none"), default="rope")
+    add("--attention", choices=("fused", "products"), default="fused")
+    add("--recompute", choices=("none", "attention", "full"), default="none")
+    add("--dtype", choices=("bf16", "fp16", "fp8"), default="bf16")
+    add("--recipe", choices=("tensor", "row", "block", "mx"), default="tensor", help="scales of FP8")
+    add("--sharding", choices=("none", "ddp", "optimizer", "gradients", "fsdp"), default="ddp")
+    add("--reduce", choices=("fp32", "bf16", "fp16"), default="fp32", help="dtype of gradients")
+    add("--overlap", action="store_true", help="reduce gradients while the backward runs")
+    add("--fusion", action="store_true", help="point-wise pieces of a layer are fused kernels")
+    add("--fused-loss", action="store_true")
+    add("--compile", choices=("none", "layers", "all"), default="none")
+    add("--adam", choices=("foreach", "fused"), default="fused")
+    args = parser.parse_args()
+    args.kv_heads = args.kv_heads or args.heads
+    args.head_dim = args.head_dim or args.hidden // args.heads
+    args.ffn = args.ffn or 4 * args.hidden
+    return args
+
+
+def how_of(args: argparse.Namespace, layout: Layout) -> How:
+    return How(
+        layout.tensor, args.sequence_parallel and layout.tensor is not None, args.recipe if args.dtype == "fp8" else ""
+    )
+
+
+def build(args: argparse.Namespace, layout: Layout, device: torch.device) -> list[nn.Module]:
+    """This rank's parts of the model, in 16 bit (under FSDP in 32, which it casts)."""
+    dtype = torch.float32 if args.sharding == "fsdp" else DTYPES.get(args.dtype, torch.bfloat16)
+    how, parts = how_of(args, layout), args.pp * args.vp
+    each = args.layers // parts
+    assert each * parts == args.layers, f"{args.layers} layers do not divide into {parts} parts"
+    found: list[nn.Module] = []
+    with torch.device(device):
+        torch.set_default_dtype(dtype)
+        for part in range(layout.stage, parts, args.pp):
+            first, last = part == 0, part == parts - 1
+            found.append(Stage(args, layout, how, range(part * each, (part + 1) * each), first, last))
+        torch.set_default_dtype(torch.float32)
+    return found
+
+
+def shard(args: argparse.Namespace, layout: Layout, stages: list[nn.Module]) -> torch.optim.Optimizer:
+    """FSDP2 around every layer and the rest; AdamW on the shards."""
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    reduced = torch.float32 if args.reduce == "fp32" else torch.bfloat16
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=reduced)
+    for stage in stages:
+        assert isinstance(stage, Stage)
+        if layout.shard is not None:
+            mesh = DeviceMesh.from_group(layout.shard, "cuda")
+            for layer in stage.layers:
+                fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=args.pp == 1)
+            fully_shard(stage, mesh=mesh, mp_policy=policy)
+    weights = [p for stage in stages for p in stage.parameters() if p.requires_grad]
+    return torch.optim.AdamW(weights, lr=1e-4, fused=args.adam == "fused", foreach=args.adam == "foreach")
+
+
+def main() -> None:
+    args = arguments()
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    device = torch.device("cuda", torch.cuda.current_device())
+    layout = layout_of(args)
+    stages = build(args, layout, device)
+    buckets: list[Bucket] = []
+    if args.sharding in ("fsdp", "none"):
+        optimizer = shard(args, layout, stages)
+    else:
+        weights = [p for stage in stages for p in stage.parameters() if p.requires_grad]
+        dtype = torch.float32 if args.reduce == "fp32" else DTYPES[args.reduce]
+        split = args.sharding in ("optimizer", "gradients")
+        groups = (layout.shard, layout.expert_shard)
+        buckets = buckets_of(weights, groups, split, dtype, args.sharding == "gradients", device)
+        wide = [
+            group for group in (layout.shard if split else None, layout.tensor, layout.pipeline) if group is not None
+        ]
+        optimizer = Optimizer(buckets, wide, args.dtype == "fp16")
+    if args.compile != "none":
+        for stage in stages:
+            assert isinstance(stage, Stage)
+            for target in stage.layers if args.compile == "layers" else [stage]:
+                target.compile()
+    step = stepper(args, layout, stages, device)
+    for _ in range(args.steps):
+        train_step(args, layout, stages, buckets, optimizer, step)
+
+
+def stepper(
+    args: argparse.Namespace, layout: Layout, stages: list[nn.Module], device: torch.device
+) -> Callable[[], Any]:
+    """Forward and backward of all micro-batches."""
+    loss = VocabularyLoss(args, how_of(args, layout))
+    whole = torch.compile(lambda model, x, y: loss(model(x), y)) if args.compile == "all" else None
+    length = args.seq // args.cp
+
+    def batch(count: int) -> Tensor:
+        return torch.randint(0, args.vocab, (count, length), device="cpu").pin_memory().to(device, non_blocking=True)
+
+    if layout.pipeline is None:
+
+        def run() -> Any:
+            for number in range(args.micro_batches):
+                x, y = batch(args.micro_batch), batch(args.micro_batch)
+                if args.sharding == "fsdp" and layout.shard is not None:
+                    stages[0].set_requires_gradient_sync(number == args.micro_batches - 1)  # type: ignore[operator]
+                found = whole(stages[0], x, y) if whole else loss(stages[0](x), y)
+                found.backward()
+            return found
+
+        return run
+    schedule = schedule_of(args, layout, stages, device, loss)
+
+    def pipelined() -> Any:
+        x, losses = batch(args.micro_batch * args.micro_batches), []
+        given = (x,) if layout.is_first else ()
+        schedule.step(*given, target=x if layout.is_last else None, losses=losses if layout.is_last else None)
+        return losses[0] if losses else None
+
+    return pipelined
+
+
+def schedule_of(
+    args: argparse.Namespace, layout: Layout, stages: list[nn.Module], device: torch.device, loss: Any
+) -> Any:
+    from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
+
+    parts = args.pp * args.vp
+    numbers = range(layout.stage, parts, args.pp)
+    pipe = [PipelineStage(s, n, parts, device, group=layout.pipeline) for s, n in zip(stages, numbers, strict=True)]
+    if args.vp == 1:
+        return Schedule1F1B(pipe[0], args.micro_batches, loss_fn=loss, scale_grads=False)
+    return ScheduleInterleaved1F1B(pipe, args.micro_batches, loss_fn=loss, scale_grads=False)
+
+
+def train_step(args: argparse.Namespace, layout: Layout, stages: list[nn.Module], buckets: list[Bucket],
+               optimizer: torch.optim.Optimizer, step: Callable[[], Any]) -> None:  # fmt: skip
+    for bucket in buckets:
+        bucket.expect(args.micro_batches, args.overlap)
+    found = step()
+    parameters = [p for stage in stages for p in stage.parameters() if p.requires_grad]
+    if buckets:
+        for bucket in buckets:
+            bucket.finish()
+        if layout.tensor is not None:
+            sum_partial(parameters, layout.tensor)
+    else:
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    for bucket in buckets:
+        bucket.gather()
+    optimizer.zero_grad()
+    forget_casts(parameters)
+    if found is not None:
+        found.item()
+
+
+def sum_partial(parameters: list[nn.Parameter], group: dist.ProcessGroup) -> None:
+    """Gradients of norms, of which each tensor rank has only its part of the sequence, as one buffer."""
+    partial_ones = [p.main_grad for p in parameters if getattr(p, "is_partial", False)]  # type: ignore[attr-defined]
+    if partial_ones:
+        dist.all_reduce(torch.cat([gradient.flatten() for gradient in partial_ones]), group=group)
+
+
+if __name__ == "__main__":
+    main()

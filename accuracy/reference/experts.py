@@ -1,0 +1,153 @@
+"""A layer's feed-forward part: dense, or experts that tokens are routed to.
+
+Routing is balanced by force, as in the published benchmarks: every expert gets as many tokens.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from accuracy.reference.layout import size
+from accuracy.reference.linear import How, Linear
+
+
+@dataclass(frozen=True)
+class FeedForwardShape:
+    """ffn: inner width of the dense part. experts: number of routed ones, 0 for none, each of width `expert_ffn`,
+    `chosen` per token; `shared_ffn`: width of what every token passes beside them."""
+
+    hidden: int
+    ffn: int
+    gated: bool = True
+    bias: bool = False
+    experts: int = 0
+    chosen: int = 1
+    expert_ffn: int = 0
+    shared_ffn: int = 0
+    rank: int = 0
+
+
+def swiglu(x: Tensor) -> Tensor:
+    gate, up = x.chunk(2, -1)
+    return nn.functional.silu(gate) * up
+
+
+def gelu(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    return nn.functional.gelu(x if bias is None else x + bias, approximate="tanh")
+
+
+class FeedForward(nn.Module):
+    """[s, b, hidden] -> the same, before the bias."""
+
+    def __init__(self, shape: FeedForwardShape, how: How, fuse: Any, ffn: int = 0) -> None:
+        super().__init__()
+        width = ffn or shape.ffn
+        self.first = Linear(shape.hidden, width * (1 + shape.gated), how, "column", shape.bias, shape.rank)
+        self.second = Linear(width, shape.hidden, how, "row", shape.bias, shape.rank)
+        self.act = fuse(swiglu if shape.gated else gelu)
+        self.gated = shape.gated
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.first(x, finish=False)
+        inner = self.act(inner) if self.gated else self.act(inner, self.first.bias)
+        return self.second(inner, finish=False)  # type: ignore[no-any-return]
+
+
+class AllToAll(torch.autograd.Function):
+    """Equal parts to all ranks of the group."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        out = torch.empty_like(x)
+        dist.all_to_all_single(out, x.contiguous(), group=group)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        out = torch.empty_like(grad)
+        dist.all_to_all_single(out, grad.contiguous(), group=ctx.group)
+        return out, None
+
+
+class GroupedProduct(torch.autograd.Function):
+    """[tokens, k] of tokens sorted by expert, @ [experts, n, k] -> [tokens, n]. Weight gradients as in `linear.Product`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: nn.Parameter, ends: Tensor) -> Tensor:
+        ctx.weight, ctx.ends = weight, ends
+        ctx.save_for_backward(x)
+        return torch._grouped_mm(x, weight.transpose(1, 2), ends)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        grad_x = torch._grouped_mm(grad, ctx.weight, ctx.ends)
+        own = torch._grouped_mm(grad.t(), x, ctx.ends)
+        main = getattr(ctx.weight, "main_grad", None)
+        if main is None:
+            return grad_x, own, None
+        main.add_(own)
+        ctx.weight.ready()
+        return grad_x, None, None
+
+
+class Experts(nn.Module):
+    """Router, dispatch to the expert group, grouped products, and the way back."""
+
+    def __init__(self, shape: FeedForwardShape, how: How, group: dist.ProcessGroup | None, fuse: Any) -> None:
+        super().__init__()
+        self.shape, self.group = shape, group
+        self.local = shape.experts // size(group)
+        self.router = Linear(shape.hidden, shape.experts, How())
+        self.first = nn.Parameter(torch.empty(self.local, shape.expert_ffn * (1 + shape.gated), shape.hidden))
+        self.second = nn.Parameter(torch.empty(self.local, shape.hidden, shape.expert_ffn))
+        self.act = fuse(swiglu if shape.gated else gelu)
+        self.weigh = fuse(weigh)
+        for parameter in (self.first, self.second):
+            parameter.is_expert = True  # type: ignore[attr-defined]
+        self.shared = FeedForward(shape, how, fuse, shape.shared_ffn) if shape.shared_ffn else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        shares, chosen = self.router(flat).float().softmax(-1).topk(self.shape.chosen, -1)
+        order = chosen.reshape(-1).argsort(stable=True)
+        sent = flat.index_select(0, order // self.shape.chosen)
+        counts = chosen.reshape(-1).bincount(minlength=self.shape.experts)
+        if self.group is not None:
+            self.tell(counts)
+            sent = AllToAll.apply(sent, self.group)
+            sent = by_expert(sent, size(self.group), self.local)
+        rows = sent.shape[0] // self.local
+        ends = torch.arange(rows, sent.shape[0] + 1, rows, device=x.device, dtype=torch.int32)
+        inner = self.act(GroupedProduct.apply(sent, self.first, ends))
+        done = GroupedProduct.apply(inner, self.second, ends)
+        if self.group is not None:
+            done = by_expert(done, self.local, size(self.group))
+            done = AllToAll.apply(done, self.group)
+        back = torch.zeros_like(done).index_copy(0, order, done)
+        out = self.weigh(back.view(flat.shape[0], self.shape.chosen, -1), shares.to(x.dtype)).view(x.shape)
+        return out if self.shared is None else out + self.shared(x)
+
+    def tell(self, counts: Tensor) -> None:
+        """How many tokens go where: gathered over the group, and read by the host for the sizes of the exchange."""
+        assert self.group is not None
+        known = counts.new_empty(counts.shape[0] * size(self.group))
+        dist.all_gather_into_tensor(known, counts, group=self.group)
+        known.cpu()
+
+
+def weigh(back: Tensor, shares: Tensor) -> Tensor:
+    """[tokens, chosen, hidden] by each token's shares -> [tokens, hidden]"""
+    return (back * shares.unsqueeze(-1)).sum(1)
+
+
+def by_expert(x: Tensor, outer: int, inner: int) -> Tensor:
+    """Rows that stand by (outer, inner) -> by (inner, outer): one copy."""
+    parts = x.view(outer, inner, -1, x.shape[-1])
+    return parts.transpose(0, 1).reshape(-1, x.shape[-1])

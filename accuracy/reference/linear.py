@@ -1,0 +1,235 @@
+"""Matrix products of a layer, split over the tensor group as Megatron-LM splits them, in 16 bit or FP8.
+
+A column-parallel product gathers its input where the sequence is split; a row-parallel one reduces or scatters its
+output. In the backward the communication runs beside the product that does not need it. Weight gradients are added to a
+32-bit `main_grad` inside the product where the weight has one.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from accuracy.reference.layout import size
+
+E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+
+
+class How(NamedTuple):
+    """How products run. sequence: the sequence is split over the tensor group outside of them. low: "" for 16 bit,
+    else the FP8 recipe: "tensor" (one scale), "row", "block" or "mx" (scales along the inner dimension).
+    pieces: into how many a product with its communication is cut so that they overlap."""
+
+    group: dist.ProcessGroup | None = None
+    sequence: bool = False
+    low: str = ""
+    pieces: int = 1
+
+
+# Communication ---------------------------------------------------------------------------------------------------------
+
+
+def all_gather(x: Tensor, group: dist.ProcessGroup, is_async: bool = False) -> tuple[Tensor, Any]:
+    """[s, ...] of each rank -> [s * ranks, ...]"""
+    out = x.new_empty((x.shape[0] * size(group), *x.shape[1:]))
+    return out, dist.all_gather_into_tensor(out, x.contiguous(), group=group, async_op=is_async)
+
+
+def reduce_scatter(x: Tensor, group: dist.ProcessGroup, is_async: bool = False) -> tuple[Tensor, Any]:
+    """[s * ranks, ...] -> the sum's own [s, ...]"""
+    out = x.new_empty((x.shape[0] // size(group), *x.shape[1:]))
+    return out, dist.reduce_scatter_tensor(out, x.contiguous(), group=group, async_op=is_async)
+
+
+class Scatter(torch.autograd.Function):
+    """Forward reduces over the group and keeps the own part of the sequence (or all of it); backward gathers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, how: How) -> Tensor:
+        ctx.how = how
+        assert how.group is not None
+        if how.sequence:
+            return reduce_scatter(x, how.group)[0]
+        x = x.clone() if x.is_leaf else x
+        dist.all_reduce(x, group=how.group)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return (all_gather(grad, ctx.how.group)[0] if ctx.how.sequence else grad), None
+
+
+class Gather(torch.autograd.Function):
+    """Forward gathers the sequence (or copies); backward sums over the group."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, how: How) -> Tensor:
+        ctx.how = how
+        assert how.group is not None
+        return all_gather(x, how.group)[0] if how.sequence else x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        if ctx.how.sequence:
+            return reduce_scatter(grad, ctx.how.group)[0], None
+        grad = grad.contiguous()
+        dist.all_reduce(grad, group=ctx.how.group)
+        return grad, None
+
+
+# FP8 -----------------------------------------------------------------------------------------------------------------
+
+
+@torch.compile
+def to_tensor_scaled(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cast and its transpose by a scale that is known beforehand: one pass."""
+    low = (x * 1.0).to(dtype)
+    return low, low.t().contiguous()
+
+
+@torch.compile
+def to_row_scaled(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cast along rows and along columns, each with the largest value of its own line."""
+    low = (x / x.abs().amax(1, keepdim=True)).to(dtype)
+    across = (x / x.abs().amax(0, keepdim=True)).to(dtype).t().contiguous()
+    return low, across
+
+
+def cast(x: Tensor, dtype: torch.dtype, recipe: str) -> tuple[Tensor, Tensor]:
+    """(x, x transposed) in FP8. Tensors that are scaled by blocks take the dtype of the forward throughout."""
+    if recipe == "tensor":
+        return to_tensor_scaled(x, dtype)  # type: ignore[no-any-return]
+    return to_row_scaled(x, E4M3)  # type: ignore[no-any-return]
+
+
+def low_mm(a: Tensor, b: Tensor, recipe: str) -> Tensor:
+    """[M, K] @ [N, K].T with FP8 operands, both with K innermost."""
+    rows = (a.shape[0], 1) if recipe == "row" else ()
+    columns = (1, b.shape[0]) if recipe == "row" else ()
+    one = torch.ones(rows, device=a.device), torch.ones(columns, device=a.device)
+    return torch._scaled_mm(a, b.t(), *one, out_dtype=torch.bfloat16, use_fast_accum=recipe != "row")
+
+
+# The product -----------------------------------------------------------------------------------------------------------
+
+
+class Product(torch.autograd.Function):
+    """y = x @ weight.T over the last dimension. x: [s, b, k]; with `gathers` x is this rank's part of the sequence."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: nn.Parameter, how: How, gathers: bool) -> Tensor:
+        whole = all_gather(x, how.group)[0] if gathers and how.sequence and how.group else x
+        flat = whole.reshape(-1, whole.shape[-1])
+        ctx.how, ctx.gathers, ctx.weight = how, gathers, weight
+        if how.low:
+            x8, x8_t = cast(flat, E4M3, how.low)
+            w8, ctx.w8_t = cached_cast(weight, how.low)
+            # Gathered in the backward again, so that only the own part is kept.
+            ctx.save_for_backward(x if gathers and how.sequence and how.group else x8_t)
+            return low_mm(x8, w8, how.low).view(*whole.shape[:-1], -1)
+        ctx.save_for_backward(x)
+        return (flat @ weight.t()).view(*whole.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+        how, weight = ctx.how, ctx.weight
+        (x,) = ctx.saved_tensors
+        group = how.group if ctx.gathers else None
+        needs_weight = weight.requires_grad
+        pending = None
+        if group and how.sequence and needs_weight:
+            x, pending = all_gather(x, group, is_async=True)
+        flat = grad.reshape(-1, grad.shape[-1])
+        g8_t = None
+        if how.low:
+            g8, g8_t = cast(flat, E5M2, how.low)
+            grad_x = low_mm(g8, ctx.w8_t, how.low)
+        else:
+            grad_x = flat @ weight
+        grad_x = grad_x.view(*grad.shape[:-1], -1)
+        if pending is not None:
+            pending.wait()
+        waiting = None
+        if group and ctx.needs_input_grad[0]:
+            if how.sequence:
+                grad_x, waiting = reduce_scatter(grad_x, group, is_async=True)
+            else:
+                waiting = dist.all_reduce(grad_x, group=group, async_op=True)
+        grad_w = _weight_gradient(x, flat, g8_t, how, weight, bool(group and how.sequence)) if needs_weight else None
+        if waiting is not None:
+            waiting.wait()
+        return grad_x, grad_w, None, None
+
+
+def _weight_gradient(x: Tensor, grad: Tensor, g8_t: Tensor | None, how: How, weight: nn.Parameter,
+                     is_whole: bool) -> Tensor | None:  # fmt: skip
+    """grad.T @ x, into `main_grad` where there is one."""
+    main = getattr(weight, "main_grad", None)
+    if g8_t is not None:
+        x8_t = cast(x.reshape(-1, x.shape[-1]), E4M3, how.low)[1] if is_whole else x
+        own = low_mm(g8_t, x8_t, how.low)
+        if main is None:
+            return own
+        main.add_(own)
+    elif main is None:
+        return grad.t() @ x.reshape(-1, x.shape[-1])
+    else:
+        torch.addmm(main, grad.t(), x.reshape(-1, x.shape[-1]), out_dtype=torch.float32, out=main)
+    weight.ready()  # type: ignore[operator]
+    return None
+
+
+def cached_cast(weight: nn.Parameter, recipe: str) -> tuple[Tensor, Tensor]:
+    """A weight's cast, made once a step: whoever changes weights calls `forget_casts`."""
+    known = getattr(weight, "low", None)
+    if known is None:
+        known = cast(weight.detach(), E4M3, recipe)
+        weight.low = known  # type: ignore[attr-defined]
+    return known  # type: ignore[no-any-return]
+
+
+def forget_casts(parameters: Any) -> None:
+    for parameter in parameters:
+        if getattr(parameter, "low", None) is not None:
+            parameter.low = None
+
+
+class Linear(nn.Module):
+    """A product whose weight is split over the tensor group: "column" by its outputs, "row" by its inputs, "" not.
+
+    rank: of a LoRA adapter beside it, whose base weight is then frozen.
+    """
+
+    def __init__(self, inputs: int, outputs: int, how: How, split: str = "", bias: bool = False, rank: int = 0) -> None:
+        super().__init__()
+        self.how, self.split = (how if split else how._replace(group=None)), split
+        parts = size(self.how.group)
+        rows, columns = (outputs // parts, inputs) if split == "column" else (outputs, inputs // parts)
+        self.weight = nn.Parameter(torch.empty(rows, columns))
+        self.bias = nn.Parameter(torch.zeros(rows)) if bias else None
+        self.down, self.up = None, None
+        if rank:
+            self.weight.requires_grad_(False)
+            plain = self.how._replace(low="")
+            self.down = Linear(columns, rank, plain._replace(group=None))
+            self.up = Linear(rank, rows, plain._replace(group=None))
+
+    def forward(self, x: Tensor, finish: bool = True) -> Tensor:
+        """finish: a row-parallel product adds up over the group, and the bias is added."""
+        gathers = self.split == "column" and self.how.group is not None
+        low = Product.apply(x, self.weight, self.how, gathers)
+        if self.down is not None and self.up is not None:
+            whole = Gather.apply(x, self.how) if gathers else x
+            low = low + self.up(nn.functional.dropout(self.down(whole), 0.1))
+        if self.split == "row" and self.how.group is not None:
+            low = Scatter.apply(low, self.how)
+        if self.bias is not None and finish:
+            low = low + self.bias
+        return low  # type: ignore[no-any-return]
+
+
+Apply = Callable[..., Tensor]

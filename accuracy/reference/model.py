@@ -1,0 +1,222 @@
+"""The model: embedding, layers, head and loss, and which of them a pipeline stage holds."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from accuracy.reference.attention import Attention, AttentionShape
+from accuracy.reference.experts import Experts, FeedForward, FeedForwardShape
+from accuracy.reference.layout import Layout, size
+from accuracy.reference.linear import Gather, How, Linear, Product, Scatter
+
+Fuse = Callable[[Any], Any]
+
+
+def fuse_of(args: Namespace) -> Fuse:
+    """What joins the point-wise pieces of a layer into one kernel: the framework's own fused kernels, or nothing."""
+    return (lambda function: torch.compile(function)) if args.fusion else (lambda function: function)
+
+
+def add_dropped(x: Tensor, bias: Tensor | None, kept: Tensor, dropout: float) -> Tensor:
+    """Bias, dropout and residual."""
+    x = x if bias is None else x + bias
+    return kept + (nn.functional.dropout(x, dropout) if dropout else x)
+
+
+def norm_of(args: Namespace) -> nn.Module:
+    kind = nn.LayerNorm if args.norm == "layer" else nn.RMSNorm
+    return kind(args.hidden)
+
+
+class Layer(nn.Module):
+    """One transformer layer on [s, b, hidden]."""
+
+    def __init__(self, args: Namespace, layout: Layout, how: How, number: int) -> None:
+        super().__init__()
+        fuse = fuse_of(args)
+        self.dropout = args.dropout
+        shape = AttentionShape(
+            args.hidden, args.heads, args.kv_heads, args.head_dim, args.position == "rope", args.bias,
+            args.attention == "fused", args.recompute == "attention", args.dropout, args.window, args.lora_rank,
+        )  # fmt: skip
+        wide = FeedForwardShape(
+            args.hidden, args.ffn, args.gated, args.bias, args.experts, args.chosen, args.expert_ffn, args.shared_ffn,
+            args.lora_rank,
+        )  # fmt: skip
+        self.norm1, self.norm2 = norm_of(args), norm_of(args)
+        self.attention = Attention(shape, how, layout.context, fuse)
+        routed = args.experts and number >= args.dense_layers
+        self.mlp = Experts(wide, how, layout.expert, fuse) if routed else FeedForward(wide, how, fuse)
+        self.add = fuse(add_dropped)
+        for module in (self.norm1, self.norm2):
+            mark_shared(module, how)
+        if args.lora_rank:
+            for module in (self.norm1, self.norm2):
+                module.requires_grad_(False)
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        mixed = self.attention(self.norm1(x), angles)
+        x = self.add(mixed, self.attention.out.bias, x, self.dropout)
+        done = self.mlp(self.norm2(x))
+        bias = self.mlp.second.bias if isinstance(self.mlp, FeedForward) else None
+        return self.add(done, bias, x, self.dropout)  # type: ignore[no-any-return]
+
+
+def mark_shared(module: nn.Module, how: How) -> None:
+    """With the sequence split, each rank's gradient of a norm is of its part only: to be summed over the tensor group."""
+    for parameter in module.parameters():
+        parameter.is_partial = how.sequence  # type: ignore[attr-defined]
+
+
+class Embedding(nn.Module):
+    """Token ids [b, s] -> [s, b, hidden], of which this rank's part of the sequence."""
+
+    def __init__(self, args: Namespace, how: How, context: int) -> None:
+        super().__init__()
+        self.how, self.rows = how, args.vocab // size(how.group)
+        self.weight = nn.Parameter(torch.empty(self.rows, args.hidden))
+        self.position = (
+            nn.Parameter(torch.empty(args.seq // context, args.hidden)) if args.position == "learned" else None
+        )
+        self.dropout = args.dropout
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.how.group is not None:
+            outside = (tokens < 0) | (tokens >= self.rows)
+            x = nn.functional.embedding(tokens.masked_fill(outside, 0), self.weight)
+            x = x.masked_fill(outside.unsqueeze(-1), 0.0)
+        else:
+            x = nn.functional.embedding(tokens, self.weight)
+        x = x.transpose(0, 1).contiguous()
+        if self.how.group is not None:
+            x = Scatter.apply(x, self.how._replace(sequence=False))
+        if self.position is not None:
+            x = x + self.position.unsqueeze(1)
+        if self.how.group is not None and self.how.sequence:
+            x = x.chunk(size(self.how.group), 0)[dist.get_rank(self.how.group)].clone()
+        return nn.functional.dropout(x, self.dropout) if self.dropout else x
+
+
+class Head(nn.Module):
+    """Norm and the product with the vocabulary, whose columns are split over the tensor group."""
+
+    def __init__(self, args: Namespace, how: How, tied: nn.Parameter | None = None) -> None:
+        super().__init__()
+        how = how._replace(low="")
+        self.norm, self.how = norm_of(args), how
+        self.weight = (
+            tied if tied is not None else nn.Parameter(torch.empty(args.vocab // size(how.group), args.hidden))
+        )
+        mark_shared(self.norm, how)
+        if args.lora_rank:
+            self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return Product.apply(x, self.weight, self.how, self.how.group is not None)  # type: ignore[no-any-return]
+
+
+class Stage(nn.Module):
+    """A run of layers, with the embedding before the first and the head after the last."""
+
+    def __init__(self, args: Namespace, layout: Layout, how: How, layers: range, first: bool, last: bool) -> None:
+        super().__init__()
+        self.args = args
+        self.embedding = Embedding(args, how, layout.cp) if first else None
+        self.layers = nn.ModuleList(Layer(args, layout, how, number) for number in layers)
+        tied = self.embedding.weight if args.tied and self.embedding is not None and last else None
+        self.head = Head(args, how, tied) if last else None
+        self.angles: tuple[Tensor, Tensor] | None = None
+        if args.lora_rank and self.embedding is not None:
+            self.embedding.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.embedding is not None:
+            x = self.embedding(x)
+            if self.args.lora_rank:
+                x.requires_grad_(True)
+        for number, layer in enumerate(self.layers):
+            if self.args.recompute == "full" or number < self.args.recompute_layers:
+                x = checkpoint(layer, x, self.turned(x), use_reentrant=False)
+            else:
+                x = layer(x, self.turned(x))
+        return self.head(x) if self.head is not None else x
+
+    def turned(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """cos and sin of every position that this rank works on, [s, 1, 1, head_dim]."""
+        if self.args.position != "rope":
+            return None
+        if self.angles is None:
+            shape = (self.args.seq // self.args.cp, 1, 1, self.args.head_dim)
+            self.angles = (
+                torch.ones(shape, device=x.device, dtype=x.dtype),
+                torch.ones(shape, device=x.device, dtype=x.dtype),
+            )
+        return self.angles
+
+
+class VocabularyLoss(nn.Module):
+    """Cross entropy of logits [s, b, vocabulary / tensor ranks] in 32 bit with targets [b, s]."""
+
+    def __init__(self, args: Namespace, how: How) -> None:
+        super().__init__()
+        self.group = how.group
+        fuse = fuse_of(args) if args.fused_loss else (lambda function: function)
+        self.whole, self.parts = fuse(whole_loss), fuse
+        self.shift, self.spread, self.grade = fuse(shifted), fuse(spread), fuse(graded)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        flat = logits.reshape(-1, logits.shape[-1])
+        wanted = targets.t().reshape(-1)
+        if self.group is None:
+            return self.whole(flat, wanted)  # type: ignore[no-any-return]
+        return SplitLoss.apply(flat, wanted, self).mean()  # type: ignore[no-any-return]
+
+
+def whole_loss(flat: Tensor, wanted: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(flat.float(), wanted)
+
+
+def shifted(flat: Tensor) -> tuple[Tensor, Tensor]:
+    wide = flat.float()
+    return wide, wide.amax(-1)
+
+
+def spread(wide: Tensor, most: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(logits - max) in place of the logits, and the target's and the sum's parts, as one [2, tokens]."""
+    wide = wide - most.unsqueeze(-1)
+    chosen = wide.gather(1, wanted.unsqueeze(-1)).squeeze(-1)
+    shares = wide.exp()
+    return shares, torch.stack((chosen, shares.sum(-1)))
+
+
+def graded(shares: Tensor, sums: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of the logits."""
+    return (shares * (grad / sums).unsqueeze(-1)).to(torch.bfloat16)
+
+
+class SplitLoss(torch.autograd.Function):
+    """Cross entropy over a split vocabulary: the largest logit, then the sums, are reduced over the group."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, wanted: Tensor, by: VocabularyLoss) -> Tensor:
+        wide, most = by.shift(flat)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX, group=by.group)
+        shares, sums = by.spread(wide, most, wanted)
+        dist.all_reduce(sums, group=by.group)
+        ctx.save_for_backward(shares, sums)
+        ctx.by = by
+        return sums[1].log() - sums[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        shares, sums = ctx.saved_tensors
+        return ctx.by.grade(shares, sums[1], grad), None, None
+
+
+__all__ = ["Gather", "Head", "Layer", "Linear", "Stage", "VocabularyLoss"]

@@ -128,7 +128,8 @@ class Cluster(_Sheet):
 
     @property
     def failures_per_chip_s(self) -> float | None:
-        return self.get("failures.rate_per_chip")
+        """Unplanned interruptions of a job, for each of its chips."""
+        return self.get("reliability.failure_rate_per_chip")
 
     @property
     def tiers(self) -> tuple[ClusterTier, ...]:

@@ -244,7 +244,13 @@ CLUSTER_FIELDS: tuple[Field, ...] = (
     Field("tiers.*.in_network_reduction", "flag", "Its switches add up."),
     Field("tiers.*.note", "text", "As the source describes it."),
     Field("size.max_chips", "figure", "Largest size built or announced.", "count"),
-    Field("failures.rate_per_chip", "figure", "Interruptions of a job for each chip and time, whatever failed.", "Hz"),
+    Field("reliability.failure_rate_per_chip", "figure", "Unplanned interruptions of a job for each of its chips and time, "
+          "whatever failed.", "Hz"),
+    Field("reliability.failures_observed", "figure", "How many interruptions that rate was counted from.", "count"),
+    Field("reliability.detection", "figure", "From a failure until it is known and located.", "s"),
+    Field("reliability.restart", "figure", "From then until the job trains again, work done twice aside.", "s"),
+    Field("reliability.checkpoint_bandwidth", "figure", "Rate at which the cluster's storage takes checkpoints.", "byte/s"),
+    Field("reliability.rack_chips", "figure", "Chips that fail together where a rack fails.", "count"),
 )  # fmt: skip
 
 SCHEMAS: dict[str, tuple[Field, ...]] = {

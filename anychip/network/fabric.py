@@ -5,7 +5,7 @@ be trusted. Pure and cached: a set of ranks is looked at once, and sets that loo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from anychip.spec import Chip, Cluster, load_cluster
 # By what a library carries out what is no all-reduce, all-gather or reduce-scatter, whatever it has for those.
 PLAIN = {"all_to_all": "direct", "send": "pair", "recv": "pair", "gather": "root", "scatter": "root"}
 TINY_BYTES = 8
+SMALL = 64
 # Bytes that pass the chip's memory for a byte of a collective: what is sent is read, what arrives is written, and a
 # reduction reads both of its terms. All-reduce is a reduce-scatter (3) and an all-gather (2).
 MEMORY_PASSES = {"all_reduce": 5, "all_gather": 2, "reduce_scatter": 3, "all_to_all": 2, "broadcast": 2, "reduce": 3,
@@ -88,6 +89,15 @@ class Fabric:
         facts = measured(chip, points_of_chip(chip) if points is None else points)
         return cls(chip, num_chips, cluster, tiers, tuple(known or USUAL), facts, places)
 
+    def degraded(self, tier: str, share: float) -> "Fabric":
+        """The same with one tier at a share of its rates: a worn link, a switch that is down. Raises BadNetwork."""
+        names = [found.name for found in self.tiers]
+        if tier not in names or not 0 < share <= 1:
+            raise BadNetwork(f"cannot run tier {tier!r} at {share:g} of its rate: tiers here are {', '.join(names) or 'none'}, "
+                             "a share is above 0 and at most 1")  # fmt: skip
+        slower = tuple(found.at(share) if found.name == tier else found for found in self.tiers)
+        return replace(self, tiers=slower, _looks={}, _costs={}, _plans={})
+
     def cost(self, kind: str, nbytes: int, ranks: Sequence[int], dtype: str = "") -> CollectiveCost:
         """Seconds of a collective of `ranks`, while all other ranks do the same in groups of their own.
 
@@ -103,9 +113,11 @@ class Fabric:
         return found
 
     def look(self, ranks: Sequence[int]) -> Geometry:
-        """What the set looks like; remembered by the object for tuples and ranges, which cannot change."""
-        lasting = isinstance(ranks, tuple | range)
-        if lasting and (seen := self._looks.get(id(ranks))) is not None and seen[0] is ranks:
+        """What the set looks like; small sets are remembered by value, large tuples, which cannot change, by identity."""
+        small = len(ranks) <= SMALL
+        key = tuple(ranks) if small else id(ranks)
+        seen = self._looks.get(key)
+        if seen is not None and (small or seen[0] is ranks):
             return seen[1]
         chips = np.asarray(ranks, np.int64)
         if len(chips) and not 0 <= int(chips.min()) <= int(chips.max()) < self.num_chips:
@@ -113,8 +125,8 @@ class Fabric:
         if self.placement is not None:
             chips = self.placement[chips]
         found = geometry(chips, self.tiers)
-        if lasting:
-            self._looks[id(ranks)] = (ranks, found)
+        if small or isinstance(ranks, tuple | range):
+            self._looks[key] = (ranks, found)
         return found
 
     def _price(self, kind: str, nbytes: int, look: Geometry) -> CollectiveCost:

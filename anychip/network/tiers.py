@@ -44,23 +44,30 @@ class Tier:
     wrap: tuple[bool, ...] = ()
     links: tuple[float, ...] = ()
 
+    def at(self, share: float) -> "Tier":
+        """The same at a share of its rates."""
+        return replace(
+            self,
+            one_way_bytes_per_s=self.one_way_bytes_per_s * share,
+            peer_bytes_per_s=self.peer_bytes_per_s * share,
+            links=tuple(link * share for link in self.links),
+        )
+
 
 def tiers_of(chip: Chip, num_chips: int, cluster: Cluster | None, *, bounded: bool) -> tuple[Tier, ...]:
     """All tiers that `num_chips` chips of a kind reach across. bounded: the cluster is as large as its file says, not
     as large as is asked for. Raises BadNetwork."""
     if bounded and cluster is not None:
         _check_size(chip, num_chips, cluster)
-    found = list(_inner(chip, num_chips, cluster))
+    found = list(_inner(chip, num_chips, cluster, bounded))
     if num_chips > max((tier.chips for tier in found), default=1):
         found += _outer(chip, num_chips, cluster, bounded)
     return tuple(found)
 
 
-def _inner(chip: Chip, num_chips: int, cluster: Cluster | None) -> Iterator[Tier]:
+def _inner(chip: Chip, num_chips: int, cluster: Cluster | None, bounded: bool) -> Iterator[Tier]:
     """The scale-up domain, and the node where that is larger."""
-    link = chip.scale_up
-    domain = (cluster.domain_chips if cluster else None) or (link.domain_chips if link else None) or 1
-    topology = cluster.topology if cluster and cluster.topology != "unknown" else (link.topology if link else "none")
+    domain, topology = _domain(chip, cluster, bounded)
     if domain > 1 and topology != "none":
         yield _scale_up(chip, num_chips, domain, topology, cluster)
     node = (cluster.node_chips if cluster else None) or 1
@@ -71,6 +78,23 @@ def _inner(chip: Chip, num_chips: int, cluster: Cluster | None) -> Iterator[Tier
                     _wire(host.wire if host else None))  # fmt: skip
 
 
+def _domain(chip: Chip, cluster: Cluster | None, bounded: bool) -> tuple[int, str]:
+    """Chips that the scale-up link joins, and how: as the cluster says that was asked for, else as the chip's file."""
+    link = chip.scale_up
+    own = (link.domain_chips, link.topology) if link else (None, "none")
+    other = (cluster.domain_chips, cluster.topology) if cluster else (None, "unknown")
+    first, second = (other, own) if bounded else (own, other)
+    return first[0] or second[0] or 1, first[1] if first[1] != "unknown" else second[1]
+
+
+def _equal_parts(num_chips: int, domain: int) -> int:
+    """Jobs are placed in equal parts: 16,384 chips in racks of 72 take 64 of each."""
+    if num_chips <= domain or num_chips % domain == 0:
+        return domain
+    part = next(size for size in range(domain, 0, -1) if num_chips % size == 0)
+    return part if 2 * part >= domain else domain
+
+
 def _scale_up(chip: Chip, num_chips: int, domain: int, topology: str, cluster: Cluster | None) -> Tier:
     link = chip.scale_up
     assert link is not None
@@ -78,7 +102,8 @@ def _scale_up(chip: Chip, num_chips: int, domain: int, topology: str, cluster: C
     one_way = _needed(chip, link.one_way_bytes_per_s or (both / 2 if both else None), "links.scale_up.one_way")
     if topology == "unknown":
         raise BadNetwork(f"{chip.id}: how its chips are joined is unknown (links.scale_up.topology). {_remedy(chip)}")
-    tier = _tier(chip, "scale_up", "scale_up", domain, topology, one_way, link.peer_one_way_bytes_per_s,
+    part = _equal_parts(num_chips, domain)
+    tier = _tier(chip, "scale_up", "scale_up", part, topology, one_way, link.peer_one_way_bytes_per_s,
                  _wire(link.wire))  # fmt: skip
     if topology in TORUS_DIMS:
         limit = cluster.torus_shape if cluster else ()
@@ -100,7 +125,8 @@ def _torus_links(one_way: float, tier: Tier, num_dims: int) -> tuple[float, ...]
 def _outer(chip: Chip, num_chips: int, cluster: Cluster | None, bounded: bool) -> list[Tier]:
     """Scale-out tiers, the smallest domain first."""
     link = chip.scale_out
-    rate = (cluster.nic_bytes_per_s if cluster else None) or (link.one_way_bytes_per_s if link else None)
+    own, other = link.one_way_bytes_per_s if link else None, cluster.nic_bytes_per_s if cluster else None
+    rate = other or own if bounded else own or other
     wire = link.wire if link else None
     listed = (
         cluster.tiers if cluster and cluster.tiers else (ClusterTier("network", None, None, None, 1.0, None, False),)

@@ -50,5 +50,10 @@ def _fits(shape: tuple[int, ...], longest: tuple[int, ...]) -> bool:
 
 def wraps(dims: tuple[int, ...], multiple: int) -> tuple[bool, ...]:
     """Whether each dimension closes to a ring: its length is a multiple of the block whose faces are switched, and
-    more than two, since two chips have one link between them either way."""
-    return tuple(length > 2 and length % multiple == 0 for length in dims)
+    more than two, since two chips have one link between them either way.
+
+    In three dimensions the blocks are cubes, and what is not built of whole cubes closes nowhere ("no wrap-around below
+    4x4x4": How to Scale Your Model, chapter on TPUs).
+    """
+    whole = len(dims) < 3 or all(length % multiple == 0 for length in dims)
+    return tuple(whole and length > 2 and length % multiple == 0 for length in dims)

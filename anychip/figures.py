@@ -273,3 +273,16 @@ class PathPart:
 
     rank: int
     share: float
+
+
+@dataclass(frozen=True)
+class GoodputFigures:
+    """What failures leave of a long run's time. share: of wall time spent on steps that count, interval_s: best time
+    between checkpoints, each as (low, usual, high). mtbf_s: usual time between failures. checkpoint_s, checkpoint_bytes:
+    of one checkpoint."""
+
+    share: tuple[float, float, float]
+    interval_s: tuple[float, float, float]
+    mtbf_s: float
+    checkpoint_s: float
+    checkpoint_bytes: float

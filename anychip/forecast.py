@@ -14,6 +14,7 @@ from anychip.cost.support import unsupported
 from anychip.cost.work import packet, work
 from anychip.figures import (
     AxisFigures,
+    GoodputFigures,
     PathPart,
     RankFigures,
     TopOp,
@@ -87,12 +88,13 @@ class Forecast:
     step_times_s: tuple[float, ...] = ()
     energy_bound: str = "power limit times step time"
     warnings: tuple[str, ...] = ()
-    # Of a job of several ranks: the cluster's id where one was named, each distinct rank, what each mesh axis takes, and
-    # which ranks the job's end waits for, the most important first.
+    # Of a job of several ranks: the cluster's id where one was named, each distinct rank, what each mesh axis takes,
+    # which ranks the job's end waits for, the most important first, and what failures leave of the time.
     cluster: str | None = None
     ranks: tuple[RankFigures, ...] = ()
     axes: Mapping[str, AxisFigures] = field(default_factory=dict)
     critical_path: tuple[PathPart, ...] = ()
+    goodput: GoodputFigures | None = None
 
 
 def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = None) -> Forecast:

@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from anychip.cluster import ClusterTimeline, RankTimeline, Stragglers, simulate
-from anychip.cluster.axes import SEQUENCE_AXES, TENSOR_AXES, axes_of, copies, is_fed
+from anychip.cluster.axes import SEQUENCE_AXES, TENSOR_AXES, axes_of, copies, is_fed, replicas
 from anychip.cluster.deadlock import ranks_text
+from anychip.cluster.goodput import Reliability, goodput
 from anychip.cluster.path import critical_path
 from anychip.cost.price import LIMITS
 from anychip.figures import (
     AxisFigures,
     Floats,
+    GoodputFigures,
     PathPart,
     RankFigures,
     TopOp,
@@ -108,6 +110,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         warnings=_warnings(parts, worst, chip), cluster=fabric.cluster.id if fabric.cluster is not None else None,
         ranks=tuple(_rank(part, one, chip) for part, (one, _) in zip(parts, mine, strict=True)),
         axes=_axes(parts, [axes for _, axes in mine]), critical_path=_path(timeline, parts),
+        goodput=_goodput(parts, fabric),
     )  # fmt: skip
 
 
@@ -254,6 +257,23 @@ def _path(timeline: ClusterTimeline, parts: Sequence[Part]) -> tuple[PathPart, .
         seconds[segment.index] += segment.end_s - segment.begin_s
     ranked = sorted(seconds.items(), key=lambda item: -item[1])
     return tuple(PathPart(parts[index].program.rank, time / span) for index, time in ranked if time and span)
+
+
+def _goodput(parts: Sequence[Part], fabric: Fabric) -> GoodputFigures | None:
+    """What failures leave of the time, where the cluster's file tells; the checkpoint holds every parameter and optimizer
+    state once."""
+    known = Reliability.of(fabric.cluster) if fabric.cluster is not None else None
+    if known is None or parts[0].window.kind != "train":
+        return None
+    size = sum(
+        (part.memory.by_kind["parameters"] + part.memory.by_kind["optimizer"]) * len(part.rank.members)
+        / replicas(part.program, part.rank.calls, part.axes)
+        for part in parts
+    )  # fmt: skip
+    if not size:
+        return None
+    found = goodput(fabric.num_chips, size, known)
+    return GoodputFigures(found.share, found.interval_s, found.mtbf_s, found.checkpoint_s, size)
 
 
 def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]:

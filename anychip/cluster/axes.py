@@ -48,6 +48,19 @@ def copies(program: Program, axes: list[str], names: tuple[str, ...]) -> int:
     return int(np.prod(list(sizes.values()) or [1]))
 
 
+def replicas(program: Program, calls: Mapping[int, Collective], axes: list[str]) -> int:
+    """How many ranks hold the same parameters and optimizer state: along groups whose gradients are all-reduced, and of
+    which nothing is gathered or scattered (replicas; shards are)."""
+    at = np.flatnonzero(program.kinds == Kind.OP)
+    later = set(np.unique(program.payloads[at][Marks(program).phase()[at] != 1]).tolist())
+    summed = {call.group for op, call in calls.items()
+              if call.kind == "all_reduce" and op in later and call.nbytes > SMALL_BYTES}  # fmt: skip
+    sharded = {call.group for call in calls.values() if call.kind in ("all_gather", "reduce_scatter")}
+    others = (*TENSOR_AXES, *SEQUENCE_AXES, *PIPELINE_AXES)
+    found = {program.groups[group].ranks for group in summed - sharded if axes[group].lower() not in others}
+    return int(np.prod([len(ranks) for ranks in found] or [1]))
+
+
 def is_fed(program: Program, axes: list[str]) -> bool:
     """Does this rank read the data: it is in no pipeline, or in its first stage."""
     return all(

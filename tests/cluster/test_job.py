@@ -6,7 +6,7 @@ import pytest
 from anychip.cluster import Stragglers
 from anychip.cluster.axes import axes_of
 from anychip.job import forecast_job
-from anychip.network import collective_of
+from anychip.network import Fabric, collective_of
 from anychip.record import Kind, Mark
 from anychip.spec import load_chip
 from tests.cluster.jobs import Rank, Wire, job, one_f_one_b
@@ -18,7 +18,7 @@ EMBED = op("aten.embedding.default", t(1000, 64), t(4, 128, dtype="int64"), out=
 
 
 class Net(Wire):
-    cluster = None
+    cluster, chip = None, H100
 
 
 def forecast(program, **rest):
@@ -150,3 +150,30 @@ def test_stragglers_reach_the_forecast():
     slow = forecast(one(), stragglers=Stragglers(slow_node=1.5))
     assert slow.step_time_s == pytest.approx(plain.step_time_s + 0.1, rel=1e-2)
     assert slow.breakdown_s["bubble"] == pytest.approx(0.1 * 56 / 64, rel=2e-2)
+
+
+def held(program):
+    """The program with 1 GiB of parameters before its first step and as much optimizer state in it."""
+    program.block_bytes = np.array([2**30, 2**30], np.int64)
+    at = np.flatnonzero(program.tape == w(Kind.MARK, Mark.OPTIMIZER_BEGIN))[0]
+    program.tape = np.concatenate([[w(Kind.ALLOC, 0)], np.insert(program.tape, at + 1, w(Kind.ALLOC, 1))])
+    return program
+
+
+def test_goodput_where_the_cluster_tells():
+    # replicas hold the same 2 GiB: one checkpoint of 2 GiB; at 2 TB/s 1.07 ms
+    rank = steps(Rank(0, 16, [(tuple(range(16)), "dp")], range(16)))
+    fabric = Fabric.of(H100, 16, "llama3")
+    found = forecast_job(held(job(rank)), H100, fabric)
+    assert found.cluster == "meta-24k-roce"
+    assert found.goodput.checkpoint_bytes == 2 * 2**30
+    assert found.goodput.checkpoint_s == pytest.approx(2 * 2**30 / 2e12)
+    assert found.goodput.mtbf_s == pytest.approx(3600 / 1.973e-5 / 16)
+    # shards hold 2 GiB each: 32 GiB
+    rank = Rank(0, 16, [(tuple(range(16)), "dp_shard")], range(16))
+    rank.add(rank.call("_allgather_base_", 0, 10**6))
+    assert forecast_job(held(job(steps(rank))), H100, fabric).goodput.checkpoint_bytes == 32 * 2**30
+
+
+def test_no_goodput_where_nothing_is_known():
+    assert forecast(job(steps(Rank(0, 8, [(tuple(range(8)), "dp")], range(8))))).goodput is None

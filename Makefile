@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TARGETS := --on h100 --on mi300x --on tpu-v5p --on ascend-910b
 
-.PHONY: help install install-dev demo test check fix bench size docs lock torch-matrix clean
+.PHONY: help install install-dev demo test check fix bench size docs lock torch-matrix real-programs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,9 @@ lock: install-dev ## write the lock files from what .venv holds
 
 torch-matrix: ## the fast tests on three builds of torch; says plainly which ran
 	@PYTHON=$(PYTHON) bash tools/torch-matrix
+
+real-programs: ## forecast public programs that lie in ../programs or $$ANYCHIP_PROGRAMS; says which are absent
+	@PYTHON=$(PYTHON) bash tools/real-programs
 
 clean: ## remove the environments and caches
 	rm -rf .venv .venv-torch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -29,6 +29,7 @@ from anychip.figures import (
     totals_of,
 )
 from anychip.record import Program
+from anychip.record.reads import Read, reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
 from anychip.timeline.memory import memory
@@ -95,6 +96,8 @@ class Forecast:
     axes: Mapping[str, AxisFigures] = field(default_factory=dict)
     critical_path: tuple[PathPart, ...] = ()
     goodput: GoodputFigures | None = None
+    memory_by_module: Mapping[str, int] = field(default_factory=dict)
+    values_read: tuple[Read, ...] = ()
 
 
 def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = None) -> Forecast:
@@ -126,6 +129,8 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window),
         top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
         step_times_s=window.times_s, warnings=warnings_of(timeline, window, held.peak_bytes),
+        memory_by_module=held.by_module,
+        values_read=reads(timeline.program, window.begin, window.end, window.count),
     )  # fmt: skip
 
 

@@ -70,7 +70,8 @@ class Session:
             "argv": self.config["argv"], "module": self.config["module"], "chip": self.runtime.chip.id,
             "torch": torch.__version__, "anychip": __version__, "exit_code": exit_code,
             "steps": self.hooks.steps.complete, "calls": self.hooks.steps.done_calls,
-            "parameter_blocks": sorted(self.hooks.parameters), "wall_s": self.real_time() - self.began_s, **meta,
+            "parameter_blocks": sorted(self.hooks.parameters),
+            "parameter_modules": [list(pair) for pair in self.hooks.parameter_modules.items()], "wall_s": self.real_time() - self.began_s, **meta,
         })  # fmt: skip
         program.rank = self.rank or 0
         program.members = (program.rank,)

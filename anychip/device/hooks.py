@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from anychip.device.backward import BackwardModules
 from anychip.device.runtime import Runtime
 from anychip.record import Kind, Mark, word
+from anychip.record.tape import KIND_BITS
 
 BEGIN = {True: word(Kind.MARK, Mark.FORWARD_BEGIN), False: word(Kind.MARK, Mark.INFER_BEGIN)}
 END = {True: word(Kind.MARK, Mark.FORWARD_END), False: word(Kind.MARK, Mark.INFER_END)}
 
 
+ATTRIBUTED = 2  # steps in which backward passes are told apart by module: what comes after repeats them
 MANY_CALLS = 100  # without a step: the user is told how to end such a recording
 
 
@@ -88,6 +91,9 @@ class Hooks:
         self._depth = 0
         self._optimizers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self.parameters: set[int] = set()
+        self.parameter_modules: dict[int, int] = {}  # block of a parameter -> module that holds it
+        self.backward = BackwardModules(self.tape)
+        self._outer: list[int] = []  # modules that are being called, by index
         self._watched: Any = None  # a parameter of the module that was called last, weakly
         self._had_gradient = False
 
@@ -123,7 +129,21 @@ class Hooks:
             if self._depth == 0:
                 return self._outermost(original, module, args, kwargs)
             enter, leave = self._module_words(module)
-            append = self.tape.append
+            append, outer = self.tape.append, self._outer
+            if self.steps.done < ATTRIBUTED and torch.is_grad_enabled():
+                if outer:
+                    self.backward.entered(args, outer[-1])
+                append(enter)
+                self._depth += 1
+                outer.append(enter >> KIND_BITS)
+                try:
+                    result = original(module, *args, **kwargs)
+                    self.backward.left(result, enter >> KIND_BITS)
+                    return result
+                finally:
+                    outer.pop()
+                    self._depth -= 1
+                    append(leave)
             append(enter)
             self._depth += 1
             try:
@@ -153,9 +173,14 @@ class Hooks:
         enter, leave = self._module_words(module)
         self.tape.append(enter)
         self._depth += 1
+        self._outer.append(enter >> KIND_BITS)
         try:
-            return original(module, *args, **kwargs)
+            result = original(module, *args, **kwargs)
+            if training and self.steps.done < ATTRIBUTED:
+                self.backward.left(result, enter >> KIND_BITS)
+            return result
         finally:
+            self._outer.pop()
             self._depth -= 1
             self.tape.append(leave)
             if marked:
@@ -177,6 +202,9 @@ class Hooks:
         if id(module) not in self._paths:
             for path, child in module.named_modules():
                 self._paths.setdefault(id(child), path or type(module).__name__)
+                own = [block for one in child.parameters(recurse=False) if (block := self._block(one)) is not None]
+                index = self._module_words(child)[0] >> KIND_BITS
+                self.parameter_modules.update(dict.fromkeys(own, index))
 
     def _module_words(self, module: torch.nn.Module) -> tuple[int, int]:
         known = self._words.get(id(module))
@@ -206,6 +234,7 @@ class Hooks:
                     return original(*args, **kwargs)
             finally:
                 self._depth = depth
+                self.backward.forget()
                 self.runtime.regions.end_backward()
                 if self.runtime.collectives is not None:
                     self.runtime.collectives.wait_for_unwaited()
@@ -226,12 +255,15 @@ class Hooks:
         self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_BEGIN))
 
     def _note_parameters(self, parameters: list[Any]) -> None:
-        by_address = self.runtime.tensors.by_address
-        for one in parameters:
-            one = getattr(one, "_local_tensor", one)  # a DTensor's part on this rank
-            block = by_address.get(one.untyped_storage().data_ptr()) if one.device.type != "cpu" else None
-            if block is not None and block.words:
-                self.parameters.add(block.words >> 5)
+        self.parameters.update(block for one in parameters if (block := self._block(one)) is not None)
+
+    def _block(self, parameter: Any) -> int | None:
+        """The number of the block that a parameter is in."""
+        parameter = getattr(parameter, "_local_tensor", parameter)  # a DTensor's part on this rank
+        if parameter.device.type == "cpu":
+            return None
+        block = self.runtime.tensors.by_address.get(parameter.untyped_storage().data_ptr())
+        return block.words >> KIND_BITS if block is not None and block.words else None
 
     def _optimizer_end(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if optimizer in self._optimizers:

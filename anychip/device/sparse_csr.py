@@ -88,7 +88,7 @@ class Compressed:
 
     def to_sparse(self, tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         """To places and values (COO)."""
-        _, plain, values = self.parts(tensor)
+        plain, values = self.parts(tensor)[1:]
         indices = torch.empty(2, plain.numel(), dtype=torch.int64, device=tensor.device)
         self.note("aten._convert_indices_from_csr_to_coo.default", (tensor,), indices)
         return torch.sparse_coo_tensor(indices, values, tensor.shape, is_coalesced=True, check_invariants=False)

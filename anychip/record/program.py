@@ -175,7 +175,8 @@ class Program:
             raise BadProgramFile("program: the tape must be a flat array of int64. Record it again.")
         kinds, payloads = self.kinds, self.payloads
         tables = ((Kind.OP, len(self.ops)), (Kind.ALLOC, len(self.block_bytes)), (Kind.FREE, len(self.block_bytes)),
-                  (Kind.READ, len(self.places)), (Kind.ENTER, len(self.modules)), (Kind.AT, len(self.places)))  # fmt: skip
+                  (Kind.READ, len(self.places)), (Kind.ENTER, len(self.modules)),
+                  (Kind.NODE, len(self.modules)), (Kind.AT, len(self.places)))  # fmt: skip
         for kind, size in tables:
             payload = payloads[kinds == kind]
             if payload.size and (payload.min() < 0 or payload.max() >= size):

@@ -31,7 +31,7 @@ class Kind(IntEnum):
     DEF = 14  # payload: block written by the preceding OP (only in compiled regions)
     GRAPH = 15  # payload: 1, a captured graph is replayed from here: one launch; 0, it ends
     HOST = 16  # payload: nanoseconds that the host spent on its own
-    NODE = 17  # payload: autograd sequence number; the ops that follow belong to that forward op
+    NODE = 17  # payload: module; the ops of a backward that follow belong to it
     RECORD_STREAM = 18  # payload: block that the current stream uses too (caching allocator)
     ALLOC_CALL = 19  # payload: an AllocatorCall, a thing the program asked of the allocator
     OPTIMIZER = 20  # payload: number of the optimizer whose OPTIMIZER_BEGIN follows

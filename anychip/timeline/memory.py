@@ -3,35 +3,39 @@
 Exact sums of the blocks' bytes in host order; what a caching allocator rounds up or keeps back is not in them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from anychip.record import Kind, Mark, Program
 from anychip.record.steps import Marks, find_steps
+from anychip.timeline.modules import memory_by_module
 
-KINDS = ("parameters", "gradients", "optimizer", "activations", "other")
+KINDS = ("parameters", "gradients", "optimizer", "activations", "workspace", "other")
 
 
 @dataclass(frozen=True)
 class Memory:
     """peak_bytes: the most that was live at once; at: the word where that was. by_kind: the peak's bytes by KINDS.
-    end_bytes: what was live at the end."""
+    end_bytes: what was live at the end. by_module: the peak's bytes by the module that they were made for."""
 
     peak_bytes: int
     at: int
     by_kind: dict[str, int]
     end_bytes: int
+    by_module: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Lives:
-    """One entry per allocation: block bytes, positions of its ALLOC and FREE words (the tape's size: never freed)."""
+    """One entry per allocation: block bytes, positions of its ALLOC and FREE words (the tape's size: never freed), and
+    which block it was."""
 
     size: npt.NDArray[np.int64]
     born: npt.NDArray[np.int64]
     died: npt.NDArray[np.int64]
+    block: npt.NDArray[np.int64]
 
 
 def lives(program: Program) -> Lives:
@@ -44,15 +48,16 @@ def lives(program: Program) -> Lives:
     following = np.append(at[1:], program.tape.size)
     ends_here = np.append((block[1:] != block[:-1]) | allocates[1:], True)
     died = np.where(ends_here, program.tape.size, following)
-    return Lives(program.block_bytes[block[allocates]], at[allocates], died[allocates])
+    return Lives(program.block_bytes[block[allocates]], at[allocates], died[allocates], block[allocates])
 
 
 def memory(program: Program) -> Memory:
     """Peak of live bytes and what it is made of.
 
     parameters: born before the first forward and alive at the end of the first step (or of the tape); gradients: born
-    in a backward and alive when it ends; optimizer: born in an optimizer step and alive when it ends; activations: all
-    else born in a forward or a backward. Inputs and temporaries outside of phases are other.
+    in a backward and alive when it ends; optimizer: born in an optimizer step and alive when it ends; activations: born in
+    a forward and kept for its backward, or flowing through a backward; workspace: born in a forward and gone before it
+    ends. Inputs and temporaries outside of phases are other.
     """
     all_lives = lives(program)
     if not all_lives.size.size:
@@ -68,7 +73,12 @@ def memory(program: Program) -> Memory:
     kind = kinds_of(program, all_lives)
     by_kind = np.bincount(kind[present], weights=all_lives.size[present], minlength=len(KINDS))
     alive = all_lives.died >= program.tape.size
-    return Memory(peak, at, {name: int(by_kind[i]) for i, name in enumerate(KINDS)}, int(all_lives.size[alive].sum()))
+    modules = memory_by_module(
+        program, all_lives.block[present], all_lives.size[present], all_lives.born[present],
+        kind[present] == KINDS.index("parameters"), kind[present] == KINDS.index("optimizer"),
+    )  # fmt: skip
+    kinds = {name: int(by_kind[i]) for i, name in enumerate(KINDS)}
+    return Memory(peak, at, kinds, int(all_lives.size[alive].sum()), modules)
 
 
 def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
@@ -81,6 +91,8 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
     first_end = steps[0].end if steps else size
     kind = np.full(of.size.size, KINDS.index("other"))
     kind[(phase == 1) | (phase == 2)] = KINDS.index("activations")
+    ends = np.append(marks.at[np.isin(marks.what, (Mark.FORWARD_END, Mark.INFER_END))], size)
+    kind[(phase == 1) & (of.died <= ends[np.searchsorted(ends, of.born)])] = KINDS.index("workspace")
     for number, mark, name in ((2, Mark.BACKWARD_END, "gradients"), (3, Mark.OPTIMIZER_END, "optimizer")):
         ends = np.append(marks.at[marks.what == mark], size)
         over = ends[np.searchsorted(ends, of.born)]

@@ -1,5 +1,11 @@
 """What stopped real programs on the virtual chip, each as a few lines of our own. Named after the symptom."""
 
+import numpy as np
+
+from anychip.record import Kind
+from anychip.record.steps import Marks
+from anychip.timeline.memory import memory
+from anychip.timeline.modules import module_at
 from tests.device.test_device import run
 
 
@@ -83,3 +89,33 @@ def test_compressed_sparse_matrices_multiply_and_train() -> None:
     """)
     assert out == [True, [100, 16], "torch.sparse_csc", [100], [100, 100], True]
     assert [op.name for op in program.ops].count("aten._sparse_mm.default") >= 2
+
+
+def test_a_backward_is_told_apart_by_module() -> None:
+    """The ops between two NODE words are those of the module that the first names."""
+    program, _ = run("""
+        import torch
+        class Net(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first, self.second = torch.nn.Linear(8, 16), torch.nn.Linear(16, 8)
+            def forward(self, x):
+                return self.second(torch.tanh(self.first(x))) + x
+        net = Net().cuda()
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        for _ in range(2):
+            net(torch.randn(4, 8, device="cuda")).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    """)
+    modules = module_at(program)
+    of: dict[str, list[str]] = {}
+    backward = Marks(program).phase() == 2
+    for at in np.flatnonzero(backward & (program.kinds == Kind.OP)).tolist():
+        name = program.ops[int(program.payloads[at])].name.split(".")[1]
+        of.setdefault(program.modules[modules[at]] if modules[at] >= 0 else "", []).append(name)
+    assert of["Net"].count("tanh_backward") == 2
+    assert (of["second"].count("mm"), of["first"].count("mm")) == (4, 2)  # x of `first` needs no gradient
+    held = memory(program)
+    assert set(held.by_module) <= {"Net", "first", "second", "(no module)", "(optimizer)"}
+    assert sum(held.by_module.values()) == held.peak_bytes

@@ -27,6 +27,7 @@ did is then priced on each chip. Options stand before the program; everything af
 examples:
   anychip forecast --on h100 train.py --batch-size 32
   anychip forecast --on h100 --on mi300x --on ascend-910b -m package.train --config small.toml
+  anychip forecast --on h100:8..1024 --on mi300x:1024 -m package.train        a job of so many ranks, as torchrun starts it
   anychip forecast --on h100 --save run.anychip train.py      then, without running it again:
   anychip forecast --on tpu-v5p --load run.anychip
 
@@ -40,6 +41,8 @@ examples:
   anychip chips show h100             one chip, every figure with its source
   anychip chips check my-chip.toml    all problems of a file at once, with their place
   anychip chips new --like h100 acme-one > acme-one.toml
+  anychip chips clusters              all clusters, for --on CHIP:COUNT@CLUSTER; with an id, one of them
+  anychip chips links nvlink4         one link, every figure with its source; without an id, all of them
 """
 
 
@@ -96,8 +99,8 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     sub = _sub(verbs, "forecast", "how fast, does it fit, what limits it, on which chip?", FORECAST, usage)
     add = sub.add_argument
     add("--on", action="append", metavar="TARGET", default=[],
-        help="CHIP[:COUNT][@CLUSTER][+STACK], an id or alias of `anychip chips` or a chip file; repeat to compare; "
-             "what the program prints is the first one's")  # fmt: skip
+        help="CHIP[:COUNT[..COUNT]][@CLUSTER], an id or alias of `anychip chips` or a chip file; repeat to compare; "
+             "a range is doubled up to its end; what the program prints is the first one's")  # fmt: skip
     length = sub.add_argument_group("how much of the program")
     length.add_argument("--steps", type=positive, metavar="N", default=3,
                         help="end the program after N training steps; the first warms up (default 3)")  # fmt: skip
@@ -115,11 +118,20 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
                            "added, the recording's own included: an upper bound")  # fmt: skip
     chip.add_argument("--imbalance", type=positive_float, metavar="X", default=1.0,
                       help="fullest over mean where data decide a split, such as experts (default 1, even)")  # fmt: skip
+    job = sub.add_argument_group("jobs of several chips")
+    job.add_argument("--ranks", choices=("distinct", "all"), default="distinct",
+                     help="run one rank of each kind that does something else, or every one (256 at most)")  # fmt: skip
+    job.add_argument("--jitter", type=float, metavar="X", default=0.0,
+                     help="relative spread of a rank's time between collectives: 0.02; default 0")  # fmt: skip
+    job.add_argument("--slow-node", type=float, metavar="X", default=1.0,
+                     help="kernels on the last node take X times as long: 1.1; default 1")  # fmt: skip
+    job.add_argument("--degraded-link", type=float, metavar="X", default=1.0,
+                     help="share of its rate that the last node's network still reaches: 0.5; default 1")  # fmt: skip
     out = sub.add_argument_group("output")
     out.add_argument("--json", metavar="FILE", help="the answer as JSON (schema 1); - for stdout")
     out.add_argument("--trace", metavar="FILE",
                      help="the last step's timeline for Perfetto or chrome://tracing; gzipped if it ends in .gz; "
-                          "with several targets the chip's id is put before the suffix")  # fmt: skip
+                          "with several targets the target is put before the suffix")  # fmt: skip
     out.add_argument("--memory-snapshot", metavar="FILE",
                      help="every allocation, in the format of torch.cuda.memory._dump_snapshot")  # fmt: skip
     out.add_argument("--save", metavar="FILE", help="keep the recording, to forecast again without running")
@@ -136,7 +148,7 @@ def _chips_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     sub.add_argument("--json", metavar="FILE", nargs="?", const="-", help="the list as JSON (schema 1); - for stdout")
     sub.add_argument("--markdown", action="store_true", help="the table of the README: peaks, memory, links, gaps")
     sub.set_defaults(run=chips)
-    actions = sub.add_subparsers(dest="action", metavar="[show | check | schema | new]")
+    actions = sub.add_subparsers(dest="action", metavar="[show | check | schema | new | clusters | links]")
 
     show = _sub(actions, "show", "every figure of a chip, with kind, source and date")
     show.add_argument("chip", metavar="ID", help="id, alias or file of a chip")
@@ -161,6 +173,12 @@ def _chips_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     new.add_argument("--like", metavar="ID", required=True, help="the chip whose platform and fields it takes")
     new.set_defaults(run=chips_new)
 
+    for kind, run in (("clusters", chips_clusters), ("links", chips_links)):
+        sheets = _sub(actions, kind, f"the {kind} of the standard, or one of them with every figure")
+        sheets.add_argument("id", nargs="?", metavar="ID", help="id, alias or file; all of them without")
+        sheets.add_argument("--json", metavar="FILE", nargs="?", const="-", default=argparse.SUPPRESS, help="as JSON")
+        sheets.set_defaults(run=run)
+
 
 def forecast(args: argparse.Namespace) -> int:
     argv = _program(args)
@@ -181,7 +199,11 @@ def forecast(args: argparse.Namespace) -> int:
             host=args.host,
             device=args.device,
             imbalance=args.imbalance,
+            ranks=args.ranks,
             jobs=args.jobs,
+            jitter=args.jitter,
+            slow_node=args.slow_node,
+            degraded_link=args.degraded_link,
             progress=progress,
         )
     if args.save:
@@ -214,12 +236,26 @@ def _program(args: argparse.Namespace) -> list[str]:
         raise BadUse("--save with --load would only copy the file.")
     if args.load:
         _only_for_recording(args)
+    if args.save:
+        _one_recording(args)
     return argv
+
+
+def _one_recording(args: argparse.Namespace) -> None:
+    from anychip.api import places_of
+
+    counts = sorted({place.num_chips for place in places_of(args.on)})
+    if len(counts) > 1:
+        raise BadUse(
+            f"--save keeps one recording, and a program does something else on {counts[0]} chips than on {counts[-1]}: "
+            "give one number of chips."
+        )
 
 
 def _only_for_recording(args: argparse.Namespace) -> None:
     """A kept recording is as it is: options that say how to record are wrong beside --load, not without effect."""
-    defaults = {"steps": 3, "calls": None, "step_mark": None, "host": "modelled", "device": "cuda", "imbalance": 1.0}
+    defaults = {"steps": 3, "calls": None, "step_mark": None, "host": "modelled", "device": "cuda", "imbalance": 1.0,
+                "ranks": "distinct"}  # fmt: skip
     given = [f"--{name.replace('_', '-')}" for name, value in defaults.items() if getattr(args, name) != value]
     if given:
         raise BadUse(f"{', '.join(given)} say how to record, and {args.load} is a recording: leave out one of them.")
@@ -285,6 +321,30 @@ def chips_new(args: argparse.Namespace) -> int:
     from anychip.spec.new import new_chip
 
     print(new_chip(args.id, like=args.like, date=date.today().isoformat()), end="")
+    return 0
+
+
+def chips_clusters(args: argparse.Namespace) -> int:
+    from anychip import spec
+    from anychip.report import networks as page
+
+    found = [spec.load_cluster(args.id)] if args.id else spec.list_clusters()
+    if args.json:
+        write(args.json, json.dumps(page.sheets_json("clusters", found), indent=2))
+    else:
+        print(page.sheet_text(found[0], args.id) if args.id else page.clusters_text(found))
+    return 0
+
+
+def chips_links(args: argparse.Namespace) -> int:
+    from anychip import spec
+    from anychip.report import networks as page
+
+    found = [spec.load_wire(args.id)] if args.id else spec.list_wires()
+    if args.json:
+        write(args.json, json.dumps(page.sheets_json("links", found), indent=2))
+    else:
+        print(page.sheet_text(found[0], args.id) if args.id else page.links_text(found))
     return 0
 
 

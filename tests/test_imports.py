@@ -29,7 +29,7 @@ MAY_IMPORT = {
     # stand-ins are written on the device's kernels; the device hangs them in when it is installed
     "device": {"errors", "units", "spec", "record", "cost", "timeline", "memory", "drivers", "standins"},
     "standins": {"errors", "record", "drivers", "device"},
-    "report": {"errors", "units", "spec", "record", "cost", "timeline", "forecast", "api", "memory"},
+    "report": {"errors", "units", "spec", "record", "cost", "timeline", "figures", "forecast", "cluster", "api", "memory"},
     "api": {"errors", "units", "targets", "spec", "record", "forecast", "job", "network", "cluster", "device", "dtypes", "memory"},
     "cli": {"errors", "units", "api", "spec", "report"},
     "__main__": {"cli"},

@@ -20,18 +20,33 @@ def show(answer: "Answer") -> None:
 
 
 def write_traces(answer: "Answer", path: str | os.PathLike[str]) -> None:
-    """A Chrome trace for each target; with several, the chip's id goes before the suffix."""
+    """A Chrome trace for each target; with several, the target goes before the suffix."""
     from anychip.report import trace
     from anychip.timeline import price
 
-    for chip, program in zip(answer.chips, answer.programs, strict=True):
-        place = path if len(answer.chips) == 1 else with_name(path, chip.id)
-        write_whole(place, trace.to_bytes(price(program, chip)))
+    for index, (chip, program) in enumerate(zip(answer.chips, answer.programs, strict=True)):
+        job = answer.timeline(index)
+        text = trace.job_to_bytes(job) if job is not None else trace.to_bytes(price(program, chip))
+        write_whole(_place(answer, path, index), text)
 
 
 def write_memory_snapshots(answer: "Answer", path: str | os.PathLike[str]) -> None:
-    """A memory snapshot for each target; with several, the chip's id goes before the suffix."""
+    """A memory snapshot for each target; with several, the target goes before the suffix, and of a job with several
+    distinct ranks the rank."""
     from anychip.report import snapshot
 
-    for chip, program in zip(answer.chips, answer.programs, strict=True):
-        write_whole(path if len(answer.chips) == 1 else with_name(path, chip.id), snapshot.to_bytes(program))
+    for index, program in enumerate(answer.programs):
+        place = _place(answer, path, index)
+        for rank in program.ranks:
+            named = with_name(place, f"rank{rank.rank}") if program.others else place
+            write_whole(named, snapshot.to_bytes(rank))
+
+
+def _place(answer: "Answer", path: str | os.PathLike[str], index: int) -> str | os.PathLike[str]:
+    """The file of one target: out.json, or out.h100-8.json among several."""
+    if len(answer.chips) == 1:
+        return path
+    count = answer.forecasts[index].num_chips
+    cluster = answer.forecasts[index].cluster if len(set(answer.chips)) < len(answer.chips) else None
+    parts = (answer.chips[index].id, str(count) if count > 1 else "", cluster or "" if count > 1 else "")
+    return with_name(path, "-".join(part for part in parts if part))

@@ -1,15 +1,17 @@
 """The answer as JSON, schema 1: additions keep the number, anything else raises it. Plain SI units; null is unknown."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anychip.api import Answer
+    from anychip.forecast import Forecast
 
 SCHEMA = 1
 TARGET_FIELDS = (
     "chip", "num_chips", "fits", "grade", "step_time_s", "step_time_error", "tokens_per_s_per_chip", "samples_per_s",
     "mfu", "hfu", "model_flop_per_step", "peak_memory_bytes", "memory_bytes", "unpriced_share", "energy_j", "cost_usd",
-    "step_kind", "limit", "matrix_dtype", "tokens_per_step", "samples_per_step", "kernels_per_step",
+    "step_kind", "limit", "matrix_dtype", "tokens_per_step", "samples_per_step", "kernels_per_step", "cluster",
 )  # fmt: skip
 TARGET_TABLES = ("breakdown_s", "evidence", "memory_by_kind", "time_by_phase_s")
 OP_FIELDS = ("name", "shape", "count", "time_s", "share", "evidence", "limit")
@@ -22,7 +24,7 @@ def to_json(answer: "Answer") -> dict[str, Any]:
         "program": answer.program,
         "targets": [_target(answer, index) for index in range(len(answer.names))],
         "num_ops": first.num_ops,
-        "distinct_ranks": 1,
+        "distinct_ranks": len(first.ranks) or 1,
         "steps": first.steps,
         "wall_s": dict(answer.wall_s),
         "warnings": list(answer.warnings),
@@ -38,5 +40,17 @@ def _target(answer: "Answer", index: int) -> dict[str, Any]:
         "asked": answer.names[index],
         "reserved_memory_bytes": answer.reserved_bytes[index],
         "own_recording": list(answer.own_recordings[index]),
+        **_job(forecast),
         "top_ops": [{field: getattr(op, field) for field in OP_FIELDS} for op in forecast.top_ops],
+    }
+
+
+def _job(forecast: "Forecast") -> dict[str, Any]:
+    """What there is to say of a job of several ranks; empty and null for one chip."""
+    return {
+        "distinct_ranks": len(forecast.ranks) or 1,
+        "ranks": [asdict(rank) for rank in forecast.ranks],
+        "axes": {name: asdict(axis) for name, axis in forecast.axes.items()},
+        "critical_path": [asdict(part) for part in forecast.critical_path],
+        "goodput": asdict(forecast.goodput) if forecast.goodput is not None else None,
     }

@@ -5,7 +5,7 @@ In: chips, list entries and problems of `anychip.spec`. Out: strings and JSON va
 
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anychip.spec import Chip, ChipEntry, Figure, Platform, Problem
@@ -86,27 +86,33 @@ def chip_text(chip: Chip, asked: str, platform: bool = False) -> str:
         f"runs {'one kernel after another' if chip.execution == 'kernel' else 'whole compiled graphs'}; {chip.file}",
         "",
     ]
+    lines += figure_lines(chip.figures, width)
+    lines += paragraphs(chip.notes, width)
+    if platform:
+        lines += ["", *platform_lines(chip.platform, width)]
+    return "\n".join(lines)
+
+
+def figure_lines(figures: Mapping[str, Figure], width: int) -> list[str]:
+    """Every figure with its kind and the number of its source, then the sources, remarks and disputes."""
     sources: dict[str, int] = {}
     rows = [("figure", "value", "kind", "date", "src")]
-    for path, figure in chip.figures.items():
+    for path, figure in figures.items():
         number = str(sources.setdefault(figure.source, len(sources) + 1)) if figure.source else "-"
         known = figure.state == "known"
         kind = figure.kind if known else "-"
         rows.append(
             (path, str(figure).removesuffix(" count"), kind, figure.date or "-", f"[{number}]" if known else "-")
         )
-    lines += [table(rows, width, flexible=0), ""]
+    lines = [table(rows, width, flexible=0), ""]
     lines += [f"[{number}] {source}" for source, number in sources.items()]
-    for path, figure in chip.figures.items():
-        lines += _paragraphs([f"{path}: {figure.note}"] if figure.note else [], width)
-        lines += _paragraphs([f"{path} is disputed: {'; '.join(figure.disputed)}"] if figure.disputed else [], width)
-    lines += _paragraphs(chip.notes, width)
-    if platform:
-        lines += ["", *platform_lines(chip.platform, width)]
-    return "\n".join(lines)
+    for path, figure in figures.items():
+        lines += paragraphs([f"{path}: {figure.note}"] if figure.note else [], width)
+        lines += paragraphs([f"{path} is disputed: {'; '.join(figure.disputed)}"] if figure.disputed else [], width)
+    return lines
 
 
-def _paragraphs(texts: Sequence[str], width: int) -> list[str]:
+def paragraphs(texts: Sequence[str], width: int) -> list[str]:
     return [line for text in texts for line in textwrap.wrap(f"- {text}", width, subsequent_indent="  ")]
 
 
@@ -124,7 +130,7 @@ def platform_lines(platform: Platform, width: int) -> list[str]:
         f"torch versions: {', '.join(platform.versions) or 'unknown'}",
         "",
         table(rows),
-        *_paragraphs([platform.note] if platform.note else [], width),
+        *paragraphs([platform.note] if platform.note else [], width),
     ]
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anychip import units
+from anychip.report import job
 
 if TYPE_CHECKING:
     from anychip.api import Answer
@@ -31,7 +32,7 @@ BREAKDOWN = {
     "compute": "compute",
     "memory_bound": "memory, launch",
     "exposed_comm": "network",
-    "bubble": "bubble",
+    "bubble": "other ranks",
     "host": "host",
 }
 EVIDENCE = {"measured": "measured", "interpolated": "interpolated", "modelled": "modelled", "bytes_only": "bytes alone"}
@@ -50,9 +51,17 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
     columns = list(zip(answer.names, answer.forecasts, strict=True))
     reserved = answer.reserved_bytes or (None,) * len(columns)
     room = max(1, (console.width - LABEL_WIDTH) // (COLUMN_WIDTH + 2))
+    if job.many_counts([forecast for _, forecast in columns]) and len(columns) > room:
+        console.print()
+        console.print(job.counts_table(columns))
+        columns, reserved = columns[-1:], reserved[-1:]
     for start in range(0, len(columns), room):
         console.print()
         console.print(_figures(columns[start : start + room], reserved[start : start + room]))
+    for name, forecast in columns:
+        if len(forecast.ranks) > 1:
+            console.print()
+            console.print(job.ranks_table(name if len(columns) > 1 else "", forecast))
     for some in _beside(columns, console.width - OP_WIDTH):
         console.print()
         console.print(_top_ops(some, alone=len(columns) == 1))
@@ -65,9 +74,13 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
 def _legend(answer: "Answer") -> Iterator[str]:
     """Which file each name means: `ascend-910b -> huawei-ascend-910b2`."""
     own = answer.own_recordings or ((),) * len(answer.names)
-    for name, chip, questions in zip(answer.names, answer.chips, own, strict=True):
-        arrow = f"{name} -> {chip.id}" if name != chip.id else chip.id
+    for name, chip, forecast, questions in zip(answer.names, answer.chips, answer.forecasts, own, strict=True):
+        target = chip.id + (f":{forecast.num_chips}" if forecast.num_chips > 1 else "")
+        target += f"@{forecast.cluster}" if forecast.cluster else ""
+        arrow = f"{name} -> {target}" if name != target else target
         yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade})"
+        if forecast.ranks:
+            yield f"    {job.ran_text(forecast)}"
         if questions:
             yield f"    run again for it: it answers the program otherwise ({', '.join(questions)})"
 
@@ -89,7 +102,10 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
     yield row(STEP_WORDS[forecasts[0].step_kind], lambda f: Text(units.duration(f.step_time_s), style="bold"))
     yield row("  +- one sigma", lambda f: units.share(f.step_time_error))
     if any(f.tokens_per_s_per_chip is not None for f in forecasts):
-        yield row("tokens/s", lambda f: units.rate(f.tokens_per_s_per_chip))
+        yield row(
+            "tokens/s" if all(f.num_chips == 1 for f in forecasts) else "tokens/s a chip",
+            lambda f: units.rate(f.tokens_per_s_per_chip),
+        )
     elif any(f.samples_per_s is not None for f in forecasts):
         yield row("samples/s", lambda f: units.rate(f.samples_per_s))
     yield row("MFU", lambda f: f"{units.share(f.mfu)} of {f.matrix_dtype}")
@@ -103,6 +119,13 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
     many = f"USD/1000 {'calls' if forecasts[0].step_kind == 'call' else 'steps'}"
     yield row(many, lambda f: "-" if f.cost_usd is None else f"{units.figures(f.cost_usd * 1000)}")
     yield from _section("time limited by", forecasts, lambda f: f.breakdown_s, BREAKDOWN, units.duration)
+    axes = {name: name for f in forecasts for name in f.axes}
+    yield from _section("network alone", forecasts, lambda f: job.seconds(f, "exposed_s"), axes, units.duration)
+    yield from _section("idle for others", forecasts, lambda f: job.seconds(f, "waiting_s"), axes, units.duration)
+    if any(f.goodput is not None for f in forecasts):
+        yield "with failures", [""] * len(forecasts)
+        yield row("  time that counts", lambda f: job.share_text(f.goodput))
+        yield row("  checkpoint every", lambda f: job.interval_text(f.goodput))
     phases = {name: name for f in forecasts for name in f.time_by_phase_s}
     yield from _section("time on the chip", forecasts, lambda f: f.time_by_phase_s, phases, units.duration)
     kinds = {name: name for f in forecasts for name in f.memory_by_kind}

@@ -2,7 +2,8 @@
 
 In: a Timeline. Out: a dict of plain values. Process 1 is the host: phases, modules and the issuing of operations as nested
 slices. Process 2 is the chip: one thread for each stream, and one that shows which phase the chip is in. A counter shows
-the bytes of live blocks. Times are in microseconds, as the format wants them; none is a time of this machine.
+the bytes of live blocks. Of a job each distinct rank has two processes of its own, the second recorded one 3 and 4, and
+slices before its collectives show how long it waits for the others. Times are in microseconds, as the format wants them; none is a time of this machine.
 Source of the format: "Trace Event Format", https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from anychip.cluster import ClusterTimeline, RankTimeline
 from anychip.cost.price import EVIDENCE, LIMITS
 from anychip.record.op import Op, TensorMeta
 from anychip.record.tape import Kind, Mark
@@ -42,6 +44,43 @@ def trace(timeline: Timeline) -> dict[str, Any]:
 
 def to_bytes(timeline: Timeline) -> bytes:
     return json.dumps(trace(timeline), separators=(",", ":")).encode()
+
+
+def job_trace(job: ClusterTimeline) -> dict[str, Any]:
+    """All distinct ranks of a job, on one clock."""
+    events: list[Event] = []
+    for number, rank in enumerate(job.ranks):
+        alike = f" (and {len(rank.members) - 1:,} alike)" if len(rank.members) > 1 else ""
+        title = f"rank {rank.program.rank}{alike}"
+        mine = [*trace(rank.timeline)["traceEvents"], *_waits(rank)]
+        for event in mine:
+            event["pid"] += 2 * number
+            if event["name"] == "process_name":
+                event["args"]["name"] = f"{title}: {event['args']['name']}"
+        events += mine
+        events += [_sort(HOST + 2 * number, 2 * number), _sort(CHIP + 2 * number, 2 * number + 1)]
+    return {
+        "traceEvents": events,
+        "displayTimeUnit": "ms",
+        "otherData": {"chip": job.chip.id, "chips": job.num_chips, "time": "virtual: a forecast, not a measurement"},
+    }
+
+
+def job_to_bytes(job: ClusterTimeline) -> bytes:
+    return json.dumps(job_trace(job), separators=(",", ":")).encode()
+
+
+def _sort(process: int, place: int) -> Event:
+    return {"ph": "M", "name": "process_sort_index", "pid": process, "tid": 0, "args": {"sort_index": place}}
+
+
+def _waits(rank: RankTimeline) -> Iterator[Event]:
+    """What a rank waits for at its collectives until the last of the others has come."""
+    at = np.searchsorted(rank.timeline.position, [wait.position for wait in rank.waits])
+    for wait, index in zip(rank.waits, at.tolist(), strict=True):
+        if wait.start_s > wait.ready_s:
+            call, stream = rank.calls[wait.op], int(rank.timeline.stream[index])
+            yield _slice(f"waits: {call.kind}", CHIP, stream, wait.ready_s, wait.start_s)
 
 
 def _us(seconds: float) -> float:

@@ -40,7 +40,16 @@ def test_what_was_added_is_listed_here(data):
     assert set(data["targets"][0]) - set(TARGET) == {
         "asked", "kernels_per_step", "limit", "matrix_dtype", "memory_by_kind", "own_recording", "reserved_memory_bytes",
         "samples_per_step", "step_kind", "time_by_phase_s", "tokens_per_step", "top_ops",
+        "axes", "cluster", "critical_path", "distinct_ranks", "goodput", "ranks",
     }  # fmt: skip
+
+
+def test_one_chip_is_no_job(data):
+    assert data["distinct_ranks"] == 1
+    for target in data["targets"]:
+        assert (target["cluster"], target["goodput"], target["distinct_ranks"]) == (None, None, 1)
+        assert target["ranks"] == target["critical_path"] == []
+        assert target["axes"] == {}
 
 
 def test_parts_add_up(data):

@@ -1,0 +1,99 @@
+"""What the terminal says of a job of many ranks: which ranks ran, a table over numbers of chips, a table of ranks."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from anychip import units
+
+if TYPE_CHECKING:
+    from anychip.figures import GoodputFigures, RankFigures
+    from anychip.forecast import Forecast
+
+MOST_RANKS = 24
+NAMED = 8
+
+
+def ran_text(forecast: "Forecast") -> str:
+    """ran: rank 0 for all 64; ran: rank 0, rank 1 for 63."""
+    ranks = forecast.ranks
+    if len(ranks) == 1:
+        return f"ran rank {ranks[0].rank}, which stands for all {forecast.num_chips:,}"
+    if len(ranks) == forecast.num_chips:
+        return f"ran every one of {forecast.num_chips:,} ranks"
+    named = [f"{rank.rank}" + (f" (for {rank.members:,})" if rank.members > 1 else "") for rank in ranks[:NAMED]]
+    more = f" and {len(ranks) - NAMED} more" if len(ranks) > NAMED else ""
+    return f"ran {len(ranks)} of {forecast.num_chips:,} ranks: {', '.join(named)}{more}"
+
+
+def many_counts(forecasts: Sequence["Forecast"]) -> bool:
+    """Is this a question of how a program scales?"""
+    return len({forecast.num_chips for forecast in forecasts}) > 2
+
+
+def counts_table(columns: Sequence[tuple[str, "Forecast"]]) -> Table:
+    """A row for each target: tokens/s of one chip, shares of the step. The last one stands below in full."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("target", overflow="fold")
+    for name in ("step", "tokens/s", "MFU", "network", "idle", "memory", "fits"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, one in columns:
+        table.add_row(
+            name, units.duration(one.step_time_s), units.rate(one.tokens_per_s_per_chip), units.share(one.mfu),
+            *(units.share(one.breakdown_s[part] / one.step_time_s if one.step_time_s else 0.0)
+              for part in ("exposed_comm", "bubble")),
+            units.memory(one.peak_memory_bytes), "yes" if one.fits else Text("NO", style="bold red"),
+        )  # fmt: skip
+    return table
+
+
+def ranks_table(name: str, forecast: "Forecast") -> Table:
+    """A row for each distinct rank: place on the mesh, memory, what its step is made of, its share of the critical path."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(f"ranks of {name}" if name else "ranks", overflow="fold")
+    for title in ("alike", "memory", "fits", "busy", "network", "idle", "host", "critical"):
+        table.add_column(title, justify="right", no_wrap=True)
+    critical = {part.rank: part.share for part in forecast.critical_path}
+    for rank in forecast.ranks[:MOST_RANKS]:
+        table.add_row(*_rank_row(rank, forecast.step_time_s, critical.get(rank.rank, 0.0)))
+    if len(forecast.ranks) > MOST_RANKS:
+        table.add_row(f"and {len(forecast.ranks) - MOST_RANKS} more")
+    return table
+
+
+def _rank_row(rank: "RankFigures", step_s: float, critical: float) -> list[str | Text]:
+    place = ", ".join(f"{axis} {at}" for axis, at in rank.place.items())
+    parts = rank.breakdown_s
+    shares = [parts["compute"] + parts["memory_bound"], parts["exposed_comm"], parts["bubble"], parts["host"]]
+    return [
+        f"{rank.rank}" + (f" ({place})" if place else ""),
+        f"{rank.members:,}",
+        units.memory(rank.peak_memory_bytes),
+        "yes" if rank.fits else Text("NO", style="bold red"),
+        *(units.share(part / step_s if step_s else 0.0) for part in shares),
+        units.share(critical),
+    ]
+
+
+def seconds(forecast: "Forecast", field: str) -> Mapping[str, float]:
+    """Of each mesh axis one of its times."""
+    return {name: getattr(axis, field) for name, axis in forecast.axes.items()}
+
+
+def share_text(found: "GoodputFigures | None") -> str:
+    """88-95%"""
+    if found is None:
+        return "-"
+    low, _, high = found.share
+    return f"{low * 100:.3g}-{high * 100:.3g}%"
+
+
+def interval_text(found: "GoodputFigures | None") -> str:
+    """4.1-4.5 min"""
+    if found is None:
+        return "-"
+    low, _, high = found.interval_s
+    scale, unit = (60, "min") if low >= 60 else (1, "s")
+    return f"{low / scale:.3g}-{high / scale:.3g} {unit}"

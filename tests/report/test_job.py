@@ -1,0 +1,116 @@
+"""Jobs of many ranks on the terminal, in JSON and as a trace."""
+
+import io
+import json
+
+import pytest
+
+from anychip import api
+from anychip.report import terminal, to_json, trace, write_memory_snapshots, write_traces
+from anychip.report.job import ran_text
+from tests.cluster.jobs import Rank, job, one_f_one_b
+
+
+@pytest.fixture(scope="module")
+def answer():
+    return api.forecast(one_f_one_b(4, 8, 1e-3, 2e-3, 10**6, replicas=4, steps=3), on=["h100:16@llama3", "mi300x:16"])
+
+
+def shown(answer, width=80):
+    file = io.StringIO()
+    terminal.show(answer, file=file, width=width)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+def test_no_line_is_wider_than_the_screen(answer, width):
+    assert max(map(len, shown(answer, width).splitlines())) <= width
+
+
+def test_it_says_where_and_which_ranks_ran(answer):
+    text = shown(answer, 100)
+    assert "h100:16@llama3 -> nvidia-h100-sxm:16@meta-24k-roce" in text
+    assert "ran 4 of 16 ranks: 0 (for 4), 4 (for 4), 8 (for 4), 12 (for 4)" in text
+
+
+def test_it_has_a_row_for_each_rank_and_axis(answer):
+    text = shown(answer, 100)
+    for stage in range(4):
+        (line, *_) = [line for line in text.splitlines() if line.startswith(f"{4 * stage} (pp {stage})")]
+        assert line.split()[3] == "4"
+    assert text.count("ranks of ") == 2
+    assert "idle for others" in text
+    assert "other ranks" in text
+
+
+def test_every_rank_and_one_rank():
+    one = api.forecast(one_f_one_b(2, 1, 1e-3, 1e-3, steps=2), on="h100:2").forecasts[0]
+    assert ran_text(one) == "ran every one of 2 ranks"
+    rank = Rank(0, 8, [(tuple(range(8)), "dp")], range(8))
+    alike = api.forecast(job(rank.compute(1e-3)), on="h100:8").forecasts[0]
+    assert ran_text(alike) == "ran rank 0, which stands for all 8"
+
+
+def test_json(answer):
+    data = json.loads(json.dumps(to_json(answer), allow_nan=False))
+    assert data["distinct_ranks"] == 4
+    target = data["targets"][0]
+    assert target["num_chips"] == 16
+    assert target["cluster"] == "meta-24k-roce"
+    assert [rank["rank"] for rank in target["ranks"]] == [0, 4, 8, 12]
+    assert target["ranks"][1]["place"] == {"pp": 1}
+    assert set(target["axes"]["pp"]) == {"size", "calls", "nbytes", "busy_s", "exposed_s", "waiting_s"}
+    assert sum(part["share"] for part in target["critical_path"]) == pytest.approx(1)
+    assert sum(target["breakdown_s"].values()) == pytest.approx(target["step_time_s"])
+
+
+def test_the_trace_has_two_processes_for_each_distinct_rank(answer):
+    events = trace.job_trace(answer.timeline(0))["traceEvents"]
+    names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+    assert names[1] == "rank 0 (and 3 alike): host (virtual clock)"
+    assert names[8].startswith("rank 12 (and 3 alike): nvidia-h100-sxm")
+    assert set(names) == set(range(1, 9))
+    waits = [e for e in events if e["name"].startswith("waits: ")]
+    # the last stage waits three slots of the first stages' forwards for its first input
+    (first,) = [e for e in waits if e["pid"] == 8 and e["ts"] < 1000]
+    assert first["name"] == "waits: recv"
+    assert first["dur"] == pytest.approx(3e3, rel=0.2)
+
+
+def test_slices_of_a_thread_nest(answer):
+    events = [e for e in trace.job_trace(answer.timeline(0))["traceEvents"] if e["ph"] == "X"]
+    for thread in {(e["pid"], e["tid"]) for e in events}:
+        spans = sorted((e["ts"], -e["dur"]) for e in events if (e["pid"], e["tid"]) == thread)
+        ends = []
+        for start, minus in spans:
+            while ends and ends[-1] <= start + 1e-2:
+                ends.pop()
+            assert not ends or start - minus <= ends[-1] + 1e-2
+            ends.append(start - minus)
+
+
+def test_files_are_named_by_target_and_rank(answer, tmp_path):
+    write_traces(answer, tmp_path / "t.json")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "t.nvidia-h100-sxm-16.json",
+        "t.amd-mi300x-16.json",
+    }
+    one = api.forecast(one_f_one_b(2, 1, 1e-3, 1e-3, steps=2), on="h100:2")
+    write_memory_snapshots(one, tmp_path / "m.pickle")
+    assert {path.name for path in tmp_path.glob("m.*")} == {"m.rank0.pickle", "m.rank1.pickle"}
+
+
+def test_many_counts_are_a_table(monkeypatch):
+    monkeypatch.setattr(api, "_record_all", lambda program, places, *_: [alike(place.num_chips) for place in places])
+    answer = api.forecast(__file__, on="h100:2..64")
+    text = shown(answer)
+    rows = [line.split() for line in text.splitlines() if line.startswith("h100:")]
+    assert [row[0] for row in rows if row[-1] in ("yes", "NO")] == [f"h100:{2**i}" for i in range(1, 7)]
+    assert max(map(len, text.splitlines())) <= 80
+    (step,) = [line for line in text.splitlines() if line.startswith("time of the run")]
+    assert step.count("ms") == 1  # only the last stands in full
+
+
+def alike(count):
+    rank = Rank(0, count, [(tuple(range(count)), "dp")], range(count)).compute(1e-3)
+    return job(rank.run(rank.call("allreduce_", 0, 10**6)))

@@ -103,6 +103,9 @@ def _scale_up(chip: Chip, num_chips: int, domain: int, topology: str, cluster: C
     if topology == "unknown":
         raise BadNetwork(f"{chip.id}: how its chips are joined is unknown (links.scale_up.topology). {_remedy(chip)}")
     part = _equal_parts(num_chips, domain)
+    peer = link.peer_one_way_bytes_per_s
+    if peer is None and topology == "mesh":
+        peer = one_way / (domain - 1)
     tier = _tier(chip, "scale_up", "scale_up", part, topology, one_way, link.peer_one_way_bytes_per_s,
                  _wire(link.wire))  # fmt: skip
     if topology in TORUS_DIMS:

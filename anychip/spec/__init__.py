@@ -7,7 +7,7 @@ nor numpy.
 from typing import TYPE_CHECKING
 
 from anychip.spec.chip import Chip, Figure, Link, MemoryTier, TorchAnswers, UnknownFigure
-from anychip.spec.cluster import Cluster, ClusterTier, Wire, list_clusters, load_cluster, load_wire
+from anychip.spec.cluster import Cluster, ClusterTier, Wire, list_clusters, list_wires, load_cluster, load_wire
 from anychip.spec.json_schema import json_schema
 from anychip.spec.load import ChipEntry, list_chips, load_chip
 from anychip.spec.platform import Platform
@@ -50,6 +50,7 @@ __all__ = [
     "json_schema",
     "list_chips",
     "list_clusters",
+    "list_wires",
     "load_chip",
     "load_cluster",
     "load_wire",

@@ -127,11 +127,6 @@ class Cluster(_Sheet):
         return self.count("size.max_chips")
 
     @property
-    def failures_per_chip_s(self) -> float | None:
-        """Unplanned interruptions of a job, for each of its chips."""
-        return self.get("reliability.failure_rate_per_chip")
-
-    @property
     def tiers(self) -> tuple[ClusterTier, ...]:
         """[tiers.X] of the file, from the smallest domain to the largest."""
         tables: Mapping[str, Any] = self.raw.get("tiers", {})
@@ -167,6 +162,12 @@ def list_clusters() -> list[Cluster]:
     """Every cluster that can be found, by id; of two files with one id the standard's."""
     files = {file.stem: file for file in reversed(catalogue.files("clusters"))}
     return [_cluster(files[name], files[name].stat().st_mtime_ns) for name in sorted(files)]
+
+
+def list_wires() -> list[Wire]:
+    """Every link that can be found, by id."""
+    files = {file.stem: file for file in reversed(catalogue.files("links"))}
+    return [_wire(files[name], files[name].stat().st_mtime_ns) for name in sorted(files)]
 
 
 @cache
@@ -216,5 +217,5 @@ def _by_alias(kind: str, what: str, name: str, wanted: str) -> Path:
     words = {word: head.id for head in heads for word in (head.id, *head.aliases)}
     near = difflib.get_close_matches(wanted, words, 3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(word) for word in near)}?" if near else ""
-    raise UnknownCluster(f"no {what} is called {name!r}.{hint} A file works as well: a path that ends in .toml."
-                         + (" See: anychip chips clusters" if kind == "clusters" else ""))  # fmt: skip
+    raise UnknownCluster(f"no {what} is called {name!r}.{hint} A file works as well: a path that ends in .toml. "
+                         f"See: anychip chips {kind}")  # fmt: skip

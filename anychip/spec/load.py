@@ -84,6 +84,10 @@ def _by_alias(name: str, wanted: str) -> Path:
         return owners[0]
     if owners:
         raise UnknownChip(f"{name!r} is an alias of more than one chip: {', '.join(o.stem for o in owners)}")
+    for head in catalogue.heads("clusters"):
+        if wanted in (head.id, *head.aliases):
+            raise UnknownChip(f"{name!r} is a cluster, not a chip. Show it: anychip chips clusters {name}. "
+                              f"Forecast on it: --on CHIP:COUNT@{name}")  # fmt: skip
     names = {word: head.id for head in heads for word in (head.id, *head.aliases)}
     near = difflib.get_close_matches(wanted, names, 3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(word) for word in near)}?" if near else ""

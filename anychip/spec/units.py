@@ -66,6 +66,6 @@ def to_si(value: float, unit: str) -> float:
 def show(value: float, dimension: str) -> str:
     """3.35e12, "byte/s" -> "3.35 TB/s": four significant digits and the largest prefix that keeps the number >= 1."""
     if dimension not in _PREFIXED:
-        return f"{value:.10g} {dimension}"
+        return f"{value:.10g} {'to 1' if dimension == 'times' else dimension}"
     prefix = max((p for p, s in _SCALES.items() if value >= s), key=lambda p: _SCALES[p], default="")
     return f"{value / _SCALES[prefix]:.4g} {prefix}{_SHOWN[dimension]}"

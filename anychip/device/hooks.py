@@ -1,7 +1,8 @@
 """Watches a program take its steps: module calls, backward passes, optimizers; and ends it after enough.
 
-A step is over at the first forward call of a trained module after every optimizer of the step has stepped.
-Which optimizers those are is known once one steps for the second time, so a GAN's two belong to one step.
+A step is over at the first forward call of a trained module after every optimizer of the step has stepped; where none
+is called, when the first of them steps again. Which optimizers those are is known once one steps for the second time,
+so a GAN's two belong to one step.
 """
 
 import sys
@@ -38,18 +39,20 @@ class Steps:
         self.by_mark = False  # --step-mark: a function's returns end steps, optimizers do not
         self._cycle: set[int] = set()
         self._known: set[int] | None = None
+        self._called = False  # a trained module has been
 
     def optimizer(self, number: int) -> None:
         """Optimizer `number` begins to step."""
         if self.by_mark:
             return
-        if number in self._cycle and self._known is None:
+        if number in self._cycle and (self._known is None or not self._called):
             self._known = set(self._cycle)
             self._complete()
         self._cycle.add(number)
 
     def forward(self) -> None:
         """A trained module is about to be called."""
+        self._called = True
         if self._known is not None and self._cycle >= self._known:
             self._complete()
 

@@ -27,6 +27,9 @@ LEFT_TO_TORCH = {
 # out= forms that torch writes for its chips themselves: products with another dtype than their operands'.
 OWN_OUT = {"dtype_out"}
 
+# Operators that torch composes on the host and has one kernel for on its chips (FSDP2 copies in and out by them).
+OWN_KERNEL = {"aten::_chunk_cat", "aten::_chunk_cat.out", "aten::split_with_sizes_copy.out"}
+
 # What a generated kernel can return; an integer among tensors depends on shapes alone.
 RESULTS = {"Tensor", "List[Tensor]", "Optional[Tensor]", "int"}
 
@@ -198,6 +201,9 @@ def device_operators(skip: Container[str]) -> Iterator[str]:
             continue
         name = schema.name + (f".{schema.overload_name}" if schema.overload_name else "")
         if name in skip or name in LEFT_TO_TORCH or not torch._C._dispatch_has_kernel(name):
+            continue
+        if name in OWN_KERNEL:
+            yield name
             continue
         if not has(name, "CPU") and (
             has(name, "CompositeImplicitAutograd")

@@ -14,6 +14,10 @@ VIEW_PRIMITIVES = {
     "aten::as_strided_", "aten::_unsafe_view",
 }  # fmt: skip
 
+# These change a tensor's own shape or strides, which torch composes of `as_strided_` and `resize_` (its tag: inplace_view).
+IN_PLACE_VIEWS = {"aten::t_", "aten::transpose_", "aten::squeeze_", "aten::unsqueeze_", "aten::swapdims_",
+                  "aten::swapaxes_", "aten::resize_as_"}  # fmt: skip
+
 # In-place list ops: the shapes of what they are given are all there is to know.
 UNCHECKED_PREFIXES = ("_foreach_", "_fused_", "_amp_")
 
@@ -215,7 +219,7 @@ def device_operators(skip: Container[str]) -> Iterator[str]:
         if (kinds and not ("Tensor" in kinds or "List[Tensor]" in kinds)) or not RESULTS.issuperset(kinds):
             continue
         composed = has(name, "CompositeExplicitAutograd") or not has(name, "CPU")
-        if composed and name not in VIEW_PRIMITIVES and _is_view(schema):
+        if composed and name not in VIEW_PRIMITIVES and (_is_view(schema) or schema.name in IN_PLACE_VIEWS):
             continue
         yield name
 

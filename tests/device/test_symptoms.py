@@ -1,7 +1,9 @@
 """What stopped real programs on the virtual chip, each as a few lines of our own. Named after the symptom."""
 
 import numpy as np
+import torch
 
+from anychip.device.schemas import IN_PLACE_VIEWS
 from anychip.record import Kind
 from anychip.record.steps import Marks
 from anychip.timeline.memory import memory
@@ -119,3 +121,36 @@ def test_a_backward_is_told_apart_by_module() -> None:
     held = memory(program)
     assert set(held.by_module) <= {"Net", "first", "second", "(no module)", "(optimizer)"}
     assert sum(held.by_module.values()) == held.peak_bytes
+
+
+def test_views_in_place_change_the_tensor() -> None:
+    """`nn.init.orthogonal_` of a wide matrix transposes in place; so do programs that squeeze."""
+    _, out = run("""
+        import torch
+        def changed(change):
+            there, here = torch.zeros(3, 1, 5, device="cuda"), torch.zeros(3, 1, 5)
+            change(there), change(here)
+            return (there.shape, there.stride()) == (here.shape, here.stride()) and there.shape != (3, 1, 5)
+        wide = torch.nn.init.orthogonal_(torch.empty(27, 512, device="cuda"))
+        out = [changed(lambda x: x.transpose_(0, 2)), changed(lambda x: x.squeeze_()), changed(lambda x: x.squeeze_(1).t_()),
+               changed(lambda x: x.unsqueeze_(0)), changed(lambda x: x.swapdims_(0, 2)), changed(lambda x: x.swapaxes_(0, 2)),
+               changed(lambda x: torch.ops.aten.squeeze_.dims(x, [1])), changed(lambda x: x.squeeze_(1).resize_as_(x[:2])),
+               list(wide.shape) == [27, 512]]
+    """)
+    assert all(out), out
+
+
+def test_all_that_torch_tags_as_a_view_in_place_is_left_to_it() -> None:
+    tagged = set()
+    for schema in torch._C._jit_get_all_schemas():
+        if schema.name.startswith("aten::") and schema.name.endswith("_"):
+            *_, tags = torch._C._get_operation_overload(schema.name, schema.overload_name)
+            if torch.Tag.inplace_view in tags:
+                tagged.add(schema.name)
+    own = {
+        "aten::resize_",
+        "aten::set_",
+        "aten::as_strided_",
+        "aten::detach_",
+    }  # kernels of ours, or torch's for all keys
+    assert tagged - own - IN_PLACE_VIEWS <= {"aten::rename_", "aten::sparse_resize_", "aten::resize_as_sparse_"}

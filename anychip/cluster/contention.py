@@ -1,7 +1,7 @@
 """What a running collective takes from the kernels beside it: memory bandwidth and cores.
 
-Memory: its own reads and writes over its time, of what memory can do. Cores: the row `comm.cores` of the chip's rates
-(how many it holds while it runs); a chip without that row moves data by engines of its own. A kernel that overlaps a
+Memory: its own reads and writes over its time, of what memory can do. Cores: `engine.collective_cores`
+of the chip's file (how many it holds while it runs); a chip without that figure moves data by engines of its own. A kernel that overlaps a
 collective for t seconds of a share s takes s / (1 - s) * t longer: memory's share where memory limits it, the cores'
 where its arithmetic does. Where they overlap is taken from a timeline without that effect.
 """
@@ -20,8 +20,8 @@ MOST = 0.9  # of memory that collectives can take: something is always left
 
 def core_share(prices: Prices) -> float:
     """Share of the cores that a collective holds while it runs; 0 where the chip's file names none."""
-    row, cores = prices.on.rates.first("comm.cores"), prices.chip.cores
-    return min(row.value / cores, MOST) if row is not None and cores else 0.0
+    busy, cores = prices.chip.get("engine.collective_cores"), prices.chip.cores
+    return min(busy / cores, MOST) if busy and cores else 0.0
 
 
 def extra_s(timeline: Timeline, is_wire: npt.NDArray[np.bool_]) -> Floats:

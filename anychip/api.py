@@ -231,6 +231,7 @@ def forecast(
         programs = _record_all(program, places, fabrics, jobs, progress, options)
         warnings = []
     recorded_s = time.perf_counter() - began
+    _check_used(programs, _title(program))
     forecasts = [
         _price(recorded, place.chip, fabric, tokens_per_step, stragglers)
         for recorded, place, fabric in zip(programs, places, fabrics, strict=True)
@@ -283,6 +284,16 @@ def _check_ranks(program: Program, places: list[Where]) -> None:
             raise BadUse(
                 f"{place.name}: the recording is of a job of {ranks}, and a program does something else on "
                 f"{place.num_chips}. Record it with --on {place.chip.id}:{place.num_chips}."
+            )
+
+
+def _check_used(programs: list[Program], title: str) -> None:
+    """A program that falls back to the CPU takes all its steps there: figures of nothing would look like an answer."""
+    for program in programs:
+        if not any(rank.ops for rank in program.ranks) and not program.meta.get("interrupted"):
+            raise BadUse(
+                f"{title} ran without a single operation on the chip. Was it told to use the CPU, or does it choose it "
+                "by a test that the virtual chip does not pass? Programs see the chip as cuda."
             )
 
 

@@ -96,6 +96,24 @@ def test_a_program_without_any_step_says_so_and_what_to_try():
     assert "--calls N" in done.err
 
 
+def test_a_program_that_stays_on_the_cpu_is_no_forecast(tmp_path):
+    """Exit 0 and figures of nothing would look like an answer."""
+    script = tmp_path / "on_cpu.py"
+    script.write_text("import torch\nprint(torch.nn.Linear(4, 4)(torch.ones(2, 4)).sum().item() != 0)\n")
+    done = forecast(script)
+    assert done.returncode == 2
+    assert "without a single operation on the chip" in done.err
+    assert done.out == ""
+
+
+def test_a_program_of_bare_tensors_ends_after_three_steps(tmp_path):
+    out = tmp_path / "j.json"
+    done = forecast("--quiet", "--json", out, PROGRAMS / "bare.py")
+    assert done.returncode == 0, done.err
+    assert json.loads(out.read_text())["steps"] == 3
+    assert "step 9" not in done.err
+
+
 def test_tokens_per_step_are_counted_as_given(tmp_path):
     out = tmp_path / "j.json"
     assert forecast("--quiet", "--tokens-per-step", "1000", "--json", out, TRAIN).returncode == 0

@@ -1,7 +1,9 @@
 """Where a recorded program's training steps begin and end, and in which phase each word stands.
 
 A step ends at the last OPTIMIZER_END before the next outermost forward; without any optimizer each outermost call of a
-module is a step of kind "call". With --step-mark each return of the named function ends one instead. A forward inside a backward is a recomputation (activation checkpointing), no new step.
+module is a step of kind "call". With --step-mark each return of the named function ends one instead. A forward inside a
+backward is a recomputation (activation checkpointing), no new step. Where no trained module is called (weights that are
+bare tensors, a frozen network whose input is trained), each round of the optimizers is a step, or without any, each backward.
 """
 
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ class Step:
 def find_steps(program: Program) -> list[Step]:
     """All whole steps, in order. Empty if the program never finished one."""
     marks = Marks(program)
-    return _marked_steps(marks) or _training_steps(marks) or _calls(marks)
+    return _marked_steps(marks) or _training_steps(marks) or _bare_steps(marks) or _calls(marks)
 
 
 class Marks:
@@ -96,7 +98,7 @@ def _training_steps(marks: Marks) -> list[Step]:
     steps: list[Step] = []
     begin, last_end = -1, -1
     cycle: set[int] = set()
-    all_optimizers = _cycle(marks)
+    all_optimizers = _cycle(marks, Mark.FORWARD_BEGIN)
     forwards: list[int] = []
     for at, mark, optimizer in zip(marks.at.tolist(), marks.what.tolist(), marks.optimizer.tolist(), strict=True):
         if mark == Mark.OPTIMIZER_END and begin >= 0:
@@ -115,8 +117,29 @@ def _training_steps(marks: Marks) -> list[Step]:
     return steps
 
 
-def _cycle(marks: Marks) -> set[int]:
-    """The optimizers that step before one of them steps again (two steps in a row without a forward count once)."""
+def _bare_steps(marks: Marks) -> list[Step]:
+    """Steps without a call of a trained module: from the end of one round of the optimizers to the end of the next."""
+    if Mark.FORWARD_BEGIN in marks.what:
+        return []
+    optimized = Mark.OPTIMIZER_END in marks.what
+    ends, every = (
+        (Mark.OPTIMIZER_END, _cycle(marks, Mark.BACKWARD_BEGIN)) if optimized else (Mark.BACKWARD_END, set[int]())
+    )
+    steps: list[Step] = []
+    begin = 0
+    cycle: set[int] = set()
+    for at, mark, optimizer in zip(marks.at.tolist(), marks.what.tolist(), marks.optimizer.tolist(), strict=True):
+        if mark == ends:
+            cycle.add(optimizer)
+            if cycle >= every:
+                steps.append(Step(begin, at + 1, "train", ()))
+                begin = at + 1
+                cycle.clear()
+    return steps
+
+
+def _cycle(marks: Marks, between: Mark) -> set[int]:
+    """The optimizers that step before one of them steps again (two steps in a row with nothing `between` count once)."""
     seen: set[int] = set()
     forward = False
     for mark, optimizer in zip(marks.what.tolist(), marks.optimizer.tolist(), strict=True):
@@ -125,7 +148,7 @@ def _cycle(marks: Marks) -> set[int]:
                 break
             seen.add(optimizer)
             forward = False
-        forward = forward or mark == Mark.FORWARD_BEGIN
+        forward = forward or mark == between
     return seen
 
 

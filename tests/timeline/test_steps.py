@@ -60,6 +60,23 @@ def test_without_an_optimizer_each_call_is_one():
     assert steps(INFER, INFER, INFER) == [("call", 1)] * 3
 
 
+def test_bare_tensors_step_with_their_optimizer():
+    """No module is called: two backward passes accumulate, then the optimizer."""
+    assert steps(*[BACKWARD, BACKWARD, optimizer()] * 3) == [("train", 0)] * 3
+
+
+def test_two_optimizers_of_bare_tensors_are_one_step():
+    assert steps(*[BACKWARD, optimizer(0), BACKWARD, optimizer(1)] * 3) == [("train", 0)] * 3
+
+
+def test_an_input_trained_through_a_frozen_network_steps_with_its_optimizer():
+    assert steps(*[INFER, BACKWARD, optimizer()] * 3) == [("train", 0)] * 3
+
+
+def test_without_module_and_optimizer_each_backward_is_a_step():
+    assert steps(*[BACKWARD] * 3) == [("train", 0)] * 3
+
+
 def test_phases_by_word():
     tape = program([*FORWARD, *BACKWARD, *optimizer()], OPS)
     names = [PHASES[index] for index in Marks(tape).phase()]

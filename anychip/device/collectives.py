@@ -227,7 +227,7 @@ class Collectives:
                 value = self._value(tensor)
                 mailbox.send(peer, None if value is None else value.clone())
                 continue
-            value = mailbox.receive(peer, "recv", user_place())
+            value = mailbox.receive(peer, call.ranks, "recv", user_place())
             if value is not None:
                 self._tell(tensor, value.reshape(tensor.shape))
 

@@ -273,9 +273,10 @@ def _objects(groups: Groups) -> None:
 
     def recv_object_list(object_list: list[Any], src: Any = None, group: Any = None, device: Any = None,
                          group_src: Any = None, use_batch: bool = False) -> int:  # fmt: skip
-        peer = ranks_of(group)[group_src] if group_src is not None else src
+        ranks = ranks_of(group)
+        peer = ranks[group_src] if group_src is not None else src
         if groups.mailbox is not None and peer is not None:
-            object_list[:] = groups.mailbox.receive(peer, "recv_object_list", user_place())
+            object_list[:] = groups.mailbox.receive(peer, ranks, "recv_object_list", user_place())
         return int(peer or 0)
 
     for function in (all_gather_object, gather_object, broadcast_object_list, scatter_object_list, send_object_list,

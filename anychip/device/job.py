@@ -6,6 +6,9 @@ says who else may differ (`ranks`); a few more are run for one step, to see that
 """
 
 import contextlib
+import gc
+import importlib
+import json
 import os
 import signal
 import sys
@@ -15,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anychip.device.mailbox import LIBRARIES
 from anychip.device.ranks import MOST, alike, classes, stream, wanted
 from anychip.record import Program
 
 POLL_S = 0.01
 SLEEP = time.sleep
+STAGES = 64  # ranks of a group that are started as soon as one of them is waited for
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Job:
         self.running: dict[int, Rank] = {}
         self.codes: dict[int, int] = {}
         self.interrupted = False
+        self._loaded = False
 
     def run(self, everyone: bool) -> tuple[int, Program | None]:
         """Exit code, and rank 0's recording with those of the other classes; None where rank 0 left none."""
@@ -96,18 +102,24 @@ class Job:
     def _start_awaited(self) -> None:
         """Start the ranks that are waited for; where all wait for one another, say so and end them."""
         waiting: dict[int, tuple[int, str]] = {}
+        awaited: dict[int, list[int]] = {}
         for note in self.folder.glob("waiting-*"):
-            with contextlib.suppress(FileNotFoundError, ValueError):
-                first, text = note.read_text(encoding="utf-8").split("\n", 1)
-                waiting[int(note.name.rpartition("-")[2])] = int(first), text
+            with contextlib.suppress(FileNotFoundError):
+                rank = int(note.name.rpartition("-")[2])
+                peer, ranks, text = json.loads(note.read_text(encoding="utf-8"))
+                waiting[rank] = peer, text
+                awaited[rank] = ranks if len(ranks) <= STAGES else [peer]
         known = {rank.rank for rank in self.running.values()} | set(self.codes)
         stand_ins = {rank.rank: rank.stands_in_for for rank in self.running.values()}
         for rank, (peer, text) in waiting.items():
             if stand_ins.get(rank) is not None:
                 self._stop(rank, f"{text}, which nobody sent")
             elif peer not in known and len(known) < MOST:
-                known.add(peer)
-                self._start(Rank(peer))
+                self._load_libraries()
+                for other in dict.fromkeys([peer, *awaited[rank]]):
+                    if other not in known:
+                        known.add(other)
+                        self._start(Rank(other))
             elif peer in self.codes:
                 self._stop(rank, f"{text}, which has ended without it")
         live = {rank.rank for rank in self.running.values()}
@@ -116,6 +128,18 @@ class Job:
             if all((self.folder / f"waiting-{rank}").exists() for rank in live):
                 text = "\n  ".join(line for _, line in sorted(waiting.values()))
                 self._stop_all(f"a deadlock: every rank that runs waits for another:\n  {text}")
+
+    def _load_libraries(self) -> None:
+        """Import here what the first rank has imported of installed libraries: once, not in each rank that starts."""
+        note = self.folder / LIBRARIES
+        if self._loaded or not note.exists():
+            return
+        self._loaded = True
+        for name in json.loads(note.read_text(encoding="utf-8")):
+            if name not in sys.modules:
+                with contextlib.suppress(BaseException):  # a library that minds is imported by the ranks themselves
+                    importlib.import_module(name)
+        gc.freeze()
 
     def _stop(self, rank: int, text: str) -> None:
         """Tell a rank that waits that what it waits for never comes."""

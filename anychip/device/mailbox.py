@@ -5,8 +5,10 @@ in the recording's own temporary folder. Who waits says for whom: that starts a 
 deadlock while it happens. Imports no torch.
 """
 
+import json
 import os
 import pickle
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from anychip.errors import AnychipError
 from anychip.record import Place
 
 POLL_S = 0.004
+LIBRARIES = "libraries.json"
 SLEEP = time.sleep  # the real one, taken before the program's clocks are replaced
 
 
@@ -40,20 +43,21 @@ class Mailbox:
         number = self._sent[peer] = self._sent.get(peer, -1) + 1
         self._put(self._name(self.rank, peer, number), value)
 
-    def receive(self, peer: int, what: str, place: Place) -> Any:
-        """The next value from `peer`, waited for. what, place: for the message if it never comes.
+    def receive(self, peer: int, ranks: tuple[int, ...], what: str, place: Place) -> Any:
+        """The next value from `peer`, waited for. ranks: of the group, of which the others will be waited for as well.
+        what, place: for the message if it never comes.
 
         Raises Deadlock.
         """
         number = self._received[peer] = self._received.get(peer, -1) + 1
-        return self._take(self._name(peer, self.rank, number), peer, what, place)
+        return self._take(self._name(peer, self.rank, number), peer, ranks, what, place)
 
     def publish(self, key: str, value: Any) -> None:
         """Leave a value for all ranks."""
         self._put(self.folder / f"all-{key}", value)
 
     def published(self, key: str, root: int, what: str, place: Place) -> Any:
-        return self._take(self.folder / f"all-{key}", root, what, place)
+        return self._take(self.folder / f"all-{key}", root, (), what, place)
 
     def _name(self, source: int, target: int, number: int) -> Path:
         return self.folder / f"mail-{source + self.shift}-{target + self.shift}-{number}"
@@ -65,16 +69,17 @@ class Mailbox:
         partial.write_bytes(pickle.dumps(value))
         os.replace(partial, path)
 
-    def _take(self, path: Path, peer: int, what: str, place: Place) -> Any:
+    def _take(self, path: Path, peer: int, ranks: tuple[int, ...], what: str, place: Place) -> Any:
         if not path.exists():
-            self._wait(path, peer, what, place)
+            self._wait(path, peer, ranks, what, place)
         return pickle.loads(path.read_bytes())
 
-    def _wait(self, path: Path, peer: int, what: str, place: Place) -> None:
+    def _wait(self, path: Path, peer: int, ranks: tuple[int, ...], what: str, place: Place) -> None:
         """Let others compute until the file is there."""
+        self._tell_libraries()
         note, stop = self.folder / f"waiting-{self.rank}", self.folder / f"stop-{self.rank}"
         text = f"rank {self.rank} waits in {what} for rank {peer} ({place.file}:{place.line})"
-        (self.folder / f".{note.name}").write_text(f"{peer}\n{text}", encoding="utf-8")
+        (self.folder / f".{note.name}").write_text(json.dumps([peer, ranks, text]), encoding="utf-8")
         os.replace(self.folder / f".{note.name}", note)
         os.write(self.tokens[1], b"t")
         try:
@@ -85,3 +90,16 @@ class Mailbox:
         finally:
             note.unlink(missing_ok=True)
             os.read(self.tokens[0], 1)
+
+    def _tell_libraries(self) -> None:
+        """Name the installed modules that this rank has imported, so that those that start later find them loaded."""
+        note = self.folder / LIBRARIES
+        if not note.exists():
+            names = [name for name, module in list(sys.modules.items()) if installed(getattr(module, "__file__", None))]
+            (self.folder / f".{LIBRARIES}.{self.rank}").write_text(json.dumps(names), encoding="utf-8")
+            os.replace(self.folder / f".{LIBRARIES}.{self.rank}", note)
+
+
+def installed(file: str | None) -> bool:
+    """Whether a module's file is a library's, not the program's own."""
+    return file is not None and ("site-packages" in file or "dist-packages" in file)

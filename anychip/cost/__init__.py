@@ -1,6 +1,7 @@
 """Costs: an op's work, free of any chip, and its time on one."""
 
 import anychip.cost.custom
+import anychip.cost.encoder
 import anychip.cost.matrix
 import anychip.cost.memory
 import anychip.cost.sparse  # noqa: F401  (registers its formulas)

@@ -252,3 +252,21 @@ def test_a_product_that_adds_to_wider_numbers_runs_in_the_dtype_of_its_operands(
     )
     assert (task.dtype, task.gemm, task.flop) == ("bf16", (Gemm(1, 4, 8, 16),), 1024)
     assert task.bytes_written == 128
+
+
+def test_an_encoder_layer_is_its_six_products():
+    """2 sequences of 8 tokens, width 16, 4 heads of 4, hidden 64, fp16. flop 2mnk each: qkv 2*16*48*16 = 24,576; two
+    products of 8 batches of heads 2*8*8*8*4 = 4,096 each; out 2*16*16*16 = 8,192; feed-forward 2*2*16*64*16 = 65,536.
+    Bytes between kernels: (12*16*16 + 4*512 + 4*16*16) + 2*16*64 + 4*16*16 + 6*16*16 = 10,752 elements of 2 bytes."""
+    x, w, b = t(2, 8, 16, dtype="float16"), t(16, 16, dtype="float16"), t(16, dtype="float16")
+    qkv, qkv_bias = t(48, 16, dtype="float16"), t(48, dtype="float16")
+    up, up_bias, down = t(64, 16, dtype="float16"), t(64, dtype="float16"), t(16, 64, dtype="float16")
+    layer = op("aten._transformer_encoder_layer_fwd.default", x, 16, 4, qkv, qkv_bias, w, b, False, False, 1e-5,
+               b, b, b, b, up, up_bias, down, b, out=x)  # fmt: skip
+    found = work(layer)
+    assert found.flop == 24_576 + 2 * 4_096 + 8_192 + 65_536
+    operands = (2 * 256 + 768 + 48 + 256 + 16 + 4 * 16 + 1024 + 64 + 1024 + 16) * 2
+    assert found.bytes_moved == operands + 10_752 * 2
+    assert found.kernels == 13
+    attention = op("aten._native_multi_head_attention.default", x, x, x, 16, 4, qkv, qkv_bias, w, b, out=(x, x))
+    assert work(attention).flop == 24_576 + 2 * 4_096 + 8_192

@@ -16,6 +16,7 @@ from typing import Any
 
 UUID = "GPU-00000000-0000-0000-0000-{index:012d}"
 DRIVER = "570.00"
+UNITS = (" MiB", " %", " W")
 
 
 def facts(runtime: Any) -> dict[str, Any]:
@@ -62,13 +63,19 @@ def text(known: dict[str, Any], arguments: list[str]) -> str:
 
 
 def _csv(rows: list[dict[str, str]], names: list[str], style: list[str]) -> str:
-    lines = [] if "noheader" in style else [", ".join(names)]
+    lines = [] if "noheader" in style else [", ".join(_head(name.strip(), rows) for name in names)]
     for one in rows:
         fields = [one.get(name.strip(), "[N/A]") for name in names]
         if "nounits" in style:
-            fields = [field.rsplit(" ", 1)[0] if field.endswith((" MiB", " %", " W")) else field for field in fields]
+            fields = [field.rsplit(" ", 1)[0] if field.endswith(UNITS) else field for field in fields]
         lines.append(", ".join(fields))
     return "".join(f"{line}\n" for line in lines)
+
+
+def _head(name: str, rows: list[dict[str, str]]) -> str:
+    """The heading of a property: with its unit, also where the values go without."""
+    value = rows[0].get(name, "") if rows else ""
+    return f"{name} [{value.rsplit(' ', 1)[1]}]" if value.endswith(UNITS) else name
 
 
 def install(runtime: Any, folder: Path) -> None:

@@ -106,7 +106,7 @@ SMI = {"count": 2, "name": "X1", "total_mib": 81920, "used_mib": 512, "power_w":
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--query-gpu=name,memory.used", "--format=csv"], "name, memory.used\nX1, 512 MiB\nX1, 512 MiB\n"),
+        (["--query-gpu=name,memory.used", "--format=csv"], "name, memory.used [MiB]\nX1, 512 MiB\nX1, 512 MiB\n"),
         (["--query-gpu=memory.free", "--format=csv,noheader,nounits", "-i", "1"], "81408\n"),
         (["--query-gpu=index,no.such", "--format=csv,noheader", "--id=0"], "0, [N/A]\n"),
         (["--query-compute-apps=pid", "--format=csv,noheader"], ""),

@@ -1,0 +1,75 @@
+"""The text of a file: decoded as its kind says, with lines, byte offsets and columns.
+
+Python files are decoded as PEP 263 says (a byte order mark, a coding line, else UTF-8). What cannot be decoded raises
+`Unreadable` with the reason in words.
+"""
+
+import io
+import re
+import tokenize
+from bisect import bisect_right
+from functools import cached_property
+
+BINARY = re.compile(rb"\x00")
+# Longer files are data, or made by a program: nobody ports them by hand.
+MAX_BYTES = 20_000_000
+
+
+class Unreadable(Exception):
+    """A file that is skipped; the text says why."""
+
+
+class Text:
+    """A text, its UTF-8 bytes, and where lines begin in them (after \\n, \\r\\n and \\r, as Python's tokenizer counts)."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @cached_property
+    def data(self) -> bytes:
+        return self.text.encode("utf-8", "surrogateescape")
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Byte offset of each line."""
+        return [0, *(match.end() for match in re.finditer(rb"\r\n|\n|\r", self.data))]
+
+    @property
+    def num_lines(self) -> int:
+        """Lines as an editor counts them: a last line without an end counts, nothing after the last end does not."""
+        return len(self.starts) - (self.starts[-1] == len(self.data))
+
+    def offset(self, line: int, column: int) -> int:
+        """Byte offset of ast's place: line from 1, column in UTF-8 bytes from 0."""
+        return self.starts[line - 1] + column
+
+    def line_of(self, offset: int) -> int:
+        return bisect_right(self.starts, offset)
+
+    def line(self, number: int) -> str:
+        """A line (from 1) without its end."""
+        end = self.starts[number] if number < len(self.starts) else len(self.data)
+        return self.slice(self.starts[number - 1], end).rstrip("\r\n")
+
+    def slice(self, start: int, end: int) -> str:
+        return self.data[start:end].decode("utf-8", "surrogateescape")
+
+    def column(self, line: int, byte_column: int) -> int:
+        """Column from 1, in characters, of a byte column from 0."""
+        start = self.starts[line - 1]
+        return len(self.data[start : start + byte_column].decode("utf-8", "replace")) + 1
+
+
+def decode(data: bytes, python: bool = False) -> str:
+    """The text of a file. Raises Unreadable for binary files, unknown encodings and bytes that are not text."""
+    if BINARY.search(data[:8192]):
+        raise Unreadable("binary: it has zero bytes")
+    if not python:
+        return data.decode("utf-8", "replace").removeprefix("\ufeff")
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        return data.decode(encoding).removeprefix("\ufeff")
+    except (SyntaxError, LookupError) as error:
+        raise Unreadable(f"its encoding is not known: {error}") from None
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"byte {error.start} is not {error.encoding} text") from None

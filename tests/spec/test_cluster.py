@@ -142,3 +142,64 @@ def test_the_tables_of_the_standard_are_checked_with_everything_else(tmp_path):
     (folder / "x.csv").write_text("a,b\n")
     (problem,) = check([folder])
     assert "the columns are not those of this table" in str(problem)
+
+
+GOOD = (
+    ISLANDS
+    + """
+[scale_up]
+domain_chips = { value = 8, unit = "count", src = "page" }
+topology = "switch"
+
+[scale_out]
+one_way_per_chip = { value = 400, unit = "Gbit/s", src = "page" }
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("", "", ""),
+        ("value = 64", "value = 60", "tiers.island.chips: 60 chips are no whole number of scale_up.domain_chips, 8"),
+        ("value = 1, unit", "value = 800, unit", "more than a chip can send into the tier inside it"),
+        ('chips = "none"', 'chips = "none"\nwire = "roce-401"', "no file links/roce-401.toml (did you mean roce-400?)"),
+        ("nvidia-h100-sxm", "nvidia-h100-sxn", "no file chips/nvidia-h100-sxn.toml"),
+        ('topology = "switch"', 'topology = "torus2d"\nshape = [4, 4]', "4x4 are 16 chips, the domain has 8"),
+        ('topology = "switch"', 'topology = "torus2d"\nshape = [8]', "1 lengths for a torus2d"),
+        ('topology = "switch"', 'topology = "torus2d"\nshape = [4, 2]', ""),
+        ("[scale_up]", "[size]\nmax_chips = { value = 99, unit = \"count\", src = \"page\" }\n\n[scale_up]", ""),
+    ],
+)  # fmt: skip
+def test_lint_rules_of_clusters(tmp_path, old, new, said):
+    folder = tmp_path / "clusters"
+    folder.mkdir()
+    file = folder / "two-islands.toml"
+    file.write_text(GOOD.replace(old, new, 1))
+    found = "\n".join(map(str, check([file])))
+    assert (said in found) if said else not found
+
+
+def test_a_chip_names_a_cluster_that_has_a_file(tmp_path):
+    file = tmp_path / "acme-x.toml"
+    file.write_text(
+        'schema_version = 1\nid = "acme-x"\nextends = "nvidia-h100-sxm"\ncluster = "nvidia-dgx-h200-superpod"\n'
+    )
+    found = "\n".join(map(str, check([file])))
+    assert "cluster: no file clusters/nvidia-dgx-h200-superpod.toml (did you mean nvidia-dgx-h100-superpod?)" in found
+
+
+def test_a_collective_faster_than_its_wires(tmp_path, monkeypatch):
+    for folder in ("chips", "collectives"):
+        (tmp_path / folder).mkdir()
+    chip = tmp_path / "chips" / "acme-y.toml"
+    chip.write_text('schema_version = 1\nid = "acme-y"\nextends = "nvidia-h100-sxm"\n')
+    rows = ("all_reduce,ring,8,1,,f,1024,500,GB/s busbw,check,s,,u,\n"  # 500 on wires of 450
+            "all_reduce,in_switch,8,1,,f,1024,500,GB/s busbw,check,s,,u,\n"
+            "all_gather,ring,8,1,,f,1024,600,GB/s algbw,check,s,,u,\n"  # 7/8 * 600 = 525
+            "all_gather,ring,8,1,,f,1024,500,GB/s algbw,check,s,,v,\n")  # fmt: skip
+    (tmp_path / "collectives" / "acme-y.csv").write_text(HEADER + rows)
+    monkeypatch.setenv("ANYCHIP_PATH", str(tmp_path))
+    found = [str(problem) for problem in check([chip]) if problem.rule == "collective-above-wire"]
+    assert [text.split(":")[1] for text in found] == ["2", "4"]
+    assert "500 GB/s of bus bandwidth on wires of 450 GB/s" in found[0]

@@ -1,4 +1,4 @@
-"""A chip whose platform, or a cluster whose chips, have no file."""
+"""A chip whose platform or cluster, or a cluster whose chips or wires, have no file."""
 
 import difflib
 from collections.abc import Iterator
@@ -7,13 +7,18 @@ from anychip.spec.context import Context, Subject
 from anychip.spec.problem import Problem
 
 RULE = "name-known"
-ABOUT = "A chip names a platform that has a file; a cluster names chips that have one."
+ABOUT = "A chip names a platform and a cluster that have files; a cluster names chips and wires that have them."
 SCHEMAS = ("chips", "clusters")
 
 
 def check(subject: Subject, context: Context) -> Iterator[Problem]:
     if subject.schema == "chips":
         yield from _known(subject, "platform", subject.table["platform"], "platforms", context)
+        if "cluster" in subject.table:
+            yield from _known(subject, "cluster", subject.table["cluster"], "clusters", context)
+    for name, tier in subject.table.get("tiers", {}).items():
+        if "wire" in tier:
+            yield from _known(subject, f"tiers.{name}.wire", tier["wire"], "links", context)
     for chip in subject.table.get("chips", ()):
         yield from _known(subject, "chips", chip, "chips", context)
 

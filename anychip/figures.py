@@ -15,6 +15,7 @@ from anychip.cost.work import Work, packet, work
 from anychip.record import Op, Program, TensorMeta
 from anychip.record.steps import PHASES, Marks, Step
 from anychip.timeline.price import Timeline
+from anychip.units import memory
 
 Floats = npt.NDArray[np.float64]
 
@@ -70,6 +71,8 @@ class Window:
         """Seconds of the window by what the chip did, and what is left of it, as parts of the mean step's time."""
         span = max(self.end_s - self.begin_s, 0.0)
         whole = [*parts, max(span - sum(parts), 0.0)]
+        if whole[-1] < 1e-9 * span:
+            whole[-1] = 0.0  # what sums of floats leave
         scale = self.step_time_s / sum(whole) if sum(whole) else 0.0
         return [part * scale for part in whole]
 
@@ -235,6 +238,8 @@ def shape_text(op: Op) -> str:
     if len(task.gemm) == 1:
         batch, m, n, k = task.gemm[0]
         return f"{batch}x " * (batch > 1) + f"{m}x{n}x{k} {task.dtype}"
+    if task.kind == "collective" and op.args:
+        return f"{memory(sum(tensor.nbytes for tensor in op.tensors[:1]))} {task.dtype}"
     tensors = [tensor for tensor in op.tensors if tensor.shape][:2] or list(op.outputs[:1])
     several = f" (+{len(op.tensors) - 2} more)" if len(op.tensors) > 8 else ""
     return ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors) + f" {task.dtype}" + several

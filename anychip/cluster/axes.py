@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from anychip.network.collective import Collective
+from anychip.network import Collective
 from anychip.record import Kind, Program
 from anychip.record.steps import Marks
 

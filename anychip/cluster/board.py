@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from anychip.cluster.match import POINT_TO_POINT, Meeting, Slot
-from anychip.network.collective import Collective
+from anychip.network import Collective
 
 
 @dataclass(slots=True, eq=False)

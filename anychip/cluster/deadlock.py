@@ -8,7 +8,7 @@ import numpy as np
 from anychip.cluster.board import Board, Leg
 from anychip.cluster.rank import RankEngine
 from anychip.errors import Deadlock
-from anychip.network.collective import Collective
+from anychip.network import Collective
 from anychip.record import Kind, Program
 from anychip.units import memory
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anychip.errors import BadProgramFile
-from anychip.network.collective import Collective
+from anychip.network import Collective
 from anychip.record import Group, Kind, Program
 
 Node = tuple[int, int]  # (class, index of one of its groups)

@@ -18,7 +18,7 @@ from anychip.cluster.board import Board, Launch, Leg
 from anychip.cluster.match import Meeting
 from anychip.cluster.stragglers import lag
 from anychip.cost.price import Prices
-from anychip.network.collective import Collective
+from anychip.network import Collective
 from anychip.record import Kind, Mark, Program
 from anychip.record.tape import KIND_BITS, KIND_MASK
 from anychip.timeline.engine import COUPLING, Engine

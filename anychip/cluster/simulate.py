@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from anychip.cluster.rank import RankEngine, Script
 from anychip.cluster.stragglers import Stragglers
 from anychip.cost.fusion import fuse
 from anychip.cost.price import EVIDENCE, LIMITS, Prices
-from anychip.network.collective import Collective, collective_of
+from anychip.network import Collective, CollectiveCost, collective_of
 from anychip.record import Program
 from anychip.spec import Chip
 from anychip.timeline.price import Timeline
@@ -33,21 +33,10 @@ Floats = npt.NDArray[np.float64]
 INSIDE = ("scale_up", "host", "none")  # tiers of collectives that do not leave their node
 
 
-class Cost(Protocol):
-    """What a network says of a collective."""
-
-    @property
-    def time_s(self) -> float: ...
-    @property
-    def evidence(self) -> str: ...
-    @property
-    def tier(self) -> str: ...
-
-
 class Network(Protocol):
-    """What is asked of `network.Fabric`."""
+    """What is asked of `network.Fabric`, whose answer is a `network.CollectiveCost`."""
 
-    def cost(self, kind: str, nbytes: int, ranks: Sequence[int], dtype: str) -> Any: ...
+    def cost(self, kind: str, nbytes: int, ranks: Sequence[int], dtype: str) -> CollectiveCost: ...
 
 
 @dataclass(frozen=True)
@@ -109,14 +98,16 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
     programs, origin, odd = _split([fuse(rank) for rank in program.ranks], wanted, node_chips)
     calls = [_calls(rank) for rank in programs]
     prices = [Prices(rank.ops, chip) for rank in programs]
-    for rank, asked, priced, unlike in zip(programs, calls, prices, odd, strict=True):
+    taken = [
         _price(rank, asked, priced, fabric, wanted if unlike else Stragglers())
+        for rank, asked, priced, unlike in zip(programs, calls, prices, odd, strict=True)
+    ]
     meetings = match(programs, calls, origin)
     every = wanted.jitter > 0
     scripts = [Script.of(*parts, every) for parts in zip(programs, prices, calls, meetings, strict=True)]
     ranks = _run(scripts, prices, None, wanted.jitter)
     if contention:
-        extra = [extra_s(rank.timeline, rank.is_wire()) for rank in ranks]
+        extra = [extra_s(rank.timeline, *mine) for rank, mine in zip(ranks, taken, strict=True)]
         if any(one.any() for one in extra):
             by_position = [
                 _by_position(script, rank.timeline, one)
@@ -151,8 +142,11 @@ def _calls(program: Program) -> dict[int, Collective]:
     return {index: call for index, call in found.items() if call is not None}
 
 
-def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabric: Network, unlike: Stragglers) -> None:
-    """Write the network's times over those of the ops that are collectives; slow down what is slow."""
+def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabric: Network,
+           unlike: Stragglers) -> tuple[Floats, Floats]:  # fmt: skip
+    """Write the network's times over those of the ops that are collectives; slow down what is slow. By op: bytes of
+    memory and cores that a collective takes meanwhile, nan for other ops."""
+    moved, cores = np.full(len(program.ops), np.nan), np.full(len(program.ops), np.nan)
     prices.body_s = prices.body_s * unlike.slow_node
     for index, call in calls.items():
         ranks: Sequence[int] = program.groups[call.group].ranks
@@ -163,6 +157,8 @@ def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabri
         prices.body_s[index], prices.floors_s[index] = cost.time_s * slower, 0.0
         prices.kernels[index], prices.blocks[index] = 1, False
         prices.evidence[index], prices.limit[index] = EVIDENCE.index(cost.evidence), LIMITS.index("network")
+        moved[index], cores[index] = cost.memory_bytes, cost.cores
+    return moved, cores
 
 
 def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None, jitter: float) -> list[RankTimeline]:

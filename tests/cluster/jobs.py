@@ -17,13 +17,15 @@ class Cost(NamedTuple):
     algorithm: str = "ring"
     limit: str = "bandwidth"
     tier: str = "scale_out"
+    memory_bytes: float = 0.0
+    cores: int = 0
 
 
 class Wire:
     """Every rank sends and receives `rate` bytes/s; a message takes `latency` more. Rings."""
 
-    def __init__(self, rate=1e9, latency=0.0):
-        self.rate, self.latency, self.asked = rate, latency, []
+    def __init__(self, rate=1e9, latency=0.0, memory=0.0, cores=0):
+        self.rate, self.latency, self.asked, self.memory, self.cores = rate, latency, [], memory, cores
 
     def cost(self, kind, nbytes, ranks, dtype):
         self.asked.append((kind, nbytes, tuple(ranks), dtype))
@@ -31,7 +33,9 @@ class Wire:
         times = {"all_reduce": 2 * (n - 1) / n, "all_gather": (n - 1) / n, "reduce_scatter": (n - 1) / n,
                  "all_to_all": (n - 1) / n, "send": 1.0, "recv": 1.0, "barrier": 0.0, "broadcast": 1.0}  # fmt: skip
         steps = {"all_reduce": 2 * (n - 1), "send": 1, "recv": 1, "barrier": 1}.get(kind, n - 1)
-        return Cost(times[kind] * nbytes / self.rate + steps * self.latency)
+        return Cost(
+            times[kind] * nbytes / self.rate + steps * self.latency, memory_bytes=self.memory * nbytes, cores=self.cores
+        )
 
 
 class Rank:

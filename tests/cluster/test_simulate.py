@@ -8,7 +8,7 @@ from tests.cluster.jobs import COMM, Rank, Wire, job, one_f_one_b
 from tests.timeline.tapes import Kind, w
 
 # Its collectives are taken to need no cores, so that what overlaps costs nothing; one test is about those cores.
-H100 = load_chip("h100").with_figures({"engine.collective_cores": None})
+H100 = load_chip("h100")
 SLACK = 100e-6  # launches and kernel floors, beside seconds of sleep
 
 
@@ -42,7 +42,7 @@ def test_a_collective_takes_its_cores_from_the_compute_beside_it():
     rank = Rank(0, 8, world(8), range(8)).compute(0.1)
     event = rank.start(rank.call("allreduce_", 0, 10**6))
     rank.compute(0.1).wait(event)
-    close(simulate(job(rank), load_chip("h100"), Wire()).total_s, 0.2 + 0.007 * 16 / 116, 50e-6)
+    close(simulate(job(rank), H100, Wire(cores=16)).total_s, 0.2 + 0.007 * 16 / 116, 50e-6)
 
 
 def test_a_collective_starts_when_the_last_has_arrived_and_ends_for_all_at_once():

@@ -229,7 +229,7 @@ def forecast(
         programs, warnings = [program] * len(chips), _unlike(program, chips)
     else:
         programs = _record_all(program, places, fabrics, jobs, progress, options)
-        warnings = []
+        warnings = _never_marked(programs, options.get("step_mark"))
     recorded_s = time.perf_counter() - began
     _check_used(programs, _title(program))
     forecasts = [
@@ -295,6 +295,15 @@ def _check_used(programs: list[Program], title: str) -> None:
                 f"{title} ran without a single operation on the chip. Was it told to use the CPU, or does it choose it "
                 "by a test that the virtual chip does not pass? Programs see the chip as cuda."
             )
+
+
+def _never_marked(programs: list[Program], function: str | None) -> list[str]:
+    from anychip.record import Kind, Mark, word
+
+    mark = word(Kind.MARK, Mark.STEP)
+    if function is None or all((rank.tape == mark).any() for one in programs for rank in one.ranks):
+        return []
+    return [f"No function called {function} returned while it was recorded, so steps are those of the optimizers."]
 
 
 def _target_text(place: Where) -> str:

@@ -150,6 +150,13 @@ def test_a_function_of_the_program_can_end_its_steps(tmp_path):
     assert json.loads(out.read_text())["steps"] == 3
 
 
+def test_a_mark_that_no_function_has_is_told(tmp_path):
+    out = tmp_path / "j.json"
+    done = forecast("--quiet", "--json", out, "--step-mark", "no_such", PROGRAMS / "bare.py")
+    assert "No function called no_such returned" in done.err
+    assert json.loads(out.read_text())["steps"] == 10
+
+
 def test_imbalance_makes_the_first_expert_the_fullest():
     """32 tokens choose among 4 experts: 8 each; with the fullest at twice the mean 16, and 6, 5, 5 for the others."""
     even = forecast("--quiet", PROGRAMS / "experts.py").err

@@ -24,6 +24,7 @@ from anychip.cost.fusion import fuse
 from anychip.cost.price import EVIDENCE, LIMITS, Prices
 from anychip.network import Collective, CollectiveCost, collective_of
 from anychip.record import Program
+from anychip.record.steps import find_steps
 from anychip.spec import Chip
 from anychip.timeline.price import Timeline
 
@@ -173,7 +174,7 @@ def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None
         engines.append(RankEngine(index, script, priced, board, extra[index] if extra else None, jitter))
     with _without_gc():
         _advance(engines, board)
-    if not all(engine.done for engine in engines):
+    if not all(engine.done or _is_cut_short(engine) for engine in engines):
         complain_of_waiting(engines, board)
     return [_timeline(engine, priced) for engine, priced in zip(engines, prices, strict=True)]
 
@@ -188,6 +189,17 @@ def _advance(engines: list[RankEngine], board: Board) -> None:
                 going = True
                 launch = board.settled.popleft()
                 engines[launch.index].settle(launch)
+
+
+def _is_cut_short(engine: RankEngine) -> bool:
+    """Does a rank wait only for what others did after they were ended? Recordings stop when a rank has done its steps, each
+    at its own place, or where the user stopped them."""
+    program = engine.script.program
+    if program.meta.get("interrupted") or program.meta.get("exit_code"):
+        return True
+    steps = find_steps(program)
+    waiting = [int(engine.script.keep[leg.position]) for _, leg in engine.waiting()]
+    return bool(steps and waiting) and min(waiting) >= steps[-1].end
 
 
 @contextmanager
@@ -216,7 +228,9 @@ def _timeline(engine: RankEngine, prices: Prices) -> RankTimeline:
     start, duration = (np.array(column, np.float64)[order] for column in (notes.start_s, notes.duration_s))
     op = script.program.payloads[script.keep[position]] if position.size else position
     counts, streams = np.array(notes.streams, np.int64).reshape(-1, 2).T
-    clock = np.concatenate([np.zeros(1), np.array(engine.clock_s, np.float64)])
+    # Words that a rank did not come to, when it waited for others that were ended before, happen when all else is over.
+    clock = np.full(script.words.size + 1, engine.host_s)
+    clock[0], clock[1 : len(engine.clock_s) + 1] = 0.0, engine.clock_s
     before = np.zeros(script.program.tape.size, np.int64)
     before[script.keep] = 1
     timeline = Timeline(script.program, prices.chip, script.keep[position] if position.size else position, op, start,

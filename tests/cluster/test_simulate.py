@@ -3,9 +3,10 @@
 import pytest
 
 from anychip.cluster import simulate
+from anychip.errors import Deadlock
 from anychip.spec import load_chip
 from tests.cluster.jobs import COMM, Rank, Wire, job, one_f_one_b
-from tests.timeline.tapes import Kind, w
+from tests.timeline.tapes import Kind, Mark, w
 
 # Its collectives are taken to need no cores, so that what overlaps costs nothing; one test is about those cores.
 H100 = load_chip("h100")
@@ -178,3 +179,45 @@ def test_events_that_are_recorded_again_mean_the_latest():
     ends = simulate(job(fast, slow), H100, Wire()).ranks[0].timeline
     close(float(ends.end_s[ends.stream == 0][0]), 0.1)
     close(float(ends.end_s[ends.stream == 5][0]), 0.4)
+
+
+@pytest.mark.parametrize(("stages", "chunks"), [(4, 1), (4, 2), (4, 3), (3, 4)])
+def test_an_interleaved_pipeline_fills_in_smaller_slots(stages, chunks):
+    # as many batches as stages, each through every stage `chunks` times: p - 1 slots of a chunk are idle, whatever v is
+    ranks = [Rank(stage, stages, world(stages, "pp")) for stage in range(stages)]
+    for me in ranks:
+        before, after = (me.rank - 1) % stages, (me.rank + 1) % stages
+        for chunk in range(chunks):
+            for _ in range(stages):
+                if me.rank or chunk:
+                    me.run(me.recv(before, 10), stream=COMM + 1)
+                me.compute(0.1)
+                if me.rank < stages - 1 or chunk < chunks - 1:
+                    me.start(me.send(after, 10), stream=COMM + 2)
+    timeline = simulate(job(*ranks), H100, Wire(rate=1e15))
+    close(timeline.total_s, (stages * chunks + stages - 1) * 0.1, 2e-3)
+
+
+def test_a_recording_that_ends_before_its_partner_is_no_deadlock():
+    # both have done their step; the second has begun to receive for the next one, which the first never got to
+    ranks = [Rank(i, 2, world(2)) for i in range(2)]
+    for me in ranks:
+        me.mark(Mark.FORWARD_BEGIN).compute(0.1)
+        me.run(me.call("allreduce_", 0, 10)).mark(Mark.OPTIMIZER_BEGIN).mark(Mark.OPTIMIZER_END)
+    ranks[1].run(ranks[1].recv(0, 10)).compute(0.1).add(w(Kind.SYNC)).compute(0.1)
+    timeline = simulate(job(*ranks), H100, Wire())
+    close(timeline.total_s, 0.1)
+    later = timeline.ranks[1].timeline
+    assert later.op.size == 2
+    assert later.host_s.size == later.program.tape.size
+
+
+def test_a_recording_that_the_user_stopped_is_no_deadlock():
+    fast, slow = Rank(0, 2, world(2)).compute(0.1), Rank(1, 2, world(2)).compute(0.1)
+    fast.run(fast.call("allreduce_", 0, 10))
+    program = job(fast, slow)
+    with pytest.raises(Deadlock):
+        simulate(program, H100, Wire())
+    for rank in program.ranks:
+        rank.meta["interrupted"] = True
+    close(simulate(program, H100, Wire()).total_s, 0.1)

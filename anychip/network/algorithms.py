@@ -39,6 +39,8 @@ ALGORITHMS: dict[str, Algorithm] = {}
 PASSES = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
 ROOTED = ("broadcast", "reduce")
 POINT_TO_POINT = ("send", "recv")
+# Share of the rate of a chain that branching trees reach, by NCCL's own model (src/graph/tuning.cc).
+BRANCHING = 0.85
 # What a library is taken to have where its platform's file does not say.
 USUAL = ("ring", "tree", "halving_doubling", "direct", "hierarchical", "in_switch", "torus")
 # Messages that one rank has on their way at a time in an exchange: NCCL groups at most so many per launch (its default
@@ -96,6 +98,13 @@ def _used(group: Geometry, tier: int) -> bool:
     return tier > 0 or group.reaches[0].most > 1
 
 
+def _tree_share(kind: str, domains: int) -> float:
+    """Of S, what the busiest of some domains sends in two trees, at the rate that trees reach."""
+    if domains < 3:
+        return float(domains - 1)
+    return (min(domains / 2, 2.0) if kind == "all_reduce" else 1.0) / BRANCHING
+
+
 @algorithm("tree")
 def tree(kind: str, group: Geometry, tiers: Tiers) -> Plan | None:
     """Two binary trees over the domains, each carrying half, and a chain inside of a domain.
@@ -111,9 +120,7 @@ def tree(kind: str, group: Geometry, tiers: Tiers) -> Plan | None:
     outer = sum(log2(group.fan_out(at)) * tier.latency_s for at, tier in enumerate(tiers) if at)
     cost = [passes / spread_rate(tiers[0], group, 0) if group.reaches[0].most > 1 else 0.0]
     for at in range(1, len(tiers)):
-        domains = group.parts(at)
-        share = min(domains / 2, 2.0) if kind == "all_reduce" else 1.0
-        cost.append(share / group.senders(at) / spread_rate(tiers[at], group, at) if domains > 1 else 0.0)
+        cost.append(_tree_share(kind, group.parts(at)) / group.senders(at) / spread_rate(tiers[at], group, at))
     return Plan(tuple(cost), passes * (inner + outer))
 
 
@@ -216,7 +223,8 @@ def in_switch(kind: str, group: Geometry, tiers: Tiers) -> Plan | None:
     latency = 2 * tiers[0].latency_s
     for at in range(1, len(tiers)):
         once = tiers[at].in_switch
-        cost.append((1 if once else 2) / group.senders(at) / spread_rate(tiers[at], group, at))
+        share = 1.0 if once else _tree_share(kind, group.parts(at))
+        cost.append(share / group.senders(at) / spread_rate(tiers[at], group, at))
         latency += (1 if once else 2) * log2(group.fan_out(at)) * tiers[at].latency_s
     return Plan(tuple(cost), latency, in_switch=True)
 

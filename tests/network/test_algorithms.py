@@ -54,11 +54,12 @@ def test_three_tiers():
 
 
 def test_two_trees():
-    # Two nodes: each sends its 8 GB once, by eight cards: 0.1 s. Four: the busiest sends 2S, 0.2 s. Inside 16 / 100.
+    # Two nodes: each sends its 8 GB once, by eight cards: 0.1 s. Four: the busiest sends 2S, at 0.85 of the rate that a
+    # chain reaches: 0.2 / 0.85 s.
     net = fabric(tier(rate=1000 * GB), outer(), algorithms=("tree",))
     assert time(net, "all_reduce", range(16)) == pytest.approx(0.1)
-    assert time(net, "all_reduce", range(32)) == pytest.approx(0.2)
-    assert time(net, "broadcast", range(32)) == pytest.approx(0.1)
+    assert time(net, "all_reduce", range(32)) == pytest.approx(0.2 / 0.85)
+    assert time(net, "broadcast", range(32)) == pytest.approx(0.1 / 0.85)
 
 
 def test_a_tree_takes_as_many_steps_as_the_logarithm():
@@ -88,12 +89,12 @@ def test_in_switch_reduction_passes_the_wire_rate():
     # Only all-reduce, and not for two.
     assert net.cost("all_gather", S, range(8)).algorithm == "ring"
     assert net.cost("all_reduce", S, range(2)).algorithm == "ring"
-    # Across nodes a tree of the parts, 2 * 1 GB / 10; once where those switches add up as well.
-    assert time(
-        fabric(tier(in_switch=True), outer(), algorithms=("in_switch",)), "all_reduce", range(16)
-    ) == pytest.approx(0.2)
+    # Across four nodes trees of the parts, 2 * 1 GB / 10 / 0.85; once where those switches add up as well.
+    net = fabric(tier(in_switch=True), outer(), algorithms=("in_switch",))
+    assert time(net, "all_reduce", range(32)) == pytest.approx(0.2 / 0.85)
+    assert time(net, "all_reduce", range(16)) == pytest.approx(0.1)
     both = fabric(tier(in_switch=True), outer(in_switch=True), algorithms=("in_switch",))
-    assert time(both, "all_reduce", range(16)) == pytest.approx(0.1)
+    assert time(both, "all_reduce", range(32)) == pytest.approx(0.1)
 
 
 def mesh(**more):

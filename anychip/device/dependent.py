@@ -36,6 +36,7 @@ class Dependent:
             "aten::masked_select": self.masked_select,
             "aten::index.Tensor": self.index_tensor,
             "aten::_index_put_impl_": self.index_put_,
+            "aten::index_put_": self.index_put_,
             "aten::bincount": self.bincount,
             "aten::repeat_interleave.Tensor": self.repeat_interleave,
             "aten::_unique2": self._unique("aten::_unique2", [2, 3]),

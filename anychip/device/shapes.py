@@ -140,3 +140,19 @@ def _fused_rms_norm(of: SimpleNamespace) -> list[Any]:
 @rule("aten::_fused_rms_norm_backward")
 def _fused_rms_norm_backward(of: SimpleNamespace) -> list[Any]:
     return [like(of.input) if of.output_mask[0] else None, like(of.weight) if of.output_mask[1] else None]
+
+
+# ---------------------------------------------------------------- products
+
+
+@rule("aten::_grouped_mm")
+def _grouped_mm(of: SimpleNamespace) -> list[Any]:
+    """Groups of rows, of columns, of the inner dimension, or a batch. torch's own rule knows bfloat16 only, while its
+    chips take the other dtypes too, group by group."""
+    one, other = of.self_, of.mat2
+    rows, columns = one.shape[-2], other.shape[-1]
+    if one.dim() == other.dim():  # 2-D: the inner dimension is grouped; 3-D: a batch
+        shape: tuple[int, ...] = (of.offs.shape[0] if one.dim() == 2 else one.shape[0], rows, columns)
+    else:
+        shape = (rows, columns)
+    return [(shape, of.out_dtype or one.dtype)]

@@ -5,7 +5,7 @@ A rule gets the values known so far and the call, and says what is known of each
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,16 +68,24 @@ def argument(call: Call, position: int, name: str) -> Any:
 
 
 def keep(values: Values, call: Call) -> list[Known]:
-    """What only moves or converts elements keeps what is known of its first input."""
-    if call.name not in MOVES or not call.tensors:
+    """What only moves or converts elements keeps what is known of its first input; of integers it keeps the widest span,
+    as arithmetic with masks and small numbers does."""
+    written = call.mutated + call.outputs
+    if call.name not in MOVES | SPANS or not call.tensors:
         return []
-    return [of(values, call.tensors[-1 if call.name == "copy_" else 0])] * len(call.mutated + call.outputs)
+    first = of(values, call.tensors[-1 if call.name == "copy_" else 0]) if call.name in MOVES else NOTHING
+    known = [of(values, tensor) for tensor in call.tensors]
+    widest = max((one for one in known if one.span), key=lambda one: one.span or 0, default=NOTHING)
+    return [replace(first, span=widest.span, guess=first.guess or widest.guess)] * len(written)
 
 
 MOVES = {
     "_to_copy", "clone", "copy_", "index", "index_select", "gather", "cat", "repeat", "flip", "roll", "contiguous",
     "cumsum", "masked_select",
 }  # fmt: skip
+# Integers stay in about the range that they were in.
+SPANS = {"add", "add_", "sub", "sub_", "mul", "mul_", "where", "masked_fill", "masked_fill_", "clamp", "clamp_", "maximum",
+         "minimum"}  # fmt: skip
 
 
 @expected("topk")
@@ -144,6 +152,27 @@ def _differs(values: Values, call: Call) -> list[Known]:
 def _negation(values: Values, call: Call) -> list[Known]:
     share = of(values, call.args[0]).share
     return [Known(share=1 - share)] if share is not None else []
+
+
+@expected("any", "all")
+def _any_all(values: Values, call: Call) -> list[Known]:
+    """Of n elements of which a share s is true: one is with 1 - (1 - s)**n, all are with s**n."""
+    share = of(values, call.args[0]).share
+    (out,) = call.outputs
+    if share is None or not out.numel():
+        return []
+    each = call.args[0].numel() / out.numel()
+    likely = share**each if call.name == "all" else 1 - (1 - share) ** each
+    return [Known(share=likely, guess=int(likely > 0.5))]
+
+
+@expected("bitwise_and", "logical_and", "bitwise_or", "logical_or")
+def _both(values: Values, call: Call) -> list[Known]:
+    """Of two masks that have nothing to do with one another."""
+    one, other = (of(values, mask).share for mask in call.args[:2])
+    if one is None or other is None:
+        return []
+    return [Known(share=one * other if call.name.endswith("and") else one + other - one * other)]
 
 
 @expected("remainder", "floor_divide", "div")

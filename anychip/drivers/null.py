@@ -101,7 +101,7 @@ class NullDriver:
             return False
         stand_ins: dict[int, torch.Tensor] = {}
         for tensor in on_chip(call.tensors):
-            alias = self.values.alias(tensor)
+            alias = self.values.alias(tensor) if tensor.numel() else self._nothing(tensor)
             if alias is None:
                 alias = self.values.spelled_out(tensor)
             if alias is None and not any(tensor is other for other in call.mutated):
@@ -123,6 +123,11 @@ class NullDriver:
             if tensor.shape == value.shape:  # a few by-products of CPU kernels have shapes of their own
                 self.values.put(tensor, value)
         return True
+
+    @staticmethod
+    def _nothing(tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor without elements holds no value that could be unknown."""
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
 
     def values_of(self, tensor: torch.Tensor) -> torch.Tensor | None:
         return self.values.alias(tensor)

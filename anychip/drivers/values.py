@@ -79,6 +79,8 @@ class Values:
         """Give a chip tensor (whole or a view of one that has values) the values of a CPU tensor."""
         storage = tensor.untyped_storage()
         address = storage.data_ptr()
+        if not storage.nbytes():
+            return  # all empty tensors share one address
         self.uniform.pop(address, None)
         if address not in self.real:
             self.real[address] = torch.zeros(storage.nbytes(), dtype=torch.uint8, device="cpu")

@@ -154,3 +154,39 @@ def test_all_that_torch_tags_as_a_view_in_place_is_left_to_it() -> None:
         "aten::detach_",
     }  # kernels of ours, or torch's for all keys
     assert tagged - own - IN_PLACE_VIEWS <= {"aten::rename_", "aten::sparse_resize_", "aten::resize_as_sparse_"}
+
+
+def test_generated_tokens_seldom_end_a_text() -> None:
+    """Padding after the end of a text is found by comparing tokens with one of 32,000: nearly no row has it."""
+    _, out = run("""
+        import torch
+        prompt = torch.randint(0, 32000, (4, 6)).cuda()
+        unfinished = torch.ones(4, dtype=torch.long, device="cuda")
+        for _ in range(8):
+            tokens = torch.multinomial(torch.randn(4, 32000, device="cuda").softmax(-1), 1).squeeze(1)
+            tokens = tokens * unfinished + 2 * (1 - unfinished)
+            prompt = torch.cat([prompt, tokens[:, None]], dim=1)
+        made = prompt[:, 6:]
+        ended = made == 2
+        end = torch.full((4,), made.shape[1], dtype=torch.long, device="cuda")
+        end[ended.any(dim=1)] = ended.int().argmax(dim=1)[ended.any(dim=1)]
+        mask = (torch.arange(made.shape[1], device="cuda").expand(4, -1) <= end.unsqueeze(1)).int()
+        out = [len(row[keep].tolist()) for row, keep in zip(made.cpu(), mask.bool().cpu())]
+    """)
+    assert out == [8, 8, 8, 8]
+
+
+def test_grouped_products_of_other_types_than_bfloat16() -> None:
+    """A mixture of experts in float32: torch's chips multiply group by group."""
+    _, out = run("""
+        import torch
+        ends = torch.arange(256, 2049, 256, device="cuda", dtype=torch.int32)
+        out = []
+        for dtype in (torch.bfloat16, torch.float32):
+            x = torch.randn(2048, 512, device="cuda", dtype=dtype, requires_grad=True)
+            w = torch.randn(8, 1024, 512, device="cuda", dtype=dtype, requires_grad=True)
+            y = torch.nn.functional.grouped_mm(x, w.transpose(-2, -1), offs=ends)
+            y.sum().backward()
+            out.append([list(y.shape), list(x.grad.shape), list(w.grad.shape)])
+    """)
+    assert out == [[[2048, 1024], [2048, 512], [8, 1024, 512]]] * 2

@@ -60,10 +60,13 @@ def rows() -> Iterator[Row]:
 def forecast(chip: str, point: Point, points: tuple[Point, ...]) -> tuple[float, str]:
     """Seconds and algorithm of a point's collective, from the given points. Where a test forced its algorithm, so does
     the forecast."""
-    fabric = Fabric.of(load_chip(chip), point.chips, point.cluster or None, points=points)
+    in_node = point.chips // point.nodes
+    whole = 0 if point.nodes == 1 else Fabric.of(load_chip(chip), 2, point.cluster).tiers[0].chips
+    ranks = [node * max(whole, in_node) + rank for node in range(point.nodes) for rank in range(in_node)]
+    fabric = Fabric.of(load_chip(chip), max(ranks) + 1, point.cluster or None, points=points)
     if point.use != "curve" and point.algorithm:
         fabric = replace(fabric, algorithms=(point.algorithm,))
-    cost = fabric.cost(point.collective, point.nbytes, range(point.chips), point.dtype)
+    cost = fabric.cost(point.collective, point.nbytes, ranks, point.dtype)
     host_s = HOST_S if HOST_INCLUDED in point.stack else 0.0
     return cost.time_s + host_s, cost.algorithm
 

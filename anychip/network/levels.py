@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 
 from anychip.network.algorithms import ALGORITHMS, USUAL, Plan
-from anychip.network.curve import Curve, curve_of, pooled
+from anychip.network.curve import Curve, curve_of, pooled, without_excess
 from anychip.network.geometry import geometry
 from anychip.network.points import Point, chips_with_points, points_of_chip
 from anychip.network.tiers import Tier, tiers_of
@@ -113,5 +113,7 @@ def _borrowed(role: str, chip_id: str, execution: str, lenders: tuple[str, ...])
             other = load_chip(lender)
             curves = _own(other, points_of_chip(other)).curves
             found += [(other.execution, curve) for (name, _), curve in curves.items() if name == role]
+    if role == "scale_out":
+        found = [(way, without_excess(curve)) for way, curve in found]
     alike = [curve for way, curve in found if way == execution] or [curve for _, curve in found]
     return pooled(alike)

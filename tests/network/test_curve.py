@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anychip.network import Fabric
-from anychip.network.curve import START_S, Curve, curve_of, pooled
+from anychip.network.curve import FIRST_S, START_S, Curve, curve_of, pooled, without_excess
 from anychip.network.points import bus_factor, chips_with_points, points_of
 from anychip.spec import load_chip
 
@@ -60,6 +60,16 @@ def test_a_pool_is_the_middle_of_its_curves():
     assert pool.at(1 * US, 50 * US) == pytest.approx(50 * US)
     assert pool.chips == ("c20", "c50", "c90")
     assert not pool.own
+
+
+def test_what_one_network_takes_to_begin_is_not_lent():
+    # 120 us for nothing, of which FIRST_S and 20 us of steps are anybody's; the largest message stays as it is
+    curve = Curve((0.01 * US, 1.0), (120.01 * US, 1.0), 20 * US)
+    lent = without_excess(curve)
+    assert lent.time_s[0] == pytest.approx(0.01 * US + FIRST_S + 20 * US)
+    assert lent.time_s[1] == 1.0
+    quick = Curve((1 * US, 1.0), (10 * US, 1.0), 20 * US)
+    assert without_excess(quick) == quick
 
 
 def test_bandwidths_become_times_as_nccl_tests_define_them():

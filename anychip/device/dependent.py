@@ -93,7 +93,7 @@ class Dependent:
             mask = masks[0]
             for _ in range(tensor.dim() - mask.dim()):
                 mask = mask.unsqueeze(-1)
-            return tensor.masked_fill_(mask, values if values.dim() == 0 else values.reshape(()))
+            return tensor.masked_fill_(mask, values.reshape(()))
         return self._index_put(tensor, self._positions(indices), values, accumulate, unsafe)
 
     def _positions(self, indices: Any) -> list[Any]:

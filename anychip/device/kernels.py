@@ -202,7 +202,7 @@ class Kernels:
         if schema.overload_name == "out" or schema.has_out:
             before = [tuple(tensor.shape) for tensor in schema.mutated(args, kwargs)]
         try:
-            result = schema.overload()(*on_meta[0], **on_meta[1])
+            result = _on_meta(schema, *on_meta)
         except RuntimeError:
             raise_as_torch(schema, args, kwargs)
             raise
@@ -223,6 +223,19 @@ class Kernels:
         if isinstance(meta, list | tuple):
             return [self._makers(one, index) for one in meta]
         return self.tensors.maker(tuple(meta.shape), tuple(meta.stride()), meta.dtype, index)
+
+
+def _on_meta(schema: Schema, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """torch's meta kernel. Some of its rules refuse a number of the host beside tensors of the chip, which real chips
+    take: then it goes to the meta device too."""
+    try:
+        return schema.overload()(*args, **kwargs)
+    except RuntimeError:
+        numbers = [one for one in flat_tensors((args, kwargs)) if one.device.type == "cpu"]
+        if not numbers:
+            raise
+        moved = [one.to("meta") if any(one is other for other in numbers) else one for one in args]
+        return schema.overload()(*moved, **kwargs)
 
 
 def _fast(word: int, outputs: list[Any]) -> Any:

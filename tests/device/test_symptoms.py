@@ -190,3 +190,16 @@ def test_grouped_products_of_other_types_than_bfloat16() -> None:
             out.append([list(y.shape), list(x.grad.shape), list(w.grad.shape)])
     """)
     assert out == [[[2048, 1024], [2048, 512], [8, 1024, 512]]] * 2
+
+
+def test_numbers_of_the_host_stand_beside_tensors_of_the_chip() -> None:
+    _, out = run("""
+        import torch
+        x, number = torch.randn(10, device="cuda"), torch.tensor(0.5)
+        mask, first = x > 0, torch.tensor([1], device="cuda")
+        x[mask] = 0
+        out = [x.masked_fill(mask, number), x.masked_fill_(mask, number), torch.copysign(x, number), torch.lerp(x, x, number),
+               x.index_fill_(0, first, number), torch.where(mask, x, number), x.index_put_((first,), number)]
+        out = [one.device.type for one in out]
+    """)
+    assert out == ["cuda"] * 7

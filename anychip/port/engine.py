@@ -1,0 +1,118 @@
+"""One file moved: `port_source(text, target)` finds with ast, edits by exact bytes, and checks what it made.
+
+The result still parses, or it is not used. Rules are run to a fixed point of one: what they wrote is nothing they would
+edit again, so porting twice is porting once (tests/port keeps that for every rule).
+"""
+
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from anychip.port.edits import Edit, Left, Source, apply
+from anychip.port.header import Header, is_torch_import
+from anychip.port.imports import tidy
+from anychip.port.module import Module
+from anychip.port.rules import rules
+from anychip.port.target import Target
+from anychip.port.unit import Change, Unit
+
+# Without one of these words there is nothing to port, and the file is not even parsed.
+WORDS = re.compile(
+    rb"cuda|nccl|flash_attn|xformers|apex|NCCL|CUDA|cupy|triton|amp\.GradScaler|torch\.GradScaler|autocast|bitsandbytes|transformer_engine|pynvml|deepspeed|tensorrt|nvtx|accelerator|megablocks|deep_gemm|grouped_gemm|mamba_ssm|causal_conv1d|flashinfer"
+)
+
+
+@dataclass(frozen=True)
+class Ported:
+    """A file's new text, with every change and everything that was left. problem: why the file was skipped."""
+
+    source: Source
+    text: str
+    changes: tuple[Change, ...] = ()
+    left: tuple[Left, ...] = ()
+    header: tuple[Edit, ...] = ()
+    problem: str = ""
+
+    @property
+    def edits(self) -> list[Edit]:
+        return [*self.header, *(piece for change in self.changes for piece in change.pieces)]
+
+
+@dataclass(frozen=True)
+class Project:
+    """What is known of the files around one. own_cuda: class with a cuda() and no to() -> its place. stars: some file imports
+    all names of another, so that names at the top of a file reach others."""
+
+    own_cuda: Mapping[str, str] = field(default_factory=dict)
+    stars: bool = False
+
+
+NO_PROJECT = Project()
+
+
+def port_source(text: str, target: Target, project: Project = NO_PROJECT) -> Ported:
+    """Port the text of one Python file. Never raises for what the text is: `problem` says why it was skipped."""
+    data = text.encode("utf-8", "surrogateescape")
+    if (target.masked and b"CUDA_" not in data and b"cuda" not in data) or not WORDS.search(data):
+        return Ported(Source(text), text)
+    try:
+        module = Module(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return Ported(Source(text), text, problem=_why(error))
+    unit = Unit(module, target, Header(module, target, private=project.stars), project.own_cuda)
+    if target.masked:
+        return Ported(module.source, text)
+    if not target.has_device:
+        return _told(unit, text)
+    for rule in rules():
+        rule.run(unit)
+    tidy(unit)
+    unit.header.needs_plugin = bool(target.imports) and _names_chip(unit)
+    if not unit.header.needs_torch and not any(is_torch_import(node) for node in module.imports):
+        unit.header.needs_plugin = False  # a file without torch: whoever imports both has the plug-in
+    return _finish(unit, text)
+
+
+def _names_chip(unit: Unit) -> bool:
+    """Whether an edit wrote a name that exists only once the plug-in is imported."""
+    target = unit.target
+    words = [word for word in (target.device_type, target.backend, target.module) if word]
+    return any(word in piece.text for change in unit.changes for piece in change.pieces for word in words)
+
+
+def _told(unit: Unit, text: str) -> Ported:
+    """A platform without tensors on a device: everything is left, since the program must be restructured."""
+    portable = Unit(unit.module, Target("portable"), Header(unit.module, Target("portable")), unit.own_cuda)
+    for rule in rules():
+        rule.run(portable)
+    reason = (
+        f"{unit.target.platform} has no device that tensors are put on: the program is restructured around its compiler"
+    )
+    found = [Left(c.offset, c.symbol, c.rule, reason, "thought") for c in portable.changes if c.rule != "imports"]
+    return Ported(unit.module.source, text, left=tuple(sorted([*found, *portable.left], key=lambda left: left.offset)))
+
+
+def _finish(unit: Unit, text: str) -> Ported:
+    header = unit.header.edits(unit.done)
+    edits = [*header, *(piece for change in unit.changes for piece in change.pieces)]
+    new = apply(unit.module.source, edits) if edits else text
+    left = tuple(sorted(set(unit.left), key=lambda left: left.offset))
+    if new != text:
+        try:
+            ast.parse(new.encode("utf-8", "surrogateescape"))
+        except (SyntaxError, ValueError, RecursionError) as error:
+            return Ported(
+                unit.module.source,
+                text,
+                left=left,
+                problem=f"what was made of it did not parse ({_why(error)}); it was left whole",
+            )
+    changes = tuple(sorted(unit.changes, key=lambda change: change.offset))
+    return Ported(unit.module.source, new, changes, left, tuple(header))
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}: {error.msg}"
+    return f"{type(error).__name__}: {error}"[:200]

@@ -1,0 +1,66 @@
+"""Notebooks: their code cells are one program, ported as such; the rest of the file stays, byte by byte.
+
+A notebook is rewritten only where writing it in its own layout gives back exactly the file that was read.
+"""
+
+import json
+import re
+from typing import Any
+
+from anychip.port.edits import Edit, Source, apply
+from anychip.port.engine import Ported, Project, port_source
+from anychip.port.target import Target
+
+_MAGIC = re.compile(r"^(\s*)[!%?].*", re.MULTILINE)
+
+
+def port_notebook(text: str, target: Target, project: Project) -> Ported:
+    """The notebook with its code ported. Lines of the report are lines of all code cells, one after the other."""
+    try:
+        book = json.loads(text)
+        cells = [cell for cell in book["cells"] if cell.get("cell_type") == "code"]
+        sources = ["".join(cell["source"]) for cell in cells]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Ported(Source(text), text, problem="no notebook of version 4")
+    layout = _layout(text, book)
+    code = "\n".join(sources)
+    plain = _MAGIC.sub(lambda match: match[1] + "#" + "-" * (len(match[0].encode()) - len(match[1].encode()) - 1), code)
+    ported = port_source(plain, target, project)
+    if ported.text == plain or ported.problem:
+        return Ported(Source(code), text, left=ported.left, problem=ported.problem)
+    if layout is None:
+        return Ported(
+            Source(code), text, left=ported.left, problem="its JSON is laid out in a way that could not be kept"
+        )
+    for cell, new in zip(cells, _split(code, sources, ported.edits), strict=True):
+        cell["source"] = new.splitlines(keepends=True) if isinstance(cell["source"], list) else new
+    return Ported(Source(code), _write(book, *layout), ported.changes, ported.left, ported.header)
+
+
+def _split(code: str, sources: list[str], edits: list[Edit]) -> list[str]:
+    """The edited text of each cell."""
+    new, start = [], 0
+    for text in sources:
+        end = start + len(text.encode("utf-8", "surrogateescape"))
+        own = [
+            Edit(e.start - start, e.end - start, e.text, e.rule, e.reason)
+            for e in edits
+            if start <= e.start and e.end <= end
+        ]
+        new.append(apply(Source(text), own))
+        start = end + 1
+    return new
+
+
+def _layout(text: str, book: Any) -> tuple[int | None, bool, str] | None:
+    """(indent, only ASCII, end of file) with which the file writes itself; None if there is none."""
+    end = text[len(text.rstrip("\n")) :]
+    for indent in (1, 2, 4, None):
+        for ascii_only in (False, True):
+            if _write(book, indent, ascii_only, end) == text:
+                return indent, ascii_only, end
+    return None
+
+
+def _write(book: Any, indent: int | None, ascii_only: bool, end: str) -> str:
+    return json.dumps(book, indent=indent, ensure_ascii=ascii_only) + end

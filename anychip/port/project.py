@@ -1,0 +1,247 @@
+"""A whole tree moved: `port(path, on=..., out=...)` is what `anychip port` calls.
+
+    files of a tree -> what the project defines itself -> each file by engine or by text rules -> Result -> written, or a diff
+
+The tree is read twice and never held: first for what one file must know of the others, then file by file.
+"""
+
+import ast
+import difflib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anychip.errors import BadUse
+from anychip.port import files, notebooks, writing
+from anychip.port.edits import Edit, Left, apply
+from anychip.port.engine import Ported, Project, port_source
+from anychip.port.reading import File, base_of, find, read
+from anychip.port.target import Target, make_target
+from anychip.port.unit import Change
+
+Say = Callable[[str], None]
+_OWN_CUDA = re.compile(r"^[ \t]+def cuda\(\s*self\b", re.MULTILINE)
+_OWN_STARS = re.compile(r"^\s*from\s+\S+\s+import\s+\*", re.MULTILINE)
+_FRAMEWORKS = re.compile(r"^\s*from\s+(?:torch|numpy|math|typing|tkinter)\b.*import\s+\*", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class EditLine:
+    """One place that was edited: the lines before and after, and why."""
+
+    rule: str
+    file: str
+    line: int
+    symbol: str
+    before: str
+    after: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LeftLine:
+    """One place that was left. kind: harmless (works as it is), thought, kernel or unsure."""
+
+    rule: str
+    file: str
+    line: int
+    symbol: str
+    reason: str
+    kind: str
+
+
+@dataclass
+class Result:
+    """What became of a tree. skipped: file -> why. diffs: unified diff per changed file, where it was asked for."""
+
+    target: Target
+    edits: list[EditLine] = field(default_factory=list)
+    left: list[LeftLine] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    diffs: dict[str, str] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
+    num_files: int = 0
+    num_lines: int = 0
+    kernels: list["files.KernelFile"] = field(default_factory=list)
+
+    @property
+    def converted(self) -> float | None:
+        """Edited share of what could have been edited: harmless, kernels and questions for a person are no such thing."""
+        unsure = sum(left.kind == "unsure" for left in self.left)
+        occurrences = sum(edit.rule not in ("header", "imports") for edit in self.edits)
+        return occurrences / (occurrences + unsure) if occurrences + unsure else None
+
+
+def port(
+    path: str | Path,
+    on: str | None = None,
+    *,
+    out: str | Path | None = None,
+    diff: bool = False,
+    in_place: bool = False,
+    progress: Say = lambda text: None,
+) -> Result:
+    """Move the code of a file or folder to portable PyTorch, or with `on` to a chip's plug-in. Nothing of it is run.
+
+    out: folder (new or empty) for the whole tree, ported. diff: keep a unified diff of each changed file in the result.
+    in_place: change the files themselves; needs a git work tree without uncommitted changes. None of them: only tell.
+    Raises BadUse for a path that is not there or an output that would overwrite, UnknownChip, BadChipFile.
+    """
+    root, target = Path(path), make_target(on)
+    if not root.exists():
+        raise BadUse(f"{root}: there is no such file or folder.")
+    if out is not None and in_place:
+        raise BadUse("--out and --in-place: choose one.")
+    if out is not None:
+        writing.check_out(Path(out), root)
+    if in_place:
+        writing.check_clean(root)
+    result = Result(target)
+    base = base_of(root)
+    paths = list(find(root, result.skipped))
+    project = survey(base, paths)
+    for number, name in enumerate(paths):
+        if number % 20 == 0:
+            progress(f"{number}/{len(paths)} files")
+        file = _read(base, name)
+        new = _port(file, target, project, result, diff) if file is not None else None
+        _write(base, name, file, new, result, Path(out) if out is not None else base if in_place else None, in_place)
+    if out is not None:
+        result.kernels += files.hipify(base, paths, Path(out), target)
+    else:
+        result.kernels += files.kernel_files(base, paths, target)
+    return result
+
+
+def survey(base: Path, paths: list[str]) -> Project:
+    """What one file must know of the others: classes with a cuda() of their own, and imports of all names."""
+    own: dict[str, str] = {}
+    stars = False
+    for name in paths:
+        if not name.endswith(".py"):
+            continue
+        try:
+            data = (base / name).read_bytes()
+        except OSError:
+            continue
+        if b"import *" in data:
+            text = data.decode("utf-8", "replace")
+            stars = stars or len(_OWN_STARS.findall(text)) > len(_FRAMEWORKS.findall(text))
+        if b"def cuda(" in data:
+            own.update(_own_classes(data.decode("utf-8", "replace"), name))
+    return Project(own, stars)
+
+
+def _own_classes(text: str, name: str) -> Iterator[tuple[str, str]]:
+    """Classes that define cuda(), no to(), and inherit from nothing that could have one."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            methods = {f.name for f in node.body if isinstance(f, ast.FunctionDef)}
+            if (
+                "cuda" in methods
+                and "to" not in methods
+                and all(isinstance(b, ast.Name) and b.id == "object" for b in node.bases)
+            ):
+                yield node.name, f"{node.name} ({name}:{node.lineno})"
+
+
+def _read(base: Path, name: str) -> File | None:
+    """A file that some rule looks at; None for every other, which is copied as it is."""
+    if not name.endswith((".py", ".pyi", ".ipynb")) and not files.is_of_interest(name):
+        return None
+    return read(base, name)
+
+
+def _port(file: File, target: Target, project: Project, result: Result, diff: bool) -> str | None:
+    """The new text of a file, None if it stays; fills the result."""
+    result.num_files += 1
+    if file.problem:
+        result.skipped[file.path] = file.problem
+        return None
+    result.num_lines += file.text.count("\n") + (not file.text.endswith("\n") and bool(file.text))
+    if file.path.endswith(".ipynb"):
+        ported = notebooks.port_notebook(file.text, target, project)
+    elif file.path.endswith((".py", ".pyi")):
+        ported = port_source(file.text, target, project)
+    else:
+        ported = files.port_text(file.path, file.text, target)
+    if ported.problem:
+        result.skipped[file.path] = ported.problem
+    _tell(file.path, ported, result)
+    if ported.text == file.text:
+        return None
+    try:
+        file.bytes_of(ported.text)
+    except UnicodeEncodeError as error:
+        result.skipped[file.path] = f"its encoding has no character for an edit: {error}"
+        return None
+    result.changed.append(file.path)
+    if diff:
+        result.diffs[file.path] = unified(file.path, file.text, ported.text)
+    return ported.text
+
+
+def _tell(path: str, ported: Ported, result: Result) -> None:
+    """Every change and everything left, with its line and its text."""
+    source = ported.source
+    result.left += [
+        LeftLine(left.rule, path, source.line_of(left.offset), left.symbol, left.reason, left.kind)
+        for left in ported.left
+    ]
+    edits = ported.edits
+    for change in ported.changes:
+        result.edits.append(_edit_line(path, ported, change, edits))
+    for edit in ported.header:
+        line = source.line_of(edit.start)
+        result.edits.append(EditLine("header", path, line, "", "", edit.text.strip("\r\n"), edit.reason))
+
+
+def _edit_line(path: str, ported: Ported, change: Change, edits: list[Edit]) -> EditLine:
+    """The lines that a change stands on, before and after all edits of those lines."""
+    source = ported.source
+    first, last = (
+        source.line_of(change.pieces[0].start),
+        source.line_of(max(change.pieces[-1].end - 1, change.pieces[0].start)),
+    )
+    if change.rule == "imports":
+        last = first
+    start = source.starts[first - 1]
+    end = source.starts[last] if last < len(source.starts) else len(source.data)
+    inside = [
+        e
+        for e in edits
+        if start <= e.start and e.end <= end and e.rule != "header" and (e.start < end or e.end > e.start)
+    ]
+    moved = [Edit(e.start - start, e.end - start, e.text, e.rule, e.reason) for e in inside]
+    before = source.slice(start, end)
+    after = apply(type(source)(before), moved)
+    return EditLine(change.rule, path, first, change.symbol, before.rstrip("\r\n"), after.rstrip("\r\n"), change.reason)
+
+
+def _write(
+    base: Path, name: str, file: File | None, new: str | None, result: Result, into: Path | None, in_place: bool
+) -> None:
+    if into is None or (in_place and new is None):
+        return
+    if new is None or file is None:
+        if (base / name).is_file():
+            try:
+                writing.copy_whole(base / name, into / name)
+            except PermissionError as error:
+                result.skipped[name] = f"cannot be copied: {error.strerror}"
+        return
+    writing.write_whole(into / name, file.bytes_of(new), like=base / name)
+
+
+def unified(path: str, old: str, new: str) -> str:
+    """A diff that `git apply` and `patch -p1` take."""
+    lines = difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), f"a/{path}", f"b/{path}")
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+
+__all__ = ["EditLine", "Left", "LeftLine", "Result", "port"]

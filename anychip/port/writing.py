@@ -1,0 +1,79 @@
+"""Results written so that at any moment each file is the old one or the new one, whole.
+
+Every file is written beside its place and renamed into it. Ctrl-C, a full disk or a lost machine leaves a stray temporary
+file at the worst, never half of a program.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from anychip.errors import BadUse
+
+
+def write_whole(path: Path, data: bytes, like: Path | None = None) -> None:
+    """Write a file so that `path` is at no time half of it. like: the file whose permissions it takes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if like is not None:
+            shutil.copymode(like, beside)
+        else:
+            os.chmod(beside, 0o644)
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def copy_whole(source: Path, path: Path) -> None:
+    """A file that was not changed, in the same way; a symbolic link stays one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_symlink():
+        if not path.is_symlink() and not path.exists():
+            os.symlink(os.readlink(source), path)
+        return
+    write_whole(path, source.read_bytes(), like=source)
+
+
+def check_out(out: Path, root: Path) -> None:
+    """Raise BadUse unless `out` is new or empty and neither inside the tree that is read nor around it."""
+    if out.exists() and not out.is_dir():
+        raise BadUse(f"--out {out}: is a file; name a folder.")
+    if out.is_dir() and any(out.iterdir()):
+        raise BadUse(f"--out {out}: is not empty. Name a new folder; nothing there is overwritten.")
+    inside, around = out.resolve(), (root if root.is_dir() else root.parent).resolve()
+    if root.is_dir() and (inside == around or around in inside.parents):
+        raise BadUse(f"--out {out}: lies inside {root}, which is read. Name a folder outside it.")
+
+
+def check_clean(root: Path) -> None:
+    """Raise BadUse unless `root` is in a git work tree without uncommitted changes below it: only then can --in-place be undone."""
+    folder = root if root.is_dir() else root.parent
+    try:
+        inside = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "--is-inside-work-tree"], capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        raise BadUse("--in-place asks git whether it can be undone, and git is not there. Use --out DIR.") from None
+    if inside.returncode or inside.stdout.strip() != "true":
+        raise BadUse(
+            f"--in-place: {folder} is in no git repository, so the old files would be lost. Use --out DIR, or commit it first."
+        )
+    status = subprocess.run(
+        ["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=all", "--", str(root.resolve())],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    changed = status.stdout.splitlines()
+    if status.returncode or changed:
+        first = changed[0][3:] if changed else status.stderr.strip()
+        raise BadUse(
+            f"--in-place: {len(changed)} files of {folder} have uncommitted changes ({first}, ...). Commit or stash them "
+            "first, so that the port can be undone; or use --out DIR or --diff."
+        )

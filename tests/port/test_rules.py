@@ -1,0 +1,51 @@
+"""Every rule by its own cases: what it must edit, into what, and what it must not touch."""
+
+import ast
+
+import pytest
+
+from anychip.port.engine import port_source
+from anychip.port.rules import name_of, rules
+from anychip.port.target import make_target
+
+TARGETS = {"portable": make_target(None), "chip": make_target("ascend-910b")}
+
+
+def cases(kind):
+    return [
+        pytest.param(rule, case, id=f"{name_of(rule)}-{i}")
+        for rule in rules()
+        for i, case in enumerate(getattr(rule, kind))
+    ]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("rule", "text"), cases("VALID"))
+def test_code_that_a_rule_must_not_touch(rule, text, target):
+    made = port_source(text, TARGETS[target])
+    assert [change.symbol for change in made.changes if change.rule == name_of(rule)] == []
+    ast.parse(text)
+
+
+@pytest.mark.parametrize(("rule", "case"), cases("INVALID"))
+@pytest.mark.parametrize(("target", "at"), [("portable", 1), ("chip", 2)])
+def test_code_that_a_rule_edits(rule, case, target, at):
+    made = port_source(case[0], TARGETS[target])
+    assert made.text.endswith(case[at]), made.text
+    assert not made.problem
+    if case[at] not in case[0]:
+        assert name_of(rule) in {change.rule for change in made.changes}
+
+
+@pytest.mark.parametrize(("rule", "case"), cases("INVALID"))
+@pytest.mark.parametrize("target", TARGETS)
+def test_porting_twice_is_porting_once(rule, case, target):
+    once = port_source(case[0], TARGETS[target]).text
+    assert port_source(once, TARGETS[target]).text == once
+
+
+def test_every_rule_says_what_it_does_and_has_cases():
+    for rule in rules():
+        assert rule.__doc__, rule.__name__
+        assert rule.VALID, rule.__name__
+        assert name_of(rule) == (getattr(rule, "RULE", None) or rule.NAME)

@@ -15,6 +15,8 @@ MAY_IMPORT = {
     "units": set(),
     "targets": {"errors"},
     "spec": {"errors", "units"},
+    "source": {"errors"},
+    "audit": {"errors", "spec", "source"},
     "record": {"errors", "units"},
     "cost": {"errors", "units", "spec", "record"},
     "network": {"errors", "units", "spec", "record", "cost"},

@@ -49,7 +49,7 @@ def complain_of(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg,
         "collectives do not match: at the same place in the order of their group,\n  "
         + "\n  ".join(lines)
         + "\nOn real chips the job hangs here or computes nonsense. Every rank of a group has to call the same "
-        "collectives on it, in one order and with fitting sizes."
+        "collectives on it, in one order and with fitting sizes." + _how_sure(engines)
     )
 
 
@@ -61,8 +61,20 @@ def complain_of_waiting(engines: Sequence[RankEngine], board: Board) -> NoReturn
             here = set(board.here(leg))
             missing = sorted({index for index, _ in leg.meeting.at.parties - here})
             lines.append(f"{_line(engine, leg)}\n    waits for {_missing(engines, missing, engine.index)}")
-    raise Deadlock("the job would hang here: " + "\n  ".join(["ranks wait for what never comes.", *lines[: 2 * SHOWN]])
-                   + "\nEvery send needs its receive, and every rank of a group has to call each of its collectives.")  # fmt: skip
+    raise Deadlock(
+        "the job would hang: ranks wait for what never comes.\n  "
+        + "\n  ".join(lines[: 2 * SHOWN])
+        + "\nEvery send needs its receive, and every rank of a group has to call each of its collectives."
+        + _how_sure(engines)
+    )
+
+
+def _how_sure(engines: Sequence[RankEngine]) -> str:
+    """Told where some ranks were taken to do as others do."""
+    programs = [engine.script.program for engine in engines]
+    if all(len(program.members) == 1 for program in programs):
+        return ""
+    return f" {len(programs)} of {programs[0].world_size:,} ranks ran; --ranks all makes it certain."
 
 
 def _missing(engines: Sequence[RankEngine], missing: Sequence[int], own: int) -> str:

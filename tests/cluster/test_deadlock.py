@@ -58,6 +58,7 @@ def test_a_send_without_its_receive():
     assert "rank 0: send of 40 B float32 to rank 1" in text
     assert "train.py:4" in text
     assert "waits for rank 1 (ended without it)" in text
+    assert "makes it certain" not in text  # both ranks ran
 
 
 def test_a_send_that_nobody_receives_at_all():
@@ -96,6 +97,7 @@ def test_many_ranks_are_named_in_short():
     text = told(*ranks)
     assert "ranks 0, 2, 4 ... 62 (32 ranks)" in text
     assert "ranks 1, 3, 5 ... 63 (32 ranks) (ended without it)" in text
+    assert "2 of 64 ranks ran; --ranks all makes it certain" in text
 
 
 def test_recordings_that_do_not_make_up_a_job():

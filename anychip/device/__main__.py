@@ -60,8 +60,8 @@ class Session:
 
     def save(self, exit_code: int, **meta: Any) -> None:
         """Write the recording, once, and only from the process that was started for it."""
-        if self.saved or os.getpid() != self.pid:
-            return
+        if self.saved or os.getpid() != self.pid or (self.rank is not None and Path(self.config["out"]).exists()):
+            return  # (a process that the program forked was this rank, and has written it)
         self.saved = True
         import torch
 

@@ -72,7 +72,8 @@ class Collectives:
     def __init__(self, runtime: Runtime, groups: Groups) -> None:
         self.runtime, self.groups = runtime, groups
         self.kept: deque[Any] = deque(maxlen=4096)  # C++ holds a Work, but not its Python half
-        self.batch: list[Any] | None = None  # works of the coalesced batch that is open
+        # Of the coalesced batch that is open: small tensors to receive, which wait until all of it is sent.
+        self.batch: list[tuple[Call, torch.Tensor]] | None = None
         self.unwaited: list[Pending] = []  # called by C++ in a backward: whoever called waits at its end
         self._place = -1
 
@@ -173,7 +174,9 @@ class Collectives:
     def end_batch(self, group: Any, *_: Any) -> "Pending":
         """What stood between is one launch on the group's stream."""
         assert self.batch is not None
-        self.batch = None
+        late, self.batch = self.batch, None
+        for call, tensor in late:
+            self._receive(call, tensor)
         tape = self.runtime.recorder.tape
         words = tape[self._batch_start :]
         work = Pending(self, [], None)
@@ -227,9 +230,18 @@ class Collectives:
                 value = self._value(tensor)
                 mailbox.send(peer, None if value is None else value.clone())
                 continue
-            value = mailbox.receive(peer, call.ranks, "recv", user_place())
-            if value is not None:
-                self._tell(tensor, value.reshape(tensor.shape))
+            if self.batch is not None:
+                self.batch.append((call, tensor))
+            else:
+                self._receive(call, tensor)
+
+    def _receive(self, call: Call, tensor: torch.Tensor) -> None:
+        mailbox, peer = self.groups.mailbox, call.peer
+        assert mailbox is not None
+        assert peer is not None
+        value = mailbox.receive(peer, call.ranks, "recv", user_place())
+        if value is not None:
+            self._tell(tensor, value.reshape(tensor.shape))
 
     def _value(self, tensor: torch.Tensor) -> torch.Tensor | None:
         return tensor.detach() if tensor.device.type == "cpu" else self.runtime.driver.values_of(tensor)

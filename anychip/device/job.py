@@ -106,7 +106,9 @@ class Job:
         for note in self.folder.glob("waiting-*"):
             with contextlib.suppress(FileNotFoundError):
                 rank = int(note.name.rpartition("-")[2])
-                peer, ranks, text = json.loads(note.read_text(encoding="utf-8"))
+                peer, ranks, text, letter = json.loads(note.read_text(encoding="utf-8"))
+                if (self.folder / letter).exists():
+                    continue  # it has come, and the rank is about to see it
                 waiting[rank] = peer, text
                 awaited[rank] = ranks if len(ranks) <= STAGES else [peer]
         known = {rank.rank for rank in self.running.values()} | set(self.codes)
@@ -124,10 +126,8 @@ class Job:
                 self._stop(rank, f"{text}, which has ended without it")
         live = {rank.rank for rank in self.running.values()}
         if live and live <= set(waiting) and all(peer in live for peer, _ in waiting.values()):
-            SLEEP(POLL_S * 5)  # a letter may just have come
-            if all((self.folder / f"waiting-{rank}").exists() for rank in live):
-                text = "\n  ".join(line for _, line in sorted(waiting.values()))
-                self._stop_all(f"a deadlock: every rank that runs waits for another:\n  {text}")
+            text = "\n  ".join(line for _, line in sorted(waiting.values()))
+            self._stop_all(f"a deadlock: every rank that runs waits for another:\n  {text}")
 
     def _load_libraries(self) -> None:
         """Import here what the first rank has imported of installed libraries: once, not in each rank that starts."""

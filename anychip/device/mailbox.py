@@ -79,7 +79,7 @@ class Mailbox:
         self._tell_libraries()
         note, stop = self.folder / f"waiting-{self.rank}", self.folder / f"stop-{self.rank}"
         text = f"rank {self.rank} waits in {what} for rank {peer} ({place.file}:{place.line})"
-        (self.folder / f".{note.name}").write_text(json.dumps([peer, ranks, text]), encoding="utf-8")
+        (self.folder / f".{note.name}").write_text(json.dumps([peer, ranks, text, path.name]), encoding="utf-8")
         os.replace(self.folder / f".{note.name}", note)
         os.write(self.tokens[1], b"t")
         try:

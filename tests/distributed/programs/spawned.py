@@ -1,0 +1,33 @@
+"""Starts its own ranks: `spawned.py spawn|fork`."""
+
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def train(rank, world_size):
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "12355"}
+    dist.init_process_group("nccl", rank=rank, world_size=world_size)
+    torch.cuda.set_device(rank)
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(64, 64).cuda(rank), device_ids=[rank])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        model(torch.randn(8, 64, device=f"cuda:{rank}")).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    size = torch.cuda.device_count()
+    if sys.argv[1] == "spawn":
+        mp.spawn(train, args=(size,), nprocs=size, join=True)
+    else:
+        processes = [mp.Process(target=train, args=(rank, size)) for rank in range(size)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()

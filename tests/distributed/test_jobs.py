@@ -1,0 +1,105 @@
+"""Programs of several ranks on a virtual machine: which ranks run, what their collectives are, how they wait."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anychip.device.launch import record
+from anychip.errors import ProgramFailed
+from anychip.record import Kind, Program
+from anychip.record.steps import find_steps
+from anychip.spec import load_chip
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+def job(name: str, world_size: int, *arguments: object, **options: Any) -> Program:
+    argv = [str(PROGRAMS / name), *map(str, arguments)]
+    return record(
+        argv, load_chip("h100"), world_size=world_size, devices=min(world_size, 8), show_output=False, **options
+    )
+
+
+def collectives(program: Program, of_step: int | None = None) -> Counter[str]:
+    """How often each collective was issued, in all or in one step."""
+    tape = program.payloads, program.kinds
+    if of_step is not None:
+        step = find_steps(program)[of_step]
+        tape = tape[0][step.begin : step.end], tape[1][step.begin : step.end]
+    names = [program.ops[op].name for op in tape[0][tape[1] == Kind.OP]]
+    return Counter(re.sub(r"c10d\.|\.default", "", name) for name in names if name.startswith("c10d."))
+
+
+def test_data_parallel_replicas_are_one_class_apart_from_the_one_that_prints() -> None:
+    program = job("ddp.py", 8)
+    assert [(one.rank, len(one.members)) for one in program.ranks] == [(0, 1), (1, 7)]
+    (group,) = program.groups
+    assert group.ranks == tuple(range(8))
+    # A layer has (512 x 512 + 512) x 4 bytes = 1.05 MB of gradients; a bucket is full above 2 MiB, so with two layers: two
+    # buckets in a step, each waited for when the backward is over.
+    assert collectives(program, of_step=1)["allreduce_"] == 2
+    step = find_steps(program)[1]
+    kinds = program.kinds[step.begin : step.end].tolist()
+    assert kinds.count(Kind.WAIT) == 2 * 2  # the communication stream for the gradients, the program for the sums
+
+
+def test_sharding_takes_the_same_recording_at_8_and_at_16384_ranks() -> None:
+    small, large = job("sharded.py", 8, 2), job("sharded.py", 16384, 8)
+    assert [len(one.members) for one in small.ranks] == [8]
+    assert sum(len(one.members) for one in large.ranks) == 16384
+    # Three blocks and the root, each gathered for forward and blocks again for backward; scattered once.
+    assert collectives(small, of_step=1)["_allgather_base_"] == collectives(large, of_step=1)["_allgather_base_"]
+    assert collectives(small, of_step=1)["_reduce_scatter_base_"] == 3
+    ops = [int((one.kinds == Kind.OP).sum()) for one in (small, large)]
+    assert abs(ops[0] - ops[1]) <= 0.05 * ops[0]
+    assert {group.axis: len(group.ranks) for group in large.groups} == {"tp": 8, "dp": 2048}
+
+
+def test_stages_of_a_pipeline_run_together_and_exchange_their_shapes() -> None:
+    program = job("pipeline.py", 8, 4, 6)
+    assert [(one.rank, one.members) for one in program.ranks] == [(0, (0, 1)), (2, (2, 3)), (4, (4, 5)), (6, (6, 7))]
+    first, second = (collectives(one, of_step=1) for one in program.ranks[:2])
+    # Six activations to the right and six gradients to the left.
+    assert (first["send"], first["recv_"]) == (6, 6)
+    assert (second["send"], second["recv_"]) == (12, 12)
+    peers = {op.kwarg("peer") for op in program.others[0].ops if op.name == "c10d.send.default"}
+    assert peers == {0, 4}
+
+
+@pytest.mark.parametrize("how", ["spawn", "fork"])
+def test_a_program_that_starts_its_own_ranks(how: str) -> None:
+    program = job("spawned.py", 4, how)
+    assert sum(len(one.members) for one in program.ranks) == 4
+    assert len(find_steps(program)) >= 2
+    assert collectives(program)["allreduce_"] == 3
+
+
+def test_what_ranks_tell_one_another_arrives() -> None:
+    program = job("exchange.py", 4)
+    assert sum(len(one.members) for one in program.ranks) == 4
+
+
+def test_every_rank_of_a_small_world_can_be_run() -> None:
+    everyone = job("ddp.py", 4, ranks="all")
+    few = job("ddp.py", 4)
+    assert [one.members for one in everyone.ranks] == [one.members for one in few.ranks] == [(0,), (1, 2, 3)]
+
+
+def test_a_deadlock_is_named_with_its_ranks_and_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ProgramFailed) as error:
+        job("deadlock.py", 2)
+    text = str(error.value) + capfd.readouterr().err
+    assert "rank 0 waits in recv for rank 1" in text
+    assert "rank 1 waits in recv for rank 0" in text
+    assert "deadlock.py:8" in text
+
+
+def test_a_program_for_another_number_of_ranks_is_refused(tmp_path: Path) -> None:
+    script = tmp_path / "four.py"
+    script.write_text("import torch.distributed as dist\ndist.init_process_group('nccl', rank=0, world_size=4)\n")
+    with pytest.raises(ProgramFailed, match="joins 4 ranks, and 8 chips") as error:
+        record([str(script)], load_chip("h100"), world_size=8, devices=8, show_output=False)
+    assert error.value.exit_code == 2

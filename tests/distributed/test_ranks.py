@@ -1,0 +1,68 @@
+"""Classes of ranks, from recordings made by hand: meshes, pipelines, rings, a rank that does otherwise."""
+
+import numpy as np
+import pytest
+
+from anychip.device.ranks import alike, classes, orbit, stream, wanted
+from anychip.record import Group, Kind, Op, Program, word
+
+
+def rank(number: int, names: list[str], groups: list[Group], peers: dict[int, int] | None = None) -> Program:
+    """A rank that issues ops of these names; peers: group -> whom it sends to there."""
+    ops = [Op(name) for name in names]
+    ops += [Op("c10d.send.default", ((), (), group), (("peer", peer),)) for group, peer in (peers or {}).items()]
+    tape = np.array([word(Kind.OP, i) for i in range(len(ops))], np.int64)
+    return Program(tape, ops, np.zeros(0, np.int64), rank=number, world_size=64, groups=groups)
+
+
+def streams(programs: dict[int, Program]) -> dict[int, np.ndarray]:
+    return {number: stream(program) for number, program in programs.items()}
+
+
+def test_a_rank_reaches_the_whole_mesh_by_its_groups() -> None:
+    # 4 x 4 x 4: groups of rank 21 = (1, 1, 1) along each dimension.
+    groups = [Group((5, 21, 37, 53)), Group((17, 21, 25, 29)), Group((20, 21, 22, 23))]
+    assert orbit(rank(21, ["a"], groups), (), 64).tolist() == list(range(64))
+    # Somebody in the first dimension differs: only ranks of its own layer do as it does.
+    assert orbit(rank(21, ["a"], groups), (5,), 64).tolist() == list(range(16, 32))
+
+
+def test_a_pipeline_asks_for_every_stage_and_a_ring_for_its_neighbour_only() -> None:
+    line = Group((0, 16, 32, 48))
+    programs = {0: rank(0, ["first"], [line], {0: 16})}
+    assert wanted(programs, streams(programs)) == {16}
+    programs[16] = rank(16, ["middle"], [line], {0: 32})
+    assert wanted(programs, streams(programs)) == {32, 48}
+    ring = {0: rank(0, ["same"], [line], {0: 16}), 16: rank(16, ["same"], [line], {0: 32})}
+    assert wanted(ring, streams(ring)) == {32}
+
+
+def test_stages_that_do_the_same_keep_their_own_place() -> None:
+    line = Group((0, 16, 32, 48))
+    layer = {0: [0, 1], 16: [16, 17], 32: [32, 33], 48: [48, 49]}
+    kinds = {0: "first", 16: "middle", 32: "middle", 48: "last"}
+    programs = {
+        one: rank(one, [kinds[one]], [line, Group(tuple(layer[one]))], {0: (one + 16) % 64}) for one in (0, 16, 32, 48)
+    }
+    found = classes(programs, streams(programs), 50)
+    assert {one: members[:2] for one, members in found.items()} == layer
+
+
+def test_one_that_prints_is_a_class_of_its_own() -> None:
+    world = [Group(tuple(range(8)))]
+    programs = {0: rank(0, ["a", "read"], world), 1: rank(1, ["a", "b"], world), 7: rank(7, ["a", "b"], world)}
+    assert classes(programs, streams(programs), 8) == {0: [0], 1: [1, 2, 3, 4, 5, 6, 7]}
+
+
+@pytest.mark.parametrize("size", [1, 5, 64])
+def test_every_rank_belongs_to_one_class(size: int) -> None:
+    programs = {0: rank(0, ["a"], [Group((0,))])}
+    found = classes(programs, streams(programs), size)
+    assert sorted(one for members in found.values() for one in members) == list(range(size))
+
+
+def test_whom_a_rank_sends_to_does_not_tell_it_apart() -> None:
+    group = [Group((0, 1))]
+    one, other = rank(0, ["a"], group, {0: 1}), rank(1, ["a"], group, {0: 0})
+    assert alike(stream(one), stream(other))
+    assert not alike(stream(one), stream(rank(1, ["b"], group, {0: 0})))

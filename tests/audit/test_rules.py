@@ -5,8 +5,8 @@ import re
 import pytest
 
 from anychip.audit.finding import AGE, SEVERITIES
-from anychip.audit.rule import all_rules
 from anychip.audit.reading import read_text
+from anychip.audit.rule import all_rules
 
 RULES = all_rules()
 # A name that says which kind of file a case is: "dockerfile: FROM x"; python where there is none.

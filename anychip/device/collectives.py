@@ -72,8 +72,9 @@ class Collectives:
     def __init__(self, runtime: Runtime, groups: Groups) -> None:
         self.runtime, self.groups = runtime, groups
         self.kept: deque[Any] = deque(maxlen=4096)  # C++ holds a Work, but not its Python half
-        # Of the coalesced batch that is open: small tensors to receive, which wait until all of it is sent.
+        # Of the coalesced batch that is open: small tensors to receive.
         self.batch: list[tuple[Call, torch.Tensor]] | None = None
+        self.late: list[tuple[Call, torch.Tensor]] = []  # of the receive that is being issued
         self.unwaited: list[Pending] = []  # called by C++ in a backward: whoever called waits at its end
         self._place = -1
 
@@ -111,6 +112,7 @@ class Collectives:
             event = self._note(call)
         self._values(call)
         work = Pending(self, call.outputs, event)
+        work.late, self.late = self.late, []
         if event is not None and self.batch is None and called_by_autograd():
             self.unwaited.append(work)
         return work
@@ -175,11 +177,10 @@ class Collectives:
         """What stood between is one launch on the group's stream."""
         assert self.batch is not None
         late, self.batch = self.batch, None
-        for call, tensor in late:
-            self._receive(call, tensor)
         tape = self.runtime.recorder.tape
         words = tape[self._batch_start :]
         work = Pending(self, [], None)
+        work.late = late
         if words:
             del tape[self._batch_start :]
             stream = COMM_STREAM + self.groups.number(group)[0]
@@ -230,12 +231,11 @@ class Collectives:
                 value = self._value(tensor)
                 mailbox.send(peer, None if value is None else value.clone())
                 continue
-            if self.batch is not None:
-                self.batch.append((call, tensor))
-            else:
-                self._receive(call, tensor)
+            # As on a real chip, the host goes on, and waits when it asks: it may have to send first.
+            self._forget(tensor)
+            (self.late if self.batch is None else self.batch).append((call, tensor))
 
-    def _receive(self, call: Call, tensor: torch.Tensor) -> None:
+    def receive(self, call: Call, tensor: torch.Tensor) -> None:
         mailbox, peer = self.groups.mailbox, call.peer
         assert mailbox is not None
         assert peer is not None
@@ -276,8 +276,12 @@ class Pending(Work):
         self.collectives, self.event = collectives, event
         # Weakly: a work is kept for longer than the tensors that it was about may live.
         self.tensors = [weakref.ref(tensor) for tensor in tensors]
+        self.late: list[tuple[Call, torch.Tensor]] = []  # small tensors whose values a peer sends
 
     def wait(self, timeout: timedelta = timedelta(0)) -> bool:
+        late, self.late = self.late, []
+        for call, tensor in late:
+            self.collectives.receive(call, tensor)
         if self.event is not None:
             self.collectives.wait(self.event)
         return True

@@ -14,6 +14,9 @@ from accuracy.reference.layout import Layout, layout_of
 from accuracy.reference.linear import How, forget_casts
 from accuracy.reference.model import Stage, VocabularyLoss
 
+# attention: its core. mlp: the second half of a layer. core: all but the first product. half: every second layer.
+# ops: what torchtitan's per-op choice does not keep.
+RECOMPUTED = ("none", "attention", "mlp", "core", "ops", "half", "full")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -39,7 +42,7 @@ def arguments() -> argparse.Namespace:
     add("--norm", choices=("layer", "rms"), default="rms")
     add("--position", choices=("rope", "learned", "none"), default="rope")
     add("--attention", choices=("fused", "products"), default="fused")
-    add("--recompute", choices=("none", "attention", "full"), default="none")
+    add("--recompute", choices=RECOMPUTED, default="none", help="in the backward")
     add("--dtype", choices=("bf16", "fp16", "fp8"), default="bf16")
     add("--recipe", choices=("tensor", "row", "block", "mx"), default="tensor", help="scales of FP8")
     add("--sharding", choices=("none", "ddp", "optimizer", "gradients", "fsdp"), default="ddp")
@@ -66,16 +69,25 @@ def build(args: argparse.Namespace, layout: Layout, device: torch.device) -> lis
     """This rank's parts of the model, in 16 bit (under FSDP in 32, which it casts)."""
     dtype = torch.float32 if args.sharding == "fsdp" else DTYPES.get(args.dtype, torch.bfloat16)
     how, parts = how_of(args, layout), args.pp * args.vp
-    each = args.layers // parts
-    assert each * parts == args.layers, f"{args.layers} layers do not divide into {parts} parts"
+    ends = spread(args.layers, parts)
     found: list[nn.Module] = []
     with torch.device(device):
         torch.set_default_dtype(dtype)
         for part in range(layout.stage, parts, args.pp):
             first, last = part == 0, part == parts - 1
-            found.append(Stage(args, layout, how, range(part * each, (part + 1) * each), first, last))
+            found.append(Stage(args, layout, how, range(ends[part], ends[part + 1]), first, last))
         torch.set_default_dtype(torch.float32)
     return found
+
+
+def spread(layers: int, parts: int) -> list[int]:
+    """Where each part's layers begin, and the end. If only two more would fill all parts evenly, the first and the last
+    have one fewer, for the embedding and the head; else the first few have one more."""
+    if (layers + 2) % parts == 0 and layers % parts:
+        each = (layers + 2) // parts
+        return [0, *(each * (part + 1) - 1 for part in range(parts - 1)), layers]
+    each, more = divmod(layers, parts)
+    return [part * each + min(part, more) for part in range(parts + 1)]
 
 
 def shard(args: argparse.Namespace, layout: Layout, stages: list[nn.Module]) -> torch.optim.Optimizer:
@@ -166,10 +178,26 @@ def schedule_of(
 
     parts = args.pp * args.vp
     numbers = range(layout.stage, parts, args.pp)
-    pipe = [PipelineStage(s, n, parts, device, group=layout.pipeline) for s, n in zip(stages, numbers, strict=True)]
+    pipe = []
+    for stage, number in zip(stages, numbers, strict=True):
+        given, made = shapes(args, layout, number, parts)
+        pipe.append(PipelineStage(stage, number, parts, device, given, made, group=layout.pipeline))
     if args.vp == 1:
         return Schedule1F1B(pipe[0], args.micro_batches, loss_fn=loss, scale_grads=False)
     return ScheduleInterleaved1F1B(pipe, args.micro_batches, loss_fn=loss, scale_grads=False)
+
+
+def shapes(args: argparse.Namespace, layout: Layout, number: int, parts: int) -> tuple[Tensor, Tensor]:
+    """What a stage part is given and makes, of one micro-batch."""
+    dtype = torch.bfloat16 if args.sharding == "fsdp" else DTYPES.get(args.dtype, torch.bfloat16)
+    length = args.seq // args.cp
+    own = length // (layout.tp if args.sequence_parallel else 1)
+    tokens = torch.empty((args.micro_batch, length), dtype=torch.int64, device="meta")
+    between = torch.empty((own, args.micro_batch, args.hidden), dtype=dtype, device="meta", requires_grad=True)
+    logits = torch.empty(
+        (length, args.micro_batch, args.vocab // layout.tp), dtype=dtype, device="meta", requires_grad=True
+    )
+    return tokens if number == 0 else between, logits if number == parts - 1 else between
 
 
 def train_step(args: argparse.Namespace, layout: Layout, stages: list[nn.Module], buckets: list[Bucket],

@@ -53,8 +53,10 @@ class Attention(nn.Module):
         self.rotate, self.softmax = fuse(rotate), fuse(softmax)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+        return self.from_projection(self.qkv(x), angles)
+
+    def from_projection(self, mixed: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
         shape = self.shape
-        mixed = self.qkv(x)
         heads, kv = max(shape.heads // self.parts, 1), max(shape.kv_heads // self.parts, 1)
         mixed = mixed.view(*mixed.shape[:2], -1, shape.head_dim)
         q, k, v = mixed.split([heads, kv, mixed.shape[2] - heads - kv], 2)

@@ -177,6 +177,8 @@ def _weight_gradient(x: Tensor, grad: Tensor, g8_t: Tensor | None, how: How, wei
         main.add_(own)
     elif main is None:
         return grad.t() @ x.reshape(-1, x.shape[-1])
+    elif main.dtype == grad.dtype:
+        main.addmm_(grad.t(), x.reshape(-1, x.shape[-1]))
     else:
         torch.addmm(main, grad.t(), x.reshape(-1, x.shape[-1]), out_dtype=torch.float32, out=main)
     weight.ready()  # type: ignore[operator]

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from accuracy.reference.attention import Attention, AttentionShape
 from accuracy.reference.experts import Experts, FeedForward, FeedForwardShape
 from accuracy.reference.layout import Layout, size
-from accuracy.reference.linear import Gather, How, Linear, Product, Scatter
+from accuracy.reference.linear import How, Product, Scatter
 
 Fuse = Callable[[Any], Any]
 
@@ -39,7 +39,7 @@ class Layer(nn.Module):
     def __init__(self, args: Namespace, layout: Layout, how: How, number: int) -> None:
         super().__init__()
         fuse = fuse_of(args)
-        self.dropout = args.dropout
+        self.dropout, self.again = args.dropout, args.recompute
         shape = AttentionShape(
             args.hidden, args.heads, args.kv_heads, args.head_dim, args.position == "rope", args.bias,
             args.attention == "fused", args.recompute == "attention", args.dropout, args.window, args.lora_rank,
@@ -62,9 +62,24 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None = None) -> Tensor:
         mixed = self.attention(self.norm1(x), angles)
         x = self.add(mixed, self.attention.out.bias, x, self.dropout)
+        if self.again == "mlp":
+            return checkpoint(self.second_half, x, use_reentrant=False)  # type: ignore[no-any-return]
+        return self.second_half(x)
+
+    def second_half(self, x: Tensor) -> Tensor:
         done = self.mlp(self.norm2(x))
         bias = self.mlp.second.bias if isinstance(self.mlp, FeedForward) else None
         return self.add(done, bias, x, self.dropout)  # type: ignore[no-any-return]
+
+    def after_projection(self, mixed: Tensor, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The layer from its queries, keys and values on."""
+        done = self.attention.from_projection(mixed, angles)
+        return self.second_half(self.add(done, self.attention.out.bias, x, self.dropout))
+
+    def keeping_projection(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+        """All but the first product is computed again in the backward."""
+        mixed = self.attention.qkv(self.norm1(x))
+        return checkpoint(self.after_projection, mixed, x, angles, use_reentrant=False)  # type: ignore[no-any-return]
 
 
 def mark_shared(module: nn.Module, how: How) -> None:
@@ -141,11 +156,20 @@ class Stage(nn.Module):
             if self.args.lora_rank:
                 x.requires_grad_(True)
         for number, layer in enumerate(self.layers):
-            if self.args.recompute == "full" or number < self.args.recompute_layers:
-                x = checkpoint(layer, x, self.turned(x), use_reentrant=False)
-            else:
-                x = layer(x, self.turned(x))
+            x = self.through(number, layer, x)
         return self.head(x) if self.head is not None else x
+
+    def through(self, number: int, layer: nn.Module, x: Tensor) -> Tensor:
+        """A layer, of which the backward computes again what `recompute` says."""
+        kind, angles = self.args.recompute, self.turned(x)
+        if kind == "full" or number < self.args.recompute_layers or (kind == "half" and number % 2):
+            return checkpoint(layer, x, angles, use_reentrant=False)  # type: ignore[no-any-return]
+        if kind == "ops":
+            return checkpoint(layer, x, angles, use_reentrant=False, context_fn=keep_costly)  # type: ignore[no-any-return]
+        if kind == "core":
+            assert isinstance(layer, Layer)
+            return layer.keeping_projection(x, angles)
+        return layer(x, angles)  # type: ignore[no-any-return]
 
     def turned(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """cos and sin of every position that this rank works on, [s, 1, 1, head_dim]."""
@@ -158,6 +182,23 @@ class Stage(nn.Module):
                 torch.ones(shape, device=x.device, dtype=x.dtype),
             )
         return self.angles
+
+
+def keep_costly() -> Any:
+    """torchtitan's per-op choice: attention, what is reduced and every second product are kept, the rest is computed again."""
+    seen = [0]
+    kept = {
+        torch.ops.aten._scaled_dot_product_flash_attention.default,
+        torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    }
+
+    def policy(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        if op == torch.ops.aten.mm.default:
+            seen[0] += 1
+            return CheckpointPolicy.MUST_SAVE if seen[0] % 2 else CheckpointPolicy.PREFER_RECOMPUTE
+        return CheckpointPolicy.MUST_SAVE if op in kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
 
 
 class VocabularyLoss(nn.Module):
@@ -195,9 +236,9 @@ def spread(wide: Tensor, most: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     return shares, torch.stack((chosen, shares.sum(-1)))
 
 
-def graded(shares: Tensor, sums: Tensor, grad: Tensor) -> Tensor:
+def graded(shares: Tensor, sums: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
     """Gradient of the logits."""
-    return (shares * (grad / sums).unsqueeze(-1)).to(torch.bfloat16)
+    return (shares * (grad / sums).unsqueeze(-1)).to(dtype)
 
 
 class SplitLoss(torch.autograd.Function):
@@ -210,13 +251,11 @@ class SplitLoss(torch.autograd.Function):
         shares, sums = by.spread(wide, most, wanted)
         dist.all_reduce(sums, group=by.group)
         ctx.save_for_backward(shares, sums)
-        ctx.by = by
+        ctx.by, ctx.dtype = by, flat.dtype
         return sums[1].log() - sums[0]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         shares, sums = ctx.saved_tensors
-        return ctx.by.grade(shares, sums[1], grad), None, None
+        return ctx.by.grade(shares, sums[1], grad, ctx.dtype), None, None
 
-
-__all__ = ["Gather", "Head", "Layer", "Linear", "Stage", "VocabularyLoss"]

@@ -1,0 +1,229 @@
+"""What to forecast for a published run: options of the reference transformer, chip, number of chips; or why it cannot be.
+
+In: a `Run`, the rules of defaults/*.toml, models.toml, words.toml, chips.toml. Out: a `Plan`. A blank column is filled
+by rule and named in `filled`; nothing here looks at a measured value.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from accuracy.rows import Run
+
+HERE = Path(__file__).parent
+# Columns that decide what runs: those of them that a source leaves blank are counted.
+SHAPE = ("layers", "hidden", "heads", "seq_len", "global_batch")
+WORDS = ("recompute", "zero_or_fsdp", "dtype", "sequence_parallel", "compile")
+NUMBERS = ("micro_batch", "tp", "pp", "vp", "cp", "ep")
+FLAGS = ("gated", "bias", "tied", "sequence_parallel", "overlap", "fusion", "fused_loss", "autocast")
+FAULTY = {
+    "nemo-0(19|2[0-6])$": "sizes as printed do not multiply to the number of chips",
+}
+
+
+class Unable(Exception):
+    """Why a run cannot be forecast."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """chip: of the standard. options: of `accuracy.reference`, by name without dashes. filled: columns that a rule
+    filled. layers, micro_batches: of the whole run; options hold them too."""
+
+    run: Run
+    chip: str
+    num_chips: int
+    options: Mapping[str, Any]
+    filled: tuple[str, ...]
+    program: str = "accuracy.reference"
+    rules: tuple[str, ...] = field(default=())
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        return argv_of(self.options)
+
+
+def argv_of(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Options as a command line: flags by name only, in alphabetical order so that equal plans are equal."""
+    words: list[str] = []
+    for name, value in sorted(options.items()):
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            words.append(flag)
+        elif value is not False and value is not None:
+            words += [flag, str(value)]
+    return tuple(words)
+
+
+@cache
+def table(name: str) -> Mapping[str, Any]:
+    return tomllib.loads((HERE / name).read_text(encoding="utf-8"))
+
+
+@cache
+def rules() -> tuple[Mapping[str, Any], ...]:
+    """All rules of defaults/*.toml, files by name."""
+    paths = sorted((HERE / "defaults").glob("*.toml"))
+    return tuple(rule for path in paths for rule in tomllib.loads(path.read_text(encoding="utf-8"))["rule"])
+
+
+MATCHED = ("framework", "chip", "model", "recompute", "dtype", "notes")
+
+
+def matches(rule: Mapping[str, Any], run: Run) -> bool:
+    """Whether every pattern that the rule has is found in the run's column."""
+    texts = {name: run.notes if name == "notes" else run[name] for name in MATCHED}
+    return all(re.search(rule[name], texts[name]) for name in MATCHED if name in rule)
+
+
+def plan(run: Run) -> Plan:
+    """Raises Unable with the reason."""
+    for pattern, reason in FAULTY.items():
+        if re.search(pattern, run.id):
+            raise Unable(reason)
+    if run.marks:
+        raise Unable(f"marked {run.marks[0]} by whoever collected it")
+    chip = chip_of(run)
+    told = [rule for rule in rules() if matches(rule, run)]
+    if not told:
+        raise Unable(f"no rule in accuracy/defaults for framework {run['framework']!r}")
+    models = [entry for entry in table("models.toml")["model"] if re.search(entry["name"], run["model"])]
+    unable = [entry["unable"] for entry in models if "unable" in entry]
+    if unable:
+        raise Unable(unable[-1])
+    fixed: dict[str, Any] = {}
+    blank: dict[str, Any] = {}
+    for entry in [*models, *told]:
+        fixed |= entry.get("set", {})
+        blank |= entry.get("blank", {})
+    columns, filled = fill(run, blank)
+    return assemble(run, chip, columns, fixed, filled, tuple(rule.get("name", rule["source"]) for rule in told))
+
+
+def chip_of(run: Run) -> str:
+    for entry in table("chips.toml")["chip"]:
+        if re.search(entry["name"], run["chip"]):
+            if "unable" in entry:
+                raise Unable(f"chip {run['chip']!r}: {entry['unable']}")
+            return str(entry["id"])
+    raise Unable(f"chip {run['chip']!r} is not in accuracy/chips.toml")
+
+
+def fill(run: Run, blank: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """(columns with blanks filled, names of those that were filled and matter for this run)."""
+    columns = dict(run.columns)
+    filled = []
+    for name, value in blank.items():
+        if not columns.get(name):
+            columns[name] = str(value)
+            if name not in ("cp", "compile", "pp"):
+                filled.append(name)
+    split = {name: int(float(columns.get(name) or 1)) for name in ("tp", "pp", "cp")}
+    chips = run.whole("chips") or 1
+    alone = chips // max(split["tp"] * split["pp"] * split["cp"], 1) <= 1
+    without = {"sequence_parallel": split["tp"] == 1, "vp": split["pp"] == 1, "zero_or_fsdp": alone, "tp": chips == 1}
+    return columns, [name for name in filled if not without.get(name, False)]
+
+
+def word(column: str, text: str) -> str:
+    """What a column's text means; itself where it is such a word already."""
+    entries = table("words.toml")[column]
+    for entry in entries:
+        match = re.search(entry["text"], text)
+        if match:
+            return match.expand(entry["value"])
+    if text in {re.sub(r":.*", "", entry["value"]) for entry in entries} | {entry["value"] for entry in entries}:
+        return text
+    raise Unable(f"column {column}: {text!r} is not in accuracy/words.toml")
+
+
+def number(columns: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = columns.get(name) or ""
+    try:
+        return int(float(text))
+    except ValueError:
+        if default is None:
+            raise Unable(f"the source does not say {name}") from None
+        return default
+
+
+def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str, Any], filled: list[str],
+             names: tuple[str, ...]) -> Plan:  # fmt: skip
+    """Check that sizes go together, and write the options."""
+    sizes = {name: number(columns, name) for name in SHAPE}
+    chips = number(columns, "chips")
+    split = {name: number(columns, name, 1) for name in ("tp", "pp", "cp", "ep")}
+    split["vp"] = number(columns, "vp", 1) if split["pp"] > 1 else 1
+    cores = int(fixed.get("cores_per_chip", 1))
+    split["tp"] = max(split["tp"] // cores, 1)
+    dtype, _, recipe = word("dtype", columns["dtype"]).partition(":")
+    if dtype in ("int8", "nf4"):
+        raise Unable(f"{dtype} products")
+    if recipe == "nv":
+        raise Unable("FP4 products")
+    kv = number(columns, "kv_heads", sizes["heads"])
+    gated = bool(fixed.get("gated"))
+    ffn = number(columns, "ffn", 0) or (None if gated else 4 * sizes["hidden"])
+    if ffn is None:
+        raise Unable("the source does not say ffn")
+    recompute = word("recompute", columns["recompute"])
+    options: dict[str, Any] = {
+        "layers": sizes["layers"], "hidden": sizes["hidden"], "heads": sizes["heads"], "kv_heads": kv, "ffn": ffn,
+        "vocab": padded(number(columns, "vocab"), split["tp"]), "seq": sizes["seq_len"], "head_dim": fixed.get("head_dim"),
+        "micro_batch": number(columns, "micro_batch"), "dtype": dtype, "recipe": recipe or None,
+        **recomputed(recompute, sizes["layers"], split), "sharding": word("zero_or_fsdp", columns["zero_or_fsdp"]),
+        "compile": fixed.get("compile") or word("compile", columns.get("compile") or "none"),
+        **{name: value for name, value in split.items() if value > 1},
+        **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank")
+           if name in fixed},
+        **{name: bool(fixed.get(name)) for name in ("gated", "bias", "tied", "overlap", "fusion", "fused_loss")},
+    }  # fmt: skip
+    options["sequence_parallel"] = split["tp"] > 1 and word("sequence_parallel", columns["sequence_parallel"]) == "yes"
+    if fixed.get("experts"):
+        options |= {"experts": fixed["experts"], "chosen": fixed["chosen"], "expert_ffn": fixed.get("expert_ffn", ffn)}
+    options["micro_batches"] = micro_batches(sizes["global_batch"], options["micro_batch"], chips, split)
+    options = {name: value for name, value in options.items() if value is not None}
+    check(options, chips)
+    return Plan(run, chip, chips, options, tuple(sorted(set(filled))), rules=names)
+
+
+def padded(vocab: int, tp: int) -> int:
+    """Rows that split evenly, each a multiple of 128, as Megatron-LM pads."""
+    return -(-vocab // (128 * tp)) * 128 * tp
+
+
+def recomputed(kind: str, layers: int, split: Mapping[str, int]) -> dict[str, Any]:
+    """`layers:N` is N of each stage part's layers: all of them where it has no more."""
+    if not kind.startswith("layers:"):
+        return {"recompute": kind}
+    count = int(kind.removeprefix("layers:"))
+    each = -(-layers // (split["pp"] * split["vp"]))
+    return {"recompute": "full"} if count >= each else {"recompute": "none", "recompute_layers": count}
+
+
+def micro_batches(batch: int, micro: int, chips: int, split: Mapping[str, int]) -> int:
+    inner = split["tp"] * split["pp"] * split["cp"]
+    if chips % inner:
+        raise Unable(f"{chips} chips do not divide by tp {split['tp']} x pp {split['pp']} x cp {split['cp']}")
+    count, left = divmod(batch, micro * (chips // inner))
+    if left or not count:
+        raise Unable(f"batch {batch} does not divide into micro-batches of {micro} on {chips // inner} replicas")
+    return count
+
+
+def check(options: Mapping[str, Any], chips: int) -> None:
+    tp, pp, vp = options.get("tp", 1), options.get("pp", 1), options.get("vp", 1)
+    if options["heads"] % tp:
+        raise Unable(f"{options['heads']} heads do not divide by tp {tp}")
+    if options["layers"] + 2 < pp * vp:
+        raise Unable(f"{options['layers']} layers are fewer than {pp} stages of {vp} parts")
+    if vp > 1 and options["micro_batches"] % pp:
+        raise Unable(f"{options['micro_batches']} micro-batches do not divide by {pp} interleaved stages")
+    if pp > 1 and options["sharding"] == "gradients":
+        return
+    if options.get("experts") and options["experts"] % options.get("ep", 1):
+        raise Unable(f"{options['experts']} experts do not divide by ep {options.get('ep', 1)}")

@@ -1,0 +1,184 @@
+"""Recordings of the reference transformer, kept by content, many from one warm process.
+
+`python -m accuracy.recorder` is that process: it imports torch and installs the virtual chip once, then forks for each
+line of JSON on its input. What is recorded depends on the program's options and its own text alone, so one recording
+serves every chip.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from anychip import __version__
+from anychip.record import Program
+
+HERE = Path(__file__).parent
+MODULE = "accuracy.reference"
+CHIP = "nvidia-gb300-nvl72"  # with the most memory, so that no recording ends for want of it
+STEPS = 2  # the first warms up
+CHIPS_PER_NODE = 8
+ENDLESS = 50  # more steps than the program takes: it ends by itself
+LONGEST_S = 900
+
+
+class Job(NamedTuple):
+    """argv: of the reference transformer. num_chips: ranks."""
+
+    argv: tuple[str, ...]
+    num_chips: int
+
+    @property
+    def key(self) -> str:
+        """Names what is recorded: the job, the program's text, and who records."""
+        text = json.dumps([self.argv, self.num_chips, STEPS, __version__, program_digest()])
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def program_digest() -> str:
+    whole = hashlib.blake2b(digest_size=12)
+    for path in sorted((HERE / "reference").glob("*.py")):
+        whole.update(path.read_bytes())
+    return whole.hexdigest()
+
+
+def cache_folder() -> Path:
+    """$ANYCHIP_ACCURACY_CACHE, or the user's cache folder."""
+    named = os.environ.get("ANYCHIP_ACCURACY_CACHE")
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return Path(named) if named else base / "anychip" / "accuracy"
+
+
+class Recorder:
+    """Recordings by job: from the cache, else made. Use it as a context."""
+
+    def __init__(self, folder: Path | None = None, jobs: int = 2) -> None:
+        self.folder, self.jobs = folder or cache_folder(), jobs
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.process is not None:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            self.process.wait()
+
+    def path(self, job: Job) -> Path:
+        return self.folder / f"{job.key}.anychip"
+
+    def failed(self, job: Job) -> str | None:
+        """Why the job could not be recorded, if it was tried."""
+        path = self.path(job).with_suffix(".failed")
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+    def program(self, job: Job) -> Program:
+        """Raises RuntimeError with the end of what the program said where it failed."""
+        path = self.path(job)
+        if not path.exists() and self.failed(job) is None:
+            self._make(job)
+        if not path.exists():
+            raise RuntimeError(self.failed(job) or "no recording")
+        return Program.load(path)
+
+    def _make(self, job: Job) -> None:
+        if self.process is None or self.process.poll() is not None:
+            self.process = subprocess.Popen([sys.executable, "-m", "accuracy.recorder", str(self.jobs)], text=True,
+                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=HERE.parent,
+                                            env={**os.environ, "PYTHONPATH": str(HERE.parent)})  # fmt: skip
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps([job.argv, job.num_chips, str(self.path(job))]) + "\n")
+        self.process.stdin.flush()
+        self.process.stdout.readline()
+
+
+def serve(jobs: int) -> None:
+    """Fork for each line; answer with a line when its recording is there."""
+    from anychip.device.__main__ import Session, end_with_parent
+    from anychip.spec import load_chip
+
+    end_with_parent()
+    place = tempfile.mkdtemp(prefix="anychip-")
+    config = {"argv": [MODULE], "module": True, "chip": str(load_chip(CHIP).file), "steps": ENDLESS, "calls": None,
+              "step_mark": None, "host": "modelled", "device": "cuda", "devices": CHIPS_PER_NODE, "imbalance": 1.0,
+              "out": f"{place}/none", "world_size": 1, "ranks": "distinct", "jobs": jobs}  # fmt: skip
+    session = Session(config)
+    session.install()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for argv, num_chips, out in lines():
+        child = os.fork()
+        if not child:
+            run(session, argv, num_chips, Path(out))
+        wait(child, Path(out))
+        print("done", file=answers, flush=True)
+
+
+def lines() -> Iterator[Any]:
+    while line := sys.stdin.readline():
+        yield json.loads(line)
+
+
+def run(session: Any, argv: Sequence[str], num_chips: int, out: Path) -> None:
+    """In the child: record, and end. What is printed goes to a file that becomes the reason of a failure."""
+    from anychip.device.__main__ import run_job
+
+    os.setpgid(0, 0)
+    folder = Path(tempfile.mkdtemp(prefix="anychip-"))
+    log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    made = folder / "program.anychip"
+    session.config |= {"argv": [MODULE, *argv], "out": str(made), "world_size": num_chips, "devices": min(num_chips, CHIPS_PER_NODE)}
+    code = 1
+    try:
+        if num_chips > 1:
+            code = run_job(session, session.config)
+        else:
+            session._adopt()
+            code = session.run()
+            session.save(code)
+        if code == 0 and made.exists():
+            made.replace(out) if made.stat().st_dev == out.parent.stat().st_dev else copy(made, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(code)
+
+
+def copy(made: Path, out: Path) -> None:
+    part = out.with_suffix(".part")
+    part.write_bytes(made.read_bytes())
+    part.replace(out)
+
+
+def wait(child: int, out: Path) -> None:
+    """Until it ends or has taken too long; leaves the reason of a failure beside where the recording would be."""
+    end = time.monotonic() + LONGEST_S
+    while time.monotonic() < end:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            break
+        time.sleep(0.02)
+    else:
+        os.killpg(child, 9)
+        os.waitpid(child, 0)
+    log = out.with_suffix(".log")
+    if not out.exists():
+        said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+        kept = [line for line in said.splitlines() if "registered at" not in line][-30:]
+        out.with_suffix(".failed").write_text("\n".join(kept) or f"took more than {LONGEST_S} s", encoding="utf-8")
+    log.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]) if len(sys.argv) > 1 else 2)

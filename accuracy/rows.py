@@ -1,0 +1,102 @@
+"""Published runs from CSV: one row is one metric of one run; rows that agree in all else are joined.
+
+Columns: id, source_url, source_location, chip, chips, chips_per_node, interconnect, framework, model, params_b, layers, hidden,
+heads, kv_heads, ffn, vocab, seq_len, global_batch, micro_batch, dtype, tp, pp, vp, cp, dp, ep, zero_or_fsdp,
+sequence_parallel, recompute, compile, metric, value, notes. Blank: the source does not say.
+"""
+
+import csv
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+APART = ("id", "metric", "value", "notes", "source_location")  # columns in which rows of one run may differ
+NEEDED = ("id", "chip", "framework", "model", "metric", "value")
+MARKS = ("DO NOT USE", "REPEAT")
+COMPARE = {"=": str.__eq__, "!=": str.__ne__, "~": lambda value, wanted: re.search(wanted, value) is not None}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as published. id: of its first row. ids: of all. metrics: name -> value. columns: what all rows share."""
+
+    id: str
+    ids: tuple[str, ...]
+    columns: Mapping[str, str]
+    metrics: Mapping[str, float]
+    notes: str = ""
+    marks: tuple[str, ...] = field(default=())
+
+    def __getitem__(self, column: str) -> str:
+        return self.columns.get(column, "")
+
+    def number(self, column: str) -> float | None:
+        """The column as a number; None where it is blank or words."""
+        try:
+            return float(self[column])
+        except ValueError:
+            return None
+
+    def whole(self, column: str) -> int | None:
+        value = self.number(column)
+        return int(value) if value is not None else None
+
+    @property
+    def source(self) -> str:
+        """Short name of where it comes from: the id without its number."""
+        return self.id.rsplit("-", 1)[0]
+
+
+class BadRows(Exception):
+    """A file that is not one of published runs: which file, what is missing."""
+
+
+def read(paths: Iterable[str | Path]) -> list[Run]:
+    """All runs of the files, in order. Raises BadRows, OSError."""
+    return [run for path in paths for run in _read(Path(path))]
+
+
+def _read(path: Path) -> list[Run]:
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
+        if missing:
+            raise BadRows(f"{path}: no column {', '.join(missing)}")
+        rows = list(reader)
+    return join(rows)
+
+
+def join(rows: Iterable[Mapping[str, str]]) -> list[Run]:
+    """Rows of one run stand together or apart; a metric that comes a second time begins another run."""
+    runs: list[list[Mapping[str, str]]] = []
+    open_runs: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
+    for row in rows:
+        key = tuple(value or "" for name, value in row.items() if name not in APART)
+        run = open_runs.get(key)
+        if run is None or any(other["metric"] == row["metric"] for other in run):
+            run = open_runs[key] = []
+            runs.append(run)
+        run.append(row)
+    return [_run(members) for members in runs]
+
+
+def _run(rows: list[Mapping[str, str]]) -> Run:
+    first = rows[0]
+    notes = " | ".join(dict.fromkeys(row.get("notes") or "" for row in rows))
+    columns = {name: (value or "").strip() for name, value in first.items() if name not in ("metric", "value", "id")}
+    metrics = {row["metric"]: float(row["value"]) for row in rows}
+    marks = tuple(mark for mark in MARKS if mark in notes)
+    return Run(first["id"], tuple(row["id"] for row in rows), columns, metrics, notes, marks)
+
+
+def where(runs: Iterable[Run], conditions: Iterable[str]) -> list[Run]:
+    """Runs whose columns meet every condition: `chip=H100 SXM 80GB`, `id~^dgxc-0`, `dtype!=fp8` (~ is a regular expression)."""
+    found = list(runs)
+    for condition in conditions:
+        match = re.match(r"(\w+)(!=|=|~)(.*)$", condition.strip(), re.DOTALL)
+        if not match:
+            raise BadRows(f"--where {condition!r}: write column=value, column!=value or column~pattern")
+        name, how, wanted = match.groups()
+        found = [run for run in found if COMPARE[how](run.id if name == "id" else run[name], wanted)]
+    return found

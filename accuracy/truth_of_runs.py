@@ -1,0 +1,76 @@
+"""The measured step time of a published run, from what its source prints."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from accuracy.plan import Plan, Unable, table
+
+
+def step_time_s(plan: Plan) -> float:
+    """Seconds a step, from the most direct of the run's metrics. Raises Unable where none of them gives it."""
+    run, metrics = plan.run, plan.run.metrics
+    batch, length = int(run.number("global_batch") or 0), int(plan.options["seq"])
+    batch = batch or int(plan.options["micro_batches"]) * int(plan.options["micro_batch"])
+    if "step_time_s" in metrics:
+        return metrics["step_time_s"]
+    if "tokens_per_s_per_chip" in metrics:
+        return batch * length / (metrics["tokens_per_s_per_chip"] * plan.num_chips)
+    if "samples_per_s" in metrics:
+        return batch / metrics["samples_per_s"]
+    for entry in table("conventions.toml")["whole"]:
+        if entry["id"] == run.id and "time_to_train_min" in metrics:
+            steps = entry.get("steps") or entry["tokens"] / (replicas_batch(plan) * length)
+            return metrics["time_to_train_min"] * 60 / steps
+    for name in ("tflops_per_chip", "mfu"):
+        if name in metrics:
+            return by_flop(plan, name, metrics[name])
+    raise Unable(f"no metric says how long a step takes: {', '.join(metrics)}")
+
+
+def replicas_batch(plan: Plan) -> int:
+    """Sequences of a step, by what the plan runs."""
+    inner = plan.options.get("tp", 1) * plan.options.get("pp", 1) * plan.options.get("cp", 1)
+    return int(plan.options["micro_batches"] * plan.options["micro_batch"] * (plan.num_chips // inner))
+
+
+def by_flop(plan: Plan, metric: str, value: float) -> float:
+    """From a rate, by the source's own way to count."""
+    for entry in table("conventions.toml")["flop"]:
+        if entry["metric"] == metric and re.search(entry["framework"], plan.run["framework"]):
+            total = FORMULAS[entry["formula"]](plan.options, plan.run.number("params_b") or 0.0) * replicas_batch(plan)
+            rate = value * 1e12 if metric == "tflops_per_chip" else (value if value < 1 else value / 100) * entry["peak"]
+            return total / (rate * plan.num_chips)
+    raise Unable(f"only {metric} is printed, and how the source counts FLOP is not known")
+
+
+Options = Mapping[str, Any]
+
+
+def megatron_hardware(o: Options, params_b: float) -> float:
+    """FLOP per sequence with every layer's forward done twice: 96 s l h^2 (1 + s/6h + V/16lh), arXiv 2104.04473 section 5.1."""
+    s, layers, h, v = o["seq"], o["layers"], o["hidden"], o["vocab"]
+    return 96.0 * s * layers * h**2 * (1 + s / (6 * h) + v / (16 * layers * h))
+
+
+def megatron_model(o: Options, params_b: float) -> float:
+    """FLOP per sequence without recomputation: 72 s l h^2 (1 + s/6h + V/12lh), arXiv 2205.05198 appendix A."""
+    s, layers, h, v = o["seq"], o["layers"], o["hidden"], o["vocab"]
+    return 72.0 * s * layers * h**2 * (1 + s / (6 * h) + v / (12 * layers * h))
+
+
+def six_n(o: Options, params_b: float) -> float:
+    return 6e9 * params_b * o["seq"]
+
+
+def maxtext(o: Options, params_b: float) -> float:
+    """6 per weight of every product, the head's included, and attention in full: 12 l s^2 heads d."""
+    d = o.get("head_dim") or o["hidden"] // o["heads"]
+    layer = o["hidden"] * d * (2 * o["heads"] + 2 * o["kv_heads"]) + o["hidden"] * o["ffn"] * (3 if o["gated"] else 2)
+    weights = o["layers"] * layer + o["hidden"] * o["vocab"]
+    return 6.0 * weights * o["seq"] + 12.0 * o["layers"] * o["seq"] ** 2 * o["heads"] * d
+
+
+FORMULAS: Mapping[str, Callable[[Options, float], float]] = {
+    "megatron_hardware": megatron_hardware, "megatron_model": megatron_model, "six_n": six_n, "maxtext": maxtext,
+}  # fmt: skip

@@ -11,8 +11,11 @@ Source: c10/cuda/CUDACachingAllocator.cpp and the memory management notes of PyT
 """
 
 from bisect import bisect_left, insort
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from anychip.memory.statistics import COUNTED, Statistics, out_of_memory_text
 
 MIB = 1 << 20
 MIN_BLOCK = 512
@@ -24,11 +27,6 @@ ROUND_LARGE = 2 * MIB
 NO_LIMIT = 1 << 62
 FIRST_ADDRESS = 0x7F00_0000_0000
 SEGMENT_GAP = 1 << 40  # address space kept free behind each expandable segment
-POOLS = ("all", "small_pool", "large_pool")
-COUNTED = (
-    "allocation", "segment", "active", "inactive_split", "allocated_bytes", "reserved_bytes", "active_bytes",
-    "inactive_split_bytes", "requested_bytes",
-)  # fmt: skip
 
 
 class OutOfMemory(Exception):
@@ -92,26 +90,6 @@ class Block:
         return self.previous is not None or self.next is not None
 
 
-class Counter:
-    """One statistic: current, peak, and what was ever added and taken away."""
-
-    __slots__ = ("allocated", "current", "freed", "peak")
-
-    def __init__(self) -> None:
-        self.current = self.peak = self.allocated = self.freed = 0
-
-    def add(self, amount: int) -> None:
-        self.current += amount
-        if amount > 0:
-            self.allocated += amount
-            self.peak = max(self.peak, self.current)
-        else:
-            self.freed -= amount
-
-    def as_dict(self) -> dict[str, int]:
-        return {"current": self.current, "peak": self.peak, "allocated": self.allocated, "freed": self.freed}
-
-
 class CachingAllocator:
     """Hands out blocks of a chip with `capacity_bytes`.
 
@@ -119,21 +97,10 @@ class CachingAllocator:
     and segments never exceed the capacity.
     """
 
-    def __init__(self, capacity_bytes: int, settings: Settings | None = None) -> None:
+    def __init__(self, capacity_bytes: int, settings: Settings | None = None, counted: Sequence[str] = COUNTED) -> None:
         self.capacity_bytes, self.settings = capacity_bytes, settings or Settings()
         self.segments: dict[int, Segment] = {}
-        self.counters = {name: {pool: Counter() for pool in POOLS} for name in COUNTED}
-        self.events = dict.fromkeys(
-            (
-                "num_alloc_retries",
-                "num_ooms",
-                "num_sync_all_streams",
-                "num_device_alloc",
-                "num_device_free",
-                "num_oom_rejections",
-            ),
-            0,
-        )
+        self.statistics = Statistics(counted)
         self._free: dict[tuple[int, bool], list[tuple[int, int]]] = {}
         self._by_address: dict[int, Block] = {}
         self._waiting: list[Block] = []
@@ -141,14 +108,18 @@ class CachingAllocator:
 
     @property
     def allocated_bytes(self) -> int:
-        return self.counters["allocated_bytes"]["all"].current
+        return self.statistics.current("allocated_bytes")
 
     @property
     def reserved_bytes(self) -> int:
-        return self.counters["reserved_bytes"]["all"].current
+        return self.statistics.current("reserved_bytes")
+
+    @property
+    def events(self) -> dict[str, int]:
+        return self.statistics.events
 
     def peak(self, name: str) -> int:
-        return self.counters[name]["all"].peak
+        return self.statistics.peak(name)
 
     # ------------------------------------------------------------ sizes
 
@@ -207,7 +178,7 @@ class CachingAllocator:
         if self.reserved_bytes + segment_size > self.capacity_bytes:
             return None
         segment = self._add_segment(segment_size, small, stream)
-        self._count("segment", small, 1)
+        self.statistics.count(small, (("segment", 1),))
         return self._first_block(segment)
 
     def _add_segment(self, size: int, small: bool, stream: int, expandable: bool = False) -> Segment:
@@ -236,7 +207,7 @@ class CachingAllocator:
             return None
         if segment is None:
             segment = self._add_segment(grown, small, stream, expandable=True)
-            self._count("segment", small, 1)
+            self.statistics.count(small, (("segment", 1),))
             return self._first_block(segment)
         self._reserve(segment, grown)
         segment.size += grown
@@ -254,7 +225,7 @@ class CachingAllocator:
 
     def _reserve(self, segment: Segment, grown: int) -> None:
         self.events["num_device_alloc"] += 1
-        self._count("reserved_bytes", segment.small, grown)
+        self.statistics.count(segment.small, (("reserved_bytes", grown),))
 
     def _take(self, block: Block, size: int, nbytes: int) -> Block:
         if self._splits(block, size):
@@ -267,9 +238,8 @@ class CachingAllocator:
             self._enter_pool(rest)
         block.allocated, block.requested = True, nbytes
         small = block.segment.small
-        for name, amount in (("allocation", 1), ("allocated_bytes", block.size), ("active", 1),
-                             ("active_bytes", block.size), ("requested_bytes", nbytes)):  # fmt: skip
-            self._count(name, small, amount)
+        self.statistics.count(small, (("allocation", 1), ("allocated_bytes", block.size), ("active", 1),
+                                      ("active_bytes", block.size), ("requested_bytes", nbytes)))  # fmt: skip
         return block
 
     def _splits(self, block: Block, size: int) -> bool:
@@ -289,8 +259,7 @@ class CachingAllocator:
         assert block.allocated
         block.allocated = False
         small = block.segment.small
-        self._count("allocation", small, -1)
-        self._count("allocated_bytes", small, -block.size)
+        self.statistics.count(small, (("allocation", -1), ("allocated_bytes", -block.size)))
         if block.streams:
             block.waiting = True
             self._waiting.append(block)
@@ -307,9 +276,8 @@ class CachingAllocator:
 
     def _recycle(self, block: Block) -> None:
         small = block.segment.small
-        self._count("active", small, -1)
-        self._count("active_bytes", small, -block.size)
-        self._count("requested_bytes", small, -block.requested)
+        amounts = (("active", -1), ("active_bytes", -block.size), ("requested_bytes", -block.requested))
+        self.statistics.count(small, amounts)
         block.requested = 0
         for neighbour in (block.previous, block.next):
             if neighbour is not None and not neighbour.allocated and not neighbour.waiting:
@@ -348,8 +316,8 @@ class CachingAllocator:
         Part or whole is settled when a block enters its pool; a whole one is not counted.
         """
         if block.is_split and not block.segment.expandable:
-            self._count("inactive_split", block.segment.small, sign)
-            self._count("inactive_split_bytes", block.segment.small, sign * block.size)
+            amounts = (("inactive_split", sign), ("inactive_split_bytes", sign * block.size))
+            self.statistics.count(block.segment.small, amounts)
 
     def release_cached(self) -> None:
         """`empty_cache`: give every wholly free segment back to the chip."""
@@ -365,8 +333,7 @@ class CachingAllocator:
         self._leave_pool(segment.first)
         del self._by_address[segment.first.address]
         del self.segments[segment.address]
-        self._count("segment", segment.small, -1)
-        self._count("reserved_bytes", segment.small, -segment.size)
+        self.statistics.count(segment.small, (("segment", -1), ("reserved_bytes", -segment.size)))
         self.events["num_device_free"] += 1
 
     def _shrink(self, segment: Segment) -> None:
@@ -381,7 +348,7 @@ class CachingAllocator:
         self._leave_pool(last)
         last.size -= whole
         segment.size -= whole
-        self._count("reserved_bytes", segment.small, -whole)
+        self.statistics.count(segment.small, (("reserved_bytes", -whole),))
         self.events["num_device_free"] += 1
         if last.size:
             self._enter_pool(last)
@@ -391,7 +358,7 @@ class CachingAllocator:
             last.previous.next = None
         else:
             del self.segments[segment.address]
-            self._count("segment", segment.small, -1)
+            self.statistics.count(segment.small, (("segment", -1),))
 
     def _collect_garbage(self, wanted: int) -> None:
         threshold = self.settings.garbage_collection_threshold
@@ -400,36 +367,20 @@ class CachingAllocator:
 
     # ------------------------------------------------------------ statistics
 
-    def _count(self, name: str, small: bool, amount: int) -> None:
-        counters = self.counters[name]
-        counters["all"].add(amount)
-        counters["small_pool" if small else "large_pool"].add(amount)
-
     def stats(self) -> dict[str, Any]:
         """As torch's C function: nested by statistic, pool and metric, and the event counts."""
-        oversize = Counter().as_dict()
+        nothing = dict.fromkeys(("current", "peak", "allocated", "freed"), 0)
         split = self.settings.max_split_size
         return {
-            **{
-                name: {pool: counter.as_dict() for pool, counter in pools.items()}
-                for name, pools in self.counters.items()
-            },
-            **self.events,
-            "oversize_allocations": oversize,
-            "oversize_segments": dict(oversize),
+            **self.statistics.as_dict(), "oversize_allocations": nothing, "oversize_segments": dict(nothing),
             "max_split_size": -1 if split == NO_LIMIT else split,
-        }
+        }  # fmt: skip
 
     def reset_peak(self) -> None:
-        for pools in self.counters.values():
-            for counter in pools.values():
-                counter.peak = counter.current
+        self.statistics.reset_peak()
 
     def reset_accumulated(self) -> None:
-        for pools in self.counters.values():
-            for counter in pools.values():
-                counter.allocated = counter.freed = 0
-        self.events = dict.fromkeys(self.events, 0)
+        self.statistics.reset_accumulated()
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Segments and their blocks, as `torch.cuda.memory_snapshot` lists them."""
@@ -437,17 +388,7 @@ class CachingAllocator:
 
     def message(self, nbytes: int) -> str:
         """torch's own words when there is no room for `nbytes`."""
-        allocated, reserved = self.allocated_bytes, self.reserved_bytes
-        return (
-            f"CUDA out of memory. Tried to allocate {size_text(nbytes)}. GPU 0 has a total capacity of "
-            f"{size_text(self.capacity_bytes)} of which {size_text(max(self.capacity_bytes - reserved, 0))} is free. "
-            f"Including non-PyTorch memory, this process has {size_text(reserved)} memory in use. Of the allocated "
-            f"memory {size_text(allocated)} is allocated by PyTorch, and {size_text(reserved - allocated)} is reserved "
-            "by PyTorch but unallocated. If reserved but unallocated memory is large try setting "
-            "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation.  See documentation for Memory "
-            "Management  (https://docs.pytorch.org/docs/stable/notes/cuda.html"
-            "#optimizing-memory-usage-with-pytorch-cuda-alloc-conf)"
-        )
+        return out_of_memory_text(nbytes, self.capacity_bytes, self.allocated_bytes, self.reserved_bytes)
 
 
 def _last(segment: Segment) -> Block | None:
@@ -480,11 +421,3 @@ def _describe(segment: Segment) -> dict[str, Any]:
         "segment_type": "small" if segment.small else "large", "segment_pool_id": (0, 0),
         "is_expandable": segment.expandable, "blocks": blocks, "frames": [],
     }  # fmt: skip
-
-
-def size_text(nbytes: int) -> str:
-    """As torch writes sizes in its messages."""
-    for limit, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if nbytes >= limit:
-            return f"{nbytes / limit:.2f} {unit}"
-    return f"{nbytes} bytes"

@@ -7,18 +7,22 @@ from typing import Any
 import numpy as np
 
 from anychip.memory.allocator import Block, CachingAllocator, OutOfMemory, Settings
+from anychip.memory.statistics import COUNTED
 from anychip.record import Kind, Program, word
 from anychip.record.tape import KIND_BITS, KIND_MASK, AllocatorCall
 
-_SYNCHRONISES = (Kind.SYNC, Kind.SYNC_EVENT, Kind.READ)
-_HEARD = (Kind.ALLOC, Kind.FREE, Kind.STREAM, Kind.RECORD_STREAM, Kind.ALLOC_CALL, *_SYNCHRONISES)
+# Plain numbers: a comparison with a member of an enumeration takes several times as long.
+_ALLOC, _FREE, _STREAM = int(Kind.ALLOC), int(Kind.FREE), int(Kind.STREAM)
+_RECORD_STREAM, _ALLOC_CALL = int(Kind.RECORD_STREAM), int(Kind.ALLOC_CALL)
+_SYNCHRONISES = (int(Kind.SYNC), int(Kind.SYNC_EVENT), int(Kind.READ))
+_HEARD = (_ALLOC, _FREE, _STREAM, _RECORD_STREAM, _ALLOC_CALL, *_SYNCHRONISES)
 
 
 class TapeAllocator:
     """Feeds tape words to an allocator. A word that does not fit is let through and counted: the program went on."""
 
-    def __init__(self, capacity_bytes: int, settings: str = "") -> None:
-        self.allocator = CachingAllocator(capacity_bytes, Settings.parse(settings))
+    def __init__(self, capacity_bytes: int, settings: str = "", counted: Sequence[str] = COUNTED) -> None:
+        self.allocator = CachingAllocator(capacity_bytes, Settings.parse(settings), counted)
         self.stream = 0
         self._blocks: dict[int, Block] = {}
 
@@ -27,19 +31,19 @@ class TapeAllocator:
         allocator, blocks = self.allocator, self._blocks
         for one in words:
             kind = one & KIND_MASK
-            if kind == Kind.ALLOC:
+            if kind == _ALLOC:
                 blocks[one >> KIND_BITS] = self._malloc(block_bytes[one >> KIND_BITS])
-            elif kind == Kind.FREE:
+            elif kind == _FREE:
                 block = blocks.pop(one >> KIND_BITS, None)
                 if block is not None:
                     allocator.free(block)
-            elif kind == Kind.STREAM:
+            elif kind == _STREAM:
                 self.stream = one >> KIND_BITS
-            elif kind == Kind.RECORD_STREAM:
+            elif kind == _RECORD_STREAM:
                 block = blocks.get(one >> KIND_BITS)
                 if block is not None:
                     allocator.record_stream(block, self.stream)
-            elif kind == Kind.ALLOC_CALL:
+            elif kind == _ALLOC_CALL:
                 self._call(one >> KIND_BITS)
             elif kind in _SYNCHRONISES:
                 allocator.synchronized()
@@ -130,7 +134,7 @@ class Peaks:
 
 def replay(program: Program, capacity_bytes: int, settings: str = "") -> Peaks:
     """Run the allocator over a recording on a chip with `capacity_bytes`."""
-    replayed = TapeAllocator(capacity_bytes, settings)
+    replayed = TapeAllocator(capacity_bytes, settings, ("allocated_bytes", "reserved_bytes"))
     heard = np.isin(program.kinds, _HEARD)
     # A peak that the program reset is still one that the chip had to hold.
     heard &= program.tape != word(Kind.ALLOC_CALL, AllocatorCall.RESET_PEAK)

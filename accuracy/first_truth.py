@@ -86,7 +86,7 @@ def task_of(op: str, dtype: str, shape: str) -> Work:
     if op.startswith("gemm"):
         match = SHAPE.match(shape)
         assert match
-        return product(dtype, Gemm(1, *(int(size) for size in match.groups())))
+        return product(dtype, Gemm(1, *(int(size) for size in match.groups()[:3])))
     if op == "grouped":
         sizes, groups = shape.split(" g")
         (m, n, k), g = (int(size) for size in sizes.split("x")), int(groups)
@@ -100,8 +100,8 @@ def task_of(op: str, dtype: str, shape: str) -> Work:
 
 def product(dtype: str, *parts: Gemm) -> Work:
     size, flop = BYTES[dtype], sum(part.flop for part in parts)
-    read = sum(b * (m * k + k * n) for b, m, n, k in parts) * size
-    written = sum(b * m * n for b, m, n, _ in parts) * max(size, 2)
+    read = sum(b * (m * k + k * n) for b, m, n, k, _ in parts) * size
+    written = sum(b * m * n for b, m, n, *_ in parts) * max(size, 2)
     kind = "grouped" if len(parts) > 1 else "gemm"
     return Work(flop=flop, bytes_read=read, bytes_written=written, unit="matrix", dtype=dtype, kind=kind, gemm=parts,
                 kernels=len(parts))  # fmt: skip

@@ -236,7 +236,7 @@ def shape_text(op: Op) -> str:
     """What tells calls of one op apart: m x n x k of products, else the shapes of its first two tensors."""
     task = work(op)
     if len(task.gemm) == 1:
-        batch, m, n, k = task.gemm[0]
+        batch, m, n, k = task.gemm[0][:4]
         return f"{batch}x " * (batch > 1) + f"{m}x{n}x{k} {task.dtype}"
     if task.kind == "collective" and op.args:
         return f"{memory(sum(tensor.nbytes for tensor in op.tensors[:1]))} {task.dtype}"

@@ -57,28 +57,30 @@ Key = tuple[str, bool, int, bool]  # implementation, backward, head dim, causal
 
 
 @cache
-def curves(rates: Rates) -> dict[Key, Curve]:
-    """All measured 16-bit curves of a rates file."""
+def curves(rates: Rates, wide: bool = False) -> dict[Key, Curve]:
+    """All measured 16-bit curves of a rates file, or its fp32 ones (wide)."""
     found: dict[Key, list[tuple[int, float]]] = {}
     for backward, op in ((False, "attention.forward"), (True, "attention.backward")):
         for row in rates.all(op):
             match = ATTENTION.match(row.shape)
-            if match and match[4] and row.dtype != "fp8":
+            if match and match[4] and row.dtype != "fp8" and (row.dtype == "fp32") == wide:
                 key = (match[1], backward, int(match[2] or 128), match[3] == "causal")
                 found.setdefault(key, []).append((int(match[4]), row.value))
     return {key: fit(tuple(sorted(points))) for key, points in found.items()}
 
 
-def rate(machine: Machine, implementation: str, backward: bool, causal: bool, head_dim: int, length: int) -> Level:
+def rate(machine: Machine, implementation: str, backward: bool, causal: bool, head_dim: int, length: int,
+         dtype: str = "") -> Level:  # fmt: skip
     """flop/s in a long run. On a point of this chip's own curve it is measured; between points, also with one ratio
     of two measured curves (what a mask or a direction does) in between, interpolated; else modelled."""
-    own = curves(machine.rates)
+    own = (curves(machine.rates, wide=True) if dtype == "fp32" else {}) or curves(machine.rates)
     direction = "attention.backward.rate" if backward else "attention.forward.rate"
     sustained = machine.rates.need("attention.sustained").value
     peak = machine.peak("bf16", "matrix")
     if own:
         value, ratios = combined(own, implementation, backward, causal, head_dim, length)
-        return Level(min(value * sustained, peak), _evidence(own, ratios, length))
+        exact = dtype if dtype == "fp32" and curves(machine.rates, wide=True) else ""
+        return Level(min(value * sustained, peak), _evidence(own, ratios, length), exact)
     level_row = machine.rates.need(direction)
     level = level_row.value * peak if level_row.is_share else level_row.value
     shape = curves(borrowed_rows(machine.rates, "attention"))

@@ -8,6 +8,7 @@ from functools import cache, cached_property
 from math import ceil, exp, log, log2
 from typing import NamedTuple
 
+from anychip.cost.points import OpRates, SizeCurve, size_curve
 from anychip.cost.rates import ATTENTION, DIRECTORY, SHAPE, Rate, Rates, load_file, rates_of
 from anychip.spec import Chip
 
@@ -34,10 +35,12 @@ Points = tuple[tuple[tuple[int, int, int], float], ...]  # (m, n, k) -> flop/s
 
 
 class Level(NamedTuple):
-    """A rate in flop/s, and on what it rests: "measured", "interpolated" or "modelled"."""
+    """A rate in flop/s, and on what it rests: "measured", "interpolated" or "modelled". dtype: of the curve, where it is
+    of that dtype alone."""
 
     value: float
     evidence: str
+    dtype: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class GemmCurve:
     """Time of a product: overhead + flop / (rate * fill**wave) * (1 + k0/k), times corrections by nearby points.
 
     rate: flop/s of a large product in a benchmark. sustained: share of it in a long run. peak: never exceeded.
-    points: measured (m, n, k) -> flop/s; the last `twins` of them are of the other 16-bit type.
+    points: measured (m, n, k) -> flop/s; the last `twins` of them are of the other 16-bit type. how: which ones.
     """
 
     rate: float
@@ -60,6 +63,7 @@ class GemmCurve:
     measured: bool
     points: Points = ()
     twins: int = 0
+    how: str = ""
 
     def model_s(self, batch: int, m: int, n: int, k: int) -> float:
         """Seconds of compute by the curve alone, at benchmark clocks, without overhead."""
@@ -148,6 +152,7 @@ class Machine:
     host_read_s: float
     host_link_bytes_per_s: float
     graph: bool
+    called: bool = False  # ops run in the thread that calls them: no launch, no stream, no link
 
     def peak(self, dtype: str, engine: str) -> float:
         """Dense peak in flop/s of the dtype, or of the one that the chip computes it in; the other engine's where this
@@ -169,8 +174,21 @@ class Machine:
         known = [self.chip.peak_flop_per_s(d, e) or 0.0 for d in RUNS_AS for e in ("matrix", "vector")]
         return min((value for value in known if value), default=0.0) or self.chip.need("peaks.matrix.bf16")
 
-    def gemm(self, dtype: str) -> GemmCurve:
-        return _gemm(self, dtype)
+    def gemm(self, dtype: str, how: str = "") -> GemmCurve:
+        return _gemm(self, dtype, how)
+
+    def memory_s(self, nbytes: float) -> float:
+        """Seconds to read and write so many bytes: at the rate that a copy of this size was measured with, where caches
+        are seen; else at main memory's."""
+        return nbytes / (self.memory_curve.at(nbytes) if self.memory_curve else self.memory_bytes_per_s)
+
+    @cached_property
+    def memory_curve(self) -> SizeCurve | None:
+        return size_curve(self.rates.all("memory.copy"))
+
+    @cached_property
+    def op_rates(self) -> OpRates:
+        return OpRates(self.rates)
 
     def vector_flop_per_s(self, dtype: str) -> float:
         """Rate of point-wise arithmetic: 16-bit types compute in fp32."""
@@ -180,10 +198,11 @@ class Machine:
             found = self.peak("bf16", "matrix") / 32
         return found * self.vector_share
 
-    def attention_rate(self, implementation: str, backward: bool, causal: bool, head_dim: int, length: int) -> Level:
+    def attention_rate(self, implementation: str, backward: bool, causal: bool, head_dim: int, length: int,
+                       dtype: str = "") -> Level:  # fmt: skip
         from anychip.cost.attention import rate
 
-        return rate(self, implementation, backward, causal, head_dim, length)
+        return rate(self, implementation, backward, causal, head_dim, length, dtype)
 
 
 def _level(row: Rate, peak: float) -> float:
@@ -208,22 +227,23 @@ def build(chip: Chip, rates: Rates) -> Machine:
         chip, rates, min(_level(memory, peak_bandwidth), peak_bandwidth), peak_bandwidth, memory.kind == "measured",
         rates.need("vector.rate").value, seconds["kernel.floor"],
         min(seconds["kernel.floor_graph"], seconds["kernel.floor"]), seconds["host.op"], seconds["host.launch"],
-        seconds["host.replay"], seconds["host.read"], link, chip.execution == "graph",
+        seconds["host.replay"], 0.0 if chip.execution == "host" else seconds["host.read"], link, chip.execution == "graph",
+        chip.execution == "host",
     )  # fmt: skip
 
 
 @cache
-def _gemm(owner: Machine, dtype: str) -> GemmCurve:
-    return gemm_curve(owner, dtype)
+def _gemm(owner: Machine, dtype: str, how: str) -> GemmCurve:
+    return gemm_curve(owner, dtype, how_of(owner.rates, dtype, how))
 
 
-def gemm_curve(owner: Machine, dtype: str) -> GemmCurve:
+def gemm_curve(owner: Machine, dtype: str, how: str = "") -> GemmCurve:
     """The chip's curve for one dtype: its level from measured points, else from a stated rate, else from the share of
     peak that another dtype of the same chip reaches, else from the default share."""
     chip, rates = owner.chip, owner.rates
     peak = owner.peak(dtype, "matrix")
     sustained = rates.need("gemm.sustained", dtype).value
-    points = gemm_points(rates, dtype, sustained)
+    points = gemm_points(rates, dtype, sustained, how)
     tile = chip.matrix_tile or (128, 128, 32)
     overhead = rates.first("gemm.overhead")
     if overhead is None and not owner.graph:
@@ -232,7 +252,7 @@ def gemm_curve(owner: Machine, dtype: str) -> GemmCurve:
         rate=peak, peak=peak, k0=rates.need("gemm.k0", dtype).value, wave=rates.need("gemm.wave", dtype).value,
         overhead_s=overhead.value if overhead else owner.kernel_floor_s,
         sustained=sustained, cores=chip.cores or 1, tile=(tile[0], tile[1]),
-        padding=(chip.matrix_unit or (1, 1)) if owner.graph else (1, 1), measured=bool(points),
+        padding=(chip.matrix_unit or (1, 1)) if owner.graph else (1, 1), measured=bool(points), how=how,
     )  # fmt: skip
     stated = next((r for r in rates.all("gemm.rate") if r.dtype == dtype), None)
     twin = TWINS.get(dtype)
@@ -261,16 +281,27 @@ def _with(curve: GemmCurve, **changes: object) -> GemmCurve:
 TWINS = {"bf16": "fp16", "fp16": "bf16"}  # the same engine at the same rate: each other's points stand in for few
 
 
-def gemm_points(rates: Rates, dtype: str, sustained: float) -> Points:
-    """Measured products as rates in a benchmark; those of a long run (`gemm.warm`) are brought to it by `sustained`."""
+def gemm_points(rates: Rates, dtype: str, sustained: float, how: str = "") -> Points:
+    """Measured products as rates in a benchmark; those of a long run (`gemm.warm`) are brought to it by `sustained`.
+    how: as of a `Gemm` that `how_of` has looked up; "" takes products however their operands lie."""
     found = []
-    for op, derate in (("gemm", 1.0), ("gemm.warm", sustained)):
+    word, _, lie = how.rpartition(" ") if " " in how else (how, "", "") if how.startswith("conv") else ("", "", how)
+    layouts = (lie,) if how else ("", *LAYOUTS)
+    for op, derate in ((word, 1.0),) if word else (("gemm", 1.0), ("gemm.warm", sustained)):
         for row in rates.all(op):
             match = SHAPE.match(row.shape)
-            if row.dtype == dtype and match:
-                m, n, k = (int(group) for group in match.groups())
+            if row.dtype == dtype and match and (match[4] or "") in layouts:
+                m, n, k = (int(group) for group in match.groups()[:3])
                 found.append(((m, n, k), row.value / derate))
     return tuple(found)
+
+
+LAYOUTS = ("nn", "nt", "tn", "tt")
+
+
+def how_of(rates: Rates, dtype: str, how: str) -> str:
+    """`how` where the chip has measured products that are like that, else "": any product."""
+    return how if how and gemm_points(rates, dtype, 1.0, how) else ""
 
 
 def _rate_by_points(curve: GemmCurve, points: Points) -> float:
@@ -281,6 +312,11 @@ def _rate_by_points(curve: GemmCurve, points: Points) -> float:
         seconds = max(flop / measured - curve.overhead_s, 0.1 * flop / measured)
         implied.append((flop >= 1e11, flop / seconds * (1 + curve.k0 / k) / curve.fill(1, m, n, k)))
     large = [rate for is_large, rate in implied if is_large] or [rate for _, rate in implied]
+    if len(points) >= 2 * POINTS_OF_A_CURVE and len(large) == len(implied):
+        # A small chip's points are all small; those of the most flop tell how fast a large product is.
+        sizes = [m * n * k for (m, n, k), _ in points]
+        most = max(sizes)
+        large = [rate for count, (_, rate) in zip(sizes, implied, strict=True) if count * 8 >= most]
     return sorted(large)[len(large) // 2]
 
 

@@ -13,6 +13,7 @@ from anychip.cost.work import (
     Work,
     arg,
     gemm_work,
+    layout,
     main_dtype,
     nbytes,
     traffic,
@@ -25,26 +26,26 @@ from anychip.record import Op, TensorMeta
 def mm(op: Op) -> Work:
     """[m, k] @ [k, n]: 2*m*n*k flop."""
     (m, k), n = op.args[0].shape, op.args[1].shape[-1]
-    return gemm_work(op, (Gemm(1, m, n, k),))
+    return gemm_work(op, (Gemm(1, m, n, k, layout(op.args[0], op.args[1])),))
 
 
 @work_of("aten.addmm", "aten.addmm_", "aten._addmm_activation", "aten.sspaddmm")
 def addmm(op: Op) -> Work:
     """[m, k] @ [k, n] + bias; the bias is an epilogue of the product."""
     (m, k), n = op.args[1].shape, op.args[2].shape[-1]
-    return gemm_work(op, (Gemm(1, m, n, k),))
+    return gemm_work(op, (Gemm(1, m, n, k, layout(op.args[1], op.args[2])),))
 
 
 @work_of("aten.bmm")
 def bmm(op: Op) -> Work:
     (batch, m, k), n = op.args[0].shape, op.args[1].shape[-1]
-    return gemm_work(op, (Gemm(batch, m, n, k),))
+    return gemm_work(op, (Gemm(batch, m, n, k, layout(op.args[0], op.args[1])),))
 
 
 @work_of("aten.baddbmm", "aten.baddbmm_")
 def baddbmm(op: Op) -> Work:
     (batch, m, k), n = op.args[1].shape, op.args[2].shape[-1]
-    return gemm_work(op, (Gemm(batch, m, n, k),))
+    return gemm_work(op, (Gemm(batch, m, n, k, layout(op.args[1], op.args[2])),))
 
 
 @work_of("aten.addbmm", "aten.addbmm_")
@@ -62,7 +63,7 @@ def linear(op: Op) -> Work:
     flop_free = prod(a.shape[:-1])
     if ".linear." in op.name or len(b.shape) <= 2:
         n = b.numel // k if k else 0
-        return gemm_work(op, (Gemm(1, flop_free, n, k),))
+        return gemm_work(op, (Gemm(1, flop_free, n, k, "nt" if ".linear." in op.name else ""),))
     out = op.outputs[0]
     rows = a.shape[-2] if len(a.shape) > 1 else 1
     columns = b.shape[-1]
@@ -103,6 +104,12 @@ def grouped_mm(op: Op) -> Work:
 
 
 # Convolutions: implicit matrix products ------------------------------------------------------------------------------
+
+
+def conv_how(source: TensorMeta, part: str = "") -> str:
+    """Which measured convolutions a part of one ("", ".data", ".weight") is like: by how its maps lie in memory."""
+    last = len(source.shape) >= 4 and source.stride[1] == 1 and source.shape[1] > 1
+    return f"conv{part}{' channels_last' if last else ''}"
 
 
 def conv_product(big: TensorMeta, small: TensorMeta, weight: TensorMeta) -> Gemm:
@@ -147,8 +154,8 @@ def convolution(op: Op) -> Work:
     aten = op.name.startswith(("aten.conv", "aten._conv"))
     if "transpose" in op.name or (aten and arg(op, 6, "transposed", False)):
         small_to_big = conv_product(out, source, weight)
-        return conv_work(op, (_data_gradient(small_to_big),))
-    return conv_work(op, (conv_product(source, out, weight),))
+        return conv_work(op, (_data_gradient(small_to_big)._replace(how=conv_how(source, ".data")),))
+    return conv_work(op, (conv_product(source, out, weight)._replace(how=conv_how(source)),))
 
 
 def _data_gradient(forward: Gemm) -> Gemm:
@@ -163,8 +170,9 @@ def convolution_backward(op: Op) -> Work:
     transposed = bool(arg(op, 7, "transposed", False))
     wants_data, wants_weight = tuple(arg(op, 10, "output_mask", (True, True, True)))[:2]
     forward = conv_product(grad, source, weight) if transposed else conv_product(source, grad, weight)
-    data = forward if transposed else _data_gradient(forward)
-    weights = Gemm(forward.batch, forward.k, forward.n, forward.m)
+    data = forward._replace(how=conv_how(source)) if transposed else _data_gradient(forward)
+    data = data if data.how else data._replace(how=conv_how(source, ".data"))
+    weights = Gemm(forward.batch, forward.k, forward.n, forward.m, conv_how(source, ".weight"))
     return conv_work(op, ((data,) if wants_data else ()) + ((weights,) if wants_weight else ()))
 
 

@@ -49,6 +49,15 @@ POINTWISE = _words(
 
 SPECIAL_PREFIX = "special_"  # Bessel functions, polynomials: all pointwise
 
+# Of these the functions: tens of instructions an element where a chip has none of its own for it.
+TRANSCENDENTAL = _words(
+    """
+    acos acosh asin asinh atan atan2 atanh celu cos cosh digamma elu elu_backward erf erfc erfinv exp exp2 expm1
+    float_power gelu gelu_backward glu glu_backward lgamma log log10 log1p log2 log_sigmoid_backward log_sigmoid_forward
+    logaddexp logit mish mish_backward pow sigmoid silu silu_backward sin sinh softplus softplus_backward tan tanh
+    """
+)
+
 # One pass over the input, a small result.
 REDUCTION = _words(
     """

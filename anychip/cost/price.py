@@ -4,12 +4,14 @@ A kernel's time is a fixed floor per launch plus the larger of its compute and i
 trusted travels with it (`evidence`): a measured point, an interpolation, a model, or bytes alone.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from anychip.cost.machine import Machine, machine
+from anychip.cost.memory import tensor_lists
 from anychip.cost.work import Work, work
 from anychip.record import Op
 from anychip.spec import Chip
@@ -19,6 +21,8 @@ LIMITS = ("compute", "memory", "launch", "host_link", "none", "network")
 
 # What moves its bytes as a copy does, at the rate that was measured of one.
 STREAMING = frozenset({"elementwise", "copy", "optimizer", "fused", "gemm", "custom"})
+# What may have measured points of its own, by bytes.
+POINTS = frozenset({"elementwise", "copy", "optimizer", "reduction", "index", "sort"})
 
 
 class Cost(NamedTuple):
@@ -33,7 +37,36 @@ class Cost(NamedTuple):
 
 def price_op(op: Op, chip: Chip) -> Cost:
     """Device seconds of one op on one chip."""
-    return price_work(work(op), machine(chip))
+    return price_call(op, machine(chip))
+
+
+def price_call(op: Op, on: Machine) -> Cost:
+    """Device seconds of one op: by its own measured points where it is limited by memory and has some, else by its work."""
+    task = work(op)
+    if on.called:
+        task = as_called(op, task)
+    if on.op_rates and task.kernels and task.unit == "vector" and task.kind in POINTS and not task.host_bytes:
+        found = on.op_rates.find(op, task.bytes_moved)
+        if found is not None:
+            body = task.bytes_moved / found.bytes_per_s + task.fixed_s
+            launches = task.kernels * (on.graph_floor_s if on.graph else on.kernel_floor_s)
+            return Cost(launches + body, found.evidence, "memory" if body > launches else "launch", body)
+    return price_work(task, on)
+
+
+def as_called(op: Op, task: Work) -> Work:
+    """The work on a chip whose ops run in the thread that calls them. There is no link: a copy from the host to the chip
+    is none, unless it changes the dtype. A list of tensors is walked one by one, each a call of its own."""
+    if op.name.startswith("aten._foreach_"):
+        return replace(task, kernels=max((len(tensors) for tensors in tensor_lists(op)), default=0))
+    if op.name.startswith("aten._fused_"):
+        return replace(task, kernels=min(task.kernels, 1))
+    if not task.host_bytes:
+        return replace(task, kernels=min(task.kernels, 1)) if task.kernels > 1 else task
+    if op.name.startswith("aten._to_copy") and op.args[0].dtype == op.outputs[0].dtype:
+        return Work(kernels=0)
+    moved = {"bytes_read": task.host_bytes, "bytes_written": task.host_bytes} if not task.blocks_host else {}
+    return replace(task, host_bytes=0, kernels=1, blocks_host=False, **moved)  # type: ignore[arg-type]
 
 
 def price_work(task: Work, on: Machine) -> Cost:
@@ -42,7 +75,7 @@ def price_work(task: Work, on: Machine) -> Cost:
         return Cost(0.0, "modelled", "none", 0.0)
     floor = on.graph_floor_s if on.graph else on.kernel_floor_s
     launches = max(task.kernels, 1) * floor
-    memory = task.bytes_moved / on.memory_bytes_per_s
+    memory = on.memory_s(task.bytes_moved)
     link = task.host_bytes / on.host_link_bytes_per_s
     compute, evidence = _compute_s(task, on)
     body = max(compute, memory) + link + task.fixed_s
@@ -74,18 +107,19 @@ def _compute_s(task: Work, on: Machine) -> tuple[float, str]:
 
 
 def _products_s(task: Work, on: Machine) -> tuple[float, str]:
-    curve = on.gemm(task.dtype)
-    total, worst = 0.0, 0
+    total, worst, like = 0.0, 0, task.kind == "gemm"
     counted = {product: task.gemm.count(product) for product in dict.fromkeys(task.gemm)}
     for product, times in counted.items():
         if product.flop:
-            seconds, evidence = curve.time_s(*product)
+            curve = on.gemm(task.dtype, product.how)
+            seconds, evidence = curve.time_s(*product[:4])
+            like = like or (task.kind == "conv" and bool(curve.how))
             total += seconds * times
             worst = max(worst, EVIDENCE.index(evidence))
     if task.kind == "grouped":
         total /= on.rates.need("gemm.grouped").value
     # A convolution's product is implicit: the curve of explicit ones is a model of it at best.
-    return total, EVIDENCE[max(worst, 2)] if task.kind != "gemm" else EVIDENCE[worst]
+    return total, EVIDENCE[worst if like else max(worst, 2)]
 
 
 ATTENTION_TILE = 128  # queries that one block of a fused attention works on
@@ -95,13 +129,15 @@ def _attention_s(task: Work, on: Machine) -> tuple[float, str]:
     shape = task.attention
     assert shape is not None
     level = on.attention_rate(shape.implementation, shape.backward, shape.causal, shape.head_dim,
-                              max(shape.query_length, 1))  # fmt: skip
+                              max(shape.query_length, 1), task.dtype)  # fmt: skip
     blocks = shape.batch_heads * -(-shape.query_length // ATTENTION_TILE)
     cores = on.chip.cores or 1
     # Few blocks leave cores idle; a split over keys wins some back, as stream-K does for products.
     used = (blocks / (cores * -(-blocks // cores))) ** 0.5 if blocks < cores else 1.0
     peak = on.peak(task.dtype, "matrix")
     slower = on.peak("bf16", "matrix") / peak if peak < on.peak("bf16", "matrix") else 1.0
+    if level.dtype == task.dtype:
+        slower = 1.0
     evidence = level.evidence if used == 1.0 and slower == 1.0 else "modelled"
     return max(task.flop / (level.value * used) * slower, task.flop / peak), evidence
 
@@ -109,10 +145,12 @@ def _attention_s(task: Work, on: Machine) -> tuple[float, str]:
 def host_op_s(op: Op, chip: Chip) -> float:
     """Host seconds to issue an op eagerly: reaching the launch, then one launch per kernel."""
     on = machine(chip)
-    return 0.0 if on.graph else host_work_s(work(op), on)
+    return 0.0 if on.graph else host_work_s(as_called(op, work(op)) if on.called else work(op), on)
 
 
 def host_work_s(task: Work, on: Machine) -> float:
+    if on.called:
+        return on.host_op_s * max(task.kernels, 1)
     return on.host_op_s + task.kernels * on.host_launch_s
 
 
@@ -150,8 +188,8 @@ class Prices:
         self.limit = _append(self.limit, columns[6])
 
     def _row(self, op: Op) -> tuple[float, float, int, float, bool, int, int]:
-        task = work(op)
-        cost = price_work(task, self.on)
+        task = as_called(op, work(op)) if self.on.called else work(op)
+        cost = price_call(op, self.on)
         host = 0.0 if self.on.graph else host_work_s(task, self.on)
         return (cost.body_s, cost.time_s - cost.body_s, task.kernels, host, task.blocks_host,
                 EVIDENCE.index(cost.evidence), LIMITS.index(cost.limit))  # fmt: skip

@@ -2,16 +2,24 @@
 
 Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), stack, date, source, note. The words in `op`:
 
-  gemm                      a measured product; shape MxNxK, value as a rate
+  gemm                      a measured product; shape MxNxK, value as a rate; "MxNxK nt" where the chip's rates tell apart how
+                            the operands lie (n: rows in one piece, t: columns)
   gemm.warm                 the same in a long run (thousands of iterations): `gemm.sustained` is in it already
   gemm.rate                 the rate of a large product, where no point was measured (or a ratio of the peak)
   gemm.k0, gemm.wave        shape of the curve: inner dimension at which the rate halves, exponent of wave filling
   gemm.overhead             fixed time of a product
   gemm.sustained            rate in a long run over rate in a benchmark (clocks, power)
+  conv, conv.data, conv.weight    a measured convolution and its two gradients, as a row of its implicit product: MxNxK, then
+                            "channels_last" where its maps lie so
   attention.forward, attention.backward      a measured fused attention; shape "flash d128 causal s2048"
   attention.forward.rate, attention.backward.rate      its asymptote, where no curve was measured
   attention.half_length     length at which the rate is half of that
   attention.sustained       as gemm.sustained
+  aten.NAME                 a measured op that is limited by memory; shape: the bytes that anychip counts for it, "strided" after
+                            them where the source is read across its rows; value: those bytes over the time beyond kernel.floor
+  memory.copy               bandwidth of a copy that reads and writes as many bytes as shape says: what caches do
+  page.rate                 bandwidth of the first write to memory that is new to the process (execution "host"); shape: blocks
+                            from so many bytes on go back to the system whenever they are freed
   memory.rate               main-memory bandwidth of a large copy (or a ratio of the peak)
   vector.rate               ratio of the vector peak that point-wise code reaches
   kernel.floor, kernel.floor_graph           device time of an empty kernel, launched by the host or replayed in a graph
@@ -159,5 +167,5 @@ def same_die(rows: tuple[Rate, ...]) -> tuple[Rate, ...]:
                  if row.op.startswith(("gemm", "attention", "borrow")))  # fmt: skip
 
 
-SHAPE = re.compile(r"^(\d+)x(\d+)x(\d+)$")
+SHAPE = re.compile(r"^(\d+)x(\d+)x(\d+)(?: ([a-z_]+))?$")
 ATTENTION = re.compile(r"^(\w+)(?: d(\d+))?(?: (causal|full))?(?: s(\d+))?$")

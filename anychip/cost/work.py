@@ -21,12 +21,14 @@ SHORT_DTYPE = {
 
 
 class Gemm(NamedTuple):
-    """`batch` products [m, k] @ [k, n]."""
+    """`batch` products [m, k] @ [k, n]. how: which measured products it is like, where a chip's rates tell them apart:
+    n or t for each operand as it lies in memory ("nt": a linear layer forward), or a convolution ("conv.weight")."""
 
     batch: int
     m: int
     n: int
     k: int
+    how: str = ""
 
     @property
     def flop(self) -> int:
@@ -142,6 +144,11 @@ def unknown(op: Op) -> Work:
 def arg(op: Op, position: int, name: str, default: Any = None) -> Any:
     """An argument, given by position or by name; trailing defaults may be absent from a call."""
     return op.args[position] if position < len(op.args) else op.kwarg(name, default)
+
+
+def layout(a: TensorMeta, b: TensorMeta) -> str:
+    """How the operands of a product lie: n with rows, t with columns in one piece."""
+    return "".join("n" if t.stride[-1] == 1 or t.stride[-2] != 1 else "t" for t in (a, b))
 
 
 def tensor_arg(op: Op, position: int, name: str) -> TensorMeta | None:

@@ -11,6 +11,7 @@ from typing import Any
 from anychip.spec import Chip, ChipEntry, Figure, Platform, Problem
 
 SCHEMA = 1
+RUNS = {"kernel": "one kernel after another", "graph": "whole compiled graphs", "host": "ops in the calling thread"}
 
 
 def table(rows: Sequence[Sequence[str]], width: int | None = None, flexible: int | None = None) -> str:
@@ -83,7 +84,7 @@ def chip_text(chip: Chip, asked: str, platform: bool = False) -> str:
     lines = [
         head,
         f"{chip.vendor} {chip.name}, platform {chip.platform.id}{generation}, grade {chip.grade}",
-        f"runs {'one kernel after another' if chip.execution == 'kernel' else 'whole compiled graphs'}; {chip.file}",
+        f"runs {RUNS[chip.execution]}; {chip.file}",
         "",
     ]
     lines += figure_lines(chip.figures, width)

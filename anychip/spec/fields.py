@@ -69,7 +69,8 @@ CHIP_FIELDS: tuple[Field, ...] = (
     Field("generation", "text", "The maker's generation; selects [generation.X] of the platform file."),
     Field("extends", "text", "Id of a chip of which this file is a variant: every field not given here is that one's."),
     Field("execution", "text", "kernel: a host launches one kernel after another. graph: a whole step is compiled and "
-          "runs as one.", required=True, choices=("kernel", "graph")),
+          "runs as one. host: the program's own thread runs each op when it calls it.", required=True,
+          choices=("kernel", "graph", "host")),
     Field("cluster", "text", "Id of the file in clusters/ that says how it is usually put together."),
     Field("launched", "date", "Day, month or year of launch."),
     Field("process", "text", "Process and dies."),
@@ -224,6 +225,9 @@ CLUSTER_FIELDS: tuple[Field, ...] = (
     Field("node.nics", "figure", "Network cards in one node.", "count"),
     Field("scale_up.domain_chips", "figure", "Chips joined by the scale-up link.", "count"),
     Field("scale_up.topology", "text", "How.", choices=TOPOLOGIES),
+    Field("scale_up.one_way_per_chip", "figure", "What one chip can send, all ports together; where it is not that of the "
+          "chip's own file.", "byte/s"),
+    Field("scale_up.peer_one_way", "figure", "What one chip can send to one other chip.", "byte/s"),
     Field("scale_up.shape", "integers", "Chips along each dimension of the largest torus."),
     Field("scale_up.wrap_multiple", "integer", "A slice wraps around along a dimension whose length this divides."),
     Field("scale_up.note", "text", "As the source describes it."),

@@ -147,6 +147,10 @@ class Engine:
             duration += float(self.extra_s[self._position + position])
         begun = self.host_s
         self.host_s += host
+        if self.on.called:
+            # The thread that calls an op runs it: it is done when the call returns.
+            self.host_s = self._place(op, self._position + position, duration, self.host_s + duration)
+            return
         ready = max(begun + first + duration, self.host_s + duration / max(kernels, 1)) if kernels else 0.0
         end = self._place(op, self._position + position, duration if kernels else 0.0, ready)
         if prices.blocks[op]:
@@ -227,6 +231,8 @@ class Engine:
         kernels, eager = self.prices.kernels[ops], self.prices.host_s[ops]
         host, first = self._host_costs(eager, kernels)
         spent[positions] = host
+        if self.on.called:
+            spent[positions] += self._durations(ops, kernels, positions + start)
         own = kinds == Kind.HOST
         spent[own] = payloads[own] * 1e-9
         if self.on.graph:
@@ -249,14 +255,19 @@ class Engine:
         """Ops on the current stream, each issued by `issued` on the host's clock."""
         if not ops.size:
             return
-        graph = self.in_graph and not self.on.graph
-        floors = kernels * self.on.graph_floor_s if graph else self.prices.floors_s[ops]
-        durations = self.prices.body_s[ops] + floors
-        if self.extra_s is not None:
-            durations = durations + self.extra_s[positions]
+        durations = self._durations(ops, kernels, positions)
+        if self.on.called:
+            self._place_all(ops, positions, durations, issued)
+            return
         ready = np.maximum(issued - host + first + durations, issued + durations / np.maximum(kernels, 1))
         ready[kernels == 0] = -np.inf
         self._place_all(ops, positions, durations, ready)
+
+    def _durations(self, ops: Words, kernels: Words, positions: Words) -> Any:
+        graph = self.in_graph and not self.on.graph
+        floors = kernels * self.on.graph_floor_s if graph else self.prices.floors_s[ops]
+        durations = self.prices.body_s[ops] + floors
+        return durations if self.extra_s is None else durations + self.extra_s[positions]
 
     def _place_all(self, ops: Words, positions: Words, durations: Any, ready: Any) -> None:
         """As `_place`, for ops in a row."""

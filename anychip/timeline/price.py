@@ -10,6 +10,7 @@ from anychip.cost.price import Prices
 from anychip.record import Program
 from anychip.spec import Chip
 from anychip.timeline.engine import Engine
+from anychip.timeline.pages import page_s
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -53,6 +54,7 @@ def price(program: Program, chip: Chip) -> Timeline:
     """Fuse what was compiled, price every distinct op once, and walk the tape."""
     fused = fuse(program)
     engine = Engine(chip, fused.ops, fused.block_bytes, record=True, fused=True)
+    engine.extra_s = page_s(fused, engine.on)
     engine.run(fused.tape)
     recorded = engine.recorded
     assert recorded is not None

@@ -13,7 +13,7 @@ def test_product_moves_each_operand_once():
     # [4, 8] @ [8, 16] in bf16: read (32 + 128)*2 = 320 bytes, write 64*2 = 128, flop 2*4*16*8 = 1024
     task = work(mm(4, 16, 8))
     assert (task.flop, task.bytes_read, task.bytes_written, task.kernels) == (1024, 320, 128, 1)
-    assert task.gemm == (Gemm(1, 4, 16, 8),)
+    assert task.gemm == (Gemm(1, 4, 16, 8, "nn"),)
     assert (task.unit, task.dtype, task.kind) == ("matrix", "bf16", "gemm")
 
 
@@ -250,7 +250,7 @@ def test_a_product_that_adds_to_wider_numbers_runs_in_the_dtype_of_its_operands(
     task = work(
         Op("aten.addmm.dtype_out", (main, t(4, 16), t(16, 8), "float32"), (("out", main),), (), (3,)),
     )
-    assert (task.dtype, task.gemm, task.flop) == ("bf16", (Gemm(1, 4, 8, 16),), 1024)
+    assert (task.dtype, task.gemm, task.flop) == ("bf16", (Gemm(1, 4, 8, 16, "nn"),), 1024)
     assert task.bytes_written == 128
 
 

@@ -187,7 +187,9 @@ class Job:
                     f"Rank {rank}, run to see whether it does as rank {owners[rank]}, ended with {code}."
                 )
                 continue
-            if alike(stream(Program.load(self._file(rank))), streams[owners[rank]]):
+            sample = stream(Program.load(self._file(rank)))
+            self._file(rank).unlink()
+            if alike(sample, streams[owners[rank]]):
                 continue
             self._run([Rank(rank)])  # whole, under its own name
             self._read(programs, streams)

@@ -8,7 +8,7 @@ from anychip.audit.finding import Finding
 from anychip.audit.reading import Plain
 from anychip.source.module import Place
 
-_HASH = re.compile(r"(?<![\w$\"'{\\/&#:])#(?![!{]).*")
+_HASH = re.compile(r"(?<![\w$\"'{\\/&#:])#(?![!{]|SBATCH\b|PBS\b|BSUB\b).*")
 _FENCE = re.compile(r"^\s*(?:```|~~~)\s*([\w+-]*)|^\.\. code-block::|^\s*::\s*$")
 _CODE = frozenset(
     {"", "bash", "sh", "shell", "console", "zsh", "shell-session", "dockerfile", "docker", "yaml", "yml", "cmd", "text"}

@@ -1,0 +1,40 @@
+"""Calls of CUDA's runtime and driver, NVML and NVTX in C and C++.
+
+PyTorch's hipify knows a HIP name for most; the finding says which. Through PyTorch's own C++ interface (c10::Device,
+at::Tensor, c10::DeviceGuard) an extension needs few of them.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+from anychip.audit.finding import Finding
+from anychip.audit.hip import hip_names
+from anychip.audit.reading import Plain
+from anychip.audit.rules._cxx import KINDS as KINDS
+from anychip.audit.rules._cxx import Construct, find_constructs
+
+NAME = "cuda-runtime"
+VALID = ("<cxx>\nvoid cuda(); int x = 1;\n", "<cuda>\n// cudaMalloc(&p, 4);\nint a;\n", "<cxx>\ncurrent(1); cull(2);\n")
+INVALID = (
+    ("<cxx>\ncudaMalloc(&p, 4);\n", ("cudaMalloc",)),
+    ("<cxx>\nint main() { cuInit(0); nvmlInit(); }\n", ("cuInit", "nvmlInit")),
+)
+_CALL = re.compile(
+    r"\b(cuda[A-Z]\w+|nvml[A-Z]\w+|nvtx[A-Z]\w+|nvrtc[A-Z]\w+|cu(?:Ctx|Mem|Module|Launch|Device|Stream|Event|Init|Func|Graph|Link|Occupancy)[A-Z]?\w*)\s*\("
+)
+CALLS = (Construct(_CALL, "thought", "NVIDIA's runtime", ""),)
+
+
+def find(file: Plain) -> Iterable[Finding]:
+    for found in find_constructs(file, NAME, CALLS, lambda symbol: ("cuda_symbol", symbol)):
+        yield replace(found, fix=fix_of(found.symbol))
+
+
+def fix_of(symbol: str) -> str:
+    name = hip_names().get(symbol)
+    return (
+        f"{name} for AMD, by PyTorch's hipify; the chip's own runtime elsewhere"
+        if name
+        else "the chip's own runtime: hipify has no name for it"
+    )

@@ -15,6 +15,7 @@ from anychip.spec import Chip, Cluster, ClusterTier, Wire, list_clusters, load_w
 
 TORUS_DIMS = {"ring": 1, "torus2d": 2, "torus3d": 3}
 UNLIMITED = 1 << 40
+_NIC = "[scale_out] one_way_per_chip"
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ def _inner(chip: Chip, num_chips: int, cluster: Cluster | None, bounded: bool) -
     """The scale-up domain, and the node where that is larger."""
     domain, topology = _domain(chip, cluster, bounded)
     if domain > 1 and topology != "none":
-        yield _scale_up(chip, num_chips, domain, topology, cluster)
+        yield _scale_up(chip, num_chips, domain, topology, cluster, bounded)
     node = (cluster.node_chips if cluster else None) or 1
     if node > domain and num_chips > domain:
         host = chip.links.get("host")
         rate = host.one_way_bytes_per_s if host else None
-        yield _tier(chip, "host", "host", node, "switch", _needed(chip, rate, "links.host.one_way"), None,
+        yield _tier(chip, "host", "host", node, "switch", _needed(chip, rate, "links.host.one_way", ""), None,
                     _wire(host.wire if host else None))  # fmt: skip
 
 
@@ -95,19 +96,23 @@ def _equal_parts(num_chips: int, domain: int) -> int:
     return part if 2 * part >= domain else domain
 
 
-def _scale_up(chip: Chip, num_chips: int, domain: int, topology: str, cluster: Cluster | None) -> Tier:
+def _scale_up(chip: Chip, num_chips: int, domain: int, topology: str, cluster: Cluster | None,
+              bounded: bool) -> Tier:  # fmt: skip
     link = chip.scale_up
     assert link is not None
     both = link.bidirectional_bytes_per_s
-    one_way = _needed(chip, link.one_way_bytes_per_s or (both / 2 if both else None), "links.scale_up.one_way")
+    own = link.one_way_bytes_per_s or (both / 2 if both else None)
+    given = cluster.scale_up_bytes_per_s if cluster else None
+    rate = given or own if bounded else own or given
+    one_way = _needed(chip, rate, "links.scale_up.one_way", "[scale_up] one_way_per_chip")
     if topology == "unknown":
-        raise BadNetwork(f"{chip.id}: how its chips are joined is unknown (links.scale_up.topology). {_remedy(chip)}")
-    part = _equal_parts(num_chips, domain)
-    peer = link.peer_one_way_bytes_per_s
+        missing = "links.scale_up.topology", "[scale_up] topology"
+        raise BadNetwork(f"{chip.id}: how its chips are joined is unknown ({missing[0]}). {_remedy(chip, missing[1])}")
+    peer = cluster.peer_bytes_per_s if cluster and given and rate == given else link.peer_one_way_bytes_per_s
     if peer is None and topology == "mesh":
         peer = one_way / (domain - 1)
-    tier = _tier(chip, "scale_up", "scale_up", part, topology, one_way, link.peer_one_way_bytes_per_s,
-                 _wire(link.wire))  # fmt: skip
+    part = _equal_parts(num_chips, domain)
+    tier = _tier(chip, "scale_up", "scale_up", part, topology, one_way, peer, _wire(link.wire))
     if topology in TORUS_DIMS:
         limit = cluster.torus_shape if cluster else ()
         used = slice_chips(num_chips, TORUS_DIMS[topology], domain, limit)
@@ -137,8 +142,8 @@ def _outer(chip: Chip, num_chips: int, cluster: Cluster | None, bounded: bool) -
     found: list[Tier] = []
     for at in listed:
         rate = at.one_way_bytes_per_s or rate
-        where = f"scale_out.one_way_per_chip of cluster {cluster.id}" if cluster else "links.scale_out.one_way"
-        rate = _needed(chip, rate, where) / at.oversubscription
+        where = "links.scale_out.one_way" + (f", as is {_NIC} of {cluster.file}," if bounded and cluster else "")
+        rate = _needed(chip, rate, where, _NIC) / at.oversubscription
         wire = at.wire or wire
         last = at is listed[-1] and not bounded
         chips = UNLIMITED if last or at.chips is None else at.chips
@@ -179,17 +184,22 @@ def _wire(name: str | None) -> Wire | None:
     return load_wire(name) if name else None
 
 
-def _needed(chip: Chip, rate: float | None, path: str) -> float:
+def _needed(chip: Chip, rate: float | None, path: str, field: str) -> float:
     if rate is None:
-        raise BadNetwork(f"{chip.id}: {path} is unknown, and more than one chip need it. {_remedy(chip)}")
+        raise BadNetwork(f"{chip.id}: {path} is unknown, and a job of several chips needs it. {_remedy(chip, field)}")
     return rate
 
 
-def _remedy(chip: Chip) -> str:
-    known = [cluster.id for cluster in list_clusters() if chip.id in cluster.chips and cluster.nic_bytes_per_s]
+def _remedy(chip: Chip, field: str) -> str:
+    """What to try where the chip's file lacks a figure; field: of a cluster's file that can give it, "" for none."""
+    add = f"Add the figure with its source to {chip.file}"
+    if not field:
+        return add
+    table, key = field.strip("[").split("] ")
+    built = [cluster for cluster in list_clusters() if chip.id in cluster.chips]
+    known = [cluster.id for cluster in built if cluster.raw.get(table, {}).get(key, "unknown") != "unknown"]
     clusters = f"Known clusters of it: {', '.join(known)}. " if known else ""
-    return (f"{clusters}Add the figure with its source to {chip.file}, or write a cluster file that has it: "
-            f"--on {chip.id}:COUNT@FILE.toml")  # fmt: skip
+    return f"{clusters}{add}, or give a cluster file with {field}: --on {chip.id}:COUNT@FILE.toml"
 
 
 def _check_size(chip: Chip, num_chips: int, cluster: Cluster) -> None:
@@ -200,5 +210,5 @@ def _check_size(chip: Chip, num_chips: int, cluster: Cluster) -> None:
     others = [other.id for other in list_clusters() if chip.id in other.chips and (other.max_chips or 0) >= num_chips]
     fits = f"; large enough: {', '.join(others)}" if others else ""
     raise BadNetwork(f"cluster {cluster.id} has at most {largest} chips, {num_chips} are asked for. "
-                     f"Try --on {chip.id}:{largest}@{cluster.id}, or --on {chip.id}:{num_chips} for a network that is as "
+                     f"Try --on {chip.id}:{largest}@{cluster.asked}, or --on {chip.id}:{num_chips} for a network that is as "
                      f"large as needed{fits}")  # fmt: skip

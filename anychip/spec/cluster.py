@@ -97,6 +97,11 @@ class Cluster(_Sheet):
     chips: tuple[str, ...] = ()
 
     @property
+    def asked(self) -> str:
+        """What to write after @ to get this cluster: its id, or its file where no id leads to it."""
+        return self.id if catalogue.find("clusters", self.id) == self.file else str(self.file)
+
+    @property
     def node_chips(self) -> int | None:
         return self.count("node.chips")
 
@@ -116,6 +121,15 @@ class Cluster(_Sheet):
     @property
     def wrap_multiple(self) -> int:
         return int(self.raw.get("scale_up", {}).get("wrap_multiple", 1))
+
+    @property
+    def scale_up_bytes_per_s(self) -> float | None:
+        """What one chip can send inside its domain, where that is not as in the chip's file."""
+        return self.get("scale_up.one_way_per_chip")
+
+    @property
+    def peer_bytes_per_s(self) -> float | None:
+        return self.get("scale_up.peer_one_way")
 
     @property
     def nic_bytes_per_s(self) -> float | None:
@@ -207,6 +221,11 @@ def _find(kind: str, name: str) -> Path:
     return found or _by_alias(kind, what, name, wanted)
 
 
+def _chip_called(name: str) -> str | None:
+    """The id of the chip of an id or alias."""
+    return next((head.id for head in catalogue.heads("chips") if name in (head.id, *head.aliases)), None)
+
+
 def _by_alias(kind: str, what: str, name: str, wanted: str) -> Path:
     heads = catalogue.heads(kind)
     owners = list(dict.fromkeys(head.file for head in heads if wanted in head.aliases))
@@ -214,6 +233,9 @@ def _by_alias(kind: str, what: str, name: str, wanted: str) -> Path:
         return owners[0]
     if owners:
         raise UnknownCluster(f"{name!r} is an alias of more than one {what}: {', '.join(o.stem for o in owners)}")
+    built = [c.id for c in list_clusters() if kind == "clusters" and _chip_called(wanted) in c.chips]
+    if built:
+        raise UnknownCluster(f"{name!r} is a chip, not a cluster; clusters of it: {', '.join(built)}")
     words = {word: head.id for head in heads for word in (head.id, *head.aliases)}
     near = difflib.get_close_matches(wanted, words, 3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(word) for word in near)}?" if near else ""

@@ -174,13 +174,32 @@ def test_a_cluster_that_is_too_small_says_what_to_try():
     assert "at most 1016 chips, 16384 are asked for" in text
     assert "--on nvidia-h100-sxm:1016@nvidia-dgx-h100-superpod" in text
     assert "meta-24k-roce" in text
+    # A cluster that was given as a file is suggested as that file.
+    with pytest.raises(BadNetwork, match=r"--on nvidia-h100-sxm:8192@\S*islands-8x1024-h100\.toml"):
+        Fabric.of(load_chip("h100"), 16384, ISLANDS)
 
 
 def test_a_link_without_figures_says_which_and_what_to_try():
     with pytest.raises(BadNetwork, match=r"links\.scale_out\.one_way.* unknown"):
         Fabric.of(load_chip("biren-br100"), 64)
-    with pytest.raises(BadNetwork, match=r"scale_up.*unknown.*@FILE\.toml"):
+    with pytest.raises(BadNetwork, match=r"scale_up.*unknown.*\[scale_up\] one_way_per_chip: --on \S*@FILE\.toml"):
         Fabric.of(load_chip("metax-c550"), 8)
+    with pytest.raises(BadNetwork, match=r"scale_out\.one_way, as is \[scale_out\] one_way_per_chip of \S*groq-rack"):
+        Fabric.of(load_chip("groq-lpu-v1"), 1024, "groq-rack")
+
+
+def test_a_cluster_file_can_give_what_the_chips_file_lacks(tmp_path):
+    file = tmp_path / "guess.toml"
+    figure = '{ value = %d, unit = "%s", src = "me" }'
+    file.write_text(
+        'schema_version = 1\nid = "guess"\nname = "A guess"\nchips = ["metax-c550"]\n'
+        '[sources.me]\ntitle = "a guess"\nkind = "estimated"\ndate = "2026-11-26"\n'
+        f'[scale_up]\ndomain_chips = {figure % (8, "count")}\ntopology = "mesh"\n'
+        f"one_way_per_chip = {figure % (210, 'GB/s')}\n[scale_out]\none_way_per_chip = {figure % (200, 'Gbit/s')}\n"
+    )
+    node, network = Fabric.of(load_chip("metax-c550"), 64, file).tiers
+    assert (node.one_way_bytes_per_s, node.peer_bytes_per_s, node.topology) == (210e9, 30e9, "mesh")  # seven peers
+    assert network.one_way_bytes_per_s == 25e9
 
 
 def test_unknown_clusters_ranks_and_kinds():

@@ -71,6 +71,8 @@ def test_names_that_nobody_has():
         load_cluster("nowhere.toml")
     with pytest.raises(UnknownCluster, match=r"no link is called 'nvlink9'\. Did you mean 'nvlink"):
         load_wire("nvlink9")
+    with pytest.raises(UnknownCluster, match="'mi300x' is a chip, not a cluster; clusters of it: amd-mi300x-platform"):
+        load_cluster("mi300x")
     with pytest.raises(UnknownChip, match="'dgx-h100' is a cluster, not a chip"):
         load_chip("dgx-h100")
 

@@ -71,7 +71,7 @@ class Script:
         kinds, payloads = kinds[keep], payloads[keep]
         cuts = _flags((*COUPLING, Kind.BATCH))[kinds]
         launched = np.flatnonzero(kinds == Kind.OP)
-        of_op = prices.blocks.copy()
+        of_op = prices.blocks | prices.on.called
         meet = np.zeros(of_op.size, bool)
         for op, meeting in meetings.items():
             meet[op] = True
@@ -193,7 +193,7 @@ class RankEngine(Engine):
 
     def _plain(self, at: int, stop: int) -> None:
         """Words at..stop, none of which couples clocks."""
-        eager = not self.compiled and (self.on.graph or not self.in_graph)
+        eager = not (self.compiled or self.on.called) and (self.on.graph or not self.in_graph)
         if eager and stop - at <= FEW:
             self._few(at, stop)
             return
@@ -280,7 +280,7 @@ class RankEngine(Engine):
             self.batch.append((position, op))
         elif meeting is not None and is_cut(meeting, self.jitter > 0):
             self._issue([(position, op)])
-        elif self.prices.blocks[op] and self.stream in self.queues:
+        elif (self.prices.blocks[op] or self.on.called) and self.stream in self.queues:
             return False
         else:
             self._launch(op, position)

@@ -177,3 +177,24 @@ def test_goodput_where_the_cluster_tells():
 
 def test_no_goodput_where_nothing_is_known():
     assert forecast(job(steps(Rank(0, 8, [(tuple(range(8)), "dp")], range(8))))).goodput is None
+
+
+def test_fsdp_moves_three_times_its_parameters():
+    # each of 4 layers of 4 MB: gathered before forward and before backward, its gradients scattered: 3 * 16 MB a step,
+    # 3 * 7/8 * 16 ms of network at 1 GB/s
+    rank = Rank(0, 8, [(tuple(range(8)), "dp_shard")], range(8))
+    gather, scatter = (rank.call(name, 0, 125_000) for name in ("_allgather_base_", "_reduce_scatter_base_"))
+    for _ in range(3):
+        rank.mark(Mark.FORWARD_BEGIN)
+        for _ in range(4):
+            rank.run(gather).compute(0.01)
+        rank.mark(Mark.FORWARD_END).mark(Mark.BACKWARD_BEGIN)
+        for _ in range(4):
+            rank.run(gather).compute(0.02).start(scatter)
+        rank.mark(Mark.BACKWARD_END).mark(Mark.OPTIMIZER_BEGIN).compute(1e-6).mark(Mark.OPTIMIZER_END)
+    found = forecast(job(rank))
+    axis = found.axes["dp_shard"]
+    assert (axis.calls, axis.nbytes) == (12, 48e6)
+    assert axis.busy_s == pytest.approx(3 * 7 / 8 * 16e-3, rel=1e-2)
+    # 8 gathers are exposed; scatters run beside the next layer's gather and backward, on the same stream as gathers
+    assert found.step_time_s == pytest.approx(0.12 + 8 * 3.5e-3 + 4 * 3.5e-3, rel=1e-2)

@@ -104,19 +104,19 @@ def jobs(draw):
     return job(*ranks)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(jobs(), st.floats(1e6, 1e9), st.floats(1, 10))
 def test_more_bandwidth_is_never_slower(program, rate, more):
     assert total(program, Wire(rate * more)) <= total(program, Wire(rate)) + 1e-12
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(jobs(), st.floats(0, 0.2), st.floats(0, 0.2))
 def test_more_noise_is_never_faster(program, jitter, more):
     assert total(program, jitter=jitter + more) >= total(program, jitter=jitter) - 1e-12
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(jobs(), st.randoms())
 def test_the_order_of_the_recordings_does_not_matter(program, random):
     before = {rank.program.rank: rank.timeline.total_s for rank in simulate(program, H100, Wire()).ranks}

@@ -46,7 +46,7 @@ class Session:
             host_measured=self.config["host"] == "measured",
             imbalance=self.config["imbalance"],
         )
-        from anychip.device import smi
+        from anychip.device import smi, workers
         from anychip.device.hooks import Hooks, Steps
 
         self.steps = Steps(self.config["steps"], self.config["calls"], self.finish)
@@ -55,6 +55,7 @@ class Session:
         self.hooks.install()
         smi.install(self.runtime, Path(self.config["out"]).parent)
         self.runtime.clocks.install()
+        workers.install(self.config)
         if self.config["step_mark"]:
             self.hooks.mark_steps_at(self.config["step_mark"])
 

@@ -1,11 +1,15 @@
 """What stopped real programs on the virtual chip, each as a few lines of our own. Named after the symptom."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
+from anychip.device.launch import record
 from anychip.device.schemas import IN_PLACE_VIEWS
 from anychip.record import Kind
 from anychip.record.steps import Marks
+from anychip.spec import load_chip
 from anychip.timeline.memory import memory
 from anychip.timeline.modules import module_at
 from tests.device.test_device import run
@@ -203,3 +207,10 @@ def test_numbers_of_the_host_stand_beside_tensors_of_the_chip() -> None:
         out = [one.device.type for one in out]
     """)
     assert out == ["cuda"] * 7
+
+
+def test_workers_that_load_the_program_anew_see_the_chip() -> None:
+    path = Path(__file__).parents[1] / "programs" / "spawned_workers.py"
+    program = record([str(path)], load_chip("h100"), show_output=False)
+    assert program.meta["exit_code"] == 0
+    assert program.meta["steps"] == 3

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from anychip.device._torch import Tensors
+from anychip.device._torch_tensors import Tensors
 from anychip.drivers.base import Block
 from anychip.errors import UnsupportedTorch
 

@@ -57,6 +57,7 @@ def _complete(runtime: Any) -> None:
     from anychip import standins
     from anychip.device import (
         _torch,
+        _torch_tensors,
         attention,
         comm,
         compiling,
@@ -89,7 +90,7 @@ def _complete(runtime: Any) -> None:
             **Dependent(runtime.kernels, runtime.imbalance).overrides(),
         }
     )
-    _torch.probe(runtime.tensors, runtime.count)
+    _torch_tensors.probe(runtime.tensors, runtime.count)
     attention.install()
     for part in (
         comm,

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
-from anychip.device._torch import DISPATCH_KEYS, Tensors, cpu_keyset, dtype_name
+from anychip.device._torch_tensors import DISPATCH_KEYS, Tensors, cpu_keyset, dtype_name
 from anychip.device.checks import same_device
 from anychip.device.schemas import Schema, device_operators, schema_of
 from anychip.drivers.base import Call, Driver

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from anychip.device._torch import Native, Tensors
+from anychip.device._torch import Native
+from anychip.device._torch_tensors import Tensors
 from anychip.device.answers import answer
 from anychip.device.clock import Clocks, VirtualClock
 from anychip.device.kernels import Kernels

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from anychip.device._torch import Tensors, cpu_keyset, storage_bytes
+from anychip.device._torch_tensors import Tensors, cpu_keyset, storage_bytes
 from anychip.device.kernels import Kernels, canonical, meta_of
 from anychip.device.schemas import schema_of
 from anychip.drivers.base import Driver

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from anychip.device._torch import FIRST_ADDRESS
+from anychip.device._torch_tensors import FIRST_ADDRESS
 from anychip.standins import custom, recording
 
 VERSION = "13.5.1"

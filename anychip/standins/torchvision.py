@@ -69,7 +69,7 @@ def _library(kind: str) -> Any:
 
 
 def _register(runtime: Any, missing: bool) -> None:
-    from anychip.device._torch import DISPATCH_KEYS
+    from anychip.device._torch_tensors import DISPATCH_KEYS
 
     key = DISPATCH_KEYS[runtime.device_type]
     library = _library("IMPL")

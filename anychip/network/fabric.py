@@ -14,6 +14,7 @@ import numpy as np
 from anychip.errors import BadNetwork
 from anychip.network.algorithms import ALGORITHMS, POINT_TO_POINT, USUAL, Plan
 from anychip.network.collective import KINDS
+from anychip.network.curve import Curve
 from anychip.network.geometry import Chips, Geometry, geometry
 from anychip.network.levels import Measured, measured
 from anychip.network.points import Point, points_of_chip
@@ -45,6 +46,17 @@ class CollectiveCost(NamedTuple):
     cores: int = 0
 
 
+class Way(NamedTuple):
+    """One algorithm on one group: seconds for a byte at the attained rates, the latency of its steps, the curve that
+    bends both, the tier that takes longest."""
+
+    algorithm: str
+    s_per_byte: float
+    latency_s: float
+    curve: Curve
+    tier: str
+
+
 NOTHING = CollectiveCost(0.0, "modelled", "none", "none", "none")
 
 
@@ -62,7 +74,7 @@ class Fabric:
     placement: Chips | None = None
     _looks: dict[Any, tuple[Any, Geometry]] = field(default_factory=dict, repr=False)
     _costs: dict[tuple[str, int, Geometry], CollectiveCost] = field(default_factory=dict, repr=False)
-    _plans: dict[tuple[str, Geometry], tuple[tuple[str, Plan], ...]] = field(default_factory=dict, repr=False)
+    _ways: dict[tuple[str, Geometry], tuple[Way, ...]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -96,7 +108,7 @@ class Fabric:
             raise BadNetwork(f"cannot run tier {tier!r} at {share:g} of its rate: tiers here are {', '.join(names) or 'none'}, "
                              "a share is above 0 and at most 1")  # fmt: skip
         slower = tuple(found.at(share) if found.name == tier else found for found in self.tiers)
-        return replace(self, tiers=slower, _looks={}, _costs={}, _plans={})
+        return replace(self, tiers=slower, _looks={}, _costs={}, _ways={})
 
     def cost(self, kind: str, nbytes: int, ranks: Sequence[int], dtype: str = "") -> CollectiveCost:
         """Seconds of a collective of `ranks`, while all other ranks do the same in groups of their own.
@@ -136,39 +148,42 @@ class Fabric:
             kind, nbytes = "all_reduce", TINY_BYTES
         if nbytes == 0 and kind not in POINT_TO_POINT:
             return NOTHING
-        costs = [self._cost(kind, name, plan, nbytes, look) for name, plan in self._planned(kind, look)]
-        return min(costs, key=lambda cost: cost.time_s)
+        ways = self._ways_of(kind, look)
+        times = [way.curve.at(way.s_per_byte * nbytes, way.latency_s) for way in ways]
+        time = min(times)
+        way = ways[times.index(time)]
+        moving = way.s_per_byte * nbytes
+        evidence = "interpolated" if way.curve.own and way.curve.holds(moving) else "modelled"
+        limit = "bandwidth" if 2 * moving > time else "latency"
+        return CollectiveCost(time, evidence, way.algorithm, limit, way.tier, MEMORY_PASSES[kind] * nbytes, self.cores)
 
-    def _planned(self, kind: str, look: Geometry) -> tuple[tuple[str, Plan], ...]:
-        """Every algorithm of the chip's library that can do it."""
-        key = (kind, look)
-        found = self._plans.get(key)
+    def _ways_of(self, kind: str, look: Geometry) -> tuple[Way, ...]:
+        """A way by every algorithm of the chip's library that can do it, else by any."""
+        found = self._ways.get((kind, look))
         if found is None:
             tiers = self.tiers[: len(look.reaches)]
             names = (PLAIN[kind],) if kind in PLAIN else self.algorithms
             tried = {name: ALGORITHMS[name](kind, look, tiers) for name in names}
             if not any(tried.values()):
                 tried = {name: function(kind, look, tiers) for name, function in ALGORITHMS.items()}
-            found = self._plans[key] = tuple((name, plan) for name, plan in tried.items() if plan is not None)
+            ways = [self._way(name, plan, tiers) for name, plan in tried.items() if plan is not None]
+            found = self._ways[kind, look] = tuple(ways)
         assert found, f"no algorithm for {kind}"
         return found
 
-    def _cost(self, kind: str, name: str, plan: Plan, nbytes: int, look: Geometry) -> CollectiveCost:
-        """The curve of the outermost tier at the time that the bytes need: those of the slowest tier, or of all tiers
-        one after another."""
-        tiers = self.tiers[: len(look.reaches)]
-        needed = [plan.s_per_byte[at] * nbytes / self._share(tier, name, plan) for at, tier in enumerate(tiers)]
-        moving = sum(needed) if plan.serial else max(needed)
+    def _way(self, name: str, plan: Plan, tiers: tuple[Tier, ...]) -> Way:
+        """Bytes take the time of the slowest tier, or of all tiers one after another; the outermost tier's curve says
+        what becomes of it."""
+        needed = [cost / self._share(tier, name, plan) for cost, tier in zip(plan.s_per_byte, tiers, strict=True)]
         outer = tiers[-1].role == "scale_out"
         curve = self.measured.curve("scale_out" if outer else "scale_up", self._cluster_id if outer else "")
-        time = curve.at(moving, plan.latency_s)
         slowest = max(range(len(tiers)), key=needed.__getitem__)
-        evidence = "interpolated" if curve.own and curve.holds(moving) else "modelled"
-        limit = "bandwidth" if 2 * moving > time else "latency"
-        passing = MEMORY_PASSES[kind] * nbytes
-        cores = self.chip.figures.get("engine.collective_cores")
-        busy = int(cores.value) if cores and cores.value else 0
-        return CollectiveCost(time, evidence, name, limit, tiers[slowest].name, passing, busy)
+        return Way(name, sum(needed) if plan.serial else max(needed), plan.latency_s, curve, tiers[slowest].name)
+
+    @property
+    def cores(self) -> int:
+        """Cores of a chip that a collective occupies, 0 where its file names none."""
+        return int(self.chip.get("engine.collective_cores") or 0)
 
     @property
     def _cluster_id(self) -> str:

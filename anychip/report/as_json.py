@@ -13,7 +13,8 @@ TARGET_FIELDS = (
     "mfu", "hfu", "model_flop_per_step", "peak_memory_bytes", "memory_bytes", "unpriced_share", "energy_j", "cost_usd",
     "step_kind", "limit", "matrix_dtype", "tokens_per_step", "samples_per_step", "kernels_per_step", "cluster",
 )  # fmt: skip
-TARGET_TABLES = ("breakdown_s", "evidence", "memory_by_kind", "time_by_phase_s")
+TARGET_TABLES = ("breakdown_s", "evidence", "memory_by_kind", "memory_by_module", "time_by_phase_s")
+READ_FIELDS = ("file", "line", "function", "count")
 OP_FIELDS = ("name", "shape", "count", "time_s", "share", "evidence", "limit")
 
 
@@ -41,6 +42,7 @@ def _target(answer: "Answer", index: int) -> dict[str, Any]:
         "reserved_memory_bytes": answer.reserved_bytes[index],
         "own_recording": list(answer.own_recordings[index]),
         **_job(forecast),
+        "values_read": [{field: getattr(read, field) for field in READ_FIELDS} for read in forecast.values_read],
         "top_ops": [{field: getattr(op, field) for field in OP_FIELDS} for op in forecast.top_ops],
     }
 

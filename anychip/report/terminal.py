@@ -25,6 +25,8 @@ COLUMN_WIDTH = 14
 PIPE_WIDTH = 100  # where the output is no terminal
 TOP_OPS = 8
 CRUMB = 1e-3  # of the peak: a kind of memory below that is not shown
+PLACES = 4  # lines of the program that read values
+MODULES = 6
 OP_WIDTH = 36  # an operation's name and shape, and how often it is called
 TIME_WIDTH = 7
 STEP_WORDS = {"train": "step time", "call": "time per call", "run": "time of the run"}
@@ -205,7 +207,37 @@ def _short(name: str) -> str:
 def _remarks(answer: "Answer") -> Iterator[str]:
     for name, forecast in zip(answer.names, answer.forecasts, strict=True):
         yield f"{name}: {forecast.limit}"
+    yield from _values_read(answer.forecasts[0])
+    yield from _by_module(answer.forecasts[0])
     if answer.interrupted:
         yield "Interrupted: the figures hold for what the program had done by then."
     for warning in answer.warnings:
         yield f"- warning: {warning}"
+
+
+def _values_read(forecast: "Forecast") -> Iterator[str]:
+    """How often the program reads a value of the chip, and at which of its lines: each time the host waits."""
+    if not forecast.values_read:
+        return
+    total = sum(read.count for read in forecast.values_read)
+    places = [f"{os.path.basename(read.file)}:{read.line} ({_rate(read.count)})" for read in forecast.values_read]
+    more = ", ..." if len(places) > PLACES else ""
+    unit = "call" if forecast.step_kind == "call" else "step"
+    yield f"values read from the chip: {_rate(total)} per {unit}, at {', '.join(places[:PLACES])}{more}"
+
+
+def _by_module(forecast: "Forecast") -> Iterator[str]:
+    """The modules that most of the memory at the peak was made for; * stands for numbers."""
+    most = [
+        (name, nbytes)
+        for name, nbytes in forecast.memory_by_module.items()
+        if nbytes >= CRUMB * 10 * forecast.peak_memory_bytes
+    ]
+    if len(most) > 1:
+        yield "memory at peak by module: " + ", ".join(
+            f"{name} {units.memory(nbytes)}" for name, nbytes in most[:MODULES]
+        )
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

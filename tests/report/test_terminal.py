@@ -107,3 +107,18 @@ def test_a_chip_with_its_own_recording_says_why(answer):
     (at,) = [i for i, line in enumerate(lines) if "run again for it" in line]
     assert "mi300x -> amd-mi300x" in lines[at - 1]
     assert "(name, capability)" in lines[at]
+
+
+def test_values_that_the_program_read_are_counted_with_their_lines(answer):
+    # one READ word in each step of the recording, at train.py:12
+    assert "values read from the chip: 1 per step, at train.py:12 (1)" in shown(answer, width=200)
+    none = replace(answer, forecasts=tuple(replace(f, values_read=()) for f in answer.forecasts))
+    assert "values read" not in shown(none)
+
+
+def test_memory_by_module_names_the_largest(answer):
+    first = replace(
+        answer.forecasts[0], peak_memory_bytes=4 << 20, memory_by_module={"h.*.mlp": 3 << 20, "head": 1 << 20}
+    )
+    text = shown(replace(answer, forecasts=(first, *answer.forecasts[1:])), width=200)
+    assert "memory at peak by module: h.*.mlp 3.00 MiB, head 1.00 MiB" in text

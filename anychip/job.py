@@ -34,6 +34,7 @@ from anychip.figures import (
 from anychip.forecast import Forecast, error_of, limit_of, ratio, warnings_of
 from anychip.network import Fabric
 from anychip.record import Program
+from anychip.record.reads import reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
 from anychip.timeline.memory import Memory, memory
@@ -89,7 +90,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     tokens, samples = _batch(parts, program)
     tokens = tokens_per_step if tokens_per_step is not None else tokens
     worst = max(parts, key=lambda part: part.memory.peak_bytes)
-    top = _top_ops(parts)
+    top, first = _top_ops(parts), parts[0]
     kernels, host = (mean([total[name] for total in totals]) for name in ("kernels", "host_s"))
     return Forecast(
         chip=chip.id, num_chips=chips, fits=worst.memory.peak_bytes <= chip.memory_bytes, grade=chip.grade,
@@ -110,7 +111,8 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         warnings=_warnings(parts, worst, chip), cluster=fabric.cluster.id if fabric.cluster is not None else None,
         ranks=tuple(_rank(part, one, chip) for part, (one, _) in zip(parts, mine, strict=True)),
         axes=_axes(parts, [axes for _, axes in mine]), critical_path=_path(timeline, parts),
-        goodput=_goodput(parts, fabric),
+        goodput=_goodput(parts, fabric), memory_by_module=worst.memory.by_module,
+        values_read=reads(first.program, first.window.begin, first.window.end, first.window.count),
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from anychip.cluster.rank import RankEngine, Script
 from anychip.cluster.stragglers import Stragglers
 from anychip.cost.fusion import fuse
 from anychip.cost.price import EVIDENCE, LIMITS, Prices
-from anychip.network import Collective, CollectiveCost, collective_of
+from anychip.network import Collective, CollectiveCost, Tier, collective_of
 from anychip.record import Program
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
@@ -31,13 +31,14 @@ from anychip.timeline.price import Timeline
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-INSIDE = ("scale_up", "host", "none")  # tiers of collectives that do not leave their node
-
 
 class Network(Protocol):
     """What is asked of `network.Fabric`, whose answer is a `network.CollectiveCost`."""
 
     def cost(self, kind: str, nbytes: int, ranks: Sequence[int], dtype: str) -> CollectiveCost: ...
+    def degraded(self, tier: str, share: float) -> "Network": ...
+    @property
+    def tiers(self) -> Sequence[Tier]: ...
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,9 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
     programs, origin, odd = _split([fuse(rank) for rank in program.ranks], wanted, node_chips)
     calls = [_calls(rank) for rank in programs]
     prices = [Prices(rank.ops, chip) for rank in programs]
+    worn = _worn(fabric, wanted.degraded_link)
     taken = [
-        _price(rank, asked, priced, fabric, wanted if unlike else Stragglers())
+        _price(rank, asked, priced, worn if unlike else fabric, wanted.slow_node if unlike else 1.0)
         for rank, asked, priced, unlike in zip(programs, calls, prices, odd, strict=True)
     ]
     meetings = match(programs, calls, origin)
@@ -143,19 +145,28 @@ def _calls(program: Program) -> dict[int, Collective]:
     return {index: call for index, call in found.items() if call is not None}
 
 
+def _worn(fabric: Network, share: float) -> Network:
+    """The fabric with the tiers outside of a node at a share of their rates; all tiers where none is outside."""
+    if share == 1:
+        return fabric
+    outside = [tier.name for tier in fabric.tiers if tier.role == "scale_out"]
+    for name in outside or [tier.name for tier in fabric.tiers]:
+        fabric = fabric.degraded(name, share)
+    return fabric
+
+
 def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabric: Network,
-           unlike: Stragglers) -> tuple[Floats, Floats]:  # fmt: skip
-    """Write the network's times over those of the ops that are collectives; slow down what is slow. By op: bytes of
-    memory and cores that a collective takes meanwhile, nan for other ops."""
+           slower: float) -> tuple[Floats, Floats]:  # fmt: skip
+    """Write the network's times over those of the ops that are collectives; kernels take `slower` times as long. By op:
+    bytes of memory and cores that a collective takes meanwhile, nan for other ops."""
     moved, cores = np.full(len(program.ops), np.nan), np.full(len(program.ops), np.nan)
-    prices.body_s = prices.body_s * unlike.slow_node
+    prices.body_s = prices.body_s * slower
     for index, call in calls.items():
         ranks: Sequence[int] = program.groups[call.group].ranks
         if call.peer is not None:
             ranks = (program.rank, call.peer)
         cost = fabric.cost(call.kind, call.nbytes, ranks, call.dtype)
-        slower = 1 / unlike.degraded_link if cost.tier not in INSIDE else 1.0
-        prices.body_s[index], prices.floors_s[index] = cost.time_s * slower, 0.0
+        prices.body_s[index], prices.floors_s[index] = cost.time_s, 0.0
         prices.kernels[index], prices.blocks[index] = 1, False
         prices.evidence[index], prices.limit[index] = EVIDENCE.index(cost.evidence), LIMITS.index("network")
         moved[index], cores[index] = cost.memory_bytes, cost.cores

@@ -1,5 +1,6 @@
 """Builders of small jobs for tests: ranks that compute for a while and call collectives, on a made-up network."""
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,11 @@ class Wire:
 
     def __init__(self, rate=1e9, latency=0.0, memory=0.0, cores=0):
         self.rate, self.latency, self.asked, self.memory, self.cores = rate, latency, [], memory, cores
+
+    tiers = (SimpleNamespace(name="network", role="scale_out"),)
+
+    def degraded(self, tier, share):
+        return Wire(self.rate * share, self.latency, self.memory, self.cores)
 
     def cost(self, kind, nbytes, ranks, dtype):
         self.asked.append((kind, nbytes, tuple(ranks), dtype))

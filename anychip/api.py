@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anychip import targets
-from anychip.errors import BadUse
+from anychip.errors import BadUse, ProgramFailed
 from anychip.record.program import Program, Question
 from anychip.spec import Chip, load_chip
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from anychip.cluster import ClusterTimeline, Stragglers
     from anychip.forecast import Forecast
     from anychip.network import Fabric
+
+INTERRUPTED = 130  # exit code after Ctrl-C
 
 Say = Callable[[str], None]
 OnChips = str | Chip | Sequence[str | Chip]
@@ -82,21 +84,9 @@ class Answer:
     def exit_code(self) -> int:
         """130 after Ctrl-C, the program's own where it failed, 1 where it does not fit, else 0."""
         if self.interrupted:
-            return 130
+            return INTERRUPTED
         failed = int(self.programs[0].meta.get("exit_code") or 0)
         return failed or int(any(not forecast.fits for forecast in self.forecasts))
-
-
-def chips_of(on: OnChips) -> dict[Chip, str]:
-    """Each target's chip, once, and the name it was asked for by; targets are of one chip.
-
-    Raises UnknownChip, BadChipFile, BadTarget, BadUse for none.
-    """
-    found: dict[Chip, str] = {}
-    for target in _listed(on):
-        name = target.id if isinstance(target, Chip) else targets.single(target)
-        found.setdefault(target if isinstance(target, Chip) else load_chip(name), name)
-    return found
 
 
 def places_of(on: OnChips, ranks_of: Program | None = None) -> list[Where]:
@@ -146,11 +136,14 @@ def record(
     chips_per_node: int = 8,
     ranks: str = "distinct",
     jobs: int = 2,
+    cluster: str | None = None,
 ) -> Program:
     """Run a program on a virtual chip, shapes only, in a process of its own, and keep what it did.
 
-    num_chips: above 1 it runs as a job of as many ranks, with torchrun's environment, of which each distinct one is
-    recorded (ranks "all": every one), at most `jobs` at a time; chips_per_node: how many a rank sees.
+    on: a chip, or a target of several chips: then num_chips, chips_per_node and cluster are as it says. num_chips: above 1
+    the program runs as a job of as many ranks, with torchrun's environment, of which each distinct one is recorded (ranks
+    "all": every one), at most `jobs` at a time. chips_per_node: how many a rank sees. cluster: whose network the
+    program's clocks go by.
 
     program: script and its arguments, or with `module` a module's name and its arguments. It runs with your rights.
     steps, calls: where it is ended. host: "measured" adds the host's time as it passed here, the recording's own
@@ -160,13 +153,19 @@ def record(
     Raises BadUse for a missing script, ProgramFailed if it failed before the first step, UnsupportedTorch.
     """
     argv = _argv(program, module)
-    (chip,) = chips_of(on)
+    place, *others = places_of(on)
+    if others:
+        raise BadUse(f"{on}: a recording is of one number of chips of one kind")
+    if place.num_chips > 1:
+        fabric = _fabric(place)
+        assert fabric is not None
+        num_chips, chips_per_node, cluster = place.num_chips, _node_chips(fabric), place.cluster
     _not_yet(device)
     from anychip.device import launch
 
     return launch.record(
         argv,
-        chip,
+        place.chip,
         steps=steps,
         module=module,
         calls=calls,
@@ -179,6 +178,7 @@ def record(
         devices=min(num_chips, chips_per_node),
         ranks=ranks,
         jobs=jobs,
+        cluster=cluster,
     )
 
 
@@ -228,8 +228,12 @@ def forecast(
         _check_ranks(program, places)
         programs, warnings = [program] * len(chips), _unlike(program, chips)
     else:
-        programs = _record_all(program, places, fabrics, jobs, progress, options)
-        warnings = _never_marked(programs, options.get("step_mark"))
+        found, failed = _record_all(program, places, fabrics, jobs, progress, options)
+        kept = [index for index, place in enumerate(places) if (place.chip.id, place.num_chips) in found]
+        places, fabrics = [places[index] for index in kept], [fabrics[index] for index in kept]
+        chips = [place.chip for place in places]
+        programs = [found[place.chip.id, place.num_chips] for place in places]
+        warnings = failed + _never_marked(programs, options.get("step_mark"))
     recorded_s = time.perf_counter() - began
     _check_used(programs, _title(program))
     forecasts = [
@@ -367,22 +371,40 @@ def _price(program: Program, chip: Chip, fabric: "Fabric | None", tokens_per_ste
 
 
 def _record_all(program: Any, places: list[Where], fabrics: "Sequence[Fabric | None]", jobs: int, progress: Say,
-                options: Mapping[str, Any]) -> list[Program]:  # fmt: skip
-    """For each number of chips one recording, for all chips that would have answered alike; one more for each that
-    would not. What the program prints is shown of the first target."""
+                options: Mapping[str, Any]) -> tuple[dict[tuple[str, int], Program], list[str]]:  # fmt: skip
+    """By chip and number of chips: for each number one recording, for all chips that would have answered alike; one more
+    for each that would not. What the program prints is shown of the first target. And what to say of numbers of chips on
+    which the program fails; where it does on all, ProgramFailed."""
     _argv(program, bool(options.get("module")))
     found: dict[tuple[str, int], Program] = {}
-    for count in dict.fromkeys(place.num_chips for place in places):
+    failed: dict[int, ProgramFailed] = {}
+    counts = list(dict.fromkeys(place.num_chips for place in places))
+    for count in counts:
         chips = list(dict.fromkeys(place.chip for place in places if place.num_chips == count))
         mine = {**options}
         if count > 1:
             node = next(_node_chips(fabric) for fabric in fabrics if fabric is not None and fabric.num_chips == count)
-            mine |= {"num_chips": count, "chips_per_node": node, "jobs": jobs}
+            cluster = next(place.cluster for place in places if place.num_chips == count)
+            mine |= {"num_chips": count, "chips_per_node": node, "jobs": jobs, "cluster": cluster}
         if found:
             mine["show_output"] = False
-        recorded = _record_chips(program, chips, jobs, progress, mine)
+        try:
+            recorded = _record_chips(program, chips, jobs, progress, mine)
+        except ProgramFailed as error:
+            failed[count] = error
+            if len(failed) == len(counts) or error.exit_code == INTERRUPTED:
+                raise
+            continue
         found |= {(chip.id, count): one for chip, one in zip(chips, recorded, strict=True)}
-    return [found[place.chip.id, place.num_chips] for place in places]
+        if any(one.meta.get("interrupted") for one in recorded):
+            break
+    return found, [
+        f"left out, as the program fails on {count:,} chips: {_last(error)}" for count, error in failed.items()
+    ]
+
+
+def _last(error: ProgramFailed) -> str:
+    return str(error).strip().splitlines()[-1]
 
 
 def _node_chips(fabric: "Fabric") -> int:
@@ -400,7 +422,7 @@ def _record_chips(
     count = options.get("num_chips", 1)
     progress(f"recording on {f'{count:,} ' if count > 1 else 'a '}virtual {chips[0].id}, shapes only")
     first = record(program, chips[0], **options)
-    ran = f" of {len(first.ranks)} distinct ranks" if count > 1 else ""
+    ran = f" of {len(first.ranks)} distinct rank{'s' * bool(first.others)}" if count > 1 else ""
     events = sum(len(rank.tape) for rank in first.ranks)
     progress(f"recorded {events:,} events, {len(first.ops):,} distinct operations{ran}")
     again = {chip.id: chip for chip in chips[1:] if differing(first, chip)} if not first.meta.get("interrupted") else {}

@@ -173,6 +173,10 @@ class Prices:
         self.limit: npt.NDArray[np.int8] = np.zeros(0, np.int8)
         self.extend()
 
+    def like(self, ops: list[Op]) -> "Prices":
+        """Prices of other ops by the same rules."""
+        return Prices(ops, self.chip)
+
     def extend(self) -> None:
         if len(self.ops) == self.size:
             return

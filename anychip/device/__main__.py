@@ -17,6 +17,7 @@ from anychip.device.job import Job, Rank
 from anychip.device.launch import TORCH_UNFIT
 from anychip.device.mailbox import Mailbox
 from anychip.errors import UnsupportedTorch
+from anychip.network import Fabric
 from anychip.spec import load_chip
 
 WRONG_USE = 2
@@ -131,6 +132,8 @@ class Session:
         groups = self.runtime.groups
         groups.rank = rank.rank
         groups.mailbox = Mailbox(folder, rank.rank, rank.stands_in_for, tokens)
+        fabric = Fabric.of(self.runtime.chip, self.config["world_size"], self.config["cluster"])
+        self.runtime.clock.join(fabric, groups)
 
     def _adopt(self) -> None:
         """This process is the one that is recorded."""

@@ -9,17 +9,46 @@ import threading
 import time
 import timeit
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from anychip.record import Kind, word
+from anychip.cost.price import Prices
+from anychip.network import Fabric, collective_of
+from anychip.record import Kind, Op, word
 from anychip.record.recorder import Recorder, is_standard_library
 from anychip.spec import Chip
 from anychip.timeline import Engine
 
 REAL = {name: getattr(time, name) for name in ("time", "monotonic", "perf_counter", "sleep")}
 NAP_S = 0.02  # what remains of a sleep, so that other threads and processes get their turn
+
+
+class Groups(Protocol):
+    """Whom a rank's collectives are among."""
+
+    rank: int
+
+    def ranks(self, number: int) -> tuple[int, ...]: ...
+
+
+class JobPrices(Prices):
+    """Prices of one rank's ops, its collectives at what the network takes when all come at the same time."""
+
+    def __init__(self, ops: list[Op], chip: Chip, fabric: Fabric, groups: Groups) -> None:
+        self.fabric, self.groups = fabric, groups
+        super().__init__(ops, chip)
+
+    def like(self, ops: list[Op]) -> Prices:
+        return JobPrices(ops, self.chip, self.fabric, self.groups)
+
+    def _row(self, op: Op) -> tuple[float, float, int, float, bool, int, int]:
+        row = super()._row(op)
+        call = collective_of(op)
+        if call is None:
+            return row
+        ranks = self.groups.ranks(call.group) if call.peer is None else (self.groups.rank, call.peer)
+        return (self.fabric.cost(call.kind, call.nbytes, ranks, call.dtype).time_s, 0.0, 1, row[3], False, *row[5:])
 
 
 class VirtualClock:
@@ -30,6 +59,10 @@ class VirtualClock:
         self.engine = Engine(chip, recorder.ops, recorder.block_bytes)
         self._read = 0
         self._lock = threading.Lock()
+
+    def join(self, fabric: Fabric, groups: Groups) -> None:
+        """From here on collectives take the network's time. Before the program's first op."""
+        self.engine.prices = JobPrices(self.recorder.ops, self.engine.prices.chip, fabric, groups)
 
     def _catch_up(self) -> None:
         tape = self.recorder.tape

@@ -42,6 +42,7 @@ class Groups:
         self._numbers: dict[tuple[int, ...], int] = {}
         self._known: dict[str, tuple[int, tuple[int, ...]]] = {}
         self._names: list[list[str]] = []
+        self._ranks: list[tuple[int, ...]] = []
         self._pairs: dict[tuple[int, int], int] = {}
 
     def number(self, group: Any) -> tuple[int, tuple[int, ...]]:
@@ -54,9 +55,14 @@ class Groups:
             number = self._numbers.setdefault(ranks, len(self._numbers))
             if number == len(self._names):
                 self._names.append([])
+                self._ranks.append(ranks)
             self._names[number] += [name, getattr(group, "group_desc", "")]
             self._known[name] = number, ranks
         return self._known[name]
+
+    def ranks(self, number: int) -> tuple[int, ...]:
+        """The ranks of a numbered group."""
+        return self._ranks[number]
 
     def pair_stream(self, group: int, peer: int) -> int:
         """NCCL gives two ranks that send outside of a batch a communicator, and so a stream, of their own."""

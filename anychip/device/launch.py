@@ -40,11 +40,12 @@ def record(
     world_size: int = 1,
     ranks: str = "distinct",
     jobs: int = 2,
+    cluster: str | None = None,
 ) -> Program:
     """Run `argv` (script and arguments, or with `module` a module and arguments) on a virtual `chip`.
 
     devices: how many chips one process sees: those of a node. world_size: ranks of the job, one a chip; above 1 the
-    program runs as each of its distinct ranks ("all": as every one), at most `jobs` at a time, with torchrun's environment.
+    program runs as each of its distinct ranks ("all": as every one), at most `jobs` at a time, with torchrun's environment. cluster: whose network the clock goes by.
     What the program prints goes to stderr unless `show_output` is False. Ctrl-C stops it and keeps what it
     did; then `meta["interrupted"]` is true. Raises ProgramFailed where it failed without a single step (with
     its own traceback already printed), UnsupportedTorch, BadUse.
@@ -54,7 +55,7 @@ def record(
         config = {
             "argv": list(argv), "module": module, "chip": str(chip.file), "steps": steps, "calls": calls,
             "step_mark": step_mark, "host": host, "device": device, "devices": devices, "imbalance": imbalance, "out": str(out),
-            "world_size": world_size, "ranks": ranks, "jobs": jobs,
+            "world_size": world_size, "ranks": ranks, "jobs": jobs, "cluster": cluster,
         }  # fmt: skip
         code, interrupted, errors = _run(config, show_output)
         return _result(argv, out, code, interrupted, errors)

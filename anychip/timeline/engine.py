@@ -205,7 +205,7 @@ class Engine:
         key = np.asarray(held, np.int64).tobytes()
         if key not in self._fused:
             words, ops = fuse_words(held, self.prices.ops, self.block_bytes)
-            self._fused[key] = (np.asarray(words, np.int64), Prices(ops, self.prices.chip))
+            self._fused[key] = (np.asarray(words, np.int64), self.prices.like(ops))
         words_fused, fused_prices = self._fused[key]
         outer, recorded = self.prices, self.recorded
         self.prices, self.compiled, self.recorded = fused_prices, True, None

@@ -44,16 +44,6 @@ def parse(text: str) -> Target:
     return Target(match["chip"], (low, high), match["cluster"], match["stack"])
 
 
-def single(text: str) -> str:
-    """The chip of a TARGET that means one chip. Raises BadTarget for any other."""
-    target = parse(text)
-    if target.counts != (1, 1) or target.cluster is not None:
-        raise BadTarget(f"{text!r}: this takes one chip. Try: {target.chip}")
-    if target.stack is not None:
-        raise BadTarget(_no_stack(text, target))
-    return target.chip
-
-
 def expand(text: str) -> list[Target]:
     """One target for each count of a range: its powers of two times the lowest, and the highest.
 

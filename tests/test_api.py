@@ -212,3 +212,27 @@ def test_stragglers_need_several_chips(jobs):
         api.forecast(__file__, on="h100", jitter=0.1)
     plain = api.forecast(__file__, on="h100:16").forecasts[0]
     assert api.forecast(__file__, on="h100:16", degraded_link=0.1).forecasts[0].step_time_s > plain.step_time_s
+
+
+def test_numbers_of_chips_on_which_the_program_fails_are_left_out(jobs, monkeypatch):
+    first = launch.record
+
+    def record(argv, chip, **options):
+        if options["world_size"] < 8:
+            raise ProgramFailed("train.py failed with exit code 1.\n4 ranks cannot make a mesh of 8", 1)
+        return first(argv, chip, **options)
+
+    monkeypatch.setattr(launch, "record", record)
+    answer = api.forecast(__file__, on="h100:2..16")
+    assert answer.names == ("h100:8", "h100:16")
+    left_out = [text for text in answer.warnings if text.startswith("left out")]
+    assert left_out == [f"left out, as the program fails on {n} chips: 4 ranks cannot make a mesh of 8" for n in (2, 4)]
+    with pytest.raises(ProgramFailed):
+        api.forecast(__file__, on="h100:2..4")
+
+
+def test_a_recording_is_of_one_target(jobs):
+    assert api.record(__file__, "h100:16").world_size == 16
+    assert jobs == [("nvidia-h100-sxm", 16, 8, True)]
+    with pytest.raises(BadUse, match="one number of chips"):
+        api.record(__file__, "h100:8..16")

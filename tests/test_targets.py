@@ -3,7 +3,7 @@
 import pytest
 
 from anychip.errors import BadTarget
-from anychip.targets import Target, expand, parse, single
+from anychip.targets import Target, expand, parse
 
 
 @pytest.mark.parametrize(
@@ -27,20 +27,9 @@ def test_what_is_no_target_is_named(text):
         parse(text)
 
 
-@pytest.mark.parametrize("text", ["h100:8", "h100:1..8", "h100@pod"])
-def test_where_one_chip_is_wanted_more_are_refused(text):
-    with pytest.raises(BadTarget, match=r"one chip.*Try: h100"):
-        single(text)
-
-
-@pytest.mark.parametrize("read", [single, expand])
-def test_what_is_not_there_yet_says_so(read):
+def test_what_is_not_there_yet_says_so():
     with pytest.raises(BadTarget, match=r"not there yet.*--on h100"):
-        read("h100+rocm")
-
-
-def test_one_chip():
-    assert single("h100") == single("h100:1") == "h100"
+        expand("h100+rocm")
 
 
 @pytest.mark.parametrize(

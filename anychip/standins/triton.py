@@ -7,7 +7,7 @@ its source loads and stores. `anychip.kernel` gives it its FLOP.
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -43,7 +43,8 @@ def record_launch(function: Any, holder: Any, args: Sequence[Any], kwargs: dict[
         full = replace(cost, bytes=moved if cost.bytes is None else cost.bytes, mutates=cost.mutates or written)
         custom.record_call(f"custom.{name}", full, (), _known(bound, names))
         return
-    recording.launch(name, tuple(bound.values()), (), [tensors[param] for param in written], (("bytes", moved),))
+    given = tuple(tensors.get(param, value) for param, value in bound.items())
+    recording.launch(name, given, (), [tensors[param] for param in written], (("bytes", moved),))
     recording.runtime().recorder.warn(
         f"Triton kernel {function.__name__}: priced by the bytes of its tensors; anychip.kernel gives it its cost"
     )
@@ -302,6 +303,25 @@ def _real_autotuner_run(tuner: Any, *args: Any, **kwargs: Any) -> Any:
     return tuner.fn.run(*args, **{**choice, **kwargs})
 
 
+@dataclass
+class TensorDescriptor:
+    """A tensor and the block that a kernel reads or writes of it at a time."""
+
+    base: Any
+    shape: list[int]
+    strides: list[int]
+    block_shape: list[int]
+    padding: str = "zero"
+
+    @staticmethod
+    def from_tensor(tensor: Any, block_shape: list[int], padding: str = "zero") -> "TensorDescriptor":
+        return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), list(block_shape), padding)
+
+
+def set_allocator(allocator: Callable[[int, int, int | None], Any]) -> None:
+    """Memory for descriptors made inside kernels: a few hundred bytes, which are not asked for here."""
+
+
 _DRIVER = SimpleNamespace(active=_Driver())
 _TESTING: dict[str, Any] = {"do_bench": do_bench, "do_bench_cudagraph": do_bench}
 _JIT = {"JITFunction": JITFunction, "KernelInterface": KernelInterface, "jit": jit}
@@ -319,7 +339,14 @@ _LANGUAGE: dict[str, Any] = {
 _LIBDEVICE = {name: _inside_kernels(name) for name in LIBDEVICE}
 
 MODULES: dict[str, dict[str, Any]] = {
-    "triton": {**_TUNER, **_JIT, "cdiv": cdiv, "next_power_of_2": next_power_of_2},
+    "triton": {
+        **_TUNER,
+        **_JIT,
+        "cdiv": cdiv,
+        "next_power_of_2": next_power_of_2,
+        "set_allocator": set_allocator,
+    },
+    "triton.tools.tensor_descriptor": {"TensorDescriptor": TensorDescriptor},
     "triton.language": _LANGUAGE,
     "triton.language.math": _LIBDEVICE,
     "triton.language.extra.libdevice": _LIBDEVICE,
@@ -334,10 +361,8 @@ UNCOVERED: dict[str, tuple[str, ...]] = {
     "triton": (
         "compile",
         "compiler",
-        "tools",
         "backends",
         "knobs",
-        "set_allocator",
         "profiler",
         "TensorWrapper",
         "reinterpret",

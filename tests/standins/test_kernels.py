@@ -41,11 +41,20 @@ TRITON = """
     def even_kernel(x_ptr, n, EVEN: tl.constexpr):
         tl.store(x_ptr, tl.load(x_ptr))
 
+    @triton.jit
+    def tile_kernel(x_desc, out_desc, ROWS: tl.constexpr):
+        at = tl.program_id(0) * ROWS
+        out_desc.store([at, 0], x_desc.load([at, 0]))
+
     x, y = torch.ones(1000, device="cuda"), torch.ones(1000, device="cuda")
     out = torch.empty_like(x)
     add_kernel[lambda meta: (triton.cdiv(1000, meta["BLOCK"]),)](x, y, out, 1000, BLOCK=256)
     scale_kernel[(8,)](x, 1000)
     even_kernel[(1,)](x, 1000)
+    from triton.tools.tensor_descriptor import TensorDescriptor
+    triton.set_allocator(lambda size, alignment, stream: torch.empty(size, device="cuda", dtype=torch.int8))
+    tiles = [TensorDescriptor.from_tensor(one.view(10, 100), [2, 100]) for one in (x, out)]
+    tile_kernel[(5,)](*tiles, 2)
     try:
         add_kernel[(1,)](torch.ones(3), torch.ones(3), torch.ones(3), 3, BLOCK=1)
     except ValueError as error:
@@ -140,6 +149,12 @@ def test_a_described_kernel_has_its_cost(triton: Recorded) -> None:
     task = triton.work("custom.triton.scale_kernel")
     assert (task.flop, task.bytes_moved) == (10_000, 2 * 4000)
     assert price_op(triton.op("custom.triton.scale_kernel"), load_chip("h100")).evidence != "bytes_only"
+
+
+def test_descriptors_are_the_tensors_that_they_describe(triton: Recorded) -> None:
+    op = triton.op("triton.tile_kernel")
+    assert [one.shape for one in op.tensors] == [(10, 100), (10, 100)]
+    assert (work(op).bytes_moved, op.mutates) == (2 * 4000, (1,))
 
 
 def test_heuristics_and_timing(triton: Recorded) -> None:

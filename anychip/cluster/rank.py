@@ -8,6 +8,7 @@ of the simulation only: no time depends on the order in which ranks are advanced
 
 from array import array
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anychip.cluster.board import Board, Launch, Leg
-from anychip.cluster.match import Meeting
+from anychip.cluster.match import POINT_TO_POINT, Meeting
 from anychip.cluster.stragglers import lag
 from anychip.cost.price import Prices
 from anychip.network import Collective
@@ -49,7 +50,8 @@ def is_cut(meeting: Meeting, every: bool) -> bool:
 @dataclass
 class Script:
     """A rank's tape without the words that take no time. keep: positions of its words on the tape. kinds, payloads: of
-    its words. edges: where clocks couple or ranks meet. Does not depend on times: shared by the simulations of a job."""
+    its words. edges: where clocks couple or ranks meet. together: for the ops of a batch, the time of its collectives over
+    what they take one by one. Does not depend on times: shared by the simulations of a job."""
 
     program: Program
     calls: dict[int, Collective]
@@ -59,10 +61,11 @@ class Script:
     kinds: list[int]
     payloads: list[int]
     edges: list[int]
+    together: Callable[[tuple[int, ...]], float]
 
     @classmethod
     def of(cls, program: Program, prices: Prices, calls: dict[int, Collective], meetings: dict[int, Meeting],
-           every: bool) -> "Script":  # fmt: skip
+           together: Callable[[tuple[int, ...]], float], every: bool) -> "Script":  # fmt: skip
         """every: also collectives that need no other recording are told apart from other ops."""
         kinds, payloads = program.kinds, program.payloads
         mask = _flags(TIMED)[kinds]
@@ -80,7 +83,7 @@ class Script:
         batched = np.cumsum(np.where(kinds == Kind.BATCH, np.where(payloads > 0, 1, -1), 0))[launched] > 0
         cuts[launched] |= batched & meet[payloads[launched]]
         return cls(program, calls, meetings, keep, program.tape[keep], kinds.tolist(), payloads.tolist(),
-                   np.flatnonzero(cuts).tolist())  # fmt: skip
+                   np.flatnonzero(cuts).tolist(), together)  # fmt: skip
 
 
 def _flags(kinds: tuple[Kind, ...]) -> npt.NDArray[np.bool_]:
@@ -350,6 +353,10 @@ class RankEngine(Engine):
         eager = sum(self.of_op[op][0] for _, op in ops) - (len(ops) - 1) * self.on.host_launch_s
         self.host_s += self._host_cost(max(eager, 0.0), 1)[0]
         launch = Launch(self.index, self.stream, [self._leg(*one) for one in ops], self.host_s)
+        if len(ops) > 1:
+            share = self.script.together(tuple(op for _, op in ops))
+            for leg in launch.legs:
+                leg.time_s *= share if leg.call.kind not in POINT_TO_POINT else 1.0
         if self.jitter:
             self._lag(launch)
         self.launches.append(launch)

@@ -5,9 +5,10 @@ Collectives whose ranks are all of one class cost their price and meet nobody: n
 """
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from math import ceil
 from typing import Protocol
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from anychip.cluster.board import Board, Launch, Leg
 from anychip.cluster.contention import extra_s
 from anychip.cluster.deadlock import complain_of, complain_of_waiting
-from anychip.cluster.match import match
+from anychip.cluster.match import POINT_TO_POINT, match
 from anychip.cluster.rank import RankEngine, Script
 from anychip.cluster.stragglers import Stragglers
 from anychip.cost.fusion import fuse
@@ -107,7 +108,11 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
     ]
     meetings = match(programs, calls, origin)
     every = wanted.jitter > 0
-    scripts = [Script.of(*parts, every) for parts in zip(programs, prices, calls, meetings, strict=True)]
+    together = [
+        _together(rank, asked, worn if unlike else fabric)
+        for rank, asked, unlike in zip(programs, calls, odd, strict=True)
+    ]
+    scripts = [Script.of(*parts, every) for parts in zip(programs, prices, calls, meetings, together, strict=True)]
     ranks = _run(scripts, prices, None, wanted.jitter)
     if contention:
         extra = [extra_s(rank.timeline, *mine) for rank, mine in zip(ranks, taken, strict=True)]
@@ -171,6 +176,26 @@ def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabri
         prices.evidence[index], prices.limit[index] = EVIDENCE.index(cost.evidence), LIMITS.index("network")
         moved[index], cores[index] = cost.memory_bytes, cost.cores
     return moved, cores
+
+
+def _together(program: Program, calls: dict[int, Collective], fabric: Network) -> Callable[[tuple[int, ...]], float]:
+    """For ops of one batch the time of its collectives over what they take one by one: those of one kind and group are
+    one message, which pays its latency once."""
+
+    @cache
+    def share(ops: tuple[int, ...]) -> float:
+        sizes: dict[tuple[str, int, str], list[int]] = {}
+        for call in (calls[op] for op in ops):
+            if call.kind not in POINT_TO_POINT:
+                sizes.setdefault((call.kind, call.group, call.dtype), []).append(call.nbytes)
+        apart = whole = 0.0
+        for (kind, group, dtype), all_bytes in sizes.items():
+            ranks = program.groups[group].ranks
+            apart += sum(fabric.cost(kind, nbytes, ranks, dtype).time_s for nbytes in all_bytes)
+            whole += fabric.cost(kind, sum(all_bytes), ranks, dtype).time_s
+        return min(whole / apart, 1.0) if apart else 1.0
+
+    return share
 
 
 def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None, jitter: float) -> list[RankTimeline]:

@@ -221,3 +221,23 @@ def test_a_recording_that_the_user_stopped_is_no_deadlock():
     for rank in program.ranks:
         rank.meta["interrupted"] = True
     close(simulate(program, H100, Wire()).total_s, 0.1)
+
+
+def test_a_coalesced_batch_is_one_message():
+    # two gathers of 1 MB and 3 MB over 2 ranks at 1 GB/s: 0.5 + 1.5 ms, and the latency of 10 ms once
+    rank = Rank(0, 2, world(2), range(2))
+    rank.run(rank.call("_allgather_base_", 0, 125_000), rank.call("_allgather_base_", 0, 375_000))
+    close(simulate(job(rank), H100, Wire(latency=0.01)).total_s, 0.012)
+    # one after another
+    rank = Rank(0, 2, world(2), range(2))
+    rank.run(rank.call("_allgather_base_", 0, 125_000)).run(rank.call("_allgather_base_", 0, 375_000))
+    close(simulate(job(rank), H100, Wire(latency=0.01)).total_s, 0.022)
+
+
+def test_a_coalesced_batch_of_two_recordings_is_one_message():
+    ranks = [Rank(i, 2, world(2)).compute(0.1 * i) for i in range(2)]
+    for rank in ranks:
+        rank.run(rank.call("allreduce_", 0, 250_000), rank.call("allreduce_", 0, 750_000)).compute(0.1)
+    timeline = simulate(job(*ranks), H100, Wire(latency=0.01))
+    # 0.1 s late, 2 steps of 10 ms, 4 MB at 1 GB/s
+    close(timeline.total_s, 0.1 + 0.02 + 0.004 + 0.1)

@@ -8,7 +8,7 @@ The public names, imported when first used: importing anychip imports no torch a
     answer = anychip.forecast(program, on=["h100", "ascend-910b"])            # prices it, milliseconds
     print(answer.forecasts[1].step_time_s)
 
-`record` and `forecast` are packages of this one as well as its verbs: calling the package calls the verb, so
+`record`, `forecast` and `port` are packages of this one as well as its verbs: calling the package calls the verb, so
 `anychip.record(...)` means the same before and after something imported `anychip.record`.
 """
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anychip.api import forecast as forecast
     from anychip.api import record as record
     from anychip.forecast import Forecast as Forecast
+    from anychip.port.project import port as port
     from anychip.record.program import Program as Program
     from anychip.spec import Chip as Chip
     from anychip.standins.custom import kernel as kernel
@@ -37,9 +38,9 @@ _NAMES = {
     "kernel": "anychip.standins.custom",
 }
 # verb, which is a subpackage too -> the module that defines the function
-_VERBS = {"forecast": "anychip.api", "record": "anychip.api"}
+_VERBS = {"forecast": "anychip.api", "port": "anychip.port.project", "record": "anychip.api"}
 
-__all__ = ["Answer", "Chip", "Forecast", "Program", "__version__", "forecast", "kernel", "record"]
+__all__ = ["Answer", "Chip", "Forecast", "Program", "__version__", "forecast", "kernel", "port", "record"]
 
 
 class _Verb(ModuleType):

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from anychip import __version__
 from anychip.errors import AnychipError, BadUse
+from anychip.port import command as port_command
 
 CARE = (
     "forecast runs your program, with your rights: whatever it writes, deletes or sends, it does. The chip is "
@@ -78,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = main_parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _forecast_parser(verbs)
     _chips_parser(verbs)
+    port_command.add_parser(_sub(verbs, "port", "the code, moved to portable PyTorch or one chip's", port_command.PORT))
     return main_parser
 
 

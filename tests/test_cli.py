@@ -24,6 +24,7 @@ OPTIONS = {
     "chips check": {"--json", "--fix"},
     "chips schema": set(),
     "chips new": {"--like"},
+    "port": {"--on", "--out", "--diff", "--in-place", "--prove", "--prove-on", "--json", "--quiet"},
 }  # fmt: skip
 
 

@@ -33,8 +33,6 @@ MAY_IMPORT = {
     "standins": {"errors", "record", "drivers", "device"},
     "report": {"errors", "units", "spec", "record", "cost", "timeline", "figures", "forecast", "cluster", "api", "memory"},
     "api": {"errors", "units", "targets", "spec", "record", "forecast", "job", "network", "cluster", "device", "dtypes", "memory"},
-    "source": set(),
-    "audit": {"errors", "spec", "source"},
     "port": {"errors", "spec", "source"},
     "cli": {"errors", "port", "units", "api", "spec", "report"},
     "__main__": {"cli"},

@@ -16,6 +16,7 @@ from anychip.port.module import Module
 from anychip.port.rules import rules
 from anychip.port.target import Target
 from anychip.port.unit import Change, Unit
+from anychip.source.ignores import ignores
 
 # Without one of these words there is nothing to port, and the file is not even parsed.
 WORDS = re.compile(
@@ -60,7 +61,7 @@ def port_source(text: str, target: Target, project: Project = NO_PROJECT) -> Por
         module = Module(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return Ported(Source(text), text, problem=_why(error))
-    unit = Unit(module, target, Header(module, target, private=project.stars), project.own_cuda)
+    unit = Unit(module, target, Header(module, target, private=project.stars), project.own_cuda, ignores(text))
     if target.masked:
         return Ported(module.source, text)
     if not target.has_device:

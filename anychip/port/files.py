@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from anychip.port import writing
 from anychip.port.edits import HARMLESS, THOUGHT, Edit, Left, Source, apply
@@ -22,10 +22,9 @@ from anychip.port.rules.environment import TWINS, VARIABLE
 from anychip.port.rules.library import PACKAGES
 from anychip.port.target import Target
 from anychip.port.unit import Change
+from anychip.source.files import kind_of
+from anychip.source.ignores import Ignores, ignores
 
-SCRIPTS = (".sh", ".bash", ".slurm", ".sbatch")
-SETTINGS = (".yaml", ".yml", ".toml", ".cfg", ".json")
-PROSE = (".md", ".rst")
 KERNELS = (".cu", ".cuh")
 CXX = (".cpp", ".cc", ".cxx", ".c", ".h", ".hpp", ".hh", ".inl")
 
@@ -44,23 +43,14 @@ _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
 def is_of_interest(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix in SCRIPTS + SETTINGS + PROSE or _is_docker(path) or _is_requirements(path)
-
-
-def _is_docker(path: PurePosixPath) -> bool:
-    return path.name.lower().startswith("dockerfile") or path.suffix.lower() == ".dockerfile"
-
-
-def _is_requirements(path: PurePosixPath) -> bool:
-    return path.suffix == ".txt" and "requirements" in str(path).lower()
+    return kind_of(name) in ("shell", "config", "docs", "dockerfile", "requirements")
 
 
 def port_text(name: str, text: str, target: Target) -> Ported:
     """A file that is no Python, ported line by line."""
     if not re.search("cuda|nccl|nvidia|nvcc|CUDA|NCCL|flash|apex|xformers|nsys", text):
         return Ported(Source(text), text)
-    found = _Lines(Source(text), target, PurePosixPath(name))
+    found = _Lines(Source(text), target, kind_of(name) or "", ignores(text))
     found.read()
     edits = [piece for change in found.changes for piece in change.pieces]
     return Ported(found.source, apply(found.source, edits), tuple(found.changes), tuple(found.left))
@@ -72,12 +62,13 @@ class _Lines:
 
     source: Source
     target: Target
-    path: PurePosixPath
+    kind: str
+    ignores: Ignores
     changes: list[Change] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
 
     def read(self) -> None:
-        prose = self.path.suffix in PROSE
+        prose = self.kind == "docs"
         for number, start in enumerate(self.source.starts, 1):
             if start >= len(self.source.data):
                 break
@@ -87,16 +78,16 @@ class _Lines:
             self._line(line, start, prose)
 
     def _line(self, line: str, start: int, prose: bool) -> None:
-        if self.path.suffix in SCRIPTS or _is_docker(self.path) or prose:
+        if self.kind in ("shell", "dockerfile", "docs"):
             self._variables(line, start, prose)
             self._words(_OPTION, line, start, prose, "device-string")
             self._words(_BACKEND, line, start, prose, "collective-backend")
             for match in _TOOL.finditer(line):
                 self._leave(line, start, match.start(1), "settings", match[1], "NVIDIA's own command", THOUGHT)
-        if self.path.suffix in SETTINGS:
+        if self.kind == "config":
             self._words(_KEY, line, start, prose, "device-string")
         image = _IMAGE.match(line)
-        if image and _is_docker(self.path):
+        if image and self.kind == "dockerfile":
             self._leave(
                 line,
                 start,
@@ -106,7 +97,7 @@ class _Lines:
                 "an image with NVIDIA's software: take the vendor's",
                 THOUGHT,
             )
-        if _is_requirements(self.path):
+        if self.kind == "requirements":
             self._requirement(line, start)
 
     def _requirement(self, line: str, start: int) -> None:
@@ -163,6 +154,8 @@ class _Lines:
                 self._edit(line, start, at, match.end(), wanted, rule, match[0].strip())
 
     def _edit(self, line: str, start: int, first: int, last: int, text: str, rule: str, symbol: str) -> None:
+        if self.ignores.covers(self.source.line_of(start), rule):
+            return
         begin, end = (start + len(line[:at].encode("utf-8", "surrogateescape")) for at in (first, last))
         reason = f"{self.target.platform}'s own name for it"
         self.changes.append(Change(rule, symbol, reason, (Edit(begin, end, text, rule, reason),)))

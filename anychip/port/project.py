@@ -8,6 +8,8 @@ The tree is read twice and never held: first for what one file must know of the 
 import ast
 import difflib
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +18,12 @@ from anychip.errors import BadUse
 from anychip.port import files, notebooks, writing
 from anychip.port.edits import Edit, Left, apply
 from anychip.port.engine import Ported, Project, port_source
+from anychip.port.proof import Proof, parse
+from anychip.port.proof import prove as run_proof
 from anychip.port.reading import File, base_of, find, read
 from anychip.port.target import Target, make_target
 from anychip.port.unit import Change
+from anychip.source.files import kind_of
 
 Say = Callable[[str], None]
 _OWN_CUDA = re.compile(r"^[ \t]+def cuda\(\s*self\b", re.MULTILINE)
@@ -64,6 +69,7 @@ class Result:
     num_files: int = 0
     num_lines: int = 0
     kernels: list["files.KernelFile"] = field(default_factory=list)
+    proof: Proof | None = None
 
     @property
     def converted(self) -> float | None:
@@ -80,12 +86,16 @@ def port(
     out: str | Path | None = None,
     diff: bool = False,
     in_place: bool = False,
+    prove: str | None = None,
+    prove_on: str | None = None,
     progress: Say = lambda text: None,
 ) -> Result:
     """Move the code of a file or folder to portable PyTorch, or with `on` to a chip's plug-in. Nothing of it is run.
 
     out: folder (new or empty) for the whole tree, ported. diff: keep a unified diff of each changed file in the result.
     in_place: change the files themselves; needs a git work tree without uncommitted changes. None of them: only tell.
+    prove: a command that is run, in the folder, before and after (`anychip.port.proof`): this alone runs the program. prove_on: the chip
+    that portable code is tried on.
     Raises BadUse for a path that is not there or an output that would overwrite, UnknownChip, BadChipFile.
     """
     root, target = Path(path), make_target(on)
@@ -97,6 +107,9 @@ def port(
         writing.check_out(Path(out), root)
     if in_place:
         writing.check_clean(root)
+    if prove is not None:
+        parse(prove, base_of(root))
+    before = _kept(base_of(root)) if prove is not None and in_place else None
     result = Result(target)
     base = base_of(root)
     paths = list(find(root, result.skipped))
@@ -107,11 +120,37 @@ def port(
         file = _read(base, name)
         new = _port(file, target, project, result, diff) if file is not None else None
         _write(base, name, file, new, result, Path(out) if out is not None else base if in_place else None, in_place)
+    if prove is not None:
+        result.proof = _prove(root, Path(out) if out is not None else None, before, prove, target, prove_on, progress)
     if out is not None:
         result.kernels += files.hipify(base, paths, Path(out), target)
     else:
         result.kernels += files.kernel_files(base, paths, target)
     return result
+
+
+def _kept(base: Path) -> Path:
+    """A copy of the tree as it was, for the proof of --in-place."""
+    kept = Path(tempfile.mkdtemp(prefix="anychip-before-"))
+    shutil.copytree(base, kept / "tree", symlinks=True, ignore=shutil.ignore_patterns(".git"))
+    return kept / "tree"
+
+
+def _prove(
+    root: Path, out: Path | None, before: Path | None, command: str, target: Target, on: str | None, progress: Say
+) -> Proof:
+    progress(f"proof: {command}")
+    base = base_of(root)
+    if out is not None:
+        return run_proof(base, out, command, target, on)
+    if before is not None:
+        try:
+            return run_proof(before, base, command, target, on)
+        finally:
+            shutil.rmtree(before.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="anychip-after-") as folder:
+        port(root, None if target.portable else target.name, out=Path(folder) / "tree")
+        return run_proof(base, Path(folder) / "tree", command, target, on)
 
 
 def survey(base: Path, paths: list[str]) -> Project:
@@ -152,7 +191,7 @@ def _own_classes(text: str, name: str) -> Iterator[tuple[str, str]]:
 
 def _read(base: Path, name: str) -> File | None:
     """A file that some rule looks at; None for every other, which is copied as it is."""
-    if not name.endswith((".py", ".pyi", ".ipynb")) and not files.is_of_interest(name):
+    if kind_of(name) not in ("python", "notebook") and not files.is_of_interest(name):
         return None
     return read(base, name)
 
@@ -164,9 +203,9 @@ def _port(file: File, target: Target, project: Project, result: Result, diff: bo
         result.skipped[file.path] = file.problem
         return None
     result.num_lines += file.text.count("\n") + (not file.text.endswith("\n") and bool(file.text))
-    if file.path.endswith(".ipynb"):
+    if kind_of(file.path) == "notebook":
         ported = notebooks.port_notebook(file.text, target, project)
-    elif file.path.endswith((".py", ".pyi")):
+    elif kind_of(file.path) == "python":
         ported = port_source(file.text, target, project)
     else:
         ported = files.port_text(file.path, file.text, target)

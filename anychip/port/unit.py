@@ -13,6 +13,7 @@ from anychip.port.edits import UNSURE, Edit, Left
 from anychip.port.header import Header
 from anychip.port.module import Module
 from anychip.port.target import Target
+from anychip.source.ignores import NONE, Ignores
 
 # Positions inside f-strings are told exactly from Python 3.12 on.
 EXACT_F_STRINGS = sys.version_info >= (3, 12)
@@ -34,12 +35,14 @@ class Change:
 
 @dataclass
 class Unit:
-    """own_cuda: classes of the project with a method cuda() and none called to(), by name."""
+    """own_cuda: classes of the project with a method cuda() and none called to(), by name. ignores: comments of the file that
+    keep rules away from a line (`# anychip: ignore[cuda-api]`)."""
 
     module: Module
     target: Target
     header: Header
     own_cuda: Mapping[str, str] = field(default_factory=dict)
+    ignores: Ignores = NONE
     changes: list[Change] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     done: list[tuple[int, int]] = field(default_factory=list)
@@ -56,6 +59,8 @@ class Unit:
 
     def change(self, pieces: Sequence[tuple[int, int, str]], rule: str, reason: str, symbol: str) -> bool:
         """Edit all the pieces or none. True where the bytes are taken care of, by this change or an earlier one."""
+        if self.ignores.covers(self.module.source.line_of(min(pieces)[0]), rule):
+            return True
         for start, end, _ in pieces:
             for taken_start, taken_end in self.done:
                 if (start < taken_end and taken_start < end) or taken_start < start == end < taken_end:
@@ -70,6 +75,8 @@ class Unit:
     def leave(self, node: ast.AST, rule: str, reason: str, kind: str, symbol: str = "") -> None:
         """Tell that this was left, once per place."""
         offset = self.module.source.start(node)
+        if self.ignores.covers(self.module.source.line_of(offset), rule):
+            return
         if not any(start <= offset < end for start, end in self.done):
             self.left.append(
                 Left(offset, symbol or self.module.source.of(node).split("\n")[0][:80], rule, reason, kind)

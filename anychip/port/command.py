@@ -1,0 +1,83 @@
+"""The command `anychip port`: its options, and what it prints."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+PORT = """\
+The code, moved: to portable PyTorch, which still runs on CUDA unchanged, or with --on to the form that one chip's PyTorch
+plug-in asks for. Finds by meaning, edits by exact bytes: comments, formatting, other strings and names stay. What was left,
+and why, is told. Nothing of the code is run, unless --prove asks for it.
+
+examples:
+  anychip port src/                               what would be edited, and what would be left
+  anychip port src/ --diff                        the same as a patch
+  anychip port src/ --out ported/                 the whole tree, ported; src/ stays
+  anychip port src/ --in-place                    in a git work tree without uncommitted changes
+  anychip port src/ --on ascend-910b --out npu/   for one chip's plug-in
+  anychip port src/ --out ported/ --prove "python train.py --steps 3"
+"""
+
+
+def add_parser(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("path", metavar="PATH", help="a file or folder: Python, notebooks, scripts, Dockerfiles, settings, CUDA C++")
+    add("--on", metavar="CHIP", help="write the form of this chip's PyTorch plug-in (default: portable PyTorch)")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--out", metavar="DIR", help="write the whole tree, ported, into a new or empty folder")
+    how.add_argument("--diff", action="store_true", help="print a patch and change nothing")
+    how.add_argument("--in-place", action="store_true", help="change the files; refused where git could not undo it")
+    add("--prove", metavar="COMMAND",
+        help="run this command in the folder, before and after, on virtual chips and on the CPU, and compare: it runs the "
+             "program, with your rights")  # fmt: skip
+    add("--prove-on", metavar="CHIP", help="the chip that portable code is tried on")
+    add("--json", metavar="FILE", help="every edit and everything left as JSON (schema 1); - for stdout")
+    add("--quiet", action="store_true", help="no progress and no summary")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0: ported. 1: the proof does not hold."""
+    from anychip.port import show
+    from anychip.port.project import port
+
+    result = port(
+        args.path,
+        args.on,
+        out=args.out,
+        diff=args.diff,
+        in_place=args.in_place,
+        prove=args.prove,
+        prove_on=args.prove_on,
+        progress=_progress(args.quiet),
+    )
+    if args.json:
+        _write(args.json, show.dumps(result))
+    if args.diff and args.json != "-":
+        sys.stdout.write("".join(result.diffs.values()))
+    said = sys.stderr if args.diff or args.json == "-" else sys.stdout
+    if not args.quiet:
+        print(show.text(result), file=said)
+    return 1 if result.proof is not None and not result.proof.ok else 0
+
+
+def _progress(quiet: bool) -> Callable[[str], None]:
+    """A line on stderr that is written over, on a terminal only."""
+    if quiet or not sys.stderr.isatty():
+        return lambda text: None
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"\r\x1b[2manychip: {text}\x1b[0m\x1b[K\r")
+        sys.stderr.flush()
+
+    return say
+
+
+def _write(path: str, text: str) -> None:
+    if path == "-":
+        print(text)
+        return
+    from anychip.port.writing import write_whole
+
+    write_whole(Path(path), (text + "\n").encode())

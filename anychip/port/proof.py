@@ -1,0 +1,180 @@
+"""`--prove "python train.py ..."`: the program before and after, side by side, without any chip.
+
+Shapes only: the original on a virtual CUDA chip, the ported one on the virtual target under the target's own device name: as
+many steps, as many parameters on the device, the same operations. With real numbers on the CPU, same seeds: the same
+losses. Each of the four runs is a process of its own, with your rights. Everything is compared; nothing is assumed.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anychip.errors import BadUse
+from anychip.port.target import Target
+
+CUDA_CHIP = "h100"
+# Where portable code is tried under a name that is not CUDA's: any chip whose plug-in has a device of its own.
+OTHER_CHIP = "ascend-910b"
+STEPS = 3
+TOLERANCE = 1e-5
+_RECORD = """
+import json, sys
+from anychip import api
+argv, on, steps, module, out = json.loads(sys.argv[1])
+program = api.record(argv, on, steps=steps, module=module)
+json.dump({"steps": program.meta.get("steps", 0), "calls": program.meta.get("calls", 0),
+           "exit_code": program.meta.get("exit_code"), "ops": len(program.tape), "kinds": len(program.ops),
+           "parameters": len(program.meta.get("parameter_blocks", [])),
+           "names": sorted({op.name for op in program.ops})}, open(out, "w"))
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison. ok: None where it could not be made; then `after` says why."""
+
+    what: str
+    ok: bool | None
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Holds if every check that could be made holds, and at least the one on the virtual chips could."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(check.ok is not False for check in self.checks) and any(check.ok for check in self.checks)
+
+
+def prove(before: Path, after: Path, command: str, target: Target, on: str | None = None) -> Proof:
+    """Run a command in the folder of the original and in that of the port. on: the chip that the port is tried on.
+
+    Raises BadUse for a command that is not python with a script or a module.
+    """
+    argv, module = parse(command, before)
+    chip = on or (OTHER_CHIP if target.portable else target.name)
+    seen = _seen(chip)
+    with tempfile.TemporaryDirectory(prefix="anychip-proof-") as folder:
+        scratch = Path(folder)
+        old = _virtual(before, argv, module, CUDA_CHIP, "cuda", scratch / "a.json")
+        same = _virtual(after, argv, module, CUDA_CHIP, "cuda", scratch / "b.json") if target.portable else None
+        new = _virtual(after, argv, module, chip, seen, scratch / "c.json")
+        old_cpu = _on_cpu(before, argv, module, "cuda", scratch / "d.json")
+        new_cpu = _on_cpu(after, argv, module, "cuda" if target.portable else seen, scratch / "e.json")
+    checks = [*_compare_virtual(f"virtual {CUDA_CHIP} -> {chip} as {seen!r}", old, new)]
+    if same is not None:
+        checks += _compare_virtual(f"virtual {CUDA_CHIP}, both as 'cuda'", old, same)
+    return Proof((*checks, *_compare_cpu(old_cpu, new_cpu)))
+
+
+def parse(command: str, folder: Path) -> tuple[list[str], bool]:
+    """(script and arguments, or module and arguments, whether it is a module)."""
+    words = shlex.split(command)
+    if words and Path(words[0]).name.startswith("python"):
+        words = words[1:]
+    if not words or (words[0].startswith("-") and words[0] != "-m") or (len(words) < 2 and words[0] == "-m"):
+        raise BadUse(
+            f"--prove {command!r}: give a command like 'python train.py --steps 3' or 'python -m package.train'."
+        )
+    if words[0] == "-m":
+        return words[1:], True
+    if not (folder / words[0]).is_file():
+        raise BadUse(f"--prove: there is no {words[0]} in {folder}; the command is run in that folder.")
+    return words, False
+
+
+def _seen(chip: str) -> str:
+    """The device name that programs use for a chip."""
+    from anychip.spec import load_chip
+
+    return load_chip(chip).platform.device_type
+
+
+# ---------------------------------------------------------------- runs
+
+
+def _virtual(folder: Path, argv: list[str], module: bool, chip: str, seen: str, out: Path) -> dict[str, Any]:
+    """What a program did on a virtual chip that it knows as `seen`; {"error": ...} where it did not run."""
+    program = [*(["-m"] if module else []), *argv]
+    if seen != "cuda":
+        program, module = ["anychip.port.runners.as_named", chip, *program], True
+    else:
+        program = argv
+    asked = json.dumps([program, chip, STEPS, module, str(out)])
+    return _run([sys.executable, "-c", _RECORD, asked], folder, out)
+
+
+def _on_cpu(folder: Path, argv: list[str], module: bool, seen: str, out: Path) -> dict[str, Any]:
+    program = [*(["-m"] if module else []), *argv]
+    return _run(
+        [sys.executable, "-m", "anychip.port.runners.on_cpu", seen, str(STEPS), str(out), *program], folder, out
+    )
+
+
+def _run(command: list[str], folder: Path, out: Path) -> dict[str, Any]:
+    environment = {**os.environ, "PYTHONPATH": _path(), "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=900)
+    except subprocess.TimeoutExpired:
+        return {"error": "not done after 15 minutes"}
+    if not out.exists():
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        return {"error": said[-1][:300] if said else f"exit code {done.returncode}"}
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def _path() -> str:
+    root = str(Path(__file__).resolve().parents[2])
+    before = os.environ.get("PYTHONPATH")
+    return f"{before}{os.pathsep}{root}" if before else root
+
+
+# ---------------------------------------------------------------- comparisons
+
+
+def _compare_virtual(where: str, old: dict[str, Any], new: dict[str, Any]) -> list[Check]:
+    if "error" in old:
+        return [Check(f"{where}: original", None, old["error"], "not compared")]
+    if "error" in new:
+        return [Check(f"{where}: runs", False, f"{old['steps']} steps", new["error"])]
+    checks = [_equal(f"{where}: steps", old["steps"] or old["calls"], new["steps"] or new["calls"], at_least=1)]
+    checks.append(_equal(f"{where}: parameters on the device", old["parameters"], new["parameters"], at_least=1))
+    missing = sorted(set(old["names"]) ^ set(new["names"]))
+    what = "the same" if not missing else f"{len(missing)} differ: {', '.join(missing[:4])}"
+    checks.append(Check(f"{where}: kinds of operation", not missing, f"{len(old['names'])} kinds", what))
+    return checks
+
+
+def _equal(what: str, old: int, new: int, at_least: int) -> Check:
+    return Check(what, old == new and new >= at_least, f"{old:,}", f"{new:,}")
+
+
+def _compare_cpu(old: dict[str, Any], new: dict[str, Any]) -> list[Check]:
+    """Losses (or outputs of the model, without training) of the first steps, with real numbers."""
+    if "error" in old:
+        return [Check("on the CPU: losses", None, old["error"], "not compared")]
+    if "error" in new:
+        return [Check("on the CPU: runs", False, f"{len(old['losses'])} losses", new["error"])]
+    checks = [_equal("on the CPU: steps", old["steps"] or old["calls"], new["steps"] or new["calls"], at_least=1)]
+    what = "losses" if old["losses"] else "outputs"
+    a, b = old[what], new[what]
+    if not a:
+        return [*checks, Check("on the CPU: losses", None, "none were seen", "not compared")]
+    worst = max((abs(x - y) / max(abs(x), 1e-12) for x, y in zip(a, b, strict=False)), default=float("inf"))
+    same = len(a) == len(b) and worst <= TOLERANCE
+    return [*checks, Check(f"on the CPU: {what}", same, _few(a), f"{_few(b)}, apart by {worst:.1g} at most")]
+
+
+def _few(numbers: list[float]) -> str:
+    return ", ".join(f"{number:.6g}" for number in numbers[:3]) + (", ..." if len(numbers) > 3 else "")

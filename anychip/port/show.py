@@ -1,0 +1,115 @@
+"""What a port did, for people and for programs: one screen of text, and JSON (schema 1, fields are only ever added)."""
+
+import json
+from collections import Counter
+from typing import Any
+
+from anychip.port.edits import KINDS
+from anychip.port.project import LeftLine, Result
+
+_MOST = 12
+
+
+def to_json(result: Result) -> dict[str, Any]:
+    """The answer of `anychip port --json`: edits, what was left and why, skipped files, kernels, proof."""
+    proof = result.proof
+    return {
+        "schema": 1,
+        "target": result.target.name,
+        "files": result.num_files,
+        "lines": result.num_lines,
+        "changed": result.changed,
+        "converted": result.converted,
+        "edits": [vars(edit) for edit in result.edits],
+        "left": [vars(left) for left in result.left],
+        "skipped": [{"file": file, "reason": reason} for file, reason in result.skipped.items()],
+        "kernels": [vars(kernel) | {"unmapped": list(kernel.unmapped)} for kernel in result.kernels],
+        "proof": None if proof is None else {"ok": proof.ok, "checks": [vars(check) for check in proof.checks]},
+    }
+
+
+def text(result: Result) -> str:
+    """One screen: what was edited by rule, what was left by reason, what was skipped, kernels, proof."""
+    lines = [_head(result), ""]
+    lines += _edited(result)
+    for kind, words in KINDS.items():
+        lines += _left(words, [left for left in result.left if left.kind == kind])
+    lines += _kernels(result)
+    if result.skipped:
+        lines.append(f"skipped, {len(result.skipped)} files:")
+        lines += [f"    {file}: {reason}" for file, reason in list(result.skipped.items())[:_MOST]]
+        lines += _more(len(result.skipped))
+    if result.target.portable and result.changed:
+        lines += ["", "needs torch >= 2.7 (torch.accelerator); on CUDA it does what it did"]
+    return "\n".join(lines + _proof(result)).rstrip()
+
+
+def _head(result: Result) -> str:
+    target = "portable PyTorch" if result.target.portable else f"{result.target.name} ({result.target.platform})"
+    share = "" if result.converted is None else f", {result.converted:.1%} of what can be edited"
+    return (
+        f"to {target}: {sum(e.rule != 'header' for e in result.edits):,} edits in {len(result.changed):,} of "
+        f"{result.num_files:,} files, {result.num_lines:,} lines{share}"
+    )
+
+
+def _edited(result: Result) -> list[str]:
+    if result.target.masked:
+        return [f"its PyTorch calls itself CUDA: Python stays as it is ({result.target.platform})", ""]
+    found: dict[str, list[Any]] = {}
+    for edit in result.edits:
+        found.setdefault(edit.rule, []).append(edit)
+    lines = []
+    for rule, edits in sorted(found.items(), key=lambda item: -len(item[1])):
+        if rule == "header":
+            continue
+        lines.append(f"{len(edits):6,}  {rule:24} {edits[0].reason}")
+        before, after = edits[0].before.strip().split("\n")[0], edits[0].after.strip().split("\n")[0]
+        lines += [f"        {edits[0].file}:{edits[0].line}", f"        - {before[:100]}", f"        + {after[:100]}"]
+    return [*lines, ""]
+
+
+def _left(words: str, left: list[LeftLine]) -> list[str]:
+    if not left:
+        return []
+    counts = Counter((one.rule, one.symbol, one.reason) for one in left)
+    first = {(one.rule, one.symbol, one.reason): one for one in reversed(left)}
+    lines = [f"left, {len(left):,} places: {words}"]
+    for key, number in counts.most_common(_MOST):
+        one = first[key]
+        lines.append(f"{number:6,}  {one.symbol[:40]}  {one.file}:{one.line}")
+        lines.append(f"        {one.reason}")
+    return [*lines, *_more(len(counts)), ""]
+
+
+def _more(number: int) -> list[str]:
+    return [f"    and {number - _MOST} more kinds; all of them in --json"] if number > _MOST else []
+
+
+def _kernels(result: Result) -> list[str]:
+    if not result.kernels:
+        return []
+    symbols = sum(kernel.symbols for kernel in result.kernels)
+    known = [kernel.mapped for kernel in result.kernels if kernel.mapped is not None]
+    share = f", {sum(known) / max(symbols, 1):.0%} of them in PyTorch's table to HIP" if known else ""
+    lines = [f"CUDA C++, {len(result.kernels)} files, {symbols:,} uses of CUDA's functions and libraries{share}:"]
+    for kernel in sorted(result.kernels, key=lambda k: -k.symbols)[:_MOST]:
+        lines.append(f"{kernel.symbols:6,}  {kernel.path}: {kernel.outcome}")
+        if kernel.unmapped:
+            lines.append(f"        not in the table: {', '.join(kernel.unmapped[:6])}")
+    return [*lines, *_more(len(result.kernels)), ""]
+
+
+def _proof(result: Result) -> list[str]:
+    if result.proof is None:
+        return []
+    lines = ["", f"proof: {'holds' if result.proof.ok else 'does NOT hold'}"]
+    for check in result.proof.checks:
+        lines.append(
+            f"  {'ok  ' if check.ok else 'FAIL' if check.ok is False else '-   '} {check.what}: {check.before} -> {check.after}"
+        )
+    return lines
+
+
+def dumps(result: Result) -> str:
+    return json.dumps(to_json(result), indent=2)

@@ -7,7 +7,6 @@ PyTorch, whatever the chip: told apart, and not part of the score.
 """
 
 import ast
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from anychip.source.module import Module, Place
@@ -21,7 +20,8 @@ class Finding:
     """symbol: the name that is bound (torch.cuda.synchronize, "cuda:0"). source: where a device name comes from.
 
     need: what a chip is asked for here, for the answers of the standard: ("api", "synchronize"), ("library",
-    "flash_attn"), ("triton", ""), ("kernel", ""), ("collective", "nccl"), ("device", ""), ("env", ...). node: for codemods.
+    "flash_attn"), ("triton", ""), ("kernel", ""), ("collective", "nccl"), ("device", ""), ("env", ...). fingerprint: the same in other
+    versions of the file that have the line still. node: for codemods.
     """
 
     rule: str
@@ -33,7 +33,7 @@ class Finding:
     automatic: bool = False
     need: tuple[str, str] = ("", "")
     source: Place | None = None
-    offers: Mapping[str, str] = field(default_factory=dict, compare=False)
+    fingerprint: str = ""
     node: ast.AST | None = field(default=None, compare=False, repr=False)
 
     @property

@@ -158,7 +158,7 @@ class Module(Text):
         return self.lines[line - 1] if self.lines and line <= len(self.lines) else line
 
 
-def parse(text: str, path: str = "<text>", name: str = "") -> Module:
+def parse(text: str, path: str = "<text>", name: str = "__main__") -> Module:
     """Parse the text of a Python file. Raises Unreadable, with the line and the reason, for what is no Python of today."""
     try:
         with warnings.catch_warnings():

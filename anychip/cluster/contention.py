@@ -1,10 +1,16 @@
-"""What a running collective takes from the kernels beside it: memory bandwidth and cores.
+"""What a running collective takes from what runs beside it: memory bandwidth, cores, wires.
 
 Memory: what it moves over its time, of what memory can do. Cores: those that the chip's file says it occupies while it
 runs; a chip that moves data by engines of its own names none. A kernel that overlaps a collective for t seconds of a
-share s takes s / (1 - s) * t longer: memory's share where memory limits it, the cores' where its arithmetic does. Where
-they overlap is taken from a timeline without that effect.
+share s takes s / (1 - s) * t longer: memory's share where memory limits it, the cores' where its arithmetic does.
+
+Wires: collectives on different streams of a chip that the same tier's bandwidth limits share it, so that each takes as
+much longer as others overlap it; a send goes out, a receive comes in, all else does both.
+
+Where they overlap is taken from a timeline without these effects.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,25 +19,71 @@ from anychip.cost.price import LIMITS
 from anychip.timeline.price import Timeline
 
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 MOST = 0.9  # of memory that collectives can take: something is always left
 
 
-def extra_s(timeline: Timeline, moved_bytes: Floats, cores: Floats) -> Floats:
-    """For each launch of a timeline the seconds that collectives beside it add. moved_bytes, cores: by op, what it takes
-    of the chip while it runs; nan for what is no collective."""
+@dataclass(frozen=True)
+class Taken:
+    """What an op takes of its chip while it runs, by op. wire: it is a collective. moved_bytes: of memory. tier: number of
+    the tier whose bandwidth limits it, -1 for none. out, into: it sends, it receives."""
+
+    wire: Flags
+    moved_bytes: Floats
+    cores: Floats
+    tier: npt.NDArray[np.int64]
+    out: Flags
+    into: Flags
+
+
+def extra_s(timeline: Timeline, taken: Taken) -> Floats:
+    """For each launch of a timeline the seconds that collectives beside it add."""
+    found = _beside_kernels(timeline, taken)
+    tier = taken.tier[timeline.op]
+    for number in np.unique(tier[tier >= 0]).tolist():
+        for way in (taken.out, taken.into):
+            mine = (tier == number) & way[timeline.op]
+            found[mine] = np.maximum(found[mine], _beside_others(timeline, mine)[mine])
+    return found
+
+
+def _beside_kernels(timeline: Timeline, taken: Taken) -> Floats:
     op, start, end = timeline.op, timeline.start_s, timeline.end_s
-    wire = ~np.isnan(moved_bytes)[op]
+    wire = taken.wire[op]
     limit = timeline.prices.limit[op]
     bandwidth = timeline.prices.on.memory_bytes_per_s * np.maximum(timeline.duration_s, 1e-12)
-    taken = {
-        "memory": np.minimum(moved_bytes[op] / bandwidth, MOST),
-        "compute": np.minimum(cores[op] / (timeline.prices.chip.cores or 1), MOST),
+    shares = {
+        "memory": np.minimum(taken.moved_bytes[op] / bandwidth, MOST),
+        "compute": np.minimum(taken.cores[op] / (timeline.prices.chip.cores or 1), MOST),
     }
     found = np.zeros(op.size)
-    for name, share in taken.items():
+    for name, share in shares.items():
         mine = ~wire & (limit == LIMITS.index(name))
         found[mine] = _integral(start[wire], end[wire], share[wire], start[mine], end[mine])
+    return found
+
+
+def _beside_others(timeline: Timeline, same: Flags) -> Floats:
+    """For each launch among `same` how long those on other streams overlap it."""
+    found = np.zeros(timeline.op.size)
+    for stream in np.unique(timeline.stream[same]).tolist():
+        mine = same & (timeline.stream == stream)
+        others = same & ~mine
+        if others.any():
+            begin, end = timeline.start_s[others], timeline.end_s[others]
+            found[mine] = _overlap(begin, end, timeline.start_s[mine], timeline.end_s[mine])
+    return found
+
+
+def _overlap(begin: Floats, end: Floats, since: Floats, until: Floats) -> Floats:
+    """Seconds of begin..end inside each since..until, those that lie on one another counted each."""
+    times = np.concatenate([begin, end])
+    order = np.argsort(times, kind="stable")
+    level = np.cumsum(np.concatenate([np.ones(begin.size), -np.ones(end.size)])[order])
+    times = times[order]
+    total = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(times))])
+    found: Floats = np.interp(until, times, total) - np.interp(since, times, total)
     return found
 
 

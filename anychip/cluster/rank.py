@@ -369,7 +369,8 @@ class RankEngine(Engine):
     def _leg(self, position: int, op: int) -> Leg:
         meeting = self.script.meetings[op]
         turn = self.turns[meeting] = self.turns.get(meeting, -1) + 1
-        return Leg(position, op, self.script.calls[op], meeting, turn, self.of_op[op][2])
+        extra = float(self.extra_s[position]) if self.extra_s is not None else 0.0
+        return Leg(position, op, self.script.calls[op], meeting, turn, self.of_op[op][2] + extra)
 
     def _lag(self, launch: Launch) -> None:
         """By how much the slowest of the ranks that meet is later than this one; see `stragglers`."""

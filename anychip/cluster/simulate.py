@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anychip.cluster.board import Board, Launch, Leg
-from anychip.cluster.contention import extra_s
+from anychip.cluster.contention import Taken, extra_s
 from anychip.cluster.deadlock import complain_of, complain_of_waiting
 from anychip.cluster.match import POINT_TO_POINT, match
 from anychip.cluster.rank import RankEngine, Script
@@ -115,7 +115,7 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
     scripts = [Script.of(*parts, every) for parts in zip(programs, prices, calls, meetings, together, strict=True)]
     ranks = _run(scripts, prices, None, wanted.jitter)
     if contention:
-        extra = [extra_s(rank.timeline, *mine) for rank, mine in zip(ranks, taken, strict=True)]
+        extra = [extra_s(rank.timeline, mine) for rank, mine in zip(ranks, taken, strict=True)]
         if any(one.any() for one in extra):
             by_position = [
                 _by_position(script, rank.timeline, one)
@@ -161,10 +161,18 @@ def _worn(fabric: Network, share: float) -> Network:
 
 
 def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabric: Network,
-           slower: float) -> tuple[Floats, Floats]:  # fmt: skip
-    """Write the network's times over those of the ops that are collectives; kernels take `slower` times as long. By op:
-    bytes of memory and cores that a collective takes meanwhile, nan for other ops."""
-    moved, cores = np.full(len(program.ops), np.nan), np.full(len(program.ops), np.nan)
+           slower: float) -> Taken:  # fmt: skip
+    """Write the network's times over those of the ops that are collectives; kernels take `slower` times as long. What
+    collectives take of the chip meanwhile."""
+    size, names = len(program.ops), [tier.name for tier in fabric.tiers]
+    taken = Taken(
+        np.zeros(size, bool),
+        np.zeros(size),
+        np.zeros(size),
+        np.full(size, -1),
+        np.zeros(size, bool),
+        np.zeros(size, bool),
+    )
     prices.body_s = prices.body_s * slower
     for index, call in calls.items():
         ranks: Sequence[int] = program.groups[call.group].ranks
@@ -174,8 +182,11 @@ def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabri
         prices.body_s[index], prices.floors_s[index] = cost.time_s, 0.0
         prices.kernels[index], prices.blocks[index] = 1, False
         prices.evidence[index], prices.limit[index] = EVIDENCE.index(cost.evidence), LIMITS.index("network")
-        moved[index], cores[index] = cost.memory_bytes, cost.cores
-    return moved, cores
+        taken.wire[index], taken.moved_bytes[index], taken.cores[index] = True, cost.memory_bytes, cost.cores
+        taken.out[index], taken.into[index] = call.kind != "recv", call.kind != "send"
+        if cost.limit == "bandwidth":
+            taken.tier[index] = names.index(cost.tier)
+    return taken
 
 
 def _together(program: Program, calls: dict[int, Collective], fabric: Network) -> Callable[[tuple[int, ...]], float]:

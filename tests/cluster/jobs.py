@@ -17,7 +17,7 @@ class Cost(NamedTuple):
     evidence: str = "modelled"
     algorithm: str = "ring"
     limit: str = "bandwidth"
-    tier: str = "scale_out"
+    tier: str = "network"
     memory_bytes: float = 0.0
     cores: int = 0
 

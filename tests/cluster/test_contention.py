@@ -44,3 +44,37 @@ def test_cores_are_shared_with_what_compute_limits():
 def test_what_does_not_overlap_is_left_alone():
     wire = Wire(rate=1e10, memory=1e3, cores=60)
     assert beside(COPY, wire, overlap=False).duration_s[1] == pytest.approx(price_op(COPY, H100).time_s)
+
+
+def two_at_once(first, second, **rest):
+    """An all-reduce of 4 MB over two ranks at 1 GB/s (4 ms) beside another of 2 MB (2 ms), each on a stream of its own."""
+    rank = Rank(0, 4, [((0, 1), "dp"), ((0, 2), "tp")], range(4))
+    rank.start(rank.call(first, 0, 10**6), stream=1)
+    rank.start(rank.call(second, 1, 5 * 10**5), stream=2)
+    return simulate(job(rank), H100, Wire(), **rest).ranks[0].timeline
+
+
+def test_two_collectives_on_the_same_wires_share_them():
+    # both at half their rate for 4 ms, then the larger alone: 2 ms of each are lost
+    alone = two_at_once("allreduce_", "allreduce_", contention=False)
+    assert alone.duration_s.tolist() == pytest.approx([4e-3, 2e-3])
+    shared = two_at_once("allreduce_", "allreduce_")
+    assert shared.duration_s.tolist() == pytest.approx([6e-3, 4e-3], rel=0.02)
+
+
+def test_a_send_and_a_receive_do_not_share():
+    pair = [Rank(i, 2, [((0, 1), "pp")]) for i in range(2)]
+    for rank in pair:
+        other = 1 - rank.rank
+        first, second = (rank.send, rank.recv) if rank.rank == 0 else (rank.recv, rank.send)
+        rank.start(first(other, 10**6), stream=1)
+        rank.start(second(other, 10**6), stream=2)
+    assert simulate(job(*pair), H100, Wire()).total_s == pytest.approx(4e-3, rel=0.02)
+
+
+def test_two_sends_share():
+    ranks = [Rank(i, 3, [((0, 1, 2), "pp")]) for i in range(3)]
+    for peer in (1, 2):
+        ranks[0].start(ranks[0].send(peer, 10**6), stream=peer)
+        ranks[peer].start(ranks[peer].recv(0, 10**6))
+    assert simulate(job(*ranks), H100, Wire()).total_s == pytest.approx(8e-3, rel=0.02)

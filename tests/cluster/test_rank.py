@@ -9,7 +9,7 @@ from anychip.cluster import simulate
 from anychip.record import Group, Kind
 from anychip.spec import load_chip
 from anychip.timeline import price
-from tests.cluster.jobs import Cost, Rank, job
+from tests.cluster.jobs import Cost, Rank, Wire, job
 from tests.timeline.tapes import program, w
 from tests.timeline.test_engine import OPS, WORDS
 
@@ -23,20 +23,20 @@ def same(one, other):
     assert one.total_s == pytest.approx(other.total_s, abs=1e-12)
 
 
+class Free(Wire):
+    """A network that takes no time."""
+
+    def cost(self, kind, nbytes, ranks, dtype):
+        return Cost(0.0)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(WORDS, max_size=150), st.sampled_from(["a100", "tpu-v5p", "generic-cpu"]), st.integers(0, 3))
 def test_one_rank_takes_the_time_of_one_chip(words, chip, repeats):
     chip = load_chip(chip)
     recorded = program([w(Kind.ALLOC, 0), *words, *[w(Kind.OP, 0)] * (40 * repeats), w(Kind.FREE, 0)], OPS, [8])
-    (rank,) = simulate(recorded, chip, None).ranks
+    (rank,) = simulate(recorded, chip, Free()).ranks
     same(rank.timeline, price(recorded, chip))
-
-
-class Free:
-    """A network that takes no time."""
-
-    def cost(self, kind, nbytes, ranks, dtype):
-        return Cost(0.0)
 
 
 UNGRAPHED = WORDS.filter(lambda word: word & 31 != Kind.GRAPH)  # inside a graph every op has a floor, collectives too

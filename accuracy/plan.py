@@ -17,9 +17,6 @@ from accuracy.rows import Run
 HERE = Path(__file__).parent
 # Columns that decide what runs: those of them that a source leaves blank are counted.
 SHAPE = ("layers", "hidden", "heads", "seq_len", "global_batch")
-WORDS = ("recompute", "zero_or_fsdp", "dtype", "sequence_parallel", "compile")
-NUMBERS = ("micro_batch", "tp", "pp", "vp", "cp", "ep")
-FLAGS = ("gated", "bias", "tied", "sequence_parallel", "overlap", "fusion", "fused_loss", "autocast")
 FAULTY = {
     "nemo-0(19|2[0-6])$": "sizes as printed do not multiply to the number of chips",
 }
@@ -180,11 +177,13 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
         **{name: value for name, value in split.items() if value > 1},
         **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank")
            if name in fixed},
-        **{name: bool(fixed.get(name)) for name in ("gated", "bias", "tied", "overlap", "fusion", "fused_loss")},
+        **{name: bool(fixed.get(name)) for name in ("gated", "bias", "tied", "overlap", "fusion", "fused_loss", "autocast")},
     }  # fmt: skip
     options["sequence_parallel"] = split["tp"] > 1 and word("sequence_parallel", columns["sequence_parallel"]) == "yes"
     if fixed.get("experts"):
         options |= {"experts": fixed["experts"], "chosen": fixed["chosen"], "expert_ffn": fixed.get("expert_ffn", ffn)}
+    if fixed.get("plain") and options["sharding"] == "ddp":
+        options["sharding"] = "plain"
     options["micro_batches"] = micro_batches(sizes["global_batch"], options["micro_batch"], chips, split)
     options = {name: value for name, value in options.items() if value is not None}
     check(options, chips)

@@ -68,7 +68,9 @@ class Recorder:
     def __enter__(self) -> "Recorder":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.process is not None:
             assert self.process.stdin is not None
             self.process.stdin.close()
@@ -140,7 +142,12 @@ def run(session: Any, argv: Sequence[str], num_chips: int, out: Path) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     made = folder / "program.anychip"
-    session.config |= {"argv": [MODULE, *argv], "out": str(made), "world_size": num_chips, "devices": min(num_chips, CHIPS_PER_NODE)}
+    session.config |= {
+        "argv": [MODULE, *argv],
+        "out": str(made),
+        "world_size": num_chips,
+        "devices": min(num_chips, CHIPS_PER_NODE),
+    }
     code = 1
     try:
         if num_chips > 1:

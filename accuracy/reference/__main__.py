@@ -17,6 +17,9 @@ from accuracy.reference.model import Stage, VocabularyLoss
 # attention: its core. mlp: the second half of a layer. core: all but the first product. half: every second layer.
 # ops: what torchtitan's per-op choice does not keep.
 RECOMPUTED = ("none", "attention", "mlp", "core", "ops", "half", "full")
+# plain: PyTorch's optimizer on the weights as they are, DistributedDataParallel where there are replicas. ddp: flat buffers and
+# 32-bit master weights on every replica. optimizer, gradients: these split over the replicas (ZeRO 1, 2). fsdp: FSDP2 (ZeRO 3).
+SHARDED = ("plain", "ddp", "optimizer", "gradients", "fsdp")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -45,8 +48,9 @@ def arguments() -> argparse.Namespace:
     add("--recompute", choices=RECOMPUTED, default="none", help="in the backward")
     add("--dtype", choices=("bf16", "fp16", "fp8"), default="bf16")
     add("--recipe", choices=("tensor", "row", "block", "mx"), default="tensor", help="scales of FP8")
-    add("--sharding", choices=("none", "ddp", "optimizer", "gradients", "fsdp"), default="ddp")
+    add("--sharding", choices=SHARDED, default="ddp", help="of data-parallel state")
     add("--reduce", choices=("fp32", "bf16", "fp16"), default="fp32", help="dtype of gradients")
+    add("--autocast", action="store_true", help="weights in 32 bit, products in --dtype")
     add("--overlap", action="store_true", help="reduce gradients while the backward runs")
     add("--fusion", action="store_true", help="point-wise pieces of a layer are fused kernels")
     add("--fused-loss", action="store_true")
@@ -66,8 +70,9 @@ def how_of(args: argparse.Namespace, layout: Layout) -> How:
 
 
 def build(args: argparse.Namespace, layout: Layout, device: torch.device) -> list[nn.Module]:
-    """This rank's parts of the model, in 16 bit (under FSDP in 32, which it casts)."""
-    dtype = torch.float32 if args.sharding == "fsdp" else DTYPES.get(args.dtype, torch.bfloat16)
+    """This rank's parts of the model, in 16 bit (under FSDP in 32, which it casts, and with autocast)."""
+    wide = args.autocast or (args.sharding == "fsdp" and layout.shard is not None)
+    dtype = torch.float32 if wide else DTYPES.get(args.dtype, torch.bfloat16)
     how, parts = how_of(args, layout), args.pp * args.vp
     ends = spread(args.layers, parts)
     found: list[nn.Module] = []
@@ -99,7 +104,7 @@ def shard(args: argparse.Namespace, layout: Layout, stages: list[nn.Module]) -> 
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=reduced)
     for stage in stages:
         assert isinstance(stage, Stage)
-        if layout.shard is not None:
+        if layout.shard is not None and args.sharding == "fsdp":
             mesh = DeviceMesh.from_group(layout.shard, "cuda")
             for layer in stage.layers:
                 fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=args.pp == 1)
@@ -115,7 +120,7 @@ def main() -> None:
     layout = layout_of(args)
     stages = build(args, layout, device)
     buckets: list[Bucket] = []
-    if args.sharding in ("fsdp", "none"):
+    if args.sharding in ("fsdp", "plain"):
         optimizer = shard(args, layout, stages)
     else:
         weights = [p for stage in stages for p in stage.parameters() if p.requires_grad]
@@ -132,6 +137,11 @@ def main() -> None:
             assert isinstance(stage, Stage)
             for target in stage.layers if args.compile == "layers" else [stage]:
                 target.compile()
+    if args.sharding == "plain" and layout.shard is not None:
+        stages = [
+            nn.parallel.DistributedDataParallel(s, device_ids=[device.index], process_group=layout.shard)
+            for s in stages
+        ]
     step = stepper(args, layout, stages, device)
     for _ in range(args.steps):
         train_step(args, layout, stages, buckets, optimizer, step)
@@ -153,9 +163,13 @@ def stepper(
         def run() -> Any:
             for number in range(args.micro_batches):
                 x, y = batch(args.micro_batch), batch(args.micro_batch)
-                if args.sharding == "fsdp" and layout.shard is not None:
-                    stages[0].set_requires_gradient_sync(number == args.micro_batches - 1)  # type: ignore[operator]
-                found = whole(stages[0], x, y) if whole else loss(stages[0](x), y)
+                is_last = number == args.micro_batches - 1
+                if layout.shard is not None and args.sharding == "fsdp":
+                    stages[0].set_requires_gradient_sync(is_last)  # type: ignore[operator]
+                if layout.shard is not None and args.sharding == "plain":
+                    stages[0].require_backward_grad_sync = is_last
+                with torch.autocast("cuda", DTYPES.get(args.dtype, torch.bfloat16), enabled=args.autocast):
+                    found = whole(stages[0], x, y) if whole else loss(stages[0](x), y)
                 found.backward()
             return found
 

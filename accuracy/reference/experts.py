@@ -104,7 +104,7 @@ class Experts(nn.Module):
         super().__init__()
         self.shape, self.group = shape, group
         self.local = shape.experts // size(group)
-        self.router = Linear(shape.hidden, shape.experts, How())
+        self.router = Linear(shape.hidden, shape.experts, How(plain=how.plain))
         self.first = nn.Parameter(torch.empty(self.local, shape.expert_ffn * (1 + shape.gated), shape.hidden))
         self.second = nn.Parameter(torch.empty(self.local, shape.hidden, shape.expert_ffn))
         self.act = fuse(swiglu if shape.gated else gelu)

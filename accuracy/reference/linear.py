@@ -5,7 +5,6 @@ output. In the backward the communication runs beside the product that does not 
 32-bit `main_grad` inside the product where the weight has one.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -21,12 +20,17 @@ E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 class How(NamedTuple):
     """How products run. sequence: the sequence is split over the tensor group outside of them. low: "" for 16 bit,
     else the FP8 recipe: "tensor" (one scale), "row", "block" or "mx" (scales along the inner dimension).
-    pieces: into how many a product with its communication is cut so that they overlap."""
+    plain: as PyTorch's own layer, whose gradients autograd keeps and whose dtype autocast may choose."""
 
     group: dist.ProcessGroup | None = None
     sequence: bool = False
     low: str = ""
-    pieces: int = 1
+    plain: bool = False
+
+    def product(self, x: Tensor, weight: Tensor, gathers: bool) -> Tensor:
+        if self.plain and self.group is None and not self.low:
+            return nn.functional.linear(x, weight)
+        return Product.apply(x, weight, self, gathers)  # type: ignore[no-any-return]
 
 
 # Communication ---------------------------------------------------------------------------------------------------------
@@ -223,7 +227,7 @@ class Linear(nn.Module):
     def forward(self, x: Tensor, finish: bool = True) -> Tensor:
         """finish: a row-parallel product adds up over the group, and the bias is added."""
         gathers = self.split == "column" and self.how.group is not None
-        low = Product.apply(x, self.weight, self.how, gathers)
+        low = self.how.product(x, self.weight, gathers)
         if self.down is not None and self.up is not None:
             whole = Gather.apply(x, self.how) if gathers else x
             low = low + self.up(nn.functional.dropout(self.down(whole), 0.1))
@@ -231,7 +235,4 @@ class Linear(nn.Module):
             low = Scatter.apply(low, self.how)
         if self.bias is not None and finish:
             low = low + self.bias
-        return low  # type: ignore[no-any-return]
-
-
-Apply = Callable[..., Tensor]
+        return low

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from accuracy.reference.attention import Attention, AttentionShape
 from accuracy.reference.experts import Experts, FeedForward, FeedForwardShape
 from accuracy.reference.layout import Layout, size
-from accuracy.reference.linear import How, Product, Scatter
+from accuracy.reference.linear import How, Scatter
 
 Fuse = Callable[[Any], Any]
 
@@ -133,7 +133,7 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x)
-        return Product.apply(x, self.weight, self.how, self.how.group is not None)  # type: ignore[no-any-return]
+        return self.how.product(x, self.weight, self.how.group is not None)
 
 
 class Stage(nn.Module):
@@ -258,4 +258,3 @@ class SplitLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         shares, sums = ctx.saved_tensors
         return ctx.by.grade(shares, sums[1], grad, ctx.dtype), None, None
-

@@ -1,0 +1,202 @@
+"""`python -m accuracy --rows FILE.csv [--where 'chip=...'] --json OUT`: published runs against forecasts.
+
+Recordings are kept by content, so a run that was stopped goes on where it was. What cannot be forecast is listed with the
+reason. Exit code 0; 2 for wrong use.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from accuracy.fold import points
+from accuracy.page import page
+from accuracy.plan import Plan, Unable, plan
+from accuracy.plot import scatter
+from accuracy.recorder import Recorder, cache_folder
+from accuracy.rows import BadRows, Run, read, where
+from accuracy.runner import forecast, jobs_of
+from accuracy.score import GIB, Result, grouped
+from accuracy.truth_of_runs import step_time_s
+
+HERE = Path(__file__).parent
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m accuracy", description=__doc__)
+    parser.add_argument(
+        "--rows",
+        action="append",
+        required=True,
+        metavar="FILE.csv",
+        help="published runs; several times for several files",
+    )
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="COLUMN=VALUE", help="only these; also != and ~ (a pattern)"
+    )
+    parser.add_argument("--json", metavar="OUT", help="write results here")
+    parser.add_argument("--page", metavar="OUT.md", help="write the table here, its plot beside it")
+    parser.add_argument(
+        "--known", action="store_true", help="only what is recorded already; the rest is listed as not yet recorded"
+    )
+    parser.add_argument("--list", action="store_true", help="only say what would be run")
+    parser.add_argument("--jobs", type=int, default=2)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = arguments(argv)
+    try:
+        runs = where(read(args.rows), args.where)
+    except (BadRows, OSError) as error:
+        print(f"accuracy: {error}", file=sys.stderr)
+        return 2
+    planned = [planned_result(run) for run in runs]
+    if args.list:
+        print("\n".join(described(result) for result in planned))
+        return 0
+    with Recorder(cache_folder(), args.jobs) as recorder:
+        results = forecasts(planned, recorder, args.known)
+    if args.json:
+        write(Path(args.json), json.dumps(as_json(results), indent=1) + "\n")
+    if args.page:
+        write_page(Path(args.page), results, args)
+    for name, (summary, total) in grouped(results, by_chip).items():
+        shown = (
+            f"n {summary.n} of {total}, mean {summary.mean_abs:.1%}, median {summary.median_abs:.1%}, worst {summary.worst:+.1%}"
+            if summary
+            else f"none of {total}"
+        )
+        print(f"{name:26} {shown}")
+    return 0
+
+
+def fit_ids() -> frozenset[str]:
+    entries = tomllib.loads((HERE / "fit.toml").read_text(encoding="utf-8"))["fit"]
+    return frozenset(name for entry in entries for name in entry["ids"])
+
+
+def planned_result(run: Run) -> Result:
+    """With its plan and measured time, or the reason why there is none."""
+    fitted = bool(set(run.ids) & fit_ids())
+    try:
+        found = plan(run)
+        try:
+            measured: float | None = step_time_s(found)
+        except Unable:
+            if "memory_gib" not in run.metrics:
+                raise
+            measured = None
+        return Result(run, found, measured, fitted=fitted)
+    except Unable as error:
+        return Result(run, reason=str(error), fitted=fitted)
+
+
+def forecasts(planned: list[Result], recorder: Recorder, known: bool) -> list[Result]:
+    """Cheap ones first, so that what was stopped has much; in the given order."""
+    order = sorted(range(len(planned)), key=lambda index: effort(planned[index].plan))
+    found = list(planned)
+    begun = time.monotonic()
+    for number, index in enumerate(order):
+        found[index] = with_forecast(planned[index], recorder, known)
+        if sys.stderr.isatty() or number % 20 == 0:
+            print(f"accuracy: {number + 1}/{len(order)}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def effort(found: Plan | None) -> float:
+    """About how much has to be recorded: ranks that differ times layers times micro-batches, of all points."""
+    if found is None:
+        return 0.0
+    return sum(
+        found.options.get("pp", 1)
+        * (8 + point.options["layers"] / found.options.get("pp", 1) * point.options["micro_batches"])
+        for point in points(found.options)
+    )
+
+
+def with_forecast(result: Result, recorder: Recorder, known: bool) -> Result:
+    if result.plan is None:
+        return result
+    if known and not all(recorder.path(job).exists() or recorder.failed(job) for _, job in jobs_of(result.plan)):
+        return replaced(result, reason="not yet recorded")
+    try:
+        priced = forecast(result.plan, recorder)
+    except Exception as error:  # a row that fails is listed with the reason, whatever it is
+        return replaced(
+            result,
+            reason=f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200] if str(error).strip() else ''}",
+        )
+    return replaced(result, forecast_s=priced.time_s, peak_bytes=priced.peak_bytes, breakdown_s=priced.breakdown_s)
+
+
+def replaced(result: Result, **changes: Any) -> Result:
+    from dataclasses import replace
+
+    return replace(result, **changes)
+
+
+def by_chip(result: Result) -> str:
+    return result.plan.chip if result.plan else result.run["chip"]
+
+
+def described(result: Result) -> str:
+    if result.plan is None:
+        return f"{result.run.id}: {result.reason}"
+    return f"{result.run.id}: {command(result.plan)}"
+
+
+def command(found: Plan) -> str:
+    """What forecasts this run without folding."""
+    return f"anychip forecast --on {found.chip}:{found.num_chips} -m {found.program} {shlex.join(found.argv)}"
+
+
+def as_json(results: list[Result]) -> dict[str, Any]:
+    groups = []
+    for name, (summary, total) in grouped(results, lambda r: f"{by_chip(r)}\t{r.run.source}").items():
+        chip, source = name.split("\t")
+        figures = (
+            vars(summary) if summary else {"n": 0, "mean_abs": None, "median_abs": None, "worst": None, "bias": None}
+        )
+        groups.append({"chip": chip, "source": source, **figures, "n": total, "covered": summary.n if summary else 0})
+    return {"schema": 1, "rows": [line for result in results for line in lines(result)], "groups": groups}
+
+
+def lines(result: Result) -> list[dict[str, Any]]:
+    """One entry per quantity of a run: step time, and memory where the source has it."""
+    found = result.plan
+    shared = {"id": result.run.id, "ids": list(result.run.ids), "chip": by_chip(result), "source": result.run.source,
+              "program": found.program if found else None, "filled": list(found.filled) if found else [],
+              "fitted": result.fitted, "command": command(found) if found else None, "reason": result.reason}  # fmt: skip
+    entries = []
+    if result.measured_s is not None or found is None:
+        entries.append({**shared, "metric": "step_time_s", "measured": result.measured_s, "forecast": result.forecast_s,
+                        "error": result.error, "breakdown_s": dict(result.breakdown_s or {})})  # fmt: skip
+    memory = result.run.metrics.get("memory_gib")
+    if memory is not None:
+        forecast_gib = result.peak_bytes / GIB if result.peak_bytes is not None else None
+        entries.append({**shared, "metric": "memory_gib", "measured": memory, "forecast": forecast_gib,
+                        "error": result.memory_error})  # fmt: skip
+    return entries
+
+
+def write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def write_page(path: Path, results: list[Result], args: argparse.Namespace) -> None:
+    plotted = [(r.measured_s, r.forecast_s, by_chip(r), f"{r.run.id} {r.error:+.1%}")
+               for r in results if r.error is not None and r.measured_s and r.forecast_s]  # fmt: skip
+    if plotted:
+        write(path.with_suffix(".svg"), scatter(plotted, "Step time of published runs"))
+    write(path, page(results, path.with_suffix(".svg").name if plotted else None))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

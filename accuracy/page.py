@@ -1,0 +1,160 @@
+"""docs/accuracy-runs.md: published runs against forecasts, written from results. No figure on it is typed by hand."""
+
+from collections.abc import Callable, Sequence
+
+from accuracy.score import GIB, Result, Summary, grouped, held, layouts, left_out, low_ratios, noise
+from accuracy.why import why
+
+FEW_FILLED = 1  # the first line of the table: runs of which a rule filled at most so many columns
+
+
+def page(results: Sequence[Result], plot: str | None) -> str:
+    done = [result for result in results if result.error is not None]
+    parts = [
+        [
+            "# Accuracy: published runs",
+            "",
+            "Written by `make accuracy`; do not edit. Each run's own program, or the reference transformer of `accuracy/reference`",
+            "with the run's shape, layout and precision, is recorded without a chip and forecast; the source's step time stands",
+            "beside it. Error: forecast / measured - 1. Rules that fill blank columns: `accuracy/defaults`; runs that constants",
+            "were fitted to (`accuracy/fit.toml`) are in no figure. No forecast has seen a run's value otherwise.",
+            "",
+            f"{len(results)} published runs, {len(done)} forecast with a step time to compare; the others are listed with the reason.",
+            *([f"![forecast against measured step time]({plot})"] if plot else []),
+            "",
+        ],
+        section("By chip", summaries(results, chip)),
+        section("By chip, runs with at most one filled column", summaries([r for r in results if few(r)], chip)),
+        section("By source", summaries(results, lambda r: r.run.source)),
+        section("By source and chip", summaries(results, lambda r: f"{r.run.source}, {chip(r)}")),
+        section("By model", summaries(results, lambda r: r.run["model"])),
+        section("By program", summaries([r for r in results if r.plan], lambda r: r.plan.program if r.plan else "")),
+        section("Memory, by source", summaries([r for r in results if "memory_gib" in r.run.metrics], lambda r: r.run.source, held)),
+        section("A source left out", crossed(results)),
+        section("Layouts", ranked(results)),
+        section("FP8 against 16 bit of the same run", ratios(results)),
+        section("Noise of the sources", noises(results)),
+        section("The ten worst", worst(results)),
+        section("Every run", rows(results)),
+        section("Not forecast", missing(results)),
+    ]  # fmt: skip
+    return "\n".join(line for part in parts for line in part)
+
+
+def chip(result: Result) -> str:
+    return result.plan.chip if result.plan else result.run["chip"]
+
+
+def few(result: Result) -> bool:
+    return result.plan is not None and len(result.plan.filled) <= FEW_FILLED
+
+
+def section(title: str, lines: list[str]) -> list[str]:
+    return [f"## {title}", "", *(lines or ["Nothing to compare yet."]), ""]
+
+
+def figures(summary: Summary) -> str:
+    return (f"{summary.mean_abs:.1%} | {summary.median_abs:.1%} | {summary.worst:+.1%} | {summary.bias:+.1%}")  # fmt: skip
+
+
+def summaries(
+    results: Sequence[Result], key: Callable[[Result], str], error: Callable[[Result], float | None] = lambda r: r.error
+) -> list[str]:
+    found = {name: pair for name, pair in grouped(results, key, error).items() if pair[0] is not None}
+    if not found:
+        return []
+    lines = ["| | runs | forecast | mean abs | median abs | worst | bias |", "|---|---|---|---|---|---|---|"]
+    for name, (summary, total) in found.items():
+        assert summary is not None
+        lines.append(f"| {name} | {total} | {summary.n} | {figures(summary)} |")
+    every = [value for result in results if (value := error(result)) is not None]
+    lines.append(f"| all | {len(results)} | {len(every)} | {figures(Summary.of(every))} |")
+    return lines
+
+
+def crossed(results: Sequence[Result]) -> list[str]:
+    found = left_out(results, chip)
+    if not found:
+        return []
+    lines = [
+        "One level per chip, fitted to at most six runs of each other source, then used on the source that was left out.",
+        "",
+        "| chip: source left out | n | as it is: mean | median | worst | refitted without it: mean | median | worst |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, (plain, fitted) in found.items():
+        lines.append(f"| {name} | {plain.n} | {plain.mean_abs:.1%} | {plain.median_abs:.1%} | {plain.worst:+.1%} | "
+                     f"{fitted.mean_abs:.1%} | {fitted.median_abs:.1%} | {fitted.worst:+.1%} |")  # fmt: skip
+    return lines
+
+
+def ranked(results: Sequence[Result]) -> list[str]:
+    found = layouts(results)
+    if not found:
+        return []
+    lines = ["Chip-seconds for the same work, ranked: Spearman's correlation.", "",
+             "| layouts of | n | correlation | best one found |", "|---|---|---|---|"]  # fmt: skip
+    return lines + [
+        f"| {name} | {n} | {'-' if value is None else f'{value:.2f}'} | {'yes' if best else 'no'} |"
+        for name, (n, value, best) in found.items()
+    ]
+
+
+def ratios(results: Sequence[Result]) -> list[str]:
+    pairs = low_ratios(results)
+    if not pairs:
+        return []
+    summary = Summary.of([error for _, _, error in pairs])
+    lines = [f"{summary.n} pairs: mean {summary.mean_abs:.1%}, median {summary.median_abs:.1%}, worst {summary.worst:+.1%}.", "",
+             "| FP8 | 16 bit | error of the ratio |", "|---|---|---|"]  # fmt: skip
+    return lines + [f"| {low.run.id} | {wide.run.id} | {error:+.1%} |" for low, wide, error in pairs]
+
+
+def noises(results: Sequence[Result]) -> list[str]:
+    found = noise(results)
+    if not found:
+        return []
+    lines = ["Runs of one source that agree in every column, and how far they lie from their own median: no forecast from the", "columns can do better.", "", "| source | runs | mean distance |", "|---|---|---|"]  # fmt: skip
+    return lines + [f"| {source} | {n} | {value:.1%} |" for source, (n, value) in found.items()]
+
+
+def worst(results: Sequence[Result], most: int = 10) -> list[str]:
+    done = sorted((r for r in results if r.error is not None), key=lambda r: -abs(r.error or 0.0))[:most]
+    if not done:
+        return []
+    lines = ["| run | error | what the forecast does not know |", "|---|---|---|"]
+    return lines + [f"| {r.run.id} | {r.error:+.1%} | {why(r)} |" for r in done]
+
+
+def rows(results: Sequence[Result]) -> list[str]:
+    lines = [
+        "`python -m accuracy --rows FILE --where id=ID` runs one again; `--list` prints its whole command.",
+        "",
+        "| run | chip | n | model | dtype | layout | filled | program | measured s | forecast s | error | memory |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        if result.plan is None or (result.forecast_s is None and result.peak_bytes is None):
+            continue
+        o = result.plan.options
+        layout = " ".join(f"{name}{o[name]}" for name in ("tp", "pp", "vp", "cp", "ep") if o.get(name, 1) > 1) or "-"
+        memory = (
+            f"{result.peak_bytes / GIB:.1f} GiB {result.memory_error:+.1%}"
+            if result.memory_error is not None and result.peak_bytes
+            else ""
+        )
+        error = "fitted" if result.fitted else f"{result.error:+.1%}" if result.error is not None else ""
+        measured = f"{result.measured_s:.4g}" if result.measured_s else ""
+        lines.append(f"| {result.run.id} | {result.plan.chip} | {result.plan.num_chips} | {result.run['model']} | {o['dtype']} | {layout}, {o['sharding']}, {o['recompute']} | "
+                     f"{', '.join(result.plan.filled)} | {result.plan.program} | {measured} | {result.forecast_s:.4g} | {error} | {memory} |")  # fmt: skip
+    return lines
+
+
+def missing(results: Sequence[Result]) -> list[str]:
+    reasons: dict[str, list[str]] = {}
+    for result in results:
+        if result.reason is not None:
+            reasons.setdefault(result.reason, []).append(result.run.id)
+    lines = ["| reason | runs | ids |", "|---|---|---|"]
+    ordered = sorted(reasons.items(), key=lambda item: -len(item[1]))
+    return lines + [f"| {reason.replace('|', '/')} | {len(ids)} | {', '.join(ids)} |" for reason, ids in ordered]

@@ -1,0 +1,26 @@
+"""What a measured run did that its forecast does not know: for the worst rows, from accuracy/why.toml, by id."""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from accuracy.score import Result
+
+HERE = Path(__file__).parent
+
+
+@cache
+def entries() -> tuple[Any, ...]:
+    import tomllib
+
+    return tuple(tomllib.loads((HERE / "why.toml").read_text(encoding="utf-8"))["why"])
+
+
+def why(result: Result) -> str:
+    """The words for this run; else which of its columns were filled, which is where to look first."""
+    for entry in entries():
+        if re.search(entry["id"], result.run.id):
+            return str(entry["text"])
+    filled = ", ".join(result.plan.filled) if result.plan else ""
+    return f"not looked into; columns filled by rule: {filled or 'none'}"

@@ -214,5 +214,16 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def other_files() -> str:
+    """How much of the standard there is beside the chips, in one sentence."""
+    named = [f"{len(catalogue.files(kind))} {kind}" for kind in ("platforms", "links", "clusters")]
+    points = {
+        file.stem: len(file.read_text(encoding="utf-8").splitlines()) - 1 for file in catalogue.files("rates", ".csv")
+    }
+    own = {name: number for name, number in points.items() if catalogue.find("chips", name)}
+    return f"Beside them {', '.join(named)}; {sum(own.values())} rates of {len(own)} chips."
+
+
 if __name__ == "__main__":
     print(totals(all_chips()))
+    print(other_files())

@@ -1,11 +1,12 @@
 """The pages of the field: every chip and platform is there, gaps are named, counts add up."""
 
+import re
 from pathlib import Path
 
 from anychip.spec import catalogue, load_chip
 from anychip.spec.checking import rules
 from anychip.spec.fields import SCHEMAS
-from anychip.spec.pages import all_chips, chip_page, counts, field_page, gaps
+from anychip.spec.pages import all_chips, chip_page, counts, field_page, gaps, other_files
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -18,6 +19,10 @@ def test_counts_add_up() -> None:
     assert sum(total.kinds.values()) == total.known
     assert sum(total.grades.values()) == total.chips
     assert total.sourced / total.known > 0.6
+
+
+def test_the_rest_of_the_standard_is_counted() -> None:
+    assert re.fullmatch(r"Beside them \d+ platforms, \d+ links, \d+ clusters; \d+ rates of \d+ chips\.", other_files())
 
 
 def test_every_chip_and_platform_is_on_the_page() -> None:

@@ -50,7 +50,7 @@ bench: install-dev ## speed of our own code, compared with the saved base
 size: install ## lines by package, and what changed against main
 	@$(BIN)/python tools/size.py
 
-docs: install ## write again what is generated: walkthrough output, chip pages
+docs: install ## write again what is generated: pages of chips, tables, the demo, the walkthrough
 	@$(BIN)/python tools/docs.py
 
 lock: install-dev ## write the lock files from what .venv holds

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anychip.api import Answer as Answer
     from anychip.api import forecast as forecast
     from anychip.api import record as record
+    from anychip.audit.engine import audit as audit
     from anychip.forecast import Forecast as Forecast
     from anychip.port.project import port as port
     from anychip.record.program import Program as Program
@@ -38,9 +39,14 @@ _NAMES = {
     "kernel": "anychip.standins.custom",
 }
 # verb, which is a subpackage too -> the module that defines the function
-_VERBS = {"forecast": "anychip.api", "port": "anychip.port.project", "record": "anychip.api"}
+_VERBS = {
+    "audit": "anychip.audit.engine",
+    "forecast": "anychip.api",
+    "port": "anychip.port.project",
+    "record": "anychip.api",
+}
 
-__all__ = ["Answer", "Chip", "Forecast", "Program", "__version__", "forecast", "kernel", "port", "record"]
+__all__ = ["Answer", "Chip", "Forecast", "Program", "__version__", "audit", "forecast", "kernel", "port", "record"]
 
 
 class _Verb(ModuleType):

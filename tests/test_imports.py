@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "report": {"errors", "units", "spec", "record", "cost", "timeline", "figures", "forecast", "cluster", "api", "memory"},
     "api": {"errors", "units", "targets", "spec", "record", "forecast", "job", "network", "cluster", "device", "dtypes", "memory"},
     "port": {"errors", "spec", "source"},
-    "cli": {"errors", "port", "units", "api", "spec", "report"},
+    "cli": {"errors", "audit", "port", "units", "api", "spec", "report"},
     "__main__": {"cli"},
 }  # fmt: skip
 # What only the device may import: everything else works where torch is not installed.

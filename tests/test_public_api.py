@@ -8,7 +8,18 @@ import anychip
 
 
 def test_names():
-    assert anychip.__all__ == ["Answer", "Chip", "Forecast", "Program", "__version__", "forecast", "kernel", "port", "record"]
+    assert anychip.__all__ == [
+        "Answer",
+        "Chip",
+        "Forecast",
+        "Program",
+        "__version__",
+        "audit",
+        "forecast",
+        "kernel",
+        "port",
+        "record",
+    ]
     assert dir(anychip) == sorted(anychip.__all__)
     for name in anychip.__all__:
         assert getattr(anychip, name) is not None

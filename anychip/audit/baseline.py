@@ -13,7 +13,7 @@ from anychip.audit.finding import Finding
 from anychip.errors import BadUse
 
 
-def write_baseline(path: str | Path, findings: Iterable[Finding]) -> str:
+def write_baseline(findings: Iterable[Finding]) -> str:
     """The text of a baseline of these findings, one line for each."""
     counts = Counter((f.path, f.rule, f.symbol, f.fingerprint) for f in findings)
     rows = [

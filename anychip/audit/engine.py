@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from anychip.audit.one import FileResult, audit_file, fingerprint
 from anychip.audit.rule import all_rules
 from anychip.audit.score import points, score
 from anychip.errors import BadUse
-from anychip.source.files import File, Skipped, tree
+from anychip.source.files import File, Skipped, Tree, tree
 from anychip.source.project import Reached, follow
 from anychip.spec.load import load_chip
 from anychip.spec.platform import Platform
@@ -92,12 +92,19 @@ def audit(
     on: chips to answer for. rules, ignore: only these rules, all but these. jobs: processes (default: one per core).
     Raises BadUse for a path that is not there and unknown rules, UnknownChip for unknown chips.
     """
+    return audit_all(
+        [path], on=on, rules=rules, ignore=ignore, baseline=baseline, jobs=jobs, cache=cache, progress=progress
+    )
+
+
+def audit_all(
+    paths: Sequence[str | os.PathLike[str]], *, on: Sequence[str] = (), rules: Sequence[str] = (), ignore: Sequence[str] = (),
+    baseline: str | Path | None = None, jobs: int | None = None, cache: bool = True, progress: Progress | None = None,
+) -> Audit:  # fmt: skip
+    """The same of several files and folders as one project; of several, paths are shown as they are given."""
     chips = [load_chip(name) for name in on]
     wanted = _wanted(rules, ignore)
-    try:
-        found = tree(os.fspath(path))
-    except FileNotFoundError:
-        raise BadUse(f"{os.fspath(path)}: no such file or folder.") from None
+    found = _trees([os.fspath(path) for path in paths])
     results, from_cache = _results(found.root, found.files, jobs, cache, progress)
     findings = [f for r in results for f in r.findings] + list(_flow_findings(results))
     findings = sorted(
@@ -121,6 +128,27 @@ def audit(
         targets=tuple(_target(chip.id, chip.platform, new) for chip in chips),
         lines_by_kind=dict(lines),
     )
+
+
+def _trees(paths: Sequence[str]) -> Tree:
+    """The files of all paths. Raises BadUse for one that is not there."""
+    trees = []
+    for path in paths:
+        try:
+            trees.append(tree(path))
+        except FileNotFoundError:
+            raise BadUse(f"{path}: no such file or folder.") from None
+    if len(trees) == 1:
+        return trees[0]
+    named = [(t.root, t) for t in trees]
+    files = {file.real: replace(file, path=_shown(root, file.path)) for root, t in named for file in t.files}
+    skipped = [replace(skip, path=_shown(root, skip.path)) for root, t in named for skip in t.skipped]
+    return Tree(".", tuple(sorted(files.values(), key=lambda file: file.path)), tuple(skipped))
+
+
+def _shown(root: str, path: str) -> str:
+    whole = root if os.path.isfile(root) else os.path.join(root, path)
+    return os.path.normpath(whole).replace(os.sep, "/")
 
 
 def _wanted(rules: Sequence[str], ignore: Sequence[str]) -> set[str]:
@@ -174,7 +202,7 @@ def _results(
 
 
 def _fresh_rows(files: list[File], jobs: int | None) -> Iterator[list[list[Any]]]:
-    workers = min(jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
+    workers = jobs or min(_cores(), 16)
     chunks = _chunks(files)
     if workers == 1 or len(chunks) < 2 or sum(file.num_bytes for file in files) < ALONE_BYTES:
         yield from map(_audit_chunk, chunks)
@@ -186,6 +214,10 @@ def _fresh_rows(files: list[File], jobs: int | None) -> Iterator[list[list[Any]]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _chunks(files: list[File]) -> list[list[File]]:

@@ -11,7 +11,7 @@ from typing import Any
 from anychip.audit.finding import Finding
 from anychip.audit.hip import hip_names
 from anychip.spec.platform import Platform
-from anychip.spec.software import Api, load_apis
+from anychip.spec.software import REFERENCE, Api, load_apis
 
 # Verdicts, from nothing to do to nothing there.
 AS_IS, EDIT, DECIDE, KERNEL, MISSING, UNKNOWN = "as is", "edit", "decide", "kernel", "missing", "unknown"
@@ -58,6 +58,8 @@ class Offers:
         }  # fmt: skip
 
     def for_finding(self, finding: Finding) -> Offer:
+        if self.platform.id == REFERENCE:
+            return Offer(AS_IS)
         kind, name = finding.need
         found = self._by_need[kind](name) if kind in self._by_need else None
         if found is not None and found.verdict == UNKNOWN and kind == "api" and _is_portable(finding):

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from anychip.audit.engine import Audit, Target
 from anychip.audit.finding import AGE, SEVERITIES, Finding
-from anychip.audit.score import WEIGHTS
+from anychip.audit.offers import VERDICTS
+from anychip.audit.score import WEIGHTS, points
 
 _STYLES = {
     "flow": "dim",
@@ -51,10 +52,18 @@ def _head(audit: Audit) -> Text:
     return text
 
 
+def _table(*columns: tuple[str, int]) -> Table:
+    """Columns of fixed widths, right-aligned where the name begins with a space; the last one takes what is left."""
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+    for name, width in columns[:-1]:
+        table.add_column(name.strip(" "), justify="right" if name.startswith(" ") else "left", no_wrap=True, min_width=width,
+                         max_width=width, overflow="ellipsis")  # fmt: skip
+    table.add_column(columns[-1][0], no_wrap=True, overflow="ellipsis", ratio=1)
+    return table
+
+
 def _severities(audit: Audit) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name, side in (("", "left"), ("places", "right"), ("rules", "right"), ("most frequent", "left")):
-        table.add_column(name, justify=side, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
+    table = _table(("", 40), (" places", 7), (" rules", 5), ("most frequent", 0))
     for severity in reversed(SEVERITIES):
         found = [f for f in audit.findings if f.severity == severity]
         if not found:
@@ -65,7 +74,7 @@ def _severities(audit: Audit) -> Table:
             Text(f"{severity}: {_MEANING[severity]}", style=_STYLES[severity]),
             f"{len(found):,}",
             str(len({f.rule for f in found})),
-            Text("" if severity == "flow" else often, overflow="ellipsis", no_wrap=True),
+            "" if severity == "flow" else Text(often),
         )
     if not table.rows:
         table.add_row("nothing that is bound to CUDA", "", "", "")
@@ -76,35 +85,36 @@ def _short(symbol: str) -> str:
     return symbol if len(symbol) <= 34 else f"{symbol[:32]}.."
 
 
-def _files(findings: list[Finding]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("\nfiles with most to do", no_wrap=True, max_width=44, overflow="ellipsis")
-    table.add_column("\npoints", justify="right", no_wrap=True)
-    table.add_column("\nfirst of the hardest", overflow="ellipsis", no_wrap=True)
+def _files(findings: list[Finding]) -> RenderableType:
     by_file: dict[str, list[Finding]] = {}
     for finding in findings:
         by_file.setdefault(finding.path, []).append(finding)
-    from anychip.audit.score import points
-
     costs = {path: points(found) for path, found in by_file.items()}
-    for path in sorted(by_file, key=lambda path: (-costs[path], path))[:_TOP_FILES]:
+    top = sorted(by_file, key=lambda path: (-costs[path], path))[:_TOP_FILES]
+    table = _table(
+        ("files with most to do", min(44, max(20, *map(len, top)))), (" points", 6), ("the hardest in it", 0)
+    )
+    for path in top:
         hardest = max(by_file[path], key=lambda f: WEIGHTS.get(f.severity, 0.0))
-        table.add_row(path, f"{costs[path]:,.0f}", f":{hardest.line} {hardest.symbol}: {hardest.message}")
+        table.add_row(
+            Text(_tail(path, 44)), f"{costs[path]:,.0f}", Text(f":{hardest.line} {hardest.symbol}: {hardest.message}")
+        )
     if len(by_file) > _TOP_FILES:
-        table.add_row(Text(f"and {len(by_file) - _TOP_FILES:,} more files", style="dim"), "", "")
-    return table
+        table.add_row(Text(f"and {len(by_file) - _TOP_FILES:,} more", style="dim"), "", "")
+    return Group("", table)
 
 
-def _targets(audit: Audit) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("\nbetween this code and", no_wrap=True)
-    for name in ("as is", "edit", "decide", "kernel", "missing", "unknown"):
-        table.add_column(f"\n{name}", justify="right", no_wrap=True)
-    table.add_column("\nhardest", overflow="ellipsis", no_wrap=True)
+def _tail(path: str, width: int) -> str:
+    return path if len(path) <= width else f"..{path[2 - width :]}"
+
+
+def _targets(audit: Audit) -> RenderableType:
+    width = max(21, *(len(target.chip) for target in audit.targets))
+    table = _table(("between this code and", width), *((f" {v}", max(len(v), 6)) for v in VERDICTS), ("the hardest", 0))
     for target in audit.targets:
-        counts = [f"{target.verdicts.get(v, 0):,}" for v in ("as is", "edit", "decide", "kernel", "missing", "unknown")]
-        table.add_row(target.chip, *counts, _hardest(target))
-    return table
+        counts = [f"{target.verdicts.get(v, 0):,}" for v in VERDICTS]
+        table.add_row(target.chip, *counts, Text(_hardest(target)))
+    return Group("", table)
 
 
 def _hardest(target: Target) -> str:

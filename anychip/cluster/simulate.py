@@ -290,5 +290,6 @@ def _waits(launches: list[Launch], script: Script) -> tuple[Wait, ...]:
         Wait(int(script.keep[leg.position]), leg.op, launch.ready_s, leg.start_s, leg.end_s, leg.late)
         for launch in launches
         for leg in launch.legs
+        if leg.late >= 0
     ]
     return tuple(sorted(found, key=lambda wait: wait.start_s))

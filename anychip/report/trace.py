@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from anychip.cluster import ClusterTimeline, RankTimeline
 from anychip.cost.price import EVIDENCE, LIMITS
@@ -20,7 +21,8 @@ from anychip.record.tape import Kind, Mark
 from anychip.timeline import Timeline
 
 HOST, CHIP = 1, 2
-PHASE_THREAD = 1000  # below the streams, whose threads have their own numbers
+LANE = 100_000  # numbers of threads between what runs at the same time on one stream
+PHASE_THREAD = 90_000  # below the streams, whose threads have their own numbers (those of collectives begin at 1,000)
 BEGINS = {
     Mark.FORWARD_BEGIN: "forward",
     Mark.INFER_BEGIN: "inference",
@@ -32,9 +34,16 @@ ENDS = {Mark.FORWARD_END, Mark.INFER_END, Mark.BACKWARD_END, Mark.OPTIMIZER_END}
 Event = dict[str, Any]
 
 
-def trace(timeline: Timeline) -> dict[str, Any]:
-    """The whole recording."""
-    events = [*_names(timeline), *_host(timeline), *_kernels(timeline), *_phases_on_chip(timeline), *_memory(timeline)]
+def trace(timeline: Timeline, hidden: npt.NDArray[np.bool_] | None = None) -> dict[str, Any]:
+    """The whole recording. hidden: launches that are shown otherwise."""
+    shown = np.ones(timeline.op.size, bool) if hidden is None else ~hidden
+    events = [
+        *_names(timeline),
+        *_host(timeline),
+        *_kernels(timeline, shown),
+        *_phases_on_chip(timeline),
+        *_memory(timeline),
+    ]
     return {
         "traceEvents": events,
         "displayTimeUnit": "ms",
@@ -52,7 +61,8 @@ def job_trace(job: ClusterTimeline) -> dict[str, Any]:
     for number, rank in enumerate(job.ranks):
         alike = f" (and {len(rank.members) - 1:,} alike)" if len(rank.members) > 1 else ""
         title = f"rank {rank.program.rank}{alike}"
-        mine = [*trace(rank.timeline)["traceEvents"], *_waits(rank)]
+        waits = np.isin(rank.timeline.position, [wait.position for wait in rank.waits])
+        mine = [*trace(rank.timeline, waits)["traceEvents"], *_meetings(rank, waits)]
         for event in mine:
             event["pid"] += 2 * number
             if event["name"] == "process_name":
@@ -74,13 +84,24 @@ def _sort(process: int, place: int) -> Event:
     return {"ph": "M", "name": "process_sort_index", "pid": process, "tid": 0, "args": {"sort_index": place}}
 
 
-def _waits(rank: RankTimeline) -> Iterator[Event]:
-    """What a rank waits for at its collectives until the last of the others has come."""
-    at = np.searchsorted(rank.timeline.position, [wait.position for wait in rank.waits])
-    for wait, index in zip(rank.waits, at.tolist(), strict=True):
+def _meetings(rank: RankTimeline, waits: npt.NDArray[np.bool_]) -> Iterator[Event]:
+    """Collectives that meet others: what a rank waits for until the last has come, then the collective. Those of one
+    batch may cross one another, so each stream has as many threads as it needs."""
+    streams = dict(zip(rank.timeline.position[waits].tolist(), rank.timeline.stream[waits].tolist(), strict=True))
+    ends: dict[tuple[int, int], float] = {}
+    for wait in sorted(rank.waits, key=lambda wait: wait.ready_s):
+        call, stream, lane = rank.calls[wait.op], int(streams[wait.position]), 0
+        while ends.get((stream, lane), 0.0) > wait.ready_s:
+            lane += 1
+        if (stream, lane) not in ends and lane:
+            yield _name("thread_name", CHIP, stream + LANE * lane, f"stream {stream}, at the same time")
+        ends[stream, lane] = wait.end_s
+        thread = stream + LANE * lane
         if wait.start_s > wait.ready_s:
-            call, stream = rank.calls[wait.op], int(rank.timeline.stream[index])
-            yield _slice(f"waits: {call.kind}", CHIP, stream, wait.ready_s, wait.start_s)
+            yield _slice(f"waits: {call.kind}", CHIP, thread, wait.ready_s, wait.start_s)
+        axis = rank.program.groups[call.group].axis or "unnamed group"
+        if wait.end_s > wait.start_s:
+            yield _slice(call.kind, CHIP, thread, wait.start_s, wait.end_s, bytes=call.nbytes, axis=axis)
 
 
 def _us(seconds: float) -> float:
@@ -159,11 +180,11 @@ def _host(timeline: Timeline) -> Iterator[Event]:
         yield _slice(name, HOST, 0, begun, end)
 
 
-def _kernels(timeline: Timeline) -> Iterator[Event]:
+def _kernels(timeline: Timeline, shown: npt.NDArray[np.bool_]) -> Iterator[Event]:
     prices, ops = timeline.prices, timeline.program.ops
     described: dict[int, dict[str, str]] = {}
     columns = (timeline.op, timeline.start_s, timeline.end_s, timeline.stream)
-    for op, start, end, stream in zip(*(column.tolist() for column in columns), strict=True):
+    for op, start, end, stream in zip(*(column[shown].tolist() for column in columns), strict=True):
         if end <= start:
             continue
         if op not in described:

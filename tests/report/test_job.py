@@ -77,7 +77,18 @@ def test_the_trace_has_two_processes_for_each_distinct_rank(answer):
     assert first["dur"] == pytest.approx(3e3, rel=0.2)
 
 
-def test_slices_of_a_thread_nest(answer):
+def fan_in():
+    """A hub receives from two that come at different times, in one batch."""
+    ranks = [Rank(i, 3, [((0, 1, 2), "pp")]).compute(1e-3 * i) for i in range(3)]
+    ranks[0].run(ranks[0].recv(1, 10**7), ranks[0].recv(2, 10**7))
+    for i in (1, 2):
+        ranks[i].run(ranks[i].send(0, 10**7))
+    return api.forecast(job(*ranks), on="h100:3")
+
+
+@pytest.mark.parametrize("made", ["pipeline", "batch"])
+def test_slices_of_a_thread_nest(answer, made):
+    answer = answer if made == "pipeline" else fan_in()
     events = [e for e in trace.job_trace(answer.timeline(0))["traceEvents"] if e["ph"] == "X"]
     for thread in {(e["pid"], e["tid"]) for e in events}:
         spans = sorted((e["ts"], -e["dur"]) for e in events if (e["pid"], e["tid"]) == thread)

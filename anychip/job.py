@@ -242,12 +242,12 @@ def _top_ops(parts: Sequence[Part], most: int = 10) -> tuple[TopOp, ...]:
 
 def _rank(part: Part, breakdown: Mapping[str, float], chip: Chip) -> RankFigures:
     place = {
-        axis: group.ranks.index(part.program.rank)
+        axis: group.ranks.index(part.rank.rank)
         for axis, group in zip(part.axes, part.program.groups, strict=True)
-        if group.axis is not None or axis == "pp"
+        if (group.axis is not None or axis == "pp") and part.rank.rank in group.ranks
     }
     peak = part.memory.peak_bytes
-    return RankFigures(part.program.rank, len(part.rank.members), place, peak, peak <= chip.memory_bytes, breakdown)
+    return RankFigures(part.rank.rank, len(part.rank.members), place, peak, peak <= chip.memory_bytes, breakdown)
 
 
 def _path(timeline: ClusterTimeline, parts: Sequence[Part]) -> tuple[PathPart, ...]:
@@ -258,7 +258,7 @@ def _path(timeline: ClusterTimeline, parts: Sequence[Part]) -> tuple[PathPart, .
     for segment in critical_path(timeline, window.begin_s, window.end_s):
         seconds[segment.index] += segment.end_s - segment.begin_s
     ranked = sorted(seconds.items(), key=lambda item: -item[1])
-    return tuple(PathPart(parts[index].program.rank, time / span) for index, time in ranked if time and span)
+    return tuple(PathPart(parts[index].rank.rank, time / span) for index, time in ranked if time and span)
 
 
 def _goodput(parts: Sequence[Part], fabric: Fabric) -> GoodputFigures | None:

@@ -69,6 +69,11 @@ class RankTimeline:
     def program(self) -> Program:
         return self.timeline.program
 
+    @property
+    def rank(self) -> int:
+        """The rank that ran, or the first of those that were split off from it."""
+        return self.program.rank if self.program.rank in self.members else self.members[0]
+
     def is_wire(self) -> npt.NDArray[np.bool_]:
         """By op: is it a collective?"""
         found = np.zeros(len(self.program.ops), bool)

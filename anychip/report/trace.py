@@ -60,7 +60,7 @@ def job_trace(job: ClusterTimeline) -> dict[str, Any]:
     events: list[Event] = []
     for number, rank in enumerate(job.ranks):
         alike = f" (and {len(rank.members) - 1:,} alike)" if len(rank.members) > 1 else ""
-        title = f"rank {rank.program.rank}{alike}"
+        title = f"rank {rank.rank}{alike}"
         waits = np.isin(rank.timeline.position, [wait.position for wait in rank.waits])
         mine = [*trace(rank.timeline, waits)["traceEvents"], *_meetings(rank, waits)]
         for event in mine:

@@ -150,6 +150,8 @@ def test_stragglers_reach_the_forecast():
     slow = forecast(one(), stragglers=Stragglers(slow_node=1.5))
     assert slow.step_time_s == pytest.approx(plain.step_time_s + 0.1, rel=1e-2)
     assert slow.breakdown_s["bubble"] == pytest.approx(0.1 * 56 / 64, rel=2e-2)
+    assert [(rank.rank, rank.members, rank.place) for rank in slow.ranks] == [(0, 56, {"dp": 0}), (56, 8, {"dp": 56})]
+    assert slow.critical_path[0].rank == 56
 
 
 def held(program):

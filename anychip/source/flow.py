@@ -73,11 +73,11 @@ def _flow(module: Module) -> Flow:
     sinks: dict[ast.AST, list[Sink]] = {}
     done: set[ast.AST] = set()
     taken = _taken_as_devices(module)
+    readers = [(node, word) for chain in module.found.chains for node, word in _readers(module, chain)]
     for _ in range(_ROUNDS):
         before = len(live)
         wanted = {last(slot) for slot in live}
-        for node in module.found.chains:
-            word = node.id if isinstance(node, ast.Name) else node.attr
+        for node, word in readers:
             if node in done or not (word in wanted or node in taken or _DEVICEY.search(word)):
                 continue
             slot = consumers.slot(node)
@@ -92,6 +92,21 @@ def _flow(module: Module) -> Flow:
         edges.setdefault(slot, set()).add(from_)
     flat = [sink for node in sorted(sinks, key=_position) for sink in sinks[node]]
     return Flow(tuple(values), {slot: tuple(sorted(from_)) for slot, from_ in edges.items()}, tuple(flat))
+
+
+def _readers(module: Module, chain: ast.Name | ast.Attribute) -> Iterator[tuple[ast.expr, str]]:
+    """A name, what its call gives and what it holds under a key, each with the word by which it is known."""
+    word = chain.id if isinstance(chain, ast.Name) else chain.attr
+    yield chain, word
+    parent = module.parent(chain)
+    if isinstance(parent, ast.Call) and parent.func is chain:
+        yield parent, word
+    elif (
+        isinstance(parent, ast.Subscript)
+        and isinstance(parent.slice, ast.Constant)
+        and isinstance(parent.slice.value, str)
+    ):
+        yield parent, parent.slice.value
 
 
 def _taken_as_devices(module: Module) -> set[ast.expr]:
@@ -141,7 +156,9 @@ def _follow(
 def last(slot: str) -> str:
     """The identifier by which a slot is read: the last word of its name."""
     word = slot.split("@")[0].rpartition(".")[2].rpartition(":")[2]
-    return word.removesuffix("()").partition("[")[0].partition("#")[0]
+    if word.endswith("]"):
+        return word.rpartition("[")[2][:-1]
+    return word.removesuffix("()").partition("#")[0]
 
 
 def _value(module: Module, consumers: Consumers, node: ast.expr, kind: str, text: str) -> Value:

@@ -240,7 +240,7 @@ def forecast(
         _price(recorded, place.chip, fabric, tokens_per_step, stragglers)
         for recorded, place, fabric in zip(programs, places, fabrics, strict=True)
     ]
-    reserved = _reserved(programs, chips)
+    reserved = _reserved(programs, chips, forecasts)
     total_s = time.perf_counter() - began
     progress(f"priced on {', '.join(_target_text(place) for place in places)} in {(total_s - recorded_s) * 1e3:.0f} ms")
     warnings += [text for recorded in programs for text in (*recorded.meta.get("warnings", ()), *_failure(recorded))]
@@ -323,22 +323,31 @@ def _unlike_first(programs: list[Program], chip: Chip, own: Program) -> tuple[st
     return tuple(dict.fromkeys(question.name for question in differing(programs[0], chip)))
 
 
-def _reserved(programs: list[Program], chips: list[Chip]) -> tuple[int | None, ...]:
+FULLEST = (
+    2  # so many distinct ranks, those that hold most at once, are replayed: the allocator keeps most where most is
+)
+
+
+def _reserved(programs: list[Program], chips: list[Chip], forecasts: "Sequence[Forecast]") -> tuple[int | None, ...]:
     """Peak of what PyTorch's allocator holds. Only where memory is short does the chip's size change the answer, so a
     recording is replayed once without a limit, and again only for the chips that this does not fit on."""
     from anychip.memory import NO_LIMIT, replay
 
+    def most_of(program: Program, forecast: "Forecast", limit: int) -> int:
+        held = {rank.rank: rank.peak_memory_bytes for rank in forecast.ranks}
+        fullest = sorted(program.ranks, key=lambda rank: -held.get(rank.rank, 0))[:FULLEST]
+        return max(replay(rank, limit).reserved_bytes for rank in fullest)
+
     free: dict[int, int] = {}
     found: list[int | None] = []
-    for program, chip in zip(programs, chips, strict=True):
+    for program, chip, forecast in zip(programs, chips, forecasts, strict=True):
         if chip.execution == "graph":
             found.append(None)
             continue
         if id(program) not in free:
-            free[id(program)] = max(replay(rank, NO_LIMIT).reserved_bytes for rank in program.ranks)
+            free[id(program)] = most_of(program, forecast, NO_LIMIT)
         most = free[id(program)]
-        short = most > chip.memory_bytes
-        found.append(max(replay(rank, chip.memory_bytes).reserved_bytes for rank in program.ranks) if short else most)
+        found.append(most_of(program, forecast, chip.memory_bytes) if most > chip.memory_bytes else most)
     return tuple(found)
 
 

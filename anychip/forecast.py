@@ -160,9 +160,8 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
     if host_s >= HOST_ISSUES * step_time and breakdown["host"] >= CHIP_WAITS * step_time:
         name = "host"
     share = f"{breakdown[name] / step_time:.0%}"
-    most = (
-        f"{top[0].name.removeprefix('aten.')} {top[0].shape} alone takes {top[0].time_s / step_time:.0%}" if top else ""
-    )
+    most = next((f"; {one.name.removeprefix('aten.')} {one.shape} alone takes {one.time_s / step_time:.0%}"
+                 for one in top if one.limit != "network"), "")  # fmt: skip
     if name == "host":
         return (f"The host: the chip waits for it {share} of the step, which launches {kernels:,.0f} kernels; "
                 "larger batches, compilation or graphs would help.")  # fmt: skip
@@ -171,8 +170,8 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
     if name == "bubble":
         return f"Waiting: {share} of the chips' time passes idle until other ranks have come as far."
     if name == "compute":
-        return f"Compute: {share} of the step is in ops limited by flop/s; {most}."
-    return f"Memory: {share} of the step is in ops limited by bandwidth or by their launch; {most}."
+        return f"Compute: {share} of the step is in ops limited by flop/s{most}."
+    return f"Memory: {share} of the step is in ops limited by bandwidth or by their launch{most}."
 
 
 def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[str, ...]:

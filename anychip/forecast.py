@@ -152,8 +152,9 @@ HOST_ISSUES, CHIP_WAITS = 0.9, 0.1
 
 
 def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp, ...], kernels: float,
-           host_s: float) -> str:  # fmt: skip
-    """What the step's time is made of, in a sentence. host_s: what the host needs to issue a step's ops."""
+           host_s: float, along: Mapping[str, str] | None = None) -> str:  # fmt: skip
+    """What the step's time is made of, in a sentence. host_s: what the host needs to issue a step's ops. along: for parts
+    of a job's time the mesh axis that takes most of it."""
     if not step_time:
         return "Nothing ran on the chip."
     name = max(breakdown, key=lambda part: breakdown[part])
@@ -165,10 +166,11 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
     if name == "host":
         return (f"The host: the chip waits for it {share} of the step, which launches {kernels:,.0f} kernels; "
                 "larger batches, compilation or graphs would help.")  # fmt: skip
+    axis = f", most of it along {along[name]}" if along and along.get(name) else ""
     if name == "exposed_comm":
-        return f"Communication: {share} of the step is spent in it alone."
+        return f"Communication: {share} of the step is spent in it alone{axis}."
     if name == "bubble":
-        return f"Waiting: {share} of the chips' time passes idle until other ranks have come as far."
+        return f"Waiting: {share} of the chips' time passes idle until other ranks have come as far{axis}."
     if name == "compute":
         return f"Compute: {share} of the step is in ops limited by flop/s{most}."
     return f"Memory: {share} of the step is in ops limited by bandwidth or by their launch{most}."

@@ -91,6 +91,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     tokens = tokens_per_step if tokens_per_step is not None else tokens
     worst = max(parts, key=lambda part: part.memory.peak_bytes)
     top, first = _top_ops(parts), parts[0]
+    axes = _axes(parts, [axes for _, axes in mine])
     kernels, host = (mean([total[name] for total in totals]) for name in ("kernels", "host_s"))
     return Forecast(
         chip=chip.id, num_chips=chips, fits=worst.memory.peak_bytes <= chip.memory_bytes, grade=chip.grade,
@@ -107,10 +108,10 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         tokens_per_step=tokens, samples_per_step=samples, matrix_dtype=dtype, executed_flop_per_step=flop,
         memory_by_kind=worst.memory.by_kind,
         time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean),
-        top_ops=top, limit=limit_of(breakdown, step_time, top, kernels, host), step_times_s=tuple(times),
+        top_ops=top, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes)), step_times_s=tuple(times),
         warnings=_warnings(parts, worst, chip), cluster=fabric.cluster.id if fabric.cluster is not None else None,
         ranks=tuple(_rank(part, one, chip) for part, (one, _) in zip(parts, mine, strict=True)),
-        axes=_axes(parts, [axes for _, axes in mine]), critical_path=_path(timeline, parts),
+        axes=axes, critical_path=_path(timeline, parts),
         goodput=_goodput(parts, fabric), memory_by_module=worst.memory.by_module,
         values_read=reads(first.program, first.window.begin, first.window.end, first.window.count),
     )  # fmt: skip
@@ -199,6 +200,16 @@ def _axes(parts: Sequence[Part], found: Sequence[Mapping[str, AxisFigures]]) -> 
         if means[0]:
             sums[name] = AxisFigures(max(one.size for _, one in mine), *means)
     return sums
+
+
+def _along(axes: Mapping[str, AxisFigures]) -> dict[str, str]:
+    """The axis that most of the exposed network, and of the waiting, is along; none where there is but one."""
+    if len(axes) < 2:
+        return {}
+    return {
+        "exposed_comm": max(axes, key=lambda name: axes[name].exposed_s),
+        "bubble": max(axes, key=lambda name: axes[name].waiting_s),
+    }
 
 
 def _mean_of(found: Sequence[Mapping[str, float]], mean: Callable[[Sequence[float]], float]) -> dict[str, float]:

@@ -200,3 +200,15 @@ def test_fsdp_moves_three_times_its_parameters():
     assert axis.busy_s == pytest.approx(3 * 7 / 8 * 16e-3, rel=1e-2)
     # 8 gathers are exposed; scatters run beside the next layer's gather and backward, on the same stream as gathers
     assert found.step_time_s == pytest.approx(0.12 + 8 * 3.5e-3 + 4 * 3.5e-3, rel=1e-2)
+
+
+def test_the_sentence_says_along_which_axis():
+    rank = Rank(0, 8, [((0, 1), "tp"), ((0, 2, 4, 6), "dp")], range(8))
+    for _ in range(3):
+        rank.mark(Mark.FORWARD_BEGIN).compute(1e-3).run(rank.call("allreduce_", 0, 10**6)).mark(Mark.FORWARD_END)
+        rank.run(rank.call("allreduce_", 1, 10**8)).mark(Mark.OPTIMIZER_BEGIN).mark(Mark.OPTIMIZER_END)
+    found = forecast(job(rank))
+    # 1 ms of compute, 4 ms along tp, 600 ms along dp
+    assert found.limit == "Communication: 100% of the step is spent in it alone, most of it along dp."
+    waits = forecast(one_f_one_b(8, 1, 0.1, 0.2, steps=2), net={"rate": 1e15}).limit
+    assert waits == "Waiting: 87% of the chips' time passes idle until other ranks have come as far."

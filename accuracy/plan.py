@@ -173,7 +173,7 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
         "vocab": padded(number(columns, "vocab"), split["tp"]), "seq": sizes["seq_len"], "head_dim": fixed.get("head_dim"),
         "micro_batch": number(columns, "micro_batch"), "dtype": dtype, "recipe": recipe or None,
         **recomputed(recompute, sizes["layers"], split), "sharding": word("zero_or_fsdp", columns["zero_or_fsdp"]),
-        "compile": fixed.get("compile") or word("compile", columns.get("compile") or "none"),
+        "compile": compiled(columns, fixed),
         **{name: value for name, value in split.items() if value > 1},
         **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank")
            if name in fixed},
@@ -188,6 +188,14 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
     options = {name: value for name, value in options.items() if value is not None}
     check(options, chips)
     return Plan(run, chip, chips, options, tuple(sorted(set(filled))), rules=names)
+
+
+def compiled(columns: Mapping[str, str], fixed: Mapping[str, Any]) -> str:
+    """`compile` of a rule holds whatever the row says; `compiled` is what "yes" means to the framework."""
+    if "compile" in fixed:
+        return str(fixed["compile"])
+    meant = word("compile", columns.get("compile") or "none")
+    return str(fixed.get("compiled", meant)) if meant != "none" else meant
 
 
 def padded(vocab: int, tp: int) -> int:

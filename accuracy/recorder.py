@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -113,7 +114,7 @@ def serve(jobs: int) -> None:
     end_with_parent()
     place = tempfile.mkdtemp(prefix="anychip-")
     config = {"argv": [MODULE], "module": True, "chip": str(load_chip(CHIP).file), "steps": ENDLESS, "calls": None,
-              "step_mark": None, "host": "modelled", "device": "cuda", "devices": CHIPS_PER_NODE, "imbalance": 1.0,
+              "step_mark": None, "cluster": None, "host": "modelled", "device": "cuda", "devices": CHIPS_PER_NODE, "imbalance": 1.0,
               "out": f"{place}/none", "world_size": 1, "ranks": "distinct", "jobs": jobs}  # fmt: skip
     session = Session(config)
     session.install()
@@ -158,6 +159,8 @@ def run(session: Any, argv: Sequence[str], num_chips: int, out: Path) -> None:
             session.save(code)
         if code == 0 and made.exists():
             made.replace(out) if made.stat().st_dev == out.parent.stat().st_dev else copy(made, out)
+    except BaseException:
+        traceback.print_exc()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(code)
@@ -172,8 +175,11 @@ def copy(made: Path, out: Path) -> None:
 def wait(child: int, out: Path) -> None:
     """Until it ends or has taken too long; leaves the reason of a failure beside where the recording would be."""
     end = time.monotonic() + LONGEST_S
+    said = f"took more than {LONGEST_S} s"
     while time.monotonic() < end:
-        if os.waitpid(child, os.WNOHANG)[0]:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            said = f"ended with {os.waitstatus_to_exitcode(status)} and no word"
             break
         time.sleep(0.02)
     else:
@@ -181,9 +187,9 @@ def wait(child: int, out: Path) -> None:
         os.waitpid(child, 0)
     log = out.with_suffix(".log")
     if not out.exists():
-        said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-        kept = [line for line in said.splitlines() if "registered at" not in line][-30:]
-        out.with_suffix(".failed").write_text("\n".join(kept) or f"took more than {LONGEST_S} s", encoding="utf-8")
+        text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+        kept = [line for line in text.splitlines() if "registered at" not in line][-30:]
+        out.with_suffix(".failed").write_text("\n".join(kept) or said, encoding="utf-8")
     log.unlink(missing_ok=True)
 
 

@@ -39,7 +39,9 @@ def by_flop(plan: Plan, metric: str, value: float) -> float:
     for entry in table("conventions.toml")["flop"]:
         if entry["metric"] == metric and re.search(entry["framework"], plan.run["framework"]):
             total = FORMULAS[entry["formula"]](plan.options, plan.run.number("params_b") or 0.0) * replicas_batch(plan)
-            rate = value * 1e12 if metric == "tflops_per_chip" else (value if value < 1 else value / 100) * entry["peak"]
+            rate = (
+                value * 1e12 if metric == "tflops_per_chip" else (value if value < 1 else value / 100) * entry["peak"]
+            )
             return total / (rate * plan.num_chips)
     raise Unable(f"only {metric} is printed, and how the source counts FLOP is not known")
 

@@ -228,7 +228,7 @@ def train_step(args: argparse.Namespace, layout: Layout, stages: list[nn.Module]
     else:
         nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
-    for bucket in buckets:
+    for bucket in reversed(buckets):  # the first layers' weights first: the next forward needs them first
         bucket.gather()
     optimizer.zero_grad()
     forget_casts(parameters)

@@ -1,7 +1,7 @@
 """Data-parallel gradients and the optimizer over one flat buffer, as Megatron-LM's: 32-bit gradients in buckets that are
 reduced as soon as the last micro-batch has filled them, an optimizer whose state may be split over the replicas."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -25,13 +25,13 @@ class Bucket:
         self.gradients = torch.zeros(self.total, dtype=dtype, device=device)
         self.weights = torch.empty(self.total, dtype=parameters[0].dtype, device=device)
         self.own = self.gradients[: self.total // ranks] if split else self.gradients
-        self.left, self.pending = 0, None
+        self.left, self.pending, self.gathering = 0, None, None
         at = 0
         for parameter in parameters:
             end = at + parameter.numel()
             parameter.data = self.weights[at:end].view(parameter.shape)
             parameter.main_grad = self.gradients[at:end].view(parameter.shape)  # type: ignore[attr-defined]
-            parameter.ready = self.ready  # type: ignore[attr-defined]
+            parameter.ready, parameter.bucket = self.ready, self  # type: ignore[attr-defined]
             parameter.register_post_accumulate_grad_hook(self.add)
             at = end
         state = total if not split else self.total // ranks
@@ -73,9 +73,16 @@ class Bucket:
             self.pending = None
 
     def gather(self) -> None:
+        """The weights that the others have stepped; with overlap the next forward waits, bucket by bucket."""
         if self.split and self.group is not None:
             part = self.weights[: self.total // size(self.group)]
-            dist.all_gather_into_tensor(self.weights, part, group=self.group)
+            work = dist.all_gather_into_tensor(self.weights, part, group=self.group, async_op=self.overlaps)
+            self.gathering = work if self.overlaps else None
+
+    def wait(self, *_: Any) -> None:
+        if self.gathering is not None:
+            self.gathering.wait()
+            self.gathering = None
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -129,3 +136,11 @@ def buckets_of(parameters: list[nn.Parameter], groups: tuple[Any, Any], split: b
         if kept:
             found.append(Bucket(kept, group, split, dtype, every, device))
     return found
+
+
+def wait_before_use(modules: Iterable[nn.Module]) -> None:
+    """Modules wait for their own weights before each forward."""
+    for module in modules:
+        buckets = {p.bucket for p in module.parameters(recurse=False) if hasattr(p, "bucket")}
+        for bucket in buckets:
+            module.register_forward_pre_hook(bucket.wait)

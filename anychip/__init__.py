@@ -42,11 +42,12 @@ _NAMES = {
 _VERBS = {
     "audit": "anychip.audit.engine",
     "forecast": "anychip.api",
+    "measure": "anychip.measure.run",
     "port": "anychip.port.project",
     "record": "anychip.api",
 }
 
-__all__ = ["Answer", "Chip", "Forecast", "Program", "__version__", "audit", "forecast", "kernel", "port", "record"]
+__all__ = ["Answer", "Chip", "Forecast", "Program", "__version__", "audit", "forecast", "kernel", "measure", "port", "record"]
 
 
 class _Verb(ModuleType):

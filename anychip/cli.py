@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from anychip import __version__
 from anychip.audit import command as audit_command
 from anychip.errors import AnychipError, BadUse
+from anychip.measure import command as measure_command
 from anychip.port import command as port_command
 
 CARE = (
@@ -80,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = main_parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _forecast_parser(verbs)
     _chips_parser(verbs)
+    measure_command.add_parser(_sub(verbs, "measure", "how fast is this device really?", measure_command.MEASURE))
     audit_command.add_parser(_sub(verbs, "audit", "how bound to CUDA is this code?", audit_command.AUDIT))
     port_command.add_parser(_sub(verbs, "port", "the code, moved to portable PyTorch or one chip's", port_command.PORT))
     return main_parser

@@ -34,11 +34,12 @@ MAY_IMPORT = {
     "report": {"errors", "units", "spec", "record", "cost", "timeline", "figures", "forecast", "cluster", "api", "memory"},
     "api": {"errors", "units", "targets", "spec", "record", "forecast", "job", "network", "cluster", "device", "dtypes", "memory"},
     "port": {"errors", "spec", "source"},
-    "cli": {"errors", "audit", "port", "units", "api", "spec", "report"},
+    "measure": {"errors", "units", "spec", "record", "cost"},
+    "cli": {"errors", "audit", "measure", "port", "units", "api", "spec", "report"},
     "__main__": {"cli"},
 }  # fmt: skip
 # What only the device may import: everything else works where torch is not installed.
-TORCH_ONLY_IN = {"device", "drivers", "standins"}
+TORCH_ONLY_IN = {"device", "drivers", "standins", "measure"}
 # Folders of files that are started as processes and imported by nothing.
 PROGRAMS_OF_THEIR_OWN = {"runners"}
 

@@ -17,6 +17,7 @@ def test_names():
         "audit",
         "forecast",
         "kernel",
+        "measure",
         "port",
         "record",
     ]

@@ -22,10 +22,10 @@ class SizeCurve(NamedTuple):
     points: tuple[tuple[float, float], ...]
 
     def at(self, nbytes: float) -> float:
-        """Interpolated linearly over the log of the size; the end points' rates beyond them."""
+        """Interpolated linearly over the log of the size. Beyond the largest its rate; below the smallest its time."""
         first, last = self.points[0], self.points[-1]
         if nbytes <= first[0]:
-            return first[1]
+            return first[1] * nbytes / first[0]
         if nbytes >= last[0]:
             return last[1]
         for (a, low), (b, high) in zip(self.points, self.points[1:], strict=False):

@@ -1,0 +1,144 @@
+"""Runs a CUDA program on the CPU, unmodified, and notes when its steps end: `python accuracy/on_cpu.py OUT.json script.py args...`
+
+What says "cuda" is taken to say "cpu": devices given to torch functions, `.cuda()`, autocast, GradScaler, the questions of
+torch.cuda that a training script asks. Nothing else is changed: the CPU's own kernels run, on its own numbers. A step ends where
+anychip says that it does: at an optimizer's step, or where none steps, at the end of an outermost call of a module.
+"""
+
+import json
+import re
+import runpy
+import sys
+import time
+import types
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+CUDA = re.compile(r"^cuda(:\d+)?$")
+
+
+def as_cpu(value: Any) -> Any:
+    """A device that is CUDA's, as the CPU."""
+    if isinstance(value, torch.device):
+        return torch.device("cpu") if value.type == "cuda" else value
+    return "cpu" if isinstance(value, str) and CUDA.match(value) else value
+
+
+class CudaIsCpu(TorchFunctionMode):
+    """Torch functions see the CPU where the program names CUDA. Moving a tensor there leaves it where it is, as `.to` does."""
+
+    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.cuda, torch.Tensor.pin_memory):
+            return args[0]
+        changed = {name: as_cpu(value) for name, value in (kwargs or {}).items()}
+        return func(*[as_cpu(value) for value in args], **changed)
+
+
+class Event:
+    """A CUDA event: the CPU has done everything when it is recorded."""
+
+    def __init__(self, **options: Any) -> None:
+        self.at_s = 0.0
+
+    def record(self, stream: Any = None) -> None:
+        self.at_s = time.perf_counter()
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: "Event") -> float:
+        return (end.at_s - self.at_s) * 1e3
+
+
+def _renamed(kind: type) -> type:
+    """A class whose first argument is a device type, for CUDA's the CPU's."""
+
+    class Renamed(kind):
+        def __init__(self, device: str = "cuda", *args: Any, **kwargs: Any) -> None:
+            kwargs = {name: as_cpu(value) for name, value in kwargs.items()}
+            if "device_type" in kwargs:
+                super().__init__(*args, **kwargs)
+            else:
+                super().__init__(as_cpu(device), *args, **kwargs)
+
+    return Renamed
+
+
+def pretend() -> None:
+    """Let torch.cuda answer as a machine with one device does."""
+    answers = {
+        "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0, "set_device": lambda device: None,
+        "synchronize": lambda device=None: None, "get_device_name": lambda device=None: "cpu", "empty_cache": lambda: None,
+        "manual_seed_all": torch.manual_seed, "is_bf16_supported": lambda *a: True, "max_memory_allocated": lambda device=None: 0,
+        "memory_allocated": lambda device=None: 0, "reset_peak_memory_stats": lambda device=None: None, "Event": Event,
+    }  # fmt: skip
+    for name, answer in answers.items():
+        setattr(torch.cuda, name, answer)
+    torch.autocast = torch.amp.autocast = _renamed(torch.autocast)  # type: ignore[misc]
+    torch.amp.GradScaler = _renamed(torch.amp.GradScaler)  # type: ignore[misc]
+    plain = torch.set_default_device
+    torch.set_default_device = lambda device: plain(as_cpu(device))
+
+
+class Steps:
+    """When each step ended, in seconds of `clock`; of a step with other than one outermost forward, nothing."""
+
+    def __init__(self, clock: Any) -> None:
+        self.clock, self.depth, self.forwards = clock, 0, 0
+        self.optimizer_s: list[float] = []
+        self.call_s: list[float] = []
+        self.times_s: list[float] = []
+        self.calls_s: list[float] = []
+
+    def install(self) -> None:
+        torch.nn.modules.module.register_module_forward_pre_hook(self.enter)
+        torch.nn.modules.module.register_module_forward_hook(self.leave, always_call=True)
+        torch.optim.optimizer.register_optimizer_step_post_hook(self.stepped)
+
+    def enter(self, module: Any, args: Any) -> None:
+        self.depth += 1
+
+    def leave(self, module: Any, args: Any, result: Any) -> None:
+        self.depth -= 1
+        if not self.depth:
+            self.forwards += 1
+            self._end(self.call_s, self.calls_s)
+
+    def stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self.forwards == 1:
+            self._end(self.optimizer_s, self.times_s)
+        else:
+            self.optimizer_s = [self.clock()]
+        self.forwards = 0
+
+    def _end(self, ends: list[float], times: list[float]) -> None:
+        now = self.clock()
+        if ends:
+            times.append(now - ends[-1])
+        ends.append(now)
+
+
+def main() -> None:
+    out, script, *args = sys.argv[1:]
+    settings = json.loads(out)
+    torch.set_num_threads(settings["threads"])
+    steps = Steps(time.process_time if settings["clock"] == "cpu" else time.perf_counter)
+    # As `anychip measure` does, and as any process that has run for a while: see Device.set_up.
+    pretend()
+    steps.install()
+    sys.argv = [script, *args]
+    module = types.ModuleType("__main__")
+    sys.modules["__main__"] = module
+    try:
+        with CudaIsCpu():
+            runpy.run_path(script, run_name="__main__")
+    finally:
+        times = steps.times_s or steps.calls_s
+        with open(settings["out"], "w", encoding="utf-8") as file:
+            json.dump(times, file)
+
+
+if __name__ == "__main__":
+    main()

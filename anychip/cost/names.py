@@ -65,7 +65,7 @@ REDUCTION = _words(
     logsumexp max mean median mode min nanmean nanmedian nansum norm prod std std_mean sum var var_mean _is_all_true
     _is_any_true equal trace dist frobenius_norm sum_to_size bincount histc _histogramdd_bin_edges isclose allclose
     mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits kl_div
-    soft_margin_loss margin_ranking_loss nll_loss_nd poisson_nll_loss multi_margin_loss
+    _nested_tensor_from_mask_left_aligned soft_margin_loss margin_ranking_loss nll_loss_nd poisson_nll_loss multi_margin_loss
     multilabel_margin_loss_forward multi_margin_loss_backward multilabel_margin_loss_backward
     _ctc_loss _ctc_loss_backward _use_cudnn_ctc_loss _cudnn_ctc_loss
     _euclidean_dist _cdist_forward _cdist_backward _pdist_forward cosine_similarity renorm
@@ -92,7 +92,7 @@ FILL = _words(
     logspace eye scalar_tensor range tril_indices triu_indices hann_window hamming_window
     normal_ normal normal_functional uniform_ uniform bernoulli_ bernoulli random_ random exponential_ exponential
     cauchy_ geometric_ geometric log_normal_ log_normal rand randn randint rand_like randn_like randint_like randperm
-    poisson binomial _standard_gamma _sample_dirichlet _cudnn_init_dropout_state _fill_mem_eff_dropout_mask_
+    poisson binomial _standard_gamma_grad _dirichlet_grad _standard_gamma _sample_dirichlet _cudnn_init_dropout_state _fill_mem_eff_dropout_mask_
     """
 )
 

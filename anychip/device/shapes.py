@@ -156,3 +156,39 @@ def _grouped_mm(of: SimpleNamespace) -> list[Any]:
     else:
         shape = (rows, columns)
     return [(shape, of.out_dtype or one.dtype)]
+
+
+@rule("aten::linalg_lstsq")
+def _linalg_lstsq(of: SimpleNamespace) -> list[Any]:
+    """solution, residuals, and rank and singular values, which the chips' only driver (gels) leaves empty."""
+    rows, columns = of.self_.shape[-2:]
+    right = of.b.shape[-1] if of.b.dim() == of.self_.dim() else 1
+    batch = tuple(of.self_.shape[:-2])
+    shape = (*batch, columns, right) if of.b.dim() == of.self_.dim() else (*batch, columns)
+    residuals = (*batch, right) if rows > columns else (0,)
+    dtype = of.self_.dtype
+    return [(shape, dtype), (residuals, dtype), ((0,), torch.int64), ((0,), dtype)]
+
+
+# ---------------------------------------------------------------- distributions, quantisation
+
+
+@rule("aten::_sample_dirichlet", "aten::_standard_gamma", "aten::_standard_gamma_grad", "aten::poisson")
+def _same(of: SimpleNamespace) -> list[Any]:
+    return [like(of.self_)]
+
+
+@rule("aten::_dirichlet_grad")
+def _dirichlet_grad(of: SimpleNamespace) -> list[Any]:
+    return [like(of.x)]
+
+
+@rule("aten::binomial")
+def _binomial(of: SimpleNamespace) -> list[Any]:
+    return [like(of.count)]
+
+
+@rule("aten::fake_quantize_per_tensor_affine_cachemask", "aten::fake_quantize_per_channel_affine_cachemask")
+def _fake_quantize(of: SimpleNamespace) -> list[Any]:
+    """output, and where it was not cut off."""
+    return [like(of.self_), (tuple(of.self_.shape), torch.bool)]

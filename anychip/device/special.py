@@ -35,6 +35,7 @@ class Special:
             "aten::_to_copy": self.to_copy,
             "aten::_local_scalar_dense": self.local_scalar_dense,
             "aten::equal": self.equal,
+            "aten::_nested_tensor_from_mask_left_aligned": self.left_aligned,
             "aten::resize_": self.resize_,
             "aten::set_.source_Storage": self._on_cpu("set_", "source_Storage"),
             "aten::set_.source_Storage_storage_offset": self._on_cpu("set_", "source_Storage_storage_offset"),
@@ -193,6 +194,12 @@ class Special:
         self.note("aten._local_scalar_dense.default", (tensor,))
         self.recorder.read()
         return self.driver.copy_out(tensor).item()
+
+    def left_aligned(self, _tensor: torch.Tensor, mask: torch.Tensor) -> bool:
+        """Whether a padded batch can be packed: the host reads that. Taken as no: it runs padded, as in training."""
+        self.note("aten._nested_tensor_from_mask_left_aligned.default", (mask,))
+        self.recorder.read()
+        return False
 
     def equal(self, one: torch.Tensor, other: torch.Tensor) -> bool:
         if one.shape != other.shape:

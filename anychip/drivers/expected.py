@@ -4,6 +4,7 @@ A rule gets the values known so far and the call, and says what is known of each
 (mutated first, then outputs). Adding an op is one function.
 """
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -111,7 +112,7 @@ def _spread(indices: torch.Tensor, dim: int, size: int, imbalance: float) -> tor
 def _with_indices(values: Values, call: Call) -> list[Known]:
     """(values, indices) along a dimension; a sort of indices keeps their span."""
     source = of(values, call.args[0])
-    dim = argument(call, 1, "dim")
+    dim = argument(call, 2 if call.name == "kthvalue" else 1, "dim")
     dim = dim if isinstance(dim, int) and not isinstance(dim, bool) else -1
     size = call.args[0].shape[dim] if call.args[0].dim() else 1
     return [source, Known(span=size)] if len(call.outputs) == 2 else [source]
@@ -137,7 +138,10 @@ def _random_index(values: Values, call: Call) -> list[Known]:
 
 @expected("eq")
 def _equals(values: Values, call: Call) -> list[Known]:
-    """Equal to one of `span` integers: one in span is."""
+    """Equal to one of `span` integers: one in span is. A mask that is compared with false is negated."""
+    if call.args[0].dtype == torch.bool and not isinstance(call.args[1], torch.Tensor) and not call.args[1]:
+        known = of(values, call.args[0])
+        return [Known(share=None if known.share is None else 1 - known.share, guess=int(not known.guess))]
     span = of(values, call.args[0]).span
     return [Known(share=1 / span)] if span else []
 
@@ -152,6 +156,18 @@ def _differs(values: Values, call: Call) -> list[Known]:
 def _negation(values: Values, call: Call) -> list[Known]:
     share = of(values, call.args[0]).share
     return [Known(share=1 - share)] if share is not None else []
+
+
+COMPARE = {"lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
+
+
+@expected(*COMPARE)
+def _in_range(values: Values, call: Call) -> list[Known]:
+    """One integer that is compared with a number, as checks of labels do: what its plausible value says."""
+    one, other = call.args[:2]
+    if isinstance(other, torch.Tensor) or one.dtype.is_floating_point or one.dtype == torch.bool or one.numel() != 1:
+        return []
+    return [Known(guess=int(COMPARE[call.name](values.guess.get(one.untyped_storage().data_ptr(), 1), other)))]
 
 
 @expected("any", "all")

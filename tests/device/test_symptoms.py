@@ -214,3 +214,32 @@ def test_workers_that_load_the_program_anew_see_the_chip() -> None:
     program = record([str(path)], load_chip("h100"), show_output=False)
     assert program.meta["exit_code"] == 0
     assert program.meta["steps"] == 3
+
+
+def test_operators_without_a_rule_of_torchs_own() -> None:
+    _, out = run("""
+        import torch
+        x, wide = torch.randn(5, 4, device="cuda"), torch.randn(6, 5, 2, device="cuda")
+        solved = torch.linalg.lstsq(x, torch.randn(5, 2, device="cuda"))
+        drawn = torch.distributions.Dirichlet(torch.rand(3, 4, device="cuda")).rsample()
+        gamma = torch.distributions.Gamma(torch.rand(3, device="cuda"), torch.rand(3, device="cuda")).rsample()
+        layer = torch.nn.TransformerEncoderLayer(16, 4, batch_first=True)
+        encoder = torch.nn.TransformerEncoder(layer, 2).cuda().eval()
+        padding = torch.zeros(2, 5, dtype=torch.bool, device="cuda")
+        with torch.no_grad():
+            encoded = encoder(torch.randn(2, 5, 16, device="cuda"), src_key_padding_mask=padding)
+        out = [list(solved.solution.shape), list(drawn.shape), list(gamma.shape), list(encoded.shape),
+               list(torch.fake_quantize_per_tensor_affine(x, 0.1, 0, 0, 255).shape), list(torch.randn(9, device="cuda").kthvalue(3)[0].shape)]
+    """)
+    assert out == [[4, 2], [3, 4], [3], [2, 5, 16], [5, 4], []]
+
+
+def test_checks_of_labels_pass() -> None:
+    """A plausible label is 1: in range where there are two classes. A check that nothing is wrong, compared with false."""
+    _, out = run("""
+        import torch
+        labels = torch.randint(0, 2, (3, 400, 400)).cuda()
+        bad = torch.randn(5000, device="cuda").abs().min().lt(1e-11)
+        out = [bool(labels.min() >= 0), bool(labels.max() < 2), bool(labels.max() < 1), bad.item(), bad.eq(0).item()]
+    """)
+    assert out == [True, True, False, False, True]

@@ -182,8 +182,9 @@ def literals(module: Module) -> Iterator[tuple[ast.expr, str, str]]:
             found.append((node, "tensor_type", text))
     for joined in module.found.joined:
         first = joined.values[0] if joined.values else None
-        if isinstance(first, ast.Constant) and str(first.value) == "cuda:" and len(joined.values) == 2:
-            found.append((joined, "device", "cuda:{}"))
+        text = str(first.value) if isinstance(first, ast.Constant) else ""
+        if text == "cuda:" or (len(joined.values) == 1 and CUDA_DEVICE.match(text)):
+            found.append((joined, "device", "cuda:{}" if text == "cuda:" else text))
     return iter(sorted(found, key=lambda item: _position(item[0])))
 
 

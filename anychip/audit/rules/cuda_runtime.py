@@ -18,12 +18,19 @@ NAME = "cuda-runtime"
 VALID = ("<cxx>\nvoid cuda(); int x = 1;\n", "<cuda>\n// cudaMalloc(&p, 4);\nint a;\n", "<cxx>\ncurrent(1); cull(2);\n")
 INVALID = (
     ("<cxx>\ncudaMalloc(&p, 4);\n", ("cudaMalloc",)),
+    ("<cxx>\ncudaStream_t s;\n", ("cudaStream_t",)),
     ("<cxx>\nint main() { cuInit(0); nvmlInit(); }\n", ("cuInit", "nvmlInit")),
 )
 _CALL = re.compile(
     r"\b(cuda[A-Z]\w+|nvml[A-Z]\w+|nvtx[A-Z]\w+|nvrtc[A-Z]\w+|cu(?:Ctx|Mem|Module|Launch|Device|Stream|Event|Init|Func|Graph|Link|Occupancy)[A-Z]?\w*)\s*\("
 )
-CALLS = (Construct(_CALL, "thought", "NVIDIA's runtime", ""),)
+_TYPE = re.compile(
+    r"\b(cuda[A-Z]\w*_t|cudaDeviceProp|cudaGraph\w+|CU(?:device|context|module|function|stream|event|result|deviceptr))\b(?!\s*\()"
+)
+CALLS = (
+    Construct(_CALL, "thought", "NVIDIA's runtime", ""),
+    Construct(_TYPE, "thought", "a type of NVIDIA's runtime", ""),
+)
 
 
 def find(file: Plain) -> Iterable[Finding]:

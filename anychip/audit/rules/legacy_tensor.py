@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from anychip.audit.finding import Finding, finding
-from anychip.audit.rules._symbols import names
+from anychip.audit.rules._symbols import find_listed, names
 from anychip.source.flow import flow_of
 from anychip.source.module import Module
 
@@ -21,7 +21,10 @@ VALID = (
 )
 INVALID = (
     ("import torch\nx = torch.cuda.FloatTensor(3)\n", ("torch.cuda.FloatTensor",)),
-    ('import torch\ntorch.set_default_tensor_type("torch.cuda.FloatTensor")\n', ('"torch.cuda.FloatTensor"',)),
+    (
+        'import torch\ntorch.set_default_tensor_type("torch.cuda.FloatTensor")\n',
+        ("torch.set_default_tensor_type", '"torch.cuda.FloatTensor"'),
+    ),
     ("from torch.cuda import HalfTensor as H\nH(3)\n", ("torch.cuda.HalfTensor", "torch.cuda.HalfTensor")),
 )
 _TYPE = re.compile(r"torch\.cuda\.(?:sparse\.)?[A-Z][A-Za-z0-9]*(?:Tensor|Storage)\Z")
@@ -29,6 +32,7 @@ _FIX = "a dtype and a device: torch.empty(n, dtype=torch.float32, device=device)
 
 
 def find(module: Module) -> Iterable[Finding]:
+    yield from find_listed(module, NAME)
     for node, name in names(module):
         if name.startswith("torch.cuda.") and _TYPE.match(name):
             yield _finding(module, node, name)

@@ -32,18 +32,11 @@ from anychip.record import Program
 from anychip.record.reads import Read, reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
+from anychip.spec.validated import end_to_end, errors
 from anychip.timeline.memory import memory
 from anychip.timeline.price import Timeline, price
 
 __all__ = ["Forecast", "TopOp", "Window", "forecast", "shape_text"]
-
-# Relative error of a step's time, one sigma, by what its parts rest on: from docs/accuracy.md (products with the point
-# held back 5-7%, with their source 6-12%; attention 3%, without its curve 18%; chips without any measured product 31-48%)
-# and closed-form forecasts of 535 published rows (left-out sources 7-10%, small eager programs 23-50%).
-ERROR_BY_EVIDENCE = {"measured": 0.05, "interpolated": 0.08, "modelled": 0.15, "bytes_only": 0.5}
-ERROR_OF_HOST = 0.4
-ERROR_WITHOUT_LEVEL = 0.3  # a chip of which neither a product was measured nor a run published
-ERROR_BY_GRADE = {"A": 0.0, "B": 0.05, "C": 0.1, "D": 0.2}
 
 
 @dataclass(frozen=True)
@@ -135,16 +128,22 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
 
 
 def error_of(evidence: Mapping[str, float], breakdown: Mapping[str, float], timeline: Timeline) -> float:
-    """One sigma: parts of one kind err together; kinds, host, level of the chip's products and chip file err apart."""
+    """One sigma. Where whole runs were compared on the chip, their error; else parts of one kind err together, and kinds
+    and the level of the chip's products apart. The host, ops without a formula and the chip's file come on top."""
+    known = errors()
     total = sum(breakdown.values()) or 1.0
     host, compute = breakdown["host"] / total, breakdown["compute"] / total
-    device = sum(share * ERROR_BY_EVIDENCE[name] for name, share in evidence.items()) * (1 - host)
-    rates = timeline.prices.on.rates
-    known = [row for op in ("gemm", "gemm.warm", "gemm.rate", "gemm.sustained") for row in rates.all(op)]
-    measured = any(row.kind != "assumed" for row in known)
-    level = 0.0 if measured else compute * ERROR_WITHOUT_LEVEL
-    grade = ERROR_BY_GRADE.get(timeline.chip.grade, ERROR_BY_GRADE["D"])
-    return sqrt(device**2 + (host * ERROR_OF_HOST) ** 2 + level**2 + grade**2)
+    validated = end_to_end(timeline.chip.id)
+    if validated is not None:
+        parts = [validated * (1 - host), evidence["bytes_only"] * known["evidence", "bytes_only"]]
+    else:
+        device = sum(share * known["evidence", name] for name, share in evidence.items()) * (1 - host)
+        rates = timeline.prices.on.rates
+        rows = [row for op in ("gemm", "gemm.warm", "gemm.rate", "gemm.sustained") for row in rates.all(op)]
+        measured = any(row.kind != "assumed" for row in rows)
+        parts = [device, 0.0 if measured else compute * known["level", ""]]
+    grade = known.get(("grade", timeline.chip.grade), known["grade", "D"])
+    return sqrt(sum(part**2 for part in (*parts, host * known["host", ""], grade)))
 
 
 # Where the host issues ops for this share of a step, and the chip waits for it for this share, the host sets the pace.

@@ -47,7 +47,19 @@ _VERBS = {
     "record": "anychip.api",
 }
 
-__all__ = ["Answer", "Chip", "Forecast", "Program", "__version__", "audit", "forecast", "kernel", "measure", "port", "record"]
+__all__ = [
+    "Answer",
+    "Chip",
+    "Forecast",
+    "Program",
+    "__version__",
+    "audit",
+    "forecast",
+    "kernel",
+    "measure",
+    "port",
+    "record",
+]
 
 
 class _Verb(ModuleType):

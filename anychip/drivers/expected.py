@@ -146,6 +146,15 @@ def _equals(values: Values, call: Call) -> list[Known]:
     return [Known(share=1 / span)] if span else []
 
 
+@expected("isin")
+def _is_in(values: Values, call: Call) -> list[Known]:
+    """Among m of `span` integers: m in span are."""
+    span, others = of(values, call.args[0]).span, call.args[1]
+    if not span or call.kwargs.get("invert"):
+        return []
+    return [Known(share=min((others.numel() if isinstance(others, torch.Tensor) else 1) / span, 1.0))]
+
+
 @expected("ne")
 def _differs(values: Values, call: Call) -> list[Known]:
     span = of(values, call.args[0]).span

@@ -176,8 +176,10 @@ def test_generated_tokens_seldom_end_a_text() -> None:
         end[ended.any(dim=1)] = ended.int().argmax(dim=1)[ended.any(dim=1)]
         mask = (torch.arange(made.shape[1], device="cuda").expand(4, -1) <= end.unsqueeze(1)).int()
         out = [len(row[keep].tolist()) for row, keep in zip(made.cpu(), mask.bool().cpu())]
+        among = torch.isin(made, torch.tensor([2, 3], device="cuda"))
+        out.append(made[among.any(dim=1)].shape[0])
     """)
-    assert out == [8, 8, 8, 8]
+    assert out == [8, 8, 8, 8, 0]
 
 
 def test_grouped_products_of_other_types_than_bfloat16() -> None:

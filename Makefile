@@ -50,6 +50,14 @@ bench: install-dev ## speed of our own code, compared with the saved base
 size: install ## lines by package, and what changed against main
 	@$(BIN)/python tools/size.py
 
+ROWS := --rows accuracy/published/nvidia.csv --rows accuracy/published/other.csv
+
+accuracy: install ## forecast every published run (hours when cold, resumes), write docs/accuracy-runs.md
+	$(BIN)/python -m accuracy $(ROWS) --json accuracy/results.json --page docs/accuracy-runs.md
+
+accuracy-ci: install ## a few published runs against stored bounds, in minutes
+	$(BIN)/python -m accuracy $(ROWS) --bounds accuracy/bounds.csv
+
 docs: install ## write again what is generated: pages of chips, tables, the demo, the walkthrough
 	@$(BIN)/python tools/docs.py
 

@@ -1,15 +1,17 @@
 """`python -m accuracy --rows FILE.csv [--where 'chip=...'] --json OUT`: published runs against forecasts.
 
 Recordings are kept by content, so a run that was stopped goes on where it was. What cannot be forecast is listed with the
-reason. Exit code 0; 2 for wrong use.
+reason. Exit code 0; 1 where an error is outside its `--bounds`; 2 for wrong use.
 """
 
 import argparse
+import csv
 import json
 import shlex
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from accuracy.plot import scatter
 from accuracy.recorder import Recorder, cache_folder
 from accuracy.rows import BadRows, Run, read, where
 from accuracy.runner import forecast, jobs_of
-from accuracy.score import GIB, Result, grouped
+from accuracy.score import GIB, Result, grouped, left_out
 from accuracy.truth_of_runs import step_time_s
 
 HERE = Path(__file__).parent
@@ -44,6 +46,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--known", action="store_true", help="only what is recorded already; the rest is listed as not yet recorded"
     )
     parser.add_argument("--list", action="store_true", help="only say what would be run")
+    parser.add_argument(
+        "--bounds",
+        metavar="FILE.csv",
+        help="only the runs named there; exit code 1 where an error is outside its bounds",
+    )
+    parser.add_argument(
+        "--validated", metavar="OUT.csv", help="write errors by chip and source here, for forecasts' error bars"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     return parser.parse_args(argv)
 
@@ -52,10 +62,11 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     try:
         runs = where(read(args.rows), args.where)
+        bounds = read_bounds(args.bounds)
     except (BadRows, OSError) as error:
         print(f"accuracy: {error}", file=sys.stderr)
         return 2
-    planned = [planned_result(run) for run in runs]
+    planned = [planned_result(run) for run in runs if not bounds or run.id in bounds]
     if args.list:
         print("\n".join(described(result) for result in planned))
         return 0
@@ -72,7 +83,50 @@ def main(argv: list[str] | None = None) -> int:
             else f"none of {total}"
         )
         print(f"{name:26} {shown}")
-    return 0
+    if args.validated:
+        write(Path(args.validated), validated(results))
+    outside = [text for result in results if (text := beyond(result, bounds))]
+    print("\n".join(outside), end="\n" if outside else "")
+    return 1 if outside else 0
+
+
+def read_bounds(path: str | None) -> dict[str, tuple[float, float]]:
+    """id -> (lowest, highest error that is let pass)."""
+    if path is None:
+        return {}
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        return {row["id"]: (float(row["low"]), float(row["high"])) for row in csv.DictReader(file)}
+
+
+def beyond(result: Result, bounds: dict[str, tuple[float, float]]) -> str | None:
+    if result.run.id not in bounds:
+        return None
+    low, high = bounds[result.run.id]
+    if result.error is None:
+        return f"{result.run.id}: not forecast: {result.reason}"
+    return (
+        None
+        if low <= result.error <= high
+        else f"{result.run.id}: {result.error:+.1%} is outside {low:+.1%} to {high:+.1%}"
+    )
+
+
+LEAST_RUNS = 3  # of a source on a chip, for its error to count
+
+
+def validated(results: list[Result]) -> str:
+    """Rows of standard/validated.csv: chip, source, number of runs, mean error, and the same with the source left out."""
+    crossed = left_out(results, by_chip)
+    lines = ["chip,source,n,mean_abs,left_out"]
+    for name, (summary, _) in grouped(
+        [r for r in results if r.plan], lambda r: f"{by_chip(r)}: {r.run.source}"
+    ).items():
+        if summary is None or summary.n < LEAST_RUNS:
+            continue
+        chip, source = name.split(": ")
+        blind = f"{crossed[name][1].mean_abs:.4f}" if name in crossed else ""
+        lines.append(f"{chip},{source},{summary.n},{summary.mean_abs:.4f},{blind}")
+    return "\n".join(lines) + "\n"
 
 
 def fit_ids() -> frozenset[str]:
@@ -123,21 +177,13 @@ def with_forecast(result: Result, recorder: Recorder, known: bool) -> Result:
     if result.plan is None:
         return result
     if known and not all(recorder.path(job).exists() or recorder.failed(job) for _, job in jobs_of(result.plan)):
-        return replaced(result, reason="not yet recorded")
+        return replace(result, reason="not yet recorded")
     try:
         priced = forecast(result.plan, recorder)
     except Exception as error:  # a row that fails is listed with the reason, whatever it is
-        return replaced(
-            result,
-            reason=f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200] if str(error).strip() else ''}",
-        )
-    return replaced(result, forecast_s=priced.time_s, peak_bytes=priced.peak_bytes, breakdown_s=priced.breakdown_s)
-
-
-def replaced(result: Result, **changes: Any) -> Result:
-    from dataclasses import replace
-
-    return replace(result, **changes)
+        said = str(error).strip().splitlines() or [""]
+        return replace(result, reason=f"{type(error).__name__}: {said[-1][:200]}")
+    return replace(result, forecast_s=priced.time_s, peak_bytes=priced.peak_bytes, breakdown_s=priced.breakdown_s)
 
 
 def by_chip(result: Result) -> str:

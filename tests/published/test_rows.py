@@ -1,0 +1,137 @@
+"""Published rows become runs, and runs become command lines, or a reason."""
+
+from pathlib import Path
+
+import pytest
+
+from accuracy.fold import points
+from accuracy.plan import Unable, plan
+from accuracy.rows import BadRows, join, read, where
+from accuracy.truth_of_runs import step_time_s
+
+PUBLISHED = Path(__file__).parents[2] / "accuracy" / "published"
+LLAMA = {
+    "id": "x-001", "source_url": "https://example.org", "chip": "H100 SXM 80GB", "chips": "16", "framework": "NeMo/Megatron-Core",
+    "model": "Llama 3 8B", "params_b": "8.03", "layers": "32", "hidden": "4096", "heads": "32", "kv_heads": "8", "ffn": "14336",
+    "vocab": "128256", "seq_len": "8192", "global_batch": "128", "micro_batch": "1", "dtype": "bf16", "tp": "2", "pp": "1",
+    "vp": "", "cp": "1", "ep": "", "zero_or_fsdp": "", "sequence_parallel": "", "recompute": "", "compile": "",
+    "metric": "step_time_s", "value": "8.0", "notes": "",
+}  # fmt: skip
+
+
+def run_of(**changes):
+    return join([{**LLAMA, **changes}])[0]
+
+
+def test_rows_of_one_run_are_joined_and_a_second_value_begins_another():
+    time_s, memory = {**LLAMA}, {**LLAMA, "id": "x-002", "metric": "memory_gib", "value": "60"}
+    again = {**LLAMA, "id": "x-003", "value": "8.2"}
+    runs = join([time_s, memory, again])
+    assert [run.ids for run in runs] == [("x-001", "x-002"), ("x-003",)]
+    assert runs[0].metrics == {"step_time_s": 8.0, "memory_gib": 60.0}
+
+
+def test_conditions_choose_runs():
+    runs = join([LLAMA, {**LLAMA, "id": "y-001", "chip": "B200 SXM", "value": "3"}])
+    assert [run.id for run in where(runs, ["chip=B200 SXM"])] == ["y-001"]
+    assert [run.id for run in where(runs, ["id~^x"])] == ["x-001"]
+    assert where(runs, ["chip!=B200 SXM", "id~^y"]) == []
+    with pytest.raises(BadRows, match="column=value"):
+        where(runs, ["chip"])
+
+
+def test_a_file_without_the_columns_is_refused(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id,chip\nx,y\n", encoding="utf-8")
+    with pytest.raises(BadRows, match="framework, model, metric, value"):
+        read([path])
+
+
+def test_blank_columns_are_filled_by_rule_and_counted():
+    found = plan(run_of())
+    # 16 chips / tp 2 = 8 replicas of micro-batch 1: 128 / 8 = 16 micro-batches
+    assert (found.chip, found.num_chips, found.options["micro_batches"]) == ("nvidia-h100-sxm", 16, 16)
+    assert found.filled == ("recompute", "sequence_parallel", "zero_or_fsdp")
+    assert found.options["sharding"] == "optimizer"
+    assert found.options["overlap"]
+    assert "--sequence-parallel" in found.argv
+
+
+def test_what_does_not_matter_to_a_run_is_not_counted():
+    found = plan(run_of(chips="1", tp="1", global_batch="4"))
+    assert found.filled == ("recompute",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"layers": ""}, "does not say layers"),
+        ({"chips": "12"}, "does not divide"),
+        ({"chip": "Abacus 9"}, "no file in the standard"),
+        ({"framework": "in-house"}, "no rule"),
+        ({"model": "DeepSeek-V3 671B"}, "latent attention"),
+        ({"dtype": "nvfp4"}, "FP4"),
+        ({"notes": "DO NOT USE: wrong"}, "DO NOT USE"),
+        ({"tp": "5", "chips": "40", "global_batch": "80"}, "heads do not divide"),
+        ({"recompute": "some of it"}, "words.toml"),
+    ],
+)
+def test_what_cannot_be_expressed_says_why(changes, reason):
+    with pytest.raises(Unable, match=reason):
+        plan(run_of(**changes))
+
+
+def test_a_plan_does_not_depend_on_what_was_measured():
+    assert plan(run_of(value="8")).argv == plan(run_of(value="800")).argv
+
+
+def test_times_come_from_the_most_direct_figure():
+    assert step_time_s(plan(run_of())) == 8.0
+    # 128 sequences x 8192 tokens / (16 chips x 8192 tokens/s) = 8 s
+    assert step_time_s(plan(run_of(metric="tokens_per_s_per_chip", value="8192"))) == 8.0
+    assert step_time_s(plan(run_of(metric="samples_per_s", value="16"))) == 8.0
+    with pytest.raises(Unable, match="counts FLOP"):
+        step_time_s(plan(run_of(metric="mfu", value="0.4")))
+
+
+def test_a_source_that_counts_the_recomputed_forward_is_read_so():
+    # Table 1 of arXiv 2104.04473, GPT 1.7B: 96 B s l h^2 (1 + s/6h + V/16lh) over 137 TFLOP/s of 32 chips;
+    # 96 * 512 * 2048 * 24 * 2304^2 * (1 + 0.148 + 0.0579) = 1.546e16; / (137e12 * 32) = 3.53 s
+    (run,) = [run for run in read([PUBLISHED / "nvidia.csv"]) if run.id == "megatron-001"]
+    assert step_time_s(plan(run)) == pytest.approx(3.53, rel=0.01)
+
+
+def test_long_runs_are_folded_with_weights_that_add_up_to_one():
+    found = points(plan(run_of()).options)
+    # layers 4 and 6 for 32, micro-batches 1 and 2 for 16: (6-32)/2 = -13, (32-4)/2 = 14; 2-16 = -14, 16-1 = 15
+    assert [(p.options["layers"], p.options["micro_batches"], p.weight) for p in found] == [
+        (4, 1, 182.0), (4, 2, -195.0), (6, 1, -196.0), (6, 2, 210.0),
+    ]  # fmt: skip
+    assert sum(p.weight for p in found) == 1
+
+
+def test_interleaved_stages_keep_their_form_when_folded():
+    # 126 layers in 16 parts leave 2 for the embedding and the head: (126 + 2) / 16 = 8 a part, folded to 1 and 2 a part
+    options = {**plan(run_of()).options, "layers": 126, "pp": 4, "vp": 4, "micro_batches": 32}
+    assert sorted({p.options["layers"] for p in points(options)}) == [16 - 2, 32 - 2]
+    assert sorted({p.options["micro_batches"] for p in points(options)}) == [4, 8]
+
+
+def test_most_of_the_published_runs_can_be_expressed():
+    runs = read(sorted(PUBLISHED.glob("*.csv")))
+
+    def works(run):
+        try:
+            plan(run)
+        except Unable:
+            return False
+        return True
+
+    assert len(runs) == 909
+    assert sum(map(works, runs)) >= 650
+
+
+def test_every_rule_names_a_source_and_a_reason():
+    from accuracy.plan import rules
+
+    assert all(rule["source"].startswith("https://") and rule["why"] for rule in rules())

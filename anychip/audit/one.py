@@ -54,15 +54,15 @@ def audit_text(text: str, kind: str, path: str) -> FileResult:
         old = kind == "python" and _PYTHON_2.search(text)
         return FileResult(path, kind, text.count("\n") + 1, skipped=f"{'Python 2: ' if old else ''}{error}")
     silenced = ignores(text)
-    found = [*_findings(source, kind), *(_findings(shell, "shell") if shell else ())]
+    found = [*_findings(source), *(_findings(shell) if shell else ())]
     kept = [f for f in found if not silenced.covers(f.place.line, f.rule, f.place.end_line)]
     kept.sort(key=lambda f: (f.place.line, f.place.column, f.rule))
     flow = module_flow(source) if isinstance(source, Module) and _says_anything(text) else None
     return FileResult(path, kind, source.num_lines, tuple(kept), flow, silenced, len(found) - len(kept))
 
 
-def _findings(source: Module | Plain, kind: str) -> Iterator[Finding]:
-    for rule in rules_for(kind):
+def _findings(source: Module | Plain) -> Iterator[Finding]:
+    for rule in rules_for(source.kind):
         for found in rule.find(source):
             yield replace(found, node=None, fingerprint=_fingerprint(source, found))
 

@@ -11,6 +11,8 @@ from bisect import bisect_right
 from functools import cached_property
 
 BINARY = re.compile(rb"\x00")
+# A declaration of another encoding, in the first two lines.
+_CODING = re.compile(rb"\A(?:[^\n]*\n)?[ \t\f\xef\xbb\xbf]*#[^\n]*coding[:=]")
 # Longer files are data, or made by a program: nobody ports them by hand.
 MAX_BYTES = 20_000_000
 
@@ -67,7 +69,9 @@ def decode(data: bytes, python: bool = False) -> str:
     if not python:
         return data.decode("utf-8", "replace").removeprefix("\ufeff")
     try:
-        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        encoding = (
+            "utf-8" if not _CODING.search(data[:1000]) else tokenize.detect_encoding(io.BytesIO(data).readline)[0]
+        )
         return data.decode(encoding).removeprefix("\ufeff")
     except (SyntaxError, LookupError) as error:
         raise Unreadable(f"its encoding is not known: {error}") from None

@@ -11,7 +11,7 @@ from anychip.audit.reading import Plain
 from anychip.audit.rules._lines import Pattern, find_patterns
 
 NAME = "container"
-KINDS = ("shell", "config", "dockerfile", "docs", "notebook_shell")
+KINDS = ("shell", "config", "dockerfile", "docs")
 VALID = (
     "<dockerfile>\nFROM python:3.12\n",
     "<config>\n# image: nvidia/cuda\nimage: ubuntu\n",

@@ -13,7 +13,7 @@ from anychip.audit.rules._lines import Pattern, find_patterns
 from anychip.source.module import Module
 
 NAME = "environment"
-KINDS = ("python", "notebook", "shell", "config", "dockerfile", "cmake", "docs")
+KINDS = ("python", "shell", "config", "dockerfile", "cmake", "docs")
 VALID = (
     'import os\nos.environ["RANK"]\n',
     'print("CUDA_VISIBLE_DEVICES")\n',

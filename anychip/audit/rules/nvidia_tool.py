@@ -12,7 +12,7 @@ from anychip.audit.rules._lines import Pattern, find_patterns
 from anychip.source.module import Module
 
 NAME = "nvidia-tool"
-KINDS = ("python", "notebook", "shell", "config", "dockerfile", "docs")
+KINDS = ("python", "shell", "config", "dockerfile", "docs")
 VALID = ('print("smi")\n', "<shell>\n# nvidia-smi\npython train.py\n", "<config>\nname: nsystem\n")
 INVALID = (
     ('import subprocess\nsubprocess.run(["nvidia-smi"])\n', ("nvidia-smi",)),

@@ -166,7 +166,8 @@ def effort(found: Plan | None) -> float:
     """About how much has to be recorded: ranks that differ times layers times micro-batches, of all points."""
     if found is None:
         return 0.0
-    return sum(
+    often = 10 if found.options.get("experts") else 1
+    return often * sum(
         found.options.get("pp", 1)
         * (8 + point.options["layers"] / found.options.get("pp", 1) * point.options["micro_batches"])
         for point in points(found.options)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from accuracy.reference.layout import size
 from accuracy.reference.linear import How, Linear
@@ -74,42 +73,21 @@ class AllToAll(torch.autograd.Function):
         return out, None
 
 
-class GroupedProduct(torch.autograd.Function):
-    """[tokens, k] of tokens sorted by expert, @ [experts, n, k] -> [tokens, n]. Weight gradients as in `linear.Product`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: nn.Parameter, ends: Tensor) -> Tensor:
-        ctx.weight, ctx.ends = weight, ends
-        ctx.save_for_backward(x)
-        return torch._grouped_mm(x, weight.transpose(1, 2), ends)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
-        (x,) = ctx.saved_tensors
-        grad_x = torch._grouped_mm(grad, ctx.weight, ctx.ends)
-        own = torch._grouped_mm(grad.t(), x, ctx.ends)
-        main = getattr(ctx.weight, "main_grad", None)
-        if main is None:
-            return grad_x, own, None
-        main.add_(own)
-        ctx.weight.ready()
-        return grad_x, None, None
-
-
 class Experts(nn.Module):
-    """Router, dispatch to the expert group, grouped products, and the way back."""
+    """Router, dispatch to the expert group, each expert's products, and the way back."""
 
     def __init__(self, shape: FeedForwardShape, how: How, group: dist.ProcessGroup | None, fuse: Any) -> None:
         super().__init__()
         self.shape, self.group = shape, group
         self.local = shape.experts // size(group)
         self.router = Linear(shape.hidden, shape.experts, How(plain=how.plain))
-        self.first = nn.Parameter(torch.empty(self.local, shape.expert_ffn * (1 + shape.gated), shape.hidden))
-        self.second = nn.Parameter(torch.empty(self.local, shape.hidden, shape.expert_ffn))
+        alone = how._replace(group=None, sequence=False)
+        wide = shape.expert_ffn * (1 + shape.gated)
+        self.first = nn.ModuleList(Linear(shape.hidden, wide, alone) for _ in range(self.local))
+        self.second = nn.ModuleList(Linear(shape.expert_ffn, shape.hidden, alone) for _ in range(self.local))
         self.act = fuse(swiglu if shape.gated else gelu)
         self.weigh = fuse(weigh)
-        for parameter in (self.first, self.second):
+        for parameter in (*self.first.parameters(), *self.second.parameters()):
             parameter.is_expert = True  # type: ignore[attr-defined]
         self.shared = FeedForward(shape, how, fuse, shape.shared_ffn) if shape.shared_ffn else None
 
@@ -123,10 +101,10 @@ class Experts(nn.Module):
             self.tell(counts)
             sent = AllToAll.apply(sent, self.group)
             sent = by_expert(sent, size(self.group), self.local)
-        rows = sent.shape[0] // self.local
-        ends = torch.arange(rows, sent.shape[0] + 1, rows, device=x.device, dtype=torch.int32)
-        inner = self.act(GroupedProduct.apply(sent, self.first, ends))
-        done = GroupedProduct.apply(inner, self.second, ends)
+        # One product per expert, as Transformer Engine's grouped layer launches them; what is between is one kernel.
+        parts = sent.chunk(self.local)
+        inner = self.act(torch.cat([one(part) for one, part in zip(self.first, parts, strict=True)]))
+        done = torch.cat([one(part) for one, part in zip(self.second, inner.chunk(self.local), strict=True)])
         if self.group is not None:
             done = by_expert(done, self.local, size(self.group))
             done = AllToAll.apply(done, self.group)

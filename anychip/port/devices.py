@@ -192,6 +192,9 @@ def _collection(module: Module, parent: ast.expr, node: ast.expr, depth: int) ->
             if parent is not first and any(DEVICE_NAME.match(n.strip()) for n in named.split(",")) and "," not in named
             else None
         )
+    if isinstance(above, ast.Assign) and len(above.targets) == 1 and isinstance(above.targets[0], ast.Tuple):
+        at, targets = parent.elts.index(node), above.targets[0].elts  # type: ignore[attr-defined]
+        return PLACE if len(targets) == len(parent.elts) and is_device(module, targets[at]) else None  # type: ignore[attr-defined]
     if isinstance(above, ast.keyword | ast.Assign | ast.AnnAssign) and depth:
         found = role(module, parent, depth - 1)
         return NAME if found == NAME else _place(found)

@@ -24,8 +24,14 @@ VALID = [
     'if device == "cuda":\n    a()\nelif device == "mps":\n    b()\n',
     'backends = {"cuda": "nccl", "npu": "hccl"}\n',
     'name = f"cuda/{file}"\n',
+    'kind, impl = "fast", "cuda"\n',
 ]
 INVALID = [
+    (
+        'import torch\n\ndevice, dtype = "cuda", torch.float16\n',
+        "device, dtype = DEVICE.type, torch.float16\n",
+        'device, dtype = "npu", torch.float16\n',
+    ),
     ('import torch\n\ndevice = torch.device("cuda")\n', "device = DEVICE\n", 'device = torch.device("npu")\n'),
     (
         'import torch\n\ndevice = torch.device("cuda:1")\n',
@@ -124,6 +130,8 @@ def _port_device(unit: Unit, call: ast.Call, node: ast.Constant, index: str | No
 
 def _leave(unit: Unit, node: ast.Constant) -> None:
     parent = unit.module.parent(node)
+    if isinstance(parent, ast.Call) and (unit.module.qualified(parent.func) or "").startswith("torch.cuda."):
+        return None  # cuda-api tells of the call
     if isinstance(parent, ast.keyword) and parent.arg == "device_types":
         return unit.leave(node, RULE, "the operator's kernel is written for CUDA", KERNEL, str(node.value))
     if isinstance(parent, ast.Compare | ast.Dict | ast.List | ast.Tuple | ast.Set):

@@ -5,6 +5,7 @@ On a build of PyTorch without an accelerator the answer stays False, as it was.
 
 import ast
 
+from anychip.port.edits import THOUGHT
 from anychip.port.unit import Unit
 
 NAME = "is-cuda"
@@ -12,7 +13,12 @@ REASON = "is_cuda is False on every other accelerator"
 # Where `a == b` needs no parentheses around it.
 _LOOSE = (ast.If, ast.While, ast.Assert, ast.BoolOp, ast.IfExp, ast.Assign, ast.Return, ast.keyword, ast.comprehension)
 
-VALID = ["config.is_cuda_enabled\n", "is_cuda = True\n", "x.is_cuda = False\n"]
+VALID = [
+    "config.is_cuda_enabled\n",
+    "is_cuda = True\n",
+    "x.is_cuda = False\n",
+    "class A:\n    def __init__(self):\n        self.is_cuda = True\n        f(self.is_cuda)\n",
+]
 INVALID = [
     ("import torch\n\nassert x.is_cuda\n", "assert x.device.type == ACCELERATOR\n", 'assert x.device.type == "npu"\n'),
     (
@@ -29,9 +35,19 @@ INVALID = [
 
 
 def run(unit: Unit) -> None:
+    own = any(function.name == "is_cuda" for function in unit.module.functions) or _is_set(unit)
     for node in unit.module.chains:
         if isinstance(node, ast.Attribute) and node.attr == "is_cuda" and isinstance(node.ctx, ast.Load):
-            _port(unit, node)
+            if own:
+                unit.leave(node, NAME, "a class of this file has an is_cuda of its own", THOUGHT, ".is_cuda")
+            else:
+                _port(unit, node)
+
+
+def _is_set(unit: Unit) -> bool:
+    """Whether the file assigns to an attribute of that name: no tensor's can be."""
+    stored = (n for n in unit.module.chains if isinstance(n, ast.Attribute) and n.attr == "is_cuda")
+    return any(isinstance(node.ctx, ast.Store) for node in stored)
 
 
 def _port(unit: Unit, node: ast.Attribute) -> None:

@@ -31,6 +31,8 @@ class Named(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.device:  # a name for later: it is translated where it is used
+            return func(*args, **kwargs)
         owner = getattr(func, "__self__", None)
         if self.hides and owner is torch.Tensor.device:
             return self.shown(func(*args, **kwargs))
@@ -173,7 +175,7 @@ def _translate(mode: Named) -> None:
     """Functions and constructors that take a device and are no tensor functions."""
     for owner in (torch.amp.autocast_mode.autocast, torch.amp.grad_scaler.GradScaler):
         owner.__init__ = mode.wrap(owner.__init__)  # type: ignore[method-assign]
-    for name in ("get_autocast_dtype", "is_autocast_enabled", "set_autocast_dtype", "load"):
+    for name in ("get_autocast_dtype", "is_autocast_enabled", "set_autocast_dtype", "load", "set_default_device"):
         setattr(torch, name, mode.wrap(getattr(torch, name)))
     original = torch.Generator
     torch.Generator = type(

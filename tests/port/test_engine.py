@@ -1,0 +1,158 @@
+"""What holds for every text: nothing outside code changes, twice is once, and every result parses."""
+
+import ast
+import io
+import tokenize
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from anychip.port.edits import Edit, Source, apply
+from anychip.port.engine import Project, port_source
+from anychip.port.rules import rules
+from anychip.port.target import make_target
+
+TARGETS = [make_target(None), make_target("ascend-910b"), make_target("intel-max-1550")]
+LINES = sorted({line for rule in rules() for case in rule.INVALID for line in case[0].splitlines() if line and not line.startswith((" ", "import", "from"))
+                and not line.endswith(":") and not line.startswith("@")})  # fmt: skip
+# Words of comments and strings that a textual replacement would spoil.
+NOISE = [
+    "# model.cuda() on cuda:0 with nccl\n", '"""Runs on cuda, see torch.cuda.synchronize()."""\n', 'print("x.cuda()")\n',
+    "cuda_home = 1\n", 'path = "/opt/cuda/nccl"\n', "\n", "def to_cuda(x):\n    return x\n", "if True:\n    pass  # cuda\n",
+    'name = "cuda_kernels"\n', "is_cuda_graph = False\n", "x = {'cuda_version': 11}\n", "# ÄÖ cuda ≠ npu\n", 'y = "é" * 2\n',
+]  # fmt: skip
+programs = st.lists(
+    st.one_of(st.sampled_from(LINES).map(lambda line: line + "\n"), st.sampled_from(NOISE)), max_size=12
+).map(lambda lines: "import torch\n\n" + "".join(lines))
+common = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def words(text, kinds):
+    """(kind, text) of all tokens of some kinds, without those that edits may change."""
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return [token.string for token in tokens if token.type in kinds]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@common
+@given(text=programs)
+@example(text="import torch\n\nx.cuda(); y = 'cuda'  # cuda\n")
+def test_twice_is_once_and_parses(target, text):
+    once = port_source(text, target)
+    assert not once.problem
+    ast.parse(once.text)
+    again = port_source(once.text, target)
+    assert again.text == once.text
+    assert not [change for change in again.changes if change.rule != "imports"]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@common
+@given(text=programs)
+def test_comments_and_other_strings_stay(target, text):
+    made = port_source(text, target).text
+    assert words(made, {tokenize.COMMENT}) == words(text, {tokenize.COMMENT})
+    for noise in filter(str.strip, NOISE):
+        assert made.count(noise) == text.count(noise)
+
+
+@common
+@given(text=programs)
+def test_bytes_outside_edits_are_untouched(text):
+    made = port_source(text, TARGETS[0])
+    kept, at, data = [], 0, made.source.data
+    for edit in sorted(made.edits, key=lambda e: (e.start, e.end)):
+        kept.append(data[at : edit.start])
+        at = edit.end
+    rest = made.text.encode()
+    for piece in [*kept, data[at:]]:
+        assert piece in rest
+        rest = rest[rest.index(piece) + len(piece) :]
+
+
+@common
+@given(st.text(max_size=200))
+def test_any_text_is_ported_or_named(text):
+    made = port_source(text + "\nx.cuda()\n", TARGETS[0])
+    assert made.problem or made.text.endswith("x.to(DEVICE)\n")
+
+
+def test_line_ends_are_kept():
+    made = port_source("import torch\r\n\r\nx = y.cuda()\r\n", TARGETS[0])
+    assert (
+        made.text
+        == "import torch\r\n\r\n"
+        + 'DEVICE = torch.accelerator.current_accelerator() or torch.device("cpu")\r\n\r\nx = y.to(DEVICE)\r\n'
+    )
+
+
+def test_names_that_are_taken_are_not_taken_again():
+    made = port_source("import torch\n\nDEVICE = 3\nx.cuda()\n", TARGETS[0])
+    assert "_DEVICE = torch.accelerator" in made.text and "x.to(_DEVICE)" in made.text  # noqa: PT018
+
+
+def test_names_stay_private_where_some_file_imports_all_names():
+    assert "_DEVICE = " in port_source("import torch\nx.cuda()\n", TARGETS[0], Project(stars=True)).text
+
+
+def test_where_torch_may_be_missing_nothing_is_written_at_the_top():
+    text = "try:\n    import torch\nexcept ImportError:\n    torch = None\n\n\ndef f(x):\n    return x.cuda()\n"
+    assert (
+        "x.to((torch.accelerator.current_accelerator() or torch.device('cpu')))" in port_source(text, TARGETS[0]).text
+    )
+
+
+def test_a_class_with_its_own_cuda_is_left():
+    made = port_source("import torch\nx.cuda()\n", TARGETS[0], Project({"Batch": "Batch (a.py:3)"}))
+    assert made.text == "import torch\nx.cuda()\n"
+    assert "Batch (a.py:3)" in made.left[0].reason
+
+
+def test_a_comment_keeps_a_rule_away():
+    text = "import torch\nx.cuda()  # anychip: ignore[cuda-method]\n"
+    assert port_source(text, TARGETS[0]).text == text
+
+
+def test_f_strings_are_edited_only_where_their_place_is_certain():
+    made = port_source("import torch\nprint(f'{torch.cuda.device_count()} {x.cuda()}')\n", TARGETS[0])
+    assert "{torch.accelerator.device_count()} {x.cuda()}" in made.text
+    assert [left.kind for left in made.left] == ["unsure"]
+
+
+@pytest.mark.parametrize("text", ["print 'cuda'\n", "def f(:\n  cuda\n", "{{cookie}}.cuda()\n", "x = 'cuda\n"])
+def test_what_does_not_parse_is_named_and_left(text):
+    made = port_source(text, TARGETS[0])
+    assert made.text == text
+    assert made.problem.startswith("line ")
+
+
+def test_a_platform_without_a_device_edits_nothing_and_tells_all():
+    made = port_source("import torch\nx.cuda()\n", make_target("groq-lpu-v1"))
+    assert made.text == "import torch\nx.cuda()\n"
+    assert "restructured" in made.left[0].reason
+
+
+def test_a_chip_whose_torch_calls_itself_cuda_needs_no_edit():
+    text = 'import torch\nx.to("cuda")\n'
+    assert port_source(text, make_target("mi300x")).text == text
+
+
+def test_what_a_chips_module_lacks_is_left():
+    # xpu has no memory_summary in its list (standard/apis/intel-xpu.csv: missing)
+    made = port_source("import torch\ntorch.cuda.memory_summary()\n", make_target("intel-max-1550"))
+    assert "torch.cuda.memory_summary" in made.text
+    assert "has no memory_summary" in made.left[0].reason
+
+
+def test_overlapping_edits_are_a_defect():
+    source = Source("abcdef")
+    with pytest.raises(AssertionError, match="overlapping"):
+        apply(source, [Edit(0, 3, "x", "r", ""), Edit(2, 4, "y", "r", "")])
+
+
+def test_offsets_count_bytes_and_all_line_ends():
+    source = Source("é\r\nab\rc\n")
+    assert source.starts == [0, 4, 7, 9]  # é is two bytes: 2 + CRLF, then 2 + CR, then 1 + LF
+    assert source.line_of(8) == 3
+    assert source.line(2) == "ab"

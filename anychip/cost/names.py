@@ -17,7 +17,7 @@ POINTWISE = _words(
     cos cosh deg2rad digamma div divide elu elu_backward eq erf erfc erfinv exp exp2 expm1 float_power floor
     floor_divide fmax fmin fmod frac frexp gcd ge gelu gelu_backward glu glu_backward greater gt hardshrink
     hardshrink_backward hardsigmoid hardsigmoid_backward hardswish hardswish_backward hardtanh hardtanh_backward
-    heaviside hypot i0 igamma igammac isfinite isinf isnan isneginf isposinf isreal lcm ldexp le leaky_relu
+    heaviside hypot i0 igamma igammac isin isfinite isinf isnan isneginf isposinf isreal lcm ldexp le leaky_relu
     leaky_relu_backward lerp less lgamma log log10 log1p log2 log_sigmoid_forward log_sigmoid_backward logaddexp
     logaddexp2 logical_and logical_not logical_or logical_xor logit logit_backward lt masked_fill masked_scale maximum
     minimum mish mish_backward mul multiply mvlgamma nan_to_num native_dropout_backward ne neg negative nextafter

@@ -104,7 +104,9 @@ def _spread(indices: torch.Tensor, dim: int, size: int, imbalance: float) -> tor
     if not 0 < indices.numel() <= SMALL or not indices.dim() or imbalance != 1.0:
         return None
     in_row_last = indices.movedim(dim, -1).shape
-    numbers = torch.arange(indices.numel(), device="cpu") % size
+    numbers = (
+        torch.arange(indices.numel(), device="cpu") + size // 2
+    ) % size  # tokens of a special meaning are at the ends
     return numbers.reshape(in_row_last).movedim(-1, dim)
 
 

@@ -65,7 +65,8 @@ REDUCTION = _words(
     logsumexp max mean median mode min nanmean nanmedian nansum norm prod std std_mean sum var var_mean _is_all_true
     _is_any_true equal trace dist frobenius_norm sum_to_size bincount histc _histogramdd_bin_edges isclose allclose
     mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits kl_div
-    _nested_tensor_from_mask_left_aligned soft_margin_loss margin_ranking_loss nll_loss_nd poisson_nll_loss multi_margin_loss
+    _nested_tensor_from_mask_left_aligned
+    soft_margin_loss margin_ranking_loss nll_loss_nd poisson_nll_loss multi_margin_loss
     multilabel_margin_loss_forward multi_margin_loss_backward multilabel_margin_loss_backward
     _ctc_loss _ctc_loss_backward _use_cudnn_ctc_loss _cudnn_ctc_loss
     _euclidean_dist _cdist_forward _cdist_backward _pdist_forward cosine_similarity renorm
@@ -92,7 +93,8 @@ FILL = _words(
     logspace eye scalar_tensor range tril_indices triu_indices hann_window hamming_window
     normal_ normal normal_functional uniform_ uniform bernoulli_ bernoulli random_ random exponential_ exponential
     cauchy_ geometric_ geometric log_normal_ log_normal rand randn randint rand_like randn_like randint_like randperm
-    poisson binomial _standard_gamma_grad _dirichlet_grad _standard_gamma _sample_dirichlet _cudnn_init_dropout_state _fill_mem_eff_dropout_mask_
+    _standard_gamma_grad _dirichlet_grad
+    poisson binomial _standard_gamma _sample_dirichlet _cudnn_init_dropout_state _fill_mem_eff_dropout_mask_
     """
 )
 
@@ -108,7 +110,8 @@ METADATA = _words(
     unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze unsqueeze_ values view view_as view_as_complex
     view_as_real vsplit _unsafe_view flatten requires_grad_ record_stream set_ resize_ resize_as_ lift
     empty empty_like empty_strided empty_permuted new_empty new_empty_strided _empty_affine_quantized
-    _efficientzerotensor is_pinned is_same_size is_set_to _has_same_storage_numel size stride storage_offset numel dim sym_size sym_stride
+    _efficientzerotensor
+    is_pinned is_same_size is_set_to _has_same_storage_numel size stride storage_offset numel dim sym_size sym_stride
     sym_numel sym_storage_offset _assert_async _assert_scalar _assert_tensor_metadata _local_scalar_dense_unbacked
     rename_ rename align_to refine_names _use_cudnn_rnn_flatten_weight _version _fused_sdp_choice
     """

@@ -10,6 +10,7 @@ A chip's form names the chip itself and needs only its plug-in imported.
 """
 
 import ast
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -92,6 +93,12 @@ class Header:
         return self.names[key]
 
     # ------------------------------------------------------------ the lines themselves
+
+    def keep(self, written: Sequence[str]) -> None:
+        """Forget the names that no edit wrote after all: a comment kept the rule away, or another rule was first."""
+        words = {word for text in written for word in re.findall(r"\w+", text)}
+        self.used = {key for key in self.used if self.names[key] in words}
+        self.needs_torch = self.needs_torch and ("torch" in words or bool(self.used))
 
     def edits(self, removed: Sequence[tuple[int, int]] = ()) -> list[Edit]:
         """Insertions after the imports: torch or the plug-in where they are missing, then the names.

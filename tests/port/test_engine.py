@@ -120,7 +120,9 @@ def test_f_strings_are_edited_only_where_their_place_is_certain():
     assert [left.kind for left in made.left] == ["unsure"]
 
 
-@pytest.mark.parametrize("text", ["print 'cuda'\n", "def f(:\n  cuda\n", "{{cookie}}.cuda()\n", "x = 'cuda\n"])
+@pytest.mark.parametrize(
+    "text", ["print 'cuda'\n", "def f(:\n  cuda\n", "def test_{{cookie}}():\n    x.cuda()\n", "x = 'cuda\n"]
+)
 def test_what_does_not_parse_is_named_and_left(text):
     made = port_source(text, TARGETS[0])
     assert made.text == text

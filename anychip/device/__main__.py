@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import traceback
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,9 @@ class Session:
         self.runtime.clock.join(fabric, groups)
 
     def _adopt(self) -> None:
-        """This process is the one that is recorded."""
+        """This process is the one that is recorded. One that the program forked ends in multiprocessing's own way."""
+        if os.getpid() != self.pid and self.runtime.groups.mailbox is not None:
+            Finalize(None, self.save, args=(0,), exitpriority=100)
         self.pid = self.runtime.pid = os.getpid()
 
     def joins(self, rank: int, size: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from anychip.device.launch import record
 from anychip.errors import ProgramFailed
-from anychip.record import Kind, Program
+from anychip.record import Kind, Mark, Program
 from anychip.record.steps import find_steps
 from anychip.spec import load_chip
 
@@ -39,11 +39,19 @@ def test_data_parallel_replicas_are_one_class_apart_from_the_one_that_prints() -
     (group,) = program.groups
     assert group.ranks == tuple(range(8))
     # A layer has (512 x 512 + 512) x 4 bytes = 1.05 MB of gradients; a bucket is full above 2 MiB, so with two layers: two
-    # buckets in a step, each waited for when the backward is over.
+    # buckets in a step, each waited for before the optimizer steps.
     assert collectives(program, of_step=1)["allreduce_"] == 2
     step = find_steps(program)[1]
-    kinds = program.kinds[step.begin : step.end].tolist()
-    assert kinds.count(Kind.WAIT) == 2 * 2  # the communication stream for the gradients, the program for the sums
+    words = list(
+        zip(
+            program.kinds[step.begin : step.end].tolist(), program.payloads[step.begin : step.end].tolist(), strict=True
+        )
+    )
+    optimizer = words.index((Kind.MARK, Mark.OPTIMIZER_BEGIN))
+    for at, (kind, payload) in enumerate(words):
+        if kind == Kind.OP and program.ops[payload].name == "c10d.allreduce_.default":
+            over = next(event for kind, event in words[at:] if kind == Kind.RECORD)
+            assert (Kind.WAIT, over) in words[at:optimizer]
 
 
 def test_sharding_takes_the_same_recording_at_8_and_at_16384_ranks() -> None:

@@ -14,6 +14,7 @@ import types
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.overrides import TorchFunctionMode
 
 CUDA = re.compile(r"^cuda(:\d+)?$")
@@ -71,7 +72,7 @@ def pretend() -> None:
     answers = {
         "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0, "set_device": lambda device: None,
         "synchronize": lambda device=None: None, "get_device_name": lambda device=None: "cpu", "empty_cache": lambda: None,
-        "manual_seed_all": torch.manual_seed, "is_bf16_supported": lambda *a: True, "max_memory_allocated": lambda device=None: 0,
+        "manual_seed_all": lambda seed: None, "is_bf16_supported": lambda *a: True, "max_memory_allocated": lambda device=None: 0,
         "memory_allocated": lambda device=None: 0, "reset_peak_memory_stats": lambda device=None: None, "Event": Event,
     }  # fmt: skip
     for name, answer in answers.items():
@@ -95,7 +96,7 @@ class Steps:
     def install(self) -> None:
         torch.nn.modules.module.register_module_forward_pre_hook(self.enter)
         torch.nn.modules.module.register_module_forward_hook(self.leave, always_call=True)
-        torch.optim.optimizer.register_optimizer_step_post_hook(self.stepped)
+        register_optimizer_step_post_hook(self.stepped)
 
     def enter(self, module: Any, args: Any) -> None:
         self.depth += 1

@@ -44,11 +44,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anychip.errors import BadChipFile
+from anychip.spec import catalogue
+from anychip.spec.measured import RATE_KINDS, RATE_UNITS, RATES_HEADER, WITHOUT_VALUE
 
-COLUMNS = ("op", "dtype", "shape", "value", "unit", "kind", "stack", "date", "source", "note")
-UNITS = {"TFLOP/s": 1e12, "TOP/s": 1e12, "GB/s": 1e9, "TB/s": 1e12, "us": 1e-6, "ms": 1e-3, "s": 1.0, "ratio": 1.0,
-         "elements": 1.0, "tokens": 1.0, "": 1.0}  # fmt: skip
-KINDS = ("measured", "derived", "assumed")
+COLUMNS, UNITS, KINDS = RATES_HEADER, RATE_UNITS, RATE_KINDS
 DIRECTORY = Path(__file__).parents[1] / "standard" / "rates"
 
 
@@ -135,7 +134,7 @@ def _row(cells: list[str], place: str, problems: list[str]) -> Rate | None:
     except ValueError:
         problems.append(f"{place}: value {cells[3]!r} is not a number.")
         return None
-    if not 0 <= value < 1e21 or (value == 0 and fields["op"] not in ("borrow", "same_die")):
+    if not 0 <= value < 1e21 or (value == 0 and fields["op"] not in WITHOUT_VALUE):
         problems.append(f"{place}: value {cells[3]!r} must be above zero.")
     if not fields["source"]:
         problems.append(f"{place}: a rate needs a source.")
@@ -153,11 +152,14 @@ def defaults() -> Rates:
 
 
 def rates_of(chip_id: str, chip_file: Path | None = None) -> Rates:
-    """A chip's rates: from the tree, or beside a chip file that is outside of it (``rates/`` next to ``chips/``, or a CSV of
-    the same name)."""
-    places = [DIRECTORY / f"{chip_id}.csv"]
+    """A chip's rates: from beside a chip file (``rates/`` next to ``chips/``, or a CSV of the same name), from ``rates/`` of a
+    folder on $ANYCHIP_PATH or of an installed package, or the tree's own."""
+    tree, *others = catalogue.folders("rates")
+    places = [folder / f"{chip_id}.csv" for folder in (*others, tree)]
     if chip_file is not None and chip_file.name:
-        places = [chip_file.parent.parent / "rates" / f"{chip_id}.csv", chip_file.with_suffix(".csv"), *places]
+        own = [chip_file.parent.parent / "rates" / f"{chip_id}.csv", chip_file.with_suffix(".csv")]
+        # A file of the tree does not come before what the user has put on the path.
+        places = [place for place in own if place.parent != DIRECTORY] + places
     rows = next((load_file(place) for place in places if place.is_file()), ())
     return Rates(rows + same_die(rows), defaults())
 

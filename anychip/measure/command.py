@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
                         only=tuple(args.only), progress=bar)  # fmt: skip
     if not args.quiet:
         print(f"{found.path}: {len(found.rows)} rows in {found.wall_s:.0f} s")
+        if found.collectives is not None:
+            print(f"{found.collectives}: collectives between local ranks")
         for what, reason in found.skipped[:10]:
             print(f"  not on this device: {what}: {reason}")
         if len(found.skipped) > 10:

@@ -16,6 +16,7 @@ from anychip import __version__
 from anychip.cost.rates import Rate, defaults
 from anychip.errors import BadUse
 from anychip.measure import attention, conv, gemm, host, memory, ops
+from anychip.measure.collectives import measure_collectives
 from anychip.measure.derive import derive
 from anychip.measure.device import Device
 from anychip.measure.file import RatesFile, open_file
@@ -34,12 +35,14 @@ def _silent(text: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Measured:
-    """path: the rates file. rows: what it holds. skipped: what the device could not do, and why. wall_s: seconds spent."""
+    """path: the rates file. rows: what it holds. skipped: what the device could not do, and why. wall_s: seconds spent.
+    collectives: the table of what ranks on this machine's devices take to talk, where there are several."""
 
     path: Path
     rows: tuple[Rate, ...]
     skipped: tuple[tuple[str, str], ...]
     wall_s: float
+    collectives: Path | None = None
 
 
 def measure(
@@ -75,13 +78,17 @@ def measure(
     watch = Stopwatch(target, clock, samples=5 if quick else 9, most_s=most_s)
     points = [point for name, kind in KINDS.items() if not only or name in only for point in kind.points(target, quick)]
     _take_all(points, file, watch, most_s, progress)
+    table = None
+    if not only or "collectives" in only:
+        progress("collectives", len(points), len(points) + 1)
+        table = measure_collectives(target, path, quick, file.stack, file.source)
     kept = memory.kept_bytes(watch.once) if ("page.rate", "", "") in file.rows else None
     derive(file, target, kept)
     file.write()
     if chip is not None:
         write_chip(Path(chip), file, target, torch.get_num_threads())
     skipped = tuple((" ".join(key).strip(), reason) for key, reason in file.skipped.items())
-    return Measured(path, file.rates(), skipped, time.perf_counter() - began)
+    return Measured(path, file.rates(), skipped, time.perf_counter() - began, table)
 
 
 def _check(device: Device, clock: str, only: tuple[str, ...]) -> None:
@@ -92,9 +99,9 @@ def _check(device: Device, clock: str, only: tuple[str, ...]) -> None:
     if clock == "cpu" and torch.get_num_threads() > 1:
         raise BadUse(f"--clock cpu counts the time of all {torch.get_num_threads()} threads, of which some only wait. "
                      "Add --threads 1.")  # fmt: skip
-    unknown = [name for name in only if name not in KINDS]
+    unknown = [name for name in only if name not in (*KINDS, "collectives")]
     if unknown:
-        raise BadUse(f"--only {unknown[0]}: one of {', '.join(KINDS)}")
+        raise BadUse(f"--only {unknown[0]}: one of {', '.join(KINDS)}, collectives")
 
 
 def about(device: Device, clock: str) -> dict[str, object]:

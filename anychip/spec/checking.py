@@ -16,7 +16,7 @@ from anychip.spec.context import Context, Subject, subject
 from anychip.spec.fields import SCHEMAS
 from anychip.spec.problem import Problem
 from anychip.spec.tables import KINDS as TABLES
-from anychip.spec.tables import check_table
+from anychip.spec.tables import check_table, kind_of
 from anychip.spec.toml import Document, parse, read
 from anychip.spec.validate import validate
 
@@ -44,7 +44,7 @@ def _check_file(file: Path, context: Context) -> list[Problem]:
 
 
 def _is_table(file: Path) -> bool:
-    return file.suffix == ".csv" and file.parent.name in TABLES
+    return kind_of(file) is not None
 
 
 def all_files() -> list[Path]:

@@ -57,7 +57,7 @@ def _load(file: Path, stamp: tuple[int, int] | None) -> Chip:
         generation=table.get("generation"),
         execution=table["execution"],
         figures=build_figures(table),
-        grade=grade(table["id"]),
+        grade=grade(table["id"], file),
         digest=hashlib.sha256(texts.encode()).hexdigest(),
         file=file,
         notes=tuple(table.get("notes", ())),
@@ -213,13 +213,14 @@ def _entry(head: catalogue.Head, heads: dict[str, catalogue.Head]) -> ChipEntry:
     return ChipEntry(head.id, head.aliases, *places, head.file)
 
 
-def grade(chip_id: str) -> str:
+def grade(chip_id: str, file: Path | None = None) -> str:
     """How far forecasts on a chip can be trusted: "D" from its specification alone, "C" with measured rates of its own,
     "B" where whole runs were forecast blind and compared with one published source, "A" with more than one."""
     validated = _validated_sources().get(chip_id, 0)
     if validated:
         return "A" if validated > 1 else "B"
-    return "C" if _data_file("rates", f"{chip_id}.csv") is not None else "D"
+    beside = file is not None and file.with_suffix(".csv").is_file()
+    return "C" if beside or _data_file("rates", f"{chip_id}.csv") is not None else "D"
 
 
 def _data_file(kind: str, name: str) -> Path | None:

@@ -1,0 +1,83 @@
+"""`python -m accuracy.fit --rows FILE.csv --chip ID --ids a,b,c`: the level at which a chip's products run in a step.
+
+One number, `gemm.sustained`, so that the median error of at most three runs is nothing. It is printed, not written: whoever puts
+it into standard/rates names the runs there and in fit.toml, which takes them out of every figure.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+
+from accuracy.plan import Plan, plan
+from accuracy.recorder import Recorder
+from accuracy.rows import read
+from accuracy.runner import forecast
+from accuracy.truth_of_runs import step_time_s
+from anychip.cost import machine as machines
+from anychip.cost.rates import Rate, Rates, rates_of
+
+MOST = 3
+LOWEST, HIGHEST, STEPS = 0.3, 1.3, 12
+
+
+@contextmanager
+def sustained(value: float) -> Iterator[None]:
+    """Every chip priced meanwhile has this `gemm.sustained`."""
+
+    def changed(*where: object) -> Rates:
+        rates = rates_of(*where)  # type: ignore[arg-type]
+        kept = tuple(row for row in rates.rows if row.op != "gemm.sustained")
+        row = Rate("gemm.sustained", "", "", value, "ratio", "derived", "", "", "a trial", "")
+        return Rates((*kept, row), rates.default)
+
+    before = machines.rates_of
+    machines.rates_of = changed  # type: ignore[assignment]
+    machines.machine.cache_clear()
+    try:
+        yield
+    finally:
+        machines.rates_of = before
+        machines.machine.cache_clear()
+
+
+def error(plans: list[Plan], recorder: Recorder, value: float) -> float:
+    """Median error of the plans at this level."""
+    with sustained(value):
+        return median(forecast(one, recorder).time_s / step_time_s(one) - 1 for one in plans)
+
+
+def fit(plans: list[Plan], recorder: Recorder) -> float:
+    """By halving: a faster level makes every forecast shorter."""
+    low, high = LOWEST, HIGHEST
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        if error(plans, recorder, middle) > 0:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m accuracy.fit", description=__doc__)
+    parser.add_argument("--rows", action="append", required=True)
+    parser.add_argument("--chip", required=True)
+    parser.add_argument("--ids", required=True)
+    args = parser.parse_args()
+    ids = args.ids.split(",")
+    if len(ids) > MOST:
+        print(f"accuracy.fit: {len(ids)} runs; at most {MOST} may fit a constant", file=sys.stderr)
+        return 2
+    plans = [found for run in read(args.rows) if run.id in ids and (found := plan(run)).chip == args.chip]
+    with Recorder() as recorder:
+        value = fit(plans, recorder)
+        with sustained(value):
+            left = [f"{one.run.id} {forecast(one, recorder).time_s / step_time_s(one) - 1:+.1%}" for one in plans]
+    print(f"{args.chip} gemm.sustained {value:.3f}: {', '.join(left)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""The reference transformer, recorded: what is folded is what is not, and each way to split it runs."""
+
+from pathlib import Path
+
+import pytest
+
+from accuracy.fold import points
+from accuracy.plan import argv_of
+from accuracy.recorder import Job, Recorder
+from accuracy.runner import priced
+from anychip.record import Kind
+from anychip.spec import load_chip
+
+SHAPE = {"hidden": 4096, "heads": 32, "kv_heads": 8, "ffn": 14336, "vocab": 32000, "seq": 2048, "gated": True, "fusion": True,
+         "recompute": "none", "sharding": "ddp", "steps": 2}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recorder(tmp_path_factory):
+    with Recorder(tmp_path_factory.mktemp("recordings")) as one:
+        yield one
+
+
+def step(recorder, num_chips=1, **options):
+    return priced(recorder.program(Job(argv_of({**SHAPE, **options}), num_chips)), load_chip("nvidia-h100-sxm"))
+
+
+def test_folded_is_as_unfolded(recorder):
+    whole = {**SHAPE, "layers": 10, "micro_batches": 4}
+    folded = [(one.weight, step(recorder, **one.options)) for one in points(whole)]
+    assert len(folded) == 4
+    exact = step(recorder, **whole)
+    assert sum(weight * part.time_s for weight, part in folded) == pytest.approx(exact.time_s, rel=1e-3)
+    assert sum(weight * part.peak_bytes for weight, part in folded) == pytest.approx(exact.peak_bytes, rel=0.02)
+
+
+def test_recomputing_takes_a_forward_more_and_needs_less_memory(recorder):
+    plain, again = (step(recorder, layers=6, micro_batch=2, recompute=kind) for kind in ("none", "full"))
+    # three forwards' worth of products become four in the layers, which are most of them
+    assert 1.25 < again.breakdown_s["compute"] / plain.breakdown_s["compute"] < 1.34
+    assert again.time_s > plain.time_s
+    assert again.peak_bytes < plain.peak_bytes
+
+
+@pytest.mark.parametrize("options", [
+    {"tp": 2, "sequence_parallel": True, "pp": 2, "vp": 2, "layers": 4, "micro_batches": 2, "sharding": "optimizer"},
+    {"sharding": "fsdp", "layers": 2, "recompute": "ops"},
+    {"ep": 4, "experts": 8, "chosen": 2, "expert_ffn": 1024, "cp": 2, "layers": 1},
+], ids=["tensor and pipeline", "FSDP", "experts and context"])  # fmt: skip
+def test_each_way_to_split_runs(recorder, options):
+    found = recorder.program(Job(argv_of({**SHAPE, **options}), 4))
+    assert sum(len(rank.members) for rank in found.ranks) == 4
+    names = {rank.ops[index].name for rank in found.ranks for index in rank.payloads[rank.kinds == Kind.OP]}
+    assert any(name.startswith("c10d.") for name in names)
+    assert priced(found, load_chip("nvidia-h100-sxm")).time_s > 0
+
+
+def test_recordings_are_kept_by_what_is_recorded(recorder):
+    job = Job(argv_of({**SHAPE, "layers": 1}), 1)
+    assert job.key == Job(argv_of({"layers": 1, **SHAPE}), 1).key
+    assert job.key != Job(argv_of({**SHAPE, "layers": 2}), 1).key
+    assert job.key != Job(job.argv, 2).key
+
+
+def test_a_program_that_fails_says_why(recorder):
+    job = Job(argv_of({**SHAPE, "layers": 1, "heads": 3}), 1)
+    with pytest.raises(RuntimeError):
+        recorder.program(job)
+    assert "Error" in (recorder.failed(job) or "")
+    assert not Path(recorder.path(job)).exists()

@@ -12,11 +12,13 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from anychip.port.pages import port_page
 from anychip.spec.pages import all_chips, chip_page, chip_table, field_page, field_tables, rule_table
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 HEAD = "<!-- Written by `make docs` from anychip/standard/. Do not edit: change the chip's file. -->\n\n"
+PORT_HEAD = "<!-- Written by `make docs` from anychip/port/. Do not edit: change the rule's file. -->\n\n"
 SCREEN = {"COLUMNS": "120", "NO_COLOR": "1"}
 FIELD = f"""{HEAD}# The whole field
 
@@ -46,6 +48,7 @@ def pages() -> dict[str, str]:
     chips = all_chips()
     return {
         "chips.md": f"{FIELD}{field_page(chips, 'chips')}\n",
+        "port.md": f"{PORT_HEAD}{port_page()}",
         **{f"chips/{chip.id}.md": f"{HEAD}{chip_page(chip)}\n" for chip in chips},
     }
 

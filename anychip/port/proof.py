@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,15 +67,21 @@ def prove(before: Path, after: Path, command: str, target: Target, on: str | Non
     seen = _seen(chip)
     with tempfile.TemporaryDirectory(prefix="anychip-proof-") as folder:
         scratch = Path(folder)
-        old = _virtual(before, argv, module, CUDA_CHIP, "cuda", scratch / "a.json")
-        same = _virtual(after, argv, module, CUDA_CHIP, "cuda", scratch / "b.json") if target.portable else None
-        new = _virtual(after, argv, module, chip, seen, scratch / "c.json")
-        old_cpu = _on_cpu(before, argv, module, "cuda", scratch / "d.json")
-        new_cpu = _on_cpu(after, argv, module, "cuda" if target.portable else seen, scratch / "e.json")
-    checks = [*_compare_virtual(f"virtual {CUDA_CHIP} -> {chip} as {seen!r}", old, new)]
-    if same is not None:
-        checks += _compare_virtual(f"virtual {CUDA_CHIP}, both as 'cuda'", old, same)
-    return Proof((*checks, *_compare_cpu(old_cpu, new_cpu)))
+        runs: dict[str, tuple[Any, ...]] = {
+            "old": (_virtual, before, argv, module, CUDA_CHIP, "cuda", scratch / "old"),
+            "new": (_virtual, after, argv, module, chip, seen, scratch / "new"),
+            "old_cpu": (_on_cpu, before, argv, module, "cuda", scratch / "old_cpu"),
+            "new_cpu": (_on_cpu, after, argv, module, "cuda" if target.portable else seen, scratch / "new_cpu"),
+        }
+        if target.portable:
+            runs["same"] = (_virtual, after, argv, module, CUDA_CHIP, "cuda", scratch / "same")
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            asked = {name: pool.submit(*run) for name, run in runs.items()}
+            did = {name: run.result() for name, run in asked.items()}
+    checks = [*_compare_virtual(f"virtual {CUDA_CHIP} -> {chip} as {seen!r}", did["old"], did["new"])]
+    if "same" in did:
+        checks += _compare_virtual(f"virtual {CUDA_CHIP}, both as 'cuda'", did["old"], did["same"])
+    return Proof((*checks, *_compare_cpu(did["old_cpu"], did["new_cpu"])))
 
 
 def parse(command: str, folder: Path) -> tuple[list[str], bool]:

@@ -1,0 +1,72 @@
+"""The proof: what is compared, and one program all the way."""
+
+import pytest
+
+from anychip.errors import BadUse
+from anychip.port import proof
+from anychip.port.project import port
+
+OLD = {"steps": 3, "calls": 3, "parameters": 2, "names": ["aten.mm.default"], "losses": [1.0, 0.5], "outputs": []}
+PROGRAM = """
+import torch
+
+model = torch.nn.Linear(4, 2).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    loss = model(torch.randn(8, 4, device="cuda")).square().mean()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+
+def failed(checks):
+    return [check.what.rpartition(": ")[2] for check in checks if check.ok is False]
+
+
+def test_equal_runs_hold():
+    assert failed(proof._compare_virtual("x", OLD, dict(OLD))) == []
+    assert failed(proof._compare_cpu(OLD, dict(OLD))) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"steps": 2}, "steps"), ({"steps": 0, "calls": 0}, "steps"), ({"parameters": 0}, "parameters on the device"),
+        ({"names": ["aten.mm.default", "aten.add.Tensor"]}, "kinds of operation"), ({"error": "boom"}, "runs"),
+    ],
+)  # fmt: skip
+def test_a_run_that_differs_does_not_hold(change, what):
+    assert failed(proof._compare_virtual("x", OLD, {**OLD, **change})) == [what]
+
+
+@pytest.mark.parametrize(
+    ("losses", "ok"), [([1.0, 0.5], True), ([1.0, 0.500001], True), ([1.0, 0.51], False), ([1.0], False)]
+)
+def test_losses_are_equal_within_rounding(losses, ok):
+    checks = proof._compare_cpu(OLD, {**OLD, "losses": losses})
+    assert checks[-1].ok is ok
+
+
+def test_a_comparison_that_could_not_be_made_is_no_success():
+    checks = proof._compare_virtual("x", {"error": "no"}, OLD)
+    assert checks[0].ok is None
+    assert not proof.Proof(tuple(checks)).ok
+
+
+def test_commands(tmp_path):
+    (tmp_path / "a.py").write_text("")
+    assert proof.parse("python3 a.py --x 1", tmp_path) == (["a.py", "--x", "1"], False)
+    assert proof.parse("python -m pkg.a 'b c'", tmp_path) == (["pkg.a", "b c"], True)
+    for bad in ("", "python", "python -m", "python -c pass", "torchrun a.py", "python b.py"):
+        with pytest.raises(BadUse):
+            proof.parse(bad, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_program_and_its_port_do_the_same(tmp_path):
+    (tmp_path / "train.py").write_text(PROGRAM)
+    result = port(tmp_path, "ascend-910b", prove="python train.py")
+    assert result.proof is not None
+    assert [check for check in result.proof.checks if not check.ok] == []
+    assert len(result.proof.checks) == 5

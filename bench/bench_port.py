@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from itertools import chain, cycle
 from pathlib import Path
 
 from base import report
@@ -23,16 +24,17 @@ print(json.dumps([time.process_time() - began, result.num_lines, resource.getrus
 
 
 def make(root: Path) -> None:
-    """Files of every size: each rule's cases, then the examples, until there are enough lines."""
+    """Each rule's cases as a file, then copies of the examples until there are enough lines."""
     from anychip.port.rules import rules
 
-    texts = [case[0] for rule in rules() for case in rule.INVALID]
-    texts += [path.read_text() for path in sorted(EXAMPLES.glob("*.py"))]
-    lines = number = 0
-    while lines < NUM_LINES:
-        for text in texts:
-            (root / f"m{number}.py").write_text(text)
-            number, lines = number + 1, lines + text.count("\n")
+    cases = [case[0] for rule in rules() for case in rule.INVALID]
+    examples = [path.read_text() for path in sorted(EXAMPLES.glob("*.py"))]
+    lines = 0
+    for number, text in enumerate(chain(cases, cycle(examples))):
+        (root / f"m{number}.py").write_text(text)
+        lines += text.count("\n")
+        if lines >= NUM_LINES:
+            return
 
 
 def main() -> int:

@@ -29,6 +29,7 @@ class Module:
         self.functions, self.classes = found.functions, found.classes
         self._resolved: dict[tuple[int, str], str | None] = {}
         self._identifiers: frozenset[str] | None = None
+        self._uses: list[tuple[ast.Name | ast.Attribute, str]] | None = None
 
     @property
     def identifiers(self) -> frozenset[str]:
@@ -80,6 +81,14 @@ class Module:
             names = {_meaning(self, binding, depth) for binding in home.names[node.id]}
             self._resolved[key] = names.pop() if len(names) == 1 else None
         return self._resolved[key]
+
+    @property
+    def uses(self) -> list[tuple[ast.Name | ast.Attribute, str]]:
+        """Every whole chain of names that is read and certain, with what it means, in the order of the text."""
+        if self._uses is None:
+            named = ((node, self.qualified(node)) for node in self.chains)
+            self._uses = [(node, name) for node, name in named if name is not None]
+        return self._uses
 
     def bound_to(self, name: str) -> str | None:
         """The name under which the top of the file has a module or function of that qualified name, and nothing else."""

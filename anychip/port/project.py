@@ -274,7 +274,7 @@ def _write(
             except PermissionError as error:
                 result.skipped[name] = f"cannot be copied: {error.strerror}"
         return
-    writing.write_whole(into / name, file.bytes_of(new), like=base / name)
+    writing.write_whole(into / name, file.bytes_of(new), like=base / name, durable=in_place)
 
 
 def unified(path: str, old: str, new: str) -> str:

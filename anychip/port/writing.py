@@ -13,15 +13,19 @@ from pathlib import Path
 from anychip.errors import BadUse
 
 
-def write_whole(path: Path, data: bytes, like: Path | None = None) -> None:
-    """Write a file so that `path` is at no time half of it. like: the file whose permissions it takes."""
+def write_whole(path: Path, data: bytes, like: Path | None = None, durable: bool = True) -> None:
+    """Write a file so that `path` is at no time half of it. like: the file whose permissions it takes.
+
+    durable: on the disk before it replaces what was there, so that not even a lost machine leaves half of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         if like is not None:
             shutil.copymode(like, beside)
         else:
@@ -39,7 +43,7 @@ def copy_whole(source: Path, path: Path) -> None:
         if not path.is_symlink() and not path.exists():
             os.symlink(os.readlink(source), path)
         return
-    write_whole(path, source.read_bytes(), like=source)
+    write_whole(path, source.read_bytes(), like=source, durable=False)
 
 
 def check_out(out: Path, root: Path) -> None:

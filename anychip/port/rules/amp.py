@@ -60,10 +60,7 @@ INVALID = [
 
 def run(unit: Unit) -> None:
     imported = _imports(unit)
-    for node in unit.module.chains:
-        name = unit.module.qualified(node)
-        if name is None:
-            continue
+    for node, name in unit.module.uses:
         if name in _OLD:
             _port(unit, node, _OLD[name], name)
         elif name in _SILENT:

@@ -85,16 +85,15 @@ INVALID = [
 
 
 def run(unit: Unit) -> None:
-    for chain in unit.module.chains:
-        found = _symbol(unit, chain)
+    for chain, whole in unit.module.uses:
+        found = _symbol(chain, whole)
         if found is not None:
             _port(unit, *found)
 
 
-def _symbol(unit: Unit, chain: ast.expr) -> tuple[ast.expr, str] | None:
+def _symbol(chain: ast.expr, whole: str) -> tuple[ast.expr, str] | None:
     """(the node that is torch.cuda.<symbol>, symbol); symbol "" for torch.cuda itself. None for anything else."""
-    whole = unit.module.qualified(chain)
-    if whole is None or not (whole == "torch.cuda" or whole.startswith("torch.cuda.")) or whole in AMP_NAMES:
+    if not (whole == "torch.cuda" or whole.startswith("torch.cuda.")) or whole in AMP_NAMES:
         return None
     parts = whole.split(".")[2:]
     wanted = parts[:2] if parts and parts[0] in SUBMODULES else parts[:1]

@@ -30,8 +30,7 @@ INVALID: list[tuple[str, str, str]] = []
 
 
 def run(unit: Unit) -> None:
-    for node in unit.module.chains:
-        name = unit.module.qualified(node)
+    for node, name in unit.module.uses:
         if name in _SYMBOLS:
             unit.leave(node, NAME, _SYMBOLS[name], KERNEL, name)
     for statement in unit.module.imports:

@@ -19,8 +19,8 @@ INVALID = [
 
 
 def run(unit: Unit) -> None:
-    for node in unit.module.chains:
-        if isinstance(node, ast.Attribute) and unit.module.qualified(node) in _NAMES:
+    for node, name in unit.module.uses:
+        if isinstance(node, ast.Attribute) and name in _NAMES:
             activity = unit.module.source.of(node.value)
             kind = (
                 f"{unit.header.accelerator()}.upper()"

@@ -3,8 +3,6 @@
 They exist in every build of PyTorch and change nothing where there is no CUDA, so they stay.
 """
 
-import ast
-
 from anychip.port.edits import HARMLESS
 from anychip.port.unit import Unit
 
@@ -19,9 +17,8 @@ INVALID: list[tuple[str, str, str]] = []
 
 
 def run(unit: Unit) -> None:
-    for node in unit.module.chains:
-        name = unit.module.qualified(node) if isinstance(node, ast.Attribute) else None
-        if name is not None and name.startswith(_PREFIXES):
+    for node, name in unit.module.uses:
+        if name.startswith(_PREFIXES):
             unit.leave(
                 node, NAME, "there in every build of PyTorch, and without effect where there is no CUDA", HARMLESS, name
             )

@@ -166,10 +166,10 @@ class Session:
 
     def run(self) -> int:
         """Run the program to its end, or to the step that ends it; returns its exit code."""
-        argv = self.config["argv"]
+        argv, module = launched(self.config["argv"], self.config["module"])
         sys.argv = list(argv)
         try:
-            if self.config["module"]:
+            if module:
                 sys.path.insert(0, os.getcwd())
                 runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
             else:
@@ -184,6 +184,19 @@ class Session:
             print_program_traceback()
             return 1
         return 0
+
+
+LAUNCHERS = ("torch.distributed.run", "torch.distributed.launch")
+
+
+def launched(argv: list[str], module: bool) -> tuple[list[str], bool]:
+    """What a launcher of torch would start, and whether that is a module: the ranks are started here, not by it."""
+    if not module or argv[0] not in LAUNCHERS:
+        return argv, module
+    from torch.distributed.run import parse_args
+
+    asked = parse_args(argv[1:])
+    return [asked.training_script, *asked.training_script_args], bool(asked.module)
 
 
 def exit_status(end: SystemExit) -> int:

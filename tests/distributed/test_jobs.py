@@ -85,6 +85,13 @@ def test_a_program_that_starts_its_own_ranks(how: str) -> None:
     assert collectives(program)["allreduce_"] == 3
 
 
+def test_a_launcher_in_front_of_the_program_is_stepped_over() -> None:
+    script = str(PROGRAMS / "spawned.py")
+    argv = ["torch.distributed.run", "--nproc-per-node", "2", script, "spawn"]
+    program = record(argv, load_chip("h100"), module=True, world_size=2, devices=2, show_output=False)
+    assert collectives(program)["allreduce_"] == 3
+
+
 def test_what_ranks_tell_one_another_arrives() -> None:
     program = job("exchange.py", 4)
     assert sum(len(one.members) for one in program.ranks) == 4

@@ -84,7 +84,10 @@ class Unit:
 
     def unsure(self, node: ast.AST, rule: str, symbol: str = "") -> bool:
         anchor = self.f_string(node) or node
-        self.leave(anchor, rule, "inside an f-string, where an edit could change its text", UNSURE, symbol)
+        why = "inside an f-string, where an edit could change its text"
+        if anchor is node and self.scripted(node):
+            why = "TorchScript compiles this function, and sees no names of the file's top"
+        self.leave(anchor, rule, why, UNSURE, symbol)
         return False
 
     # ------------------------------------------------------------ places

@@ -158,3 +158,11 @@ def test_offsets_count_bytes_and_all_line_ends():
     assert source.starts == [0, 4, 7, 9]  # é is two bytes: 2 + CRLF, then 2 + CR, then 1 + LF
     assert source.line_of(8) == 3
     assert source.line(2) == "ab"
+
+
+@pytest.mark.parametrize("line", ["x.cuda()", 'x.to("cuda")', "torch.cuda.synchronize()", "x.is_cuda"])
+def test_functions_that_torchscript_compiles_are_left(line):
+    text = f"import torch\n\n\n@torch.jit.script\ndef f(x):\n    {line}\n    return x\n"
+    made = port_source(text, TARGETS[0])
+    assert made.text == text
+    assert "TorchScript" in made.left[0].reason

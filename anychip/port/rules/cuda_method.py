@@ -69,7 +69,7 @@ def _port(unit: Unit, call: ast.Call, func: ast.Attribute) -> None:
         return unit.leave(
             call, NAME, f"{where} has a method cuda() of its own, and no to(): this may be one", UNSURE, ".cuda()"
         )
-    if unit.f_string(call) is not None:
+    if unit.f_string(call) is not None or unit.scripted(call):
         unit.unsure(call, NAME, ".cuda()")
         return None
     destination = _destination(unit, call)

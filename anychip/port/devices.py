@@ -41,7 +41,7 @@ OTHER_ACCELERATORS = frozenset(
 )
 # torch functions -> positions of a device; all take a torch.device. Keywords are known by their names.
 OBJECT_AT = {
-    "torch.set_default_device": 0, "torch.get_device_module": 0, "torch.Generator": 0, "torch.load": 1,
+    "torch.set_default_device": 0, "torch.get_device_module": 0, "torch.Generator": 0, "torch.load": 1, "torch.jit.load": 1,
     "torch.cuda.set_device": 0, "torch.cuda.device": 0, "torch.cuda.get_device_name": 0, "torch.cuda.synchronize": 0,
     "torch.cuda.get_device_properties": 0, "torch.cuda.memory_allocated": 0, "torch.cuda.max_memory_allocated": 0,
     "torch.cuda.memory_reserved": 0, "torch.cuda.max_memory_reserved": 0, "torch.cuda.reset_peak_memory_stats": 0,

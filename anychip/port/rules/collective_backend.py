@@ -13,7 +13,7 @@ from anychip.port.unit import Unit
 NAME = "collective-backend"
 REASON = "every vendor has its own collectives; PyTorch knows which go with a device"
 _BACKEND_NAME = re.compile(r"(?:.*_)?backend\Z", re.I)
-_CALLS = {"torch.distributed.init_process_group": 0, "torch.distributed.new_group": 3,
+_CALLS = {"torch.distributed.init_process_group": 0, "torch.distributed.new_group": 2,
           "torch.distributed.distributed_c10d.init_process_group": 0, "torch.distributed.is_backend_available": 0}  # fmt: skip
 
 VALID = [

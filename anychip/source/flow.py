@@ -73,18 +73,21 @@ def _flow(module: Module) -> Flow:
     sinks: dict[ast.AST, list[Sink]] = {}
     done: set[ast.AST] = set()
     taken = _taken_as_devices(module)
-    readers = [(node, word) for chain in module.found.chains for node, word in _readers(module, chain)]
+    chains = [(node, node.id if isinstance(node, ast.Name) else node.attr) for node in module.found.chains]
+    keyed = [(node, str(node.slice.value)) for node in module.found.keyed]  # type: ignore[attr-defined]
+    devicey = {word for word in {word for _, word in (*chains, *keyed)} if _DEVICEY.search(word)}
     for _ in range(_ROUNDS):
         before = len(live)
-        wanted = {last(slot) for slot in live}
-        for node, word in readers:
-            if node in done or not (word in wanted or node in taken or _DEVICEY.search(word)):
-                continue
-            slot = consumers.slot(node)
-            if slot is None or (slot not in live and node not in taken and not _DEVICEY.search(word)):
-                continue
-            done.add(node)
-            _follow(module, consumers, node, slot, edges, sinks)
+        wanted = {last(slot) for slot in live} | devicey
+        read = [pair for pair in chains if pair[1] in wanted or pair[0] in taken]
+        calls = [
+            (up, word) for node, word in read if isinstance(up := module.parent(node), ast.Call) and up.func is node
+        ]
+        for node, word in (*read, *calls, *(pair for pair in keyed if pair[1] in wanted)):
+            slot = None if node in done else consumers.slot(node)
+            if slot is not None and (slot in live or node in taken or word in devicey):
+                done.add(node)
+                _follow(module, consumers, node, slot, edges, sinks)
         live.update(edges)
         if len(live) == before:
             break
@@ -92,21 +95,6 @@ def _flow(module: Module) -> Flow:
         edges.setdefault(slot, set()).add(from_)
     flat = [sink for node in sorted(sinks, key=_position) for sink in sinks[node]]
     return Flow(tuple(values), {slot: tuple(sorted(from_)) for slot, from_ in edges.items()}, tuple(flat))
-
-
-def _readers(module: Module, chain: ast.Name | ast.Attribute) -> Iterator[tuple[ast.expr, str]]:
-    """A name, what its call gives and what it holds under a key, each with the word by which it is known."""
-    word = chain.id if isinstance(chain, ast.Name) else chain.attr
-    yield chain, word
-    parent = module.parent(chain)
-    if isinstance(parent, ast.Call) and parent.func is chain:
-        yield parent, word
-    elif (
-        isinstance(parent, ast.Subscript)
-        and isinstance(parent.slice, ast.Constant)
-        and isinstance(parent.slice.value, str)
-    ):
-        yield parent, parent.slice.value
 
 
 def _taken_as_devices(module: Module) -> set[ast.expr]:

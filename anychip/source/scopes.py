@@ -82,7 +82,7 @@ class Scope:
 
 @dataclass(eq=False)
 class Walk:
-    """The gathered nodes, in the order of the text."""
+    """The gathered nodes, in the order of the text. keyed: subscripts by a string."""
 
     tree: ast.Module
     top: Scope
@@ -95,8 +95,7 @@ class Walk:
     imports: list[ast.Import | ast.ImportFrom] = field(default_factory=list)
     functions: list[ast.FunctionDef | ast.AsyncFunctionDef] = field(default_factory=list)
     classes: list[ast.ClassDef] = field(default_factory=list)
-    compares: list[ast.Compare] = field(default_factory=list)
-    withs: list[ast.withitem] = field(default_factory=list)
+    keyed: list[ast.Subscript] = field(default_factory=list)
 
 
 def walk(tree: ast.Module, package: str = "") -> Walk:
@@ -180,11 +179,9 @@ def _handlers(found: Walk, package: str) -> dict[type, Callable[[Any, Scope], An
         found.joined.append(node)
         scope_of[node] = scope
 
-    def compare(node: ast.Compare, scope: Scope) -> None:
-        found.compares.append(node)
-
-    def withitem(node: ast.withitem, scope: Scope) -> None:
-        found.withs.append(node)
+    def subscript(node: ast.Subscript, scope: Scope) -> None:
+        if isinstance(node.slice, ast.Constant) and type(node.slice.value) is str:
+            found.keyed.append(node)
 
     def function(node: ast.FunctionDef, scope: Scope) -> Iterator[tuple[ast.AST, Scope]]:
         found.functions.append(node)
@@ -241,7 +238,7 @@ def _handlers(found: Walk, package: str) -> dict[type, Callable[[Any, Scope], An
 
     handlers: dict[type, Callable[[Any, Scope], Any]] = {
         ast.Name: name, ast.Attribute: attribute, ast.Constant: constant, ast.Call: call, ast.JoinedStr: joined,
-        ast.Compare: compare, ast.withitem: withitem, ast.FunctionDef: function, ast.AsyncFunctionDef: function,
+        ast.Subscript: subscript, ast.FunctionDef: function, ast.AsyncFunctionDef: function,
         ast.Lambda: lambda_, ast.ClassDef: class_, ast.Import: import_, ast.ImportFrom: import_from,
         ast.Global: elsewhere, ast.Nonlocal: elsewhere, ast.ExceptHandler: named, ast.MatchAs: named,
         ast.MatchStar: named, ast.MatchMapping: named,

@@ -175,7 +175,7 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
         **recomputed(recompute, sizes["layers"], split), "sharding": word("zero_or_fsdp", columns["zero_or_fsdp"]),
         "compile": compiled(columns, fixed),
         **{name: value for name, value in split.items() if value > 1},
-        **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank")
+        **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank", "lora_on")
            if name in fixed},
         **{name: bool(fixed.get(name)) for name in ("gated", "bias", "tied", "overlap", "fusion", "fused_loss", "autocast")},
     }  # fmt: skip

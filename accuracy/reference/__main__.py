@@ -37,6 +37,7 @@ def arguments() -> argparse.Namespace:
         ("steps", 3, ""),
     ):  # fmt: skip
         add(f"--{name}", type=int, default=value, help=words)
+    add("--lora-on", choices=("qkv", "attention", "all"), default="all", help="which products have an adapter")
     add("--dropout", type=float, default=0.0)
     add("--sequence-parallel", action="store_true")
     add("--gated", action="store_true", help="SwiGLU instead of GELU")

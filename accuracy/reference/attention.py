@@ -26,7 +26,8 @@ class AttentionShape:
     again: bool = False
     dropout: float = 0.0
     window: int = 0
-    rank: int = 0
+    rank: int = 0  # of the first product's adapter
+    out_rank: int = 0
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ class Attention(nn.Module):
         self.parts = size(how.group)
         width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
         self.qkv = Linear(shape.hidden, width, how, "column", shape.bias, shape.rank)
-        self.out = Linear(shape.heads * shape.head_dim, shape.hidden, how, "row", shape.bias, shape.rank)
+        self.out = Linear(shape.heads * shape.head_dim, shape.hidden, how, "row", shape.bias, shape.out_rank)
         self.rotate, self.softmax = fuse(rotate), fuse(softmax)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -96,6 +96,17 @@ def to_tensor_scaled(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 @torch.compile
+def to_tensor_scaled_once(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The cast alone."""
+    return (x * 1.0).to(dtype)
+
+
+@torch.compile
+def to_row_scaled_once(x: Tensor) -> Tensor:
+    return (x / x.abs().amax(1, keepdim=True)).to(E4M3)
+
+
+@torch.compile
 def to_row_scaled(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cast along rows and along columns, each with the largest value of its own line."""
     low = (x / x.abs().amax(1, keepdim=True)).to(dtype)
@@ -103,8 +114,12 @@ def to_row_scaled(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return low, across
 
 
-def cast(x: Tensor, dtype: torch.dtype, recipe: str) -> tuple[Tensor, Tensor]:
-    """(x, x transposed) in FP8. Tensors that are scaled by blocks take the dtype of the forward throughout."""
+def cast(x: Tensor, dtype: torch.dtype, recipe: str, once: bool = False) -> tuple[Tensor, Tensor]:
+    """(x, x transposed) in FP8; `once`: the same tensor twice, where no weight's gradient needs the second. Tensors
+    that are scaled by blocks take the dtype of the forward throughout."""
+    if once:
+        low = to_tensor_scaled_once(x, dtype) if recipe == "tensor" else to_row_scaled_once(x)
+        return low, low
     if recipe == "tensor":
         return to_tensor_scaled(x, dtype)  # type: ignore[no-any-return]
     return to_row_scaled(x, E4M3)  # type: ignore[no-any-return]
@@ -130,12 +145,13 @@ class Product(torch.autograd.Function):
         flat = whole.reshape(-1, whole.shape[-1])
         ctx.how, ctx.gathers, ctx.weight = how, gathers, weight
         if how.low:
-            x8, x8_t = cast(flat, E4M3, how.low)
+            x8, x8_t = cast(flat, E4M3, how.low, once=not weight.requires_grad)
             w8, ctx.w8_t = cached_cast(weight, how.low)
             # Gathered in the backward again, so that only the own part is kept.
-            ctx.save_for_backward(x if gathers and how.sequence and how.group else x8_t)
+            needed = x if gathers and how.sequence and how.group else x8_t
+            ctx.save_for_backward(needed if weight.requires_grad else None)
             return low_mm(x8, w8, how.low).view(*whole.shape[:-1], -1)
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(x if weight.requires_grad else None)
         return (flat @ weight.t()).view(*whole.shape[:-1], -1)
 
     @staticmethod
@@ -151,7 +167,7 @@ class Product(torch.autograd.Function):
         flat = grad.reshape(-1, grad.shape[-1])
         g8_t = None
         if how.low:
-            g8, g8_t = cast(flat, E5M2, how.low)
+            g8, g8_t = cast(flat, E5M2, how.low, once=not needs_weight)
             grad_x = low_mm(g8, ctx.w8_t, how.low)
         else:
             grad_x = flat @ weight

@@ -43,10 +43,11 @@ class Layer(nn.Module):
         shape = AttentionShape(
             args.hidden, args.heads, args.kv_heads, args.head_dim, args.position == "rope", args.bias,
             args.attention == "fused", args.recompute == "attention", args.dropout, args.window, args.lora_rank,
+            args.lora_rank if args.lora_on != "qkv" else 0,
         )  # fmt: skip
         wide = FeedForwardShape(
             args.hidden, args.ffn, args.gated, args.bias, args.experts, args.chosen, args.expert_ffn, args.shared_ffn,
-            args.lora_rank,
+            args.lora_rank if args.lora_on == "all" else 0,
         )  # fmt: skip
         self.norm1, self.norm2 = norm_of(args), norm_of(args)
         self.attention = Attention(shape, how, layout.context, fuse)
@@ -56,8 +57,8 @@ class Layer(nn.Module):
         for module in (self.norm1, self.norm2):
             mark_shared(module, how)
         if args.lora_rank:
-            for module in (self.norm1, self.norm2):
-                module.requires_grad_(False)
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(".up." in name or ".down." in name)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None = None) -> Tensor:
         mixed = self.attention(self.norm1(x), angles)

@@ -7,6 +7,7 @@ losses. Each of the four runs is a process of its own, with your rights. Everyth
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -135,10 +136,17 @@ def _run(command: list[str], folder: Path, out: Path) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {"error": "not done after 15 minutes"}
     if not out.exists():
-        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        return {"error": said[-1][:300] if said else f"exit code {done.returncode}"}
+        return {"error": _last_error(done.stderr or done.stdout) or f"exit code {done.returncode}"}
     found: dict[str, Any] = json.loads(out.read_text())
     return found
+
+
+def _last_error(text: str) -> str:
+    """The last line that names an error, the program's own before ours about it."""
+    said = [line for line in text.splitlines() if line.strip()]
+    errors = [line for line in said if re.match(r"[\w.]*(?:Error|Exception|Interrupt)\b", line)]
+    own = [line for line in errors if not line.startswith("anychip.")]
+    return next(iter([*own[-1:], *errors[-1:], *said[-1:]]), "")[:300]
 
 
 def _path() -> str:

@@ -70,3 +70,9 @@ def test_a_program_and_its_port_do_the_same(tmp_path):
     assert result.proof is not None
     assert [check for check in result.proof.checks if not check.ok] == []
     assert len(result.proof.checks) == 5
+
+
+def test_the_error_that_is_told_is_the_programs_own():
+    text = "x\nRuntimeError: theirs\n\nTraceback\nanychip.errors.ProgramFailed: ours\n"
+    assert proof._last_error(text) == "RuntimeError: theirs"
+    assert proof._last_error("only words\n") == "only words"

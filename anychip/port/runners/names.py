@@ -177,6 +177,10 @@ def _translate(mode: Named) -> None:
         owner.__init__ = mode.wrap(owner.__init__)  # type: ignore[method-assign]
     for name in ("get_autocast_dtype", "is_autocast_enabled", "set_autocast_dtype", "load", "set_default_device"):
         setattr(torch, name, mode.wrap(getattr(torch, name)))
+    for name in ("get_default_backend_for_device", "init_process_group", "new_group"):
+        translated = mode.wrap(getattr(torch.distributed, name))
+        setattr(torch.distributed, name, translated)
+        setattr(torch.distributed.distributed_c10d, name, translated)
     original = torch.Generator
     torch.Generator = type(
         "Generator", (original,), {"__new__": lambda cls, device="cpu": original(device=mode.there(device))}

@@ -83,6 +83,17 @@ def imitate(seen: str) -> None:
     torch.nn.Module.cuda = lambda self, *args: self
 
 
+def use_gloo() -> None:
+    """Collectives of the CPU, whatever backend the program names."""
+    known = torch.distributed.init_process_group
+
+    def init_process_group(backend: Any = None, *args: Any, **kwargs: Any) -> Any:
+        kwargs.pop("device_id", None)
+        return known("gloo", *args, **kwargs)
+
+    torch.distributed.init_process_group = init_process_group
+
+
 class Watch:
     """What the program computed."""
 
@@ -143,6 +154,7 @@ def main() -> None:
     seen, steps, out, argv = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]).resolve(), sys.argv[4:]
     imitate(seen)
     names.install(seen, "cpu", _imports(seen))
+    use_gloo()
     watch = Watch(steps, out)
     watch.install()
     random.seed(SEED)

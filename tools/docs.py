@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from anychip.audit.pages import rules_page
 from anychip.port.pages import port_page
 from anychip.spec.pages import all_chips, chip_page, chip_table, field_page, field_tables, rule_table
 
@@ -48,6 +49,7 @@ def pages() -> dict[str, str]:
     chips = all_chips()
     return {
         "chips.md": f"{FIELD}{field_page(chips, 'chips')}\n",
+        "audit-rules.md": rules_page(),
         "port.md": f"{PORT_HEAD}{port_page()}",
         **{f"chips/{chip.id}.md": f"{HEAD}{chip_page(chip)}\n" for chip in chips},
     }

@@ -56,12 +56,12 @@ def _write(nbytes: int, fresh: bool) -> Callable[[], Call]:
     return make
 
 
-def kept_bytes(once: Callable[[Call], float]) -> int:
-    """The size from which on freed blocks go back to the system: the first whose write is half as slow again when it is
-    new each time. once: seconds that a call takes."""
+def kept_bytes(once: Callable[[Call], float], page_rate: float) -> int:
+    """The size from which on freed blocks go back to the system: the first whose write, each time to a block that was just
+    allocated, takes longer by half of what new pages take at `page_rate` bytes/s. once: seconds that a call takes."""
     for size in (probe * MIB for probe in PROBES):
         warm, new = _write(size, fresh=False)(), _write(size, fresh=True)()
         warm(), new(), new()
-        if min(once(new) for _ in range(5)) > 1.5 * min(once(warm) for _ in range(5)):
+        if min(once(new) for _ in range(5)) - min(once(warm) for _ in range(5)) > 0.5 * size / page_rate:
             return size
     return PROBES[-1] * MIB

@@ -26,6 +26,7 @@ from anychip.measure.this_cpu import write_chip
 
 Say = Callable[[str, int, int], None]
 KINDS = {"host": host, "memory": memory, "gemm": gemm, "conv": conv, "attention": attention, "ops": ops}
+PAGES = ("page.rate", "", "")
 MOST_S = 1.0  # of one call of a point; quick: a fifth
 
 
@@ -82,7 +83,7 @@ def measure(
     if not only or "collectives" in only:
         progress("collectives", len(points), len(points) + 1)
         table = measure_collectives(target, path, quick, file.stack, file.source)
-    kept = memory.kept_bytes(watch.once) if ("page.rate", "", "") in file.rows else None
+    kept = memory.kept_bytes(watch.once, file.values[PAGES]) if PAGES in file.values else None
     derive(file, target, kept)
     file.write()
     if chip is not None:

@@ -31,5 +31,10 @@ def test_a_chip_that_was_never_compared_has_no_error_of_its_own(folder):
 
 def test_every_kind_of_evidence_and_grade_has_an_error():
     known = validated.errors()
-    assert {name for part, name in known if part == "evidence"} == {"measured", "interpolated", "modelled", "bytes_only"}
+    assert {name for part, name in known if part == "evidence"} == {
+        "measured",
+        "interpolated",
+        "modelled",
+        "bytes_only",
+    }
     assert [known["grade", grade] for grade in "ABCD"] == sorted(known["grade", grade] for grade in "ABCD")

@@ -17,7 +17,6 @@ VALID = (
     "def autocast(enabled): ...\nautocast(True)\n",
 )
 INVALID = (
-    'import torch\ntorch.amp.GradScaler("xpu")\ntorch.amp.GradScaler(device=kind)\ntorch.amp.GradScaler(**options)\n',
     ("from torch.cuda.amp import autocast as ac\nac()\n", ("torch.cuda.amp.autocast", "torch.cuda.amp.autocast")),
     ("import torch\nscaler = torch.cuda.amp.GradScaler()\n", ("torch.cuda.amp.GradScaler",)),
     ("import torch\nscaler = torch.amp.GradScaler(enabled=True)\n", ("torch.amp.GradScaler",)),

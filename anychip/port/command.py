@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
         prove_on=args.prove_on,
         progress=_progress(args.quiet),
     )
+    if not args.quiet and sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
     if args.json:
         _write(args.json, show.dumps(result))
     if args.diff and args.json != "-":

@@ -7,7 +7,7 @@ from typing import Any
 from anychip.port.edits import KINDS
 from anychip.port.project import LeftLine, Result
 
-_MOST = 12
+_MOST = 6
 
 
 def to_json(result: Result) -> dict[str, Any]:

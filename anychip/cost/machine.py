@@ -234,13 +234,14 @@ def build(chip: Chip, rates: Rates) -> Machine:
 
 @cache
 def _gemm(owner: Machine, dtype: str, how: str) -> GemmCurve:
-    return gemm_curve(owner, dtype, how_of(owner.rates, dtype, how))
+    return gemm_curve(owner, dtype, how)
 
 
-def gemm_curve(owner: Machine, dtype: str, how: str = "") -> GemmCurve:
+def gemm_curve(owner: Machine, dtype: str, asked: str = "") -> GemmCurve:
     """The chip's curve for one dtype: its level from measured points, else from a stated rate, else from the share of
     peak that another dtype of the same chip reaches, else from the default share."""
     chip, rates = owner.chip, owner.rates
+    how = how_of(rates, dtype, asked)
     peak = owner.peak(dtype, "matrix")
     sustained = rates.need("gemm.sustained", dtype).value
     points = gemm_points(rates, dtype, sustained, how)
@@ -255,6 +256,9 @@ def gemm_curve(owner: Machine, dtype: str, how: str = "") -> GemmCurve:
         padding=(chip.matrix_unit or (1, 1)) if owner.graph else (1, 1), measured=bool(points), how=how,
     )  # fmt: skip
     stated = next((r for r in rates.all("gemm.rate") if r.dtype == dtype), None)
+    computed = owner.runs_as(dtype)
+    if not points and not stated and computed not in (None, dtype) and gemm_points(rates, computed, sustained):
+        return gemm_curve(owner, computed, how_of(rates, computed, asked))
     twin = TWINS.get(dtype)
     if twin and len(points) < POINTS_OF_A_CURVE and chip.peak_flop_per_s(twin) == chip.peak_flop_per_s(dtype):
         others = gemm_points(rates, twin, sustained)

@@ -11,6 +11,7 @@ SIZES = (2**14, 2**16, 2**18, 2**20, 2**21, 2**22, 2**23, 2**24, 2**25)  # bytes
 LARGE_SIZES = (2**16, 2**20, 2**22, 2**24, 2**26, 2**28, 2**30)
 LINK_BYTES = 256 * MIB
 PAGES_BYTES = 64 * MIB
+WARM_UP = 20  # until the heap has grown as far as it will
 PROBES = (1, 2, 4, 8, 16, 24, 32, 48)  # MiB
 
 
@@ -61,7 +62,8 @@ def kept_bytes(once: Callable[[Call], float], page_rate: float) -> int:
     allocated, takes longer by half of what new pages take at `page_rate` bytes/s. once: seconds that a call takes."""
     for size in (probe * MIB for probe in PROBES):
         warm, new = _write(size, fresh=False)(), _write(size, fresh=True)()
-        warm(), new(), new()
+        for _ in range(WARM_UP):
+            new()
         if min(once(new) for _ in range(5)) - min(once(warm) for _ in range(5)) > 0.5 * size / page_rate:
             return size
     return PROBES[-1] * MIB

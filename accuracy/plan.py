@@ -175,7 +175,7 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
         **recomputed(recompute, sizes["layers"], split), "sharding": word("zero_or_fsdp", columns["zero_or_fsdp"]),
         "compile": compiled(columns, fixed),
         **{name: value for name, value in split.items() if value > 1},
-        **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank", "lora_on")
+        **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank", "lora_on", "pieces")
            if name in fixed},
         **{name: bool(fixed.get(name)) for name in ("gated", "bias", "tied", "overlap", "fusion", "fused_loss", "autocast")},
     }  # fmt: skip
@@ -184,6 +184,8 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
         options |= {"experts": fixed["experts"], "chosen": fixed["chosen"], "expert_ffn": fixed.get("expert_ffn", ffn)}
     if fixed.get("plain") and options["sharding"] == "ddp":
         options["sharding"] = "plain"
+    if not options["sequence_parallel"] or sizes["seq_len"] // split["cp"] // split["tp"] % options.get("pieces", 1):
+        options.pop("pieces", None)
     options["micro_batches"] = micro_batches(sizes["global_batch"], options["micro_batch"], chips, split)
     options = {name: value for name, value in options.items() if value is not None}
     check(options, chips)

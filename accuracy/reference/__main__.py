@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
         ("vp", 1, "parts of a stage"), ("ep", 1, "expert parallel"), ("experts", 0, ""), ("chosen", 2, "experts per token"),
         ("expert-ffn", 0, ""), ("shared-ffn", 0, ""), ("dense-layers", 0, "before those with experts"),
         ("recompute-layers", 0, "of each stage part, recomputed whole"), ("lora-rank", 0, "0: all weights are trained"),
-        ("steps", 3, ""),
+        ("pieces", 1, "of a product that runs beside its tensor-parallel communication"), ("steps", 3, ""),
     ):  # fmt: skip
         add(f"--{name}", type=int, default=value, help=words)
     add("--lora-on", choices=("qkv", "attention", "all"), default="all", help="which products have an adapter")

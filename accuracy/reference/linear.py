@@ -21,12 +21,18 @@ E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 class How(NamedTuple):
     """How products run. sequence: the sequence is split over the tensor group outside of them. low: "" for 16 bit,
     else the FP8 recipe: "tensor" (one scale), "row", "block" or "mx" (scales along the inner dimension).
-    plain: as PyTorch's own layer, whose gradients autograd keeps and whose dtype autocast may choose."""
+    plain: as PyTorch's own layer, whose gradients autograd keeps and whose dtype autocast may choose.
+    pieces: above 1, into how many a product is cut to run beside its communication (`overlap`)."""
 
     group: dist.ProcessGroup | None = None
     sequence: bool = False
     low: str = ""
     plain: bool = False
+    pieces: int = 1
+
+    @property
+    def overlaps(self) -> bool:
+        return self.pieces > 1 and self.sequence and self.group is not None
 
     def product(self, x: Tensor, weight: Tensor, gathers: bool) -> Tensor:
         if self.plain and self.group is None and not self.low:
@@ -125,12 +131,15 @@ def cast(x: Tensor, dtype: torch.dtype, recipe: str, once: bool = False) -> tupl
     return to_row_scaled(x, E4M3)  # type: ignore[no-any-return]
 
 
-def low_mm(a: Tensor, b: Tensor, recipe: str) -> Tensor:
+def low_mm(a: Tensor, b: Tensor, recipe: str, out: Tensor | None = None) -> Tensor:
     """[M, K] @ [N, K].T with FP8 operands, both with K innermost."""
     rows = (a.shape[0], 1) if recipe == "row" else ()
     columns = (1, b.shape[0]) if recipe == "row" else ()
     one = torch.ones(rows, device=a.device), torch.ones(columns, device=a.device)
-    return torch._scaled_mm(a, b.t(), *one, out_dtype=torch.bfloat16, use_fast_accum=recipe != "row")
+    options = {"out_dtype": torch.bfloat16, "use_fast_accum": recipe != "row"}
+    if out is None:
+        return torch._scaled_mm(a, b.t(), *one, **options)
+    return torch._scaled_mm(a, b.t(), *one, **options, out=out)
 
 
 # The product -----------------------------------------------------------------------------------------------------------
@@ -206,6 +215,16 @@ def _weight_gradient(x: Tensor, grad: Tensor, g8_t: Tensor | None, how: How, wei
     return None
 
 
+def weight_gradient(x: Tensor, grad: Tensor, how: How, weight: nn.Parameter) -> Tensor | None:
+    """Of whole tensors [s, b, ...], the gradient in 16 bit or FP8 already."""
+    flat = grad.reshape(-1, grad.shape[-1])
+    g8_t = None
+    if how.low:
+        is_low = flat.dtype in (E4M3, E5M2)
+        g8_t = flat.t().contiguous() if is_low else cast(flat, E5M2, how.low)[1]
+    return _weight_gradient(x, flat, g8_t, how, weight, True)
+
+
 def cached_cast(weight: nn.Parameter, recipe: str) -> tuple[Tensor, Tensor]:
     """A weight's cast, made once a step: whoever changes weights calls `forget_casts`."""
     known = getattr(weight, "low", None)
@@ -244,13 +263,23 @@ class Linear(nn.Module):
     def forward(self, x: Tensor, finish: bool = True) -> Tensor:
         """finish: a row-parallel product adds up over the group, and the bias is added."""
         gathers = self.split == "column" and self.how.group is not None
-        low = self.how.product(x, self.weight, gathers)
+        low = self.multiplied(x, gathers)
         if self.down is not None and self.up is not None:
             # Of its narrow inside, not of its input, the adapter gathers the sequence.
             inside = self.down(nn.functional.dropout(x, ADAPTER_DROPOUT))
-            low = low + self.up(Gather.apply(inside, self.how) if gathers else inside)
-        if self.split == "row" and self.how.group is not None:
+            beside = self.up(Gather.apply(inside, self.how) if gathers else inside)
+            scattered = self.split == "row" and self.how.overlaps
+            low = low + (Scatter.apply(beside, self.how) if scattered else beside)
+        if self.split == "row" and self.how.group is not None and not self.how.overlaps:
             low = Scatter.apply(low, self.how)
         if self.bias is not None and finish:
             low = low + self.bias
         return low
+
+    def multiplied(self, x: Tensor, gathers: bool) -> Tensor:
+        if not self.how.overlaps:
+            return self.how.product(x, self.weight, gathers)
+        from accuracy.reference.overlap import ColumnProduct, RowProduct
+
+        kind = ColumnProduct if gathers else RowProduct
+        return kind.apply(x, self.weight, self.how)  # type: ignore[no-any-return]

@@ -69,7 +69,7 @@ def port_source(text: str, target: Target, project: Project = NO_PROJECT) -> Por
     for rule in rules():
         rule.run(unit)
     tidy(unit)
-    unit.header.keep([piece.text for change in unit.changes for piece in change.pieces])
+    unit.header.keep([piece for change in unit.changes for piece in change.pieces])
     unit.header.needs_plugin = bool(target.imports) and _names_chip(unit)
     if not unit.header.needs_torch and not any(is_torch_import(node) for node in module.imports):
         unit.header.needs_plugin = False  # a file without torch: whoever imports both has the plug-in

@@ -36,6 +36,7 @@ class Header:
     used: set[str] = field(default_factory=set)
     needs_torch: bool = False
     needs_plugin: bool = False
+    early: bool = False
 
     def __post_init__(self) -> None:
         self.known = _defined(self.module)
@@ -94,11 +95,18 @@ class Header:
 
     # ------------------------------------------------------------ the lines themselves
 
-    def keep(self, written: Sequence[str]) -> None:
-        """Forget the names that no edit wrote after all: a comment kept the rule away, or another rule was first."""
-        words = {word for text in written for word in re.findall(r"\w+", text)}
+    def keep(self, written: Sequence[Edit]) -> None:
+        """Forget the names that no edit wrote after all (a comment kept the rule away, or another rule was first), and
+        go above the first statement with one that was written."""
+        words = {word for edit in written for word in re.findall(r"\w+", edit.text)}
         self.used = {key for key in self.used if self.names[key] in words}
         self.needs_torch = self.needs_torch and ("torch" in words or bool(self.used))
+        ours = {self.names[key] for key in self.used} | ({"torch"} if self.torch is None else set())
+        uses = (edit for edit in written if not edit.text.startswith("from "))
+        first = min((edit.start for edit in uses if ours & set(re.findall(r"\w+", edit.text))), default=None)
+        if self.place is not None and first is not None:
+            self.place = _place(self.module, first)
+            self.early = self.place is not None and not self.place[2] and self.torch is not None and bool(self.used)
 
     def edits(self, removed: Sequence[tuple[int, int]] = ()) -> list[Edit]:
         """Insertions after the imports: torch or the plug-in where they are missing, then the names.
@@ -113,7 +121,9 @@ class Header:
             imports += [f"import {name}" for name in self.target.imports if not _imports(self.module, name)]
         if self.place is None or not (lines or imports):
             return []
-        offset, alone = self.place
+        offset, alone, _ = self.place
+        if self.early:  # torch is imported further down, below the first use of a name
+            imports.insert(0, "import torch" if torch == "torch" else f"import torch as {torch}")
         gone = next((start for start, end in removed if start <= offset < end), None)
         return self._insertions(imports, lines, offset if gone is None else gone, alone, gone is not None)
 
@@ -121,7 +131,7 @@ class Header:
         newline = "\r\n" if b"\r\n" in self.module.source.data[:2000] else "\n"
         found: list[Edit] = []
         first = next((node for node in self.module.tree.body if is_torch_import(node)), None)
-        if imports[:1] == ["import torch"] and first is not None and first.col_offset == 0:
+        if imports[:1] == ["import torch"] and first is not None and first.col_offset == 0 and not self.early:
             at = self.module.source.start(first)
             found.append(Edit(at, at, f"import torch{newline}", "header", "what the edits below need"))
             imports = imports[1:]
@@ -184,14 +194,17 @@ def _imports(module: Module, name: str) -> bool:
     return False
 
 
-def _place(module: Module) -> tuple[int, bool] | None:
-    """(offset, nothing above) at which lines go: behind the last import before anything else is defined or run.
+def _place(module: Module, limit: int | None = None) -> tuple[int, bool, bool] | None:
+    """(offset, nothing above, torch is imported above) at which lines go: behind the last import before anything else is
+    defined or run. limit: offset of the first use, before which they must stand.
 
     None where torch is imported only inside functions or tries: there the file means to work without it.
     """
     last: ast.stmt | None = None
     torch_seen, first = False, None
     for node in module.tree.body:
+        if limit is not None and module.source.end(node) > limit:
+            break
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if isinstance(node, ast.Import | ast.ImportFrom):
             last = node
@@ -203,14 +216,14 @@ def _place(module: Module) -> tuple[int, bool] | None:
         elif docstring and last is None:
             first = node
     others = any(is_torch_import(node) for node in module.imports)
-    if others and not torch_seen:
+    if others and not any(is_torch_import(node) for node in module.tree.body):
         return None
     anchor = last or first
     if anchor is not None and any(n.lineno == anchor.end_lineno and n is not anchor for n in module.tree.body):
         return None  # other statements share its line
     if anchor is None:
-        return (len(module.source.data) if not module.tree.body else _head(module)), True
-    return module.source.end_of_line(anchor), False
+        return (len(module.source.data) if not module.tree.body else _head(module)), True, torch_seen
+    return module.source.end_of_line(anchor), False, torch_seen
 
 
 def _head(module: Module) -> int:

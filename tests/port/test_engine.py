@@ -166,3 +166,26 @@ def test_functions_that_torchscript_compiles_are_left(line):
     made = port_source(text, TARGETS[0])
     assert made.text == text
     assert "TorchScript" in made.left[0].reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'import os\nx = os.environ.get("A")\ndevice = "cuda"\nimport torch\n',
+        'import torch\nbackend = "nccl"\nimport os\n',
+        'import os\nif os.sep == "/":\n    backend = "nccl"\nimport torch as th\n',
+        'import torch\nimport os; device = "cuda"\nimport sys\n',
+        '@decorate(device="cuda")\ndef f():\n    pass\n\n\nimport torch\n',
+    ],
+)
+def test_names_stand_above_their_first_use(text):
+    """What is run in order finds each name bound before it is read."""
+    made = port_source(text, TARGETS[0]).text
+    bound = set()
+    for node in ast.parse(made).body:
+        used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+        assert used & {"torch", "th", "DEVICE", "ACCELERATOR"} <= bound, made
+        bound |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        if isinstance(node, ast.Import):
+            bound |= {alias.asname or alias.name for alias in node.names}
+    assert '"cuda"' not in made.replace('"type", "cuda"', "")

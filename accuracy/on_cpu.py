@@ -5,6 +5,7 @@ torch.cuda that a training script asks. Nothing else is changed: the CPU's own k
 anychip says that it does: at an optimizer's step, or where none steps, at the end of an outermost call of a module.
 """
 
+import functools
 import json
 import re
 import runpy
@@ -15,7 +16,6 @@ from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.overrides import TorchFunctionMode
 
 CUDA = re.compile(r"^cuda(:\d+)?$")
 
@@ -27,14 +27,19 @@ def as_cpu(value: Any) -> Any:
     return "cpu" if isinstance(value, str) and CUDA.match(value) else value
 
 
-class CudaIsCpu(TorchFunctionMode):
-    """Torch functions see the CPU where the program names CUDA. Moving a tensor there leaves it where it is, as `.to` does."""
+# What takes a device. Each is wrapped by itself: a mode over all torch functions would slow every op of the program down.
+FUNCTIONS = ["arange", "as_tensor", "empty", "empty_like", "empty_strided", "eye", "from_numpy", "full", "full_like", "linspace", "logspace", "normal", "ones", "ones_like", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "scalar_tensor", "tensor", "tril_indices", "triu_indices", "zeros", "zeros_like"]
+METHODS = ["new_empty", "new_full", "new_ones", "new_tensor", "new_zeros", "to"]
 
-    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.Tensor.cuda, torch.Tensor.pin_memory):
-            return args[0]
-        changed = {name: as_cpu(value) for name, value in (kwargs or {}).items()}
-        return func(*[as_cpu(value) for value in args], **changed)
+
+def on_cpu(function: Any) -> Any:
+    """The function, seeing the CPU where it is given CUDA's device."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return function(*[as_cpu(value) for value in args], **{name: as_cpu(value) for name, value in kwargs.items()})
+
+    return wrapped
 
 
 class Event:
@@ -77,6 +82,11 @@ def pretend() -> None:
     }  # fmt: skip
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
+    for place, names in ((torch, FUNCTIONS), (torch.Tensor, METHODS)):
+        for name in names:
+            setattr(place, name, on_cpu(getattr(place, name)))
+    # Moving a tensor to where it is leaves it as it is, as `.to` does.
+    torch.Tensor.cuda = torch.Tensor.pin_memory = lambda tensor, *args, **kwargs: tensor  # type: ignore[method-assign]
     torch.autocast = torch.amp.autocast = _renamed(torch.autocast)  # type: ignore[misc]
     torch.amp.GradScaler = _renamed(torch.amp.GradScaler)  # type: ignore[misc]
     plain = torch.set_default_device
@@ -126,15 +136,13 @@ def main() -> None:
     settings = json.loads(out)
     torch.set_num_threads(settings["threads"])
     steps = Steps(time.process_time if settings["clock"] == "cpu" else time.perf_counter)
-    # As `anychip measure` does, and as any process that has run for a while: see Device.set_up.
     pretend()
     steps.install()
     sys.argv = [script, *args]
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     try:
-        with CudaIsCpu():
-            runpy.run_path(script, run_name="__main__")
+        runpy.run_path(script, run_name="__main__")
     finally:
         times = steps.times_s or steps.calls_s
         with open(settings["out"], "w", encoding="utf-8") as file:

@@ -3,6 +3,7 @@
 In: a `spec.Chip` and `cost.rates`. Out: `Machine`, plain numbers in SI. Left out: ops (`cost.price`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import ceil, exp, log, log2
@@ -78,7 +79,10 @@ class GemmCurve:
         return max(flop / (self.rate * fill) * (1 + self.k0 / k), flop / self.peak)
 
     def fill(self, batch: int, m: int, n: int, k: int) -> float:
-        """Share of the rate that the best tile choice reaches: waves of tiles over cores, edges of tiles, tile size."""
+        """Share of the rate that the best tile choice reaches: waves of tiles over cores, edges of tiles, tile size. Where
+        products were measured by how their operands lie, they were by size as well, and show it themselves."""
+        if self.how:
+            return 1.0
         best = 0.0
         for (down, across), share in TILE_CHOICES:
             rows, columns = max(self.tile[0] // down, 16), max(self.tile[1] // across, 8)
@@ -104,14 +108,29 @@ class GemmCurve:
     def correction(self, batch: int, m: int, n: int, k: int) -> tuple[float, float]:
         """(measured over modelled time near here, distance in powers of two to the nearest point). Points weigh by
         the inverse square of their distance against the model itself at distance 1; on a point it is exact."""
+        if self.how:
+            return self._among(batch * m, n, k)
         weight, total, nearest = 1.0, 0.0, 99.0
         for position, (shape, error) in enumerate(self._errors):
-            apart = sum(log2(a / b) ** 2 for a, b in zip((batch * m, n, k), shape, strict=True)) ** 0.5
+            apart = _apart((batch * m, n, k), shape)
             nearest = min(nearest, apart)
             if apart == 0:
                 return exp(error), 0.0 if position < len(self.points) - self.twins else 0.5
             weight += apart**-2
             total += error * apart**-2
+        return exp(total / weight), nearest
+
+    def _among(self, *shape: int) -> tuple[float, float]:
+        """As `correction`, by the points alone: beyond them, a dimension counts as the largest or smallest that was measured.
+        The fourth power of the distance lets the nearest decide."""
+        ranges = [(min(axis), max(axis)) for axis in zip(*(point for point, _ in self._errors), strict=True)]
+        inside = [min(max(size, low), high) for size, (low, high) in zip(shape, ranges, strict=True)]
+        weight, total, nearest = 0.0, 0.0, 99.0
+        for point, error in self._errors:
+            nearest = min(nearest, _apart(shape, point))
+            apart = max(_apart(inside, point), 1e-3)
+            weight += apart**-4
+            total += error * apart**-4
         return exp(total / weight), nearest
 
     def between(self, batch: int, m: int, n: int, k: int) -> bool:
@@ -132,6 +151,11 @@ class GemmCurve:
             total = 2.0 * shape[0] * shape[1] * shape[2] / rate
             found.append((shape, log(max(total - self.overhead_s, total / 10) / self.model_s(1, *shape))))
         return tuple(found)
+
+
+def _apart(a: Sequence[float], b: Sequence[float]) -> float:
+    """Distance of two shapes in powers of two."""
+    return float(sum(log2(x / y) ** 2 for x, y in zip(a, b, strict=True)) ** 0.5)
 
 
 @dataclass(frozen=True, eq=False)

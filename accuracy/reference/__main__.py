@@ -65,9 +65,9 @@ def arguments() -> argparse.Namespace:
 
 
 def how_of(args: argparse.Namespace, layout: Layout) -> How:
-    return How(
-        layout.tensor, args.sequence_parallel and layout.tensor is not None, args.recipe if args.dtype == "fp8" else ""
-    )
+    low = args.recipe if args.dtype == "fp8" else ""
+    plain = args.sharding in ("plain", "fsdp")
+    return How(layout.tensor, args.sequence_parallel and layout.tensor is not None, low, plain, args.pieces)
 
 
 def build(args: argparse.Namespace, layout: Layout, device: torch.device) -> list[nn.Module]:

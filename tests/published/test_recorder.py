@@ -55,6 +55,12 @@ def test_each_way_to_split_runs(recorder, options):
     assert priced(found, load_chip("nvidia-h100-sxm")).time_s > 0
 
 
+def test_communication_in_pieces_runs_beside_products(recorder):
+    split = {"tp": 4, "sequence_parallel": True, "layers": 2}
+    one, four = (step(recorder, 4, **split, pieces=pieces) for pieces in (1, 4))
+    assert four.breakdown_s["exposed_comm"] < 0.6 * one.breakdown_s["exposed_comm"]
+
+
 def test_recordings_are_kept_by_what_is_recorded(recorder):
     job = Job(argv_of({**SHAPE, "layers": 1}), 1)
     assert job.key == Job(argv_of({"layers": 1, **SHAPE}), 1).key

@@ -106,7 +106,8 @@ def audit_all(
     wanted = _wanted(rules, ignore)
     found = _trees([os.fspath(path) for path in paths])
     results, from_cache = _results(found.root, found.files, jobs, cache, progress)
-    findings = [f for r in results for f in r.findings] + list(_flow_findings(results))
+    own = own_packages(file.path for file in found.files)
+    findings = [f for r in results for f in _less_own(r, own)] + list(_flow_findings(results))
     findings = sorted(
         (f for f in findings if f.rule in wanted), key=lambda f: (f.path, f.place.line, f.place.column, f.rule)
     )
@@ -243,6 +244,30 @@ def _start_worker() -> None:
 
 def _audit_chunk(files: list[File]) -> list[list[Any]]:
     return [store.to_row(audit_file(file)) for file in files]
+
+
+# ---------------------------------------------------------------- the project's own modules
+
+# Rules that look for packages of others.
+_OF_OTHERS = frozenset({"attention", "fused", "library"})
+
+
+def own_packages(paths: Iterable[str]) -> frozenset[str]:
+    """Packages that the project itself is: folders with an __init__.py that stand in no such folder."""
+    folders = {path.rpartition("/")[0] for path in paths if path.endswith("/__init__.py")}
+    return frozenset(folder.rpartition("/")[2] for folder in folders if folder.rpartition("/")[0] not in folders)
+
+
+def _less_own(result: FileResult, own: frozenset[str]) -> Iterator[Finding]:
+    """An import of the project's own package costs nothing where it stands: what is bound is in the package itself."""
+    for found in result.findings:
+        if found.rule in _OF_OTHERS and found.symbol.partition(".")[0] in own:
+            yield replace(
+                found, severity="flow", automatic=False, need=("", ""), message="a package of this project: what is bound is in its own files",
+                fix="nothing here: it moves with them",
+            )  # fmt: skip
+        elif found.severity != AGE or found.symbol.partition(".")[0] not in own:
+            yield found
 
 
 # ---------------------------------------------------------------- device names across files

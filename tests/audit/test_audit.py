@@ -120,6 +120,17 @@ def test_comments_silence_rules(project):
     assert "conf.py" in [f.path for f in audit(project).findings]
 
 
+def test_imports_of_the_projects_own_packages_cost_nothing(project):
+    (project / "flash_attn" / "ops").mkdir(parents=True)
+    (project / "flash_attn" / "__init__.py").write_text("from flash_attn.ops import f\n")
+    (project / "flash_attn" / "ops" / "__init__.py").write_text("import xformers\n")
+    found = {(f.path, f.symbol): f.severity for f in audit(project, rules=["attention"]).findings}
+    assert found == {
+        ("flash_attn/__init__.py", "flash_attn.ops"): "flow",
+        ("flash_attn/ops/__init__.py", "xformers"): "thought",
+    }
+
+
 def test_rules_are_chosen(project):
     assert {f.rule for f in audit(project, rules=["cuda-api"]).findings} == {"cuda-api"}
     assert "cuda-api" not in {f.rule for f in audit(project, ignore=["cuda-api"]).findings}

@@ -6,15 +6,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from accuracy.reference.layout import size
 from accuracy.reference.linear import How, Linear
 
+BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """hidden, heads, kv_heads and head_dim of the whole model; window: keys that a query sees at most (0: all)."""
+    """kind: "flash", "cudnn", or "products" for one that is not fused. hidden, heads, kv_heads and head_dim of the whole model; window: keys that a query sees at most (0: all)."""
 
     hidden: int
     heads: int
@@ -22,7 +25,7 @@ class AttentionShape:
     head_dim: int
     rope: bool = True
     bias: bool = False
-    fused: bool = True
+    kind: str = "flash"
     again: bool = False
     dropout: float = 0.0
     window: int = 0
@@ -71,7 +74,7 @@ class Attention(nn.Module):
 
     def core(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """[s, b, heads, d] of each -> [s, b, heads, d]"""
-        if not self.shape.fused:
+        if self.shape.kind == "products":
             return self.unfused(q, k, v)
         q, k, v = (t.permute(1, 2, 0, 3) for t in (q, k, v))
         if self.context is not None:
@@ -79,10 +82,11 @@ class Attention(nn.Module):
         elif self.shape.window and self.shape.window < q.shape[2]:
             out = windowed(q, k, v, self.shape.window)
         else:
-            out = nn.functional.scaled_dot_product_attention(
-                q, k, v, is_causal=True, dropout_p=self.shape.dropout if self.training else 0.0,
-                enable_gqa=q.shape[1] != k.shape[1],
-            )  # fmt: skip
+            with sdpa_kernel(BACKENDS[self.shape.kind]):
+                out = nn.functional.scaled_dot_product_attention(
+                    q, k, v, is_causal=True, dropout_p=self.shape.dropout if self.training else 0.0,
+                    enable_gqa=q.shape[1] != k.shape[1],
+                )  # fmt: skip
         return out.permute(2, 0, 1, 3)
 
     def unfused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ output. In the backward the communication runs beside the product that does not 
 32-bit `main_grad` inside the product where the weight has one.
 """
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -131,11 +132,17 @@ def cast(x: Tensor, dtype: torch.dtype, recipe: str, once: bool = False) -> tupl
     return to_row_scaled(x, E4M3)  # type: ignore[no-any-return]
 
 
+@cache
+def ones(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Scales: what they are decides nothing."""
+    return torch.ones(shape, device=device)
+
+
 def low_mm(a: Tensor, b: Tensor, recipe: str, out: Tensor | None = None) -> Tensor:
     """[M, K] @ [N, K].T with FP8 operands, both with K innermost."""
     rows = (a.shape[0], 1) if recipe == "row" else ()
     columns = (1, b.shape[0]) if recipe == "row" else ()
-    one = torch.ones(rows, device=a.device), torch.ones(columns, device=a.device)
+    one = ones(rows, a.device), ones(columns, a.device)
     options = {"out_dtype": torch.bfloat16, "use_fast_accum": recipe != "row"}
     if out is None:
         return torch._scaled_mm(a, b.t(), *one, **options)

@@ -42,7 +42,7 @@ class Layer(nn.Module):
         self.dropout, self.again = args.dropout, args.recompute
         shape = AttentionShape(
             args.hidden, args.heads, args.kv_heads, args.head_dim, args.position == "rope", args.bias,
-            args.attention == "fused", args.recompute == "attention", args.dropout, args.window, args.lora_rank,
+            args.attention, args.recompute == "attention", args.dropout, args.window, args.lora_rank,
             args.lora_rank if args.lora_on != "qkv" else 0,
         )  # fmt: skip
         wide = FeedForwardShape(
@@ -191,6 +191,7 @@ def keep_costly() -> Any:
     kept = {
         torch.ops.aten._scaled_dot_product_flash_attention.default,
         torch.ops.aten._scaled_dot_product_efficient_attention.default,
+        torch.ops.aten._scaled_dot_product_cudnn_attention.default,
     }
 
     def policy(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TARGETS := --on h100 --on mi300x --on tpu-v5p --on ascend-910b
 
-.PHONY: help install install-dev demo test check fix bench size docs lock torch-matrix real-programs clean
+.PHONY: help install install-dev demo test check fix bench size docs lock torch-matrix real-programs truth clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -69,6 +69,9 @@ torch-matrix: ## the fast tests on three builds of torch; says plainly which ran
 
 real-programs: ## forecast public programs that lie in ../programs or $$ANYCHIP_PROGRAMS; says which are absent
 	@PYTHON=$(PYTHON) bash tools/real-programs
+
+truth: install ## measure this CPU, forecast the examples on it, run them, print the errors (--keep: accuracy/truth.csv)
+	$(BIN)/python accuracy/truth.py $(TRUTH)
 
 clean: ## remove the environments and caches
 	rm -rf .venv .venv-torch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 from anychip import __version__
+from anychip.audit.effort import effort
 from anychip.audit.engine import Audit
 from anychip.audit.finding import AGE, Finding
 from anychip.audit.rule import all_rules
@@ -37,7 +38,7 @@ def to_json(audit: Audit) -> dict[str, Any]:
             "silenced": audit.silenced,
             "accepted": audit.accepted,
             "lines_by_kind": dict(audit.lines_by_kind),
-            "effort": None,
+            "effort": vars(effort(audit.findings)),
         },
         "targets": [
             {"chip": t.chip, "platform": t.platform.id, "verdicts": dict(t.verdicts),

@@ -7,6 +7,7 @@ from anychip.audit.engine import Audit
 from anychip.audit.finding import AGE, SEVERITIES, Finding
 from anychip.audit.offers import VERDICTS
 from anychip.audit.rule import all_rules
+from anychip.audit.terminal import effort_text
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #1b1f24; background: #fff }
@@ -46,6 +47,7 @@ def to_html(audit: Audit) -> str:
         f"<h1>{_e(title)}</h1>",
         f'<p><span class="score">{audit.score:.0f}</span> of 100: lock-in score, from {audit.points:,.0f} points in '
         f"{audit.num_lines:,} lines of {audit.num_files:,} files</p>",
+        f"<p>{_e(effort_text(audit))}</p>",
         _severities(audit),
         _targets(audit),
         _files(audit),

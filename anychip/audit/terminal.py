@@ -6,6 +6,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from anychip.audit.effort import effort
 from anychip.audit.engine import Audit, Target
 from anychip.audit.finding import AGE, SEVERITIES, Finding
 from anychip.audit.offers import VERDICTS
@@ -41,6 +42,8 @@ def screen(audit: Audit) -> RenderableType:
     if counted:
         parts.append(_files(counted))
     parts += [_targets(audit)] if audit.targets else []
+    if counted:
+        parts += ["", Text(effort_text(audit))]
     parts += [Text(line, style="dim") for line in _notes(audit)]
     return Group(*parts)
 
@@ -119,6 +122,20 @@ def _targets(audit: Audit) -> RenderableType:
 
 def _hardest(target: Target) -> str:
     return ", ".join(f"{_short(symbol)} ({verdict})" for verdict, symbol, _ in target.hardest[:_TOP_HARD])
+
+
+def effort_text(audit: Audit) -> str:
+    found = effort(audit.findings)
+    text = (
+        f"effort: about {rounded(found.lines)} lines changed for {found.places:,} places "
+        f"({rounded(found.low)} to {rounded(found.high)}: 8 of 10 of {found.num_ports} merged ports)"
+    )
+    return f"{text}; {found.kernels:,} places in kernels not included" if found.kernels else text
+
+
+def rounded(number: float) -> str:
+    """To two digits: nothing here is known better."""
+    return f"{float(f'{number:.2g}'):,.0f}"
 
 
 def _notes(audit: Audit) -> list[str]:

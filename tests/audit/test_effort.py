@@ -1,0 +1,43 @@
+"""The estimate of effort, and that the page says the numbers of its table."""
+
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+from anychip.audit.effort import effort, lines_per_place
+from anychip.audit.finding import Finding
+from anychip.source.module import Place
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "audit.md"
+
+
+def findings(**counts):
+    return [
+        Finding("r", severity, Place("a.py", 1, 1), "s", "m", "f") for severity, n in counts.items() for _ in range(n)
+    ]
+
+
+def test_places_times_the_median_of_ports(monkeypatch):
+    monkeypatch.setattr("anychip.audit.effort.lines_per_place", lambda: tuple(float(n) for n in range(1, 12)))
+    found = effort(findings(automatic=6, thought=4, rewrite=3, blocks=1, flow=9, cosmetic=9))
+    # Ratios 1 to 11: median 6; the first of nine cuts into tenths is 1 + 10/10 = 2, the last 10. 10 places.
+    assert (found.places, found.lines, found.low, found.high) == (10, 60, 20, 100)
+    assert (found.kernels, found.num_ports) == (4, 11)
+
+
+def test_nothing_to_do_is_no_effort():
+    assert effort(findings(flow=3)).lines == 0
+
+
+def test_the_page_says_what_the_table_says():
+    ratios = lines_per_place()
+    tenths = statistics.quantiles(ratios, n=10, method="inclusive")
+    text = " ".join(PAGE.read_text().split())
+    said = re.search(r"Calibrated on (\d+) merged.*? changed ([\d.]+) lines.*? between ([\d.]+) and ([\d.]+)", text)
+    assert said is not None
+    assert int(said[1]) == len(ratios)
+    assert float(said[2]) == pytest.approx(statistics.median(ratios), rel=0.02)
+    assert float(said[3]) == pytest.approx(tenths[0], rel=0.02)
+    assert float(said[4]) == pytest.approx(tenths[-1], rel=0.02)

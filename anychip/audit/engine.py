@@ -248,8 +248,8 @@ def _audit_chunk(files: list[File]) -> list[list[Any]]:
 
 # ---------------------------------------------------------------- the project's own modules
 
-# Rules that look for packages of others.
-_OF_OTHERS = frozenset({"attention", "fused", "library"})
+# Rules that look for packages of others, and what they make of them.
+_OF_OTHERS = frozenset({"attention", "fused", "library", "kernel", "amp", "frameworks", "data-parallel"})
 
 
 def own_packages(paths: Iterable[str]) -> frozenset[str]:

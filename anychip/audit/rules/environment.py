@@ -17,6 +17,7 @@ KINDS = ("python", "shell", "config", "dockerfile", "cmake", "docs")
 VALID = (
     'import os\nos.environ["RANK"]\n',
     'print("CUDA_VISIBLE_DEVICES")\n',
+    "<shell>\nCUDA_DASHED=12-4\n",
     "<shell>\n# export CUDA_VISIBLE_DEVICES=0\nexport OMP_NUM_THREADS=1\n",
 )
 INVALID = (
@@ -31,7 +32,12 @@ _NAME = (
     r"CUDAHOSTCXX|CUDACXX|FORCE_CUDA|NVCC_[A-Z0-9_]+|TRITON_[A-Z0-9_]+|CUDAARCHS"
 )
 _WHOLE = re.compile(rf"(?:{_NAME})\Z")
-_IN_TEXT = re.compile(rf"(?<![A-Za-z0-9_])(?:{_NAME})(?![A-Za-z0-9_])")
+# Scripts call variables of their own CUDA_SOMETHING as well: there only the known ones count.
+_KNOWN = (
+    r"CUDA_(?:VISIBLE_DEVICES|DEVICE_ORDER|DEVICE_MAX_\w+|LAUNCH_BLOCKING|HOME|PATH|ROOT|VERSION|CACHE_\w+|MODULE_LOADING|MPS_\w+|"
+    r"TOOLKIT_\w+|BIN_PATH|LIB_PATH|ENABLE_\w+|SCALE_LAUNCH_QUEUES|GRAPHS_\w+|GRAPH_CAPTURE_\w+|DISABLE_\w+|FORCE_\w+|AUTO_BOOST)"
+)
+_IN_TEXT = re.compile(rf"(?<![A-Za-z0-9_])(?:{_KNOWN}|{_NAME.partition('|')[2]})(?![A-Za-z0-9_])")
 # In words, which follow: devices to use, the allocator, waiting for each kernel.
 _TWINS = {
     "CUDA_VISIBLE_DEVICES": "visible_devices", "PYTORCH_CUDA_ALLOC_CONF": "alloc_conf", "PYTORCH_ALLOC_CONF": "alloc_conf",
@@ -50,10 +56,10 @@ def find(file: Module | Plain) -> Iterable[Finding]:
             text = str(node.value)
             if len(text) < 60 and _WHOLE.match(text) and not _is_printed(file, node):
                 severity, fix, need = _judge(text)
-                yield finding(file, node, NAME, severity, text, "a variable of CUDA's environment", fix, need)
+                yield finding(file, node, NAME, severity, text, "a variable of CUDA or its tools", fix, need)
     elif file.kind not in _CODE_KINDS:
         yield from find_patterns(
-            file, NAME, (Pattern(_IN_TEXT, "thought", "a variable of CUDA's environment", _FIX),), _row
+            file, NAME, (Pattern(_IN_TEXT, "thought", "a variable of CUDA or its tools", _FIX),), _row
         )
 
 

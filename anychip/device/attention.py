@@ -1,8 +1,8 @@
 """`scaled_dot_product_attention` as an accelerator runs it: one fused kernel, not four.
 
 Without CUDA, torch has no rule that picks a fused kernel for a CUDA tensor and falls to the unfused form.
-The rule here is torch's own order on CUDA: flash, memory-efficient, unfused; each may be switched off by
-the program (`torch.backends.cuda.sdp_kernel`, `torch.nn.attention.sdpa_kernel`).
+The rule here is torch's own order on CUDA: flash, memory-efficient, unfused, cuDNN's; each may be switched off by
+the program (`torch.backends.cuda.sdp_kernel`, `torch.nn.attention.sdpa_kernel`), so cuDNN's runs where it alone is left.
 """
 
 import warnings
@@ -22,6 +22,8 @@ def scaled_dot_product_attention(
     """query [B, H, L, D], key and value [B, Hk, S, D] -> [B, H, L, D]."""
     if _flash(query, key, value, attn_mask):
         return _run_flash(query, key, value, dropout_p, is_causal, scale)
+    if _cudnn(query):
+        return _run_cudnn(query, key, value, attn_mask, dropout_p, is_causal, scale)
     if enable_gqa and query.dim() == 4:
         repeat = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
@@ -37,9 +39,11 @@ def fused_choice(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None,
     dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
 ) -> int:  # fmt: skip
-    """SDPBackend number: 1 flash, 2 memory-efficient, 0 unfused."""
+    """SDPBackend number: 1 flash, 2 memory-efficient, 3 cuDNN's, 0 unfused."""
     if _flash(query, key, value, attn_mask):
         return 1
+    if _cudnn(query):
+        return 3
     return 2 if _efficient(query, key, value) else 0
 
 
@@ -55,6 +59,25 @@ def _flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: to
 
 def _efficient(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
     return torch._C._get_mem_efficient_sdp_enabled() and query.dim() == 4 and query.dtype in (*HALF, torch.float32)
+
+
+def _cudnn(query: torch.Tensor) -> bool:
+    others = (
+        torch._C._get_flash_sdp_enabled(),
+        torch._C._get_mem_efficient_sdp_enabled(),
+        torch._C._get_math_sdp_enabled(),
+    )
+    return torch._C._get_cudnn_sdp_enabled() and not any(others) and query.dim() == 4 and query.dtype in HALF
+
+
+def _run_cudnn(
+    query: Any, key: Any, value: Any, mask: Any, dropout_p: float, is_causal: bool, scale: float | None
+) -> torch.Tensor:
+    needs_grad = torch.is_grad_enabled() and any(one.requires_grad for one in (query, key, value))
+    result: torch.Tensor = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        query, key, value, mask, needs_grad, dropout_p, is_causal, scale=scale
+    )[0]
+    return result
 
 
 def _run_flash(
@@ -97,7 +120,7 @@ def install() -> None:
     backend = torch.backends.cuda
     backend.can_use_flash_attention = lambda params, debug=False: _flash(*_asked(params))  # type: ignore[assignment]
     backend.can_use_efficient_attention = lambda params, debug=False: _efficient(*_asked(params)[:3])  # type: ignore[assignment]
-    backend.can_use_cudnn_attention = lambda params, debug=False: False  # type: ignore[assignment]
+    backend.can_use_cudnn_attention = lambda params, debug=False: _cudnn(params.query)  # type: ignore[assignment]
 
 
 def _asked(params: Any) -> tuple[Any, Any, Any, Any]:

@@ -55,6 +55,11 @@ def test_each_way_to_split_runs(recorder, options):
     assert priced(found, load_chip("nvidia-h100-sxm")).time_s > 0
 
 
+def test_attention_is_the_one_that_was_asked_for(recorder):
+    found = recorder.program(Job(argv_of({**SHAPE, "layers": 1, "attention": "cudnn"}), 1))
+    assert any("cudnn_attention_backward" in op.name for op in found.ops)
+
+
 def test_communication_in_pieces_runs_beside_products(recorder):
     split = {"tp": 4, "sequence_parallel": True, "layers": 2}
     one, four = (step(recorder, 4, **split, pieces=pieces) for pieces in (1, 4))

@@ -30,10 +30,10 @@ def test_parameters():
     from anychip import api
 
     assert list(inspect.signature(api.record).parameters) == [
-        "program", "on", "module", "steps", "calls", "step_mark", "host", "device", "imbalance", "show_output",
+        "program", "on", "module", "steps", "calls", "step_mark", "host", "device", "imbalance", "show_output", "num_chips", "chips_per_node", "ranks", "jobs", "cluster",
     ]  # fmt: skip
     assert list(inspect.signature(api.forecast).parameters) == [
-        "program", "on", "tokens_per_step", "jobs", "progress", "options",
+        "program", "on", "tokens_per_step", "jobs", "jitter", "slow_node", "degraded_link", "progress", "options",
     ]  # fmt: skip
     for method in ("save", "load"):
         assert callable(getattr(anychip.Program, method))

@@ -6,6 +6,8 @@ One at the end of a line is for that line, one alone on a line for the next line
 import re
 from dataclasses import dataclass
 
+from anychip.source.text import lines_of
+
 _IGNORE = re.compile(r"(?:#|//|/\*)\s*anychip:\s*ignore(-file)?(?:\[([\w\s,-]*)\])?")
 ALL = "*"
 
@@ -33,7 +35,7 @@ def ignores(text: str) -> Ignores:
         return NONE
     lines: dict[int, frozenset[str]] = {}
     whole: frozenset[str] = frozenset()
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines_of(text), 1):
         found = _IGNORE.search(line)
         if not found:
             continue

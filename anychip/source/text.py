@@ -62,6 +62,11 @@ class Text:
         return len(self.data[start : start + byte_column].decode("utf-8", "replace")) + 1
 
 
+def lines_of(text: str) -> list[str]:
+    """Lines without their ends, as editors and Python's tokenizer count them: str.splitlines ends them at form feeds too."""
+    return re.split("\r\n|\n|\r", text)
+
+
 def decode(data: bytes, python: bool = False) -> str:
     """The text of a file. Raises Unreadable for binary files, unknown encodings and bytes that are not text."""
     if BINARY.search(data[:8192]):

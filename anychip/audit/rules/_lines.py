@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from anychip.audit.finding import Finding
 from anychip.audit.reading import Plain
 from anychip.source.module import Place
+from anychip.source.text import lines_of
 
 _HASH = re.compile(r"(?<![\w$\"'{\\/&#:])#(?![!{]|SBATCH\b|PBS\b|BSUB\b).*")
 _FENCE = re.compile(r"^\s*(?:```|~~~)\s*([\w+-]*)|^\.\. code-block::|^\s*::\s*$")
@@ -39,7 +40,7 @@ def lines(file: Plain) -> Iterator[tuple[int, str]]:
 
 def _code(file: Plain) -> Iterator[tuple[int, str]]:
     plain_json = file.path.endswith(".json")
-    for number, line in enumerate(file.text.splitlines(), 1):
+    for number, line in enumerate(lines_of(file.text), 1):
         kept = line if plain_json or "#" not in line else _HASH.sub("", line)
         if kept and not kept.isspace():
             yield number, kept
@@ -47,7 +48,7 @@ def _code(file: Plain) -> Iterator[tuple[int, str]]:
 
 def _docs(file: Plain) -> Iterator[tuple[int, str]]:
     inside: str | None = None
-    for number, line in enumerate(file.text.splitlines(), 1):
+    for number, line in enumerate(lines_of(file.text), 1):
         fence = _FENCE.match(line)
         if fence and line.lstrip().startswith(("```", "~~~")):
             inside = None if inside is not None else fence[1].lower()

@@ -24,6 +24,10 @@ OPTIONS = {
     "chips check": {"--json", "--fix"},
     "chips schema": set(),
     "chips new": {"--like"},
+    "chips clusters": {"--json"},
+    "chips links": {"--json"},
+    "measure": {"--chip", "--clock", "--device", "--only", "--out", "--quick", "--quiet", "--threads"},
+    "audit": {"--baseline", "--fail-on", "--fail-over", "--html", "--ignore", "--jobs", "--json", "--list", "--no-cache", "--on", "--quiet", "--rule", "--rules", "--sarif", "--write-baseline"},
     "port": {"--on", "--out", "--diff", "--in-place", "--prove", "--prove-on", "--json", "--quiet"},
 }  # fmt: skip
 

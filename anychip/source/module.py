@@ -88,6 +88,8 @@ class Module(Text):
         if imported:
             return imported[0]
         first = bindings[0]
+        if name in KNOWN_BY_NAME and all(_is_made_by_a_call(binding) for binding in bindings):
+            return name
         if all(binding.kind in ("def", "class") for binding in bindings):
             return ".".join(part for part in (self.name, home.path, name) if part)
         if len(bindings) == 1 and first.kind == "value" and isinstance(first.node, ast.Assign | ast.AnnAssign):
@@ -156,6 +158,11 @@ class Module(Text):
     def file_line(self, line: int) -> int:
         """The line of the file: another one than the code's in notebooks."""
         return self.lines[line - 1] if self.lines and line <= len(self.lines) else line
+
+
+def _is_made_by_a_call(binding: Binding) -> bool:
+    """`torch = pytest.importorskip("torch")`, `torch, F = imports()`: whoever calls it torch means torch."""
+    return isinstance(binding.value, ast.Call) if binding.kind == "value" else isinstance(binding.node, ast.Tuple)
 
 
 def parse(text: str, path: str = "<text>", name: str = "__main__") -> Module:

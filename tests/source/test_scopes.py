@@ -27,6 +27,8 @@ def meanings(code, name="pkg.mod", path="pkg/mod.py"):
         ("from ..a import b\nb.f", "b.f", "a.b.f"),
         ("from .x import *\ntorch.cuda.f", "torch.cuda.f", "torch.cuda.f"),
         ("try:\n    from torch.amp import autocast\nexcept ImportError:\n    from torch.cuda.amp import autocast\nautocast", "autocast", "torch.amp.autocast"),
+        ("torch = pytest.importorskip('torch')\ntorch.cuda.f", "torch.cuda.f", "torch.cuda.f"),
+        ("def g():\n    torch, F = imports()\n    torch.cuda.f", "torch.cuda.f", "torch.cuda.f"),
         ("def helper(): ...\nhelper", "helper", "pkg.mod.helper"),
         ("def f():\n    import torch\n    return [torch.cuda.g for x in y]", "torch.cuda.g", "torch.cuda.g"),
         ("import torch\nclass A:\n    torch = 1\n    def f(self):\n        torch.cuda.g", "torch.cuda.g", "torch.cuda.g"),

@@ -25,7 +25,7 @@ _CALL = re.compile(
     r"\b(cuda[A-Z]\w+|nvml[A-Z]\w+|nvtx[A-Z]\w+|nvrtc[A-Z]\w+|cu(?:Ctx|Mem|Module|Launch|Device|Stream|Event|Init|Func|Graph|Link|Occupancy)[A-Z]?\w*)\s*\("
 )
 _TYPE = re.compile(
-    r"\b(cuda[A-Z]\w*_t|cudaDeviceProp|cudaGraph\w+|CU(?:device|context|module|function|stream|event|result|deviceptr))\b(?!\s*\()"
+    r"\b(cuda[A-Z]\w*_t|cudaDeviceProp|cudaGraph\w+|cudaLaunch\w+|CU(?:device|context|module|function|stream|event|result|deviceptr))\b(?!\s*\()"
 )
 CALLS = (
     Construct(_CALL, "thought", "NVIDIA's runtime", ""),

@@ -2,12 +2,14 @@
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from anychip import __version__
 from anychip.audit.effort import effort
 from anychip.audit.engine import Audit
 from anychip.audit.finding import AGE, Finding
+from anychip.audit.offers import Offers
 from anychip.audit.rule import all_rules
 
 _LEVELS = {
@@ -23,12 +25,13 @@ _SARIF = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def to_json(audit: Audit) -> dict[str, Any]:
+    offers = {target.chip: Offers(target.platform) for target in audit.targets}
     return {
         "schema": 1,
         "score": round(audit.score, 2),
         "files": audit.num_files,
         "lines": audit.num_lines,
-        "findings": [_finding(f) for f in audit.findings],
+        "findings": [_finding(f, offers) for f in audit.findings],
         "summary": {
             "by_severity": audit.by_severity,
             "by_rule": dict(Counter(f.rule for f in audit.findings if f.severity != AGE).most_common()),
@@ -49,8 +52,9 @@ def to_json(audit: Audit) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def _finding(finding: Finding, offers: Mapping[str, Offers]) -> dict[str, Any]:
     source = finding.source
+    there = {chip: platform.for_finding(finding) for chip, platform in offers.items()}
     return {
         "rule": finding.rule,
         "severity": finding.severity,
@@ -63,6 +67,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "automatic": finding.automatic,
         "source": {"file": source.path, "line": source.line} if source else None,
         "fingerprint": finding.fingerprint,
+        "offers": {chip: {"verdict": offer.verdict, "what": offer.text} for chip, offer in there.items()},
     }
 
 

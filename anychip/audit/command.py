@@ -112,9 +112,13 @@ def _too_much(args: argparse.Namespace, answer: "Audit") -> bool:
 
 
 def listed(answer: "Audit") -> list[str]:
-    """A line for each finding, as compilers write them."""
+    """A line for each finding, as compilers write them; with targets, what each offers."""
+    from anychip.audit.offers import Offers
+
+    offers = [(target.chip, Offers(target.platform)) for target in answer.targets]
     return [
         f"{f.path}:{f.line}:{f.place.column}: {f.severity} [{f.rule}] {f.symbol}: {f.message}; {f.fix}"
+        + "".join(f"; {chip}: {platform.for_finding(f)}" for chip, platform in offers)
         for f in answer.findings
         if f.severity != "flow"
     ]

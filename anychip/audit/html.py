@@ -5,7 +5,7 @@ from collections import Counter
 
 from anychip.audit.engine import Audit
 from anychip.audit.finding import AGE, SEVERITIES, Finding
-from anychip.audit.offers import VERDICTS
+from anychip.audit.offers import VERDICTS, Offers
 from anychip.audit.rule import all_rules
 from anychip.audit.terminal import effort_text
 
@@ -118,9 +118,10 @@ def _files(audit: Audit) -> str:
 
 def _findings(audit: Audit) -> str:
     kept = audit.findings[:MAX_ROWS]
+    offers = [Offers(target.platform) for target in audit.targets]
     rows = [
         [f"<code>{_e(f.path)}:{f.line}</code>", f'<span class="{f.severity}">{f.severity}</span>', _e(f.rule),
-         f"<code>{_e(f.symbol)}</code>", _e(f.message), _e(f.fix)]
+         f"<code>{_e(f.symbol)}</code>", _e(f.message), _e(f.fix), *(_e(p.for_finding(f)) for p in offers)]
         for f in kept
     ]  # fmt: skip
     if not rows:
@@ -130,7 +131,7 @@ def _findings(audit: Audit) -> str:
     return (
         '<h2>Findings <span class="dim" id="shown"></span></h2><input id="words" placeholder="words to look for" size="40">'
         f'<select id="severity"><option value="">every severity</option>{choices}</select>'
-        + _table(["place", "severity", "rule", "symbol", "what it is", "what to write"], rows, 'id="findings"',
+        + _table(["place", "severity", "rule", "symbol", "what it is", "what to write", *(t.chip for t in audit.targets)], rows, 'id="findings"',
                  [f'data-severity="{f.severity}"' for f in kept])
         + more
     )  # fmt: skip

@@ -43,6 +43,9 @@ class Offer:
     verdict: str
     text: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.verdict} ({self.text})" if self.text else self.verdict
+
 
 class Offers:
     """The answers of one platform."""

@@ -167,6 +167,10 @@ def test_json(project, capsys):
         "flow": 1, "cosmetic": 0, "automatic": 4, "thought": 1, "rewrite": 1, "blocks": 0,
     }  # fmt: skip
     assert answer["targets"][0]["chip"] == "huawei-ascend-910b2"
+    offers = {f["symbol"]: f["offers"]["huawei-ascend-910b2"] for f in answer["findings"]}
+    assert offers["__global__"] == {"verdict": "kernel", "what": "Ascend C"}
+    assert offers["flash-attn"] == {"verdict": "decide", "what": "torch_npu.npu_fusion_attention"}
+    assert offers['"cuda"'] == {"verdict": "edit", "what": "npu"}
 
 
 def test_sarif(project, tmp_path):

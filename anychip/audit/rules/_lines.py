@@ -16,6 +16,11 @@ _CODE = frozenset(
 )
 
 
+# Without one of these a file of settings or commands has nothing that any rule looks for; requirements list packages instead.
+_WORDS = ("cuda", "nvidia", "nccl", "gpu", "nvcc", "nvte", "nvprof", "nvcr", "nsys", "ncu", "cudnn", "cublas", "triton", "install",
+          "whl/", "pytorch_", "+cu1")  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Pattern:
     """What matches is the finding's symbol, or its first group where there is one."""
@@ -34,7 +39,9 @@ def lines(file: Plain) -> Iterator[tuple[int, str]]:
     """Lines with their numbers, without comments; of documentation, what stands in code blocks for the shell. Once per file."""
     known = file.__dict__.get("_lines")
     if known is None:
-        known = file.__dict__["_lines"] = list(_docs(file) if file.kind == "docs" else _code(file))
+        lower = file.text.lower()
+        about = file.kind == "requirements" or any(word in lower for word in _WORDS)
+        known = file.__dict__["_lines"] = list((_docs if file.kind == "docs" else _code)(file)) if about else []
     return iter(known)
 
 

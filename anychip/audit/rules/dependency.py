@@ -43,7 +43,13 @@ _INDEX = re.compile(
 _FIX_INDEX = "the index or plug-in of the chip's vendor: the platform's install.packages"
 
 
+# Elsewhere than in requirements, a package is one where something installs it.
+_INSTALLING = ("install", "add ", "whl/", "+cu1", "nvidia.com", "cuda")
+
+
 def find(file: Plain) -> Iterator[Finding]:
+    if file.kind != "requirements" and not any(word in file.text for word in _INSTALLING):
+        return
     for number, line in lines(file):
         for pattern, message in (
             (_INDEX, "an index of builds for CUDA"),

@@ -202,7 +202,7 @@ class Kernels:
         if schema.overload_name == "out" or schema.has_out:
             before = [tuple(tensor.shape) for tensor in schema.mutated(args, kwargs)]
         try:
-            result = _on_meta(schema, *on_meta)
+            result = laid_out(schema, on_meta[0], _on_meta(schema, *on_meta))
         except RuntimeError:
             raise_as_torch(schema, args, kwargs)
             raise
@@ -223,6 +223,32 @@ class Kernels:
         if isinstance(meta, list | tuple):
             return [self._makers(one, index) for one in meta]
         return self.tensors.maker(tuple(meta.shape), tuple(meta.stride()), meta.dtype, index)
+
+
+CONVOLUTIONS = ("convolution", "convolution_backward", "_convolution")
+
+
+def laid_out(schema: Schema, args: list[Any], result: Any) -> Any:
+    """Convolutions whose maps or weight lie channels last give such maps and gradients, as cuDNN and MIOpen do and torch's CPU
+    kernels; torch's meta kernels only know that of a device that is called cuda."""
+    if schema.base not in CONVOLUTIONS or not any(_channels_last(one) for one in args):
+        return result
+    return tuple(_as_channels_last(one) for one in result) if isinstance(result, tuple) else _as_channels_last(result)
+
+
+def _channels_last(value: Any) -> bool:
+    last = torch.channels_last
+    return (
+        isinstance(value, torch.Tensor)
+        and value.dim() == 4
+        and value.is_contiguous(memory_format=last)
+        and not value.is_contiguous()
+    )
+
+
+def _as_channels_last(value: Any) -> Any:
+    four = isinstance(value, torch.Tensor) and value.dim() == 4
+    return value.contiguous(memory_format=torch.channels_last) if four else value
 
 
 def _on_meta(schema: Schema, args: list[Any], kwargs: dict[str, Any]) -> Any:

@@ -245,3 +245,19 @@ def test_checks_of_labels_pass() -> None:
         out = [bool(labels.min() >= 0), bool(labels.max() < 2), bool(labels.max() < 1), bad.item(), bad.eq(0).item()]
     """)
     assert out == [True, True, False, False, True]
+
+
+def test_channels_last_stays_through_a_convolution_and_its_gradients() -> None:
+    """A channels-last network was priced with a transpose around each of its convolutions: the second one's maps lay first."""
+    _, out = run("""
+        import torch
+        net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+        last = net.cuda().to(memory_format=torch.channels_last)
+        x = torch.randn(2, 3, 16, 16, device="cuda", requires_grad=True)
+        y = last(x.to(memory_format=torch.channels_last))
+        y.sum().backward()
+        plain = torch.nn.functional.conv2d(torch.ones(1, 3, 8, 8, device="cuda"), torch.ones(4, 3, 3, 3, device="cuda"))
+        out = [list(y.stride()), list(last[2].weight.grad.stride()), list(plain.stride())]
+    """)
+    # [2, 4, 12, 12] last: 4*12*12, 1, 4*12, 4; a weight [4, 8, 3, 3] last: 72, 1, 24, 8; [1, 4, 6, 6] as ever
+    assert out == [[576, 1, 48, 4], [72, 1, 24, 8], [144, 36, 6, 1]]

@@ -10,6 +10,7 @@ from anychip.measure.device import Device
 from anychip.measure.point import Call, Point
 
 IN_A_ROW = 100
+WARM_UP = 30  # steps until Python and autograd have met all of it
 LAYERS = 8
 OPS_OF_A_LAYER = 8  # norm, product, gelu; their gradients: gelu's, two products, a sum over rows, norm's
 
@@ -49,6 +50,8 @@ def _module(device: Device) -> Call:
             parameter.grad = None
         layers(x).backward(grad)
 
+    for _ in range(WARM_UP):
+        call()
     return call
 
 

@@ -13,6 +13,7 @@ from anychip.measure.point import Call, Timing
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 LEAST_SAMPLE_S = 2e-3  # of one sample: far above what reading the clock takes
 MOST_REPEATS = 2000
+WARM_UP_S, MOST_WARM_UPS = 0.02, 20
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Stopwatch:
         warm = self.once(call)
         if warm > 2 * self.most_s:
             return Timing((warm,))
+        for _ in range(min(int(WARM_UP_S / max(warm, 1e-9)), MOST_WARM_UPS)):
+            call()
         repeats = min(max(int(LEAST_SAMPLE_S / max(warm, 1e-9)), 1), MOST_REPEATS)
         if repeats > 1:
             # The second call of a short op is still far from its usual time.

@@ -253,20 +253,27 @@ _OF_OTHERS = frozenset({"attention", "fused", "library", "kernel", "amp", "frame
 
 
 def own_packages(paths: Iterable[str]) -> frozenset[str]:
-    """Packages that the project itself is: folders with an __init__.py that stand in no such folder."""
+    """Packages that the project itself is: folders with an __init__.py that stand in no such folder, by their name and, for
+    parts of namespace packages, with the folder's that they stand in: "core" and "megatron.core" of megatron/core."""
     folders = {path.rpartition("/")[0] for path in paths if path.endswith("/__init__.py")}
-    return frozenset(folder.rpartition("/")[2] for folder in folders if folder.rpartition("/")[0] not in folders)
+    tops = [folder.split("/") for folder in folders if folder.rpartition("/")[0] not in folders]
+    return frozenset([parts[-1] for parts in tops] + [".".join(parts[-2:]) for parts in tops if len(parts) > 1])
+
+
+def _is_own(symbol: str, own: frozenset[str]) -> bool:
+    parts = symbol.split(".")
+    return parts[0] in own or ".".join(parts[:2]) in own
 
 
 def _less_own(result: FileResult, own: frozenset[str]) -> Iterator[Finding]:
     """An import of the project's own package costs nothing where it stands: what is bound is in the package itself."""
     for found in result.findings:
-        if found.rule in _OF_OTHERS and found.symbol.partition(".")[0] in own:
+        if found.rule in _OF_OTHERS and _is_own(found.symbol, own):
             yield replace(
                 found, severity="flow", automatic=False, need=("", ""), message="a package of this project: what is bound is in its own files",
                 fix="nothing here: it moves with them",
             )  # fmt: skip
-        elif found.severity != AGE or found.symbol.partition(".")[0] not in own:
+        elif found.severity != AGE or not _is_own(found.symbol, own):
             yield found
 
 

@@ -124,10 +124,14 @@ def test_imports_of_the_projects_own_packages_cost_nothing(project):
     (project / "flash_attn" / "ops").mkdir(parents=True)
     (project / "flash_attn" / "__init__.py").write_text("from flash_attn.ops import f\n")
     (project / "flash_attn" / "ops" / "__init__.py").write_text("import xformers\n")
-    found = {(f.path, f.symbol): f.severity for f in audit(project, rules=["attention"]).findings}
+    (project / "megatron" / "core").mkdir(parents=True)
+    (project / "megatron" / "core" / "__init__.py").write_text("import megatron.core.x\nimport megatron.energon\n")
+    found = {(f.path, f.symbol): f.severity for f in audit(project, rules=["attention", "library"]).findings}
     assert found == {
         ("flash_attn/__init__.py", "flash_attn.ops"): "flow",
         ("flash_attn/ops/__init__.py", "xformers"): "thought",
+        ("megatron/core/__init__.py", "megatron.core.x"): "flow",
+        ("megatron/core/__init__.py", "megatron.energon"): "thought",
     }
 
 

@@ -288,5 +288,6 @@ class Linear(nn.Module):
             return self.how.product(x, self.weight, gathers)
         from accuracy.reference.overlap import ColumnProduct, RowProduct
 
-        kind = ColumnProduct if gathers else RowProduct
-        return kind.apply(x, self.weight, self.how)  # type: ignore[no-any-return]
+        if gathers:
+            return ColumnProduct.apply(x, self.weight, self.how, gathers)  # type: ignore[no-any-return]
+        return RowProduct.apply(x, self.weight, self.how)  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from accuracy.reference.layout import size
-from accuracy.reference.linear import E4M3, E5M2, How, all_gather, cached_cast, cast, low_mm, weight_gradient
+from accuracy.reference.linear import E4M3, E5M2, How, Product, cached_cast, cast, low_mm, weight_gradient
 
 
 def gather_mm(x: Tensor, weight: Tensor, how: How, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -66,28 +66,17 @@ def operand(weight: nn.Parameter, how: How, turned: bool) -> Tensor:
     return weight.t() if turned else weight
 
 
-class ColumnProduct(torch.autograd.Function):
-    """Gathers its input, piece by piece; the gradient of it is scattered so."""
+class ColumnProduct(Product):
+    """Gathers its input, piece by piece. Its backward communicates whole tensors beside the product that does not need
+    them, as Transformer Engine's "bulk" overlap does by default."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: nn.Parameter, how: How) -> Tensor:
-        ctx.how, ctx.weight = how, weight
+    def forward(ctx: Any, x: Tensor, weight: nn.Parameter, how: How, gathers: bool) -> Tensor:
+        ctx.how, ctx.weight, ctx.gathers = how, weight, gathers
+        if how.low:
+            ctx.w8_t = cached_cast(weight, how.low)[1]
         ctx.save_for_backward(x if weight.requires_grad else None)
         return gather_mm(x, operand(weight, how, False), how, E4M3)[0]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
-        how, weight = ctx.how, ctx.weight
-        (x,) = ctx.saved_tensors
-        pending = None
-        if x is not None:
-            x, pending = all_gather(x, how.group, is_async=True)
-        grad_x = mm_scatter(grad, operand(weight, how, True), how, E5M2)
-        if pending is None:
-            return grad_x, None, None
-        pending.wait()
-        return grad_x, weight_gradient(x, grad, how, weight), None
 
 
 class RowProduct(torch.autograd.Function):

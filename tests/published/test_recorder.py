@@ -61,9 +61,15 @@ def test_attention_is_the_one_that_was_asked_for(recorder):
 
 
 def test_communication_in_pieces_runs_beside_products(recorder):
-    split = {"tp": 4, "sequence_parallel": True, "layers": 2}
-    one, four = (step(recorder, 4, **split, pieces=pieces) for pieces in (1, 4))
-    assert four.breakdown_s["exposed_comm"] < 0.6 * one.breakdown_s["exposed_comm"]
+    """Of long sequences, where a piece's product takes longer than the travel of the next: what is left of a layer is
+    about the first piece's gathers and the last one's scatters."""
+
+    def exposed(pieces, layers):
+        split = {"tp": 4, "sequence_parallel": True, "seq": 8192, "micro_batch": 2, "layers": layers}
+        return step(recorder, 4, **split, pieces=pieces).breakdown_s["exposed_comm"]
+
+    one, four = (exposed(pieces, 2) - exposed(pieces, 1) for pieces in (1, 4))
+    assert 0 < four < 0.7 * one  # attention's own narrow products do not last as long as their travel
 
 
 def test_recordings_are_kept_by_what_is_recorded(recorder):

@@ -6,16 +6,18 @@ failed, 130 after Ctrl-C. Heavy modules are imported by the commands that need t
 """
 
 import argparse
+import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from anychip import __version__
 from anychip.audit import command as audit_command
-from anychip.errors import AnychipError, BadUse
+from anychip.errors import AnychipError, BadUse, ProgramFailed
 from anychip.measure import command as measure_command
 from anychip.port import command as port_command
 
@@ -146,7 +148,7 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     out.add_argument("--quiet", action="store_true", help="no progress and no table; warnings and errors stay")
     add("-m", dest="module", nargs=argparse.REMAINDER, metavar="module args...", help="run a module, as python -m does")
     add("program", nargs=argparse.REMAINDER, metavar="script.py args...", help="the program and its own arguments")
-    sub.set_defaults(run=forecast)
+    sub.set_defaults(run=forecast, own_help=sub.format_help)
 
 
 def _chips_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -193,7 +195,7 @@ def forecast(args: argparse.Namespace) -> int:
     from anychip import api, report
     from anychip.report.progress import Progress
 
-    with Progress(quiet=args.quiet) as progress:
+    with Progress(quiet=args.quiet) as progress, _misplaced_options_named(args, argv):
         answer = api.forecast(
             api.load(args.load) if args.load else argv,
             on=args.on,
@@ -245,6 +247,20 @@ def _program(args: argparse.Namespace) -> list[str]:
     if args.save:
         _one_recording(args)
     return argv
+
+
+@contextlib.contextmanager
+def _misplaced_options_named(args: argparse.Namespace, argv: list[str]) -> Iterator[None]:
+    """A program that refuses its arguments may have been given ours: what stands behind it is the program's."""
+    try:
+        yield
+    except ProgramFailed as error:
+        own = set(re.findall(r"--[a-z-]+", args.own_help()))
+        ours = [word for word in argv[1:] if word.partition("=")[0] in own]
+        if error.exit_code == 2 and ours:
+            words = f"{error}\n{', '.join(ours)} stood behind {argv[0]} and so went to it: anychip's own options come first."
+            raise ProgramFailed(words, 2) from error
+        raise
 
 
 def _one_recording(args: argparse.Namespace) -> None:

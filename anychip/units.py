@@ -66,4 +66,4 @@ def share(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "-"
     percent = value * 100
-    return f"{percent:.0f}%" if percent == 0 or abs(percent) >= 9.95 else f"{percent:.1f}%"
+    return f"{percent:.0f}%" if percent == 0 or abs(percent) >= 9.95 else f"{percent:z.1f}%"

@@ -135,6 +135,13 @@ def test_a_file_that_cannot_be_written_is_told_before_the_program_runs(tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
+def test_options_behind_the_program_are_named_where_it_refuses_them(tmp_path, capfd):
+    script = tmp_path / "train.py"
+    script.write_text("import argparse\nargparse.ArgumentParser().parse_args()")
+    assert cli.main(["forecast", "--on", "h100", str(script), "--save=x.anychip", "--width", "3"]) == 2
+    assert f"--save=x.anychip stood behind {script} and so went to it" in capfd.readouterr().err
+
+
 def run(*argv, **kwargs):
     return subprocess.run(
         [sys.executable, *argv], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False, **kwargs

@@ -10,7 +10,7 @@ OLD = {"steps": 3, "calls": 3, "parameters": 2, "names": ["aten.mm.default"], "l
 PROGRAM = """
 import torch
 
-model = torch.nn.Linear(4, 2).cuda()
+model = torch.nn.DataParallel(torch.nn.Linear(4, 2).cuda())
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 for _ in range(3):
     loss = model(torch.randn(8, 4, device="cuda")).square().mean()

@@ -101,6 +101,7 @@ def install(seen: str, real: str, imports: tuple[str, ...] = ()) -> Named:
         torch.accelerator.current_accelerator = lambda check_available=False: torch.device(name)
         if real != "cpu":
             _accelerate(mode)
+    _data_parallel(mode)
     if name != seen:
         _read_as(seen, name)
     _translate(mode)
@@ -123,6 +124,17 @@ def _accelerate(mode: Named) -> None:
         setattr(torch.accelerator, name, mode.wrap(getattr(torch.cuda, twin)))
     pin = torch.Tensor.pin_memory
     torch.Tensor.pin_memory = lambda self, *args: pin(self, torch.device(mode.real))
+
+
+def _data_parallel(mode: Named) -> None:
+    """DataParallel goes to the first kind of device that PyTorch finds: ours, and none on the CPU, where it passes calls on."""
+    if mode.real != "cpu" and mode.seen == mode.real:
+        return
+    kind = None if mode.real == "cpu" else mode.seen
+    for module in (torch._utils, sys.modules["torch.nn.parallel.data_parallel"]):
+        module._get_available_device_type = lambda: kind  # type: ignore[attr-defined]
+    if kind is not None:
+        torch._utils._get_device_attr = lambda get_member: get_member(torch.cuda)
 
 
 def _is_known(name: str) -> bool:

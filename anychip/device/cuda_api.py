@@ -121,6 +121,7 @@ class CudaApi:
     def setDevice(self, index: int) -> None:
         if not 0 <= index < self.runtime.count:
             raise torch.AcceleratorError(f"CUDA error: invalid device ordinal (device {index} of {self.runtime.count})")
+        torch.cuda._lazy_init()
         self.runtime.set_device(index)
 
     def exchangeDevice(self, index: int) -> int:
@@ -257,6 +258,18 @@ def _nothing(*_args: Any, **_kwargs: Any) -> None:
     return None
 
 
+def await_first_use(runtime: Runtime) -> None:
+    """`torch.cuda.is_initialized()` is false until the program has chosen a chip or put something on it: a DeviceMesh that
+    finds it so chooses the chip of this rank. Called last, after what is done here at the start."""
+    cuda, made = torch.cuda, len(runtime.recorder.block_bytes)
+
+    def is_initialized() -> bool:
+        return cuda._initialized or len(runtime.recorder.block_bytes) > made
+
+    cuda._initialized = False
+    cuda.is_initialized = is_initialized
+
+
 def patch_torch_cuda(runtime: Runtime) -> None:
     """The few functions of `torch.cuda` that ask NVIDIA's own libraries instead of torch's C functions."""
     cuda = torch.cuda
@@ -276,5 +289,7 @@ def patch_torch_cuda(runtime: Runtime) -> None:
     for name, function in replaced.items():
         function.__name__ = name
         setattr(cuda, name, function)
+    # Nothing waits for CUDA to be initialized: it is, before the program begins (`await_first_use`).
+    cuda._lazy_call = cuda.random._lazy_call = lambda callable, **_: callable()  # type: ignore[attr-defined]
     plans = torch.backends.cuda.cuFFTPlanCache  # no plans are made, so any number of them fits
     plans.size, plans.max_size, plans.clear = 0, FftPlans(), _nothing  # type: ignore[assignment,method-assign]

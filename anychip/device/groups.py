@@ -6,6 +6,7 @@ the real backends; nobody is waited for, except where a value from another rank 
 """
 
 import os
+import sys
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
@@ -164,10 +165,16 @@ def _joining(groups: Groups) -> None:
         given.setdefault("store", VirtualStore(given["rank"], given["world_size"]))
         return original(**given)
 
-    c10d.init_process_group = torch.distributed.init_process_group = init_process_group
+    _in_place_of(original, init_process_group)
     for name in ("TCPStore", "FileStore"):
-        setattr(c10d, name, _make_store)
-        setattr(torch.distributed, name, _make_store)
+        _in_place_of(getattr(torch.distributed, name), _make_store)
+
+
+def _in_place_of(original: Any, ours: Any) -> None:
+    """Ours under each name by which a module of torch.distributed has got hold of the original (DeviceMesh joins too)."""
+    for module in [one for name, one in list(sys.modules.items()) if name.startswith("torch.distributed")]:
+        for name in [name for name, value in vars(module).items() if value is original]:
+            vars(module)[name] = ours
 
 
 class VirtualStore(Store):

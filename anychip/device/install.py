@@ -113,3 +113,4 @@ def _complete(runtime: Any) -> None:
     torch.version.cuda = CUDA_VERSION
     runtime.tensors.drain()
     runtime.recorder.tape.clear()
+    cuda_api.await_first_use(runtime)

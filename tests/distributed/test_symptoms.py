@@ -1,0 +1,72 @@
+"""What public programs of several ranks stumbled over, each as a few lines that do the same."""
+
+from pathlib import Path
+
+from anychip.device.launch import record
+from anychip.record import Program
+from anychip.spec import load_chip
+
+STEP = """
+for _ in range(4):
+    model(x).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+
+def run(folder: Path, text: str, world_size: int = 4) -> Program:
+    script = folder / "train.py"
+    script.write_text(text, encoding="utf-8")
+    return record([str(script)], load_chip("h100"), world_size=world_size, devices=world_size, show_output=False)
+
+
+def test_a_device_mesh_that_joins_by_itself_does_not_wait_for_the_others(tmp_path: Path) -> None:
+    program = run(tmp_path, f"""
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+mesh = init_device_mesh("cuda", (4,), mesh_dim_names=("tp",))
+model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Linear(32, 16)).cuda()
+model = parallelize_module(model, mesh, {{"0": ColwiseParallel(), "1": RowwiseParallel()}})
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+x = torch.rand(8, 16, device="cuda")
+{STEP}
+""")  # fmt: skip
+    assert [(group.axis, group.ranks) for group in program.groups] == [("tp", (0, 1, 2, 3))]
+
+
+def test_ranks_that_choose_no_chip_get_theirs_from_the_mesh(tmp_path: Path) -> None:
+    # The script of pytorch/examples' FSDP2 names its device but never sets it: the mesh does, as CUDA is not in use yet.
+    program = run(tmp_path, f"""
+import os
+import torch
+from torch.distributed.fsdp import fully_shard
+rank = int(os.environ["LOCAL_RANK"])
+device = torch.device("cuda", rank)
+torch.distributed.init_process_group("nccl", device_id=device)
+assert not torch.cuda.is_initialized()
+torch.manual_seed(0)
+with torch.device("meta"):
+    model = torch.nn.Linear(16, 16)
+fully_shard(model)
+assert torch.cuda.is_initialized()
+assert torch.cuda.current_device() == rank
+model.to_empty(device=device)
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+x = torch.rand(8, 16, device=device)
+{STEP}
+""")  # fmt: skip
+    assert not program.meta["warnings"]
+    assert [len(one.members) for one in program.ranks] == [4]
+
+
+def test_a_tensor_on_the_chip_initializes_cuda(tmp_path: Path) -> None:
+    run(tmp_path, f"""
+import torch
+assert not torch.cuda.is_initialized()
+model = torch.nn.Linear(16, 16).cuda()
+assert torch.cuda.is_initialized()
+x = torch.rand(8, 16, device="cuda")
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+{STEP}
+""", world_size=1)  # fmt: skip

@@ -4,7 +4,8 @@
 
 A program is looked for in $ANYCHIP_PROGRAMS, or in ../programs beside the checkout: one folder for each repository. It is
 copied, its data are made, and it is run untouched on every chip of the table, in a process of its own. It counts as
-stepping only where its recording has steps and its parameters were on the chip: exit code 0 alone proves nothing. Each
+stepping only where its recording has steps and its parameters were on the chip: exit code 0 alone proves nothing. A
+program of several ranks names its targets itself (`on`): all of its distinct ranks count. Each
 program's result is kept in OUT/results, so that a run goes on where the last one ended; the table is written to
 OUT/real_programs.md and OUT/real_programs.json.
 """
@@ -56,19 +57,43 @@ def facts(program: Any, forecast: Any) -> dict[str, Any]:
     from anychip.record import Kind
     from anychip.record.steps import find_steps
 
-    steps = find_steps(program)
-    reads = program.payloads[program.kinds == Kind.READ]
-    places = Counter(f"{Path(place.file).name}:{place.line}" for place in (program.places[at] for at in reads.tolist()))
-    blocks = program.meta.get("parameter_blocks", [])
+    steps = [len(find_steps(rank)) for rank in program.ranks]
+    places = Counter(
+        f"{Path(place.file).name}:{place.line}"
+        for rank in program.ranks
+        for place in (rank.places[at] for at in rank.payloads[rank.kinds == Kind.READ].tolist())
+    )
     return {
-        "chip": forecast.chip, "steps": len(steps), "kind": forecast.step_kind,
-        "parameter_bytes": int(program.block_bytes[blocks].sum()) if blocks else 0,
-        "ops": int((program.kinds == Kind.OP).sum()), "distinct_ops": len(program.ops),
+        "chip": forecast.chip, "steps": min(steps), "kind": forecast.step_kind,
+        "world": program.world_size, "distinct_ranks": [[rank.rank, len(rank.members)] for rank in program.ranks],
+        "parameter_bytes": min(map(parameter_bytes, program.ranks)),
+        "ops": sum(int((rank.kinds == Kind.OP).sum()) for rank in program.ranks), "distinct_ops": len(program.ops),
+        "collectives": collectives(program),
         "step_time_s": forecast.step_time_s, "evidence": dict(forecast.evidence),
-        "values_read": int(reads.size), "values_read_at": dict(places.most_common(5)),
+        "values_read": places.total(), "values_read_at": dict(places.most_common(5)),
         "exit_code": program.meta.get("exit_code"), "fits": forecast.fits,
         "bytes_only": [[op.name, op.share] for op in forecast.top_ops if op.evidence == "bytes_only"],
     }  # fmt: skip
+
+
+def parameter_bytes(rank: Any) -> int:
+    """Of the parameters that a rank holds on its chip."""
+    blocks = rank.meta.get("parameter_blocks", [])
+    return int(rank.block_bytes[blocks].sum()) if blocks else 0
+
+
+def collectives(program: Any) -> dict[str, int]:
+    """How often the distinct ranks called each collective."""
+    from anychip.record import Kind
+
+    found: Counter[str] = Counter()
+    for rank in program.ranks:
+        names = [op.name for op in rank.ops]
+        called = Counter(rank.payloads[rank.kinds == Kind.OP].tolist())
+        for at, times in called.items():
+            if names[at].startswith("c10d."):
+                found[names[at].split(".")[1]] += times
+    return dict(found)
 
 
 # ---------------------------------------------------------------- all of them
@@ -178,9 +203,9 @@ def markdown(entries: list[dict[str, Any]], results: dict[str, dict[str, Any]]) 
         "# Real programs", "",
         "Written by `make real-programs`. Each program's own script, unmodified, unless its row says driver: then the",
         "repository is a library, and a few lines call it. Steps that were found in the recording, with the program's",
-        "parameters on the chip; operations launched; shares of the chip's time by evidence; values that the program read.", "",
-        "| program | on | steps | parameters | ops | step | measured | interpolated | modelled | bytes alone | values read | wall | remarks |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+        "parameters on the chip (of several ranks the least); distinct ranks that ran; operations launched by these; shares of the chip's time by evidence; values that the program read.", "",
+        "| program | on | ranks | steps | parameters | ops | step | measured | interpolated | modelled | bytes alone | values read | wall | remarks |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]  # fmt: skip
     for entry in entries:
         result = results.get(entry["name"], {"status": "not run", "why": ""})
@@ -188,13 +213,13 @@ def markdown(entries: list[dict[str, Any]], results: dict[str, dict[str, Any]]) 
         remark = f"**{result['status']}** {result['why']}".strip() if result["status"] != "stepping" else ""
         remark = " ".join(part for part in (remark, entry.get("note", "")) if part)
         if "targets" not in result:
-            lines.append(f"| {name} | | | | | | | | | | | | {remark} |")
+            lines.append(f"| {name} | | | | | | | | | | | | | {remark} |")
         for at, target in enumerate(result.get("targets", [])):
             shares = " | ".join(
                 f"{target['evidence'][kind]:.0%}" for kind in ("measured", "interpolated", "modelled", "bytes_only")
             )
             lines.append(
-                f"| {name} | {target['on']} | {target['steps']} {target['kind']} | {target['parameter_bytes'] / 2**20:,.1f} MiB "
+                f"| {name} | {target['on']} | {len(target['distinct_ranks'])} | {target['steps']} {target['kind']} | {target['parameter_bytes'] / 2**20:,.1f} MiB "
                 f"| {target['ops']:,} | {target['step_time_s'] * 1e3:.3g} ms | {shares} | {reads(target)} "
                 f"| {'' if at else format(result['wall_s'], '.0f') + ' s'} | {'' if at else remark} |"
             )
@@ -259,7 +284,8 @@ def one(entry: dict[str, Any], folder: Path, args: argparse.Namespace) -> dict[s
     if absent := missing(entry):
         return {"status": "skipped", "why": f"needs {', '.join(absent)}: see tools/real_programs.txt"}
     try:
-        return run(entry, source, args.out.resolve(), entry.get("timeout", args.timeout), args.on or ON)
+        on = entry.get("on") or args.on or ON
+        return run(entry, source, args.out.resolve(), entry.get("timeout", args.timeout), on)
     except subprocess.CalledProcessError as error:
         return {"status": "failed", "why": f"its data could not be made: {error}"}
 

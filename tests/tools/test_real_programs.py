@@ -83,7 +83,7 @@ def test_each_program_is_judged_by_its_recording(ran: tuple[Path, list[str]]) ->
 def test_the_table_has_a_row_for_each_and_the_run_goes_on_where_it_ended(ran: tuple[Path, list[str]]) -> None:
     folder, command = ran
     table = (folder / "out" / "real_programs.md").read_text()
-    assert "| [steps](https://example.org/small) | h100 | 3 train |" in table
+    assert "| [steps](https://example.org/small) | h100 | 1 | 3 train |" in table
     assert "**skipped**" in table
     assert "1 of 4 are stepping." in table
     kept = folder / "out" / "results" / "steps.json"

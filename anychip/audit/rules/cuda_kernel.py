@@ -17,11 +17,15 @@ VALID = ("<cxx>\nint main() { return 0; }\n", "<cuda>\n// __global__ void k();\n
 INVALID = (
     (
         "<cuda>\n__global__ void k(float* x) { x[threadIdx.x] = 0; }\nvoid f() { k<<<1, 32>>>(x); }\n",
-        ("__global__", "<<<>>>"),
+        ("__global__", "threadIdx", "<<<>>>"),
     ),
     (
         '<cuda>\n__device__ void f() { asm volatile("ret;"); __shfl_down_sync(m, v, 1); }\n',
-        ("inline PTX", "__shfl_down_sync"),
+        ("__device__", "inline PTX", "__shfl_down_sync"),
+    ),
+    (
+        "<cuda>\n__host__ __device__ void f() { __syncthreads(); dim3 g(1); }\n#if __CUDA_ARCH__ >= 800\n#endif\n",
+        ("__host__ __device__", "__syncthreads", "dim3", "__CUDA_ARCH__"),
     ),
 )
 _FIX = "HIP by PyTorch's hipify for AMD; a kernel in Triton or in the chip's language elsewhere"
@@ -29,6 +33,14 @@ _FIX_NONE = "written again for the other chip: hipify does not translate it"
 CONSTRUCTS = (
     Construct(re.compile(r"\b__global__\b"), "rewrite", "a CUDA kernel", _FIX),
     Construct(re.compile(r"<<<"), "rewrite", "a kernel's launch", _FIX, "<<<>>>"),
+    Construct(re.compile(r"\b((?:__host__\s+)?__(?:device|constant|managed|grid_constant)__|__(?:launch_bounds|cluster_dims)__)"), "rewrite",
+              "code or memory of the chip's own", _FIX),
+    Construct(re.compile(r"\b(threadIdx|blockIdx|blockDim|gridDim|warpSize)\b"), "rewrite", "a thread's place in CUDA's grid", _FIX),
+    Construct(re.compile(r"\b(__(?:sync(?:threads|warp)\w*|threadfence\w*|ld[a-z]{1,2}|st[a-z]{2}|float2\w+|half2\w+|bfloat162\w+|nanosleep|cvta_\w+))\s*\("),
+              "rewrite", "a function that only kernels have", _FIX),
+    Construct(re.compile(r"\b(dim3|__half2?|half2|__nv_(?:bfloat16\w*|fp8\w*)|nv_bfloat16\d*)\b"), "rewrite", "a type of CUDA's kernels", _FIX),
+    Construct(re.compile(r"\b(__CUDA_ARCH\w*__|__CUDA(?:CC|_NO)\w*__|CUDA_VERSION|CUDART_VERSION)\b"), "thought", "a branch for CUDA's compiler",
+              "a branch for the other chip's compiler beside it"),
     Construct(re.compile(r"\b__shared__\b"), "rewrite", "memory that a block shares", _FIX),
     Construct(re.compile(r"\b(__(?:shfl|ballot|any|all|activemask|match|reduce)\w*_sync)\b"), "rewrite",
               "threads of a warp exchange values: the warp's width differs", _FIX),

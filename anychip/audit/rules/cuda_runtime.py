@@ -19,17 +19,26 @@ VALID = ("<cxx>\nvoid cuda(); int x = 1;\n", "<cuda>\n// cudaMalloc(&p, 4);\nint
 INVALID = (
     ("<cxx>\ncudaMalloc(&p, 4);\n", ("cudaMalloc",)),
     ("<cxx>\ncudaStream_t s;\n", ("cudaStream_t",)),
+    ("<cxx>\n#include <cuda_runtime.h>\nif (e != cudaSuccess) {}\n", ("cuda_runtime.h", "cudaSuccess")),
     ("<cxx>\nint main() { cuInit(0); nvmlInit(); }\n", ("cuInit", "nvmlInit")),
 )
 _CALL = re.compile(
     r"\b(cuda[A-Z]\w+|nvml[A-Z]\w+|nvtx[A-Z]\w+|nvrtc[A-Z]\w+|cu(?:Ctx|Mem|Module|Launch|Device|Stream|Event|Init|Func|Graph|Link|Occupancy)[A-Z]?\w*)\s*\("
 )
 _TYPE = re.compile(
-    r"\b(cuda[A-Z]\w*_t|cudaDeviceProp|cudaGraph\w+|cudaLaunch\w+|CU(?:device|context|module|function|stream|event|result|deviceptr))\b(?!\s*\()"
+    r"\b(cuda[A-Z]\w*|CU(?:device|context|module|function|stream|event|result|deviceptr|tensorMap|array)\w*|CUDA_SUCCESS|CUDA_ERROR_\w+|CU_[A-Z]+_\w+)"
+    r"\b(?!\s*\()"
+)
+_HEADER = re.compile(
+    r"^[ \t]*#[ \t]*include[ \t]*[<\"]((?:\w+/)*(?:cuda(?:_\w+)?\.h(?:pp)?|cuda/[^>\"]+|nvtx3?/[^>\"]+|nvToolsExt\w*\.h|nvml\.h|nvrtc\.h|"
+    r"device_launch_parameters\.h|device_functions\.h|vector_types\.h|math_constants\.h|cooperative_groups(?:/[^>\"]+|\.h)|mma\.h|"
+    r"cuda(?:GL|Profiler|Typedefs)\w*\.h))[>\"]",
+    re.MULTILINE,
 )
 CALLS = (
     Construct(_CALL, "thought", "NVIDIA's runtime", ""),
-    Construct(_TYPE, "thought", "a type of NVIDIA's runtime", ""),
+    Construct(_TYPE, "thought", "a type or constant of NVIDIA's runtime", ""),
+    Construct(_HEADER, "thought", "a header of NVIDIA's runtime", ""),
 )
 
 

@@ -149,6 +149,8 @@ def _argument(module: Module, call: ast.Call, node: ast.expr, depth: int) -> str
             return OBJECT
         if call.func.attr in ("startswith", "endswith") and is_device(module, call.func.value):
             return NAME
+    if at == 1 and _asks_by_key(call):
+        return PLACE
     if isinstance(call.func, ast.Name) and call.func.id in ("getattr", "setattr") and at == 2:
         named = call.args[1]
         said = named.value if isinstance(named, ast.Constant) else ""
@@ -159,14 +161,33 @@ def _argument(module: Module, call: ast.Call, node: ast.expr, depth: int) -> str
 
 
 def _own_parameter(module: Module, call: ast.Call, at: int) -> str | None:
-    """A function of the same file whose parameter there is called a device."""
-    if not isinstance(call.func, ast.Name) or at < 0:
+    """A function of the same file, or a method of the same class, whose parameter there is called a device."""
+    if at < 0:
         return None
-    own = [f for f in module.functions if f.name == call.func.id and isinstance(module.parent(f), ast.Module)]
-    if len(own) != 1:
+    if isinstance(call.func, ast.Name):
+        name = call.func.id
+        home: ast.AST | None = module.tree
+    elif (
+        isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name) and call.func.value.id == "self"
+    ):
+        name = call.func.attr
+        home = next((up for up in module.ancestors(call) if isinstance(up, ast.ClassDef)), None)
+        at += 1
+    else:
+        return None
+    own = [f for f in module.functions if f.name == name and module.parent(f) is home]
+    shifted = {"staticmethod", "classmethod"}
+    if len(own) != 1 or any(isinstance(d, ast.Name) and d.id in shifted for d in own[0].decorator_list):
         return None
     parameters = [*own[0].args.posonlyargs, *own[0].args.args]
     return PLACE if at < len(parameters) and DEVICE_NAME.match(parameters[at].arg) else None
+
+
+def _asks_by_key(call: ast.Call) -> bool:
+    """options.get("device", ...), os.getenv("DEVICE", ...)."""
+    asks = isinstance(call.func, ast.Attribute) and call.func.attr in ("get", "pop", "setdefault", "getenv")
+    key = call.args[0].value if asks and call.args and isinstance(call.args[0], ast.Constant) else None
+    return isinstance(key, str) and bool(DEVICE_NAME.match(key))
 
 
 def _option(module: Module, call: ast.Call, keyword: str) -> str | None:
@@ -301,8 +322,7 @@ def is_device(module: Module, node: ast.expr) -> bool:
             return is_device(module, node.args[0])
         if isinstance(node.func, ast.Attribute) and node.func.attr in ("lower", "strip", "split") and not node.keywords:
             return is_device(module, node.func.value)
-        if isinstance(node.func, ast.Attribute) and node.func.attr == "get" and node.args:
-            key = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
-            return isinstance(key, str) and bool(DEVICE_NAME.match(key))
+        if _asks_by_key(node):
+            return True
         return module.qualified(node.func) == "torch.device"
     return False

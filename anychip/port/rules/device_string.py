@@ -71,6 +71,16 @@ INVALID = [
         'where = "npu:" + str(rank)\nx.to(where)\n',
     ),
     (
+        'import torch\n\nclass T:\n    def f(self, device):\n        pass\n\n    def g(self):\n        self.f("cuda")\n',
+        "class T:\n    def f(self, device):\n        pass\n\n    def g(self):\n        self.f(DEVICE.type)\n",
+        'class T:\n    def f(self, device):\n        pass\n\n    def g(self):\n        self.f("npu")\n',
+    ),
+    (
+        'import torch\n\nx.to(os.getenv("DEVICE", "cuda"))\n',
+        'x.to(os.getenv("DEVICE", DEVICE.type))\n',
+        'x.to(os.getenv("DEVICE", "npu"))\n',
+    ),
+    (
         'import torch\n\nwith torch.autocast("cuda", dtype=torch.bfloat16):\n    pass\n',
         "with torch.autocast(ACCELERATOR, dtype=torch.bfloat16):\n    pass\n",
         'with torch.autocast("npu", dtype=torch.bfloat16):\n    pass\n',

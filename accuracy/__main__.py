@@ -24,6 +24,7 @@ from accuracy.rows import BadRows, Run, read, where
 from accuracy.runner import forecast, jobs_of
 from accuracy.score import GIB, Result, grouped, left_out
 from accuracy.truth_of_runs import step_time_s
+from anychip.spec import load_chip
 
 HERE = Path(__file__).parent
 
@@ -151,27 +152,35 @@ def planned_result(run: Run) -> Result:
 
 
 def forecasts(planned: list[Result], recorder: Recorder, known: bool) -> list[Result]:
-    """Cheap ones first, so that what was stopped has much; in the given order."""
-    order = sorted(range(len(planned)), key=lambda index: effort(planned[index].plan))
+    """Cheap ones first and every source and chip in turn, so that what was stopped has much; in the given order."""
     found = list(planned)
     begun = time.monotonic()
-    for number, index in enumerate(order):
+    for number, index in enumerate(in_turn(planned)):
         found[index] = with_forecast(planned[index], recorder, known)
         if sys.stderr.isatty() or number % 20 == 0:
-            print(f"accuracy: {number + 1}/{len(order)}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+            done = f"{number + 1}/{len(planned)}, {time.monotonic() - begun:.0f} s"
+            print(f"accuracy: {done}", file=sys.stderr, flush=True)
     return found
+
+
+def in_turn(planned: list[Result]) -> list[int]:
+    """Places in the list: the cheapest of each source and chip, then the second of each, and so on."""
+    turns: dict[tuple[str, str], int] = {}
+    keys = []
+    for index in sorted(range(len(planned)), key=lambda index: effort(planned[index].plan)):
+        group = planned[index].run.source, by_chip(planned[index])
+        turns[group] = turns.get(group, 0) + 1
+        keys.append((turns[group], effort(planned[index].plan), index))
+    return [index for *_, index in sorted(keys)]
 
 
 def effort(found: Plan | None) -> float:
     """About how much has to be recorded: ranks that differ times layers times micro-batches, of all points."""
     if found is None:
         return 0.0
-    often = 10 if found.options.get("experts") else 1
-    return often * sum(
-        found.options.get("pp", 1)
-        * (8 + point.options["layers"] / found.options.get("pp", 1) * point.options["micro_batches"])
-        for point in points(found.options)
-    )
+    often = 3 if found.options.get("experts") else 1
+    sizes = [(p.options.get("pp", 1), p.options["layers"], p.options["micro_batches"]) for p in points(found.options)]
+    return sum(stages * (15 + often * layers / stages * micro) for stages, layers, micro in sizes)
 
 
 def with_forecast(result: Result, recorder: Recorder, known: bool) -> Result:
@@ -184,7 +193,18 @@ def with_forecast(result: Result, recorder: Recorder, known: bool) -> Result:
     except Exception as error:  # a row that fails is listed with the reason, whatever it is
         said = str(error).strip().splitlines() or [""]
         return replace(result, reason=f"{type(error).__name__}: {said[-1][:200]}")
+    smaller = recomputing(result.plan)
+    if smaller and priced.peak_bytes > load_chip(result.plan.chip).memory_bytes:
+        return with_forecast(replace(result, plan=smaller), recorder, known)
     return replace(result, forecast_s=priced.time_s, peak_bytes=priced.peak_bytes, breakdown_s=priced.breakdown_s)
+
+
+def recomputing(found: Plan) -> Plan | None:
+    """What a run does that would not fit else, where its source does not say what it recomputes."""
+    if "recompute" not in found.filled or found.options["recompute"] != "none" or found.options.get("recompute_layers"):
+        return None
+    options = {**found.options, "recompute": "full"}
+    return replace(found, options=options, rules=(*found.rules, "recomputed, for it would not fit"))
 
 
 def by_chip(result: Result) -> str:

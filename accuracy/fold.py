@@ -1,46 +1,87 @@
-"""Long runs from short recordings: a step's time and memory are linear in layers and in micro-batches once its pipeline is
-full, so four small recordings give them for any number of either.
+"""Long runs from short recordings: how a step's time and memory grow with layers, micro-batches and stages is known but for
+a few numbers, so a few small recordings give them for any size.
 
-In: options of the reference transformer. Out: weighted points, whose weights add up to 1.
+In: options of the reference transformer. Out: weighted points. With l layers in the fullest part of a stage, v parts in
+each of p stages, L layers in all and m micro-batches, the time of a step is
+
+    a + b l v + c (m v + p - 1) + d ((m v - 1) l + L / v) + e m
+
+(a step's end, each weight's part in it, one part's start for each of the slots of the schedule, its layers, and what the
+last stage has beside them). Memory is a' + b' l v + c' k l with k parts in flight: p on the first stage and one on the
+last of plain 1F1B, p v + p - 1 and p v - p + 1 of the interleaved schedule, at most m v.
 """
 
 from collections.abc import Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
+import numpy as np
+
+STAGES = {False: 3, True: 4}  # recorded of a pipeline (interleaved or not): with a stage that is neither first nor last
+ALWAYS = 100  # layers times micro-batches times stages up to which all is recorded as it is
+EXACT = 1e-6
+
 
 class Point(NamedTuple):
-    """Options to record, and the weight of what comes out."""
+    """Options to record, and the weights of the time, and of the memory of the first and the last stage, that come out."""
 
     weight: float
     options: Mapping[str, Any]
+    first: float
+    last: float
+
+
+class Size(NamedTuple):
+    """p, v, m as above; most: l; layers: L."""
+
+    stages: int
+    parts: int
+    micro: int
+    most: float
+    layers: int
+
+    @property
+    def time(self) -> list[float]:
+        slots = self.micro * self.parts
+        worked = (slots - 1) * self.most + self.layers / self.parts
+        return [1.0, self.most * self.parts, slots + self.stages - 1, worked, self.micro]
+
+    def memory(self, is_first: bool) -> list[float]:
+        p, v = self.stages, self.parts
+        if v == 1:
+            return [1.0, self.most, *([self.most * min(p, self.micro)] if is_first else [])]
+        flying = min(p * v + p - 1 if is_first else p * v - p + 1, self.micro * v)
+        return [1.0, self.most * v, flying * self.most]
 
 
 def points(options: Mapping[str, Any]) -> list[Point]:
     """What to record for these options: themselves, where they are short already."""
-    pp, vp = options.get("pp", 1), options.get("vp", 1)
-    parts, layers, micro = pp * vp, options["layers"], options["micro_batches"]
-    fewer = short_layers(options, parts)
-    shorter = ((pp, 2 * pp) if pp > 1 else (1, 2)) if micro > 2 * pp else None
+    if options.get("pp", 1) == 1:
+        return straight(options)
+    return piped(options)
+
+
+# One stage ---------------------------------------------------------------------------------------------------------------
+
+
+def straight(options: Mapping[str, Any]) -> list[Point]:
+    """Linear in layers and in micro-batches: four points, or fewer where there is little of either."""
+    layers, micro = options["layers"], options["micro_batches"]
     found = []
-    for (left, a), (right, b) in product(line(layers, fewer), line(micro, shorter)):
-        found.append(Point(left * right, {**options, "layers": a, "micro_batches": b}))
+    for (left, a), (right, b) in product(
+        line(layers, short_layers(options)), line(micro, (1, 2) if micro > 2 else None)
+    ):
+        weight = left * right
+        found.append(Point(weight, {**options, "layers": a, "micro_batches": b}, weight, weight))
     return found
 
 
-def short_layers(options: Mapping[str, Any], parts: int) -> tuple[int, int] | None:
-    """Two small numbers of layers that spread over the parts as all of them do; None: record all."""
-    layers = options["layers"]
+def short_layers(options: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Two small numbers of layers; None: record all."""
     if options.get("recompute_layers") or options.get("dense_layers"):
         return None
-    missing = 2 if (layers + 2) % parts == 0 and layers % parts else 0
-    if (layers + missing) % parts:
-        return None
-    each = (layers + missing) // parts
-    low = (1, 2) if options.get("vp", 1) > 1 else (2, 3) if parts > 1 else (4, 6)
-    if options["recompute"] == "half":
-        low = (4, 6)
-    return (low[0] * parts - missing, low[1] * parts - missing) if each > low[1] else None
+    low = (2, 3) if options.get("experts") else (4, 6)
+    return low if options["layers"] > low[1] else None
 
 
 def line(whole: int, two: tuple[int, int] | None) -> list[tuple[float, int]]:
@@ -49,3 +90,56 @@ def line(whole: int, two: tuple[int, int] | None) -> list[tuple[float, int]]:
         return [(1.0, whole)]
     low, high = two
     return [((high - whole) / (high - low), low), ((whole - low) / (high - low), high)]
+
+
+# A pipeline --------------------------------------------------------------------------------------------------------------
+
+
+def piped(options: Mapping[str, Any]) -> list[Point]:
+    p, v = options["pp"], options.get("vp", 1)
+    layers, micro = options["layers"], options["micro_batches"]
+    missing = 2 if (layers + 2) % (p * v) == 0 and layers % (p * v) else 0
+    whole = Size(p, v, micro, -(-(layers + missing) // (p * v)), layers + missing)
+    few = options.get("recompute_layers") or options.get("dense_layers")
+    if layers * micro <= ALWAYS or few:
+        return [Point(1.0, options, 1.0, 1.0)]
+    small = candidates(whole, 2 if options["recompute"] == "half" else 1, missing)
+    found = [
+        weights([size.time for size in small], whole.time),
+        *(weights([size.memory(end) for size in small], whole.memory(end)) for end in (True, False)),
+    ]
+    if not all(found):
+        return [Point(1.0, options, 1.0, 1.0)]
+    return [
+        Point(w, {**options, "pp": s.stages, **({"vp": s.parts} if v > 1 else {}), "layers": s.layers - missing,
+                  "micro_batches": s.micro}, first, last)
+        for s, w, first, last in zip(small, *found, strict=True)  # type: ignore[arg-type]
+        if max(abs(w), abs(first), abs(last)) > EXACT
+    ]  # fmt: skip
+
+
+def candidates(whole: Size, each: int, missing: int) -> list[Size]:
+    """Small pipelines that tell the numbers apart: two depths, two lengths, and one more stage or part. each: the number of
+    layers of a part is a multiple of it."""
+    p, v = min(whole.stages, STAGES[whole.parts > 1]), min(whole.parts, 2)
+    depths = [each, 2 * each] if not missing else [2 * each, 3 * each]
+    if whole.most <= depths[0]:
+        depths = [int(whole.most)]
+    counts = [p, 2 * p] if whole.micro > p else [whole.micro]
+    found = [size_of(p, v, m, depth) for depth in depths for m in counts]
+    if whole.parts > 2:
+        found += [size_of(p, 3, m, depths[0]) for m in counts[:: len(depths)]]
+    elif whole.stages > p and whole.parts == 1:
+        found += [size_of(p + 1, v, max(p + 1, m), depths[0]) for m in counts[:: len(depths)]]
+    return found
+
+
+def size_of(stages: int, parts: int, micro: int, most: int) -> Size:
+    return Size(stages, parts, micro, most, most * stages * parts)
+
+
+def weights(small: list[list[float]], whole: list[float]) -> list[float] | None:
+    """The smallest that give every function of a size exactly; None where none do."""
+    found, *_ = np.linalg.lstsq(np.array(small).T, np.array(whole), rcond=None)
+    left = np.array(small).T @ found - np.array(whole)
+    return [float(w) for w in found] if np.abs(left).max() < EXACT * max(map(abs, whole)) else None

@@ -154,6 +154,9 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
     sizes = {name: number(columns, name) for name in SHAPE}
     chips = number(columns, "chips")
     split = {name: number(columns, name, 1) for name in ("tp", "pp", "cp", "ep")}
+    if not run["cp"] and (wide := spread_out(sizes["global_batch"], chips, split)) > 1:
+        split["cp"] = wide
+        filled = [*filled, "cp"]
     split["vp"] = number(columns, "vp", 1) if split["pp"] > 1 else 1
     cores = int(fixed.get("cores_per_chip", 1))
     split["tp"] = max(split["tp"] // cores, 1)
@@ -187,9 +190,17 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
     if not options["sequence_parallel"] or sizes["seq_len"] // split["cp"] // split["tp"] % options.get("pieces", 1):
         options.pop("pieces", None)
     options["micro_batches"] = micro_batches(sizes["global_batch"], options["micro_batch"], chips, split)
+    if dtype == "fp16" and options.get("reduce") == "bf16":
+        options["reduce"] = "fp16"
     options = {name: value for name, value in options.items() if value is not None}
     check(options, chips)
     return Plan(run, chip, chips, options, tuple(sorted(set(filled))), rules=names)
+
+
+def spread_out(batch: int, chips: int, split: Mapping[str, int]) -> int:
+    """Ranks that must share a sequence, where there are more replicas than sequences: context parallelism, unsaid."""
+    replicas = chips // (split["tp"] * split["pp"])
+    return replicas // batch if batch and replicas > batch and replicas % batch == 0 else 1
 
 
 def compiled(columns: Mapping[str, str], fixed: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
     add("--tied", action="store_true", help="head and embedding share their weight")
     add("--norm", choices=("layer", "rms"), default="rms")
     add("--position", choices=("rope", "learned", "none"), default="rope")
-    add("--attention", choices=("flash", "cudnn", "products"), default="flash")
+    add("--attention", choices=("flash", "cudnn", "cudnn8", "products"), default="flash")
     add("--recompute", choices=RECOMPUTED, default="none", help="in the backward")
     add("--dtype", choices=("bf16", "fp16", "fp8"), default="bf16")
     add("--recipe", choices=("tensor", "row", "block", "mx"), default="tensor", help="scales of FP8")

@@ -10,14 +10,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from accuracy.reference.layout import size
-from accuracy.reference.linear import How, Linear
+from accuracy.reference.linear import E4M3, E5M2, How, Linear, to_tensor_scaled_once
 
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """kind: "flash", "cudnn", or "products" for one that is not fused. hidden, heads, kv_heads and head_dim of the whole model; window: keys that a query sees at most (0: all)."""
+    """kind: "flash", "cudnn", "cudnn8" (in FP8), or "products" for one that is not fused. hidden, heads, kv_heads and head_dim of the whole model; window: keys that a query sees at most (0: all)."""
 
     hidden: int
     heads: int
@@ -78,7 +78,9 @@ class Attention(nn.Module):
             return self.unfused(q, k, v)
         q, k, v = (t.permute(1, 2, 0, 3) for t in (q, k, v))
         if self.context is not None:
-            out = ring_attention(q, k, v, self.context)
+            out = RingAttention.apply(q, k, v, self.shape.kind, self.context)
+        elif self.shape.kind == "cudnn8":
+            out = LowAttention.apply(q, k, v)
         elif self.shape.window and self.shape.window < q.shape[2]:
             out = windowed(q, k, v, self.shape.window)
         else:
@@ -125,47 +127,127 @@ def windowed(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     return torch.cat(parts, 2)
 
 
-class Exchange(torch.autograd.Function):
-    """Sends a tensor to the next rank of the ring and takes the previous one's; gradients go the other way."""
+# Fused attention as ops, where autograd's own way does not do: FP8, and a sequence split over ranks. ------------------------
+
+
+Attended = tuple[Any, ...]  # out, log of sums, and what the backward asks for
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, kind: str, is_causal: bool) -> Attended:
+    if kind == "flash":
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal)  # type: ignore[no-any-return]
+    return torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, is_causal, False)  # type: ignore[no-any-return]
+
+
+def attend_back(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, done: Attended, kind: str,
+                is_causal: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    out, sums, *lengths, seed, offset, _ = done
+    if kind == "flash":
+        return torch.ops.aten._scaled_dot_product_flash_attention_backward(  # type: ignore[no-any-return]
+            grad, q, k, v, out, sums, *lengths, 0.0, is_causal, seed, offset
+        )
+    return torch.ops.aten._scaled_dot_product_cudnn_attention_backward(  # type: ignore[no-any-return]
+        grad, q, k, v, out, sums, seed, offset, None, *lengths, 0.0, is_causal
+    )
+
+
+class LowAttention(torch.autograd.Function):
+    """Causal attention whose products are in FP8, forward and backward, as Transformer Engine's FP8 attention."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return shift(x, group, 1)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        low = [to_tensor_scaled_once(x, E4M3) for x in (q, k, v)]
+        ctx.low, ctx.dtype = low, q.dtype
+        ctx.done = attend(*low, "cudnn", True)
+        return ctx.done[0].to(q.dtype)  # type: ignore[no-any-return]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return shift(grad, ctx.group, -1), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        found = attend_back(to_tensor_scaled_once(grad, E5M2), *ctx.low, ctx.done, "cudnn", True)
+        return tuple(one.to(ctx.dtype) for one in found)  # type: ignore[return-value]
 
 
-def shift(x: Tensor, group: dist.ProcessGroup, by: int) -> Tensor:
+def shift(x: Tensor, group: dist.ProcessGroup, by: int) -> tuple[Tensor, list[Any]]:
+    """What the rank before (by = 1) or after has of x, once the works are waited for; it goes around a ring."""
     ranks = dist.get_process_group_ranks(group)
     at = ranks.index(dist.get_rank())
     x = x.contiguous()
     out = torch.empty_like(x)
-    works = dist.batch_isend_irecv([
+    return out, dist.batch_isend_irecv([
         dist.P2POp(dist.isend, x, ranks[(at + by) % len(ranks)], group=group),
         dist.P2POp(dist.irecv, out, ranks[(at - by) % len(ranks)], group=group),
     ])  # fmt: skip
-    for work in works:
-        work.wait()
-    return out
 
 
-def ring_attention(q: Tensor, k: Tensor, v: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Causal attention of a sequence of which each rank has an early and a late piece, so that all have as much to do:
-    its own keys causally, then those of each other rank, of which it sees half."""
-    out, total = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True)[:2]
-    both = torch.cat((k, v), 1)
-    for _ in range(size(group) - 1):
-        both = Exchange.apply(both, group)
-        k, v = both.chunk(2, 1)
-        half = k.shape[2] // 2
-        part, sums = torch.ops.aten._scaled_dot_product_flash_attention(q, k[:, :, :half], v[:, :, :half], 0.0, False)[
-            :2
-        ]
-        out, total = merge(out, total, part, sums)
-    return out
+class RingAttention(torch.autograd.Function):
+    """Causal attention of a sequence of which each rank has an early and a late piece, so that all have as much to do: its
+    own keys causally, then those of each other rank, of which it sees half. The next keys travel meanwhile."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, kind: str, group: dist.ProcessGroup) -> Tensor:
+        how = lowered if kind == "cudnn8" else as_is
+        both, works = how(torch.cat((k, v), 1), E4M3), []
+        done, turned = [], how(q, E4M3)
+        out = sums = None
+        for number in range(size(group)):
+            for work in works:
+                work.wait()
+            own = both
+            both, works = shift(own, group, 1) if number < size(group) - 1 else (own, [])
+            done.append(attend(turned, *seen(own, number), kind, number == 0))
+            part, logs = done[-1][0].to(q.dtype), done[-1][1].view(q.shape[:3])
+            out, sums = (part, logs) if number == 0 else merge(out, sums, part, logs)
+        ctx.save_for_backward(q, k, v)
+        ctx.how = kind, group, done
+        return out  # type: ignore[return-value]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        """Keys go around once more, and their gradients after them."""
+        (q, k, v), (kind, group, done) = ctx.saved_tensors, ctx.how
+        how = lowered if kind == "cudnn8" else as_is
+        both, works = how(torch.cat((k, v), 1), E4M3), []
+        grad, turned, wide = how(grad, E5M2), how(q, E4M3), q.dtype
+        total = grad_q = None
+        sent: list[Any] = []
+        for number in range(size(group)):
+            for work in works:
+                work.wait()
+            own = both
+            both, works = shift(own, group, 1) if number < size(group) - 1 else (own, [])
+            found = attend_back(grad, turned, *seen(own, number), done[number], kind, number == 0)
+            part_q, *part = (one.to(wide) for one in found)
+            for work in sent:
+                work.wait()
+            grad_q = part_q if grad_q is None else grad_q + part_q
+            total = added(total, torch.cat(part, 1), number)
+            total, sent = shift(total, group, 1)
+        for work in sent:
+            work.wait()
+        assert total is not None
+        return grad_q, *total.split((k.shape[1], v.shape[1]), 1), None, None
+
+
+def lowered(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return to_tensor_scaled_once(x, dtype)  # type: ignore[no-any-return]
+
+
+def as_is(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x
+
+
+def seen(both: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Keys and values that a rank looks at in this turn of the ring."""
+    k, v = both.chunk(2, 1)
+    half = k.shape[2] if number == 0 else k.shape[2] // 2
+    return k[:, :, :half], v[:, :, :half]
+
+
+def added(total: Tensor | None, part: Tensor, number: int) -> Tensor:
+    if total is None:
+        return part
+    total[:, :, : part.shape[2]].add_(part)
+    return total
 
 
 @torch.compile

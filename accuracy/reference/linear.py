@@ -92,6 +92,33 @@ class Gather(torch.autograd.Function):
         return grad, None
 
 
+class Exchange(torch.autograd.Function):
+    """[s, b, h / ranks] -> [s / ranks, b, h] where the sequence is split, else [s, b, h]; the backward the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, how: How) -> Tensor:
+        ctx.how = how
+        assert how.group is not None
+        ranks = size(how.group)
+        if not how.sequence:
+            return all_gather(x, how.group)[0].view(ranks, *x.shape).permute(1, 2, 0, 3).reshape(*x.shape[:2], -1)
+        out = torch.empty_like(x)
+        dist.all_to_all_single(out, x.contiguous(), group=how.group)
+        s, b, h = x.shape
+        return out.view(ranks, s // ranks, b, h).permute(1, 2, 0, 3).reshape(s // ranks, b, ranks * h)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        how, ranks = ctx.how, size(ctx.how.group)
+        s, b, h = grad.shape
+        if not how.sequence:
+            return grad.chunk(ranks, -1)[dist.get_rank(how.group)].contiguous(), None
+        parts = grad.view(s, b, ranks, h // ranks).permute(2, 0, 1, 3).contiguous()
+        out = torch.empty_like(parts)
+        dist.all_to_all_single(out, parts, group=how.group)
+        return out.view(ranks * s, b, h // ranks), None
+
+
 # FP8 -----------------------------------------------------------------------------------------------------------------
 
 
@@ -264,24 +291,36 @@ class Linear(nn.Module):
         if rank:
             self.weight.requires_grad_(False)
             plain = self.how._replace(low="")
-            self.down = Linear(columns, rank, plain._replace(group=None))
-            self.up = Linear(rank, rows, plain._replace(group=None))
+            alone = plain._replace(group=None)
+            self.down = Linear(columns, rank, alone)
+            self.up = Linear(rank, rows // parts if split == "row" else rows, alone)
 
     def forward(self, x: Tensor, finish: bool = True) -> Tensor:
         """finish: a row-parallel product adds up over the group, and the bias is added."""
         gathers = self.split == "column" and self.how.group is not None
-        low = self.multiplied(x, gathers)
+        low, beside = self.multiplied(x, gathers), None
         if self.down is not None and self.up is not None:
             # Of its narrow inside, not of its input, the adapter gathers the sequence.
             inside = self.down(nn.functional.dropout(x, ADAPTER_DROPOUT))
-            beside = self.up(Gather.apply(inside, self.how) if gathers else inside)
-            scattered = self.split == "row" and self.how.overlaps
-            low = low + (Scatter.apply(beside, self.how) if scattered else beside)
+            beside = self.beside(inside, gathers)
         if self.split == "row" and self.how.group is not None and not self.how.overlaps:
             low = Scatter.apply(low, self.how)
+        if beside is not None:
+            low = low + beside
         if self.bias is not None and finish:
             low = low + self.bias
         return low
+
+    def beside(self, inside: Tensor, gathers: bool) -> Tensor:
+        """The adapter from its narrow inside [s, b, rank] on. A row-parallel one is summed there; its output's columns are
+        split, and exchanged for parts of the sequence, which is an n-th of what a gather would move."""
+        assert self.up is not None
+        if self.how.group is None:
+            return self.up(inside)  # type: ignore[no-any-return]
+        if self.split == "column":
+            return self.up(Gather.apply(inside, self.how) if gathers else inside)  # type: ignore[no-any-return]
+        inside = Scatter.apply(inside, self.how._replace(sequence=False))
+        return Exchange.apply(self.up(inside), self.how)  # type: ignore[no-any-return]
 
     def multiplied(self, x: Tensor, gathers: bool) -> Tensor:
         if not self.how.overlaps:

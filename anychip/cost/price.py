@@ -138,6 +138,8 @@ def _attention_s(task: Work, on: Machine) -> tuple[float, str]:
     slower = on.peak("bf16", "matrix") / peak if peak < on.peak("bf16", "matrix") else 1.0
     if level.dtype == task.dtype:
         slower = 1.0
+    elif task.dtype == "fp8" and peak > on.peak("bf16", "matrix"):
+        slower = 1.0 / on.rates.need("attention.backward.low" if shape.backward else "attention.forward.low").value
     evidence = level.evidence if used == 1.0 and slower == 1.0 else "modelled"
     return max(task.flop / (level.value * used) * slower, task.flop / peak), evidence
 

@@ -15,6 +15,7 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
   attention.forward.rate, attention.backward.rate      its asymptote, where no curve was measured
   attention.half_length     length at which the rate is half of that
   attention.sustained       as gemm.sustained
+  attention.forward.low, attention.backward.low      speed of FP8 attention over that of 16 bit
   aten.NAME                 a measured op that is limited by memory; shape: the bytes that anychip counts for it, "strided" after
                             them where the source is read across its rows; value: those bytes over the time beyond kernel.floor
   memory.copy               bandwidth of a copy that reads and writes as many bytes as shape says: what caches do

@@ -111,10 +111,47 @@ def test_long_runs_are_folded_with_weights_that_add_up_to_one():
 
 
 def test_interleaved_stages_keep_their_form_when_folded():
-    # 126 layers in 16 parts leave 2 for the embedding and the head: (126 + 2) / 16 = 8 a part, folded to 1 and 2 a part
+    # 126 layers in 16 parts leave 2 for the embedding and the head: (126 + 2) / 16 = 8 a part, folded to 2 and 3 a part of
+    # 4 stages of 2 parts, and 2 a part of 4 stages of 3 parts
     options = {**plan(run_of()).options, "layers": 126, "pp": 4, "vp": 4, "micro_batches": 32}
-    assert sorted({p.options["layers"] for p in points(options)}) == [16 - 2, 32 - 2]
-    assert sorted({p.options["micro_batches"] for p in points(options)}) == [4, 8]
+    found = points(options)
+    assert sorted({p.options["layers"] for p in found}) == [2 * 8 - 2, 3 * 8 - 2]  # the last as 2 * 12 - 2
+    assert sorted({p.options["micro_batches"] for p in found}) == [4, 8]
+
+
+def test_a_pipeline_is_folded_to_the_functions_that_it_is_made_of():
+    # p = 16, v = 8, m = 64, l = 2: in (m v + p - 1) slots of two layers, and m heads
+    options = {**plan(run_of()).options, "layers": 256, "pp": 16, "vp": 8, "micro_batches": 64}
+    found = points(options)
+
+    def time(o):
+        deep = o["layers"] / o["pp"] / o["vp"]
+        return (
+            3
+            + 5 * deep * o["vp"]
+            + (7 + 11 * deep) * (o["micro_batches"] * o["vp"] + o["pp"] - 1)
+            + 13 * o["micro_batches"]
+        )
+
+    assert sum(p.weight * time(p.options) for p in found) == pytest.approx(time(options), rel=1e-9)
+    assert max(p.options["pp"] for p in found) == 4
+    assert max(p.options["layers"] * p.options["micro_batches"] for p in found) < 256
+
+
+def test_a_pipeline_without_parts_is_folded_so_too():
+    options = {
+        **plan(run_of()).options,
+        "layers": 94,
+        "pp": 12,
+        "micro_batches": 128,
+    }  # 8 layers each, with two missing
+    found = points(options)
+
+    def time(o):
+        deep = (o["layers"] + 2) / o["pp"]
+        return 3 + 5 * deep + (7 + 11 * deep) * (o["micro_batches"] + o["pp"] - 1) + 13 * o["micro_batches"]
+
+    assert sum(p.weight * time(p.options) for p in found) == pytest.approx(time(options), rel=1e-9)
 
 
 def test_most_of_the_published_runs_can_be_expressed():

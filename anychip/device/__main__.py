@@ -50,11 +50,14 @@ class Session:
         )
         from anychip.device import smi, workers
         from anychip.device.hooks import Hooks, Steps
+        from anychip.device.repeats import Repeats
 
         self.steps = Steps(self.config["steps"], self.config["calls"], self.finish)
         self.hooks = Hooks(self.runtime, self.steps)
         self.runtime.joins = self.joins
         self.hooks.install()
+        if self.config["fold"] and self.config["host"] != "measured" and os.environ.get("ANYCHIP_FOLD") != "0":
+            self.runtime.repeats = Repeats(self.runtime)
         smi.install(self.runtime, Path(self.config["out"]).parent)
         self.runtime.clocks.install()
         workers.install(self.config)
@@ -72,7 +75,7 @@ class Session:
         program = self.runtime.recorder.program({
             "argv": self.config["argv"], "module": self.config["module"], "chip": self.runtime.chip.id,
             "torch": torch.__version__, "anychip": __version__, "exit_code": exit_code,
-            "steps": self.hooks.steps.complete, "calls": self.hooks.steps.done_calls,
+            "steps": self.hooks.steps.complete, "folded": self.runtime.repeats.folded if self.runtime.repeats else 0, "calls": self.hooks.steps.done_calls,
             "parameter_blocks": sorted(self.hooks.parameters),
             "parameter_modules": [list(pair) for pair in self.hooks.parameter_modules.items()], "wall_s": self.real_time() - self.began_s, **meta,
         })  # fmt: skip
@@ -126,6 +129,8 @@ class Session:
         self.config["out"] = str(folder / f"rank-{rank.rank}.anychip")
         if rank.stands_in_for is not None:
             self.steps.steps = 1
+        if not rank.folded:
+            self.runtime.repeats = None
         if rank.rank:
             log = os.open(folder / f"rank-{rank.rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(log, 1)
@@ -139,6 +144,7 @@ class Session:
     def _adopt(self) -> None:
         """This process is the one that is recorded. One that the program forked ends in multiprocessing's own way."""
         if os.getpid() != self.pid and self.runtime.groups.mailbox is not None:
+            self.runtime.repeats = None  # nobody would run it again
             Finalize(None, self.save, args=(0,), exitpriority=100)
         self.pid = self.runtime.pid = os.getpid()
 

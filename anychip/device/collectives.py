@@ -157,6 +157,10 @@ class Collectives:
             self._place = place
             self.runtime.recorder.tape.append(word(Kind.AT, place))
 
+    def forget_place(self) -> None:
+        """Have the next collective say its line."""
+        self._place = -1
+
     def wait(self, event: int) -> None:
         self.runtime.recorder.tape.append(word(Kind.WAIT, event))
 

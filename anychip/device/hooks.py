@@ -8,6 +8,7 @@ so a GAN's two belong to one step.
 import sys
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -178,7 +179,11 @@ class Hooks:
         self._depth += 1
         self._outer.append(enter >> KIND_BITS)
         try:
-            result = original(module, *args, **kwargs)
+            repeats = self.runtime.repeats if training else None
+            if repeats is None:
+                result = original(module, *args, **kwargs)
+            else:
+                result = repeats.call(module, partial(original, module), args, kwargs)
             if training and self.steps.done < ATTRIBUTED:
                 self.backward.left(result, enter >> KIND_BITS)
             return result
@@ -195,6 +200,7 @@ class Hooks:
         watched = self._watched() if self._had_gradient and not self._optimizers else None
         if watched is not None and watched.grad is None:
             self.steps.optimizer(0)
+            self._new_step()
             self._note_parameters(parameters)
             marks = word(Kind.MARK, Mark.OPTIMIZER_BEGIN), word(Kind.MARK, Mark.OPTIMIZER_END)
             self.tape.extend((word(Kind.OPTIMIZER, 0), *marks))
@@ -232,6 +238,9 @@ class Hooks:
             depth, self._depth = self._depth, 1  # modules that backward calls again (recompute) are not outermost
             self.tape.append(word(Kind.MARK, Mark.BACKWARD_BEGIN))
             self.runtime.regions.begin_backward()
+            repeats = self.runtime.repeats
+            if repeats is not None:
+                repeats.begin_backward()
             try:
                 with torch.autograd.set_multithreading_enabled(False):
                     return original(*args, **kwargs)
@@ -241,6 +250,8 @@ class Hooks:
                 self.runtime.regions.end_backward()
                 if self.runtime.collectives is not None:
                     self.runtime.collectives.wait_for_unwaited()
+                if repeats is not None:
+                    repeats.end_backward()
                 self.tape.append(word(Kind.MARK, Mark.BACKWARD_END))
                 watched = self._watched() if self._watched is not None else None
                 self._had_gradient = watched is not None and watched.grad is not None
@@ -253,9 +264,14 @@ class Hooks:
             return
         number = self._optimizers.setdefault(optimizer, len(self._optimizers))
         self.steps.optimizer(number)
+        self._new_step()
         self._note_parameters(parameters)
         self.tape.append(word(Kind.OPTIMIZER, number))
         self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_BEGIN))
+
+    def _new_step(self) -> None:
+        if self.runtime.repeats is not None:
+            self.runtime.repeats.step += 1
 
     def _note_parameters(self, parameters: list[Any]) -> None:
         self.parameters.update(block for one in parameters if (block := self._block(one)) is not None)

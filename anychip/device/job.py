@@ -14,10 +14,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from anychip.device.launch import UNFOLD
 from anychip.device.mailbox import LIBRARIES
 from anychip.device.ranks import MOST, alike, classes, stream, wanted
 from anychip.record import Program
@@ -29,10 +30,12 @@ STAGES = 64  # ranks of a group that are started as soon as one of them is waite
 
 @dataclass(frozen=True)
 class Rank:
-    """A rank to run. stands_in_for: a rank of its class whose mail it reads, where it is only a sample."""
+    """A rank to run. stands_in_for: a rank of its class whose mail it reads, where it is only a sample. folded: micro-batches
+    that do the same are recorded once."""
 
     rank: int
     stands_in_for: int | None = None
+    folded: bool = True
 
 
 class Job:
@@ -89,13 +92,17 @@ class Job:
             found, status = os.waitpid(pid, os.WNOHANG)
             if not found:
                 continue
-            rank = self.running.pop(pid).rank
-            self.codes[rank] = os.waitstatus_to_exitcode(status)
+            ended = self.running.pop(pid)
+            rank, code = ended.rank, os.waitstatus_to_exitcode(status)
             note = self.folder / f"waiting-{rank}"
             if note.exists():
                 note.unlink()
             else:
                 os.write(self.tokens[1], b"t")  # its turn to compute goes to another
+            if code == UNFOLD and ended.folded:
+                self._start(replace(ended, folded=False))
+                continue
+            self.codes[rank] = code
             if self.codes[rank]:
                 self._stop_all(f"rank {rank} failed")
 

@@ -21,6 +21,7 @@ from anychip.record.steps import find_steps
 from anychip.spec import Chip
 
 TORCH_UNFIT = 70  # exit status by which the child says that this torch cannot carry the device
+UNFOLD = 71  # asks to be run again, without folding micro-batches
 GRACE_S = 5.0
 
 
@@ -55,9 +56,11 @@ def record(
         config = {
             "argv": list(argv), "module": module, "chip": str(chip.file), "steps": steps, "calls": calls,
             "step_mark": step_mark, "host": host, "device": device, "devices": devices, "imbalance": imbalance, "out": str(out),
-            "world_size": world_size, "ranks": ranks, "jobs": jobs, "cluster": cluster,
+            "world_size": world_size, "ranks": ranks, "jobs": jobs, "cluster": cluster, "fold": ranks != "all",
         }  # fmt: skip
         code, interrupted, errors = _run(config, show_output)
+        if code == UNFOLD:
+            code, interrupted, errors = _run({**config, "fold": False}, show_output)
         return _result(argv, out, code, interrupted, errors)
 
 

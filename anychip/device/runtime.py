@@ -12,7 +12,7 @@ from anychip.device._torch_tensors import Tensors
 from anychip.device.answers import answer
 from anychip.device.clock import Clocks, VirtualClock
 from anychip.device.kernels import Kernels
-from anychip.drivers.base import Block, Call
+from anychip.drivers.base import Call
 from anychip.drivers.null import NEAR, NullDriver
 from anychip.memory import TapeMemory
 from anychip.record import Kind, Op, word
@@ -55,6 +55,7 @@ class Runtime:
         self.streams = StreamWatcher(self)
         self.groups: Any = None  # of torch.distributed, where this torch has it
         self.collectives: Any = None
+        self.repeats: Any = None  # where micro-batches are folded
         self.joins: Callable[[int, int], None] = lambda rank, size: None
         self.capturing: Any = None
         self.pools = 0
@@ -68,9 +69,9 @@ class Runtime:
         """Answer a question about the chip, and keep it with its line."""
         return self.recorder.ask(name, answer(self.chip, name))
 
-    def out_of_memory(self, block: Block, used_bytes: int) -> None:
+    def out_of_memory(self, nbytes: int) -> None:
         """Called when an allocation comes near the chip's memory: raise if PyTorch's allocator would."""
-        text = self.memory.check(block.nbytes)
+        text = self.memory.check(nbytes)
         if text is not None:
             self.ask("memory_bytes")  # with more memory the program would have gone on
             raise torch.OutOfMemoryError(text)

@@ -81,7 +81,7 @@ def _head(name: str, rows: list[dict[str, str]]) -> str:
 def install(runtime: Any, folder: Path) -> None:
     """Put `nvidia-smi` before everything else on the PATH of this process. folder: lives as long as the recording."""
     place = folder / "bin"
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     state, script = place / "nvidia-smi.json", place / "nvidia-smi"
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{__file__}" "{state}" "$@"\n', encoding="utf-8")
     script.chmod(0o755)

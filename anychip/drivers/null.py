@@ -26,7 +26,7 @@ class NullDriver:
     """Notes everything, computes nothing but the values of small tensors that came from the host."""
 
     def __init__(
-        self, recorder: Recorder, clock: Clock, out_of_memory: Callable[[Block, int], None], memory_bytes: int,
+        self, recorder: Recorder, clock: Clock, out_of_memory: Callable[[int], None], memory_bytes: int,
         imbalance: float = 1.0,
     ) -> None:  # fmt: skip
         self.recorder, self.clock, self.values = recorder, clock, Values(imbalance)
@@ -43,7 +43,7 @@ class NullDriver:
             return
         used = self.used_bytes + nbytes
         if used > self.check_above_bytes:
-            self._out_of_memory(block, self.used_bytes)
+            self._out_of_memory(nbytes)
         self.used_bytes = used
         if not block.words:
             self._first_alloc(block)
@@ -61,6 +61,22 @@ class NullDriver:
         self.used_bytes -= block.nbytes
         self.launch(block.free_word)
         self.values.forget(block.address)
+
+    def alloc_again(self, nbytes: int, block: int | None) -> int:
+        """An allocation that no tensor stands for: of a number that was released, or a new one."""
+        if self.used_bytes + nbytes > self.check_above_bytes:
+            self._out_of_memory(nbytes)
+        self.used_bytes += nbytes
+        if block is None:
+            block = len(self.recorder.block_bytes)
+            self.recorder.block_bytes.append(nbytes)
+        self.launch(word(Kind.ALLOC, block))
+        return block
+
+    def free_again(self, nbytes: int, block: int) -> None:
+        """The end of such an allocation."""
+        self.used_bytes -= nbytes
+        self.launch(word(Kind.FREE, block))
 
     def record_stream(self, block: Block, stream: int) -> None:
         self.launch(word(Kind.RECORD_STREAM, block.words >> 5))

@@ -1,0 +1,92 @@
+"""What two calls of a module have in common that may do the same: layouts of their inputs, settings of their modules."""
+
+from enum import Enum
+from types import ModuleType
+from typing import Any
+
+import torch
+
+DEEPEST = 4
+MANY = 4096  # longer containers hold data, not settings
+VALUES = 1 << 16  # host tensors up to this size are compared by their values
+
+
+class Unlike(Exception):
+    """A call whose backward goes on behind it: where it ends cannot be seen."""
+
+
+def describe(value: Any, depth: int) -> Any:
+    """A value of the kind that decides what a module does. Raises Unlike."""
+    if isinstance(value, torch.Tensor):
+        return _described(value)
+    if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.device | Enum):
+        return type(value).__name__, value
+    fields = getattr(value, "__dict__", None)
+    if depth == DEEPEST or not isinstance(fields, dict):
+        return (type(value).__name__,)
+    return type(value).__name__, tuple((name, describe(one, depth + 1)) for name, one in fields.items())
+
+
+def _described(value: torch.Tensor) -> Any:
+    if value.requires_grad and not value.is_leaf:
+        raise Unlike
+    if type(value) not in (torch.Tensor, torch.nn.Parameter) and hasattr(value, "__tensor_flatten__"):
+        names, context = value.__tensor_flatten__()  # type: ignore[operator]
+        return (
+            type(value).__name__,
+            repr(context),
+            value.requires_grad,
+            tuple(describe(getattr(value, one), DEEPEST) for one in names),
+        )
+    return _layout(value)
+
+
+def _layout(value: torch.Tensor) -> Any:
+    contents = None
+    if (
+        type(value) is torch.Tensor
+        and value.device.type == "cpu"
+        and value.layout == torch.strided
+        and value.numel() <= VALUES
+    ):
+        contents = value.detach().contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else value.item()
+    return tuple(value.shape), value.stride(), value.dtype, value.device, value.requires_grad, contents
+
+
+def holders(module: torch.nn.Module) -> list[dict[str, Any]]:
+    """The attributes of a module, its submodules, and the objects that are hooked to them or held by them."""
+    found: list[dict[str, Any]] = []
+    seen: set[int] = set()
+
+    def add(value: Any, depth: int) -> None:
+        value = getattr(value, "__self__", value)
+        if depth > DEEPEST or id(value) in seen or isinstance(value, type | ModuleType | torch.Tensor):
+            return
+        if isinstance(value, list | tuple | dict) and len(value) <= MANY:
+            for one in list(value.values()) if isinstance(value, dict) else value:
+                add(one, depth)
+            return
+        fields = getattr(value, "__dict__", None)
+        if not isinstance(fields, dict):
+            return
+        seen.add(id(value))
+        found.append(fields)
+        for name, one in list(fields.items()):
+            if name not in ("_parameters", "_buffers", "_modules"):
+                add(one, depth + 1)
+
+    for one in module.modules():
+        add(one, 0)
+    return found
+
+
+def settings(module: torch.nn.Module, fields: list[dict[str, Any]]) -> tuple[Any, ...]:
+    """All switches among attributes, and what is there or is not (gradients): what has modules do something else."""
+    found: list[Any] = [one.grad is None for one in module.parameters()]
+    for one in fields:
+        for value in one.values():
+            if value is None or value is True or value is False or isinstance(value, Enum):
+                found.append(value)
+            elif isinstance(value, torch.Tensor):
+                found.append(0)
+    return tuple(found)

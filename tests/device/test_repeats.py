@@ -1,0 +1,112 @@
+"""Micro-batches that do the same are recorded once: the recording is the one that comes without it."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anychip.device.launch import record
+from anychip.record import Kind, Program
+from anychip.spec import load_chip
+from anychip.timeline.memory import memory
+
+PIPELINE = Path(__file__).parents[1] / "distributed" / "programs" / "pipeline.py"
+ACCUMULATED = """
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = torch.nn.Linear(64, 128), torch.nn.Linear(128, 64)
+            self.calls = 0
+        def forward(self, x):
+            self.calls += 1
+            EXTRA
+            return x + checkpoint(lambda y: self.second(torch.nn.functional.gelu(self.first(y))), x, use_reentrant=False)
+
+    model = torch.nn.Sequential(*[Block() for _ in range(3)]).cuda()
+    optimizer = torch.optim.AdamW(model.parameters())
+    for step in range(4):
+        for part in range(6):
+            x, y = torch.randn(8, 64, device="cuda"), torch.randn(8, 64, device="cuda")
+            loss = ((model(x) - y) ** 2).mean() / 6
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+
+
+def both(argv: list[str], monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[Program, Program]:
+    """The same program recorded with folding and without."""
+    found = []
+    for fold in ("1", "0"):
+        monkeypatch.setenv("ANYCHIP_FOLD", fold)
+        found.append(record(argv, load_chip("h100"), show_output=False, **options))
+    return found[0], found[1]
+
+
+def happenings(program: Program) -> list[tuple[str, Any]]:
+    """Everything but the names of blocks and events."""
+    tables: dict[int, Any] = {Kind.OP: program.ops, Kind.ENTER: program.modules, Kind.EXIT: program.modules}
+    nameless = (Kind.RECORD, Kind.WAIT, Kind.USE, Kind.DEF, Kind.COMPILED)
+    skipped = (Kind.ALLOC, Kind.FREE, Kind.AT, Kind.NODE)
+    words = zip(program.kinds.tolist(), program.payloads.tolist(), strict=True)
+    return [
+        (Kind(kind).name, tables[kind][payload] if kind in tables else None if kind in nameless else payload)
+        for kind, payload in words
+        if kind not in skipped
+    ]
+
+
+def accumulated(tmp_path: Path, extra: str = "pass") -> list[str]:
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(ACCUMULATED).replace("EXTRA", extra), encoding="utf-8")
+    return [str(path)]
+
+
+def test_accumulated_gradients_are_folded_and_the_recording_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folded, plain = both(accumulated(tmp_path), monkeypatch)
+    # Of 18 passes: in the first step the first, which makes gradients, and two alike; in each later one the first two.
+    assert folded.meta["folded"] == 18 - 3 - 2 - 2
+    assert plain.meta["folded"] == 0
+    assert happenings(folded) == happenings(plain)
+    assert memory(folded).peak_bytes == memory(plain).peak_bytes
+    assert memory(folded).end_bytes == memory(plain).end_bytes
+
+
+def test_stages_of_a_pipeline_are_folded_and_the_recordings_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    folded, plain = both([str(PIPELINE), "4", "12"], monkeypatch, world_size=8, devices=8)
+    assert all(one.meta["folded"] > 6 for one in folded.ranks)
+    for one, other in zip(folded.ranks, plain.ranks, strict=True):
+        assert one.members == other.members
+        assert happenings(one) == happenings(other)
+        assert memory(one).peak_bytes == memory(other).peak_bytes
+
+
+@pytest.mark.parametrize("extra", ["x = x * 2 if self.calls % 2 else x", "x = x * float(x.sum() > 0)"])
+def test_a_module_that_does_something_else_or_reads_values_is_not_folded(
+    extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folded, plain = both(accumulated(tmp_path, extra), monkeypatch)
+    assert folded.meta["folded"] == 0
+    assert happenings(folded) == happenings(plain)
+
+
+@pytest.mark.parametrize(("dropped", "folded"), [("", 3 + 4), ("set_to_none=False", 0)])
+def test_a_step_that_goes_back_once_for_all_is_recorded_as_it_is(
+    dropped: str, folded: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third step adds up its losses. Where gradients are dropped that is seen at its forwards: backwards of such calls
+    were not met yet. Where they stay, calls were folded before: the program is run again."""
+    text = textwrap.dedent(ACCUMULATED).replace("EXTRA", "pass").replace("zero_grad()", f"zero_grad({dropped})")
+    path = tmp_path / "program.py"
+    path.write_text(text.replace("    loss.backward()", "    total = total + loss if part and step == 2 else loss\n"
+                                 "        if step < 2 or part == 5: total.backward()"), encoding="utf-8")  # fmt: skip
+    program, plain = both([str(path)], monkeypatch)
+    assert program.meta["folded"] == folded
+    assert happenings(program) == happenings(plain)

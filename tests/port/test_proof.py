@@ -1,11 +1,17 @@
 """The proof: what is compared, and one program all the way."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from anychip.errors import BadUse
 from anychip.port import proof
 from anychip.port.project import port
 
+ROOT = Path(__file__).resolve().parents[2]
 OLD = {"steps": 3, "calls": 3, "parameters": 2, "names": ["aten.mm.default"], "losses": [1.0, 0.5], "outputs": []}
 PROGRAM = """
 import torch
@@ -76,3 +82,20 @@ def test_the_error_that_is_told_is_the_programs_own():
     text = "x\nRuntimeError: theirs\n\nTraceback\nanychip.errors.ProgramFailed: ours\n"
     assert proof._last_error(text) == "RuntimeError: theirs"
     assert proof._last_error("only words\n") == "only words"
+
+
+def test_libraries_say_the_plug_ins_name_as_well(tmp_path):
+    (tmp_path / "library.py").write_text("KIND = 'npu'\nPLACE = f'npu:{1}'\nFOLDER = 'npu_files'\n")
+    code = (
+        "from anychip.port.runners import names\nnames.install('npu', 'cpu', ('torch_npu',))\n"
+        "import importlib.util, library, torch\nassert importlib.util.find_spec('torch_npu') is not None\n"
+        "assert torch.device(library.KIND).type == torch.device('npu').type\n"
+        "print(torch.device('npu:1') == torch.device(library.PLACE), library.FOLDER, torch.ones(2, device='npu').device)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+    )
+    assert done.stdout.split() == ["True", "npu_files", "cpu"], done.stderr

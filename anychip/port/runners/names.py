@@ -10,6 +10,7 @@ import functools
 import importlib.machinery
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,20 +20,23 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+import anychip
+
 ALIAS = "privateuseone"
 
 
 class Named(TorchFunctionMode):
-    """seen: what the program says. real: where it goes. hides: tensors on the real device say that they are on `seen`."""
+    """seen: what the program says. real: where it goes. hides: tensors on the real device say that they are on `seen`.
+    spoken: the plug-in's own name, which libraries say where `seen` is the alias that stands for it."""
 
-    def __init__(self, seen: str, real: str, hides: bool) -> None:
+    def __init__(self, seen: str, real: str, hides: bool, spoken: str = "") -> None:
         super().__init__()
-        self.seen, self.real, self.hides = seen, real, hides
+        self.seen, self.real, self.hides, self.spoken = seen, real, hides, spoken or seen
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.device:  # a name for later: it is translated where it is used
-            return func(*args, **kwargs)
+            return func(*[self.known(a) for a in args], **{key: self.known(value) for key, value in kwargs.items()})
         owner = getattr(func, "__self__", None)
         if self.hides and owner is torch.Tensor.device:
             return self.shown(func(*args, **kwargs))
@@ -40,8 +44,15 @@ class Named(TorchFunctionMode):
             return False
         return func(*[self.there(a) for a in args], **{key: self.there(value) for key, value in kwargs.items()})
 
+    def known(self, value: Any) -> Any:
+        """The plug-in's own name for a device as PyTorch knows it."""
+        if isinstance(value, str) and value.partition(":")[0] == self.spoken:
+            return self.seen + value[len(self.spoken) :]
+        return value
+
     def there(self, value: Any) -> Any:
         """A device or its name, as it really is."""
+        value = self.known(value)
         if isinstance(value, torch.device) and value.type == self.seen:
             return (
                 torch.device(self.real)
@@ -87,7 +98,7 @@ class Twin(ModuleType):
 def install(seen: str, real: str, imports: tuple[str, ...] = ()) -> Named:
     """Give the program the name `seen` for `real`, and stand-ins for the modules that the plug-in is imported by."""
     name = seen if _is_known(seen) else ALIAS
-    mode = Named(name, real, hides=real != "cpu")
+    mode = Named(name, real, hides=real != "cpu", spoken=seen)
     if seen != "cuda":
         twin = Twin(f"torch.{seen}", mode, torch.cuda)
         setattr(torch, seen, twin)
@@ -158,16 +169,20 @@ class _Renamed(ast.NodeTransformer):
 
 
 def _read_as(seen: str, name: str) -> None:
-    """Every module below the current folder is read with the name replaced, and never from a cache."""
-    renamed, here = _Renamed(seen, name), os.path.realpath(os.getcwd()) + os.sep
+    """Every module that says the name is read with it replaced, and never from a cache, but for PyTorch's and our own.
+
+    torch.utils.rename_privateuse1_backend would be shorter, and makes PyTorch look for the plug-in's half in C++."""
+    renamed, word = _Renamed(seen, name), re.compile(rf"""["']{re.escape(seen)}["':]""".encode())
+    kept = tuple(os.path.dirname(os.path.realpath(str(found))) + os.sep for found in (torch.__file__, anychip.__file__))
     loader = importlib.machinery.SourceFileLoader
     known = loader.get_code
 
     def get_code(self: Any, fullname: str) -> Any:
         path = os.path.realpath(self.get_filename(fullname))
-        if not path.startswith(here):
+        data = b"" if path.startswith(kept) else self.get_data(path)
+        if not word.search(data):
             return known(self, fullname)
-        tree = renamed.visit(ast.parse(self.get_data(path)))
+        tree = renamed.visit(ast.parse(data))
         return compile(ast.fix_missing_locations(tree), path, "exec")
 
     loader.get_code = get_code  # type: ignore[method-assign]
@@ -180,7 +195,9 @@ def _stand_in(name: str) -> None:
     """An empty module where the plug-in would be; importing it is all that programs need of it here."""
     parts = name.split(".")
     for at in range(1, len(parts) + 1):
-        sys.modules.setdefault(".".join(parts[:at]), ModuleType(".".join(parts[:at])))
+        module = ModuleType(".".join(parts[:at]))
+        module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)  # libraries ask whether it is there
+        sys.modules.setdefault(module.__name__, module)
 
 
 def _translate(mode: Named) -> None:

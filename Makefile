@@ -67,8 +67,10 @@ lock: install-dev ## write the lock files from what .venv holds
 torch-matrix: ## the fast tests on three builds of torch; says plainly which ran
 	@PYTHON=$(PYTHON) bash tools/torch-matrix
 
-real-programs: ## forecast public programs that lie in ../programs or $$ANYCHIP_PROGRAMS; says which are absent
+real-programs: install ## public programs in ../programs or $$ANYCHIP_PROGRAMS: audited, forecast, ported and run again; says which are absent
+	@$(BIN)/python tools/audit_programs.py
 	@PYTHON=$(PYTHON) bash tools/real-programs
+	@TOOL=tools/port_programs.py PYTHON=$(PYTHON) bash tools/real-programs
 
 truth: install ## measure this CPU, forecast the examples on it, run them, print the errors (--keep: accuracy/truth.csv)
 	$(BIN)/python accuracy/truth.py $(TRUTH)

@@ -175,7 +175,7 @@ def _own_parameter(module: Module, call: ast.Call, at: int) -> str | None:
         at += 1
     else:
         return None
-    own = [f for f in module.functions if f.name == name and module.parent(f) is home]
+    own = [f for f in module.found.functions if f.name == name and module.parent(f) is home]
     shifted = {"staticmethod", "classmethod"}
     if len(own) != 1 or any(isinstance(d, ast.Name) and d.id in shifted for d in own[0].decorator_list):
         return None
@@ -288,7 +288,7 @@ def _flows(module: Module, target: ast.Name, depth: int) -> bool:
     """Whether a variable of another name ends up where a device goes."""
     return any(
         isinstance(use, ast.Name) and use.id == target.id and role(module, use, depth - 1) in (PLACE, OBJECT, NAME)
-        for use in module.chains
+        for use in module.found.chains
     )
 
 

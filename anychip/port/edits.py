@@ -4,11 +4,10 @@ In: the text of a file and edits by byte span (UTF-8). Out: the text with the ed
 so comments, formatting and everything that no rule named stay as they were, byte by byte.
 """
 
-import ast
-from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+
+from anychip.source.text import Text
 
 # Why something was left. "harmless" works on every chip as it stands; the others are work for a person.
 HARMLESS = "harmless"
@@ -45,71 +44,7 @@ class Left:
     kind: str
 
 
-class Source:
-    """A text as bytes, and where ast's (line, column) lie in it. Columns of ast are UTF-8 bytes already."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.data = text.encode("utf-8", "surrogateescape")
-        self.starts = _line_starts(self.data)
-
-    def offset(self, line: int, column: int) -> int:
-        return self.starts[line - 1] + column
-
-    def line_of(self, offset: int) -> int:
-        """1-based line of a byte offset."""
-        return bisect_right(self.starts, offset)
-
-    def start(self, node: ast.AST) -> int:
-        line, column = cast(Any, node).lineno, cast(Any, node).col_offset
-        return self.offset(line, column)
-
-    def end(self, node: ast.AST) -> int:
-        line, column = cast(Any, node).end_lineno, cast(Any, node).end_col_offset
-        return self.offset(line, column)
-
-    def end_of_line(self, node: ast.AST) -> int:
-        """Where the last line of a node ends, before its line end: behind any comment."""
-        number = node.end_lineno  # type: ignore[attr-defined]
-        end = self.starts[number] if number < len(self.starts) else len(self.data)
-        while end > self.starts[number - 1] and self.data[end - 1 : end] in (b"\r", b"\n"):
-            end -= 1
-        return end
-
-    def of(self, node: ast.AST) -> str:
-        """A node as it is written."""
-        return self.slice(self.start(node), self.end(node))
-
-    def slice(self, start: int, end: int) -> str:
-        return self.data[start:end].decode("utf-8", "surrogateescape")
-
-    def line(self, number: int) -> str:
-        """A 1-based line without its end."""
-        end = self.starts[number] if number < len(self.starts) else len(self.data)
-        return self.slice(self.starts[number - 1], end).rstrip("\r\n")
-
-
-def _line_starts(data: bytes) -> list[int]:
-    r"""Offsets at which lines begin, as Python's tokenizer counts them: after \n, \r\n and \r, and nothing else."""
-    starts, at = [0], 0
-    plain = b"\r" not in data
-    while True:
-        at = data.find(b"\n", at) if plain else _next_end(data, at)
-        if at < 0:
-            return starts
-        at += 1
-        starts.append(at)
-
-
-def _next_end(data: bytes, at: int) -> int:
-    """Offset of the last byte of the next line end, or -1."""
-    new, back = data.find(b"\n", at), data.find(b"\r", at)
-    if back < 0 or 0 <= new < back:
-        return new
-    return back + 1 if data[back + 1 : back + 2] == b"\n" else back
-
-
-def apply(source: Source, edits: Iterable[Edit]) -> str:
+def apply(source: Text, edits: Iterable[Edit]) -> str:
     """The text with all edits made. AssertionError if two of them overlap: rules must not."""
     parts, at = [], 0
     for edit in sorted(edits, key=lambda edit: (edit.start, edit.end)):

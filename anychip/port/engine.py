@@ -4,12 +4,11 @@ The result still parses, or it is not used. Rules are run to a fixed point of on
 edit again, so porting twice is porting once (tests/port keeps that for every rule).
 """
 
-import ast
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from anychip.port.edits import Edit, Left, Source, apply
+from anychip.port.edits import Edit, Left, apply
 from anychip.port.header import Header, is_torch_import
 from anychip.port.imports import tidy
 from anychip.port.module import Module
@@ -17,6 +16,8 @@ from anychip.port.rules import rules
 from anychip.port.target import Target
 from anychip.port.unit import Change, Unit
 from anychip.source.ignores import ignores
+from anychip.source.module import tree_of
+from anychip.source.text import Text, Unreadable
 
 # Without one of these words there is nothing to port, and the file is not even parsed.
 WORDS = re.compile(
@@ -28,7 +29,7 @@ WORDS = re.compile(
 class Ported:
     """A file's new text, with every change and everything that was left. problem: why the file was skipped."""
 
-    source: Source
+    source: Text
     text: str
     changes: tuple[Change, ...] = ()
     left: tuple[Left, ...] = ()
@@ -56,14 +57,14 @@ def port_source(text: str, target: Target, project: Project = NO_PROJECT) -> Por
     """Port the text of one Python file. Never raises for what the text is: `problem` says why it was skipped."""
     data = text.encode("utf-8", "surrogateescape")
     if (target.masked and b"CUDA_" not in data and b"cuda" not in data) or not WORDS.search(data):
-        return Ported(Source(text), text)
+        return Ported(Text(text), text)
     try:
         module = Module(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return Ported(Source(text), text, problem=_why(error))
+    except Unreadable as error:
+        return Ported(Text(text), text, problem=str(error))
     unit = Unit(module, target, Header(module, target, private=project.stars), project.own_cuda, ignores(text))
     if target.masked:
-        return Ported(module.source, text)
+        return Ported(module, text)
     if not target.has_device:
         return _told(unit, text)
     for rule in rules():
@@ -71,7 +72,7 @@ def port_source(text: str, target: Target, project: Project = NO_PROJECT) -> Por
     tidy(unit)
     unit.header.keep([piece for change in unit.changes for piece in change.pieces])
     unit.header.needs_plugin = bool(target.imports) and _names_chip(unit)
-    if not unit.header.needs_torch and not any(is_torch_import(node) for node in module.imports):
+    if not unit.header.needs_torch and not any(is_torch_import(node) for node in module.found.imports):
         unit.header.needs_plugin = False  # a file without torch: whoever imports both has the plug-in
     return _finish(unit, text)
 
@@ -92,29 +93,19 @@ def _told(unit: Unit, text: str) -> Ported:
         f"{unit.target.platform} has no device that tensors are put on: the program is restructured around its compiler"
     )
     found = [Left(c.offset, c.symbol, c.rule, reason, "thought") for c in portable.changes if c.rule != "imports"]
-    return Ported(unit.module.source, text, left=tuple(sorted([*found, *portable.left], key=lambda left: left.offset)))
+    return Ported(unit.module, text, left=tuple(sorted([*found, *portable.left], key=lambda left: left.offset)))
 
 
 def _finish(unit: Unit, text: str) -> Ported:
     header = unit.header.edits(unit.done)
     edits = [*header, *(piece for change in unit.changes for piece in change.pieces)]
-    new = apply(unit.module.source, edits) if edits else text
+    new = apply(unit.module, edits) if edits else text
     left = tuple(sorted(set(unit.left), key=lambda left: left.offset))
     if new != text:
         try:
-            ast.parse(new.encode("utf-8", "surrogateescape"))
-        except (SyntaxError, ValueError, RecursionError) as error:
-            return Ported(
-                unit.module.source,
-                text,
-                left=left,
-                problem=f"what was made of it did not parse ({_why(error)}); it was left whole",
-            )
+            tree_of(new)
+        except Unreadable as error:
+            problem = f"what was made of it {error}; it was left whole"
+            return Ported(unit.module, text, left=left, problem=problem)
     changes = tuple(sorted(unit.changes, key=lambda change: change.offset))
-    return Ported(unit.module.source, new, changes, left, tuple(header))
-
-
-def _why(error: BaseException) -> str:
-    if isinstance(error, SyntaxError):
-        return f"line {error.lineno}: {error.msg}"
-    return f"{type(error).__name__}: {error}"[:200]
+    return Ported(unit.module, new, changes, left, tuple(header))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anychip.port import writing
-from anychip.port.edits import HARMLESS, THOUGHT, Edit, Left, Source, apply
+from anychip.port.edits import HARMLESS, THOUGHT, Edit, Left, apply
 from anychip.port.engine import Ported
 from anychip.port.rules.environment import TWINS, VARIABLE
 from anychip.port.rules.library import PACKAGES
@@ -24,6 +24,7 @@ from anychip.port.target import Target
 from anychip.port.unit import Change
 from anychip.source.files import kind_of
 from anychip.source.ignores import Ignores, ignores
+from anychip.source.text import Text
 
 KERNELS = (".cu", ".cuh")
 CXX = (".cpp", ".cc", ".cxx", ".c", ".h", ".hpp", ".hh", ".inl")
@@ -49,8 +50,8 @@ def is_of_interest(name: str) -> bool:
 def port_text(name: str, text: str, target: Target) -> Ported:
     """A file that is no Python, ported line by line."""
     if not re.search("cuda|nccl|nvidia|nvcc|CUDA|NCCL|flash|apex|xformers|nsys", text):
-        return Ported(Source(text), text)
-    found = _Lines(Source(text), target, kind_of(name) or "", ignores(text))
+        return Ported(Text(text), text)
+    found = _Lines(Text(text), target, kind_of(name) or "", ignores(text))
     found.read()
     edits = [piece for change in found.changes for piece in change.pieces]
     return Ported(found.source, apply(found.source, edits), tuple(found.changes), tuple(found.left))
@@ -60,7 +61,7 @@ def port_text(name: str, text: str, target: Target) -> Ported:
 class _Lines:
     """One pass over the lines of a file; what is edited, what is left."""
 
-    source: Source
+    source: Text
     target: Target
     kind: str
     ignores: Ignores

@@ -128,11 +128,11 @@ class Header:
         return self._insertions(imports, lines, offset if gone is None else gone, alone, gone is not None)
 
     def _insertions(self, imports: list[str], lines: list[str], offset: int, alone: bool, instead: bool) -> list[Edit]:
-        newline = "\r\n" if b"\r\n" in self.module.source.data[:2000] else "\n"
+        newline = "\r\n" if b"\r\n" in self.module.data[:2000] else "\n"
         found: list[Edit] = []
         first = next((node for node in self.module.tree.body if is_torch_import(node)), None)
         if imports[:1] == ["import torch"] and first is not None and first.col_offset == 0 and not self.early:
-            at = self.module.source.start(first)
+            at = self.module.start(first)
             found.append(Edit(at, at, f"import torch{newline}", "header", "what the edits below need"))
             imports = imports[1:]
         body = self.module.tree.body
@@ -140,7 +140,7 @@ class Header:
         if instead or alone:
             text = _own_lines(imports, lines, newline, bool(offset or found), alone)
         else:
-            text = _below(imports, lines, newline, under_docstring, self.module.source.data[offset:])
+            text = _below(imports, lines, newline, under_docstring, self.module.data[offset:])
         reason = REASON if lines else "what the edits below need"
         return found + ([Edit(offset, offset, text, "header", reason)] if text else [])
 
@@ -173,7 +173,7 @@ def _defined(module: Module) -> dict[str, str]:
 
 def is_own(module: Module, node: ast.AST) -> bool:
     """Whether a "cuda" is one that a port wrote: the last word where PyTorch was built for no accelerator."""
-    parent = module.parents.get(node)
+    parent = module.found.parents.get(node)
     if not isinstance(parent, ast.Call) or len(parent.args) != 3 or not isinstance(parent.args[0], ast.Call):
         return False
     made = module.qualified(parent.args[0].func)
@@ -186,7 +186,7 @@ def _torch_name(module: Module) -> str | None:
 
 
 def _imports(module: Module, name: str) -> bool:
-    for node in module.imports:
+    for node in module.found.imports:
         if isinstance(node, ast.Import) and any(alias.name.split(".")[0] == name.split(".")[0] for alias in node.names):
             return True
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == name.split(".")[0]:
@@ -203,7 +203,7 @@ def _place(module: Module, limit: int | None = None) -> tuple[int, bool, bool] |
     last: ast.stmt | None = None
     torch_seen, first = False, None
     for node in module.tree.body:
-        if limit is not None and module.source.end(node) > limit:
+        if limit is not None and module.end(node) > limit:
             break
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -215,29 +215,29 @@ def _place(module: Module, limit: int | None = None) -> tuple[int, bool, bool] |
             break
         elif docstring and last is None:
             first = node
-    others = any(is_torch_import(node) for node in module.imports)
+    others = any(is_torch_import(node) for node in module.found.imports)
     if others and not any(is_torch_import(node) for node in module.tree.body):
         return None
     anchor = last or first
     if anchor is not None and any(n.lineno == anchor.end_lineno and n is not anchor for n in module.tree.body):
         return None  # other statements share its line
     if anchor is None:
-        return (len(module.source.data) if not module.tree.body else _head(module)), True, torch_seen
-    return module.source.end_of_line(anchor), False, torch_seen
+        return (len(module.data) if not module.tree.body else _head(module)), True, torch_seen
+    return module.end_of_line(anchor), False, torch_seen
 
 
 def _head(module: Module) -> int:
     """Where the first statement begins: below a first line of #! and comments that belong to the file."""
     first = module.tree.body[0]
     decorators = getattr(first, "decorator_list", [])
-    return module.source.start(decorators[0]) - 1 if decorators else module.source.start(first)
+    return module.start(decorators[0]) - 1 if decorators else module.start(first)
 
 
 def _is_docstring(body: list[ast.stmt], offset: int, module: Module) -> bool:
     """Whether the first statement is a docstring and the lines go right below it."""
     first = body[0]
     words = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-    return words and module.source.end_of_line(first) == offset
+    return words and module.end_of_line(first) == offset
 
 
 def is_torch_import(node: ast.stmt) -> bool:

@@ -16,7 +16,7 @@ _REPLACED = ("torch.cuda", "flash_attn", "flash_attn_interface", "apex", "xforme
 
 def tidy(unit: Unit) -> None:
     """Changes that remove what is now unused."""
-    for node in unit.module.imports:
+    for node in unit.module.found.imports:
         unused = [alias for alias in node.names if _is_unused(unit, node, alias)]
         if unused and len(unused) == len(node.names):
             _remove(unit, node)
@@ -42,7 +42,7 @@ def _is_unused(unit: Unit, node: ast.Import | ast.ImportFrom, alias: ast.alias) 
 
 
 def _replaced(unit: Unit, use: ast.Name) -> bool:
-    at = unit.module.source.start(use)
+    at = unit.module.start(use)
     return any(start <= at < end for start, end in unit.done)
 
 
@@ -53,7 +53,7 @@ def _exported(module: Module) -> set[str]:
 
 def _remove(unit: Unit, node: ast.Import | ast.ImportFrom) -> None:
     """The statement with its line, where it has lines of its own and is not all that its block does."""
-    source, parent = unit.module.source, unit.module.parent(node)
+    source, parent = unit.module, unit.module.parent(node)
     body = next(
         (
             b
@@ -78,7 +78,7 @@ def _remove(unit: Unit, node: ast.Import | ast.ImportFrom) -> None:
 
 def _shorten(unit: Unit, node: ast.ImportFrom, unused: list[ast.alias]) -> None:
     """Take names out of one line; statements over several lines keep theirs, and their comments."""
-    source = unit.module.source
+    source = unit.module
     if node.lineno != node.end_lineno or not all(alias.lineno == node.lineno for alias in node.names):
         return
     kept = [alias for alias in node.names if alias not in unused]

@@ -7,9 +7,10 @@ import json
 import re
 from typing import Any
 
-from anychip.port.edits import Edit, Source, apply
+from anychip.port.edits import Edit, apply
 from anychip.port.engine import Ported, Project, port_source
 from anychip.port.target import Target
+from anychip.source.text import Text
 
 _MAGIC = re.compile(r"^(\s*)[!%?].*", re.MULTILINE)
 
@@ -21,20 +22,20 @@ def port_notebook(text: str, target: Target, project: Project) -> Ported:
         cells = [cell for cell in book["cells"] if cell.get("cell_type") == "code"]
         sources = ["".join(cell["source"]) for cell in cells]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return Ported(Source(text), text, problem="no notebook of version 4")
+        return Ported(Text(text), text, problem="no notebook of version 4")
     layout = _layout(text, book)
     code = "\n".join(sources)
     plain = _MAGIC.sub(lambda match: match[1] + "#" + "-" * (len(match[0].encode()) - len(match[1].encode()) - 1), code)
     ported = port_source(plain, target, project)
     if ported.text == plain or ported.problem:
-        return Ported(Source(code), text, left=ported.left, problem=ported.problem)
+        return Ported(Text(code), text, left=ported.left, problem=ported.problem)
     if layout is None:
         return Ported(
-            Source(code), text, left=ported.left, problem="its JSON is laid out in a way that could not be kept"
+            Text(code), text, left=ported.left, problem="its JSON is laid out in a way that could not be kept"
         )
     for cell, new in zip(cells, _split(code, sources, ported.edits), strict=True):
         cell["source"] = new.splitlines(keepends=True) if isinstance(cell["source"], list) else new
-    return Ported(Source(code), _write(book, *layout), ported.changes, ported.left, ported.header)
+    return Ported(Text(code), _write(book, *layout), ported.changes, ported.left, ported.header)
 
 
 def _split(code: str, sources: list[str], edits: list[Edit]) -> list[str]:
@@ -47,7 +48,7 @@ def _split(code: str, sources: list[str], edits: list[Edit]) -> list[str]:
             for e in edits
             if start <= e.start and e.end <= end
         ]
-        new.append(apply(Source(text), own))
+        new.append(apply(Text(text), own))
         start = end + 1
     return new
 

@@ -24,6 +24,7 @@ from anychip.port.reading import File, base_of, find, read
 from anychip.port.target import Target, make_target
 from anychip.port.unit import Change
 from anychip.source.files import kind_of
+from anychip.source.text import Text
 
 Say = Callable[[str], None]
 _OWN_CUDA = re.compile(r"^[ \t]+def cuda\(\s*self\b", re.MULTILINE)
@@ -258,7 +259,7 @@ def _edit_line(path: str, ported: Ported, change: Change, edits: list[Edit]) -> 
     ]
     moved = [Edit(e.start - start, e.end - start, e.text, e.rule, e.reason) for e in inside]
     before = source.slice(start, end)
-    after = apply(type(source)(before), moved)
+    after = apply(Text(before), moved)
     return EditLine(change.rule, path, first, change.symbol, before.rstrip("\r\n"), after.rstrip("\r\n"), change.reason)
 
 

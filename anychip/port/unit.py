@@ -55,11 +55,11 @@ class Unit:
         span = self.span(node)
         if span is None or not self._fits(node, text):
             return self.unsure(node, rule, symbol)
-        return self.change([(*span, text)], rule, reason, symbol or self.module.source.slice(*span))
+        return self.change([(*span, text)], rule, reason, symbol or self.module.slice(*span))
 
     def change(self, pieces: Sequence[tuple[int, int, str]], rule: str, reason: str, symbol: str) -> bool:
         """Edit all the pieces or none. True where the bytes are taken care of, by this change or an earlier one."""
-        if self.ignores.covers(self.module.source.line_of(min(pieces)[0]), rule):
+        if self.ignores.covers(self.module.line_of(min(pieces)[0]), rule):
             return True
         for start, end, _ in pieces:
             for taken_start, taken_end in self.done:
@@ -74,13 +74,11 @@ class Unit:
 
     def leave(self, node: ast.AST, rule: str, reason: str, kind: str, symbol: str = "") -> None:
         """Tell that this was left, once per place."""
-        offset = self.module.source.start(node)
-        if self.ignores.covers(self.module.source.line_of(offset), rule):
+        offset = self.module.start(node)
+        if self.ignores.covers(self.module.line_of(offset), rule):
             return
         if not any(start <= offset < end for start, end in self.done):
-            self.left.append(
-                Left(offset, symbol or self.module.source.of(node).split("\n")[0][:80], rule, reason, kind)
-            )
+            self.left.append(Left(offset, symbol or self.module.of(node).split("\n")[0][:80], rule, reason, kind))
 
     def unsure(self, node: ast.AST, rule: str, symbol: str = "") -> bool:
         anchor = self.f_string(node) or node
@@ -99,7 +97,7 @@ class Unit:
 
     def span(self, node: ast.AST) -> tuple[int, int] | None:
         """Bytes of a node. Inside f-strings, where older Pythons misplace nodes, only where the text there is the node."""
-        source, string = self.module.source, self.f_string(node)
+        source, string = self.module, self.f_string(node)
         if string is None or EXACT_F_STRINGS:
             return source.start(node), source.end(node)
         text = ast.unparse(node)
@@ -119,8 +117,8 @@ class Unit:
 
     def open_paren(self, call: ast.Call) -> int | None:
         """Offset behind the parenthesis that opens a call's arguments; None if anything else stands before it."""
-        at = self.module.source.end(call.func)
-        data = self.module.source.data
+        at = self.module.end(call.func)
+        data = self.module.data
         while data[at : at + 1] in (b" ", b"\t", b"\n", b"\r", b"\\"):
             at += 1
         return at + 1 if data[at : at + 1] == b"(" else None

@@ -191,7 +191,7 @@ class Consumers:
 
     def _compared(self, parent: ast.Compare, node: ast.expr) -> "Climb":
         other = parent.comparators[0] if parent.left is node else parent.left
-        yield "compare", self.module.source_of(other)[:60]
+        yield "compare", self.module.of(other)[:60]
         return None
 
     def _matched(self, parent: ast.MatchValue, node: ast.expr) -> "Climb":

@@ -138,7 +138,7 @@ def _follow(
         if kind == "slot" and detail != slot:
             edges.setdefault(detail, set()).add(slot)
         elif kind == "sink":
-            sinks.setdefault(node, []).append(Sink(module.place(node), detail, slot, module.source_of(node)[:60]))
+            sinks.setdefault(node, []).append(Sink(module.place(node), detail, slot, module.of(node)[:60]))
 
 
 def last(slot: str) -> str:

@@ -142,12 +142,7 @@ class Module(Text):
 
     def span(self, node: ast.AST) -> tuple[int, int]:
         """Byte offsets [start, end) in `data`."""
-        start = self.starts[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]
-        return start, self.starts[node.end_lineno - 1] + node.end_col_offset  # type: ignore[attr-defined]
-
-    def source_of(self, node: ast.AST) -> str:
-        """A node as it is written."""
-        return self.slice(*self.span(node))
+        return self.start(node), self.end(node)
 
     def place(self, node: ast.AST) -> Place:
         line, column = node.lineno, node.col_offset  # type: ignore[attr-defined]
@@ -167,15 +162,19 @@ def _is_made_by_a_call(binding: Binding) -> bool:
 
 def parse(text: str, path: str = "<text>", name: str = "__main__") -> Module:
     """Parse the text of a Python file. Raises Unreadable, with the line and the reason, for what is no Python of today."""
+    return Module(text, tree_of(text), path, name)
+
+
+def tree_of(text: str) -> ast.Module:
+    """Raises Unreadable as `parse` does."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(text)
+            return ast.parse(text)
     except SyntaxError as error:
         raise Unreadable(f"does not parse: line {error.lineno}: {error.msg}") from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise Unreadable(f"does not parse: {type(error).__name__}: {str(error)[:100]}") from None
-    return Module(text, tree, path, name)
 
 
 def module_name(path: str) -> str:

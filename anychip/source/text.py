@@ -4,11 +4,13 @@ Python files are decoded as PEP 263 says (a byte order mark, a coding line, else
 `Unreadable` with the reason in words.
 """
 
+import ast
 import io
 import re
 import tokenize
 from bisect import bisect_right
 from functools import cached_property
+from typing import Any, cast
 
 BINARY = re.compile(rb"\x00")
 # A declaration of another encoding, in the first two lines.
@@ -52,6 +54,27 @@ class Text:
         """A line (from 1) without its end."""
         end = self.starts[number] if number < len(self.starts) else len(self.data)
         return self.slice(self.starts[number - 1], end).rstrip("\r\n")
+
+    def start(self, node: ast.AST) -> int:
+        """Byte offset at which a node begins."""
+        line, column = cast(Any, node).lineno, cast(Any, node).col_offset
+        return self.offset(line, column)
+
+    def end(self, node: ast.AST) -> int:
+        line, column = cast(Any, node).end_lineno, cast(Any, node).end_col_offset
+        return self.offset(line, column)
+
+    def of(self, node: ast.AST) -> str:
+        """A node as it is written."""
+        return self.slice(self.start(node), self.end(node))
+
+    def end_of_line(self, node: ast.AST) -> int:
+        """Where the last line of a node ends, before its line end: behind any comment."""
+        number = cast(Any, node).end_lineno
+        end = self.starts[number] if number < len(self.starts) else len(self.data)
+        while end > self.starts[number - 1] and self.data[end - 1 : end] in (b"\r", b"\n"):
+            end -= 1
+        return end
 
     def slice(self, start: int, end: int) -> str:
         return self.data[start:end].decode("utf-8", "surrogateescape")

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from anychip.port.edits import Edit, Source, apply
+from anychip.port.edits import Edit, apply
 from anychip.port.engine import Project, port_source
 from anychip.port.rules import rules
 from anychip.port.target import make_target
+from anychip.source.text import Text
 
 TARGETS = [make_target(None), make_target("ascend-910b"), make_target("intel-max-1550")]
 LINES = sorted({line for rule in rules() for case in rule.INVALID for line in case[0].splitlines() if line and not line.startswith((" ", "import", "from"))
@@ -126,7 +127,7 @@ def test_f_strings_are_edited_only_where_their_place_is_certain():
 def test_what_does_not_parse_is_named_and_left(text):
     made = port_source(text, TARGETS[0])
     assert made.text == text
-    assert made.problem.startswith("line ")
+    assert made.problem.startswith("does not parse: line ")
 
 
 def test_a_platform_without_a_device_edits_nothing_and_tells_all():
@@ -148,13 +149,13 @@ def test_what_a_chips_module_lacks_is_left():
 
 
 def test_overlapping_edits_are_a_defect():
-    source = Source("abcdef")
+    source = Text("abcdef")
     with pytest.raises(AssertionError, match="overlapping"):
         apply(source, [Edit(0, 3, "x", "r", ""), Edit(2, 4, "y", "r", "")])
 
 
 def test_offsets_count_bytes_and_all_line_ends():
-    source = Source("é\r\nab\rc\n")
+    source = Text("é\r\nab\rc\n")
     assert source.starts == [0, 4, 7, 9]  # é is two bytes: 2 + CRLF, then 2 + CR, then 1 + LF
     assert source.line_of(8) == 3
     assert source.line(2) == "ab"

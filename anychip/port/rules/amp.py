@@ -72,7 +72,7 @@ def run(unit: Unit) -> None:
 def _imports(unit: Unit) -> list[ast.ImportFrom]:
     """`from torch.cuda.amp import autocast`, where all that it imports is in torch.amp too."""
     found = []
-    for node in unit.module.imports:
+    for node in unit.module.found.imports:
         if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").startswith("torch.cuda.amp"):
             if all(alias.name in _NAMES for alias in node.names):
                 found.append(node)
@@ -82,9 +82,9 @@ def _imports(unit: Unit) -> list[ast.ImportFrom]:
 
 
 def _move_import(unit: Unit, node: ast.ImportFrom) -> None:
-    start = unit.module.source.start(node)
+    start = unit.module.start(node)
     end = start + len("from ") + len(node.module or "")
-    if unit.module.source.slice(start, end) == f"from {node.module}":
+    if unit.module.slice(start, end) == f"from {node.module}":
         unit.change([(start, end, "from torch.amp")], NAME, REASON, f"from {node.module}")
 
 
@@ -94,7 +94,7 @@ def _is_imported(unit: Unit, node: ast.expr) -> bool:
 
 
 def _port(unit: Unit, node: ast.expr, name: str, symbol: str) -> None:
-    source, parent = unit.module.source, unit.module.parent(node)
+    source, parent = unit.module, unit.module.parent(node)
     pieces: list[tuple[int, int, str]] = []
     if not _is_imported(unit, node):
         pieces.append((source.start(node), source.end(node), f"{_base(unit, node)}.amp.{name}"))
@@ -144,7 +144,7 @@ def _with_device(unit: Unit, call: ast.Call, name: str) -> list[tuple[int, int, 
     pieces = [first]
     if name == "autocast":
         for argument, keyword in zip(call.args, _AUTOCAST_POSITIONAL, strict=False):
-            start = unit.module.source.start(argument)
+            start = unit.module.start(argument)
             pieces.append((start, start, f"{keyword}="))
     return _merged(pieces)
 
@@ -180,7 +180,7 @@ def _name_device(unit: Unit, node: ast.expr, renamed: str | None) -> None:
     first = unit.insert_argument(call, unit.header.accelerator())
     if first is None or unit.f_string(node) is not None:
         return
-    source, pieces = unit.module.source, [first]
+    source, pieces = unit.module, [first]
     if renamed:
         if not isinstance(node, ast.Attribute):
             return unit.leave(node, NAME, "imported by name", UNSURE)

@@ -87,7 +87,7 @@ def _port(unit: Unit, call: ast.Call, name: str, given: dict[str, ast.expr] | No
 
 
 def _flash(unit: Unit, given: dict[str, ast.expr]) -> list[str] | None:
-    source, words = unit.module.source, []
+    source, words = unit.module, []
     causal = given.get("causal")
     if causal is not None and not (isinstance(causal, ast.Constant) and causal.value is False):
         if not (_is_simple(given["q"]) and _is_simple(given["k"])):
@@ -103,7 +103,7 @@ def _flash(unit: Unit, given: dict[str, ast.expr]) -> list[str] | None:
 
 
 def _xformers(unit: Unit, given: dict[str, ast.expr]) -> list[str] | None:
-    source, words = unit.module.source, []
+    source, words = unit.module, []
     bias = given.get("attn_bias")
     if isinstance(bias, ast.Call) and unit.module.qualified(bias.func) in _TRIANGLE and not bias.args:
         words.append("is_causal=True")
@@ -121,7 +121,7 @@ def _is_simple(node: ast.expr) -> bool:
 
 
 def _tight(unit: Unit, node: ast.expr) -> str:
-    text = unit.module.source.of(node)
+    text = unit.module.of(node)
     return text if isinstance(node, ast.Name | ast.Attribute | ast.Call | ast.Subscript) else f"({text})"
 
 

@@ -76,7 +76,7 @@ def _port(unit: Unit, node: ast.Constant) -> None:
     if not unit.target.portable:
         if not unit.target.backend or unit.target.backend == "gloo":
             return unit.leave(node, NAME, f"{unit.target.platform} names no collectives of its own", THOUGHT, "nccl")
-        quote = unit.module.source.of(node)[-1]
+        quote = unit.module.of(node)[-1]
         value = str(node.value).replace("nccl", unit.target.backend).replace("cuda", unit.target.device_type)
         unit.replace(node, f"{quote}{value}{quote}", NAME, REASON, "nccl")
         return None

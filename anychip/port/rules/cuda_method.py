@@ -73,7 +73,7 @@ def _port(unit: Unit, call: ast.Call, func: ast.Attribute) -> None:
         unit.unsure(call, NAME, ".cuda()")
         return None
     destination = _destination(unit, call)
-    opened, source = unit.open_paren(call), unit.module.source
+    opened, source = unit.open_paren(call), unit.module
     name_end = source.end(func)
     if destination is None or opened is None or source.slice(name_end - 4, name_end) != "cuda":
         return unit.leave(
@@ -116,7 +116,7 @@ def _destination(unit: Unit, call: ast.Call) -> str | None:
     name = _last_name(given)
     if name is None or not (_is_index(given, name) or DEVICE_NAME.match(name)):
         return None
-    text = unit.module.source.of(given)
+    text = unit.module.of(given)
     if _is_index(given, name):
         return f"{header.torch_name()}.device({header.device_type()}, {text})"
     return None if _may_be_none(unit, given) else text

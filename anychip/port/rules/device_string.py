@@ -100,7 +100,7 @@ def run(unit: Unit) -> None:
             _port(unit, node, found)
     for string in unit.module.strings:
         _prefix(unit, string)
-    for joined in unit.module.joined:
+    for joined in unit.module.found.joined:
         _joined(unit, joined)
 
 
@@ -117,7 +117,7 @@ def _port(unit: Unit, node: ast.Constant, found: str) -> None:
 def _text(unit: Unit, node: ast.Constant, found: str, index: str | None) -> str:
     header = unit.header
     if not unit.target.portable:
-        quote = unit.module.source.of(node)[-1]
+        quote = unit.module.of(node)[-1]
         kind = header.device_type(quote)
         return kind if index is None else f"{kind[:-1]}:{index}{quote}"
     if found == OBJECT:
@@ -164,7 +164,7 @@ def _prefix(unit: Unit, node: ast.Constant) -> None:
     found = role(unit.module, whole)
     if found is None or unit.f_string(node) is not None:
         return unit.leave(node, RULE, "nothing here says for certain that this string is a device", UNSURE, text)
-    quote = unit.module.source.of(node)[-1]
+    quote = unit.module.of(node)[-1]
     if not unit.target.portable:
         kind = unit.target.device_type
         new = f"{quote}{kind}{text.removeprefix('cuda')}{quote}"
@@ -185,7 +185,7 @@ def _joined(unit: Unit, node: ast.JoinedStr) -> None:
     ):
         return
     found = role(unit.module, node)
-    source = unit.module.source
+    source = unit.module
     opening = _OPENING.match(source.of(node))
     if found is None or opening is None or "f" not in opening[1].lower() or unit.f_string(node) is not None:
         return unit.leave(

@@ -70,7 +70,7 @@ def _port(unit: Unit, node: ast.Constant, name: str) -> None:
         return unit.leave(node, NAME, "read by CUDA only; every other vendor has a variable of its own", kind, name)
     if twin is None:
         return unit.leave(node, NAME, f"{unit.target.platform} names no variable like it", THOUGHT, name)
-    quote = unit.module.source.of(node)[-1]
+    quote = unit.module.of(node)[-1]
     if twin != name:
         unit.replace(node, f"{quote}{twin}{quote}", NAME, f"{unit.target.platform}'s variable for the same", name)
     return None

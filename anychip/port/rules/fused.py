@@ -62,7 +62,7 @@ def _port(unit: Unit, call: ast.Call, name: str) -> None:
         or not (call.args or call.keywords)
     ):
         return unit.leave(call, NAME, "with these arguments PyTorch has no equal", KERNEL, name)
-    source = unit.module.source
+    source = unit.module
     missing = [
         f"{key}={value}" for key, value in assumed.items() if key not in given and len(call.args) <= keywords.index(key)
     ]

@@ -35,8 +35,8 @@ INVALID = [
 
 
 def run(unit: Unit) -> None:
-    own = any(function.name == "is_cuda" for function in unit.module.functions) or _is_set(unit)
-    for node in unit.module.chains:
+    own = any(function.name == "is_cuda" for function in unit.module.found.functions) or _is_set(unit)
+    for node in unit.module.found.chains:
         if isinstance(node, ast.Attribute) and node.attr == "is_cuda" and isinstance(node.ctx, ast.Load):
             if own:
                 unit.leave(node, NAME, "a class of this file has an is_cuda of its own", THOUGHT, ".is_cuda")
@@ -46,7 +46,7 @@ def run(unit: Unit) -> None:
 
 def _is_set(unit: Unit) -> bool:
     """Whether the file assigns to an attribute of that name: no tensor's can be."""
-    stored = (n for n in unit.module.chains if isinstance(n, ast.Attribute) and n.attr == "is_cuda")
+    stored = (n for n in unit.module.found.chains if isinstance(n, ast.Attribute) and n.attr == "is_cuda")
     return any(isinstance(node.ctx, ast.Store) for node in stored)
 
 
@@ -54,7 +54,7 @@ def _port(unit: Unit, node: ast.Attribute) -> None:
     if unit.f_string(node) is not None or unit.scripted(node):
         unit.unsure(node, NAME)
         return
-    source, parent = unit.module.source, unit.module.parent(node)
+    source, parent = unit.module, unit.module.parent(node)
     said, end = unit.header.accelerator(), source.end(node)
     word = end - len("is_cuda")
     if isinstance(parent, ast.UnaryOp) and isinstance(parent.op, ast.Not):

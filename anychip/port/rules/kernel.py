@@ -33,7 +33,7 @@ def run(unit: Unit) -> None:
     for node, name in unit.module.uses:
         if name in _SYMBOLS:
             unit.leave(node, NAME, _SYMBOLS[name], KERNEL, name)
-    for statement in unit.module.imports:
+    for statement in unit.module.found.imports:
         for package in _packages(statement):
             if package in _LIBRARIES:
                 unit.leave(statement, NAME, _LIBRARIES[package], KERNEL, f"import {package}")

@@ -83,7 +83,7 @@ def _cast(unit: Unit, call: ast.Call, func: ast.Attribute) -> None:
     if unit.f_string(call) is not None:
         unit.unsure(call, NAME)
         return
-    source, header = unit.module.source, unit.header
+    source, header = unit.module, unit.header
     end = source.end(func)
     argument = call.args[0]
     unit.change(
@@ -99,7 +99,7 @@ def _default(unit: Unit, call: ast.Call) -> None:
     dtype, statement = _named(unit, call.args[0]), unit.module.parent(call)
     if dtype is None:
         return
-    source, header = unit.module.source, unit.header
+    source, header = unit.module, unit.header
     line = source.line(call.lineno)
     indent = line[: len(line) - len(line.lstrip())]
     alone = isinstance(statement, ast.Expr) and source.of(statement) == line.strip().split("#")[0].rstrip()
@@ -117,7 +117,7 @@ def _default(unit: Unit, call: ast.Call) -> None:
 
 
 def _construct(unit: Unit, call: ast.Call, callee: str) -> None:
-    dtype, header, source = _dtype(callee), unit.header, unit.module.source
+    dtype, header, source = _dtype(callee), unit.header, unit.module
     made = _maker(call)
     opened = unit.open_paren(call)
     if made is None or opened is None or unit.f_string(call) is not None:

@@ -27,7 +27,7 @@ INVALID: list[tuple[str, str, str]] = []
 
 
 def run(unit: Unit) -> None:
-    for statement in unit.module.imports:
+    for statement in unit.module.found.imports:
         for package in sorted(_packages(statement) & set(PACKAGES)):
             there = unit.target.libraries.get(package)
             where = f"; on {unit.target.platform}: {there}" if there else ""

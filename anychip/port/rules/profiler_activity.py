@@ -21,7 +21,7 @@ INVALID = [
 def run(unit: Unit) -> None:
     for node, name in unit.module.uses:
         if isinstance(node, ast.Attribute) and name in _NAMES:
-            activity = unit.module.source.of(node.value)
+            activity = unit.module.of(node.value)
             kind = (
                 f"{unit.header.accelerator()}.upper()"
                 if unit.target.portable

@@ -2,11 +2,17 @@
 
 `torch.multiprocessing.spawn` calls its function in this process, for the rank that is wanted. A process that the program
 forks and that joins as the wanted rank becomes the recorded one; those that join as another end there (`Runtime.joins`).
+Launchers that end in torch's own (`accelerate launch` does) run their script here, with the environment that they made.
 """
 
+import importlib.abc
+import importlib.util
 import os
+import runpy
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch.multiprocessing as mp
@@ -34,3 +40,35 @@ def install() -> None:
 
     vars(mp).update(spawn=start, start_processes=start)
     vars(sys.modules["torch.multiprocessing.spawn"]).update(spawn=start, start_processes=start)
+    sys.meta_path.insert(0, _Launcher())
+
+
+def run_here(args: Any) -> None:
+    """`torch.distributed.run.run`: the script of its arguments, in this process."""
+    sys.argv = [args.training_script, *args.training_script_args]
+    if args.module:
+        runpy.run_module(args.training_script, run_name="__main__", alter_sys=True)
+    else:
+        sys.path.insert(0, str(Path(args.training_script).resolve().parent))
+        runpy.run_path(args.training_script, run_name="__main__")
+
+
+class _Launcher(importlib.abc.MetaPathFinder):
+    """Changes torch's launcher once it is imported: importing it takes half a second that few programs need."""
+
+    def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> Any:
+        if name != "torch.distributed.run":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            if "RANK" in os.environ:
+                vars(module)["run"] = run_here
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec

@@ -70,3 +70,24 @@ x = torch.rand(8, 16, device="cuda")
 optimizer = torch.optim.SGD(model.parameters(), 0.1)
 {STEP}
 """, world_size=1)  # fmt: skip
+
+
+def test_a_launcher_that_ends_in_torchs_runs_its_script_as_this_rank(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(f"""
+import os, sys
+import torch
+assert os.environ["ASKED"] == "yes" and sys.argv[1:] == ["--size", "16"]
+torch.distributed.init_process_group("nccl")
+torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(16, 16).cuda())
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+x = torch.rand(8, 16, device="cuda")
+{STEP}
+""")
+    program = run(tmp_path, f"""
+import os
+from torch.distributed import run
+os.environ["ASKED"] = "yes"
+run.run(run.parse_args(["--nproc_per_node=4", {str(tmp_path / "script.py")!r}, "--size", "16"]))
+""")  # fmt: skip
+    assert [len(one.members) for one in program.ranks] == [4]

@@ -199,7 +199,7 @@ _CALLS = {
     "aten._scaled_dot_product_efficient_attention": _Call("efficient", False, True, 0, 6),
     "aten._scaled_dot_product_efficient_attention_backward": _Call("efficient", True, True, 1, 11),
     "aten._scaled_dot_product_cudnn_attention": _Call("cudnn", False, True, 0, 6),
-    "aten._scaled_dot_product_cudnn_attention_backward": _Call("cudnn", True, True, 1, 15),
+    "aten._scaled_dot_product_cudnn_attention_backward": _Call("cudnn", True, True, 1, 14),
     "aten._scaled_dot_product_fused_attention_overrideable": _Call("flash", False, True, 0, 5),
     "aten._scaled_dot_product_fused_attention_overrideable_backward": _Call("flash", True, True, 1, 13),
     "aten._flash_attention_forward": _Call("flash", False, False, 0, 8),

@@ -149,6 +149,8 @@ def planned_result(run: Run) -> Result:
         return Result(run, found, measured, fitted=fitted)
     except Unable as error:
         return Result(run, reason=str(error), fitted=fitted)
+    except Exception as error:  # columns that nobody thought of: listed, and the other rows go on
+        return Result(run, reason=f"its columns cannot be read: {type(error).__name__}: {error}"[:200], fitted=fitted)
 
 
 def forecasts(planned: list[Result], recorder: Recorder, known: bool) -> list[Result]:
@@ -201,7 +203,7 @@ def with_forecast(result: Result, recorder: Recorder, known: bool) -> Result:
 
 def recomputing(found: Plan) -> Plan | None:
     """What a run does that would not fit else, where its source does not say what it recomputes."""
-    if "recompute" not in found.filled or found.options["recompute"] != "none" or found.options.get("recompute_layers"):
+    if "recompute" not in found.filled or found.options["recompute"] != "none" or found.offloads:
         return None
     options = {**found.options, "recompute": "full"}
     return replace(found, options=options, rules=(*found.rules, "recomputed, for it would not fit"))

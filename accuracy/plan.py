@@ -38,6 +38,7 @@ class Plan:
     filled: tuple[str, ...]
     program: str = "accuracy.reference"
     rules: tuple[str, ...] = field(default=())
+    offloads: bool = False  # what does not fit goes to the host's memory
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -85,9 +86,9 @@ def plan(run: Run) -> Plan:
     if run.marks:
         raise Unable(f"marked {run.marks[0]} by whoever collected it")
     chip = chip_of(run)
-    told = [rule for rule in rules() if matches(rule, run)]
-    if not told:
-        raise Unable(f"no rule in accuracy/defaults for framework {run['framework']!r}")
+    told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, run)]
+    is_known = bool(told)
+    told = told or [rule for rule in rules() if rule.get("fallback") and matches(rule, run)]
     models = [entry for entry in table("models.toml")["model"] if re.search(entry["name"], run["model"])]
     unable = [entry["unable"] for entry in models if "unable" in entry]
     if unable:
@@ -98,6 +99,8 @@ def plan(run: Run) -> Plan:
         fixed |= entry.get("set", {})
         blank |= entry.get("blank", {})
     columns, filled = fill(run, blank)
+    if not is_known:
+        filled.append("framework")
     return assemble(run, chip, columns, fixed, filled, tuple(rule.get("name", rule["source"]) for rule in told))
 
 
@@ -115,15 +118,33 @@ def fill(run: Run, blank: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]
     columns = dict(run.columns)
     filled = []
     for name, value in blank.items():
-        if not columns.get(name):
+        if name != "context" and not columns.get(name):
             columns[name] = str(value)
             if name not in ("cp", "compile", "pp"):
                 filled.append(name)
-    split = {name: int(float(columns.get(name) or 1)) for name in ("tp", "pp", "cp")}
+    split = {name: number(columns, name, 1) for name in ("tp", "pp", "cp")}
     chips = run.whole("chips") or 1
     alone = chips // max(split["tp"] * split["pp"] * split["cp"], 1) <= 1
     without = {"sequence_parallel": split["tp"] == 1, "vp": split["pp"] == 1, "zero_or_fsdp": alone, "tp": chips == 1}
+    for name in WORDS:
+        if name in blank and not is_word(name, columns.get(name) or ""):
+            columns[name] = str(blank[name])
+            filled.append(name)
+    if not columns.get("seq_len") and any(name in run.metrics for name in PER_TOKEN) and "context" in blank:
+        columns["seq_len"] = str(blank["context"])  # of a rate per token it decides little
+        filled.append("seq_len")
     return columns, [name for name in filled if not without.get(name, False)]
+
+
+# Columns in words of which a rule's value stands in where nobody has seen the words.
+WORDS = ("recompute", "zero_or_fsdp", "sequence_parallel", "compile")
+
+
+def is_word(column: str, text: str) -> bool:
+    try:
+        return bool(word(column, text))
+    except Unable:
+        return False
 
 
 def word(column: str, text: str) -> str:
@@ -142,7 +163,7 @@ def number(columns: Mapping[str, str], name: str, default: int | None = None) ->
     text = columns.get(name) or ""
     try:
         return int(float(text))
-    except ValueError:
+    except (ValueError, OverflowError):
         if default is None:
             raise Unable(f"the source does not say {name}") from None
         return default
@@ -151,9 +172,14 @@ def number(columns: Mapping[str, str], name: str, default: int | None = None) ->
 def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str, Any], filled: list[str],
              names: tuple[str, ...]) -> Plan:  # fmt: skip
     """Check that sizes go together, and write the options."""
-    sizes = {name: number(columns, name) for name in SHAPE}
-    chips = number(columns, "chips")
+    sizes = {name: number(columns, name) for name in SHAPE if name != "global_batch"}
+    chips = number(columns, "chips", 1)
     split = {name: number(columns, name, 1) for name in ("tp", "pp", "cp", "ep")}
+    if any(value < 1 for value in (chips, number(columns, "micro_batch"), *sizes.values(), *split.values())):
+        raise Unable("a size is not positive")
+    sizes["global_batch"] = batch_of(run, columns, chips, split)
+    if not run["global_batch"]:
+        filled = [*filled, "global_batch"]
     if not run["cp"] and (wide := spread_out(sizes["global_batch"], chips, split)) > 1:
         split["cp"] = wide
         filled = [*filled, "cp"]
@@ -194,7 +220,23 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
         options["reduce"] = "fp16"
     options = {name: value for name, value in options.items() if value is not None}
     check(options, chips)
-    return Plan(run, chip, chips, options, tuple(sorted(set(filled))), rules=names)
+    found = tuple(sorted(set(filled)))
+    return Plan(run, chip, chips, options, found, rules=names, offloads=bool(fixed.get("offloads")))
+
+
+PER_TOKEN = ("tokens_per_s_per_chip", "tflops_per_chip", "mfu")
+
+
+def batch_of(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[str, int]) -> int:
+    """Sequences a step. Where the source says none and prints a rate per token: a micro-batch for each replica, eight for
+    each stage of a pipeline."""
+    told = number(columns, "global_batch", 0)
+    if told > 0:
+        return told
+    if not any(name in run.metrics for name in PER_TOKEN) or "step_time_s" in run.metrics:
+        raise Unable("the source does not say global_batch")
+    replicas = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1)
+    return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if split["pp"] > 1 else 1)
 
 
 def spread_out(batch: int, chips: int, split: Mapping[str, int]) -> int:

@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 APART = ("id", "metric", "value", "notes", "source_location")  # columns in which rows of one run may differ
-NEEDED = ("id", "chip", "framework", "model", "metric", "value")
+NEEDED = ("chip", "metric", "value")
 MARKS = ("DO NOT USE", "REPEAT")
 COMPARE = {"=": str.__eq__, "!=": str.__ne__, "~": lambda value, wanted: re.search(wanted, value) is not None}
 
@@ -40,7 +41,7 @@ class Run:
 
     def whole(self, column: str) -> int | None:
         value = self.number(column)
-        return int(value) if value is not None else None
+        return int(value) if value is not None and abs(value) < 1e18 else None
 
     @property
     def source(self) -> str:
@@ -58,13 +59,19 @@ def read(paths: Iterable[str | Path]) -> list[Run]:
 
 
 def _read(path: Path) -> list[Run]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         reader = csv.DictReader(file)
         missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
         if missing:
             raise BadRows(f"{path}: no column {', '.join(missing)}")
-        rows = list(reader)
+        rows = [tidy(row, f"{path.stem}-{number}") for number, row in enumerate(reader, 1)]
     return join(rows)
+
+
+def tidy(row: Mapping[str | None, Any], name: str) -> dict[str, str]:
+    """Cells as text without space around them; a row without an id is named by its place in its file."""
+    found = {key.strip(): str(value or "").strip() for key, value in row.items() if key is not None}
+    return {**found, "id": found.get("id") or name}
 
 
 def join(rows: Iterable[Mapping[str, str]]) -> list[Run]:
@@ -85,9 +92,18 @@ def _run(rows: list[Mapping[str, str]]) -> Run:
     first = rows[0]
     notes = " | ".join(dict.fromkeys(row.get("notes") or "" for row in rows))
     columns = {name: (value or "").strip() for name, value in first.items() if name not in ("metric", "value", "id")}
-    metrics = {row["metric"]: float(row["value"]) for row in rows}
+    metrics = {row["metric"]: value for row in rows if (value := positive(row["value"])) is not None}
     marks = tuple(mark for mark in MARKS if mark in notes)
     return Run(first["id"], tuple(row["id"] for row in rows), columns, metrics, notes, marks)
+
+
+def positive(text: str) -> float | None:
+    """The number; None where it is none, not finite or not above zero: no measurement."""
+    try:
+        value = float(text.replace(",", ""))
+    except ValueError:
+        return None
+    return value if 0 < value < float("inf") else None
 
 
 def where(runs: Iterable[Run], conditions: Iterable[str]) -> list[Run]:

@@ -261,6 +261,8 @@ def weight_gradient(x: Tensor, grad: Tensor, how: How, weight: nn.Parameter) -> 
 
 def cached_cast(weight: nn.Parameter, recipe: str) -> tuple[Tensor, Tensor]:
     """A weight's cast, made once a step: whoever changes weights calls `forget_casts`."""
+    if weight.dtype == E4M3:  # (and turned without a copy: what a transposition takes is a hundredth of its product)
+        return weight, weight.view(weight.shape[1], weight.shape[0])
     known = getattr(weight, "low", None)
     if known is None:
         known = cast(weight.detach(), E4M3, recipe)

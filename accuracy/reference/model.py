@@ -12,7 +12,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from accuracy.reference.attention import Attention, AttentionShape
 from accuracy.reference.experts import Experts, FeedForward, FeedForwardShape
 from accuracy.reference.layout import Layout, size
-from accuracy.reference.linear import How, Scatter
+from accuracy.reference.linear import E4M3, How, Linear, Scatter
 
 Fuse = Callable[[Any], Any]
 
@@ -59,6 +59,8 @@ class Layer(nn.Module):
         if args.lora_rank:
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(".up." in name or ".down." in name)
+            if how.low:
+                keep_low(self)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None = None) -> Tensor:
         mixed = self.attention(self.norm1(x), angles)
@@ -81,6 +83,13 @@ class Layer(nn.Module):
         """All but the first product is computed again in the backward."""
         mixed = self.attention.qkv(self.norm1(x))
         return checkpoint(self.after_projection, mixed, x, angles, use_reentrant=False)  # type: ignore[no-any-return]
+
+
+def keep_low(layer: nn.Module) -> None:
+    """Frozen weights of products are held in FP8 alone."""
+    for module in layer.modules():
+        if isinstance(module, Linear) and module.how.low and not module.weight.requires_grad:
+            module.weight = nn.Parameter(module.weight.new_empty(module.weight.shape, dtype=E4M3), requires_grad=False)
 
 
 def mark_shared(module: nn.Module, how: How) -> None:

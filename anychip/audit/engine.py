@@ -266,9 +266,10 @@ def _is_own(symbol: str, own: frozenset[str]) -> bool:
 
 
 def _less_own(result: FileResult, own: frozenset[str]) -> Iterator[Finding]:
-    """An import of the project's own package costs nothing where it stands: what is bound is in the package itself."""
+    """An import of the project's own package costs nothing where it stands: what is bound is in the package itself, and in a
+    part of it that calls itself cuda."""
     for found in result.findings:
-        if found.rule in _OF_OTHERS and _is_own(found.symbol, own):
+        if found.rule in _OF_OTHERS and _is_own(found.symbol, own) and "cuda" not in found.symbol.split("."):
             yield replace(
                 found, severity="flow", automatic=False, need=("", ""), message="a package of this project: what is bound is in its own files",
                 fix="nothing here: it moves with them",

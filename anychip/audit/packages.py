@@ -11,7 +11,8 @@ TABLE = Path(__file__).parent / "tables" / "packages.csv"
 
 @dataclass(frozen=True)
 class Package:
-    """need: the name under which platforms say what stands in for it (their [libraries])."""
+    """need: the name under which platforms say what stands in for it (their [libraries]). imports: the severity of an import:
+    `flow` for packages that run without CUDA as well, where only what installs them has to be looked at."""
 
     module: str
     dists: tuple[str, ...]
@@ -20,6 +21,7 @@ class Package:
     need: tuple[str, str]
     message: str
     fix: str
+    imports: str
 
 
 @cache
@@ -35,6 +37,7 @@ def by_module() -> dict[str, Package]:
             ("library", r["need"]),
             r["message"],
             r["fix"],
+            r["imports"] or r["severity"],
         )
         for r in rows
     ]

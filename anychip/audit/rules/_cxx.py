@@ -16,6 +16,11 @@ _WORDS = re.compile(
     r"cuda|CUDA|cublas|cudnn|nccl|nvml|nvtx|__device__|__global__|\bcu[A-Z]|cutlass|cute::|thrust::|cub::|cufft|cusparse|curand|cusolver|wmma|nvrtc"
 )
 
+_HIP = re.compile(r"hip/hip_|__HIP_PLATFORM|\bhip(?:Error|Stream|Event|Texture|Malloc|Memcpy|Launch|Device)\w*")
+_CUDA = re.compile(
+    r"\bcuda[A-Z]\w+|\bcuda\w*\.h\b|(?:at|c10|torch)::cuda|cu(?:blas|dnn|fft|sparse|rand|solver)|\bCUDA_?[A-Z]\w*"
+)
+
 
 @dataclass(frozen=True)
 class Construct:
@@ -31,10 +36,15 @@ class Construct:
 def code(file: Plain) -> str | None:
     """The text with comments blanked, characters and lines where they were; None if it is not about CUDA. Once per file."""
     if "_code" not in file.__dict__:
-        about = file.kind == "cuda" or _WORDS.search(file.text)
+        about = (file.kind == "cuda" or _WORDS.search(file.text)) and not _is_hip(file.text)
         file.__dict__["_code"] = _COMMENT.sub(_blank, file.text) if about else None
     found: str | None = file.__dict__["_code"]
     return found
+
+
+def _is_hip(text: str) -> bool:
+    """Whether a file is AMD's already: it names HIP, and nothing of CUDA."""
+    return _HIP.search(text) is not None and _CUDA.search(text) is None
 
 
 def _blank(match: re.Match[str]) -> str:

@@ -33,4 +33,4 @@ def find_imports(module: Module, rule: str) -> Iterator[Finding]:
 def _found(module: Module, node: ast.AST, name: str, rule: str) -> Iterator[Finding]:
     package = by_module().get(name.split(".")[0])
     if package is not None and package.rule == rule:
-        yield finding(module, node, rule, package.severity, name, package.message, package.fix, package.need)
+        yield finding(module, node, rule, package.imports, name, package.message, package.fix, package.need)

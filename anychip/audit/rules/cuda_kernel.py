@@ -13,7 +13,12 @@ from anychip.audit.rules._cxx import KINDS as KINDS
 from anychip.audit.rules._cxx import Construct, find_constructs
 
 NAME = "cuda-kernel"
-VALID = ("<cxx>\nint main() { return 0; }\n", "<cuda>\n// __global__ void k();\nint f();\n")
+VALID = (
+    "<cxx>\n#include <hip/hip_runtime.h>\n__global__ void k();\n",
+    "<cxx>\n// about CUDA\nfloat4 v;\n",
+    "<cxx>\nint main() { return 0; }\n",
+    "<cuda>\n// __global__ void k();\nint f();\n",
+)
 INVALID = (
     (
         "<cuda>\n__global__ void k(float* x) { x[threadIdx.x] = 0; }\nvoid f() { k<<<1, 32>>>(x); }\n",
@@ -27,6 +32,7 @@ INVALID = (
         "<cuda>\n__host__ __device__ void f() { __syncthreads(); dim3 g(1); }\n#if __CUDA_ARCH__ >= 800\n#endif\n",
         ("__host__ __device__", "__syncthreads", "dim3", "__CUDA_ARCH__"),
     ),
+    ("<cuda>\nvoid f(const float2* x) { gpuAtomicAdd(x, 1); }\n", ("float2", "gpuAtomicAdd")),
 )
 _FIX = "HIP by PyTorch's hipify for AMD; a kernel in Triton or in the chip's language elsewhere"
 _FIX_NONE = "written again for the other chip: hipify does not translate it"
@@ -44,7 +50,7 @@ CONSTRUCTS = (
     Construct(re.compile(r"\b__shared__\b"), "rewrite", "memory that a block shares", _FIX),
     Construct(re.compile(r"\b(__(?:shfl|ballot|any|all|activemask|match|reduce)\w*_sync)\b"), "rewrite",
               "threads of a warp exchange values: the warp's width differs", _FIX),
-    Construct(re.compile(r"\b(atomic[A-Z]\w*)\s*\("), "rewrite", "an atomic of CUDA", _FIX),
+    Construct(re.compile(r"\b((?:gpuA|a)tomic[A-Z]\w*)\s*\("), "rewrite", "an atomic of CUDA", _FIX),
     Construct(re.compile(r"\basm\s*(?:volatile)?\s*\("), "blocks", "NVIDIA's assembler", _FIX_NONE, "inline PTX"),
     Construct(re.compile(r"\b(wmma::|mma_sync|nvcuda::|wgmma|tcgen05)"), "blocks", "tensor cores by their instructions", _FIX_NONE),
     Construct(re.compile(r"\b(?:cutlass|cute)::"), "blocks", "NVIDIA's matrix templates", _FIX_NONE),
@@ -53,5 +59,13 @@ CONSTRUCTS = (
 )  # fmt: skip
 
 
+# In C++ that the host compiles these may be anyone's.
+IN_KERNELS = (
+    Construct(re.compile(r"\b((?:u?(?:char|short|int|long|longlong)|float|double)[1234])\b(?!\s*::)"), "rewrite", "a vector type of CUDA's",
+              _FIX),
+)  # fmt: skip
+
+
 def find(file: Plain) -> Iterable[Finding]:
-    return find_constructs(file, NAME, CONSTRUCTS, lambda symbol: ("kernel", ""))
+    constructs = (*CONSTRUCTS, *IN_KERNELS) if file.kind == "cuda" else CONSTRUCTS
+    return find_constructs(file, NAME, constructs, lambda symbol: ("kernel", ""))

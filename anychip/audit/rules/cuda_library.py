@@ -21,7 +21,10 @@ INVALID = (
         "<cuda>\n#include <cublas_v2.h>\ncublasHandle_t h = CUBLAS_OP_N;\n",
         ("cublas_v2.h", "cublasHandle_t", "CUBLAS_OP_N"),
     ),
-    ("<cuda>\nthrust::sort(a, b);\ncub::BlockReduce<float, 32> r;\n", ("thrust::", "cub::")),
+    (
+        "<cuda>\nthrust::sort(a, b);\ncub::BlockReduce<float, 32> r;\ncuda::std::pair p;\n",
+        ("thrust::", "cub::", "cuda::"),
+    ),
 )
 _CALL = re.compile(
     r"\b(cublas(?:Lt|Xt)?[A-Z]\w+|cudnn[A-Z]\w+|cufft[A-Z]\w+|cusparse[A-Z]\w+|curand\w*|cusolver\w+|nccl[A-Z]\w+|cutensor[A-Z]\w+)\s*\("
@@ -35,7 +38,7 @@ _INCLUDE = re.compile(
     r"(?:cub|thrust|cutlass|cute|cudnn_frontend\w*)(?:/[^>\"]+|\.h(?:pp)?)))[>\"]",
     re.MULTILINE,
 )
-_HEADERS = re.compile(r"\b((?:cub|thrust)::)")
+_HEADERS = re.compile(r"\b((?:cub|thrust)::)|(?<![\w:])(cuda::)(?=\w)")
 CALLS = (
     Construct(_CALL, "thought", "a library of NVIDIA's", ""),
     Construct(_TYPE, "thought", "a type or constant of a library of NVIDIA's", ""),

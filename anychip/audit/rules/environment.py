@@ -43,6 +43,7 @@ _TWINS = {
     "CUDA_VISIBLE_DEVICES": "visible_devices", "PYTORCH_CUDA_ALLOC_CONF": "alloc_conf", "PYTORCH_ALLOC_CONF": "alloc_conf",
     "CUDA_LAUNCH_BLOCKING": "launch_blocking", "NVIDIA_VISIBLE_DEVICES": "visible_devices",
 }  # fmt: skip
+_NVIDIAS = re.compile(r"PTXAS|NVDISASM|CUOBJDUMP|CUPTI|CUDA|CUDART|NVIDIA|NSIGHT")
 _FIX_TWIN = "the platform's own variable beside it"
 _FIX = "leave it out, or set it where CUDA is: it means nothing on other chips"
 # CMake and nvcc use such names for variables of their own: those are another rule's.
@@ -71,6 +72,8 @@ def _is_printed(file: Module, node: object) -> bool:
 
 
 def _judge(name: str) -> tuple[str, str, tuple[str, str]]:
+    if name.startswith("TRITON_") and not _NVIDIAS.search(name):
+        return "flow", "nothing here: every vendor's Triton reads it", ("", "")
     twin = _TWINS.get(name)
     if twin:
         return "automatic", _FIX_TWIN, ("env", twin)

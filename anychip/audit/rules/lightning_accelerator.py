@@ -10,20 +10,23 @@ from anychip.audit.finding import Finding, finding
 from anychip.source.module import Module
 
 NAME = "lightning-accelerator"
-VALID = ('Trainer(accelerator="auto", devices=2)\n', "f(num_cpus=2)\n", "gpus = 2\n")
+VALID = ('Trainer(accelerator="auto", devices=2)\n', "f(num_cpus=2)\n", "gpus = 2\n", "distances(rows, num_gpus=n)\n")
 INVALID = (
     ('Trainer(accelerator="gpu", devices=2)\n', ('accelerator="gpu"',)),
     ("Trainer(gpus=2)\n", ("gpus=",)),
     ("@ray.remote(num_gpus=1)\ndef f(): ...\n", ("num_gpus=",)),
 )
 _COUNTS = frozenset(["gpus", "num_gpus", "n_gpus", "ngpus", "gpus_per_node", "num_gpus_per_node"])
+# Who takes such counts: Lightning's and others' trainers, Ray, launchers. A program's own function passes its own number on.
+_TAKERS = frozenset(["Trainer", "Fabric", "remote", "options", "init", "ScalingConfig", "Resources", "LightningCLI", "with_resources",
+                     "from_argparse_args", "ActorPoolStrategy", "RunConfig", "PyTorch", "Executor", "executor", "update_parameters"])  # fmt: skip
 _FIX = {"accelerator": 'accelerator="auto"', "gpus": 'devices=, with accelerator="auto"'}
 
 
 def find(module: Module) -> Iterable[Finding]:
     for call in module.calls:
         for keyword in call.keywords:
-            if keyword.arg in _COUNTS:
+            if keyword.arg in _COUNTS and _called(call) in _TAKERS:
                 fix = _FIX.get(keyword.arg, "a count of devices of whatever kind")
                 yield finding(module, keyword, NAME, "thought", f"{keyword.arg}=", "counts GPUs", fix, ("device", ""))
             elif (
@@ -34,3 +37,7 @@ def find(module: Module) -> Iterable[Finding]:
                 symbol = f'accelerator="{keyword.value.value}"'
                 message = "Lightning's name for CUDA and MPS only"
                 yield finding(module, keyword, NAME, "automatic", symbol, message, _FIX["accelerator"], ("device", ""))
+
+
+def _called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")

@@ -20,7 +20,7 @@ INVALID = (
     ('import os\nos.system("nvidia-smi -q")\n', ("nvidia-smi",)),
 )
 _TOOL = re.compile(
-    r"(?<![\w./-])(?:/usr/bin/)?(nvidia-smi|nvidia-docker|nvidia-cuda-mps-control|nsys(?=\s+\w)|ncu(?=\s+-)|nvprof|nvcc(?=\s))(?![\w-])"
+    r"(?<![\w./-])(?:/usr/bin/)?(nvidia-smi|nvidia-docker|nvidia-cuda-mps-control|nsys(?=\s+\w)|ncu(?=\s+-)|nvprof|nvcc(?=\s)|nvidia\.nsight(?:-\w+)*)(?![\w-])"
 )
 _IN_STRING = re.compile(r"nvidia-smi")
 _FIX = "the chip's own tool: platforms name it (detect.smi)"

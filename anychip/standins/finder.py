@@ -2,11 +2,13 @@
 
 It stands behind all other finders, so an installed package always wins; nothing is written to disk.
 `LIBRARIES` is the list; each row names the file here that has the names (`MODULES`) and the version that it follows.
+$ANYCHIP_WITHOUT names those (by commas) that are to be absent, for a program that takes another path without them.
 """
 
 import importlib
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ LIBRARIES: dict[str, Library] = {
     "flash_attn": Library("flash_attn", "its attention is priced as torch's fused attention"),
     "apex": Library("apex", "its optimizers and norms are priced as torch's fused ones"),
     "amp_C": Library("amp_c", "its list kernels are priced as torch's", "apex"),
+    "fused_weight_gradient_mlp_cuda": Library("wgrad", "its products are priced as torch's", "apex"),
     "xformers": Library("xformers", "its attention is priced as torch's fused attention"),
     "bitsandbytes": Library("bitsandbytes", "its optimizers are priced by bytes, its layers as products of torch's"),
     "transformer_engine": Library("transformer_engine", "its layers are priced as torch's products and norms"),
@@ -58,7 +61,7 @@ class Finder(importlib.abc.MetaPathFinder):
         top = fullname.partition(".")[0]
         if fullname in NEEDED and not asked_by_find_spec():
             raise ModuleNotFoundError(NEEDED[fullname], name=fullname)
-        library = LIBRARIES.get(top)
+        library = LIBRARIES.get(top) if top not in os.environ.get("ANYCHIP_WITHOUT", "").split(",") else None
         if library is None or (fullname == top and hidden()):
             return None
         if fullname != top and not hasattr(sys.modules.get(top), "__anychip__"):

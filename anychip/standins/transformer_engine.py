@@ -4,15 +4,23 @@ A linear layer in FP8 is: cast of the input, cast of the weight, one scaled prod
 scaled products. Refused where the chip has no FP8 product, as there.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from anychip.standins import recording
-from anychip.standins.recording import layout
+from anychip.standins import te_parallel
+from anychip.standins.amp_c import applier, multi_tensor_l2norm, multi_tensor_scale
+from anychip.standins.optimizers import FusedAdam, FusedSGD
+from anychip.standins.te_products import (
+    WHOLE,
+    FP8GlobalStateManager,
+    check_fp8_support,
+    fp8_autocast,
+    fp8_model_init,
+    linear,
+)
 from anychip.standins.te_recipe import COMMON, RECIPES
 
 VERSION = "2.6.0"
@@ -20,132 +28,93 @@ VERSION = "2.6.0"
 Tensor = torch.Tensor
 
 
-class _Fp8:
-    """Whether products run in FP8 just now."""
-
-    enabled = False
-
-
-@contextmanager
-def fp8_autocast(enabled: bool = True, calibrating: bool = False, fp8_recipe: Any = None, fp8_group: Any = None,
-                 **_options: Any) -> Iterator[None]:  # fmt: skip
-    """Inside, the layers of this module multiply in FP8. Raises AssertionError where the chip cannot."""
-    if enabled:
-        available, reason = check_fp8_support()
-        assert available, reason
-    before, _Fp8.enabled = _Fp8.enabled, enabled
-    try:
-        yield
-    finally:
-        _Fp8.enabled = before
-
-
-@contextmanager
-def fp8_model_init(
-    enabled: bool = True, recipe: Any = None, preserve_high_precision_init_val: bool = False
-) -> Iterator[None]:
-    """Weights stay 16 bits wide here: their FP8 copies are made at each use."""
-    yield
-
-
-def check_fp8_support() -> tuple[bool, str]:
-    runtime = recording.runtime()
-    if runtime is None or runtime.ask("supports.float8_e4m3fn.matmul"):
-        return True, ""
-    return False, f"{runtime.chip.name} has no FP8 product; FP8 execution is not available on it."
-
-
-# Products -------------------------------------------------------------------------------------------------------------
-
-E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
-
-
-def _cast(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """x [m, k] -> (x in FP8 [m, k], its transpose [k, m]): one kernel that also finds the largest value."""
-    both = [layout(torch.empty(shape, dtype=dtype, device="meta")) for shape in (x.shape, x.shape[::-1])]
-    made = recording.launch("custom.transformer_engine.cast_transpose", (x,), both, (), (("flop", 3 * x.numel()),))
-    return made[0], made[1]
-
-
-class _Fp8Linear(torch.autograd.Function):
-    """x [m, k], weight [n, k], bias [n] -> [m, n]."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Any) -> Tensor:
-        x8, x8_t = _cast(x, E4M3)
-        w8, w8_t = _cast(weight, E4M3)
-        ctx.save_for_backward(x8_t, w8_t)
-        ctx.dtypes = x.dtype, weight.dtype
-        return _product(x8, w8.t(), bias, x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        x8_t, w8_t = ctx.saved_tensors
-        to_input, to_weight, to_bias = ctx.needs_input_grad
-        g8, g8_t = _cast(grad.contiguous(), E5M2)
-        input_grad = _product(g8, w8_t.t(), None, ctx.dtypes[0]) if to_input else None
-        weight_grad = _product(g8_t, x8_t.t(), None, ctx.dtypes[1]) if to_weight else None
-        return input_grad, weight_grad, grad.sum(0) if to_bias else None
-
-
-def _product(one: Tensor, two: Tensor, bias: Any, dtype: torch.dtype) -> Tensor:
-    """[m, k] @ [k, n] in FP8, with the scales that a real run keeps beside its tensors."""
-    out = dtype if dtype is not torch.float32 else torch.bfloat16
-    scale = torch.ones((), device=one.device)
-    bias = None if bias is None else bias.to(out)
-    return torch._scaled_mm(one, two, scale, scale, bias=bias, out_dtype=out, use_fast_accum=True).to(dtype)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Any) -> Tensor:
-    """[..., k] -> [..., n], in FP8 inside of `fp8_autocast`, else as torch does it."""
-    if not _Fp8.enabled:
-        return F.linear(x, weight, bias)
-    if torch.is_autocast_enabled("cuda"):
-        x = x.to(torch.get_autocast_dtype("cuda"))
-    rows = x.reshape(-1, x.shape[-1])
-    assert not any(size % 16 for size in (*rows.shape, weight.shape[0])), (
-        f"FP8 execution requires all dimensions to be divisible by 16, got {tuple(rows.shape)} and {tuple(weight.shape)}"
-    )
-    out: Tensor = _Fp8Linear.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
-    return out.view(*x.shape[:-1], weight.shape[0])
-
-
 # Layers ---------------------------------------------------------------------------------------------------------------
 
 
-class Linear(torch.nn.Module):
+class TransformerEngineBaseModule(torch.nn.Module):
+    """Base of the layers with products. What trainers set or ask: the tensor-parallel group."""
+
+    split = WHOLE
+    fuse = False
+    save_original_input = False
+
+    def set_tensor_parallel_group(self, tp_group: Any) -> None:
+        self.tp_group = tp_group
+        self.split = te_parallel.Split(self.split.mode, tp_group, self.split.sequence)
+
+    def init_fp8_metadata(self, num_gemms: int = 1) -> None:
+        """Scales are not kept here."""
+
+    def _parameters_of(self, in_features: int, out_features: int, bias: bool, params_dtype: Any, device: Any,
+                       init_method: Any, options: dict[str, Any]) -> None:  # fmt: skip
+        """Make `weight` [out, in] and `bias`, of which a rank of a tensor-parallel group holds its part."""
+        mode, group = options.get("parallel_mode"), options.get("tp_group")
+        size = torch.distributed.get_world_size(group) if group is not None else options.get("tp_size", 1)
+        self.tp_group, self.tp_size = group, size
+        self.split = te_parallel.Split(mode, group, bool(options.get("sequence_parallel")) and size > 1)
+        self.fuse = bool(options.get("fuse_wgrad_accumulation"))
+        inputs, outputs = (in_features // size, out_features) if mode == "row" else (in_features, out_features)
+        outputs = outputs // size if mode == "column" else outputs
+        self.in_features, self.out_features = inputs, outputs
+        self.weight = torch.nn.Parameter(torch.empty(outputs, inputs, dtype=params_dtype, device=device))
+        with _drawn_by(options):
+            (init_method or _normal)(self.weight)
+        self.bias: torch.nn.Parameter | None
+        values = torch.zeros(outputs, dtype=params_dtype, device=device) if bias else None
+        self.register_parameter("bias", None if values is None else torch.nn.Parameter(values))
+        if mode is not None:
+            te_parallel.mark(self.weight, self.split, "weight")
+            if self.bias is not None:
+                te_parallel.mark(self.bias, self.split, "bias")
+
+
+def _drawn_by(options: dict[str, Any]) -> Any:
+    """The random numbers that a rank's own part is drawn from."""
+    tracker = options.get("get_rng_state_tracker")
+    if tracker is None:
+        return nullcontext()
+    name = options.get("rng_tracker_name")
+    return tracker().fork(name) if name else tracker().fork()
+
+
+class Linear(TransformerEngineBaseModule):
     """weight [out, in]. With `return_bias` the bias is not added but returned."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, params_dtype: Any = None, device: Any = "cuda",
-                 return_bias: bool = False, init_method: Any = None, **_options: Any) -> None:  # fmt: skip
+                 return_bias: bool = False, init_method: Any = None, **options: Any) -> None:  # fmt: skip
         super().__init__()
-        self.in_features, self.out_features, self.return_bias = in_features, out_features, return_bias
-        self.weight = torch.nn.Parameter(torch.empty(out_features, in_features, dtype=params_dtype, device=device))
-        (init_method or _normal)(self.weight)
-        self.register_parameter(
-            "bias", torch.nn.Parameter(torch.zeros(out_features, dtype=params_dtype, device=device)) if bias else None
-        )
+        self.return_bias = return_bias
+        self._parameters_of(in_features, out_features, bias, params_dtype, device, init_method, options)
 
     def forward(self, inp: Tensor, is_first_microbatch: bool | None = None, **_options: Any) -> Any:
-        if self.return_bias:
-            return linear(inp, self.weight, None), self.bias
-        return linear(inp, self.weight, self.bias)
+        out = linear(inp, self.weight, None if self.return_bias else self.bias, self.split, self.fuse)
+        return (out, self.bias) if self.return_bias else out
 
 
 def _normal(weight: Tensor) -> None:
     torch.nn.init.normal_(weight, std=0.023)
 
 
+def _copies(module: torch.nn.Module, sequence: bool) -> None:
+    """Each rank of a tensor-parallel group has the same norm and sees a part of the sequence: trainers sum the gradients."""
+    for parameter in module.parameters(recurse=False):
+        parameter.sequence_parallel = sequence  # type: ignore[attr-defined]
+
+
 class LayerNorm(torch.nn.LayerNorm):
-    def __init__(self, normalized_shape: Any, eps: float = 1e-5, zero_centered_gamma: bool = False, device: Any = "cuda",
-                 params_dtype: Any = None, dtype: Any = None, **_options: Any) -> None:  # fmt: skip
-        super().__init__(normalized_shape, eps, device=device, dtype=params_dtype or dtype)
+    def __init__(self, normalized_shape: Any = None, eps: float = 1e-5, zero_centered_gamma: bool = False, device: Any = "cuda",
+                 params_dtype: Any = None, dtype: Any = None, sequence_parallel: bool = False,
+                 hidden_size: Any = None, **_options: Any) -> None:  # fmt: skip
+        super().__init__(normalized_shape or hidden_size, eps, device=device, dtype=params_dtype or dtype)
+        _copies(self, sequence_parallel)
 
 
 class RMSNorm(torch.nn.RMSNorm):
-    def __init__(self, normalized_shape: Any, eps: float = 1e-5, zero_centered_gamma: bool = False, device: Any = "cuda",
-                 params_dtype: Any = None, dtype: Any = None, **_options: Any) -> None:  # fmt: skip
-        super().__init__(normalized_shape, eps, device=device, dtype=params_dtype or dtype)
+    def __init__(self, normalized_shape: Any = None, eps: float = 1e-5, zero_centered_gamma: bool = False, device: Any = "cuda",
+                 params_dtype: Any = None, dtype: Any = None, sequence_parallel: bool = False,
+                 hidden_size: Any = None, **_options: Any) -> None:  # fmt: skip
+        super().__init__(normalized_shape or hidden_size, eps, device=device, dtype=params_dtype or dtype)
+        _copies(self, sequence_parallel)
 
 
 def _norm(kind: str, size: int, eps: float, device: Any, dtype: Any) -> Any:
@@ -155,15 +124,17 @@ def _norm(kind: str, size: int, eps: float, device: Any, dtype: Any) -> Any:
     return weight, bias
 
 
-class _Normed(torch.nn.Module):
+class _Normed(TransformerEngineBaseModule):
     """What starts with a norm: `layer_norm_weight` and `layer_norm_bias`, as the real layers name them."""
 
-    def __init__(self, size: int, eps: float, normalization: str, device: Any, dtype: Any) -> None:
+    def __init__(self, size: int, eps: float, normalization: str, device: Any, dtype: Any,
+                 sequence: bool = False) -> None:  # fmt: skip
         super().__init__()
         self.eps, self.normalization = eps, normalization
         self.layer_norm_weight, bias = _norm(normalization, size, eps, device, dtype)
         self.layer_norm_bias: torch.nn.Parameter | None
         self.register_parameter("layer_norm_bias", bias)
+        _copies(self, sequence)
 
     def normed(self, x: Tensor) -> Tensor:
         size = (x.shape[-1],)
@@ -175,17 +146,51 @@ class _Normed(torch.nn.Module):
 class LayerNormLinear(_Normed):
     def __init__(self, in_features: int, out_features: int, eps: float = 1e-5, bias: bool = True,
                  normalization: str = "LayerNorm", params_dtype: Any = None, device: Any = "cuda",
-                 return_layernorm_output: bool = False, return_bias: bool = False, **_options: Any) -> None:  # fmt: skip
-        super().__init__(in_features, eps, normalization, device, params_dtype)
-        inner = Linear(in_features, out_features, bias, params_dtype, device)
-        self.weight, self.bias = inner.weight, inner.bias
+                 return_layernorm_output: bool = False, return_bias: bool = False, init_method: Any = None,
+                 **options: Any) -> None:  # fmt: skip
+        super().__init__(in_features, eps, normalization, device, params_dtype, bool(options.get("sequence_parallel")))
+        self._parameters_of(in_features, out_features, bias, params_dtype, device, init_method, options)
         self.return_bias, self.return_layernorm_output = return_bias, return_layernorm_output
 
     def forward(self, inp: Tensor, is_first_microbatch: bool | None = None, **_options: Any) -> Any:
         normed = self.normed(inp)
-        out = linear(normed, self.weight, None if self.return_bias else self.bias)
+        out = linear(normed, self.weight, None if self.return_bias else self.bias, self.split, self.fuse)
         found = [out, *([self.bias] if self.return_bias else []), *([normed] if self.return_layernorm_output else [])]
         return found[0] if len(found) == 1 else tuple(found)
+
+
+class GroupedLinear(TransformerEngineBaseModule):
+    """num_gemms weights [out, in]: consecutive rows of the input are multiplied with one each, as many as `m_splits` say."""
+
+    def __init__(self, num_gemms: int, in_features: int, out_features: int, bias: bool = True, params_dtype: Any = None,
+                 device: Any = "cuda", return_bias: bool = False, init_method: Any = None, **options: Any) -> None:  # fmt: skip
+        super().__init__()
+        self.num_gemms, self.use_bias, self.return_bias = num_gemms, bias, return_bias
+        mode = options.pop("parallel_mode", None)
+        size = options.get("tp_size", 1)
+        self.in_features, self.out_features = in_features, out_features
+        inputs = in_features // size if mode == "row" else in_features
+        outputs = out_features // size if mode == "column" else out_features
+        self.fuse = bool(options.get("fuse_wgrad_accumulation"))
+        for number in range(num_gemms):
+            weight = torch.nn.Parameter(torch.empty(outputs, inputs, dtype=params_dtype, device=device))
+            with _drawn_by(options):
+                (init_method or _normal)(weight)
+            self.register_parameter(f"weight{number}", weight)
+            if bias:
+                values = torch.zeros(outputs, dtype=params_dtype, device=device)
+                self.register_parameter(f"bias{number}", torch.nn.Parameter(values))
+
+    def forward(self, inp: Tensor, m_splits: Any, is_first_microbatch: bool | None = None) -> Any:
+        biases = [getattr(self, f"bias{number}") if self.use_bias else None for number in range(self.num_gemms)]
+        parts = inp.split(list(m_splits))
+        outs = [
+            linear(
+                part, getattr(self, f"weight{number}"), None if self.return_bias else biases[number], WHOLE, self.fuse
+            )
+            for number, part in enumerate(parts)
+        ]
+        return (torch.cat(outs), biases) if self.return_bias else torch.cat(outs)
 
 
 _GATED: dict[str, Any] = {"swiglu": F.silu, "geglu": F.gelu, "reglu": F.relu}
@@ -226,8 +231,12 @@ class DotProductAttention(torch.nn.Module):
 
     def __init__(self, num_attention_heads: int, kv_channels: Any, num_gqa_groups: int | None = None,
                  attention_dropout: float = 0.0, qkv_format: str = "sbhd", attn_mask_type: str = "causal",
-                 softmax_scale: float | None = None, **_options: Any) -> None:  # fmt: skip
+                 softmax_scale: float | None = None, **options: Any) -> None:  # fmt: skip
         super().__init__()
+        if options.get("cp_group") is not None:
+            raise NotImplementedError(
+                "anychip's stand-in for transformer_engine has no attention across ranks (cp_group)"
+            )
         self.dropout, self.format, self.mask_type, self.scale = (
             attention_dropout,
             qkv_format,
@@ -307,31 +316,61 @@ class TransformerLayer(torch.nn.Module):
         return x + F.dropout(self.layernorm_mlp(x), self.hidden_dropout, self.training)
 
 
+class QuantizedTensor(torch.Tensor):
+    """Weights that are kept in 8 bits: there are none here (see `fp8_model_init`)."""
+
+
+class Float8Tensor(QuantizedTensor):
+    pass
+
+
 _LAYERS: dict[str, Any] = {
     "Linear": Linear, "LayerNorm": LayerNorm, "RMSNorm": RMSNorm, "LayerNormLinear": LayerNormLinear,
     "LayerNormMLP": LayerNormMLP, "DotProductAttention": DotProductAttention, "MultiheadAttention": MultiheadAttention,
-    "TransformerLayer": TransformerLayer,
+    "TransformerLayer": TransformerLayer, "GroupedLinear": GroupedLinear,
 }  # fmt: skip
 _CONTEXTS: dict[str, Any] = {"fp8_autocast": fp8_autocast, "fp8_model_init": fp8_model_init, "autocast": fp8_autocast}
+_ATTENTION: dict[str, Any] = {
+    "DotProductAttention": DotProductAttention, "MultiheadAttention": MultiheadAttention,
+    "_SplitAlongDim": te_parallel.SplitAlongDim, "apply_rotary_pos_emb": te_parallel.apply_rotary_pos_emb,
+}  # fmt: skip
 
 MODULES: dict[str, dict[str, Any]] = {
     "transformer_engine": {},
     "transformer_engine.common": {},
     "transformer_engine.common.recipe": {**COMMON, **RECIPES},
-    "transformer_engine.pytorch": {**_LAYERS, **_CONTEXTS},
+    "transformer_engine.pytorch": {
+        **_LAYERS, **_CONTEXTS, "checkpoint": te_parallel.checkpoint,
+        "CudaRNGStatesTracker": te_parallel.CudaRNGStatesTracker,
+    },
     "transformer_engine.pytorch.fp8": {
-        **_CONTEXTS, "check_fp8_support": check_fp8_support,
+        **_CONTEXTS, "check_fp8_support": check_fp8_support, "FP8GlobalStateManager": FP8GlobalStateManager,
     },
     "transformer_engine.pytorch.module": _LAYERS,
-    "transformer_engine.pytorch.attention": {
-        "DotProductAttention": DotProductAttention, "MultiheadAttention": MultiheadAttention,
+    "transformer_engine.pytorch.module.base": {
+        "TransformerEngineBaseModule": TransformerEngineBaseModule,
+        "get_dummy_wgrad": lambda shape, dtype, zero=False: torch.empty(shape, dtype=dtype, device="cuda"),
     },
+    "transformer_engine.pytorch.attention": _ATTENTION,
+    "transformer_engine.pytorch.attention.rope": {"apply_rotary_pos_emb": te_parallel.apply_rotary_pos_emb},
+    "transformer_engine.pytorch.distributed": te_parallel.DISTRIBUTED,
+    "transformer_engine.pytorch.optimizers": {
+        "FusedAdam": FusedAdam, "FusedSGD": FusedSGD, "multi_tensor_applier": applier,
+        "multi_tensor_l2norm": multi_tensor_l2norm, "multi_tensor_scale": multi_tensor_scale,
+    },
+    "transformer_engine.pytorch.tensor": {"QuantizedTensor": QuantizedTensor},
+    "transformer_engine.pytorch.tensor.float8_tensor": {"Float8Tensor": Float8Tensor},
+    "transformer_engine.pytorch.float8_tensor": {"Float8Tensor": Float8Tensor},
+    "transformer_engine.pytorch.ops": {"Sequential": torch.nn.Sequential, "FusibleOperation": torch.nn.Module},
 }  # fmt: skip
 
 UNCOVERED: dict[str, tuple[str, ...]] = {
     "transformer_engine": ("jax",),
-    "transformer_engine.pytorch": ("GroupedLinear", "checkpoint", "make_graphed_callables", "optimizers", "CudaRNGStatesTracker",
-                                   "initialize_ub", "moe_permute", "moe_unpermute", "ops", "get_cpu_offload_context",
-                                   "InferenceParams", "cpp_extensions", "distributed", "float8_tensor", "utils", "tensor"),
-    "transformer_engine.pytorch.fp8": ("FP8GlobalStateManager", "get_default_fp8_recipe", "get_fp8_te_dtype"),
+    "transformer_engine.pytorch": ("make_graphed_callables", "initialize_ub", "moe_permute", "moe_unpermute",
+                                   "get_cpu_offload_context", "cpu_offload", "permutation", "cross_entropy", "graph",
+                                   "InferenceParams", "cpp_extensions", "utils", "Fp8Padding", "Fp8Unpadding"),
+    "transformer_engine.pytorch.optimizers": ("multi_tensor_scale_tensor", "multi_tensor_adam"),
+    "transformer_engine.pytorch.ops": ("BasicLinear", "Bias", "LayerNorm", "RMSNorm", "AllReduce", "ReduceScatter"),
+    "transformer_engine.pytorch.tensor": ("mxfp8_tensor", "nvfp4_tensor", "utils", "float8_blockwise_tensor"),
+    "transformer_engine.pytorch.fp8": ("get_default_fp8_recipe", "get_fp8_te_dtype"),
 }  # fmt: skip

@@ -4,7 +4,7 @@ import textwrap
 
 import pytest
 
-from anychip.standins.finder import LIBRARIES, modules_of
+from anychip.standins.finder import LIBRARIES, Finder, modules_of
 from anychip.standins.guarded import covered
 from tests.standins.recorded import Recorded
 
@@ -134,3 +134,9 @@ def test_exception_tables_are_read() -> None:
     code = guarded.__code__
     assert any(covered(code, at) for at in range(0, len(code.co_code), 2))
     assert not any(covered(plain.__code__, at) for at in range(0, len(plain.__code__.co_code), 2))
+
+
+def test_a_stand_in_that_is_not_wanted_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYCHIP_WITHOUT", "xformers,apex")
+    assert Finder().find_spec("apex", None) is None
+    assert Finder().find_spec("flash_attn", None) is not None

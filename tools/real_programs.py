@@ -125,6 +125,7 @@ def run(entry: dict[str, Any], source: Path | None, out: Path, timeout_s: float,
     result, log = out / "results" / f"{entry['name']}.part", out / "logs" / f"{entry['name']}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "WORK": str(work),
+                   "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
                    "TORCH_HOME": str(work / ".torch"), "HF_HOME": str(work / ".hf"), "MPLBACKEND": "agg"}  # fmt: skip
     environment |= {name: value.replace("$WORK", str(work)) for name, value in entry.get("environment", {}).items()}
     paths = [str(work / path) for path in entry.get("path", [])]

@@ -182,14 +182,23 @@ class Session:
                 sys.path.insert(0, str(Path(argv[0]).resolve().parent))
                 runpy.run_path(argv[0], run_name="__main__")
         except SystemExit as end:
+            if end.code:
+                self._unfold()
             return exit_status(end)
         except KeyboardInterrupt:
             self.save(130, interrupted=True)
             return 130
         except BaseException:
+            self._unfold()
             print_program_traceback()
             return 1
         return 0
+
+    def _unfold(self) -> None:
+        """A failure may come of what a folded call left out."""
+        repeats = self.runtime.repeats
+        if repeats is not None and repeats.folded:
+            repeats.unfold("a failure after a folded one")
 
 
 LAUNCHERS = ("torch.distributed.run", "torch.distributed.launch")

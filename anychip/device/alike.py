@@ -1,5 +1,8 @@
-"""What two calls of a module have in common that may do the same: layouts of their inputs, settings of their modules."""
+"""What two calls of a module have in common that may do the same: layouts of their inputs, settings of their modules;
+and what a call leaves behind in Python, which would be missing if it had not run."""
 
+import random
+import sys
 from enum import Enum
 from types import ModuleType
 from typing import Any
@@ -89,4 +92,20 @@ def settings(module: torch.nn.Module, fields: list[dict[str, Any]]) -> tuple[Any
                 found.append(value)
             elif isinstance(value, torch.Tensor):
                 found.append(0)
+    return tuple(found)
+
+
+def traces(module: torch.nn.Module) -> tuple[Any, ...]:
+    """What a call may leave in its modules and in the host's random numbers: counters, longer lists, an auxiliary loss."""
+    found: list[Any] = [random.getstate(), torch.default_generator.get_state().numpy().tobytes()]
+    if "numpy" in sys.modules:
+        found.append(sys.modules["numpy"].random.get_state()[1].tobytes())
+    for one in module.modules():
+        for name, value in vars(one).items():
+            if isinstance(value, torch.Tensor):
+                found.append((name, id(value) if value.grad_fn is not None else 0))
+            elif isinstance(value, int | float | str):
+                found.append((name, value))
+            elif isinstance(value, list | dict | set | tuple):
+                found.append((name, len(value)))
     return tuple(found)

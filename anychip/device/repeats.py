@@ -4,8 +4,9 @@ In: outermost calls of trained modules and backward passes. A call that does wha
 layout and the same settings of its modules, is not run: its words go on the tape again with blocks and events of their own,
 its outputs are tensors like the last ones, and their one autograd node writes the words of the backward. Each step's
 first call of a kind runs, so that what a step begins with is seen. Where a backward comes that has not been seen twice, the
-call is made up for: its forward runs without a word, its backward as it is. Where one backward goes through several folded
-calls the program is run again without folding (`UNFOLD`).
+call is made up for: its forward runs without a word, its backward as it is. A call that leaves something behind in its
+modules, or draws the host's random numbers, is none of these. Where one backward goes through several folded calls, or the
+program fails after a folded one, it is run again without folding (`UNFOLD`).
 """
 
 import os
@@ -19,7 +20,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from anychip.device._torch_tensors import storage_bytes
-from anychip.device.alike import Unlike, describe, holders, settings
+from anychip.device.alike import Unlike, describe, holders, settings, traces
 from anychip.device.launch import UNFOLD
 from anychip.device.runtime import Runtime
 from anychip.record.chunk import Chunk, Writer, read
@@ -107,9 +108,12 @@ class Repeats:
             return run(*args, **kwargs)
         if history.repeats(self.step) and _ready(history):
             return self._again(module, history, given, lambda leaves: _called(run, leaves, spec))
-        begin = self._here()
+        begin, before = self._here(), traces(module)
         result = run(*args, **kwargs)
-        self._learn(module, history, given, result, begin)
+        if traces(module) == before:
+            self._learn(module, history, given, result, begin)
+        else:
+            history.off = True
         return result
 
     def _learn(self, module: torch.nn.Module, history: History, given: list[Any], result: Any, begin: int) -> None:
@@ -266,8 +270,7 @@ class Repeats:
 
     def unfold(self, reason: str) -> NoReturn:
         """Nobody has seen what comes now: whoever started this process runs it again as it is."""
-        if os.environ.get("ANYCHIP_FOLD") == "debug":
-            print(f"anychip: recorded again without folding, at {reason}", file=sys.stderr)
+        print(f"anychip: run again, without folding micro-batches, because of {reason}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(UNFOLD)

@@ -13,6 +13,7 @@ from anychip.timeline.memory import memory
 
 PIPELINE = Path(__file__).parents[1] / "distributed" / "programs" / "pipeline.py"
 ACCUMULATED = """
+    import random
     import torch
     from torch.utils.checkpoint import checkpoint
 
@@ -20,9 +21,8 @@ ACCUMULATED = """
         def __init__(self):
             super().__init__()
             self.first, self.second = torch.nn.Linear(64, 128), torch.nn.Linear(128, 64)
-            self.calls = 0
+            self.calls, self.seen = 0, []
         def forward(self, x):
-            self.calls += 1
             EXTRA
             return x + checkpoint(lambda y: self.second(torch.nn.functional.gelu(self.first(y))), x, use_reentrant=False)
 
@@ -88,8 +88,9 @@ def test_stages_of_a_pipeline_are_folded_and_the_recordings_are_the_same(monkeyp
         assert memory(one).peak_bytes == memory(other).peak_bytes
 
 
-@pytest.mark.parametrize("extra", ["x = x * 2 if self.calls % 2 else x", "x = x * float(x.sum() > 0)"])
-def test_a_module_that_does_something_else_or_reads_values_is_not_folded(
+@pytest.mark.parametrize("extra", ["self.calls += 1; x = x * 2 if self.calls % 2 else x", "x = x * float(x.sum() > 0)",
+                                   "self.calls += 1", "self.seen.append(1)", "random.random()"])  # fmt: skip
+def test_a_module_that_does_something_else_reads_values_or_leaves_traces_is_not_folded(
     extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folded, plain = both(accumulated(tmp_path, extra), monkeypatch)
@@ -109,4 +110,18 @@ def test_a_step_that_goes_back_once_for_all_is_recorded_as_it_is(
                                  "        if step < 2 or part == 5: total.backward()"), encoding="utf-8")  # fmt: skip
     program, plain = both([str(path)], monkeypatch)
     assert program.meta["folded"] == folded
+    assert happenings(program) == happenings(plain)
+
+
+@pytest.mark.parametrize(("kept", "used"), [("self.loss = x.pow(2).mean()", "model[0].loss"),
+                                            ("KEPT.append(x.pow(2).mean())", "KEPT[-1]")])  # fmt: skip
+def test_an_auxiliary_loss_beside_the_output_is_not_missed(
+    kept: str, used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a module it is seen; in a list of the program's the failure is, and the program is run again."""
+    text = "KEPT = []" + textwrap.dedent(ACCUMULATED).replace("EXTRA", kept)
+    path = tmp_path / "program.py"
+    path.write_text(text.replace("/ 6", f"/ 6 + {used}"), encoding="utf-8")
+    program, plain = both([str(path)], monkeypatch)
+    assert program.meta["folded"] == 0
     assert happenings(program) == happenings(plain)

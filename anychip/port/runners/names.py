@@ -78,6 +78,21 @@ class Named(TorchFunctionMode):
         return call
 
 
+# Classes of torch.cuda that are made for a device.
+_PLACED = frozenset({"Stream", "Event", "ExternalStream", "device", "StreamContext"})
+
+
+def _class(mode: Named, original: type) -> type:
+    """The class with devices translated where one is made; what it makes is of the original, and counts as of this."""
+
+    class Same(type(original)):  # type: ignore[misc]
+        def __instancecheck__(cls, instance: Any) -> bool:
+            return isinstance(instance, original)
+
+    make = mode.wrap(original)
+    return Same(original.__name__, (original,), {"__new__": lambda cls, *args, **kwargs: make(*args, **kwargs)})
+
+
 class Twin(ModuleType):
     """The plug-in's module: whatever torch.cuda has, under the plug-in's name."""
 
@@ -89,7 +104,9 @@ class Twin(ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         found = getattr(self._under, name)
-        return self._mode.wrap(found) if callable(found) and not isinstance(found, type) else found
+        if isinstance(found, type):
+            return _class(self._mode, found) if name in _PLACED else found
+        return self._mode.wrap(found) if callable(found) else found
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.float16, torch.bfloat16]
@@ -110,6 +127,7 @@ def install(seen: str, real: str, imports: tuple[str, ...] = ()) -> Named:
         for plugin in imports:
             _stand_in(plugin)
         torch.accelerator.current_accelerator = lambda check_available=False: torch.device(name)
+        _no_cuda_sources(seen)
         if real != "cpu":
             _accelerate(mode)
     _data_parallel(mode)
@@ -135,6 +153,21 @@ def _accelerate(mode: Named) -> None:
         setattr(torch.accelerator, name, mode.wrap(getattr(torch.cuda, twin)))
     pin = torch.Tensor.pin_memory
     torch.Tensor.pin_memory = lambda self, *args: pin(self, torch.device(mode.real))
+
+
+def _no_cuda_sources(seen: str) -> None:
+    """Extensions are built from CUDA C++ where CUDA is: programs meet the error that they would meet on the chip."""
+    from torch.utils import cpp_extension
+
+    load = cpp_extension.load
+
+    def built(name: str, sources: Any, *args: Any, **kwargs: Any) -> Any:
+        paths = [sources] if isinstance(sources, str) else sources
+        if any(str(path).endswith(".cu") for path in paths):
+            raise RuntimeError(f"{name}: CUDA C++ cannot be built for {seen}")
+        return load(name, sources, *args, **kwargs)
+
+    cpp_extension.load = built
 
 
 def _data_parallel(mode: Named) -> None:

@@ -119,7 +119,7 @@ def port_row(folder: Path) -> dict[str, Any]:
         new = port_source(file.text, target, project)
         if new.problem:
             counts["unread"] += 1
-            broken += [name] if "what was made" in new.problem else []
+            broken += [name] if "what was made of it" in new.problem else []
             continue
         counts["edits"] += sum(change.rule != "imports" for change in new.changes)
         counts.update(left.kind for left in new.left)

@@ -46,6 +46,8 @@ def test_the_map_leads_from_cuda_names_to_the_plug_ins_names() -> None:
     assert (apis["synchronize"].status, apis["synchronize"].target) == ("match", "torch.xpu.synchronize")
     assert apis["jiterator"].status == "missing"
     assert load_apis("groq-compiler")["synchronize"].status == "unknown"
+    assert load_apis("huawei-cann")["CUDAGraph"].target == "torch.npu.NPUGraph"
+    assert load_apis("cambricon-neuware")["synchronize"].target == "torch.mlu.synchronize"
 
 
 def test_verdicts_of_operators() -> None:

@@ -21,9 +21,10 @@ from anychip.device.groups import Groups
 from anychip.device.kernels import canonical, flat_tensors
 from anychip.device.runtime import Runtime
 from anychip.drivers.values import SMALL
-from anychip.record import Kind, Op, word
+from anychip.record import Kind, Mark, Op, word
 from anychip.record.recorder import user_place
 
+FORWARD = word(Kind.MARK, Mark.FORWARD_BEGIN)
 COMM_STREAM = 1000  # numbers of streams that programs cannot make
 
 # operators whose result stands where the input stood
@@ -77,6 +78,8 @@ class Collectives:
         self.late: list[tuple[Call, torch.Tensor]] = []  # of the receive that is being issued
         self.unwaited: list[Pending] = []  # called by C++ in a backward: whoever called waits at its end
         self._place = -1
+        self._told: dict[tuple[tuple[int, ...], int], int] = {}  # broadcasts, by ranks and root
+        self._begun, self._looked_at = False, 0
 
     # ------------------------------------------------------------ kernels
 
@@ -199,6 +202,9 @@ class Collectives:
         if call.name in POINT_TO_POINT:
             self._exchange(call)
             return
+        if call.name == "broadcast_":
+            self._from_root(call)
+            return
         if call.name not in ("allreduce_", "allreduce_coalesced_", "reduce_") and call.name not in OUT_OF_PLACE:
             return
         sums = "reduce_op" in call.at and int(call.at["reduce_op"].op()) == SUM
@@ -239,11 +245,38 @@ class Collectives:
             self._forget(tensor)
             (self.late if self.batch is None else self.batch).append((call, tensor))
 
+    def _from_root(self, call: Call) -> None:
+        """Whole numbers that one rank gives to all before the first forward say what all are to do (whether to train, how
+        many iterations): they really travel. Later ones, of which a rank may leave out repeated ones, do not."""
+        mailbox, root = self.groups.mailbox, call.ranks[call.at["root_rank"]]
+        if mailbox is None or self._trains():
+            return
+        for tensor in call.outputs:
+            if tensor.dtype.is_floating_point or tensor.dtype.is_complex or not 0 < tensor.numel() <= SMALL:
+                continue
+            number = self._told[call.ranks, root] = self._told.get((call.ranks, root), -1) + 1
+            key = f"value-{hash(call.ranks):x}-{root}-{number}"
+            kin = f"value-{len(call.ranks)}-{call.ranks.index(root)}-{number}"
+            if root == self.groups.rank:
+                value = self._value(tensor)
+                mailbox.publish(key, None if value is None else value.clone(), kin)
+                continue
+            value = mailbox.published(key, root, "broadcast", user_place(), kin) if mailbox.holds(key, kin) else None
+            if value is not None:
+                self._tell(tensor, value.reshape(tensor.shape))
+
+    def _trains(self) -> bool:
+        """Whether a module's forward has begun."""
+        tape = self.runtime.recorder.tape
+        self._begun = self._begun or FORWARD in tape[self._looked_at :]
+        self._looked_at = len(tape)
+        return self._begun
+
     def receive(self, call: Call, tensor: torch.Tensor) -> None:
         mailbox, peer = self.groups.mailbox, call.peer
         assert mailbox is not None
         assert peer is not None
-        value = mailbox.receive(peer, call.ranks, "recv", user_place())
+        value = mailbox.receive(peer, self.groups.around(peer, call.ranks), "recv", user_place())
         if value is not None:
             self._tell(tensor, value.reshape(tensor.shape))
 

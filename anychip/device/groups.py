@@ -65,6 +65,11 @@ class Groups:
         """The ranks of a numbered group."""
         return self._ranks[number]
 
+    def around(self, peer: int, ranks: tuple[int, ...]) -> tuple[int, ...]:
+        """The smallest group with this rank and a peer in it: of a pipeline its stages, though it may send in the world."""
+        known = (tuple(one) for one in c10d._world.pg_group_ranks.values())
+        return min((one for one in known if peer in one and self.rank in one), key=len, default=ranks)
+
     def pair_stream(self, group: int, peer: int) -> int:
         """NCCL gives two ranks that send outside of a batch a communicator, and so a stream, of their own."""
         return PAIR_STREAM + self._pairs.setdefault((group, peer), len(self._pairs))
@@ -272,11 +277,11 @@ def _objects(groups: Groups) -> None:
         if groups.mailbox is None or len(ranks) == 1:
             return mine
         number = counts[ranks] = counts.get(ranks, -1) + 1
-        key = f"{hash(ranks):x}-{number}"
+        key, kin = f"{hash(ranks):x}-{number}", f"{len(ranks)}-{ranks.index(root)}-{number}"
         if groups.rank == root:
-            groups.mailbox.publish(key, list(mine))
+            groups.mailbox.publish(key, list(mine), kin)
             return mine
-        return groups.mailbox.published(key, root, what, user_place())
+        return groups.mailbox.published(key, root, what, user_place(), kin)
 
     def send_object_list(object_list: list[Any], dst: Any = None, group: Any = None, device: Any = None,
                          group_dst: Any = None, use_batch: bool = False) -> None:  # fmt: skip

@@ -52,12 +52,22 @@ class Mailbox:
         number = self._received[peer] = self._received.get(peer, -1) + 1
         return self._take(self._name(peer, self.rank, number), peer, ranks, what, place)
 
-    def publish(self, key: str, value: Any) -> None:
-        """Leave a value for all ranks."""
+    def publish(self, key: str, value: Any, kin: str = "") -> None:
+        """Leave a value for all ranks. kin: by what a sample of a rank whose own root does not run finds it."""
         self._put(self.folder / f"all-{key}", value)
+        if kin and not (self.folder / f"all-kin-{kin}").exists():
+            self._put(self.folder / f"all-kin-{kin}", value)
 
-    def published(self, key: str, root: int, what: str, place: Place) -> Any:
-        return self._take(self.folder / f"all-{key}", root, (), what, place)
+    def published(self, key: str, root: int, what: str, place: Place, kin: str = "") -> Any:
+        """What `root` left, waited for."""
+        return self._take(self.folder / f"all-{self._held(key, kin)}", root, (), what, place)
+
+    def holds(self, key: str, kin: str) -> bool:
+        """Whether there is such a value, or will be: a sample waits for nobody."""
+        return not self.shift or (self.folder / f"all-{self._held(key, kin)}").exists()
+
+    def _held(self, key: str, kin: str) -> str:
+        return f"kin-{kin}" if self.shift and kin and not (self.folder / f"all-{key}").exists() else key
 
     def _name(self, source: int, target: int, number: int) -> Path:
         return self.folder / f"mail-{source + self.shift}-{target + self.shift}-{number}"

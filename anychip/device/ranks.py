@@ -56,12 +56,18 @@ def wanted(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np
         for op in program.ops:
             if op.name not in SENDS:
                 continue
-            ranks = program.groups[op.args[2]].ranks
             peer = op.kwarg("peer")
+            ranks = around(program, peer, program.groups[op.args[2]].ranks)
             seen = [one for one in ranks if one in programs]
             differ = any(not alike(streams[rank], streams[one]) for one in seen)
             missing |= set(ranks) - set(programs) if differ and len(ranks) <= MOST else {peer} - set(programs)
     return missing
+
+
+def around(program: Program, peer: int | None, ranks: tuple[int, ...]) -> tuple[int, ...]:
+    """The smallest of a rank's groups with a peer in it: stages of a pipeline may exchange in the group of all ranks."""
+    known = (group.ranks for group in program.groups)
+    return min((one for one in known if peer in one and program.rank in one), key=len, default=ranks)
 
 
 def classes(
@@ -94,8 +100,8 @@ def classes(
 
 def neighbours(program: Program) -> set[int]:
     """Those that a rank exchanges with in a line, so that each has its own place in time though it may do the same."""
-    groups = {op.args[2] for op in program.ops if op.name in SENDS}
-    return {rank for group in groups for rank in program.groups[group].ranks}
+    sends = {(op.kwarg("peer"), op.args[2]) for op in program.ops if op.name in SENDS}
+    return {rank for peer, group in sends for rank in around(program, peer, program.groups[group].ranks)}
 
 
 def _different(rank: int, streams: Mapping[int, npt.NDArray[np.uint64]]) -> set[int]:

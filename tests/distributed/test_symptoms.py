@@ -91,3 +91,57 @@ os.environ["ASKED"] = "yes"
 run.run(run.parse_args(["--nproc_per_node=4", {str(tmp_path / "script.py")!r}, "--size", "16"]))
 """)  # fmt: skip
     assert [len(one.members) for one in program.ranks] == [4]
+
+
+def test_whole_numbers_that_one_rank_gives_decide_what_the_others_do(tmp_path: Path) -> None:
+    # Megatron-LM reads its data on the first rank of a tensor-parallel group, which tells the others whether to train.
+    program = run(tmp_path, f"""
+import torch
+torch.distributed.init_process_group("nccl")
+rank = torch.distributed.get_rank()
+torch.cuda.set_device(rank)
+pairs = [torch.distributed.new_group([one, one + 1]) for one in (0, 2)]
+flags = torch.tensor([1, 4] if rank % 2 == 0 else [0, 0], device="cuda")
+torch.distributed.broadcast(flags, rank // 2 * 2, group=pairs[rank // 2])
+assert flags.tolist() == [1, 4], (rank, flags)
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(16, 16).cuda())
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+x = torch.rand(8, 16, device="cuda")
+{STEP}
+""")  # fmt: skip
+    assert sum(len(one.members) for one in program.ranks) == 4
+    assert not program.meta["warnings"]
+
+
+def test_a_pipeline_that_sends_in_the_group_of_all_ranks_runs_its_stages_only(tmp_path: Path) -> None:
+    # Two stages of four replicas. Megatron-LM sends one way in the stages' own group, the other way in that of all.
+    program = run(tmp_path, """
+import torch
+import torch.distributed as dist
+dist.init_process_group("nccl")
+rank = dist.get_rank()
+torch.cuda.set_device(rank)
+stages = [dist.new_group([one, one + 4]) for one in range(4)][rank % 4]
+copies = [dist.new_group(list(range(first, first + 4))) for first in (0, 4)][rank // 4]
+model = torch.nn.Sequential(*(torch.nn.Linear(16, 16) for _ in range(1 + rank // 4))).cuda()
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+for _ in range(4):
+    x = torch.rand(8, 16, device="cuda", requires_grad=True)
+    if rank < 4:
+        out = model(x)
+        dist.send(out.detach(), rank + 4, group=stages)
+        grad = torch.empty_like(out)
+        dist.recv(grad, rank + 4)
+        out.backward(grad)
+    else:
+        received = torch.empty(8, 16, device="cuda")
+        dist.recv(received, rank - 4, group=stages)
+        received.requires_grad_()
+        model(received).sum().backward()
+        dist.send(received.grad, rank - 4)
+    for parameter in model.parameters():
+        dist.all_reduce(parameter.grad, group=copies)
+    optimizer.step()
+    optimizer.zero_grad()
+""", world_size=8)  # fmt: skip
+    assert [(one.rank, one.members) for one in program.ranks] == [(0, (0, 1, 2, 3)), (4, (4, 5, 6, 7))]

@@ -5,6 +5,7 @@ own, behind what the program has issued, unless it is called synchronously: then
 backend does. `Work.wait` is the current stream waiting for it. Small values are worked out as if every rank held this one's.
 """
 
+import contextlib
 import sys
 import weakref
 from collections import deque
@@ -19,12 +20,12 @@ from torch._C._distributed_c10d import Work
 from anychip.device._torch_host import implement
 from anychip.device.groups import Groups
 from anychip.device.kernels import canonical, flat_tensors
+from anychip.device.mailbox import Deadlock
 from anychip.device.runtime import Runtime
 from anychip.drivers.values import SMALL
-from anychip.record import Kind, Mark, Op, word
+from anychip.record import Kind, Op, word
 from anychip.record.recorder import user_place
 
-FORWARD = word(Kind.MARK, Mark.FORWARD_BEGIN)
 COMM_STREAM = 1000  # numbers of streams that programs cannot make
 
 # operators whose result stands where the input stood
@@ -79,7 +80,6 @@ class Collectives:
         self.unwaited: list[Pending] = []  # called by C++ in a backward: whoever called waits at its end
         self._place = -1
         self._told: dict[tuple[tuple[int, ...], int], int] = {}  # broadcasts, by ranks and root
-        self._begun, self._looked_at = False, 0
 
     # ------------------------------------------------------------ kernels
 
@@ -246,10 +246,10 @@ class Collectives:
             (self.late if self.batch is None else self.batch).append((call, tensor))
 
     def _from_root(self, call: Call) -> None:
-        """Whole numbers that one rank gives to all before the first forward say what all are to do (whether to train, how
-        many iterations): they really travel. Later ones, of which a rank may leave out repeated ones, do not."""
+        """Whole numbers that one rank gives to all say what all are to do (whether to train, how long the sequences are): they
+        really travel. Those of modules, whose repeated calls a rank leaves out, do not."""
         mailbox, root = self.groups.mailbox, call.ranks[call.at["root_rank"]]
-        if mailbox is None or self._trains():
+        if mailbox is None or self.runtime.in_module():
             return
         for tensor in call.outputs:
             if tensor.dtype.is_floating_point or tensor.dtype.is_complex or not 0 < tensor.numel() <= SMALL:
@@ -261,16 +261,13 @@ class Collectives:
                 value = self._value(tensor)
                 mailbox.publish(key, None if value is None else value.clone(), kin)
                 continue
-            value = mailbox.published(key, root, "broadcast", user_place(), kin) if mailbox.holds(key, kin) else None
+            value = None
+            with contextlib.suppress(Deadlock):  # the root has ended: it is a step behind nobody
+                value = (
+                    mailbox.published(key, root, "broadcast", user_place(), kin) if mailbox.holds(key, kin) else None
+                )
             if value is not None:
                 self._tell(tensor, value.reshape(tensor.shape))
-
-    def _trains(self) -> bool:
-        """Whether a module's forward has begun."""
-        tape = self.runtime.recorder.tape
-        self._begun = self._begun or FORWARD in tape[self._looked_at :]
-        self._looked_at = len(tape)
-        return self._begun
 
     def receive(self, call: Call, tensor: torch.Tensor) -> None:
         mailbox, peer = self.groups.mailbox, call.peer

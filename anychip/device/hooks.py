@@ -93,6 +93,7 @@ class Hooks:
         self._words: dict[int, tuple[Any, int, int]] = {}
         self._paths: dict[int, str] = {}
         self._depth = 0
+        runtime.in_module = lambda: self._depth > 0
         self._optimizers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self.parameters: set[int] = set()
         self.parameter_modules: dict[int, int] = {}  # block of a parameter -> module that holds it

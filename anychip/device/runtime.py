@@ -62,6 +62,8 @@ class Runtime:
         self._capture_start = 0
         self._events: dict[int, int] = {}
         self._num_events = 0
+        # Whether the program is inside of a module's call or a backward.
+        self.in_module: Callable[[], bool] = lambda: False
 
     # ------------------------------------------------------------ questions
 

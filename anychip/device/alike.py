@@ -84,8 +84,9 @@ def holders(module: torch.nn.Module) -> list[dict[str, Any]]:
 
 
 def settings(module: torch.nn.Module, fields: list[dict[str, Any]]) -> tuple[Any, ...]:
-    """All switches among attributes, and what is there or is not (gradients): what has modules do something else."""
-    found: list[Any] = [one.grad is None for one in module.parameters()]
+    """All switches among attributes, what is frozen, and what is there or is not (gradients): what has modules do
+    something else."""
+    found: list[Any] = [(one.grad is None, one.requires_grad) for one in module.parameters()]
     for one in fields:
         for value in one.values():
             if value is None or value is True or value is False or isinstance(value, Enum):

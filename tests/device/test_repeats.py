@@ -125,3 +125,13 @@ def test_an_auxiliary_loss_beside_the_output_is_not_missed(
     program, plain = both([str(path)], monkeypatch)
     assert program.meta["folded"] == 0
     assert happenings(program) == happenings(plain)
+
+
+def test_a_part_that_is_frozen_in_the_midst_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = textwrap.dedent(ACCUMULATED).replace("EXTRA", "pass")
+    path = tmp_path / "program.py"
+    freeze = "        if part == 3: model[1].requires_grad_(step % 2 == 0)\n    torch.nn"
+    path.write_text(text.replace("    torch.nn.utils", f"{freeze}.utils"), encoding="utf-8")
+    folded, plain = both([str(path)], monkeypatch)
+    assert folded.meta["folded"] > 0
+    assert happenings(folded) == happenings(plain)

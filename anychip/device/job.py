@@ -59,6 +59,15 @@ class Job:
         self._run(map(Rank, range(self.world_size) if everyone else (0,)))
         programs: dict[int, Program] = {}
         streams: dict[int, Any] = {}
+        self._read_all(programs, streams)
+        if 0 not in programs:
+            return self.codes.get(0, 1), None
+        if not self._failed() and not self.interrupted:
+            self._sample(programs, streams)
+        return self._assembled(programs, classes(programs, streams, self.world_size))
+
+    def _read_all(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+        """Load the recordings that are new, and run whom they send to or receive from and who may do otherwise."""
         while self._read(programs, streams) and not self._failed():
             more = wanted(programs, streams) - set(self.codes)
             if not more or self.interrupted:
@@ -68,11 +77,6 @@ class Job:
                     f"anychip: {len(programs) + len(more)} ranks would have to run one by one; {MOST} is the most."
                 )
             self._run(map(Rank, sorted(more)))
-        if 0 not in programs:
-            return self.codes.get(0, 1), None
-        if not self._failed() and not self.interrupted:
-            self._sample(programs, streams)
-        return self._assembled(programs, classes(programs, streams, self.world_size))
 
     # ------------------------------------------------------------ processes
 
@@ -196,10 +200,10 @@ class Job:
                 continue
             sample = stream(Program.load(self._file(rank)))
             self._file(rank).unlink()
-            if alike(sample, streams[owners[rank]]):
+            if any(alike(sample, one) for one in streams.values()):
                 continue
             self._run([Rank(rank)])  # whole, under its own name
-            self._read(programs, streams)
+            self._read_all(programs, streams)
 
     def _assembled(self, programs: dict[int, Program], members: dict[int, list[int]]) -> tuple[int, Program]:
         first = programs[0]

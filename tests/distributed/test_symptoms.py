@@ -148,3 +148,40 @@ for _ in range(4):
     optimizer.zero_grad()
 """, world_size=8)  # fmt: skip
     assert [(one.rank, one.members) for one in program.ranks] == [(0, (0, 1, 2, 3)), (4, (4, 5, 6, 7))]
+
+
+def test_ranks_that_a_sample_was_found_to_differ_for_have_their_partners_run(tmp_path: Path) -> None:
+    # Two stages of two replicas of two tensor-parallel ranks, of which the first copies the batch to the chip and the second receives it:
+    # each exchanges with its like in the other stage.
+    program = run(tmp_path, """
+import torch
+import torch.distributed as dist
+dist.init_process_group("nccl")
+rank = dist.get_rank()
+torch.cuda.set_device(rank)
+stages = [dist.new_group([one, one + 4]) for one in range(4)][rank % 4]
+parts = [dist.new_group([one, one + 1]) for one in (0, 2, 4, 6)][rank // 2]
+copies = {one: dist.new_group([one, one + 2]) for one in (0, 1, 4, 5)}[rank & 5]
+model = torch.nn.Sequential(*(torch.nn.Linear(16, 16) for _ in range(1 + rank // 4))).cuda()
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+for _ in range(4):
+    model[0](torch.ones(1, 16, device="cuda"))
+    x = torch.rand(8, 16).cuda() if rank % 2 == 0 else torch.empty(8, 16, device="cuda")
+    dist.broadcast(x, rank // 2 * 2, group=parts)
+    if rank < 4:
+        out = model(x.requires_grad_())
+        dist.send(out.detach(), rank + 4, group=stages)
+        grad = torch.empty_like(out)
+        dist.recv(grad, rank + 4, group=stages)
+        out.backward(grad)
+    else:
+        dist.recv(x, rank - 4, group=stages)
+        x.requires_grad_()
+        model(x).sum().backward()
+        dist.send(x.grad, rank - 4, group=stages)
+    for parameter in model.parameters():
+        dist.all_reduce(parameter.grad, group=copies)
+    optimizer.step()
+    optimizer.zero_grad()
+""", world_size=8)  # fmt: skip
+    assert [(one.rank, one.members) for one in program.ranks] == [(0, (0, 2)), (1, (1, 3)), (4, (4, 6)), (5, (5, 7))]

@@ -24,7 +24,7 @@ from anychip.port.target import Target
 from anychip.port.unit import Change
 from anychip.source.files import kind_of
 from anychip.source.ignores import Ignores, ignores
-from anychip.source.text import Text
+from anychip.source.text import MAX_LINE, Text
 
 KERNELS = (".cu", ".cuh")
 CXX = (".cpp", ".cc", ".cxx", ".c", ".h", ".hpp", ".hh", ".inl")
@@ -74,7 +74,7 @@ class _Lines:
             if start >= len(self.source.data):
                 break
             line = self.source.line(number)
-            if not prose and line.lstrip().startswith(("#", "//")):
+            if len(line) > MAX_LINE or (not prose and line.lstrip().startswith(("#", "//"))):
                 continue
             self._line(line, start, prose)
 

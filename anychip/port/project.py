@@ -20,7 +20,7 @@ from anychip.port.edits import Edit, Left, apply
 from anychip.port.engine import Ported, Project, port_source
 from anychip.port.proof import Proof, parse
 from anychip.port.proof import prove as run_proof
-from anychip.port.reading import File, base_of, find, read
+from anychip.port.reading import File, base_of, find, links, read
 from anychip.port.target import Target, make_target
 from anychip.port.unit import Change
 from anychip.source.files import kind_of
@@ -121,6 +121,9 @@ def port(
         file = _read(base, name)
         new = _port(file, target, project, result, diff) if file is not None else None
         _write(base, name, file, new, result, Path(out) if out is not None else base if in_place else None, in_place)
+    if out is not None and root.is_dir():
+        for name in links(root):
+            writing.copy_link(base, name, Path(out))
     if prove is not None:
         result.proof = _prove(root, Path(out) if out is not None else None, before, prove, target, prove_on, progress)
     if out is not None:

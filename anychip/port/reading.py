@@ -6,6 +6,7 @@ Symbolic links are not followed, so no loop is; submodules and .git are other pr
 
 import io
 import os
+import stat
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,7 +70,22 @@ def find(root: Path, skipped: dict[str, str] | None = None) -> Iterator[str]:
             f for f in folders if f not in SKIPPED_FOLDERS and f not in nested and not (here / f).is_symlink()
         )
         for name in sorted(files):
-            if not (here / name).is_symlink():
+            path = (here / name).relative_to(root).as_posix()
+            if (here / name).is_symlink():
+                continue
+            if stat.S_ISREG((here / name).lstat().st_mode):
+                yield path
+            elif skipped is not None:
+                skipped[path] = "no regular file"
+
+
+def links(root: Path) -> Iterator[str]:
+    """Relative paths of the symbolic links below a folder, of files and of folders, outside the folders that are left out."""
+    for folder, folders, files in os.walk(root):
+        here = Path(folder)
+        folders[:] = sorted(f for f in folders if f not in SKIPPED_FOLDERS)
+        for name in sorted([*folders, *files]):
+            if (here / name).is_symlink():
                 yield (here / name).relative_to(root).as_posix()
 
 

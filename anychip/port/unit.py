@@ -6,6 +6,7 @@ bytes: the first has them, and what stands inside them is thereby done.
 
 import ast
 import sys
+from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -61,23 +62,28 @@ class Unit:
         """Edit all the pieces or none. True where the bytes are taken care of, by this change or an earlier one."""
         if self.ignores.covers(self.module.line_of(min(pieces)[0]), rule):
             return True
-        for start, end, _ in pieces:
-            for taken_start, taken_end in self.done:
-                if (start < taken_end and taken_start < end) or taken_start < start == end < taken_end:
-                    return True
+        if any(self._is_taken(start, end) for start, end, _ in pieces):
+            return True
         ordered = sorted(pieces)
         self.changes.append(
             Change(rule, symbol, reason, tuple(Edit(s, e, text, rule, reason) for s, e, text in ordered))
         )
-        self.done += [(start, end) for start, end, _ in ordered if end > start]
+        for start, end, _ in ordered:
+            if end > start:
+                insort(self.done, (start, end))
         return True
+
+    def _is_taken(self, start: int, end: int) -> bool:
+        """Whether an earlier change has some of these bytes; `done` is sorted, and nothing in it overlaps."""
+        at = bisect_left(self.done, (end, 0))
+        return at > 0 and self.done[at - 1][1] > start
 
     def leave(self, node: ast.AST, rule: str, reason: str, kind: str, symbol: str = "") -> None:
         """Tell that this was left, once per place."""
         offset = self.module.start(node)
         if self.ignores.covers(self.module.line_of(offset), rule):
             return
-        if not any(start <= offset < end for start, end in self.done):
+        if not self._is_taken(offset, offset + 1):
             self.left.append(Left(offset, symbol or self.module.of(node).split("\n")[0][:80], rule, reason, kind))
 
     def unsure(self, node: ast.AST, rule: str, symbol: str = "") -> bool:
@@ -92,6 +98,8 @@ class Unit:
 
     def f_string(self, node: ast.AST) -> ast.JoinedStr | None:
         """The outermost f-string that a node stands in."""
+        if not self.module.found.joined:
+            return None
         found = [up for up in self.module.ancestors(node) if isinstance(up, ast.JoinedStr)]
         return found[-1] if found else None
 

@@ -37,13 +37,18 @@ def write_whole(path: Path, data: bytes, like: Path | None = None, durable: bool
 
 
 def copy_whole(source: Path, path: Path) -> None:
-    """A file that was not changed, in the same way; a symbolic link stays one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_symlink():
-        if not path.is_symlink() and not path.exists():
-            os.symlink(os.readlink(source), path)
-        return
+    """A file that was not changed, in the same way."""
     write_whole(path, source.read_bytes(), like=source, durable=False)
+
+
+def copy_link(root: Path, name: str, out: Path) -> None:
+    """A symbolic link as it is, to the ported file where it leads into the tree; to the same place where it leads out of it."""
+    source, path = root / name, out / name
+    goal = os.readlink(source)
+    place = Path(os.path.normpath(source.parent / goal))
+    inside = not os.path.isabs(goal) and Path(os.path.normpath(root)) in (place, *place.parents)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.symlink(goal if inside or os.path.isabs(goal) else place.absolute(), path)
 
 
 def check_out(out: Path, root: Path) -> None:

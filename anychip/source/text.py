@@ -17,6 +17,8 @@ BINARY = re.compile(rb"\x00")
 _CODING = re.compile(rb"\A(?:[^\n]*\n)?[ \t\f\xef\xbb\xbf]*#[^\n]*coding[:=]")
 # Longer files are data, or made by a program: nobody ports them by hand.
 MAX_BYTES = 20_000_000
+# So are longer lines, in characters, of settings, scripts and prose.
+MAX_LINE = 10_000
 
 
 class Unreadable(Exception):

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from anychip import cli
 from anychip.errors import BadUse
 from anychip.port import show, writing
+from anychip.port.engine import port_source
 from anychip.port.project import port
+from anychip.port.target import make_target
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PROGRAM = "import torch\n\nx = y.cuda()\n"
@@ -227,3 +230,34 @@ def test_wrong_use_is_exit_code_2(argv, capsys, tree, monkeypatch):
 
 def test_the_report_names_what_a_masked_platform_is():
     assert "calls itself CUDA" in show.text(port(EXAMPLES / "train_gpt_cuda.py", "mi300x"))
+
+
+def test_links_are_links_and_what_is_no_file_is_named(tmp_path):
+    tree = tmp_path / "tree"
+    (tree / "pkg").mkdir(parents=True)
+    (tree / "a.py").write_text("import torch\nx = y.cuda()\n")
+    (tmp_path / "data").mkdir()
+    (tree / "pkg" / "same.py").symlink_to("../a.py")
+    (tree / "pkg" / "loop").symlink_to("..")
+    (tree / "data").symlink_to("../data")
+    (tree / "gone").symlink_to("nowhere")
+    os.mkfifo(tree / "pipe.py")
+    result = port(tree, out=tmp_path / "elsewhere" / "out")
+    out = tmp_path / "elsewhere" / "out"
+    assert result.skipped == {"pipe.py": "no regular file"}
+    assert os.readlink(out / "pkg" / "same.py") == "../a.py"
+    assert "to(DEVICE)" in (out / "pkg" / "same.py").read_text()
+    assert os.readlink(out / "pkg" / "loop") == ".."
+    assert (out / "data").resolve() == tmp_path / "data"
+    assert os.readlink(out / "gone") == "nowhere"
+
+
+def test_many_edits_in_one_file_take_time_that_grows_with_their_number(tmp_path):
+    lines = [f"x{i} = y.cuda()\nz{i} = x.to('cuda:0')\n" for i in range(4000)]
+    times = []
+    for part in (1000, 4000):
+        began = time.process_time()
+        made = port_source("import torch\n" + "".join(lines[:part]), make_target(None))
+        times.append(time.process_time() - began)
+        assert len(made.changes) == 2 * part
+    assert times[1] < 8 * times[0]  # 4 times the edits; 16 times where each is compared with every other

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from anychip.audit.finding import Finding
 from anychip.audit.reading import Plain
 from anychip.source.module import Place
-from anychip.source.text import lines_of
+from anychip.source.text import MAX_LINE, lines_of
 
 _HASH = re.compile(r"(?<![\w$\"'{\\/&#:])#(?![!{]|SBATCH\b|PBS\b|BSUB\b).*")
 _FENCE = re.compile(r"^\s*(?:```|~~~)\s*([\w+-]*)|^\.\. code-block::|^\s*::\s*$")
@@ -49,7 +49,7 @@ def _code(file: Plain) -> Iterator[tuple[int, str]]:
     plain_json = file.path.endswith(".json")
     for number, line in enumerate(lines_of(file.text), 1):
         kept = line if plain_json or "#" not in line else _HASH.sub("", line)
-        if kept and not kept.isspace():
+        if kept and len(kept) <= MAX_LINE and not kept.isspace():
             yield number, kept
 
 
@@ -59,7 +59,7 @@ def _docs(file: Plain) -> Iterator[tuple[int, str]]:
         fence = _FENCE.match(line)
         if fence and line.lstrip().startswith(("```", "~~~")):
             inside = None if inside is not None else fence[1].lower()
-        elif (inside is not None and inside in _CODE) or line.lstrip().startswith("$ "):
+        elif len(line) <= MAX_LINE and ((inside is not None and inside in _CODE) or line.lstrip().startswith("$ ")):
             yield number, _HASH.sub("", line) if "#" in line else line
 
 

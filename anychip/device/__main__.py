@@ -17,6 +17,7 @@ from anychip import __version__
 from anychip.device.job import Job, Rank
 from anychip.device.launch import TORCH_UNFIT
 from anychip.device.mailbox import Mailbox
+from anychip.device.stages import Stages, moved
 from anychip.errors import UnsupportedTorch
 from anychip.network import Fabric
 from anychip.spec import load_chip
@@ -83,6 +84,9 @@ class Session:
         program.members = (program.rank,)
         program.world_size = self.config["world_size"]
         program.groups = self.runtime.groups.table() if self.runtime.groups is not None else []
+        stages = self.runtime.stages
+        if stages is not None and stages.moved is not None:
+            moved(program, *stages.moved)
         program.save(self.config["out"])
 
     def finish(self) -> None:
@@ -126,20 +130,39 @@ class Session:
         self.rank, self.began_s = rank.rank, self.real_time()
         self._adopt()
         os.environ.update(environment(rank.rank, self.config["world_size"], per_node))
-        self.config["out"] = str(folder / f"rank-{rank.rank}.anychip")
+        kind = "rank" if rank.stands_in_for is None else "sample"
+        self.config["out"] = str(folder / f"{kind}-{rank.rank}.anychip")
         if rank.stands_in_for is not None:
             self.steps.steps = 1
         if not rank.folded:
             self.runtime.repeats = None
         if rank.rank:
-            log = os.open(folder / f"rank-{rank.rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
+            self._log_to(folder / f"rank-{rank.rank}.log")
+        if rank.stages:
+            from anychip.device._torch import start_autograd_without_threads
+
+            start_autograd_without_threads(self.runtime.native)
+            self.runtime.stages = Stages(rank.stages, tokens, folder, self._play)
         groups = self.runtime.groups
         groups.rank = rank.rank
         groups.mailbox = Mailbox(folder, rank.rank, rank.stands_in_for, tokens)
         fabric = Fabric.of(self.runtime.chip, self.config["world_size"], self.config["cluster"])
         self.runtime.clock.join(fabric, groups)
+
+    def _play(self, rank: int) -> None:
+        """This process, forked in the midst of one rank, is from here on another, which does the same (see `stages`)."""
+        end_with_parent()
+        self.pid = self.runtime.pid = os.getpid()
+        self.rank = rank
+        folder = Path(self.config["out"]).parent
+        self.config["out"] = str(folder / f"rank-{rank}.anychip")
+        self._log_to(folder / f"rank-{rank}.log")
+        self.runtime.groups.mailbox.close()
+
+    def _log_to(self, path: Path) -> None:
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
 
     def _adopt(self) -> None:
         """This process is the one that is recorded. One that the program forked ends in multiprocessing's own way."""

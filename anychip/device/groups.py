@@ -166,6 +166,8 @@ def _joining(groups: Groups) -> None:
         groups.rank = given["rank"]
         if given["world_size"] > 1:
             sharding.install()
+            if groups.runtime.stages is not None:
+                groups.runtime.stages.install()
         given.pop("init_method", None)
         given.setdefault("store", VirtualStore(given["rank"], given["world_size"]))
         return original(**given)
@@ -173,6 +175,24 @@ def _joining(groups: Groups) -> None:
     _in_place_of(original, init_process_group)
     for name in ("TCPStore", "FileStore"):
         _in_place_of(getattr(torch.distributed, name), _make_store)
+
+
+def _foreign_groups(groups: Groups) -> None:
+    """A group of other ranks is a number and nothing else: a mesh of 16,384 ranks makes thousands of them."""
+    from torch.distributed import device_mesh  # noqa: F401 (has a name for it too)
+
+    original = c10d.new_group
+
+    @wraps(original)
+    def new_group(ranks: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if not ranks or kwargs.get("use_local_synchronization") or groups.mailbox is None or groups.rank in ranks:
+            return original(ranks, *args, **kwargs)
+        if min(ranks) < 0 or max(ranks) >= c10d.get_world_size():
+            return original(ranks, *args, **kwargs)  # which refuses it
+        c10d._process_group_name(ranks, use_hashed_name=False)
+        return c10d.GroupMember.NON_GROUP_MEMBER
+
+    _in_place_of(original, new_group)
 
 
 def _in_place_of(original: Any, ours: Any) -> None:
@@ -348,6 +368,7 @@ def install(runtime: Runtime) -> None:
     one.install()
     _backends(runtime)
     _joining(groups)
+    _foreign_groups(groups)
     _objects(groups)
     _ddp()
     _watch_meshes(groups)

@@ -20,6 +20,7 @@ from typing import Any
 
 from anychip.device.launch import UNFOLD
 from anychip.device.mailbox import LIBRARIES
+from anychip.device.middle import LEAST, Middle
 from anychip.device.ranks import MOST, alike, classes, stream, wanted
 from anychip.record import Program
 
@@ -31,11 +32,13 @@ STAGES = 64  # ranks of a group that are started as soon as one of them is waite
 @dataclass(frozen=True)
 class Rank:
     """A rank to run. stands_in_for: a rank of its class whose mail it reads, where it is only a sample. folded: micro-batches
-    that do the same are recorded once."""
+    that do the same are recorded once. stages: of a pipeline whose second this is, which then takes the places of the other
+    middle ones too."""
 
     rank: int
     stands_in_for: int | None = None
     folded: bool = True
+    stages: tuple[int, ...] = ()
 
 
 class Job:
@@ -52,18 +55,24 @@ class Job:
         self.codes: dict[int, int] = {}
         self.interrupted = False
         self._loaded = False
+        self.middle: Middle | None = None  # of a pipeline, taken to do the same
+        self.each = False  # nothing is taken to do the same
 
     def run(self, everyone: bool) -> tuple[int, Program | None]:
         """Exit code, and rank 0's recording with those of the other classes; None where rank 0 left none."""
         signal.signal(signal.SIGINT, self._interrupt)
+        self.each = self.each or everyone
         self._run(map(Rank, range(self.world_size) if everyone else (0,)))
         programs: dict[int, Program] = {}
         streams: dict[int, Any] = {}
         self._read_all(programs, streams)
+        taken = self.middle
+        if taken is not None and not self.interrupted and (self._failed() or not taken.agree()):
+            return self._again()
         if 0 not in programs:
             return self.codes.get(0, 1), None
-        if not self._failed() and not self.interrupted:
-            self._sample(programs, streams)
+        if not self._failed() and not self.interrupted and not self._sample(programs, streams):
+            return self._again()
         return self._assembled(programs, classes(programs, streams, self.world_size))
 
     def _read_all(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
@@ -76,11 +85,49 @@ class Job:
                 raise SystemExit(
                     f"anychip: {len(programs) + len(more)} ranks would have to run one by one; {MOST} is the most."
                 )
-            self._run(map(Rank, sorted(more)))
+            self._run([self._second(rank, programs) or Rank(rank) for rank in sorted(more)])
+
+    # ------------------------------------------------------------ the middle stages of a pipeline
+
+    def _assume(self, ranks: tuple[int, ...]) -> bool:
+        """Take the middle stages of a pipeline for alike; False where that is not to be."""
+        if self.each or self.middle is not None or len(ranks) < LEAST or ranks[0] in self.codes.keys() - {0}:
+            return False
+        self.middle = Middle(self.folder, ranks)
+        return True
+
+    def _together(self, rank: int, peer: int, ranks: tuple[int, ...]) -> list[Rank]:
+        """Whom to start when `rank` waits for `peer`: their whole group, or of a pipeline its second and its last."""
+        if rank == 0 and ranks[:2] == (0, peer) and self._assume(ranks):
+            return [Rank(peer, stages=ranks), Rank(ranks[-1])]
+        return [Rank(one) for one in dict.fromkeys([peer, *ranks])]
+
+    def _lent(self, peer: int, letter: str) -> bool:
+        """Put a letter of a stage that does not run in its place."""
+        if self.middle is None or peer not in self.middle.others or peer in self.codes:
+            return False
+        return not any(rank.rank == peer for rank in self.running.values()) and self.middle.lend(letter)
+
+    def _second(self, rank: int, programs: dict[int, Program]) -> Rank | None:
+        """A rank that is wanted as the second of a pipeline that rank 0 begins."""
+        for group in programs[0].groups:
+            if group.ranks[:2] == (0, rank) and len(group.ranks) <= STAGES and self._assume(group.ranks):
+                return Rank(rank, stages=group.ranks)
+        return None
+
+    def _again(self) -> tuple[int, Program | None]:
+        """Run each stage after all."""
+        for pattern in ("rank-*", "sample-*", "mail-*", "all-*", "waiting-*", "stop-*"):
+            for file in self.folder.glob(pattern):
+                file.unlink(missing_ok=True)
+        self.codes.clear()
+        self.middle, self.each = None, True
+        return self.run(everyone=False)
 
     # ------------------------------------------------------------ processes
 
     def _run(self, ranks: Iterable[Rank]) -> None:
+        """Run these, and whom they wait for, to their ends."""
         for rank in ranks:
             self._start(rank)
         while self.running:
@@ -107,6 +154,9 @@ class Job:
                 self._start(replace(ended, folded=False))
                 continue
             self.codes[rank] = code
+            if ended.stages and self.middle is not None:
+                self.middle.played = [one for one in self.middle.others if self._file(one).exists()]
+                self.codes.update(dict.fromkeys(self.middle.played, 0))
             if self.codes[rank]:
                 self._stop_all(f"rank {rank} failed")
 
@@ -120,6 +170,8 @@ class Job:
                 peer, ranks, text, letter = json.loads(note.read_text(encoding="utf-8"))
                 if (self.folder / letter).exists():
                     continue  # it has come, and the rank is about to see it
+                if self._lent(peer, letter):
+                    continue
                 waiting[rank] = peer, text
                 awaited[rank] = ranks if len(ranks) <= STAGES else [peer]
         known = {rank.rank for rank in self.running.values()} | set(self.codes)
@@ -127,15 +179,27 @@ class Job:
         for rank, (peer, text) in waiting.items():
             if stand_ins.get(rank) is not None:
                 self._stop(rank, f"{text}, which nobody sent")
+            elif self.middle is not None and peer in self.middle.others and peer not in known:
+                continue  # its like has not come so far
             elif peer not in known and len(known) < MOST:
                 self._load_libraries()
-                for other in dict.fromkeys([peer, *awaited[rank]]):
-                    if other not in known:
-                        known.add(other)
-                        self._start(Rank(other))
+                for other in self._together(rank, peer, tuple(awaited[rank])):
+                    if other.rank not in known:
+                        known.add(other.rank)
+                        self._start(other)
             elif peer in self.codes:
                 self._stop(rank, f"{text}, which has ended without it")
         live = {rank.rank for rank in self.running.values()}
+        if (
+            self.middle is not None
+            and live
+            and live <= set(waiting)
+            and not all(peer in live for peer, _ in waiting.values())
+        ):
+            for stage in self.middle.others:  # nobody can lend what they wait for
+                if stage not in known:
+                    self._start(Rank(stage))
+            return
         if live and live <= set(waiting) and all(peer in live for peer, _ in waiting.values()):
             text = "\n  ".join(line for _, line in sorted(waiting.values()))
             self._stop_all(f"a deadlock: every rank that runs waits for another:\n  {text}")
@@ -185,25 +249,46 @@ class Job:
             streams[rank] = stream(programs[rank])
         return bool(fresh)
 
-    def _sample(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
-        """Run the second and the last rank for a step, and keep them as classes of their own if they do otherwise."""
+    def _sample(self, programs: dict[int, Program], streams: dict[int, Any]) -> bool:
+        """Run the second and the last rank for a step, and keep them as classes of their own if they do otherwise. False if
+        a middle stage does not do as it was taken to."""
         owners = {rank: owner for owner, ranks in classes(programs, streams, self.world_size).items() for rank in ranks}
-        for rank in dict.fromkeys((1, self.world_size - 1)):
-            if rank in programs:
-                continue
-            self._run([Rank(rank, owners[rank])])
-            code = self.codes.pop(rank)
-            if code or not self._file(rank).exists():
+        wanted = {rank: owners[rank] for rank in (1, self.world_size - 1) if rank not in programs}
+        stage = self.middle.sample if self.middle is not None and self.middle.played else None
+        ranks = [Rank(rank, owner) for rank, owner in wanted.items()]
+        if self.middle is not None and stage is not None:
+            ranks.append(Rank(stage, self.middle.ranks[1]))
+        codes, self.codes = self.codes, {}
+        self._run(ranks)
+        ended, self.codes = self.codes, codes
+        if self.middle is not None and stage is not None:
+            found = self._sampled(stage)
+            if ended[stage] or found is None or not alike(found, streams[stage]):
+                return False
+            self._tell_of_stages(programs[0], self.middle, stage)
+        for rank, owner in wanted.items():
+            found = self._sampled(rank)
+            if ended[rank] or found is None:
                 programs[0].meta["warnings"].append(
-                    f"Rank {rank}, run to see whether it does as rank {owners[rank]}, ended with {code}."
+                    f"Rank {rank}, run to see whether it does as rank {owner}, ended with {ended[rank]}."
                 )
-                continue
-            sample = stream(Program.load(self._file(rank)))
-            self._file(rank).unlink()
-            if any(alike(sample, one) for one in streams.values()):
-                continue
-            self._run([Rank(rank)])  # whole, under its own name
-            self._read_all(programs, streams)
+            elif not any(alike(found, one) for one in streams.values()):
+                self._run([Rank(rank)])  # whole, under its own name
+                self._read_all(programs, streams)
+        return True
+
+    def _sampled(self, rank: int) -> Any:
+        file = self.folder / f"sample-{rank}.anychip"
+        return stream(Program.load(file)) if file.exists() else None
+
+    def _tell_of_stages(self, first: Program, middle: Middle, sample: int) -> None:
+        """Say which ranks of a pipeline really ran."""
+        played = ", ".join(str(rank) for rank in middle.played)
+        first.meta["warnings"].append(
+            f"Of the pipeline's {len(middle.ranks)} stages, ranks {middle.ranks[0]}, {middle.ranks[1]} and {middle.ranks[-1]} ran; "
+            f"rank {middle.ranks[1]} took the places of {played} in the schedule, and rank {sample} was run for a step: it does the "
+            "same. For each of them: --ranks all."
+        )
 
     def _assembled(self, programs: dict[int, Program], members: dict[int, list[int]]) -> tuple[int, Program]:
         first = programs[0]

@@ -55,6 +55,7 @@ class Runtime:
         self.streams = StreamWatcher(self)
         self.groups: Any = None  # of torch.distributed, where this torch has it
         self.collectives: Any = None
+        self.stages: Any = None  # of a pipeline, that go the way of this rank's
         self.repeats: Any = None  # where micro-batches are folded
         self.joins: Callable[[int, int], None] = lambda rank, size: None
         self.capturing: Any = None

@@ -1,6 +1,5 @@
 """The recording process: `python -m anychip.device CONFIG` installs the chip, runs the program, saves what it did."""
 
-import ctypes
 import gc
 import json
 import os
@@ -17,7 +16,7 @@ from anychip import __version__
 from anychip.device.job import Job, Rank
 from anychip.device.launch import TORCH_UNFIT
 from anychip.device.mailbox import Mailbox
-from anychip.device.stages import Stages, moved
+from anychip.device.stages import Stages, end_with_parent, moved
 from anychip.errors import UnsupportedTorch
 from anychip.network import Fabric
 from anychip.spec import load_chip
@@ -151,7 +150,6 @@ class Session:
 
     def _play(self, rank: int) -> None:
         """This process, forked in the midst of one rank, is from here on another, which does the same (see `stages`)."""
-        end_with_parent()
         self.pid = self.runtime.pid = os.getpid()
         self.rank = rank
         folder = Path(self.config["out"]).parent
@@ -251,12 +249,6 @@ def print_program_traceback() -> None:
     while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, runpy.__file__, "<frozen runpy>"):
         trace = trace.tb_next
     traceback.print_exception(kind, error, trace)
-
-
-def end_with_parent() -> None:
-    """Ask Linux to kill this process when the one that started it is gone, however that ended."""
-    pr_set_pdeathsig = 1  # linux/prctl.h
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def main() -> int:

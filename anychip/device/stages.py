@@ -6,7 +6,9 @@ and so is what it does to memory. Peers and groups are moved along in what it le
 `job` to find out; schedules of several stages a rank, and pipelines that programs write themselves, are not taken part in.
 """
 
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,6 +61,7 @@ class Stages:
         for position in range(2, len(ranks) - 1):
             child = os.fork()
             if not child:
+                end_with_parent()
                 os.read(self.tokens[0], 1)
                 self.moved = ranks[1], ranks[position]
                 stage.stage_index = position
@@ -71,6 +74,12 @@ class Stages:
                 (self.folder / f"rank-{rank}.anychip").unlink(missing_ok=True)  # it runs by itself then
             os.write(self.tokens[1], b"t")
         os.read(self.tokens[0], 1)
+
+
+def end_with_parent() -> None:
+    """Ask Linux to kill this process when the one that started it is gone, however that ended."""
+    pr_set_pdeathsig = 1  # linux/prctl.h
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def moved(program: Program, here: int, there: int) -> None:

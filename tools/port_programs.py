@@ -99,15 +99,19 @@ def differences(old: dict[str, Any], new: dict[str, Any], named: bool) -> str:
 def prove(entry: dict[str, Any], folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """`anychip port --prove` for the other chip, in a copy of the repository with its data."""
     work = args.out / "prove" / entry["name"]
-    shutil.rmtree(work, ignore_errors=True)
+    for old in (work, work.with_name(f"{work.name}-ported")):
+        shutil.rmtree(old, ignore_errors=True)
     shutil.copytree(folder / entry["folder"], work, symlinks=True, ignore=shutil.ignore_patterns(".git", "__pycache__"))
     for kind, where in entry.get("data", {}).items():
         subprocess.run([sys.executable, str(ROOT / "tools" / "real_data.py"), kind, str(work / where)], check=True)
     small = SMALL.get(entry["name"])
     words = [entry["run"][0], *shlex.split(small)] if small else entry["run"]
     command = ["python", *(["-m"] if entry.get("module") else []), *words]
+    folder_in = work / entry.get("in", "")  # and the port beside it, so that ../data is there for both
     answer = args.out / f"prove-{entry['name']}.json"
-    path = os.pathsep.join([str(ROOT), *(str(work / part) for part in entry.get("path", []))])
+    path = os.pathsep.join(
+        [str(ROOT), *(str(work / part) for part in entry.get("path", [])), os.environ.get("PYTHONPATH", "")]
+    )
     environment = {
         **os.environ,
         "PYTHONPATH": path,
@@ -117,10 +121,12 @@ def prove(entry: dict[str, Any], folder: Path, args: argparse.Namespace) -> dict
     }
     environment |= {name: value.replace("$WORK", str(work)) for name, value in entry.get("environment", {}).items()}
     done = subprocess.run(
-        [sys.executable, "-m", "anychip", "port", str(work / entry.get("in", ".")), "--on", OTHER, "--quiet",
+        [sys.executable, "-m", "anychip", "port", str(folder_in), "--on", OTHER, "--quiet",
+         "--out", str(folder_in.with_name(f"{folder_in.name}-ported")),
          "--json", str(answer), "--prove", shlex.join(command).replace("$WORK", str(work))],
         capture_output=True, text=True, env=environment,
     )  # fmt: skip
+    shutil.rmtree(work.with_name(f"{work.name}-ported"), ignore_errors=True)
     shutil.rmtree(work, ignore_errors=True)
     if not answer.exists():
         return {"ok": False, "why": (done.stderr.strip().splitlines() or ["no answer"])[-1][:300]}

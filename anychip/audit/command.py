@@ -114,10 +114,11 @@ def _too_much(args: argparse.Namespace, answer: "Audit") -> bool:
 def listed(answer: "Audit") -> list[str]:
     """A line for each finding, as compilers write them; with targets, what each offers."""
     from anychip.audit.offers import Offers
+    from anychip.source.text import shown
 
     offers = [(target.chip, Offers(target.platform)) for target in answer.targets]
     return [
-        f"{f.path}:{f.line}:{f.place.column}: {f.severity} [{f.rule}] {f.symbol}: {f.message}; {f.fix}"
+        f"{shown(f.path)}:{f.line}:{f.place.column}: {f.severity} [{f.rule}] {f.symbol}: {f.message}; {f.fix}"
         + "".join(f"; {chip}: {platform.for_finding(f)}" for chip, platform in offers)
         for f in answer.findings
         if f.severity != "flow"
@@ -168,14 +169,15 @@ def _write(path: str, text: str) -> None:
         return
     from anychip.errors import BadUse
 
-    handle, name = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), prefix=".anychip-")
+    name = ""
     try:
+        handle, name = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), prefix=".anychip-")
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text + "\n")
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException as error:
-        if os.path.exists(name):
+        if name and os.path.exists(name):
             os.unlink(name)
         if isinstance(error, OSError):
             raise BadUse(f"{path}: cannot be written: {error.strerror or error}.") from None

@@ -11,6 +11,7 @@ from anychip.audit.engine import Audit, Target
 from anychip.audit.finding import AGE, SEVERITIES, Finding
 from anychip.audit.offers import VERDICTS
 from anychip.audit.score import WEIGHTS, points
+from anychip.source.text import shown
 
 _STYLES = {
     "flow": "dim",
@@ -108,6 +109,7 @@ def _files(findings: list[Finding]) -> RenderableType:
 
 
 def _tail(path: str, width: int) -> str:
+    path = shown(path)
     return path if len(path) <= width else f"..{path[2 - width :]}"
 
 
@@ -148,7 +150,7 @@ def _notes(audit: Audit) -> list[str]:
     if audit.silenced or audit.accepted:
         notes.append(f"{audit.silenced} silenced by comments, {audit.accepted} accepted by the baseline")
     for skip in audit.skipped[:_TOP_SKIPPED]:
-        notes.append(f"skipped {skip.path}: {skip.reason}")
+        notes.append(f"skipped {shown(skip.path)}: {skip.reason}")
     if len(audit.skipped) > _TOP_SKIPPED:
         notes.append(f"skipped {len(audit.skipped) - _TOP_SKIPPED} more files: --json lists them")
     if audit.findings:

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         _write(args.json, show.dumps(result))
     if args.diff and args.json != "-":
-        sys.stdout.write("".join(result.diffs.values()))
+        _print_diff("".join(result.diffs.values()))
     said = sys.stderr if args.diff or args.json == "-" else sys.stdout
     if not args.quiet:
         print(show.text(result), file=said)
@@ -74,6 +74,16 @@ def _progress(quiet: bool) -> Callable[[str], None]:
         sys.stderr.flush()
 
     return say
+
+
+def _print_diff(text: str) -> None:
+    """Byte by byte what the files have, names that are no text included."""
+    sys.stdout.flush()
+    if hasattr(sys.stdout, "buffer"):
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.flush()
+    else:
+        sys.stdout.write(text)
 
 
 def _write(path: str, text: str) -> None:

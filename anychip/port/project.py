@@ -10,6 +10,7 @@ import difflib
 import re
 import shutil
 import tempfile
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -236,7 +237,7 @@ def _tell(path: str, ported: Ported, result: Result) -> None:
         LeftLine(left.rule, path, source.line_of(left.offset), left.symbol, left.reason, left.kind)
         for left in ported.left
     ]
-    edits = ported.edits
+    edits = sorted(ported.edits, key=lambda edit: edit.start)
     for change in ported.changes:
         result.edits.append(_edit_line(path, ported, change, edits))
     for edit in ported.header:
@@ -245,7 +246,7 @@ def _tell(path: str, ported: Ported, result: Result) -> None:
 
 
 def _edit_line(path: str, ported: Ported, change: Change, edits: list[Edit]) -> EditLine:
-    """The lines that a change stands on, before and after all edits of those lines."""
+    """The lines that a change stands on, before and after all edits of those lines. edits: of the file, by place."""
     source = ported.source
     first, last = (
         source.line_of(change.pieces[0].start),
@@ -255,9 +256,12 @@ def _edit_line(path: str, ported: Ported, change: Change, edits: list[Edit]) -> 
         last = first
     start = source.starts[first - 1]
     end = source.starts[last] if last < len(source.starts) else len(source.data)
+    first_edit, last_edit = (
+        bisect(edits, place, key=lambda e: e.start) for bisect, place in ((bisect_left, start), (bisect_right, end))
+    )
     inside = [
         e
-        for e in edits
+        for e in edits[first_edit:last_edit]
         if start <= e.start and e.end <= end and e.rule != "header" and (e.start < end or e.end > e.start)
     ]
     moved = [Edit(e.start - start, e.end - start, e.text, e.rule, e.reason) for e in inside]

@@ -6,6 +6,7 @@ from typing import Any
 
 from anychip.port.edits import KINDS
 from anychip.port.project import LeftLine, Result
+from anychip.source.text import shown
 
 _MOST = 6
 
@@ -37,7 +38,7 @@ def text(result: Result) -> str:
     lines += _kernels(result)
     if result.skipped:
         lines.append(f"skipped, {len(result.skipped)} files:")
-        lines += [f"    {file}: {reason}" for file, reason in list(result.skipped.items())[:_MOST]]
+        lines += [f"    {shown(file)}: {reason}" for file, reason in list(result.skipped.items())[:_MOST]]
         lines += _more(len(result.skipped))
     if result.target.portable and result.changed:
         lines += ["", "needs torch >= 2.7 (torch.accelerator); on CUDA it does what it did"]
@@ -65,7 +66,11 @@ def _edited(result: Result) -> list[str]:
             continue
         lines.append(f"{len(edits):6,}  {rule:24} {edits[0].reason}")
         before, after = edits[0].before.strip().split("\n")[0], edits[0].after.strip().split("\n")[0]
-        lines += [f"        {edits[0].file}:{edits[0].line}", f"        - {before[:100]}", f"        + {after[:100]}"]
+        lines += [
+            f"        {shown(edits[0].file)}:{edits[0].line}",
+            f"        - {before[:100]}",
+            f"        + {after[:100]}",
+        ]
     return [*lines, ""]
 
 
@@ -77,7 +82,7 @@ def _left(words: str, left: list[LeftLine]) -> list[str]:
     lines = [f"left, {len(left):,} places: {words}"]
     for key, number in counts.most_common(_MOST):
         one = first[key]
-        lines.append(f"{number:6,}  {one.symbol[:40]}  {one.file}:{one.line}")
+        lines.append(f"{number:6,}  {one.symbol[:40]}  {shown(one.file)}:{one.line}")
         lines.append(f"        {one.reason}")
     return [*lines, *_more(len(counts)), ""]
 
@@ -94,7 +99,7 @@ def _kernels(result: Result) -> list[str]:
     share = f", {sum(known) / max(symbols, 1):.0%} of them in PyTorch's table to HIP" if known else ""
     lines = [f"CUDA C++, {len(result.kernels)} files, {symbols:,} uses of CUDA's functions and libraries{share}:"]
     for kernel in sorted(result.kernels, key=lambda k: -k.symbols)[:_MOST]:
-        lines.append(f"{kernel.symbols:6,}  {kernel.path}: {kernel.outcome}")
+        lines.append(f"{kernel.symbols:6,}  {shown(kernel.path)}: {kernel.outcome}")
         if kernel.unmapped:
             lines.append(f"        not in the table: {', '.join(kernel.unmapped[:6])}")
     return [*lines, *_more(len(result.kernels)), ""]

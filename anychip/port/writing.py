@@ -17,9 +17,19 @@ def write_whole(path: Path, data: bytes, like: Path | None = None, durable: bool
     """Write a file so that `path` is at no time half of it. like: the file whose permissions it takes.
 
     durable: on the disk before it replaces what was there, so that not even a lost machine leaves half of it.
+    Raises BadUse where it cannot be written.
     """
+    try:
+        _write_whole(path, data, like, durable)
+    except OSError as error:
+        raise BadUse(
+            f"{path}: cannot be written: {error.strerror or error}. What stood there is whole; files that came before it are done."
+        ) from None
+
+
+def _write_whole(path: Path, data: bytes, like: Path | None, durable: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

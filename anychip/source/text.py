@@ -87,6 +87,11 @@ class Text:
         return len(self.data[start : start + byte_column].decode("utf-8", "replace")) + 1
 
 
+def shown(path: str) -> str:
+    """The name of a file for a line of a report: line ends, and bytes that are no text, as escapes."""
+    return path if path.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in path)
+
+
 def lines_of(text: str) -> list[str]:
     """Lines without their ends, as editors and Python's tokenizer count them: str.splitlines ends them at form feeds too."""
     return re.split("\r\n|\n|\r", text)

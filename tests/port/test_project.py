@@ -117,7 +117,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(BadUse, match=r"No space left on device\. What stood there is whole"):
         writing.write_whole(path, b"new and longer")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.py"]
@@ -261,3 +261,20 @@ def test_many_edits_in_one_file_take_time_that_grows_with_their_number(tmp_path)
         times.append(time.process_time() - began)
         assert len(made.changes) == 2 * part
     assert times[1] < 8 * times[0]  # 4 times the edits; 16 times where each is compared with every other
+
+
+def test_names_that_are_no_text_are_told_and_kept(tmp_path, capsysbinary):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in (b"a\nb.py", b"\xff.py"):
+        Path(os.fsdecode(os.fsencode(tree) + b"/" + name)).write_text("import torch\nx = y.cuda()\n")
+    assert cli.main(["port", str(tree), "--diff"]) == 0
+    out = capsysbinary.readouterr().out
+    assert b"\xff.py" in out
+    assert cli.main(["port", str(tree), "--out", str(tmp_path / "out")]) == 0
+    assert cli.main(["audit", str(tree), "--no-cache"]) == 0
+    assert cli.main(["audit", str(tree), "--no-cache", "--list"]) == 0
+    told = capsysbinary.readouterr().out
+    assert b"a\\nb.py:2" in told
+    assert b"\\udcff.py:2" in told
+    assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == [b"a\nb.py", b"\xff.py"]

@@ -196,9 +196,12 @@ def with_forecast(result: Result, recorder: Recorder, known: bool) -> Result:
         said = str(error).strip().splitlines() or [""]
         return replace(result, reason=f"{type(error).__name__}: {said[-1][:200]}")
     smaller = recomputing(result.plan)
-    if smaller and priced.peak_bytes > load_chip(result.plan.chip).memory_bytes:
+    if smaller and priced.peak_bytes > ROOM * load_chip(result.plan.chip).memory_bytes:
         return with_forecast(replace(result, plan=smaller), recorder, known)
     return replace(result, forecast_s=priced.time_s, peak_bytes=priced.peak_bytes, breakdown_s=priced.breakdown_s)
+
+
+ROOM = 1.25  # memory is forecast no better than this: what needs more than so much of a chip would not fit
 
 
 def recomputing(found: Plan) -> Plan | None:

@@ -20,6 +20,7 @@ import numpy as np
 STAGES = {False: 3, True: 4}  # recorded of a pipeline (interleaved or not): with a stage that is neither first nor last
 ALWAYS = 100  # layers times micro-batches times stages up to which all is recorded as it is
 EXACT = 1e-6
+FULL = 2, 3  # micro-batches from which on a step grows by as much with each: beside the first travel weights
 
 
 class Point(NamedTuple):
@@ -55,10 +56,18 @@ class Size(NamedTuple):
 
 
 def points(options: Mapping[str, Any]) -> list[Point]:
-    """What to record for these options: themselves, where they are short already."""
-    if options.get("pp", 1) == 1:
-        return straight(options)
-    return piped(options)
+    """What to record for these options: themselves, where they are short already. `full_every` n: one layer in n sees all
+    keys, the others a window; layers of either kind are recorded, and weighted by how many there are."""
+    every = options.get("full_every", 1)
+    if every == 1:
+        return straight(options) if options.get("pp", 1) == 1 else piped(options)
+    near = {name: value for name, value in options.items() if name != "full_every"}
+    far = {name: value for name, value in near.items() if name != "window"}
+    return [
+        Point(point.weight * share, point.options, point.first * share, point.last * share)
+        for share, kind in (((every - 1) / every, near), (1 / every, far))
+        for point in points(kind)
+    ]
 
 
 # One stage ---------------------------------------------------------------------------------------------------------------
@@ -69,7 +78,7 @@ def straight(options: Mapping[str, Any]) -> list[Point]:
     layers, micro = options["layers"], options["micro_batches"]
     found = []
     for (left, a), (right, b) in product(
-        line(layers, short_layers(options)), line(micro, (1, 2) if micro > 2 else None)
+        line(layers, short_layers(options)), line(micro, FULL if micro > FULL[1] else None)
     ):
         weight = left * right
         found.append(Point(weight, {**options, "layers": a, "micro_batches": b}, weight, weight))

@@ -204,7 +204,7 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
         **recomputed(recompute, sizes["layers"], split), "sharding": word("zero_or_fsdp", columns["zero_or_fsdp"]),
         "compile": compiled(columns, fixed),
         **{name: value for name, value in split.items() if value > 1},
-        **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank", "lora_on", "pieces")
+        **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank", "lora_on", "pieces", "window", "full_every")
            if name in fixed},
         **{name: bool(fixed.get(name)) for name in ("gated", "bias", "tied", "overlap", "fusion", "fused_loss", "autocast")},
     }  # fmt: skip
@@ -216,6 +216,8 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
     if not options["sequence_parallel"] or sizes["seq_len"] // split["cp"] // split["tp"] % options.get("pieces", 1):
         options.pop("pieces", None)
     options["micro_batches"] = micro_batches(sizes["global_batch"], options["micro_batch"], chips, split)
+    if fixed.get("batch_per_device"):  # which counts the ranks that share a sequence too: all of a step is one batch
+        options |= {"micro_batch": options["micro_batch"] * options["micro_batches"], "micro_batches": 1}
     if dtype == "fp16" and options.get("reduce") == "bf16":
         options["reduce"] = "fp16"
     options = {name: value for name, value in options.items() if value is not None}
@@ -233,7 +235,7 @@ def batch_of(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[st
     told = number(columns, "global_batch", 0)
     if told > 0:
         return told
-    if not any(name in run.metrics for name in PER_TOKEN) or "step_time_s" in run.metrics:
+    if not run["micro_batch"] or not any(name in run.metrics for name in PER_TOKEN) or "step_time_s" in run.metrics:
         raise Unable("the source does not say global_batch")
     replicas = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1)
     return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if split["pp"] > 1 else 1)

@@ -17,6 +17,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ class Job(NamedTuple):
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
+@cache
 def program_digest() -> str:
     whole = hashlib.blake2b(digest_size=12)
     for path in sorted((HERE / "reference").glob("*.py")):

@@ -11,7 +11,7 @@ def step_time_s(plan: Plan) -> float:
     """Seconds a step, from the most direct of the run's metrics. Raises Unable where none of them gives it."""
     run, metrics = plan.run, plan.run.metrics
     batch, length = int(run.number("global_batch") or 0), int(plan.options["seq"])
-    batch = batch or int(plan.options["micro_batches"]) * int(plan.options["micro_batch"])
+    batch = batch or replicas_batch(plan)
     if "step_time_s" in metrics:
         return metrics["step_time_s"]
     if "tokens_per_s_per_chip" in metrics:

@@ -63,6 +63,8 @@ class Layer(nn.Module):
                 keep_low(self)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        if self.again == "core":
+            return self.keeping_projection(x, angles)
         mixed = self.attention(self.norm1(x), angles)
         x = self.add(mixed, self.attention.out.bias, x, self.dropout)
         if self.again == "mlp":
@@ -176,9 +178,6 @@ class Stage(nn.Module):
             return checkpoint(layer, x, angles, use_reentrant=False)  # type: ignore[no-any-return]
         if kind == "ops":
             return checkpoint(layer, x, angles, use_reentrant=False, context_fn=keep_costly)  # type: ignore[no-any-return]
-        if kind == "core":
-            assert isinstance(layer, Layer)
-            return layer.keeping_projection(x, angles)
         return layer(x, angles)  # type: ignore[no-any-return]
 
     def turned(self, x: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -43,7 +43,7 @@ def test_conditions_choose_runs():
 def test_a_file_without_the_columns_is_refused(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("id,chip\nx,y\n", encoding="utf-8")
-    with pytest.raises(BadRows, match="framework, model, metric, value"):
+    with pytest.raises(BadRows, match="metric, value"):
         read([path])
 
 
@@ -65,20 +65,63 @@ def test_what_does_not_matter_to_a_run_is_not_counted():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"layers": ""}, "does not say layers"),
+        ({"layers": "", "model": "ours 8B"}, "does not say layers"),
         ({"chips": "12"}, "does not divide"),
         ({"chip": "Abacus 9"}, "no file in the standard"),
-        ({"framework": "in-house"}, "no rule"),
+        ({"tp": "0"}, "not positive"),
+        ({"micro_batch": "0"}, "not positive"),
         ({"model": "DeepSeek-V3 671B"}, "latent attention"),
         ({"dtype": "nvfp4"}, "FP4"),
         ({"notes": "DO NOT USE: wrong"}, "DO NOT USE"),
         ({"tp": "5", "chips": "40", "global_batch": "80"}, "heads do not divide"),
-        ({"recompute": "some of it"}, "words.toml"),
+        ({"dtype": "fp32"}, "words.toml"),
     ],
 )
 def test_what_cannot_be_expressed_says_why(changes, reason):
     with pytest.raises(Unable, match=reason):
         plan(run_of(**changes))
+
+
+def test_what_nobody_has_seen_is_filled_and_counted():
+    # another framework, words that no table has, a public model's shape
+    found = plan(run_of(framework="in-house", recompute="some of it", layers="", heads=""))
+    assert {"framework", "recompute", "layers", "heads"} <= set(found.filled)
+    assert (found.options["layers"], found.options["heads"], found.options["recompute"]) == (32, 32, "none")
+
+
+def test_a_rate_per_token_needs_no_batch():
+    found = plan(run_of(metric="tokens_per_s_per_chip", value="8192", global_batch=""))
+    # a micro-batch of 1 for each of 16 / 2 replicas: 8 sequences; 8 x 8192 / (16 x 8192) = 0.5 s
+    assert "global_batch" in found.filled
+    assert step_time_s(found) == 0.5
+    with pytest.raises(Unable, match="global_batch"):
+        plan(run_of(global_batch=""))
+
+
+def test_more_replicas_than_sequences_share_them():
+    found = plan(run_of(global_batch="2", cp=""))  # 8 replicas for 2 sequences: 4 ranks each
+    assert found.options["cp"] == 4
+    assert "cp" in found.filled
+
+
+def test_rows_of_any_file_are_read(tmp_path):
+    path = tmp_path / "odd.csv"
+    path.write_text(
+        "value,extra,metric,chip\n8,x,step_time_s,H100 SXM 80GB\nfast,,step_time_s,B200\n3\n", encoding="utf-8"
+    )
+    runs = read([path])
+    assert [run.id for run in runs] == ["odd-1", "odd-2", "odd-3"]
+    assert [dict(run.metrics) for run in runs] == [{"step_time_s": 8.0}, {}, {"": 3.0}]
+    for run in runs:
+        with pytest.raises(Unable):
+            step_time_s(plan(run))
+
+
+def test_window_layers_are_recorded_beside_whole_ones():
+    found = points({**plan(run_of()).options, "window": 1024, "full_every": 6})
+    assert sum(point.weight for point in found) == pytest.approx(1.0)
+    assert sum(point.weight for point in found if "window" not in point.options) == pytest.approx(1 / 6)
+    assert not any("full_every" in point.options for point in found)
 
 
 def test_a_plan_does_not_depend_on_what_was_measured():
@@ -103,9 +146,9 @@ def test_a_source_that_counts_the_recomputed_forward_is_read_so():
 
 def test_long_runs_are_folded_with_weights_that_add_up_to_one():
     found = points(plan(run_of()).options)
-    # layers 4 and 6 for 32, micro-batches 1 and 2 for 16: (6-32)/2 = -13, (32-4)/2 = 14; 2-16 = -14, 16-1 = 15
+    # layers 4 and 6 for 32, micro-batches 2 and 3 for 16: (6-32)/2 = -13, (32-4)/2 = 14; 3-16 = -13, 16-2 = 14
     assert [(p.options["layers"], p.options["micro_batches"], p.weight) for p in found] == [
-        (4, 1, 182.0), (4, 2, -195.0), (6, 1, -196.0), (6, 2, 210.0),
+        (4, 2, 169.0), (4, 3, -182.0), (6, 2, -182.0), (6, 3, 196.0),
     ]  # fmt: skip
     assert sum(p.weight for p in found) == 1
 

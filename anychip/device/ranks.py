@@ -75,7 +75,8 @@ def classes(
 ) -> dict[int, list[int]]:
     """The ranks that each representative stands for, itself included; every rank of the world once.
 
-    Ranks that no representative reaches by its groups are given to the nearest one below.
+    Ranks that no representative reaches by its groups, since somebody in these differs (the last of those that share an
+    optimizer's state has less of it), go with those that they are the replicas of, else with the nearest one below.
     """
     owner = np.full(world_size, -1, np.int64)
     for rank in sorted(programs):
@@ -92,10 +93,24 @@ def classes(
     for rank in programs:  # one that ran and was claimed by another that does otherwise speaks for itself
         if not alike(streams[rank], streams[int(owner[rank])]):
             owner[rank] = rank
+    for rank in sorted(programs):
+        spread(owner, programs[rank])
     left = np.flatnonzero(owner < 0)
     known = np.array(sorted(set(owner[owner >= 0].tolist())), np.int64)
     owner[left] = known[np.searchsorted(known, left, side="right") - 1]
     return {int(rank): np.flatnonzero(owner == rank).tolist() for rank in np.unique(owner)}
+
+
+def spread(owner: npt.NDArray[np.int64], program: Program) -> None:
+    """Give ranks without an owner that of a rank which one of this one's groups puts at their place: distant groups (replicas)
+    before near ones (parts of a layer), in each the nearest, and none along which ranks send."""
+    line = neighbours(program)
+    groups = [one.ranks for one in program.groups if 1 < len(one.ranks) < owner.size and not line.issuperset(one.ranks)]
+    for ranks in sorted(groups, key=lambda one: one[0] - one[1]):
+        for offset in [one - program.rank for one in ranks if one > program.rank]:
+            free = np.flatnonzero(owner < 0)
+            free = free[free >= offset]
+            owner[free] = owner[free - offset]
 
 
 def neighbours(program: Program) -> set[int]:

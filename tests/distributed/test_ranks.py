@@ -66,3 +66,18 @@ def test_whom_a_rank_sends_to_does_not_tell_it_apart() -> None:
     one, other = rank(0, ["a"], group, {0: 1}), rank(1, ["a"], group, {0: 0})
     assert alike(stream(one), stream(other))
     assert not alike(stream(one), stream(rank(1, ["b"], group, {0: 0})))
+
+
+def test_replicas_between_one_that_ran_and_one_that_differs_go_with_the_first() -> None:
+    # Megatron-LM on 16 ranks: pairs of a layer (of which the second gets the batch from the first), four replicas that share
+    # the optimizer's state (the last has less of it), two stages. Those of 16 that ran:
+    def one(rank_: int) -> Program:
+        stage, copy, part = rank_ // 8, rank_ % 8 // 2, rank_ % 2
+        pair, line = Group((rank_ - part, rank_ - part + 1)), Group((rank_ % 8, rank_ % 8 + 8))
+        copies = Group(tuple(8 * stage + part + 2 * other for other in range(4)))
+        return rank(rank_, [f"{stage} {part} {copy == 3}"], [line, pair, copies], {0: (rank_ + 8) % 16})
+
+    programs = {number: one(number) for number in (0, 1, 6, 7, 8, 9, 14, 15)}
+    assert classes(programs, streams(programs), 16) == {
+        0: [0, 2, 4], 1: [1, 3, 5], 6: [6], 7: [7], 8: [8, 10, 12], 9: [9, 11, 13], 14: [14], 15: [15],
+    }  # fmt: skip

@@ -41,6 +41,7 @@ def test_the_second_opinion_counts_words_outside_comments_and_docstrings(tools: 
     assert count.lines_of("train.py", PROGRAM) == {6, 7, 8, 9}
     assert count.lines_of("kernel.cu", (program / "kernel.cu").read_text()) == {2}
     assert count.lines_of("run.sh", (program / "run.sh").read_text()) == {2}
+    assert count.lines_of("k.h", "#include <hip/hip_runtime.h>\n__global__ void k();\n") == set()
     assert count.lines_of("notes.md", "torch.cuda") == set()
     assert count.lines_of("old.py", "import torch.cuda\nx = '''unfinished\n") == set()
 

@@ -30,7 +30,7 @@ PATTERNS = (
     Pattern(re.compile(r"((?:target_link_libraries\s*\([^)]*)?CUDA::\w+)"), "rewrite", "a library of CUDA", _FIX, ("kernel", "")),
     Pattern(re.compile(r"\b(CMAKE_CUDA_\w+|CUDA_ARCHITECTURES|CUDA_SEPARABLE_COMPILATION|cuda_add_(?:library|executable)|CUDA_NVCC_FLAGS|cuda_std_\d+)\b"),
             "rewrite", "settings of CUDA's compiler", _FIX, ("kernel", "")),
-    Pattern(re.compile(r"(?<![\w/.$({-])(nvcc)(?=\s|$)"), "rewrite", "NVIDIA's compiler", _FIX, ("kernel", "")),
+    Pattern(re.compile(r"(?<![\w/.$({-])(nvcc)(?=[\s\"']|$)"), "rewrite", "NVIDIA's compiler", _FIX, ("kernel", "")),
     Pattern(re.compile(rf"(?<!\S)(-l(?:{_LIBRARY}))(?=\s|$)"), "rewrite", "a library of CUDA", _FIX, ("kernel", "")),
 )  # fmt: skip
 

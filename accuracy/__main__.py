@@ -182,7 +182,7 @@ def effort(found: Plan | None) -> float:
         return 0.0
     often = 3 if found.options.get("experts") else 1
     sizes = [(p.options.get("pp", 1), p.options["layers"], p.options["micro_batches"]) for p in points(found.options)]
-    return sum(stages * (15 + often * layers / stages * micro) for stages, layers, micro in sizes)
+    return float(sum(stages * (15 + often * layers / stages * micro) for stages, layers, micro in sizes))
 
 
 def with_forecast(result: Result, recorder: Recorder, known: bool) -> Result:

@@ -113,16 +113,14 @@ def piped(options: Mapping[str, Any]) -> list[Point]:
     if layers * micro <= ALWAYS or few:
         return [Point(1.0, options, 1.0, 1.0)]
     small = candidates(whole, 2 if options["recompute"] == "half" else 1, missing)
-    found = [
-        weights([size.time for size in small], whole.time),
-        *(weights([size.memory(end) for size in small], whole.memory(end)) for end in (True, False)),
-    ]
-    if not all(found):
+    by_time = weights([size.time for size in small], whole.time)
+    by_first, by_last = (weights([s.memory(end) for s in small], whole.memory(end)) for end in (True, False))
+    if by_time is None or by_first is None or by_last is None:
         return [Point(1.0, options, 1.0, 1.0)]
     return [
         Point(w, {**options, "pp": s.stages, **({"vp": s.parts} if v > 1 else {}), "layers": s.layers - missing,
                   "micro_batches": s.micro}, first, last)
-        for s, w, first, last in zip(small, *found, strict=True)  # type: ignore[arg-type]
+        for s, w, first, last in zip(small, by_time, by_first, by_last, strict=True)
         if max(abs(w), abs(first), abs(last)) > EXACT
     ]  # fmt: skip
 

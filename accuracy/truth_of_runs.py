@@ -13,7 +13,7 @@ def step_time_s(plan: Plan) -> float:
     batch, length = int(run.number("global_batch") or 0), int(plan.options["seq"])
     batch = batch or replicas_batch(plan)
     if "step_time_s" in metrics:
-        return metrics["step_time_s"]
+        return float(metrics["step_time_s"])
     if "tokens_per_s_per_chip" in metrics:
         return batch * length / (metrics["tokens_per_s_per_chip"] * plan.num_chips)
     if "samples_per_s" in metrics:
@@ -21,7 +21,7 @@ def step_time_s(plan: Plan) -> float:
     for entry in table("conventions.toml")["whole"]:
         if entry["id"] == run.id and "time_to_train_min" in metrics:
             steps = entry.get("steps") or entry["tokens"] / (replicas_batch(plan) * length)
-            return metrics["time_to_train_min"] * 60 / steps
+            return float(metrics["time_to_train_min"] * 60 / steps)
     for name in ("tflops_per_chip", "mfu"):
         if name in metrics:
             return by_flop(plan, name, metrics[name])
@@ -52,17 +52,17 @@ Options = Mapping[str, Any]
 def megatron_hardware(o: Options, params_b: float) -> float:
     """FLOP per sequence with every layer's forward done twice: 96 s l h^2 (1 + s/6h + V/16lh), arXiv 2104.04473 section 5.1."""
     s, layers, h, v = o["seq"], o["layers"], o["hidden"], o["vocab"]
-    return 96.0 * s * layers * h**2 * (1 + s / (6 * h) + v / (16 * layers * h))
+    return float(96.0 * s * layers * h**2 * (1 + s / (6 * h) + v / (16 * layers * h)))
 
 
 def megatron_model(o: Options, params_b: float) -> float:
     """FLOP per sequence without recomputation: 72 s l h^2 (1 + s/6h + V/12lh), arXiv 2205.05198 appendix A."""
     s, layers, h, v = o["seq"], o["layers"], o["hidden"], o["vocab"]
-    return 72.0 * s * layers * h**2 * (1 + s / (6 * h) + v / (12 * layers * h))
+    return float(72.0 * s * layers * h**2 * (1 + s / (6 * h) + v / (12 * layers * h)))
 
 
 def six_n(o: Options, params_b: float) -> float:
-    return 6e9 * params_b * o["seq"]
+    return float(6e9 * params_b * o["seq"])
 
 
 def maxtext(o: Options, params_b: float) -> float:
@@ -70,7 +70,7 @@ def maxtext(o: Options, params_b: float) -> float:
     d = o.get("head_dim") or o["hidden"] // o["heads"]
     layer = o["hidden"] * d * (2 * o["heads"] + 2 * o["kv_heads"]) + o["hidden"] * o["ffn"] * (3 if o["gated"] else 2)
     weights = o["layers"] * layer + o["hidden"] * o["vocab"]
-    return 6.0 * weights * o["seq"] + 12.0 * o["layers"] * o["seq"] ** 2 * o["heads"] * d
+    return float(6.0 * weights * o["seq"] + 12.0 * o["layers"] * o["seq"] ** 2 * o["heads"] * d)
 
 
 FORMULAS: Mapping[str, Callable[[Options, float], float]] = {

@@ -4,15 +4,13 @@ A notebook is rewritten only where writing it in its own layout gives back exact
 """
 
 import json
-import re
 from typing import Any
 
 from anychip.port.edits import Edit, apply
 from anychip.port.engine import Ported, Project, port_source
 from anychip.port.target import Target
+from anychip.source.notebook import FOREIGN, MAGIC
 from anychip.source.text import Text
-
-_MAGIC = re.compile(r"^(\s*)[!%?].*", re.MULTILINE)
 
 
 def port_notebook(text: str, target: Target, project: Project) -> Ported:
@@ -25,7 +23,7 @@ def port_notebook(text: str, target: Target, project: Project) -> Ported:
         return Ported(Text(text), text, problem="no notebook of version 4")
     layout = _layout(text, book)
     code = "\n".join(sources)
-    plain = _MAGIC.sub(lambda match: match[1] + "#" + "-" * (len(match[0].encode()) - len(match[1].encode()) - 1), code)
+    plain = "\n".join(_python_of(source) for source in sources)
     ported = port_source(plain, target, project)
     if ported.text == plain or ported.problem:
         return Ported(Text(code), text, left=ported.left, problem=ported.problem)
@@ -36,6 +34,18 @@ def port_notebook(text: str, target: Target, project: Project) -> Ported:
     for cell, new in zip(cells, _split(code, sources, ported.edits), strict=True):
         cell["source"] = new.splitlines(keepends=True) if isinstance(cell["source"], list) else new
     return Ported(Text(code), _write(book, *layout), ported.changes, ported.left, ported.header)
+
+
+def _python_of(source: str) -> str:
+    """A cell with IPython's own lines, or the whole cell of another language, as statements that do nothing, of the same bytes."""
+    foreign = FOREIGN.match(source)
+    return "\n".join(_nothing(line) if foreign or MAGIC.match(line) else line for line in source.split("\n"))
+
+
+def _nothing(line: str) -> str:
+    indent = line[: len(line) - len(line.lstrip())]
+    size = len(line.encode("utf-8", "surrogateescape")) - len(indent)
+    return indent + ("pass" + " " * (size - 4) if size >= 4 else "0".ljust(size) if size else "")
 
 
 def _split(code: str, sources: list[str], edits: list[Edit]) -> list[str]:

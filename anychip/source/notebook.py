@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from anychip.source.text import Unreadable
 
-_MAGIC = re.compile(r"^(\s*)(?:[!%?]|[\w.]+\?\??\s*$|\w+\s*=\s*[!%])(.*)")
-_FOREIGN = re.compile(r"\s*%%(?!time|timeit|capture|prun|memit|mprun|python|py)(\w+)")
+MAGIC = re.compile(r"^(\s*)(?:[!%?]|[\w.]+\?\??\s*$|\w+\s*=\s*[!%])(.*)")
+FOREIGN = re.compile(r"\s*%%(?!time|timeit|capture|prun|memit|mprun|python|py)(\w+)")
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ def read_notebook(text: str) -> Notebook:
     cells: list[Cell] = []
     shell: list[tuple[int, str]] = []
     for number, source in sources:
-        foreign = _FOREIGN.match(source)
+        foreign = FOREIGN.match(source)
         first = len(code) + 1
         for line in source.split("\n"):
             at = finder.line_of(line)
-            magic = _MAGIC.match(line)
+            magic = MAGIC.match(line)
             if foreign or magic:
                 if (magic and "!" in line) or (foreign and foreign[1] in ("bash", "sh", "script")):
                     shell.append((at, line))

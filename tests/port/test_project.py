@@ -278,3 +278,33 @@ def test_names_that_are_no_text_are_told_and_kept(tmp_path, capsysbinary):
     assert b"a\\nb.py:2" in told
     assert b"\\udcff.py:2" in told
     assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == [b"a\nb.py", b"\xff.py"]
+
+
+def test_lines_of_ipython_stay_and_the_rest_of_a_notebook_is_ported(tmp_path):
+    sources = [
+        [
+            "%matplotlib inline\n",
+            "import torch\n",
+            "x = y.cuda()\n",
+            "files = !ls\n",
+            "if x:\n",
+            "    !ls\n",
+            "torch.cuda.f?",
+        ],
+        ["%%bash\n", "python train.py --device cuda $HOME\n"],
+        ["%%time\n", "z = x.to('cuda')"],
+    ]
+    cells = [
+        {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": [], "source": source}
+        for source in sources
+    ]
+    path = tmp_path / "n.ipynb"
+    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}, indent=1) + "\n")
+    result = port(path, out=tmp_path / "out")
+    assert result.skipped == {}
+    made = json.loads((tmp_path / "out" / "n.ipynb").read_text())["cells"]
+    assert [line for line in made[0]["source"] if "DEVICE =" not in line and line.strip()] == [
+        "%matplotlib inline\n", "import torch\n", "x = y.to(DEVICE)\n", "files = !ls\n", "if x:\n", "    !ls\n", "torch.cuda.f?",
+    ]  # fmt: skip
+    assert made[1]["source"] == sources[1]
+    assert made[2]["source"] == ["%%time\n", "z = x.to(DEVICE)"]

@@ -79,7 +79,7 @@ class Collectives:
         self.late: list[tuple[Call, torch.Tensor]] = []  # of the receive that is being issued
         self.unwaited: list[Pending] = []  # called by C++ in a backward: whoever called waits at its end
         self._place = -1
-        self._told: dict[tuple[tuple[int, ...], int], int] = {}  # broadcasts, by ranks and root
+        self._told: dict[tuple[tuple[int, ...], str], int] = {}  # broadcasts, by ranks and root
 
     # ------------------------------------------------------------ kernels
 
@@ -247,27 +247,25 @@ class Collectives:
 
     def _from_root(self, call: Call) -> None:
         """Whole numbers that one rank gives to all say what all are to do (whether to train, how long the sequences are): they
-        really travel. Those of modules, whose repeated calls a rank leaves out, do not."""
+        really travel. Those of modules, whose repeated calls a rank leaves out, are taken if they are there."""
         mailbox, root = self.groups.mailbox, call.ranks[call.at["root_rank"]]
-        if mailbox is None or self.runtime.in_module():
+        if mailbox is None:
             return
+        inner = self.runtime.in_module()
         for tensor in call.outputs:
             if tensor.dtype.is_floating_point or tensor.dtype.is_complex or not 0 < tensor.numel() <= SMALL:
                 continue
-            number = self._told[call.ranks, root] = self._told.get((call.ranks, root), -1) + 1
-            key = f"value-{hash(call.ranks):x}-{root}-{number}"
-            kin = f"value-{len(call.ranks)}-{call.ranks.index(root)}-{number}"
+            where = f"{call.at['root_rank']}" + (f"-{tensor.numel()}-{user_place().line}" if inner else "")
+            number = self._told[call.ranks, where] = self._told.get((call.ranks, where), -1) + 1
+            key, kin = f"value-{hash(call.ranks):x}-{where}-{number}", f"value-{len(call.ranks)}-{where}-{number}"
             if root == self.groups.rank:
                 value = self._value(tensor)
                 mailbox.publish(key, None if value is None else value.clone(), kin)
-                continue
-            value = None
-            with contextlib.suppress(Deadlock):  # the root has ended: it is a step behind nobody
-                value = (
-                    mailbox.published(key, root, "broadcast", user_place(), kin) if mailbox.holds(key, kin) else None
-                )
-            if value is not None:
-                self._tell(tensor, value.reshape(tensor.shape))
+            elif mailbox.holds(key, kin, waits=not inner):
+                with contextlib.suppress(Deadlock):  # the root has ended before: then it is not waited for
+                    value = mailbox.published(key, root, "broadcast", user_place(), kin)
+                    if value is not None:
+                        self._tell(tensor, value.reshape(tensor.shape))
 
     def receive(self, call: Call, tensor: torch.Tensor) -> None:
         mailbox, peer = self.groups.mailbox, call.peer

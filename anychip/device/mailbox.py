@@ -67,9 +67,9 @@ class Mailbox:
         """What `root` left, waited for."""
         return self._take(self.folder / f"all-{self._held(key, kin)}", root, (), what, place)
 
-    def holds(self, key: str, kin: str) -> bool:
-        """Whether there is such a value, or will be: a sample waits for nobody."""
-        return not self.shift or (self.folder / f"all-{self._held(key, kin)}").exists()
+    def holds(self, key: str, kin: str, waits: bool = True) -> bool:
+        """Whether there is such a value, or will be if one `waits`: a sample waits for nobody."""
+        return (waits and not self.shift) or (self.folder / f"all-{self._held(key, kin)}").exists()
 
     def _held(self, key: str, kin: str) -> str:
         return f"kin-{kin}" if self.shift and kin and not (self.folder / f"all-{key}").exists() else key

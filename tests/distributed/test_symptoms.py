@@ -104,10 +104,19 @@ pairs = [torch.distributed.new_group([one, one + 1]) for one in (0, 2)]
 model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(16, 16).cuda())
 optimizer = torch.optim.SGD(model.parameters(), 0.1)
 x = torch.rand(8, 16, device="cuda")
+
+
+def check(*_):  # DeepSpeed compares lists with the first rank's so
+    given = torch.tensor([step] if rank == 0 else [-1], device="cuda")
+    torch.distributed.broadcast(given, 0)
+    assert given.item() == step, (rank, given)
+
+
 for step in range(4):
     flags = torch.tensor([1, step] if rank % 2 == 0 else [0, 0], device="cuda")
     torch.distributed.broadcast(flags, rank // 2 * 2, group=pairs[rank // 2])
     assert flags.tolist() == [1, step], (rank, flags)
+    model.register_forward_pre_hook(check) if step == 0 else None
     model(x).sum().backward()
     optimizer.step()
     optimizer.zero_grad()

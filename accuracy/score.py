@@ -84,6 +84,9 @@ def grouped(results: Iterable[Result], key: Key, error: Error = step) -> dict[st
     return found
 
 
+LEAST_TO_TRAIN = 3  # runs: one or two of another kind say nothing of a chip's level
+
+
 def left_out(results: Sequence[Result], family: Key) -> dict[str, tuple[Summary, Summary]]:
     """Leave one source out: for each source of a family of chips, (its errors as they are, its errors after one level
     per family was fitted to at most six runs of each other source). Families of one source are not here."""
@@ -97,6 +100,8 @@ def left_out(results: Sequence[Result], family: Key) -> dict[str, tuple[Summary,
         for source in sources if len(sources) > 1 else ():
             own = [r for r in members if r.run.source == source]
             train = [r for other in sources if other != source for r in spread_over(members, other)]
+            if len(train) < LEAST_TO_TRAIN:
+                continue
             level = median([(r.measured_s or 0.0) / (r.forecast_s or 1.0) for r in train])
             plain = [r.error for r in own if r.error is not None]
             found[f"{name}: {source}"] = (Summary.of(plain), Summary.of([(1 + e) * level - 1 for e in plain]))

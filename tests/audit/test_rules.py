@@ -70,3 +70,10 @@ def test_names_that_are_gone_from_torch_are_gone():
                 owner = getattr(owner, word, None)
             there = getattr(owner, words[-1], None)
             assert there is None or there.__module__ == "torch._linalg_utils", row.symbol
+
+
+def test_kernels_for_both_makers_are_cuda_and_amds_own_are_not():
+    code = "#ifdef __HIP_PLATFORM_AMD__\n#endif\n__global__ void k();\n"
+    rule = next(rule for rule in RULES if rule.name == "cuda-kernel")
+    assert [f.symbol for f in rule.find(read_text(code, "cuda", "k.cu"))] == ["__global__"]
+    assert list(rule.find(read_text(code, "cxx", "k.h"))) == []

@@ -36,15 +36,17 @@ class Construct:
 def code(file: Plain) -> str | None:
     """The text with comments blanked, characters and lines where they were; None if it is not about CUDA. Once per file."""
     if "_code" not in file.__dict__:
-        about = (file.kind == "cuda" or _WORDS.search(file.text)) and not _is_hip(file.text)
+        about = (file.kind == "cuda" or _WORDS.search(file.text)) and not _is_hip(file)
         file.__dict__["_code"] = _COMMENT.sub(_blank, file.text) if about else None
     found: str | None = file.__dict__["_code"]
     return found
 
 
-def _is_hip(text: str) -> bool:
-    """Whether a file is AMD's already: it names HIP, and nothing of CUDA."""
-    return _HIP.search(text) is not None and _CUDA.search(text) is None
+def _is_hip(file: Plain) -> bool:
+    """Whether a file is AMD's already: it names HIP and nothing of CUDA, and is not called CUDA's (.cu may be for both)."""
+    if file.path.endswith((".cu", ".cuh")):
+        return False
+    return _HIP.search(file.text) is not None and _CUDA.search(file.text) is None
 
 
 def _blank(match: re.Match[str]) -> str:

@@ -110,10 +110,8 @@ class Repeats:
             return self._again(module, history, given, lambda leaves: _called(run, leaves, spec))
         begin, before = self._here(), traces(module)
         result = run(*args, **kwargs)
-        if traces(module) == before:
+        if traces(module) == before:  # (what is set up at a first call is not left behind by the next)
             self._learn(module, history, given, result, begin)
-        else:
-            history.off = True
         return result
 
     def _learn(self, module: torch.nn.Module, history: History, given: list[Any], result: Any, begin: int) -> None:

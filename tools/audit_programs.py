@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 TABLE, LABELS = Path(__file__).with_suffix(".csv"), Path(__file__).with_name("audit_labels.csv")
 QUIET = ("flow", "age")
+ALL = "**all**"
 
 
 def mark(line: str) -> str:
@@ -148,7 +149,7 @@ def row(name: str, result: dict[str, Any]) -> str:
     port, labels = Counter(result["port"]), Counter(result["labels"])
     same, told = labels["yes-yes"] + labels["no-no"], sum(labels.values())
     return (
-        f"| {name} | {result['lines']:,} | {result['score']:.0f} | {result['bound']:,} "
+        f"| {name} | {result['lines']:,} | {'' if name == ALL else round(result['score'])} | {result['bound']:,} "
         f"| {share(result['plain'] - result['missed'], result['plain'])} of {result['plain']:,} | {f'{same} of {told}' if told else ''} "
         f"| {port['edits']:,} | {share(port['edits'], port['edits'] + port['unsure'])} | {port['unsure']} "
         f"| {port['thought'] + port['kernel']:,} | {port['harmless']:,} | {len(result['broken'])} |"
@@ -174,7 +175,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         _HEAD,
     ]
     lines += [row(name, result) for name, result in results.items()]
-    lines += [row("**all**", whole), ""]
+    lines += [row(ALL, whole), ""]
     if labels:
         lines.append(
             f"Labels: {sum(labels.values())} lines; audit agrees on {share(labels['yes-yes'] + labels['no-no'], sum(labels.values()))}, "

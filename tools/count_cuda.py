@@ -35,7 +35,9 @@ def lines_of(path: str, text: str) -> set[int]:
             else set()
         )
     if path.endswith(KERNELS):
-        if re.search(r"hip/hip_|__HIP", text) and not re.search(r"cuda[A-Z_]|cu(?:blas|dnn)", text):
+        if ("/hip/" in path or re.search(r"hip/hip_|__HIP", text)) and not re.search(
+            r"cuda[A-Z_]|cu(?:blas|dnn)", text
+        ):
             return set()  # AMD's already
         bare = _COMMENT.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
         return {bare.count("\n", 0, match.start()) + 1 for match in _KERNEL.finditer(bare)}

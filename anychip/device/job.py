@@ -254,18 +254,19 @@ class Job:
         a middle stage does not do as it was taken to."""
         owners = {rank: owner for owner, ranks in classes(programs, streams, self.world_size).items() for rank in ranks}
         wanted = {rank: owners[rank] for rank in (1, self.world_size - 1) if rank not in programs}
-        stage = self.middle.sample if self.middle is not None and self.middle.played else None
+        stages = self.middle.samples if self.middle is not None and self.middle.played else ()
         ranks = [Rank(rank, owner) for rank, owner in wanted.items()]
-        if self.middle is not None and stage is not None:
-            ranks.append(Rank(stage, self.middle.ranks[1]))
+        if self.middle is not None:
+            ranks += [Rank(stage, self.middle.ranks[1]) for stage in stages]
         codes, self.codes = self.codes, {}
         self._run(ranks)
         ended, self.codes = self.codes, codes
-        if self.middle is not None and stage is not None:
+        for stage in stages:
             found = self._sampled(stage)
             if ended[stage] or found is None or not alike(found, streams[stage]):
                 return False
-            self._tell_of_stages(programs[0], self.middle, stage)
+        if self.middle is not None and stages:
+            self._tell_of_stages(programs[0], self.middle)
         for rank, owner in wanted.items():
             found = self._sampled(rank)
             if ended[rank] or found is None:
@@ -281,13 +282,13 @@ class Job:
         file = self.folder / f"sample-{rank}.anychip"
         return stream(Program.load(file)) if file.exists() else None
 
-    def _tell_of_stages(self, first: Program, middle: Middle, sample: int) -> None:
+    def _tell_of_stages(self, first: Program, middle: Middle) -> None:
         """Say which ranks of a pipeline really ran."""
         played = ", ".join(str(rank) for rank in middle.played)
         first.meta["warnings"].append(
             f"Of the pipeline's {len(middle.ranks)} stages, ranks {middle.ranks[0]}, {middle.ranks[1]} and {middle.ranks[-1]} ran; "
-            f"rank {middle.ranks[1]} took the places of {played} in the schedule, and rank {sample} was run for a step: it does the "
-            "same. For each of them: --ranks all."
+            f"rank {middle.ranks[1]} took the places of {played} in the schedule, and {' and '.join(str(rank) for rank in middle.samples)} "
+            "were run for a step and do the same. For each of them: --ranks all."
         )
 
     def _assembled(self, programs: dict[int, Program], members: dict[int, list[int]]) -> tuple[int, Program]:

@@ -27,10 +27,11 @@ class Middle:
         return self.ranks[2:-1]
 
     @property
-    def sample(self) -> int:
-        """The one that is really run for a step: an odd number of places from the second, as stages may take turns."""
+    def samples(self) -> tuple[int, ...]:
+        """Those that are really run for a step: one an odd number of places from the second, as stages may take turns, and
+        the last of them, as layers that do not divide make the first stages larger."""
         half = len(self.ranks) // 2
-        return self.ranks[half if half % 2 == 0 else half - 1]
+        return tuple(dict.fromkeys((self.ranks[half if half % 2 == 0 else half - 1], self.ranks[-2])))
 
     def lend(self, letter: str) -> bool:
         """Put a letter (`mail-SENDER-RECEIVER-NUMBER`) in its place, as a like pair wrote it; False while there is none."""

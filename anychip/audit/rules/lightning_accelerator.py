@@ -10,10 +10,11 @@ from anychip.audit.finding import Finding, finding
 from anychip.source.module import Module
 
 NAME = "lightning-accelerator"
-VALID = ('Trainer(accelerator="auto", devices=2)\n', "f(num_cpus=2)\n", "gpus = 2\n", "distances(rows, num_gpus=n)\n")
+VALID = ('Trainer(accelerator="auto", devices=2)\n', "f(num_cpus=2)\n", "gpus = 2\n")
 INVALID = (
     ('Trainer(accelerator="gpu", devices=2)\n', ('accelerator="gpu"',)),
     ("Trainer(gpus=2)\n", ("gpus=",)),
+    ("distances(rows, num_gpus=n)\n", ("num_gpus=",)),
     ("@ray.remote(num_gpus=1)\ndef f(): ...\n", ("num_gpus=",)),
 )
 _COUNTS = frozenset(["gpus", "num_gpus", "n_gpus", "ngpus", "gpus_per_node", "num_gpus_per_node"])
@@ -26,9 +27,11 @@ _FIX = {"accelerator": 'accelerator="auto"', "gpus": 'devices=, with accelerator
 def find(module: Module) -> Iterable[Finding]:
     for call in module.calls:
         for keyword in call.keywords:
-            if keyword.arg in _COUNTS and _called(call) in _TAKERS:
+            if keyword.arg in _COUNTS:
                 fix = _FIX.get(keyword.arg, "a count of devices of whatever kind")
-                yield finding(module, keyword, NAME, "thought", f"{keyword.arg}=", "counts GPUs", fix, ("device", ""))
+                taken = _called(call) in _TAKERS
+                severity, fix = ("thought", fix) if taken else ("flow", "nothing here: the number comes from elsewhere")
+                yield finding(module, keyword, NAME, severity, f"{keyword.arg}=", "counts GPUs", fix, ("device", ""))
             elif (
                 keyword.arg == "accelerator"
                 and isinstance(keyword.value, ast.Constant)

@@ -6,7 +6,7 @@ mesh, who shares a group with whom repeats itself, so from one rank's groups all
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -79,19 +79,20 @@ def classes(
     optimizer's state has less of it), go with those that they are the replicas of, else with the nearest one below.
     """
     owner = np.full(world_size, -1, np.int64)
+    same = likeness(programs, streams)
     for rank in sorted(programs):
-        if owner[rank] >= 0 and alike(streams[rank], streams[int(owner[rank])]):
+        if owner[rank] >= 0 and same(rank, int(owner[rank])):
             continue
-        twin = next((one for one in sorted(programs) if owner[one] == one and alike(streams[rank], streams[one])), None)
+        twin = next((one for one in sorted(programs) if owner[one] == one and same(rank, one)), None)
         if twin is not None and rank not in neighbours(programs[twin]):
             owner[rank] = twin
             continue
-        reached = orbit(programs[rank], _different(rank, streams), world_size)
+        reached = orbit(programs[rank], {other for other in streams if not same(rank, other)}, world_size)
         free = reached[owner[reached] < 0]
         owner[free] = rank
         owner[rank] = rank
     for rank in programs:  # one that ran and was claimed by another that does otherwise speaks for itself
-        if not alike(streams[rank], streams[int(owner[rank])]):
+        if not same(rank, int(owner[rank])):
             owner[rank] = rank
     for rank in sorted(programs):
         spread(owner, programs[rank])
@@ -99,6 +100,22 @@ def classes(
     known = np.array(sorted(set(owner[owner >= 0].tolist())), np.int64)
     owner[left] = known[np.searchsorted(known, left, side="right") - 1]
     return {int(rank): np.flatnonzero(owner == rank).tolist() for rank in np.unique(owner)}
+
+
+def likeness(
+    programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np.uint64]]
+) -> Callable[[int, int], bool]:
+    """Whether two ranks do the same, and exchange with ranks that do the same: one that receives from a rank that does
+    otherwise has to be there for it."""
+    kind = {rank: next(one for one in sorted(programs) if alike(streams[rank], streams[one])) for rank in programs}
+    sends = {rank: {op.kwarg("peer") for op in one.ops if op.name in SENDS} for rank, one in programs.items()}
+    partners = {rank: {kind[peer] for peer in peers if peer in kind} for rank, peers in sends.items()}
+
+    def same(one: int, other: int) -> bool:
+        mine, its = partners[one], partners[other]
+        return alike(streams[one], streams[other]) and (mine == its or not mine or not its)
+
+    return same
 
 
 def spread(owner: npt.NDArray[np.int64], program: Program) -> None:
@@ -117,10 +134,6 @@ def neighbours(program: Program) -> set[int]:
     """Those that a rank exchanges with in a line, so that each has its own place in time though it may do the same."""
     sends = {(op.kwarg("peer"), op.args[2]) for op in program.ops if op.name in SENDS}
     return {rank for peer, group in sends for rank in around(program, peer, program.groups[group].ranks)}
-
-
-def _different(rank: int, streams: Mapping[int, npt.NDArray[np.uint64]]) -> set[int]:
-    return {other for other in streams if not alike(streams[rank], streams[other])}
 
 
 def orbit(program: Program, different: Iterable[int], world_size: int) -> npt.NDArray[np.int64]:

@@ -81,3 +81,14 @@ def test_replicas_between_one_that_ran_and_one_that_differs_go_with_the_first() 
     assert classes(programs, streams(programs), 16) == {
         0: [0, 2, 4], 1: [1, 3, 5], 6: [6], 7: [7], 8: [8, 10, 12], 9: [9, 11, 13], 14: [14], 15: [15],
     }  # fmt: skip
+
+
+def test_partners_of_ranks_that_differ_differ_too() -> None:
+    # picotron: pairs of a layer, two stages. Only the first stage's first rank prints; 2 and 3 do the same, with 0 and 1.
+    pairs = [Group((0, 1)), Group((0, 1)), Group((2, 3)), Group((2, 3))]
+    names = ["print", "first", "last", "last"]
+    programs = {
+        one: rank(one, [names[one]], [Group(tuple(sorted((one, (one + 2) % 4)))), pairs[one]], {0: (one + 2) % 4})
+        for one in range(4)
+    }
+    assert classes(programs, streams(programs), 4) == {0: [0], 1: [1], 2: [2], 3: [3]}

@@ -13,12 +13,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from anychip.cost.work import mutated, work
 from anychip.record import Kind, Op, Program, TensorMeta, word
 from anychip.record.tape import KIND_BITS, KIND_MASK
 
 FUSIBLE = frozenset({"elementwise", "reduction", "copy", "index"})
+OF_BLOCKS = (Kind.ALLOC, Kind.FREE, Kind.USE, Kind.DEF, Kind.RECORD_STREAM)
+OF_EVENTS = (Kind.RECORD, Kind.WAIT, Kind.SYNC_EVENT)
+Words = npt.NDArray[np.int64]
 LOOK_BACK = 64  # groups that a node may still join: keeps a long region from taking quadratic time
 
 
@@ -44,22 +48,51 @@ def fuse(program: Program) -> Program:
         return program
     ops, tape, at = list(program.ops), [], 0
     stops = np.flatnonzero((kinds == Kind.COMPILED) & (program.payloads == 0))
-    known: dict[bytes, list[int]] = {}
+    known: dict[bytes, Words] = {}
     for start in starts.tolist():
         if start < at:
             continue
         after = stops[stops > start]
         stop = int(after[0]) if after.size else program.tape.size
-        inside = program.tape[start + 1 : stop]
-        key = inside.tobytes()
-        if key not in known:
-            words, all_ops = fuse_words(inside.tolist(), ops, program.block_bytes)
+        region = Region(program.tape[start + 1 : stop], program.block_bytes)
+        if region.key not in known:
+            words, all_ops = fuse_words(region.words.tolist(), ops, region.sizes)
             ops[len(ops) :] = all_ops[len(ops) :]
-            known[key] = words
-        tape += [program.tape[at : start + 1], np.asarray(known[key], np.int64)]
+            known[region.key] = np.asarray(words, np.int64)
+        tape += [program.tape[at : start + 1], region.named(known[region.key])]
         at = stop
     tape.append(program.tape[at:])
     return replace(program, tape=np.concatenate(tape), ops=ops)
+
+
+class Region:
+    """A region's words with its blocks and events numbered as they come: the same where a region comes again.
+
+    words: so numbered. sizes: bytes of each block. key: equal for regions that fuse alike, among the same ops.
+    """
+
+    def __init__(self, words: Words, block_bytes: Any) -> None:
+        kinds, payloads = words & KIND_MASK, words >> KIND_BITS
+        self.words = words.copy()
+        self._names = []
+        for named in (OF_BLOCKS, OF_EVENTS):
+            at = np.isin(kinds, named)
+            names, first, which = np.unique(payloads[at], return_index=True, return_inverse=True)
+            order = np.argsort(first)
+            numbers = np.empty_like(order)
+            numbers[order] = np.arange(order.size)
+            self.words[at] = numbers[which] << KIND_BITS | kinds[at]
+            self._names.append(names[order])
+        self.sizes = [int(block_bytes[block]) for block in self._names[0].tolist()]
+        self.key = self.words.tobytes() + np.asarray(self.sizes, np.int64).tobytes()
+
+    def named(self, words: Words) -> Words:
+        """Words that were made of `self.words`, with the region's own blocks and events."""
+        kinds, out = words & KIND_MASK, words.copy()
+        for named, names in zip((OF_BLOCKS, OF_EVENTS), self._names, strict=True):
+            at = np.isin(kinds, named)
+            out[at] = names[words[at] >> KIND_BITS] << KIND_BITS | kinds[at]
+        return out
 
 
 def fuse_words(words: Sequence[int], ops: list[Op], block_bytes: Any) -> tuple[list[int], list[Op]]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anychip.cost.fusion import fuse_words
+from anychip.cost.fusion import Region, fuse_words
 from anychip.cost.price import Prices
 from anychip.record import Kind, Op
 from anychip.record.tape import KIND_BITS, KIND_MASK, Mark
@@ -201,16 +201,26 @@ class Engine:
         if payload:
             self._held = self._held or [word]
             return
-        held, self._held = self._held[1:], []
-        key = np.asarray(held, np.int64).tobytes()
-        if key not in self._fused:
-            words, ops = fuse_words(held, self.prices.ops, self.block_bytes)
-            self._fused[key] = (np.asarray(words, np.int64), self.prices.like(ops))
-        words_fused, fused_prices = self._fused[key]
+        region = Region(np.asarray(self._held[1:], np.int64), self.block_bytes)
+        self._held = []
+        if region.key not in self._fused:
+            self._fused[region.key] = self._fuse(region)
+        words, fused_prices = self._fused[region.key]
         outer, recorded = self.prices, self.recorded
         self.prices, self.compiled, self.recorded = fused_prices, True, None
-        self._walk(words_fused.tolist(), 0)
+        self._walk(region.named(words).tolist(), 0)
         self.prices, self.compiled, self.recorded = outer, False, recorded
+
+    def _fuse(self, region: Region) -> tuple[Words, Prices]:
+        """Its fused words, and prices of the few ops that these launch, numbered among themselves."""
+        used: dict[int, int] = {}
+        words = [
+            word if word & KIND_MASK != Kind.OP
+            else used.setdefault(word >> KIND_BITS, len(used)) << KIND_BITS | Kind.OP
+            for word in region.words.tolist()
+        ]  # fmt: skip
+        fused, ops = fuse_words(words, [self.prices.ops[op] for op in used], region.sizes)
+        return np.asarray(fused, np.int64), self.prices.like(ops)
 
     # Many words at a time ----------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from anychip.device.mailbox import POLL_S, SLEEP
 from anychip.record import Group, Op, Program
 
 SCHEDULES = "torch.distributed.pipelining.schedules"
@@ -57,7 +58,7 @@ class Stages:
             return
         sys.stdout.flush()
         sys.stderr.flush()
-        started = []
+        started: dict[int, int] = {}
         for position in range(2, len(ranks) - 1):
             child = os.fork()
             if not child:
@@ -67,12 +68,18 @@ class Stages:
                 stage.stage_index = position
                 self.play(ranks[position])
                 return
-            started.append((child, ranks[position]))
+            started[child] = ranks[position]
         os.write(self.tokens[1], b"t")
-        for child, rank in started:
-            if os.waitpid(child, 0)[1]:
-                (self.folder / f"rank-{rank}.anychip").unlink(missing_ok=True)  # it runs by itself then
-            os.write(self.tokens[1], b"t")
+        while started:
+            # In the order in which they end: the turn of one that has ended may be what another waits for.
+            for child in list(started):
+                ended, status = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    rank = started.pop(child)
+                    if status:
+                        (self.folder / f"rank-{rank}.anychip").unlink(missing_ok=True)  # it runs by itself then
+                    os.write(self.tokens[1], b"t")
+            SLEEP(POLL_S)
         os.read(self.tokens[0], 1)
 
 

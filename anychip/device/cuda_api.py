@@ -261,13 +261,15 @@ def _nothing(*_args: Any, **_kwargs: Any) -> None:
 def await_first_use(runtime: Runtime) -> None:
     """`torch.cuda.is_initialized()` is false until the program has chosen a chip or put something on it: a DeviceMesh that
     finds it so chooses the chip of this rank. Called last, after what is done here at the start."""
-    cuda, made = torch.cuda, len(runtime.recorder.block_bytes)
+    cuda: Any = torch.cuda
+    made = len(runtime.recorder.block_bytes)
 
     def is_initialized() -> bool:
         return cuda._initialized or len(runtime.recorder.block_bytes) > made
 
     cuda._initialized = False
-    cuda.is_initialized = is_initialized
+    for module in (cuda, cuda.memory, cuda.random):  # which have imported it by its name
+        module.is_initialized = is_initialized
 
 
 def patch_torch_cuda(runtime: Runtime) -> None:

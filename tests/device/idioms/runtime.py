@@ -20,9 +20,10 @@ def chip(*shape: int, **options: object) -> torch.Tensor:
 
 @idiom("torch.cuda.device_count", "torch.cuda.is_available")
 def count() -> None:
-    assert torch.cuda.device_count() == 1 and torch.cuda.is_available() and torch.cuda.is_initialized()
+    assert torch.cuda.device_count() == 1 and torch.cuda.is_available()
+    assert not torch.cuda.is_initialized()  # (these questions alone do not initialize it)
     torch.cuda.init()
-    assert torch.backends.cuda.is_built() and torch.cuda._is_compiled()
+    assert torch.cuda.is_initialized() and torch.backends.cuda.is_built() and torch.cuda._is_compiled()
 
 
 @idiom("torch.cuda.current_device", "torch.cuda.set_device")

@@ -4,6 +4,7 @@ Letters that stages which do not run would have written are lent from a like pai
 what the stage that ran has written in its own place. Imports no torch.
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,9 @@ class Middle:
             known = self._letter(place, step, number)
             if known is not None and self.ranks[place] != sender:
                 self.lent[letter] = known
-                (self.folder / letter).write_bytes(known)
+                partial = self.folder / f".{letter}.lent"
+                partial.write_bytes(known)
+                os.replace(partial, self.folder / letter)  # who waits for it must not see half of it
                 return True
         return False
 

@@ -113,16 +113,33 @@ def piped(options: Mapping[str, Any]) -> list[Point]:
     if layers * micro <= ALWAYS or few:
         return [Point(1.0, options, 1.0, 1.0)]
     small = candidates(whole, 2 if options["recompute"] == "half" else 1, missing)
-    by_time = weights([size.time for size in small], whole.time)
-    by_first, by_last = (weights([s.memory(end) for s in small], whole.memory(end)) for end in (True, False))
-    if by_time is None or by_first is None or by_last is None:
+    found = solved(small, whole) or solved(small := small + deeper(whole, small), whole)
+    if found is None:
         return [Point(1.0, options, 1.0, 1.0)]
     return [
         Point(w, {**options, "pp": s.stages, **({"vp": s.parts} if v > 1 else {}), "layers": s.layers - missing,
                   "micro_batches": s.micro}, first, last)
-        for s, w, first, last in zip(small, by_time, by_first, by_last, strict=True)
+        for s, w, first, last in zip(small, *found, strict=True)
         if max(abs(w), abs(first), abs(last)) > EXACT
     ]  # fmt: skip
+
+
+def solved(small: list[Size], whole: Size) -> tuple[list[float], list[float], list[float]] | None:
+    """Weights of the time, and of the memory of the first and the last stage; None where these sizes do not give all."""
+    found = (
+        weights([size.time for size in small], whole.time),
+        *(weights([size.memory(end) for size in small], whole.memory(end)) for end in (True, False)),
+    )
+    return None if None in found else found  # type: ignore[return-value]
+
+
+def deeper(whole: Size, small: list[Size]) -> list[Size]:
+    """The first two of the small pipelines with one more stage: where parts of a stage hide what a stage adds."""
+    return [
+        size_of(one.stages + 1, one.parts, one.micro // one.stages * (one.stages + 1), int(one.most))
+        for one in small[:2]
+        if whole.stages > one.stages and one.micro % one.stages == 0
+    ]
 
 
 def candidates(whole: Size, each: int, missing: int) -> list[Size]:

@@ -181,6 +181,27 @@ def test_a_pipeline_is_folded_to_the_functions_that_it_is_made_of():
     assert max(p.options["layers"] * p.options["micro_batches"] for p in found) < 256
 
 
+@pytest.mark.parametrize(
+    ("layers", "pp", "vp", "micro"), [(126, 16, 8, 32), (105, 35, 3, 280), (96, 8, 12, 16), (94, 8, 2, 128)]
+)
+def test_parts_of_one_layer_and_stages_of_two_parts_are_folded_too(layers, pp, vp, micro):
+    options = {**plan(run_of()).options, "layers": layers, "pp": pp, "vp": vp, "micro_batches": micro}
+    found = points(options)
+
+    def time(o):
+        parts = o["pp"] * o["vp"]
+        deep = -(-o["layers"] // parts)
+        return 3 + 5 * deep * o["vp"] + (7 + 11 * deep) * (o["micro_batches"] * o["vp"] + o["pp"] - 1) + 13 * o["micro_batches"]  # fmt: skip
+
+    def last(o):  # parts in flight on the last stage: p v - p + 1
+        deep = -(-o["layers"] // (o["pp"] * o["vp"]))
+        return 3 + 5 * deep * o["vp"] + 2 * deep * (o["pp"] * o["vp"] - o["pp"] + 1)
+
+    assert max(p.options["pp"] for p in found) == 5
+    assert sum(p.weight * time(p.options) for p in found) == pytest.approx(time(options), rel=1e-9)
+    assert sum(p.last * last(p.options) for p in found) == pytest.approx(last(options), rel=1e-9)
+
+
 def test_a_pipeline_without_parts_is_folded_so_too():
     options = {
         **plan(run_of()).options,

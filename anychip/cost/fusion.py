@@ -5,12 +5,16 @@ In: words of a region with USE and DEF words (which block each op read and wrote
 reads from outside and what is wanted outside: read by other kernels, or alive at the region's end. Ops join when they
 work on as many elements and share a block, and when moving them together breaks no dependency: as Inductor does.
 
-Left out: recomputing cheap ops in the backward instead of saving their results; epilogues of matrix products.
+What lives on only because a later region (its own backward) reads it is not written: the backward makes it again from what
+the kernel read, or wrote for others, as Inductor's partitioner and hand-written kernels (Megatron-LM's, Transformer
+Engine's) do. Autograd frees what ends with the region just before the next op, so those frees count as the region's.
+
+Left out: epilogues of matrix products; what the compiled program's memory needs less.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,21 +52,120 @@ def fuse(program: Program) -> Program:
         return program
     ops, tape, at = list(program.ops), [], 0
     stops = np.flatnonzero((kinds == Kind.COMPILED) & (program.payloads == 0))
-    known: dict[bytes, Words] = {}
+    known: dict[object, Fused] = {}
+    lives = Lives(program)
     for start in starts.tolist():
         if start < at:
             continue
         after = stops[stops > start]
         stop = int(after[0]) if after.size else program.tape.size
         region = Region(program.tape[start + 1 : stop], program.block_bytes)
-        if region.key not in known:
-            words, all_ops = fuse_words(region.words.tolist(), ops, region.sizes)
-            ops[len(ops) :] = all_ops[len(ops) :]
-            known[region.key] = np.asarray(words, np.int64)
-        tape += [program.tape[at : start + 1], region.named(known[region.key])]
+        beyond = lives.beyond(region.blocks, start, stop)
+        key = region.key, beyond.key
+        if key not in known:
+            known[key] = fuse_region(region.words.tolist(), ops, region.sizes, beyond)
+            ops[len(ops) :] = known[key].ops[len(ops) :]
+        lives.remember(region.blocks, stop, known[key].again)
+        tape += [program.tape[at : start + 1], region.named(np.asarray(known[key].words, np.int64))]
         at = stop
     tape.append(program.tape[at:])
     return replace(program, tape=np.concatenate(tape), ops=ops)
+
+
+class Instead(NamedTuple):
+    """A block, and how much of it."""
+
+    block: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """What is known of a region's blocks after it and before it. ended: freed before another op runs. back: read by
+    another region before they are freed. again: block that is not in memory -> what its reader reads instead."""
+
+    ended: frozenset[int] = frozenset()
+    back: frozenset[int] = frozenset()
+    again: Mapping[int, Instead] = field(default_factory=dict)
+
+    @property
+    def key(self) -> object:
+        return self.ended, self.back, frozenset(self.again.items())
+
+
+@dataclass(frozen=True)
+class Fused:
+    """again: blocks that the region does not write, and what its backward reads to make each again."""
+
+    words: list[int]
+    ops: list[Op]
+    again: Mapping[int, Instead]
+
+
+class Lives:
+    """When blocks are freed and when regions read them, over a whole program."""
+
+    def __init__(self, program: Program) -> None:
+        self.kinds, self.payloads = program.kinds, program.payloads
+        self.frees, self.reads = self._places(Kind.FREE), self._places(Kind.USE)
+        self.again: dict[int, tuple[Instead, int]] = {}  # block -> (what, since where)
+
+    def _places(self, kind: Kind) -> dict[int, Words]:
+        """Where words of the kind stand, by block."""
+        at = np.flatnonzero(self.kinds == kind)
+        at = at[np.argsort(self.payloads[at], kind="stable")]
+        blocks, first = np.unique(self.payloads[at], return_index=True)
+        parts = np.split(at, first[1:]) if at.size else []
+        return dict(zip(blocks.tolist(), parts, strict=True))
+
+    def beyond(self, blocks: list[int], start: int, stop: int) -> Beyond:
+        """Of the region between these places, by the numbers that its blocks have there."""
+        ended = self._freed_next(stop)
+        freed = {block: self._next(self.frees, block, stop) for block in blocks}
+        places = {block: place for place, block in enumerate(blocks)}
+        known = {place: self.again[block] for block, place in places.items() if block in self.again}
+        return Beyond(
+            frozenset(place for place, block in enumerate(blocks) if block in ended),
+            frozenset(
+                place for place, block in enumerate(blocks) if self._next(self.reads, block, stop) < freed[block]
+            ),
+            {
+                place: Instead(
+                    places.get(what.block, place) if self._holds(what.block, since, start) else place, what.size
+                )
+                for place, (what, since) in known.items()
+                if self._holds(blocks[place], since, start)
+            },
+        )
+
+    def _next(self, places: dict[int, Words], block: int, after: int) -> int:
+        """Where the block's next word stands; the program's end where there is none."""
+        mine = places.get(block, NOWHERE)
+        at = int(np.searchsorted(mine, after))
+        return int(mine[at]) if at < mine.size else self.kinds.size
+
+    def _holds(self, block: int, since: int, until: int) -> bool:
+        """Whether the block holds the same all the while."""
+        return self._next(self.frees, block, since) > until
+
+    def _freed_next(self, stop: int) -> set[int]:
+        """Blocks freed between a region's end and the next op; their frees stand before or right after its word."""
+        found, has_op = set(), False
+        for at in range(stop + 1, self.kinds.size):
+            kind = self.kinds[at]
+            if kind == Kind.FREE:
+                found.add(int(self.payloads[at]))
+            elif has_op:
+                break
+            has_op = has_op or kind == Kind.OP
+        return found
+
+    def remember(self, blocks: list[int], stop: int, again: Mapping[int, Instead]) -> None:
+        for place, what in again.items():
+            self.again[blocks[place]] = Instead(blocks[what.block], what.size), stop
+
+
+NOWHERE = np.zeros(0, np.int64)
 
 
 class Region:
@@ -83,7 +186,8 @@ class Region:
             numbers[order] = np.arange(order.size)
             self.words[at] = numbers[which] << KIND_BITS | kinds[at]
             self._names.append(names[order])
-        self.sizes = [int(block_bytes[block]) for block in self._names[0].tolist()]
+        self.blocks = self._names[0].tolist()
+        self.sizes = [int(block_bytes[block]) for block in self.blocks]
         self.key = self.words.tobytes() + np.asarray(self.sizes, np.int64).tobytes()
 
     def named(self, words: Words) -> Words:
@@ -96,24 +200,54 @@ class Region:
 
 
 def fuse_words(words: Sequence[int], ops: list[Op], block_bytes: Any) -> tuple[list[int], list[Op]]:
-    """(words of the fused region, ops with the fused ones added at the end). Words that are not ops keep their order; a
-    fused op stands where the last of its ops stood."""
+    """(words of a region of which nothing more is known, fused, ops with the fused ones added at the end)."""
+    found = fuse_region(words, ops, block_bytes, Beyond())
+    return found.words, found.ops
+
+
+def fuse_region(words: Sequence[int], ops: list[Op], block_bytes: Any, beyond: Beyond) -> Fused:
+    """Words that are not ops keep their order; a fused op stands where the last of its ops stood."""
     nodes, others, freed = _nodes(words, ops, block_bytes)
+    for node in nodes:
+        for block, what in beyond.again.items():
+            if block in node.reads:
+                del node.reads[block]
+                node.reads.setdefault(*what)
+    returned = set(nodes[-1].writes) if nodes else set()
     groups = _group(nodes)
-    wanted = _wanted_outside(groups, freed)
+    wanted = _wanted_outside(groups, freed | beyond.ended)
+    again = _made_again(groups, wanted, beyond.back - returned)
     out_ops = list(ops)
     launched: dict[int, int] = {}
     for group, outside in zip(groups, wanted, strict=True):
         if not group.fusible:
             launched[group.at] = group.ops[0]
             continue
-        writes = {block: size for block, size in group.writes.items() if block in outside}
+        writes = {block: size for block, size in group.writes.items() if block in outside and block not in again}
         if not writes:
             continue  # nothing of it is used: a compiler drops it
         out_ops.append(_fused_op(group, writes, [ops[index] for index in group.ops]))
         launched[group.at] = len(out_ops) - 1
     kept = [(at, entry) for at, entry in others] + [(at, word(Kind.OP, op)) for at, op in launched.items()]
-    return [entry for _, entry in sorted(kept)], out_ops
+    return Fused([entry for _, entry in sorted(kept)], out_ops, again)
+
+
+def _made_again(groups: list[Node], wanted: list[set[int]], back: set[int] | frozenset[int]) -> dict[int, Instead]:
+    """Blocks of `back` that a fused kernel makes and no later kernel of the region reads -> what the backward makes each
+    of again: of the kernel's other tensors of at least a quarter of the size one that is read later anyway, or the smallest."""
+    last_read = {block: place for place, group in enumerate(groups) for block in group.reads}
+    found: dict[int, Instead] = {}
+    for place, group in enumerate(groups):
+        mine = {block for block in wanted[place] & back if last_read.get(block, -1) <= place}
+        if not group.fusible or not mine:
+            continue
+        left = {block: size for block, size in (group.writes | group.reads).items() if block not in mine}
+        for block in mine:
+            able = [(one not in back, size, one) for one, size in left.items() if 4 * size >= group.writes[block]]
+            if able:
+                _, size, one = min(able)
+                found[block] = Instead(one, size)
+    return found
 
 
 def _nodes(words: Sequence[int], ops: list[Op], block_bytes: Any) -> tuple[list[Node], list[tuple[int, int]], set[int]]:
@@ -162,6 +296,8 @@ def _sizes(blocks: list[int], tensors: tuple[TensorMeta, ...], block_bytes: Any)
     """Bytes that the op touches of each block: of its tensors where they answer one to one (several views of one block
     add up, to the block's size at most), else the whole block's."""
     tensors = tuple(t for t in tensors if t.on_chip and t.nbytes)
+    if blocks and len(blocks) == 2 * len(tensors) and blocks[: len(tensors)] == blocks[len(tensors) :]:
+        blocks = blocks[: len(tensors)]  # told twice, by a region within a backward
     sizes: dict[int, int] = {}
     for index, block in enumerate(blocks):
         most = int(block_bytes[block])

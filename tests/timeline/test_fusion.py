@@ -107,6 +107,42 @@ def test_what_nobody_uses_is_not_computed():
     assert launched(fuse(region(call(UNARY, [0], [1]), freed=[1]))) == []
 
 
+def words_of(*parts):
+    return [word for part in parts for word in part.tape.tolist()]
+
+
+def test_what_only_the_backward_wants_is_made_again():
+    # forward: b = relu(a), c = float32(b); c is returned, b is read by the backward alone. Forward: read a (2,000), write c
+    # (4,000). Backward: e = b + d reads a (2,000) in b's place and d (2,000), and writes e (2,000).
+    forward = region(call(UNARY, [0], [1]), call(CAST, [1], [2]))
+    backward = region(call(BINARY, [1, 3], [4]))
+    words = [*words_of(forward), w(Kind.OP, 4), *words_of(backward)]
+    fused = launched(fuse(program(words, OPS, [6000] * 20)))
+    assert fused == [("fused", 2000, 4000, 1), ("mm", 4000, 800, 1), ("fused", 4000, 2000, 1)]
+
+
+def test_a_block_that_is_freed_and_used_anew_is_another():
+    # b is freed after the region, so what the second region reads is not b: b is not kept for it, and not made again
+    forward = region(call(UNARY, [0], [1]), call(CAST, [1], [2]))
+    backward = region(call(BINARY, [1, 3], [4]))
+    words = [*words_of(forward), w(Kind.OP, 4), w(Kind.OP, 4), w(Kind.FREE, 1), w(Kind.ALLOC, 1), *words_of(backward)]
+    fused = launched(fuse(program(words, OPS, [6000] * 20)))
+    assert fused == [("fused", 2000, 6000, 1), ("mm", 4000, 800, 1), ("mm", 4000, 800, 1), ("fused", 4000, 2000, 1)]
+
+
+def test_frees_just_before_the_next_op_are_of_the_region():
+    # autograd's temporaries end with the function: their frees stand right after the next op's word
+    forward = region(call(UNARY, [0], [1]), call(UNARY, [1], [2]))
+    words = [*words_of(forward), w(Kind.OP, 4), w(Kind.FREE, 1)]
+    assert launched(fuse(program(words, OPS, [6000] * 20)))[0] == ("fused", 2000, 2000, 1)
+
+
+def test_uses_that_were_told_twice_count_once():
+    # 1,000 elements of a block of 6,000 bytes each, told twice: 2,000 bytes of each, not the blocks
+    twice = region([w(Kind.OP, 1), *[w(Kind.USE, 0), w(Kind.USE, 5), w(Kind.DEF, 1)] * 2])
+    assert launched(fuse(twice)) == [("fused", 4000, 2000, 1)]
+
+
 def test_words_outside_regions_stay():
     plain = program([w(Kind.OP, 0), w(Kind.OP, 1)], OPS)
     assert fuse(plain) is plain

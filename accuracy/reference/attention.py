@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from accuracy.reference.layout import size
-from accuracy.reference.linear import E4M3, E5M2, How, Linear, to_tensor_scaled_once
+from accuracy.reference.linear import E4M3, E5M2, Beside, How, Linear, joins, to_tensor_scaled_once
 
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 
@@ -23,7 +23,7 @@ class AttentionShape:
     heads: int
     kv_heads: int
     head_dim: int
-    rope: bool = True
+    rope_complex: bool = False
     bias: bool = False
     kind: str = "flash"
     again: bool = False
@@ -31,12 +31,19 @@ class AttentionShape:
     window: int = 0
     rank: int = 0  # of the first product's adapter
     out_rank: int = 0
+    separate: bool = False
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x: [s, b, heads, d]; each pair of halves turned by its position's angle."""
     left, right = x.chunk(2, -1)
     return x * cos + torch.cat((-right, left), -1) * sin
+
+
+def rotate_complex(x: Tensor, angles: Tensor, _: Tensor) -> Tensor:
+    """As Llama's own code: neighbours as one complex number in 32 bit, which no compiler fuses."""
+    turned = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2)) * angles
+    return torch.view_as_real(turned).flatten(3).type_as(x)
 
 
 def softmax(scores: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -52,18 +59,28 @@ class Attention(nn.Module):
         self.shape, self.context = shape, context
         self.parts = size(how.group)
         width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
-        self.qkv = Linear(shape.hidden, width, how, "column", shape.bias, shape.rank)
+        kv = shape.kv_heads * shape.head_dim
+        separate = shape.separate and not joins(how)
+        widths = (width - 2 * kv, kv, kv) if separate else (width,)
+        own = [Linear(shape.hidden, one, how, "column", shape.bias, shape.rank) for one in widths]
+        self.qkv: nn.Module = Beside(own) if separate else own[0]
         self.out = Linear(shape.heads * shape.head_dim, shape.hidden, how, "row", shape.bias, shape.out_rank)
-        self.rotate, self.softmax = fuse(rotate), fuse(softmax)
+        self.rotate, self.softmax = fuse(rotate_complex if shape.rope_complex else rotate), fuse(softmax)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
         return self.from_projection(self.qkv(x), angles)
 
-    def from_projection(self, mixed: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+    def split(self, mixed: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Queries, keys and values as [s, b, heads, d]."""
         shape = self.shape
+        if isinstance(mixed, tuple):
+            return tuple(one.view(*one.shape[:2], -1, shape.head_dim) for one in mixed)
         heads, kv = max(shape.heads // self.parts, 1), max(shape.kv_heads // self.parts, 1)
         mixed = mixed.view(*mixed.shape[:2], -1, shape.head_dim)
-        q, k, v = mixed.split([heads, kv, mixed.shape[2] - heads - kv], 2)
+        return mixed.split([heads, kv, mixed.shape[2] - heads - kv], 2)
+
+    def from_projection(self, mixed: Tensor | tuple[Tensor, ...], angles: tuple[Tensor, Tensor] | None) -> Tensor:
+        q, k, v = self.split(mixed)
         if angles is not None:
             q, k = self.rotate(q, *angles), self.rotate(k, *angles)
         if self.shape.again:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from accuracy.reference.layout import size
-from accuracy.reference.linear import How, Linear
+from accuracy.reference.linear import Beside, How, Linear, joins
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,15 @@ class FeedForwardShape:
     expert_ffn: int = 0
     shared_ffn: int = 0
     rank: int = 0
+    separate: bool = False
 
 
 def swiglu(x: Tensor) -> Tensor:
     gate, up = x.chunk(2, -1)
+    return nn.functional.silu(gate) * up
+
+
+def swiglu_of(gate: Tensor, up: Tensor) -> Tensor:
     return nn.functional.silu(gate) * up
 
 
@@ -45,13 +50,18 @@ class FeedForward(nn.Module):
     def __init__(self, shape: FeedForwardShape, how: How, fuse: Any, ffn: int = 0) -> None:
         super().__init__()
         width = ffn or shape.ffn
-        self.first = Linear(shape.hidden, width * (1 + shape.gated), how, "column", shape.bias, shape.rank)
+        self.separate = shape.separate and shape.gated and not joins(how)
+        wide = width if self.separate else width * (1 + shape.gated)
+        own = [Linear(shape.hidden, wide, how, "column", shape.bias, shape.rank) for _ in range(1 + self.separate)]
+        self.first: Any = Beside(own) if self.separate else own[0]
         self.second = Linear(width, shape.hidden, how, "row", shape.bias, shape.rank)
-        self.act = fuse(swiglu if shape.gated else gelu)
+        self.act = fuse(swiglu_of if self.separate else swiglu if shape.gated else gelu)
         self.gated = shape.gated
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.first(x, finish=False)
+        if self.separate:
+            return self.second(self.act(*inner), finish=False)  # type: ignore[no-any-return]
         inner = self.act(inner) if self.gated else self.act(inner, self.first.bias)
         return self.second(inner, finish=False)  # type: ignore[no-any-return]
 

@@ -297,9 +297,9 @@ class Linear(nn.Module):
             self.down = Linear(columns, rank, alone)
             self.up = Linear(rank, rows // parts if split == "row" else rows, alone)
 
-    def forward(self, x: Tensor, finish: bool = True) -> Tensor:
+    def forward(self, x: Tensor, finish: bool = True, is_gathered: bool = False) -> Tensor:
         """finish: a row-parallel product adds up over the group, and the bias is added."""
-        gathers = self.split == "column" and self.how.group is not None
+        gathers = self.split == "column" and self.how.group is not None and not is_gathered
         low, beside = self.multiplied(x, gathers), None
         if self.down is not None and self.up is not None:
             # Of its narrow inside, not of its input, the adapter gathers the sequence.
@@ -332,3 +332,22 @@ class Linear(nn.Module):
         if gathers:
             return ColumnProduct.apply(x, self.weight, self.how, gathers)  # type: ignore[no-any-return]
         return RowProduct.apply(x, self.weight, self.how)  # type: ignore[no-any-return]
+
+
+class Beside(nn.Module):
+    """Column-parallel products of one input, each on its own, where programs do not join them. The input is gathered once."""
+
+    def __init__(self, products: list[Linear]) -> None:
+        super().__init__()
+        self.products = nn.ModuleList(products)
+        self.how = products[0].how
+
+    def forward(self, x: Tensor, finish: bool = True) -> tuple[Tensor, ...]:
+        if self.how.group is not None:
+            x = Gather.apply(x, self.how)
+        return tuple(one(x, finish, is_gathered=True) for one in self.products)
+
+
+def joins(how: How) -> bool:
+    """Whether products of one input run as one: user buffers gather for all of them, and a cast to FP8 is shared."""
+    return how.overlaps or bool(how.low)

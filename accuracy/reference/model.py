@@ -28,9 +28,23 @@ def add_dropped(x: Tensor, bias: Tensor | None, kept: Tensor, dropout: float) ->
     return kept + (nn.functional.dropout(x, dropout) if dropout else x)
 
 
+class RMSNorm(nn.Module):
+    """As Llama's own code writes it: a dozen operations in 32 bit."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)).type_as(x) * self.weight
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm, "rms_ops": RMSNorm}
+
+
 def norm_of(args: Namespace) -> nn.Module:
-    kind = nn.LayerNorm if args.norm == "layer" else nn.RMSNorm
-    return kind(args.hidden)
+    return NORMS[args.norm](args.hidden)
 
 
 class Layer(nn.Module):
@@ -41,13 +55,13 @@ class Layer(nn.Module):
         fuse = fuse_of(args)
         self.dropout, self.again = args.dropout, args.recompute
         shape = AttentionShape(
-            args.hidden, args.heads, args.kv_heads, args.head_dim, args.position == "rope", args.bias,
+            args.hidden, args.heads, args.kv_heads, args.head_dim, args.position == "rope_complex", args.bias,
             args.attention, args.recompute == "attention", args.dropout, args.window, args.lora_rank,
-            args.lora_rank if args.lora_on != "qkv" else 0,
+            args.lora_rank if args.lora_on != "qkv" else 0, args.separate,
         )  # fmt: skip
         wide = FeedForwardShape(
             args.hidden, args.ffn, args.gated, args.bias, args.experts, args.chosen, args.expert_ffn, args.shared_ffn,
-            args.lora_rank if args.lora_on == "all" else 0,
+            args.lora_rank if args.lora_on == "all" else 0, args.separate,
         )  # fmt: skip
         self.norm1, self.norm2 = norm_of(args), norm_of(args)
         self.attention = Attention(shape, how, layout.context, fuse)
@@ -182,20 +196,20 @@ class Stage(nn.Module):
 
     def turned(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """cos and sin of every position that this rank works on, [s, 1, 1, head_dim]."""
-        if self.args.position != "rope":
+        if not self.args.position.startswith("rope"):
             return None
         if self.angles is None:
-            shape = (self.args.seq // self.args.cp, 1, 1, self.args.head_dim)
-            self.angles = (
-                torch.ones(shape, device=x.device, dtype=x.dtype),
-                torch.ones(shape, device=x.device, dtype=x.dtype),
-            )
+            is_complex = self.args.position == "rope_complex"  # one number for each two
+            width = self.args.head_dim // (1 + is_complex)
+            dtype = torch.complex64 if is_complex else x.dtype
+            cos = torch.ones((self.args.seq // self.args.cp, 1, 1, width), device=x.device, dtype=dtype)
+            self.angles = cos, torch.ones_like(cos)
         return self.angles
 
 
 def keep_costly() -> Any:
     """torchtitan's per-op choice: attention, what is reduced and every second product are kept, the rest is computed again."""
-    seen = [0]
+    seen = [0, 0]  # products of the forward, and of its repetition
     kept = {
         torch.ops.aten._scaled_dot_product_flash_attention.default,
         torch.ops.aten._scaled_dot_product_efficient_attention.default,
@@ -204,8 +218,8 @@ def keep_costly() -> Any:
 
     def policy(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         if op == torch.ops.aten.mm.default:
-            seen[0] += 1
-            return CheckpointPolicy.MUST_SAVE if seen[0] % 2 else CheckpointPolicy.PREFER_RECOMPUTE
+            seen[ctx.is_recompute] += 1
+            return CheckpointPolicy.MUST_SAVE if seen[ctx.is_recompute] % 2 else CheckpointPolicy.PREFER_RECOMPUTE
         return CheckpointPolicy.MUST_SAVE if op in kept else CheckpointPolicy.PREFER_RECOMPUTE
 
     return create_selective_checkpoint_contexts(policy)

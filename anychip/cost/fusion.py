@@ -12,6 +12,7 @@ Engine's) do. Autograd frees what ends with the region just before the next op, 
 Left out: epilogues of matrix products; what the compiled program's memory needs less.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -27,6 +28,16 @@ FUSIBLE = frozenset({"elementwise", "reduction", "copy", "index"})
 OF_BLOCKS = (Kind.ALLOC, Kind.FREE, Kind.USE, Kind.DEF, Kind.RECORD_STREAM)
 OF_EVENTS = (Kind.RECORD, Kind.WAIT, Kind.SYNC_EVENT)
 Words = npt.NDArray[np.int64]
+
+
+def _table(kinds: tuple[Kind, ...]) -> npt.NDArray[np.bool_]:
+    """Whether a kind is one of these, by its number."""
+    found = np.zeros(KIND_MASK + 1, bool)
+    found[list(kinds)] = True
+    return found
+
+
+IS_BLOCK, IS_EVENT = _table(OF_BLOCKS), _table(OF_EVENTS)
 LOOK_BACK = 64  # groups that a node may still join: keeps a long region from taking quadratic time
 
 
@@ -107,16 +118,17 @@ class Lives:
 
     def __init__(self, program: Program) -> None:
         self.kinds, self.payloads = program.kinds, program.payloads
+        self._kinds, self._payloads = self.kinds.tolist(), self.payloads.tolist()
         self.frees, self.reads = self._places(Kind.FREE), self._places(Kind.USE)
         self.again: dict[int, tuple[Instead, int]] = {}  # block -> (what, since where)
 
-    def _places(self, kind: Kind) -> dict[int, Words]:
+    def _places(self, kind: Kind) -> dict[int, list[int]]:
         """Where words of the kind stand, by block."""
         at = np.flatnonzero(self.kinds == kind)
         at = at[np.argsort(self.payloads[at], kind="stable")]
         blocks, first = np.unique(self.payloads[at], return_index=True)
         parts = np.split(at, first[1:]) if at.size else []
-        return dict(zip(blocks.tolist(), parts, strict=True))
+        return {block: part.tolist() for block, part in zip(blocks.tolist(), parts, strict=True)}
 
     def beyond(self, blocks: list[int], start: int, stop: int) -> Beyond:
         """Of the region between these places, by the numbers that its blocks have there."""
@@ -138,11 +150,11 @@ class Lives:
             },
         )
 
-    def _next(self, places: dict[int, Words], block: int, after: int) -> int:
+    def _next(self, places: dict[int, list[int]], block: int, after: int) -> int:
         """Where the block's next word stands; the program's end where there is none."""
-        mine = places.get(block, NOWHERE)
-        at = int(np.searchsorted(mine, after))
-        return int(mine[at]) if at < mine.size else self.kinds.size
+        mine = places.get(block, ())
+        at = bisect_left(mine, after)
+        return mine[at] if at < len(mine) else len(self._kinds)
 
     def _holds(self, block: int, since: int, until: int) -> bool:
         """Whether the block holds the same all the while."""
@@ -151,13 +163,13 @@ class Lives:
     def _freed_next(self, stop: int) -> set[int]:
         """Blocks freed between a region's end and the next op; their frees stand before or right after its word."""
         found, has_op = set(), False
-        for at in range(stop + 1, self.kinds.size):
-            kind = self.kinds[at]
-            if kind == Kind.FREE:
-                found.add(int(self.payloads[at]))
+        for at in range(stop + 1, len(self._kinds)):
+            kind = self._kinds[at]
+            if kind == FREE:
+                found.add(self._payloads[at])
             elif has_op:
                 break
-            has_op = has_op or kind == Kind.OP
+            has_op = has_op or kind == OP
         return found
 
     def remember(self, blocks: list[int], stop: int, again: Mapping[int, Instead]) -> None:
@@ -165,7 +177,7 @@ class Lives:
             self.again[blocks[place]] = Instead(blocks[what.block], what.size), stop
 
 
-NOWHERE = np.zeros(0, np.int64)
+FREE, OP = int(Kind.FREE), int(Kind.OP)
 
 
 class Region:
@@ -178,8 +190,8 @@ class Region:
         kinds, payloads = words & KIND_MASK, words >> KIND_BITS
         self.words = words.copy()
         self._names = []
-        for named in (OF_BLOCKS, OF_EVENTS):
-            at = np.isin(kinds, named)
+        for named in (IS_BLOCK, IS_EVENT):
+            at = named[kinds]
             names, first, which = np.unique(payloads[at], return_index=True, return_inverse=True)
             order = np.argsort(first)
             numbers = np.empty_like(order)
@@ -193,8 +205,8 @@ class Region:
     def named(self, words: Words) -> Words:
         """Words that were made of `self.words`, with the region's own blocks and events."""
         kinds, out = words & KIND_MASK, words.copy()
-        for named, names in zip((OF_BLOCKS, OF_EVENTS), self._names, strict=True):
-            at = np.isin(kinds, named)
+        for named, names in zip((IS_BLOCK, IS_EVENT), self._names, strict=True):
+            at = named[kinds]
             out[at] = names[words[at] >> KIND_BITS] << KIND_BITS | kinds[at]
         return out
 

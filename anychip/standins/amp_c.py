@@ -31,7 +31,10 @@ applier = Applier()
 
 
 def multi_tensor_scale(chunk_size: int, noop: torch.Tensor, lists: Lists, scale: Any) -> None:
-    """lists: sources, targets."""
+    """lists: sources, targets; one pass where they are the same."""
+    if all(source is target for source, target in zip(*lists[:2], strict=True)):
+        torch._foreach_mul_(lists[0], scale)
+        return
     torch._foreach_copy_(lists[1], torch._foreach_mul(lists[0], scale)) if scale != 1.0 else torch._foreach_copy_(
         lists[1], lists[0]
     )

@@ -110,7 +110,7 @@ class FusedDenseGeluDense(torch.nn.Module):
 
 
 @fused("apex.scaled_masked_softmax", flop=lambda x, *_: 6 * x.numel(), saves=(), backward=0.7)
-def _softmax(x: Tensor, mask: Any, scale: float, causal: bool) -> Tensor:
+def scaled_masked_softmax(x: Tensor, mask: Any, scale: float, causal: bool) -> Tensor:
     """Scale, mask (True hides) and softmax over the last dimension, in one kernel; x [..., L, S]."""
     x = x * scale
     if mask is not None:
@@ -132,10 +132,16 @@ class FusedScaleMaskSoftmax(torch.nn.Module):
 
     def forward(self, input: Tensor, mask: Tensor | None) -> Tensor:
         if self.in_half and self.fusion:
-            fast: Tensor = _softmax(input, None if self.causal else mask, self.scale, self.causal)
+            fast: Tensor = scaled_masked_softmax(input, None if self.causal else mask, self.scale, self.causal)
             return fast
         x = (input.float() if self.softmax_in_fp32 else input) * self.scale
         return torch.softmax(x if mask is None else self.mask_func(x, mask), dim=-1).to(input.dtype)
+
+
+class FusedLayerNormAffineFunction:
+    """What `fused_layer_norm_affine` calls there."""
+
+    forward = apply = staticmethod(fused_layer_norm_affine)
 
 
 @fused("apex.rotary", flop=lambda x, cos, sin: 3 * x.numel(), saves=(1, 2), backward=1.0)
@@ -146,8 +152,14 @@ def _rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((part * cos + torch.cat((-two, one), dim=-1) * sin, rest), dim=-1).to(x.dtype)
 
 
+@fused("apex.rotary", flop=lambda x, freqs: 3 * x.numel(), saves=(1,), backward=1.0)
+def _rope_by_angle(x: Tensor, freqs: Tensor) -> Tensor:
+    """x [L, B, H, D], freqs [L, 1, 1, R]: the angles' cos and sin are found inside of the kernel."""
+    return _rope.reference(x, freqs.cos(), freqs.sin())  # type: ignore[no-any-return]
+
+
 def fused_apply_rotary_pos_emb(t: Tensor, freqs: Tensor, transpose_output_memory: bool = False) -> Tensor:
-    result: Tensor = _rope(t, freqs.cos(), freqs.sin())
+    result: Tensor = _rope_by_angle(t, freqs)
     return result
 
 
@@ -218,7 +230,9 @@ MODULES: dict[str, dict[str, Any]] = {
     "apex.amp": apex_amp.NAMES,
     "apex.optimizers": _OPTIMIZERS,
     "apex.normalization": _NORMS,
-    "apex.normalization.fused_layer_norm": {**_NORMS, **_NORM_FUNCTIONS},
+    "apex.normalization.fused_layer_norm": {
+        **_NORMS, **_NORM_FUNCTIONS, "FusedLayerNormAffineFunction": FusedLayerNormAffineFunction,
+    },
     "apex.multi_tensor_apply": _APPLY,
     "apex.parallel": {
         "DistributedDataParallel": DistributedDataParallel, "SyncBatchNorm": SyncBatchNorm,

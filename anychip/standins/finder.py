@@ -28,16 +28,26 @@ class Library:
     priced: str
     key: str = ""  # in a platform's [libraries]; the name itself where empty
     tells: bool = True  # the report names it at its first use; False where each kernel is named by itself
+    serves: tuple[str, ...] = ()  # installed packages that are written for it: to them it is there, as to the program
 
+
+# Trainers that come as packages: on a machine with a GPU they run with these libraries, without them on slower paths.
+TRAINERS = ("megatron", "nemo")
 
 LIBRARIES: dict[str, Library] = {
     "flash_attn": Library("flash_attn", "its attention is priced as torch's fused attention"),
-    "apex": Library("apex", "its optimizers and norms are priced as torch's fused ones"),
-    "amp_C": Library("amp_c", "its list kernels are priced as torch's", "apex"),
-    "fused_weight_gradient_mlp_cuda": Library("wgrad", "its products are priced as torch's", "apex"),
+    "apex": Library("apex", "its optimizers and norms are priced as torch's fused ones", serves=TRAINERS),
+    "amp_C": Library("amp_c", "its list kernels are priced as torch's", "apex", serves=TRAINERS),
+    "fused_weight_gradient_mlp_cuda": Library("wgrad", "its products are priced as torch's", "apex", serves=TRAINERS),
+    **{
+        name: Library("softmax", "its kernels are priced by FLOP and bytes as fused ones", "apex", serves=TRAINERS)
+        for name in ("scaled_upper_triang_masked_softmax_cuda", "scaled_masked_softmax_cuda", "scaled_softmax_cuda")
+    },
     "xformers": Library("xformers", "its attention is priced as torch's fused attention"),
     "bitsandbytes": Library("bitsandbytes", "its optimizers are priced by bytes, its layers as products of torch's"),
-    "transformer_engine": Library("transformer_engine", "its layers are priced as torch's products and norms"),
+    "transformer_engine": Library(
+        "transformer_engine", "its layers are priced as torch's products and norms", serves=TRAINERS
+    ),
     "liger_kernel": Library("liger_kernel", "its kernels are priced by FLOP and bytes as fused ones"),
     "deepspeed": Library("deepspeed", "its fused optimizers are priced as torch's"),
     "triton": Library("triton", "its kernels are priced by the bytes of their tensors", tells=False),
@@ -62,7 +72,7 @@ class Finder(importlib.abc.MetaPathFinder):
         if fullname in NEEDED and not asked_by_find_spec():
             raise ModuleNotFoundError(NEEDED[fullname], name=fullname)
         library = LIBRARIES.get(top) if top not in os.environ.get("ANYCHIP_WITHOUT", "").split(",") else None
-        if library is None or (fullname == top and hidden()):
+        if library is None or (fullname == top and hidden(library.serves)):
             return None
         if fullname != top and not hasattr(sys.modules.get(top), "__anychip__"):
             return None  # a module that an installed library lacks is not ours to add

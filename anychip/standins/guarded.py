@@ -6,11 +6,13 @@ written for a machine that has the library, is served.
 """
 
 import sys
+from collections.abc import Sequence
 from types import CodeType, FrameType
 
 
-def hidden() -> bool:
-    """Whether the import that is running now is a probe by an installed library or by torch."""
+def hidden(serves: Sequence[str] = ()) -> bool:
+    """Whether the import that is running now is a probe by an installed library or by torch. serves: top-level packages
+    that are the program itself, installed (a trainer)."""
     frame: FrameType | None = sys._getframe(1)
     probed = False
     while frame is not None:
@@ -18,7 +20,7 @@ def hidden() -> bool:
         if _is_import_machinery(name) or "/anychip/standins/" in name:
             probed = probed or (frame.f_code.co_name == "find_spec" and name.endswith("util>"))
             probed = probed or (frame.f_code.co_name == "find_spec" and name.endswith("importlib/util.py"))
-        elif not _installed(name):
+        elif not _installed(name) or frame.f_globals.get("__name__", "").partition(".")[0] in serves:
             return False
         elif probed or covered(frame.f_code, frame.f_lasti):
             return True

@@ -1,6 +1,6 @@
 """`transformer_engine.common.recipe`: how FP8 scales are kept. Which recipe is used changes no shape here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -34,7 +34,19 @@ class Recipe:
         return isinstance(self, Float8BlockScaling)
 
 
-@dataclass
+def recipe(cls: type) -> type:
+    """A dataclass that ignores keywords that it does not know, as pydantic's do, of which the real recipes are made."""
+    made: Any = dataclass(cls)
+    known, init = {one.name for one in fields(made)}, made.__init__
+
+    def __init__(self: Any, *args: Any, **options: Any) -> None:
+        init(self, *args, **{name: value for name, value in options.items() if name in known})
+
+    made.__init__ = __init__
+    return made  # type: ignore[no-any-return]
+
+
+@recipe
 class DelayedScaling(Recipe):
     margin: int = 0
     fp8_format: Format = Format.HYBRID
@@ -45,22 +57,23 @@ class DelayedScaling(Recipe):
     fp8_dpa: bool = False
     fp8_mha: bool = False
     interval: int = -1
+    override_linear_precision: tuple[bool, bool, bool] = (False, False, False)
 
 
-@dataclass
+@recipe
 class Float8CurrentScaling(Recipe):
     fp8_format: Format = Format.HYBRID
     fp8_dpa: bool = False
     fp8_mha: bool = False
 
 
-@dataclass
+@recipe
 class MXFP8BlockScaling(Recipe):
     margin: int = 0
     fp8_format: Format = Format.E4M3
 
 
-@dataclass
+@recipe
 class Float8BlockScaling(Recipe):
     fp8_format: Format = Format.E4M3
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from anychip.standins import te_parallel
 from anychip.standins.amp_c import applier, multi_tensor_l2norm, multi_tensor_scale
 from anychip.standins.optimizers import FusedAdam, FusedSGD
+from anychip.standins.te_permute import PERMUTATION
 from anychip.standins.te_products import (
     WHOLE,
     FP8GlobalStateManager,
@@ -341,7 +342,7 @@ MODULES: dict[str, dict[str, Any]] = {
     "transformer_engine.common.recipe": {**COMMON, **RECIPES},
     "transformer_engine.pytorch": {
         **_LAYERS, **_CONTEXTS, "checkpoint": te_parallel.checkpoint,
-        "CudaRNGStatesTracker": te_parallel.CudaRNGStatesTracker,
+        "CudaRNGStatesTracker": te_parallel.CudaRNGStatesTracker, **PERMUTATION,
     },
     "transformer_engine.pytorch.fp8": {
         **_CONTEXTS, "check_fp8_support": check_fp8_support, "FP8GlobalStateManager": FP8GlobalStateManager,
@@ -358,6 +359,7 @@ MODULES: dict[str, dict[str, Any]] = {
         "FusedAdam": FusedAdam, "FusedSGD": FusedSGD, "multi_tensor_applier": applier,
         "multi_tensor_l2norm": multi_tensor_l2norm, "multi_tensor_scale": multi_tensor_scale,
     },
+    "transformer_engine.pytorch.permutation": PERMUTATION,
     "transformer_engine.pytorch.tensor": {"QuantizedTensor": QuantizedTensor},
     "transformer_engine.pytorch.tensor.float8_tensor": {"Float8Tensor": Float8Tensor},
     "transformer_engine.pytorch.float8_tensor": {"Float8Tensor": Float8Tensor},
@@ -366,8 +368,8 @@ MODULES: dict[str, dict[str, Any]] = {
 
 UNCOVERED: dict[str, tuple[str, ...]] = {
     "transformer_engine": ("jax",),
-    "transformer_engine.pytorch": ("make_graphed_callables", "initialize_ub", "moe_permute", "moe_unpermute",
-                                   "get_cpu_offload_context", "cpu_offload", "permutation", "cross_entropy", "graph",
+    "transformer_engine.pytorch": ("make_graphed_callables", "initialize_ub",
+                                   "get_cpu_offload_context", "cpu_offload", "cross_entropy", "graph",
                                    "InferenceParams", "cpp_extensions", "utils", "Fp8Padding", "Fp8Unpadding"),
     "transformer_engine.pytorch.optimizers": ("multi_tensor_scale_tensor", "multi_tensor_adam"),
     "transformer_engine.pytorch.ops": ("BasicLinear", "Bias", "LayerNorm", "RMSNorm", "AllReduce", "ReduceScatter"),

@@ -20,6 +20,8 @@ PROGRAM = """
         said["program guarded"] = True
     except ImportError:
         said["program guarded"] = False
+    import megatron.core                # an installed trainer
+    said["trainer guarded"] = megatron.core.HAVE_TE
     import flash_attn, apex, torch
     said["version"], said["file"] = flash_attn.__version__, getattr(flash_attn, "__file__", None)
     said["installed wins"] = apex.__version__
@@ -54,6 +56,15 @@ LIBRARY = """
 """
 
 
+TRAINER = """
+    try:
+        import transformer_engine
+        HAVE_TE = True
+    except ImportError:
+        HAVE_TE = False
+"""
+
+
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     folder = tmp_path_factory.mktemp("finder")
@@ -61,6 +72,8 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     (packages / "apex").mkdir(parents=True)
     (packages / "apex" / "__init__.py").write_text('__version__ = "installed"\n', encoding="utf-8")
     (packages / "probing.py").write_text(textwrap.dedent(LIBRARY), encoding="utf-8")
+    (packages / "megatron" / "core").mkdir(parents=True)
+    (packages / "megatron" / "core" / "__init__.py").write_text(textwrap.dedent(TRAINER), encoding="utf-8")
     program = folder / "program.py"
     program.write_text(textwrap.dedent(PROGRAM).format(packages=str(packages)), encoding="utf-8")
     recorded = Recorded(program, folder / "said.json")
@@ -71,6 +84,10 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 def test_an_installed_library_that_only_probes_is_told_the_truth(said: dict[str, object]) -> None:
     assert said["library guarded"] is False
     assert said["library found"] is False
+
+
+def test_a_trainer_that_is_installed_is_served_what_it_is_written_for(said: dict[str, object]) -> None:
+    assert said["trainer guarded"] is True
 
 
 def test_the_program_and_a_library_that_needs_it_are_served(said: dict[str, object]) -> None:

@@ -8,6 +8,7 @@ serves every chip.
 import gc
 import hashlib
 import importlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from anychip.record import Program
 
 HERE = Path(__file__).parent
 MODULE = "accuracy.reference"
+PACKAGES = {"accuracy.megatron": "megatron-core"}  # what a program is made of, where that is not here
 CHIP = "nvidia-gb300-nvl72"  # with the most memory, so that no recording ends for want of it
 STEPS = 2  # the first warms up
 CHIPS_PER_NODE = 8
@@ -35,23 +37,27 @@ LONGEST_S = 900
 
 
 class Job(NamedTuple):
-    """argv: of the reference transformer. num_chips: ranks."""
+    """argv: options of the reference transformer, which every program takes. num_chips: ranks. module: the program."""
 
     argv: tuple[str, ...]
     num_chips: int
+    module: str = MODULE
 
     @property
     def key(self) -> str:
         """Names what is recorded: the job, the program's text, and who records."""
-        text = json.dumps([self.argv, self.num_chips, STEPS, __version__, program_digest()])
+        text = json.dumps([self.argv, self.num_chips, STEPS, __version__, program_digest(self.module)])
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 @cache
-def program_digest() -> str:
+def program_digest(module: str = MODULE) -> str:
     whole = hashlib.blake2b(digest_size=12)
     for path in sorted((HERE / "reference").glob("*.py")):
         whole.update(path.read_bytes())
+    if module != MODULE:
+        whole.update((HERE / f"{module.rpartition('.')[2]}.py").read_bytes())
+        whole.update(importlib.metadata.version(PACKAGES[module]).encode())
     return whole.hexdigest()
 
 
@@ -105,7 +111,7 @@ class Recorder:
                                             env={**os.environ, "PYTHONPATH": str(HERE.parent)})  # fmt: skip
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps([job.argv, job.num_chips, str(self.path(job))]) + "\n")
+        self.process.stdin.write(json.dumps([job.argv, job.num_chips, str(self.path(job)), job.module]) + "\n")
         self.process.stdin.flush()
         self.process.stdout.readline()
 
@@ -125,10 +131,11 @@ def serve(jobs: int) -> None:
     warm()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    for argv, num_chips, out in lines():
+    for argv, num_chips, out, module in lines():
+        warm(MORE.get(module, ()))
         child = os.fork()
         if not child:
-            run(session, argv, num_chips, Path(out))
+            run(session, module, argv, num_chips, Path(out))
         wait(child, Path(out))
         print("done", file=answers, flush=True)
 
@@ -141,8 +148,19 @@ LIBRARIES = (
 )  # fmt: skip
 
 
-def warm() -> None:
-    for name in LIBRARIES:
+MORE = {
+    "accuracy.megatron": (
+        "accuracy.megatron", "accuracy.reference.__main__", "megatron.core.distributed", "megatron.core.models.gpt",
+        "megatron.core.optimizer", "megatron.core.pipeline_parallel",
+    ),
+}  # fmt: skip
+
+
+def warm(names: Sequence[str] = LIBRARIES) -> None:
+    """Import what is not imported yet."""
+    if all(name in sys.modules for name in names):
+        return
+    for name in names:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
@@ -153,7 +171,7 @@ def lines() -> Iterator[Any]:
         yield json.loads(line)
 
 
-def run(session: Any, argv: Sequence[str], num_chips: int, out: Path) -> None:
+def run(session: Any, module: str, argv: Sequence[str], num_chips: int, out: Path) -> None:
     """In the child: record, and end. What is printed goes to a file that becomes the reason of a failure."""
     os.setpgid(0, 0)
     folder = Path(tempfile.mkdtemp(prefix="anychip-"))
@@ -162,7 +180,7 @@ def run(session: Any, argv: Sequence[str], num_chips: int, out: Path) -> None:
     os.dup2(log, 2)
     made = folder / "program.anychip"
     session.config |= {
-        "argv": [MODULE, *argv],
+        "argv": [module, *argv],
         "out": str(made),
         "world_size": num_chips,
         "devices": min(num_chips, CHIPS_PER_NODE),

@@ -3,7 +3,8 @@
 A "column" layer holds a part of the outputs: the input is gathered along the sequence first where activations are split
 there (`sequence_parallel`), and in the backward the input's gradient is scattered again, or summed up, while the weight's
 is computed. A "row" layer holds a part of the inputs: its output is scattered along the sequence, or summed up. The
-collectives of the backward run beside a product, as they do there; user buffers (`ub_...`) cut none of them into pieces.
+collectives of the backward run beside a product, as they do there; user buffers (`ub_...`) cut those of the forward, and
+what a row layer gathers in the backward, into pieces that run beside products too.
 """
 
 from dataclasses import dataclass
@@ -17,11 +18,14 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Split:
-    """How a layer is split. mode: "column" or "row". group: None where there is one rank."""
+    """How a layer is split. mode: "column" or "row". group: None where there is one rank. ahead, behind: its products run
+    in pieces beside the gather before them, or the scatter after (`ub_overlap_ag`, `ub_overlap_rs`)."""
 
     mode: str | None
     group: Any
     sequence: bool
+    ahead: bool = False
+    behind: bool = False
 
     @property
     def size(self) -> int:
@@ -52,32 +56,45 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Any, split: Split, products: Any, main_grad: Any) -> Tensor:
         ctx.split, ctx.products, ctx.main_grad, ctx.dtypes = split, products, main_grad, (x.dtype, weight.dtype)
-        kept = products.keep(x, weight)
         ctx.weight = weight
-        ctx.save_for_backward(*kept)
-        inner = kept[0]
-        if split.mode == "column" and split.gathers:
-            inner, _ = gather(inner, split.group)
-        late = split.mode == "row" and split.size > 1  # there the bias is added after the sum, by whoever called
-        out: Tensor = products.forward(inner, kept[1], None if late else bias, x.dtype)
-        if late and split.gathers:
-            out, _ = scatter(out, split.group)
-        elif late:
-            dist.all_reduce(out, group=split.group)
+        gathers, late = split.mode == "column" and split.gathers, split.mode == "row" and split.size > 1
+        inner, kept = products.of_input(x, gathers or not weight.requires_grad)
+        factor, turned = products.of_weight(weight)
+        ctx.save_for_backward(kept if weight.requires_grad else None, turned)
+
+        def multiply(part: Tensor, into: Tensor | None = None) -> Tensor:
+            # Of a row layer the bias is added after the sum.
+            return products.forward(part, factor, None if late else bias, x.dtype, into)  # type: ignore[no-any-return]
+
+        if gathers:
+            out = gather_multiplied(inner, split, weight.shape[0], x.dtype, multiply)[0]
+        elif late and split.gathers:
+            out = multiplied_scatter(inner, split, weight.shape[0], x.dtype, multiply)
+        else:
+            out = multiply(inner)
+            if late:
+                dist.all_reduce(out, group=split.group)
         return out + bias if late and bias is not None else out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        split, products = ctx.split, ctx.products
-        x, weight = ctx.saved_tensors
+        split, products, (x, weight) = ctx.split, ctx.products, ctx.saved_tensors
         to_input, to_weight, to_bias = ctx.needs_input_grad[:3]
-        work, rest, whole = None, None, x
-        given = products.keep_grad(grad.contiguous())
-        if split.mode == "row" and split.gathers:
-            given, _ = gather(given, split.group)
-        if split.mode == "column" and split.gathers and to_weight:
+        gathers, gathered = split.mode == "row" and split.gathers, split.mode == "column" and split.gathers
+        given, turned = products.of_grad(grad.contiguous(), gathers or not to_weight)
+        work, rest, whole, input_grad = None, None, x, None
+        if gathered and to_weight:
             whole, rest = gather(x, split.group, async_op=True)
-        input_grad = products.to_input(given, weight, ctx.dtypes[0]) if to_input else None
+
+        def multiply(part: Tensor, into: Tensor | None = None) -> Tensor:
+            return products.to_input(part, weight, ctx.dtypes[0], into)  # type: ignore[no-any-return]
+
+        if gathers and to_input:
+            input_grad, given = gather_multiplied(given, split, ctx.weight.shape[1], ctx.dtypes[0], multiply)
+        elif to_input:
+            input_grad = multiply(given)
+        elif gathers:
+            given = gather(given, split.group)[0]
         if rest is not None:
             rest.wait()
         if input_grad is not None and split.mode == "column" and split.size > 1:
@@ -85,11 +102,54 @@ class _Product(torch.autograd.Function):
                 input_grad, work = scatter(input_grad, split.group, async_op=True)
             else:
                 work = dist.all_reduce(input_grad, group=split.group, async_op=True)
-        weight_grad = _weight_grad(ctx, products, given, whole) if to_weight else None
+        weight_grad = None
+        if to_weight:
+            turned = products.turned(given) if gathers else turned
+            weight_grad = _weight_grad(ctx, products, turned, products.turned(whole) if gathered else whole)
         bias_grad = grad.sum(0) if to_bias else None
         if work is not None:
             work.wait()
         return input_grad, weight_grad, bias_grad, None, None, None
+
+
+SCATTERED = 4  # pieces of a product that is scattered meanwhile: `num_splits` of the real one's "pipeline"
+
+
+def gather_multiplied(x: Tensor, split: Split, width: int, dtype: torch.dtype,
+                      multiply: Any) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(product of the gathered x [rows, width], the gathered x). With user buffers (`ahead`) by pieces, as many as there
+    are ranks: one is multiplied while the next travels; rows then stand by piece and rank."""
+    count = split.size if split.ahead and x.shape[0] % split.size == 0 else 1
+    if count == 1:
+        whole = gather(x, split.group)[0]
+        return multiply(whole), whole
+    whole = x.new_empty((x.shape[0] * split.size, *x.shape[1:]))
+    out = x.new_empty((whole.shape[0], width), dtype=dtype)
+    parts = whole.chunk(count)
+    works = [
+        dist.all_gather_into_tensor(part, piece, group=split.group, async_op=True)
+        for part, piece in zip(parts, x.chunk(count), strict=True)
+    ]
+    for work, part, into in zip(works, parts, out.chunk(count), strict=True):
+        work.wait()
+        multiply(part, into)
+    return out, whole
+
+
+def multiplied_scatter(x: Tensor, split: Split, width: int, dtype: torch.dtype, multiply: Any) -> Tensor:
+    """The rank's part of the sum of products; with user buffers (`behind`) a piece is scattered while the next is made."""
+    count = SCATTERED if split.behind and x.shape[0] % (SCATTERED * split.size) == 0 else 1
+    if count == 1:
+        return scatter(multiply(x), split.group)[0]
+    whole = x.new_empty((x.shape[0], width), dtype=dtype)
+    out = x.new_empty((x.shape[0] // split.size, width), dtype=dtype)
+    works = []
+    for piece, into, own in zip(x.chunk(count), whole.chunk(count), out.chunk(count), strict=True):
+        multiply(piece, into)
+        works.append(dist.reduce_scatter_tensor(own, into, group=split.group, async_op=True))
+    for work in works:
+        work.wait()
+    return out
 
 
 def _weight_grad(ctx: Any, products: Any, grad: Tensor, x: Tensor) -> Tensor | None:
@@ -104,30 +164,34 @@ def _weight_grad(ctx: Any, products: Any, grad: Tensor, x: Tensor) -> Tensor | N
 
 
 class Products:
-    """Products in the tensors' own type."""
+    """Products in the tensors' own type. `of_...` give what is multiplied first, and what a later product takes: the
+    transpose in FP8, which multiplies rows by rows only, here the same tensor (`once`: there is none, or one is not made
+    yet)."""
 
-    @staticmethod
-    def keep(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return x, weight
+    def of_input(self, x: Tensor, once: bool) -> tuple[Tensor, Tensor]:
+        return x, x
 
-    @staticmethod
-    def keep_grad(grad: Tensor) -> Tensor:
-        return grad
+    def of_weight(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return weight, weight
 
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Any, dtype: torch.dtype) -> Tensor:
-        return torch.nn.functional.linear(x, weight, bias)
+    def of_grad(self, grad: Tensor, once: bool) -> tuple[Tensor, Tensor]:
+        return grad, grad
 
-    @staticmethod
-    def to_input(grad: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        return grad @ weight
+    def turned(self, x: Tensor) -> Tensor:
+        return x
 
-    @staticmethod
-    def to_weight(grad: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor, bias: Any, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+        if out is None:
+            return torch.nn.functional.linear(x, weight, bias)
+        return torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
+
+    def to_input(self, grad: Tensor, weight: Tensor, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+        return torch.mm(grad, weight) if out is None else torch.mm(grad, weight, out=out)
+
+    def to_weight(self, grad: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
         return grad.t() @ x
 
-    @staticmethod
-    def add_to(main_grad: Tensor, grad: Tensor, x: Tensor) -> None:
+    def add_to(self, main_grad: Tensor, grad: Tensor, x: Tensor) -> None:
         accumulate(main_grad, grad, x)
 
 

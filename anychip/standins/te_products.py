@@ -6,6 +6,7 @@ scaled products. Refused where the chip has no FP8 product, as there.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -91,78 +92,89 @@ def _cast(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return made[0], made[1]
 
 
-class _Fp8Linear(torch.autograd.Function):
-    """x [m, k], weight [n, k], bias [n] -> [m, n]."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Any) -> Tensor:
-        x8, x8_t = _cast(x, E4M3)
-        w8, w8_t = _cast(weight, E4M3)
-        ctx.save_for_backward(x8_t, w8_t)
-        ctx.dtypes = x.dtype, weight.dtype
-        return _product(x8, w8.t(), bias, x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        x8_t, w8_t = ctx.saved_tensors
-        to_input, to_weight, to_bias = ctx.needs_input_grad
-        g8, g8_t = _cast(grad.contiguous(), E5M2)
-        input_grad = _product(g8, w8_t.t(), None, ctx.dtypes[0]) if to_input else None
-        weight_grad = _product(g8_t, x8_t.t(), None, ctx.dtypes[1]) if to_weight else None
-        return input_grad, weight_grad, grad.sum(0) if to_bias else None
+def _cast_once(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The cast alone."""
+    made = recording.launch("custom.transformer_engine.cast", (x,), [layout(torch.empty(x.shape, dtype=dtype, device="meta"))],
+                            (), (("flop", 3 * x.numel()),))  # fmt: skip
+    return made[0]  # type: ignore[no-any-return]
 
 
-def _product(one: Tensor, two: Tensor, bias: Any, dtype: torch.dtype) -> Tensor:
-    """[m, k] @ [k, n] in FP8, with the scales that a real run keeps beside its tensors."""
-    out = dtype if dtype is not torch.float32 else torch.bfloat16
-    scale = torch.ones((), device=one.device)
-    bias = None if bias is None else bias.to(out)
-    return torch._scaled_mm(one, two, scale, scale, bias=bias, out_dtype=out, use_fast_accum=True).to(dtype)
+def _product(one: Tensor, two: Tensor, bias: Any, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """[m, k] @ [n, k]^T in FP8, with the scales that a real run keeps beside its tensors."""
+    wide = dtype if dtype is not torch.float32 else torch.bfloat16
+    scale = _one(one.device)
+    bias = None if bias is None else bias.to(wide)
+    options = {"bias": bias, "out_dtype": wide, "use_fast_accum": True}
+    if out is not None:
+        return torch._scaled_mm(one, two.t(), scale, scale, **options, out=out)
+    return torch._scaled_mm(one, two.t(), scale, scale, **options).to(dtype)
 
 
-class _Fp8Products(te_parallel.Products):
-    """Products in FP8 of a layer that is split: what travels is 8 bits wide too."""
+@cache
+def _one(device: torch.device) -> Tensor:
+    return torch.ones((), device=device)
 
-    @staticmethod
-    def keep(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return _cast(x, E4M3)[0], _cast(weight, E4M3)[0]
 
-    @staticmethod
-    def keep_grad(grad: Tensor) -> Tensor:
-        return _cast(grad, E5M2)[0]
+def _added(grad: Tensor, x: Tensor, _one: Tensor, _two: Tensor, main_grad: Tensor) -> Tensor:
+    return main_grad.add_((grad.float() @ x.float()).to(main_grad.dtype))
 
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Any, dtype: torch.dtype) -> Tensor:
-        return _product(x, weight.t(), bias, dtype)
 
-    @staticmethod
-    def to_input(grad: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        return _product(grad, weight.t().contiguous().t(), None, dtype)
+class Fp8Products(te_parallel.Products):
+    """Products in FP8. Transposes come with the casts; what travels between ranks is 8 bits wide too, and is turned when it
+    has arrived. kept: the casts of a weight, made at a step's first micro-batch."""
 
-    @staticmethod
-    def to_weight(grad: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return _product(grad.t().contiguous(), x.t().contiguous().t(), None, dtype)
+    def __init__(self, kept: tuple[Tensor, Tensor] | None = None) -> None:
+        self.kept = kept
 
-    @staticmethod
-    def add_to(main_grad: Tensor, grad: Tensor, x: Tensor) -> None:
-        main_grad += _Fp8Products.to_weight(grad, x, main_grad.dtype)
+    def of_input(self, x: Tensor, once: bool) -> tuple[Tensor, Tensor]:
+        return (_cast_once(x, E4M3),) * 2 if once else _cast(x, E4M3)
+
+    def of_weight(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        self.kept = self.kept or _cast(weight, E4M3)
+        return self.kept
+
+    def of_grad(self, grad: Tensor, once: bool) -> tuple[Tensor, Tensor]:
+        return (_cast_once(grad, E5M2),) * 2 if once else _cast(grad, E5M2)
+
+    def turned(self, x: Tensor) -> Tensor:
+        return x.t().contiguous()
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Any, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+        return _product(x, weight, bias, dtype, out)
+
+    def to_input(self, grad: Tensor, weight: Tensor, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+        return _product(grad, weight, None, dtype, out)
+
+    def to_weight(self, grad: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return _product(grad, x, None, dtype)
+
+    def add_to(self, main_grad: Tensor, grad: Tensor, x: Tensor) -> None:
+        """One product that adds to what is there, which torch's own FP8 product cannot."""
+        scale = _one(grad.device)
+        recording.launch("aten._scaled_mm.out", (grad, x.t(), scale, scale, main_grad), (), (main_grad,),
+                         reference=recording.Reference(_added))  # fmt: skip
 
 
 WHOLE = te_parallel.Split(None, None, False)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Any, split: te_parallel.Split = WHOLE, fuse: bool = False) -> Tensor:
-    """[..., k] -> [..., n], in FP8 inside of `fp8_autocast`, else as torch does it. fuse: add gradients to `main_grad`."""
-    if split.size > 1 or (fuse and hasattr(weight, "main_grad")):
-        products = _Fp8Products if _Fp8.enabled else te_parallel.Products
-        return te_parallel.product(x, weight, bias, split, products, fuse and hasattr(weight, "main_grad"))
+def linear(x: Tensor, weight: Tensor, bias: Any, split: te_parallel.Split = WHOLE, fuse: bool = False,
+           is_first_microbatch: bool | None = None) -> Tensor:  # fmt: skip
+    """[..., k] -> [..., n], in FP8 inside of `fp8_autocast`, else as torch does it. fuse: add gradients to `main_grad`.
+    is_first_microbatch: a weight's cast is made there and used by the others; None: made each time."""
+    fuse = fuse and hasattr(weight, "main_grad")
     if not _Fp8.enabled:
+        if split.size > 1 or fuse:
+            return te_parallel.product(x, weight, bias, split, te_parallel.Products(), fuse)
         return F.linear(x, weight, bias)
     if torch.is_autocast_enabled("cuda"):
         x = x.to(torch.get_autocast_dtype("cuda"))
-    rows = x.reshape(-1, x.shape[-1])
-    assert not any(size % 16 for size in (*rows.shape, weight.shape[0])), (
-        f"FP8 execution requires all dimensions to be divisible by 16, got {tuple(rows.shape)} and {tuple(weight.shape)}"
+    sizes = (x.numel() // x.shape[-1], x.shape[-1], weight.shape[0])
+    assert not any(size % 16 for size in sizes), (
+        f"FP8 execution requires all dimensions to be divisible by 16, got {sizes[:2]} and {tuple(weight.shape)}"
     )
-    out: Tensor = _Fp8Linear.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
-    return out.view(*x.shape[:-1], weight.shape[0])
+    products = Fp8Products(getattr(weight, "_casts", None) if is_first_microbatch is False else None)
+    out = te_parallel.product(x, weight, bias, split, products, fuse)
+    if is_first_microbatch:
+        weight._casts = products.kept  # type: ignore[attr-defined]
+    return out

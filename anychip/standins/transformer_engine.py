@@ -5,6 +5,7 @@ scaled products. Refused where the chip has no FP8 product, as there.
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from anychip.standins import te_parallel
 from anychip.standins.amp_c import applier, multi_tensor_l2norm, multi_tensor_scale
 from anychip.standins.optimizers import FusedAdam, FusedSGD
+from anychip.standins.te_attention import DotProductAttention
 from anychip.standins.te_permute import PERMUTATION
 from anychip.standins.te_products import (
     WHOLE,
@@ -41,7 +43,7 @@ class TransformerEngineBaseModule(torch.nn.Module):
 
     def set_tensor_parallel_group(self, tp_group: Any) -> None:
         self.tp_group = tp_group
-        self.split = te_parallel.Split(self.split.mode, tp_group, self.split.sequence)
+        self.split = replace(self.split, group=tp_group)
 
     def init_fp8_metadata(self, num_gemms: int = 1) -> None:
         """Scales are not kept here."""
@@ -52,7 +54,8 @@ class TransformerEngineBaseModule(torch.nn.Module):
         mode, group = options.get("parallel_mode"), options.get("tp_group")
         size = torch.distributed.get_world_size(group) if group is not None else options.get("tp_size", 1)
         self.tp_group, self.tp_size = group, size
-        self.split = te_parallel.Split(mode, group, bool(options.get("sequence_parallel")) and size > 1)
+        self.split = te_parallel.Split(mode, group, bool(options.get("sequence_parallel")) and size > 1,
+                                       bool(options.get("ub_overlap_ag")), bool(options.get("ub_overlap_rs")))  # fmt: skip
         self.fuse = bool(options.get("fuse_wgrad_accumulation"))
         inputs, outputs = (in_features // size, out_features) if mode == "row" else (in_features, out_features)
         outputs = outputs // size if mode == "column" else outputs
@@ -88,7 +91,8 @@ class Linear(TransformerEngineBaseModule):
         self._parameters_of(in_features, out_features, bias, params_dtype, device, init_method, options)
 
     def forward(self, inp: Tensor, is_first_microbatch: bool | None = None, **_options: Any) -> Any:
-        out = linear(inp, self.weight, None if self.return_bias else self.bias, self.split, self.fuse)
+        bias = None if self.return_bias else self.bias
+        out = linear(inp, self.weight, bias, self.split, self.fuse, is_first_microbatch)
         return (out, self.bias) if self.return_bias else out
 
 
@@ -155,7 +159,8 @@ class LayerNormLinear(_Normed):
 
     def forward(self, inp: Tensor, is_first_microbatch: bool | None = None, **_options: Any) -> Any:
         normed = self.normed(inp)
-        out = linear(normed, self.weight, None if self.return_bias else self.bias, self.split, self.fuse)
+        bias = None if self.return_bias else self.bias
+        out = linear(normed, self.weight, bias, self.split, self.fuse, is_first_microbatch)
         found = [out, *([self.bias] if self.return_bias else []), *([normed] if self.return_layernorm_output else [])]
         return found[0] if len(found) == 1 else tuple(found)
 
@@ -187,7 +192,12 @@ class GroupedLinear(TransformerEngineBaseModule):
         parts = inp.split(list(m_splits))
         outs = [
             linear(
-                part, getattr(self, f"weight{number}"), None if self.return_bias else biases[number], WHOLE, self.fuse
+                part,
+                getattr(self, f"weight{number}"),
+                None if self.return_bias else biases[number],
+                WHOLE,
+                self.fuse,
+                is_first_microbatch,
             )
             for number, part in enumerate(parts)
         ]
@@ -225,35 +235,6 @@ class LayerNormMLP(_Normed):
         else:
             hidden = _PLAIN[self.activation](hidden)
         return linear(hidden, self.fc2_weight, self.fc2_bias)
-
-
-class DotProductAttention(torch.nn.Module):
-    """Fused attention over "sbhd" or "bshd" tensors; the heads are flattened in the result."""
-
-    def __init__(self, num_attention_heads: int, kv_channels: Any, num_gqa_groups: int | None = None,
-                 attention_dropout: float = 0.0, qkv_format: str = "sbhd", attn_mask_type: str = "causal",
-                 softmax_scale: float | None = None, **options: Any) -> None:  # fmt: skip
-        super().__init__()
-        if options.get("cp_group") is not None:
-            raise NotImplementedError(
-                "anychip's stand-in for transformer_engine has no attention across ranks (cp_group)"
-            )
-        self.dropout, self.format, self.mask_type, self.scale = (
-            attention_dropout,
-            qkv_format,
-            attn_mask_type,
-            softmax_scale,
-        )
-
-    def forward(self, query_layer: Tensor, key_layer: Tensor, value_layer: Tensor, attention_mask: Any = None,
-                qkv_format: str | None = None, attn_mask_type: str | None = None, **_options: Any) -> Tensor:  # fmt: skip
-        kind = qkv_format or self.format
-        order = (1, 2, 0, 3) if kind == "sbhd" else (0, 2, 1, 3)
-        q, k, v = (one.permute(order) for one in (query_layer, key_layer, value_layer))
-        causal = "causal" in (attn_mask_type or self.mask_type)
-        out = F.scaled_dot_product_attention(q, k, v, None, self.dropout if self.training else 0.0, causal,
-                                             scale=self.scale, enable_gqa=q.shape[1] != k.shape[1])  # fmt: skip
-        return out.permute((2, 0, 1, 3) if kind == "sbhd" else (0, 2, 1, 3)).flatten(2)
 
 
 class MultiheadAttention(torch.nn.Module):

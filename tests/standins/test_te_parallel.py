@@ -84,8 +84,32 @@ def test_without_it_outputs_and_gradients_are_summed_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fp8", [0, 1])
 def test_weight_gradients_are_added_up_by_the_layer(tmp_path: Path, fp8: int) -> None:
     ops, _ = step(run(tmp_path, 1, 1, fp8))
-    if fp8:  # two products forward, four backward
-        assert ops["aten._scaled_mm.default"] == 6
+    if fp8:  # two products forward, four backward, of which two write into main_grad
+        assert ops["aten._scaled_mm.default"] == 4
+        assert ops["aten._scaled_mm.out"] == 2
     else:  # of six products two write into main_grad
         assert ops["aten.addmm.dtype_out"] == 2
         assert ops["aten.mm.default"] + ops["aten.addmm.default"] == 4
+
+
+def test_with_user_buffers_products_run_in_pieces_beside_communication(tmp_path: Path) -> None:
+    program = PROGRAM.replace("fuse_wgrad", "ub_overlap_ag=True, ub_overlap_rs=True, fuse_wgrad")
+    (tmp_path / "train.py").write_text(program, encoding="utf-8")
+    argv = [str(tmp_path / "train.py"), "1", "0", "0"]
+    _, wires = step(record(argv, load_chip("h100"), world_size=RANKS, devices=RANKS, show_output=False))
+    # Of each rank's 16 rows 4 travel at a time; a quarter of 64 rows is scattered at a time. The backward of the column
+    # layer runs beside whole products.
+    piece, quarter = (ROWS // RANKS // RANKS, WIDTH), (ROWS // 4, WIDTH)
+    forward = [("_allgather_base_", piece)] * RANKS + [("_reduce_scatter_base_", quarter)] * 4
+    assert wires[:8] == forward
+    assert wires[8:12] == [("_allgather_base_", piece)] * RANKS
+    assert [name for name, _ in wires[12:]] == ["_allgather_base_", "_reduce_scatter_base_"]
+
+
+def test_a_weight_is_cast_at_the_first_micro_batch_of_a_step(tmp_path: Path) -> None:
+    program = PROGRAM.replace("out = model(x)", "out = model[1](model[0](x, True), False if _ > 0 else True)")
+    (tmp_path / "train.py").write_text(program, encoding="utf-8")
+    argv = [str(tmp_path / "train.py"), "0", "0", "1"]
+    ops, _ = step(record(argv, load_chip("h100"), world_size=RANKS, devices=RANKS, show_output=False))
+    # Of each layer the input, the weight and the gradient are cast; of the second layer the weight was, a step before.
+    assert ops["custom.transformer_engine.cast_transpose"] == 5

@@ -224,7 +224,8 @@ def described(result: Result) -> str:
 
 def command(found: Plan) -> str:
     """What forecasts this run without folding."""
-    return f"anychip forecast --on {found.chip}:{found.num_chips} -m {found.program} {shlex.join(found.argv)}"
+    where_ = f" --cluster {found.cluster}" if found.cluster else ""
+    return f"anychip forecast --on {found.chip}:{found.num_chips}{where_} -m {found.program} {shlex.join(found.argv)}"
 
 
 def as_json(results: list[Result]) -> dict[str, Any]:

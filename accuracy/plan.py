@@ -7,7 +7,7 @@ by rule and named in `filled`; nothing here looks at a measured value.
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Plan:
     program: str = "accuracy.reference"
     rules: tuple[str, ...] = field(default=())
     offloads: bool = False  # what does not fit goes to the host's memory
+    cluster: str | None = None  # of the standard; None: the chip's usual one
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -85,7 +86,7 @@ def plan(run: Run) -> Plan:
             raise Unable(reason)
     if run.marks:
         raise Unable(f"marked {run.marks[0]} by whoever collected it")
-    chip = chip_of(run)
+    chip, cluster = chip_of(run), cluster_of(run)
     told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, run)]
     is_known = bool(told)
     told = told or [rule for rule in rules() if rule.get("fallback") and matches(rule, run)]
@@ -101,7 +102,8 @@ def plan(run: Run) -> Plan:
     columns, filled = fill(run, blank)
     if not is_known:
         filled.append("framework")
-    return assemble(run, chip, columns, fixed, filled, tuple(rule.get("name", rule["source"]) for rule in told))
+    names = tuple(rule.get("name", rule["source"]) for rule in told)
+    return replace(assemble(run, chip, columns, fixed, filled, names), cluster=cluster)
 
 
 def chip_of(run: Run) -> str:
@@ -111,6 +113,12 @@ def chip_of(run: Run) -> str:
                 raise Unable(f"chip {run['chip']!r}: {entry['unable']}")
             return str(entry["id"])
     raise Unable(f"chip {run['chip']!r} is not in accuracy/chips.toml")
+
+
+def cluster_of(run: Run) -> str | None:
+    """Where the source names a network that is not the chip's usual one."""
+    entries = table("chips.toml")["cluster"]
+    return next((str(entry["id"]) for entry in entries if re.search(entry["interconnect"], run["interconnect"])), None)
 
 
 def fill(run: Run, blank: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:

@@ -40,7 +40,7 @@ def jobs_of(plan: Plan) -> list[tuple[Point, Job]]:
 def forecast(plan: Plan, recorder: Recorder, chip: Chip | None = None) -> Priced:
     """Raises RuntimeError where the program failed."""
     on = chip or load_chip(plan.chip)
-    parts = [(point, priced(recorder.program(job), on, plan.num_chips)) for point, job in jobs_of(plan)]
+    parts = [(point, priced(recorder.program(job), on, plan.num_chips, plan.cluster)) for point, job in jobs_of(plan)]
     ends = sum(point.first * one.ends[0] for point, one in parts), sum(point.last * one.ends[1] for point, one in parts)
     names: dict[str, Any] = dict.fromkeys(name for _, one in parts for name in one.breakdown_s)
     return Priced(
@@ -52,16 +52,16 @@ def forecast(plan: Plan, recorder: Recorder, chip: Chip | None = None) -> Priced
 
 
 @cache
-def fabric(chip: Chip, num_chips: int) -> Fabric:
-    return Fabric.of(chip, num_chips)
+def fabric(chip: Chip, num_chips: int, cluster: str | None) -> Fabric:
+    return Fabric.of(chip, num_chips, cluster)
 
 
-def priced(program: Program, chip: Chip, num_chips: int = 0) -> Priced:
+def priced(program: Program, chip: Chip, num_chips: int = 0, cluster: str | None = None) -> Priced:
     """One recording on one chip, or on as many as it has ranks, in a cluster of `num_chips` where that is more."""
     if program.world_size == 1:
         timelines = [price(program, chip)]
     else:
-        job = simulate(program, chip, fabric(chip, max(program.world_size, num_chips)))
+        job = simulate(program, chip, fabric(chip, max(program.world_size, num_chips), cluster))
         timelines = [rank.timeline for rank in job.ranks]
     windows = [Window.of(timeline, find_steps(timeline.program)) for timeline in timelines]
     slowest = max(range(len(windows)), key=lambda index: windows[index].step_time_s)

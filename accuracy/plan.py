@@ -222,6 +222,8 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
     options["sequence_parallel"] = split["tp"] > 1 and word("sequence_parallel", columns["sequence_parallel"]) == "yes"
     if fixed.get("experts"):
         options |= {"experts": fixed["experts"], "chosen": fixed["chosen"], "expert_ffn": fixed.get("expert_ffn", ffn)}
+        fits = chips // split["pp"] % (split["ep"] * split["tp"]) == 0
+        options["expert_tp"] = bool(fixed.get("expert_tp")) and options["sequence_parallel"] and fits
     if fixed.get("plain") and options["sharding"] == "ddp":
         options["sharding"] = "plain"
     if not options["sequence_parallel"] or sizes["seq_len"] // split["cp"] // split["tp"] % options.get("pieces", 1):

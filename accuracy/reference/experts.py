@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from accuracy.reference.layout import size
-from accuracy.reference.linear import Beside, How, Linear, joins
+from accuracy.reference.linear import Beside, Gather, How, Linear, Scatter, joins
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class FeedForwardShape:
     shared_ffn: int = 0
     rank: int = 0
     separate: bool = False
+    expert_tp: bool = False  # experts are split over the tensor group
 
 
 def swiglu(x: Tensor) -> Tensor:
@@ -92,9 +93,11 @@ class Experts(nn.Module):
         self.local = shape.experts // size(group)
         self.router = Linear(shape.hidden, shape.experts, How(plain=how.plain))
         alone = how._replace(group=None, sequence=False)
-        wide = shape.expert_ffn * (1 + shape.gated)
-        self.first = nn.ModuleList(Linear(shape.hidden, wide, alone) for _ in range(self.local))
-        self.second = nn.ModuleList(Linear(shape.expert_ffn, shape.hidden, alone) for _ in range(self.local))
+        self.how = how if shape.expert_tp and how.sequence else alone
+        self.parts = size(self.how.group)
+        inner = shape.expert_ffn // self.parts
+        self.first = nn.ModuleList(Linear(shape.hidden, inner * (1 + shape.gated), alone) for _ in range(self.local))
+        self.second = nn.ModuleList(Linear(inner, shape.hidden, alone) for _ in range(self.local))
         self.act = fuse(swiglu if shape.gated else gelu)
         self.weigh = fuse(weigh)
         for parameter in (*self.first.parameters(), *self.second.parameters()):
@@ -110,13 +113,20 @@ class Experts(nn.Module):
         if self.group is not None:
             self.tell(counts)
             sent = AllToAll.apply(sent, self.group)
-            sent = by_expert(sent, size(self.group), self.local)
+        if self.parts > 1:
+            sent = Gather.apply(sent, self.how)
+        sources = self.parts * size(self.group)
+        if sources > 1:
+            sent = by_expert(sent, sources, self.local)
         # One product per expert, as Transformer Engine's grouped layer launches them; what is between is one kernel.
         parts = sent.chunk(self.local)
         inner = self.act(torch.cat([one(part) for one, part in zip(self.first, parts, strict=True)]))
         done = torch.cat([one(part) for one, part in zip(self.second, inner.chunk(self.local), strict=True)])
+        if sources > 1:
+            done = by_expert(done, self.local, sources)
+        if self.parts > 1:
+            done = Scatter.apply(done, self.how)
         if self.group is not None:
-            done = by_expert(done, self.local, size(self.group))
             done = AllToAll.apply(done, self.group)
         back = torch.zeros_like(done).index_copy(0, order, done)
         out = self.weigh(back.view(flat.shape[0], self.shape.chosen, -1), shares.to(x.dtype)).view(x.shape)

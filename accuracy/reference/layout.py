@@ -45,7 +45,8 @@ def layout_of(args: Namespace) -> Layout:
     assert world % inner == 0, f"{world} ranks do not divide by tp {args.tp} x cp {args.cp} x pp {args.pp}"
     dp = world // inner
     stage_size = world // args.pp
-    assert stage_size % args.ep == 0, f"{stage_size} ranks of a stage do not divide by ep {args.ep}"
+    wide = args.tp if args.expert_tp else 1  # ranks that share one expert's products
+    assert stage_size % (args.ep * wide) == 0, f"{stage_size} ranks of a stage do not divide by ep {args.ep} x {wide}"
     first = rank // stage_size * stage_size
     inside = range(first, first + stage_size)
 
@@ -62,8 +63,8 @@ def layout_of(args: Namespace) -> Layout:
         context=group("cp", lambda r: (r // shard, r % tp)) if args.cp > 1 else None,  # type: ignore[arg-type, return-value]
         pipeline=group("pp", lambda r: r % stage_size, range(world)) if args.pp > 1 else None,
         shard=group("dp", lambda r: r % tp),
-        expert=group("ep", lambda r: (r - first) // args.ep) if args.ep > 1 else None,
-        expert_shard=group("expert_dp", lambda r: (r - first) % args.ep) if args.experts else None,
+        expert=group("ep", lambda r: ((r - first) // (args.ep * wide), r % wide)) if args.ep > 1 else None,  # type: ignore[arg-type, return-value]
+        expert_shard=group("expert_dp", lambda r: (r - first) % (args.ep * wide)) if args.experts else None,
     )  # fmt: skip
 
 

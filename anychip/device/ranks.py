@@ -138,12 +138,12 @@ def neighbours(program: Program) -> set[int]:
 
 def orbit(program: Program, different: Iterable[int], world_size: int) -> npt.NDArray[np.int64]:
     """The ranks that are reached from a rank through its groups, leaving out groups in which somebody differs."""
-    others = np.array(sorted(different), np.int64)
+    others = set(different)
+    open_ = [set(group.ranks) for group in program.groups if others.isdisjoint(group.ranks)]
     reached = np.array([program.rank], np.int64)
-    for group in sorted(program.groups, key=lambda one: len(one.ranks)):
-        ranks = np.array(group.ranks, np.int64)
-        if np.isin(others, ranks).any() or np.isin(ranks, reached).all():
-            continue
-        shifted = np.unique((reached[:, None] + (ranks - program.rank)[None, :]).ravel())
+    for ranks in sorted(open_, key=len):
+        if any(ranks < wider for wider in open_) or ranks.issubset(reached.tolist()):
+            continue  # (context ranks are among those that share a parameter: shifting by both would go beyond)
+        shifted = np.unique((reached[:, None] + (np.array(sorted(ranks)) - program.rank)[None, :]).ravel())
         reached = shifted[(shifted >= 0) & (shifted < world_size)]
     return reached

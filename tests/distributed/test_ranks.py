@@ -27,6 +27,17 @@ def test_a_rank_reaches_the_whole_mesh_by_its_groups() -> None:
     assert orbit(rank(21, ["a"], groups), (5,), 64).tolist() == list(range(16, 32))
 
 
+def test_a_group_within_another_takes_nobody_beyond_it() -> None:
+    # tp 2, cp 2 in data-parallel groups that hold the context ranks too, four stages of 16: stage 0 is 0 to 15, not 17 = 1 + 2 + 14
+    groups = [
+        Group((0, 1), "tp"),
+        Group((0, 2), "cp"),
+        Group(tuple(range(0, 16, 2)), "dp"),
+        Group((0, 16, 32, 48), "pp"),
+    ]
+    assert orbit(rank(0, ["a"], groups), (16, 32, 48), 64).tolist() == list(range(16))
+
+
 def test_a_pipeline_asks_for_every_stage_and_a_ring_for_its_neighbour_only() -> None:
     line = Group((0, 16, 32, 48))
     programs = {0: rank(0, ["first"], [line], {0: 16})}

@@ -15,6 +15,7 @@ import ctypes
 import mmap
 import os
 import re
+import sys
 from collections.abc import Callable
 from ctypes import c_double, c_int, c_int8, c_int16, c_uint64, c_void_p
 from pathlib import Path
@@ -179,10 +180,36 @@ def start_autograd_without_threads(native: Native) -> None:
     try:
         one = torch.ones(1, requires_grad=True, device="cpu")
         engine: Any = torch.autograd.Variable._execution_engine
-        engine.run_backward((one * 2,), (torch.ones(1, device="cpu"),), False, False, (), True, True)
+        getattr(engine, "engine", engine).run_backward(
+            (one * 2,), (torch.ones(1, device="cpu"),), False, False, (), True, True
+        )
     finally:
         table[slot] = before
     torch.autograd.set_multithreading_enabled(False)
+
+
+class Engine:
+    """Autograd's engine, of which the backwards that a program starts there itself are seen, as Megatron's pipeline
+    schedules do; those that `torch.autograd.backward` and `grad` start pass as they are."""
+
+    def __init__(self, engine: Any, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        self.engine, self.started = engine, around(engine.run_backward)
+        self.own = getattr(torch.autograd.graph._engine_run_backward, "__code__", None)
+        if self.own is None:
+            raise UnsupportedTorch("torch.autograd.graph._engine_run_backward is no Python function in this torch")
+
+    def run_backward(self, *args: Any, **kwargs: Any) -> Any:
+        run = self.engine.run_backward if sys._getframe(1).f_code is self.own else self.started
+        return run(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+
+def watch_engine(around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Put `around` about every backward that a program starts at the engine itself."""
+    variable: Any = torch.autograd.Variable
+    variable._execution_engine = Engine(variable._execution_engine, around)
 
 
 def _event_entries(callbacks: Callbacks) -> dict[str, int]:

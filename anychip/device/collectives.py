@@ -104,9 +104,11 @@ class Collectives:
         return run
 
     def _alone(self, call: Call) -> "Pending":
+        """In a group of one the input is copied, unless it lies where the output does."""
         if call.name in OUT_OF_PLACE:
             for one, other in zip(call.outputs, call.inputs, strict=False):
-                one.view(-1).copy_(other.reshape(-1))
+                if one.data_ptr() != other.data_ptr():
+                    one.view(-1).copy_(other.reshape(-1))
         return Pending(self, call.outputs, None)
 
     def _among(self, call: Call) -> "Pending":

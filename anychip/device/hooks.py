@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from anychip.device._torch import watch_engine
 from anychip.device.backward import BackwardModules
 from anychip.device.runtime import Runtime
 from anychip.record import Kind, Mark, word
@@ -230,6 +231,7 @@ class Hooks:
     def _hook_backward(self) -> None:
         for name in ("backward", "grad"):
             setattr(torch.autograd, name, self._around_backward(getattr(torch.autograd, name)))
+        watch_engine(self._around_backward)
 
     def _around_backward(self, original: Callable[..., Any]) -> Callable[..., Any]:
         from functools import wraps

@@ -187,6 +187,7 @@ class Regions:
         self.runtime = runtime
         self.open = 0
         self.depth = 0
+        self.backwards = 0  # that run: one inside another, where reentrant checkpoints compute again
         self.in_backward = False
         self.graphed = False
         self._starts: list[int] = []
@@ -216,14 +217,16 @@ class Regions:
         self.runtime.kernels.unwatch(self)
 
     def begin_backward(self) -> None:
-        if self._starts:
+        self.backwards += 1
+        if self._starts and not self.in_backward:
             self.in_backward = True
             if self.graphed:
                 self.runtime.recorder.tape.append(word(Kind.GRAPH, 1))
             self.runtime.kernels.watch(self)
 
     def end_backward(self) -> None:
-        if self.in_backward:
+        self.backwards -= 1
+        if self.in_backward and not self.backwards:
             self.in_backward = False
             self._open(0)
             if self.graphed:

@@ -191,9 +191,14 @@ def with_forecast(result: Result, recorder: Recorder, known: bool) -> Result:
     if known and not all(recorder.path(job).exists() or recorder.failed(job) for _, job in jobs_of(result.plan)):
         return replace(result, reason="not yet recorded")
     try:
-        priced = forecast(result.plan, recorder)
+        priced = forecast(result.plan, recorder, keep=True)
     except Exception as error:  # a row that fails is listed with the reason, whatever it is
         said = str(error).strip().splitlines() or [""]
+        if result.plan.program != Plan.program:
+            other = replace(
+                result.plan, program=Plan.program, instead=f"{result.plan.program} failed: {said[-1][:120]}"
+            )
+            return with_forecast(replace(result, plan=other), recorder, known)
         return replace(result, reason=f"{type(error).__name__}: {said[-1][:200]}")
     smaller = recomputing(result.plan)
     if smaller and priced.peak_bytes > ROOM * load_chip(result.plan.chip).memory_bytes:
@@ -243,7 +248,8 @@ def lines(result: Result) -> list[dict[str, Any]]:
     """One entry per quantity of a run: step time, and memory where the source has it."""
     found = result.plan
     shared = {"id": result.run.id, "ids": list(result.run.ids), "chip": by_chip(result), "source": result.run.source,
-              "program": found.program if found else None, "filled": list(found.filled) if found else [],
+              "program": found.program if found else None, "instead": found.instead if found else "",
+              "filled": list(found.filled) if found else [],
               "fitted": result.fitted, "command": command(found) if found else None, "reason": result.reason}  # fmt: skip
     entries = []
     if result.measured_s is not None or found is None:

@@ -21,6 +21,15 @@ NORMS = {"layer": "LayerNorm", "rms": "RMSNorm"}
 POSITIONS = {"rope": "rope", "learned": "learned_absolute", "none": "none"}
 
 
+# Options of the reference transformer that this program reads, or that say how it does something that this does not do.
+READ = {
+    "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "seq", "micro_batch", "micro_batches", "tp", "cp", "pp",
+    "vp", "ep", "experts", "chosen", "expert_ffn", "shared_ffn", "dense_layers", "expert_tp", "recompute", "recompute_layers",
+    "pieces", "dropout", "sequence_parallel", "gated", "bias", "tied", "norm", "position", "attention", "dtype", "recipe",
+    "sharding", "reduce", "overlap", "fusion", "fused_loss", "compile", "adam", "steps",
+}  # fmt: skip
+
+
 def unable(options: Mapping[str, Any]) -> str | None:
     """Why megatron-core does not stand for these options of the reference transformer; None where it does."""
     get = options.get
@@ -30,15 +39,16 @@ def unable(options: Mapping[str, Any]) -> str | None:
         "gradients split over replicas (ZeRO-2)": get("sharding") == "gradients",
         f"recomputation of {get('recompute')!r}": get("recompute", "none") not in RECOMPUTED,
         "a compiled model": get("compile", "none") != "none",
-        "autocast": get("autocast"),
         "attention in FP8": get("attention") == "cudnn8",
-        "attention to a window": get("window"),
+        "attention of no kind that it has": get("attention", "flash") not in (*BACKENDS, "products"),
         f"FP8 scaled by {get('recipe')}": get("dtype") == "fp8" and get("recipe", "tensor") not in RECIPES,
         "sequences split over ranks without fused attention": get("cp", 1) > 1 and get("attention") == "products",
         "learned positions of a split sequence": get("cp", 1) > 1 and get("position") == "learned",
+        "RMSNorm without Transformer Engine": get("attention") == "products" and get("norm", "rms") not in ("layer",),
     }
     found = [reason for reason, holds in reasons.items() if holds]
-    return found[0] if found else None
+    others = [f"option {name}" for name, value in options.items() if value and name not in READ]
+    return next(iter([*found, *others]), None)
 
 
 def installed() -> bool:
@@ -79,10 +89,15 @@ def join(args: Namespace) -> None:
     dist.init_process_group("nccl")
     parallel_state.initialize_model_parallel(
         args.tp, args.pp, args.vp if args.vp > 1 else None, context_parallel_size=args.cp,
-        expert_model_parallel_size=args.ep, expert_tensor_parallel_size=1 if args.experts else None,
+        expert_model_parallel_size=args.ep, expert_tensor_parallel_size=expert_tp(args),
         create_gloo_process_groups=False,
     )  # fmt: skip
     tensor_parallel.model_parallel_cuda_manual_seed(1)
+
+
+def expert_tp(args: Namespace) -> int:
+    """Ranks that an expert is split over."""
+    return int(args.tp if args.expert_tp else 1)
 
 
 def config_of(args: Namespace) -> Any:
@@ -102,7 +117,7 @@ def config_of(args: Namespace) -> Any:
             "num_moe_experts": args.experts, "moe_router_topk": args.chosen, "moe_grouped_gemm": True,
             "moe_ffn_hidden_size": args.expert_ffn or args.ffn, "moe_token_dispatcher_type": "alltoall",
             "moe_router_load_balancing_type": "none", "moe_router_force_load_balancing": True,
-            "moe_permute_fusion": args.fusion, "expert_model_parallel_size": args.ep, "expert_tensor_parallel_size": 1,
+            "moe_permute_fusion": args.fusion, "expert_model_parallel_size": args.ep, "expert_tensor_parallel_size": expert_tp(args),
             "moe_shared_expert_intermediate_size": args.shared_ffn or None,
             "moe_layer_freq": [int(number >= args.dense_layers) for number in range(args.layers)],
         }  # fmt: skip

@@ -147,7 +147,7 @@ def rows(results: Sequence[Result]) -> list[str]:
         error = "fitted" if result.fitted else f"{result.error:+.1%}" if result.error is not None else ""
         measured = f"{result.measured_s:.4g}" if result.measured_s else ""
         lines.append(f"| {result.run.id} | {result.plan.chip} | {result.plan.num_chips} | {result.run['model']} | {o['dtype']} | {layout}, {o['sharding']}, {o['recompute']} | "
-                     f"{', '.join(result.plan.filled)} | {result.plan.program} | {measured} | {result.forecast_s:.4g} | {error} | {memory} |")  # fmt: skip
+                     f"{', '.join(result.plan.filled)} | {result.plan.program}{f' ({result.plan.instead})' if result.plan.instead else ''} | {measured} | {result.forecast_s:.4g} | {error} | {memory} |")  # fmt: skip
     return lines
 
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from accuracy import megatron
 from accuracy.rows import Run
 
 HERE = Path(__file__).parent
@@ -39,6 +40,7 @@ class Plan:
     program: str = "accuracy.reference"
     rules: tuple[str, ...] = field(default=())
     offloads: bool = False  # what does not fit goes to the host's memory
+    instead: str = ""  # why another program than the source's runs
     cluster: str | None = None  # of the standard; None: the chip's usual one
 
     @property
@@ -103,7 +105,16 @@ def plan(run: Run) -> Plan:
     if not is_known:
         filled.append("framework")
     names = tuple(rule.get("name", rule["source"]) for rule in told)
-    return replace(assemble(run, chip, columns, fixed, filled, names), cluster=cluster)
+    return programmed(replace(assemble(run, chip, columns, fixed, filled, names), cluster=cluster), told)
+
+
+def programmed(found: Plan, told: list[Mapping[str, Any]]) -> Plan:
+    """By the program that the rules name, where it can express the run and is here."""
+    wanted = [rule["program"] for rule in told if "program" in rule][-1:]
+    if not wanted or wanted == [found.program]:
+        return found
+    reason = megatron.unable(found.options) or ("" if megatron.installed() else "megatron-core is not installed")
+    return replace(found, instead=reason) if reason else replace(found, program=wanted[0])
 
 
 def chip_of(run: Run) -> str:

@@ -1,10 +1,14 @@
 """The forecast of a plan: recordings of its points, priced on its chip, put together."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import anychip
 from accuracy.fold import Point, points
 from accuracy.plan import Plan, argv_of
 from accuracy.recorder import STEPS, Job, Recorder
@@ -16,6 +20,8 @@ from anychip.record.steps import find_steps
 from anychip.spec import Chip, load_chip
 from anychip.timeline.memory import memory
 from anychip.timeline.price import price
+
+PACKAGE = Path(anychip.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,12 @@ def jobs_of(plan: Plan) -> list[tuple[Point, Job]]:
     ]
 
 
-def forecast(plan: Plan, recorder: Recorder, chip: Chip | None = None) -> Priced:
-    """Raises RuntimeError where the program failed."""
-    on = chip or load_chip(plan.chip)
-    parts = [(point, priced(recorder.program(job), on, plan.num_chips, plan.cluster)) for point, job in jobs_of(plan)]
+def forecast(plan: Plan, recorder: Recorder, keep: bool = False) -> Priced:
+    """keep: prices are kept beside the recordings, as long as nothing that prices changes. Raises RuntimeError where the
+    program failed."""
+    on = load_chip(plan.chip)
+    find = kept if keep else price_job
+    parts = [(point, find(recorder, job, on, plan)) for point, job in jobs_of(plan)]
     ends = sum(point.first * one.ends[0] for point, one in parts), sum(point.last * one.ends[1] for point, one in parts)
     names: dict[str, Any] = dict.fromkeys(name for _, one in parts for name in one.breakdown_s)
     return Priced(
@@ -49,6 +57,35 @@ def forecast(plan: Plan, recorder: Recorder, chip: Chip | None = None) -> Priced
         {name: sum(point.weight * one.breakdown_s.get(name, 0.0) for point, one in parts) for name in names},
         ends,
     )
+
+
+def price_job(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Priced:
+    return priced(recorder.program(job), chip, plan.num_chips, plan.cluster)
+
+
+def kept(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Priced:
+    """As `price_job`, from the file of an earlier run if there is one."""
+    text = json.dumps([job.key, chip.id, plan.num_chips, plan.cluster, pricing_digest()])
+    path = recorder.folder / "prices" / f"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}.json"
+    if path.exists():
+        time_s, peak_bytes, breakdown_s, ends = json.loads(path.read_text(encoding="utf-8"))
+        return Priced(time_s, peak_bytes, breakdown_s, tuple(ends))
+    found = price_job(recorder, job, chip, plan)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps([found.time_s, found.peak_bytes, found.breakdown_s, found.ends]), encoding="utf-8")
+    return found
+
+
+@cache
+def pricing_digest() -> str:
+    """Names all that a price depends on beside the recording: the package with the standard."""
+    whole = hashlib.blake2b(digest_size=12)
+    for part in ("cost", "network", "cluster", "timeline", "figures.py", "spec", "standard"):
+        paths = sorted(PACKAGE.glob(part)) if "." in part else sorted((PACKAGE / part).rglob("*.*"))
+        for path in paths:
+            if path.suffix in (".py", ".csv", ".toml"):
+                whole.update(path.read_bytes())
+    return whole.hexdigest()
 
 
 @cache

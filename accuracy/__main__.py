@@ -24,6 +24,7 @@ from accuracy.rows import BadRows, Run, read, where
 from accuracy.runner import forecast, jobs_of
 from accuracy.score import GIB, Result, grouped, left_out
 from accuracy.truth_of_runs import step_time_s
+from accuracy.why import is_other
 from anychip.spec import load_chip
 
 HERE = Path(__file__).parent
@@ -117,6 +118,7 @@ LEAST_RUNS = 3  # of a source on a chip, for its error to count
 
 def validated(results: list[Result]) -> str:
     """Rows of standard/validated.csv: chip, source, number of runs, mean error, and the same with the source left out."""
+    results = [result for result in results if not is_other(result)]
     crossed = left_out(results, by_chip)
     lines = ["chip,source,n,mean_abs,left_out"]
     for name, (summary, _) in grouped(

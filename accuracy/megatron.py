@@ -128,7 +128,7 @@ def config_of(args: Namespace) -> Any:
         add_bias_linear=args.bias, gated_linear_unit=args.gated, activation_func=F.silu if args.gated else F.gelu,
         normalization=NORMS[args.norm], attention_backend=AttnBackend[backend] if backend else AttnBackend.auto,
         bias_activation_fusion=args.fusion and (args.bias or args.gated), masked_softmax_fusion=args.fusion,
-        bias_dropout_fusion=args.fusion, apply_rope_fusion=args.fusion and args.position == "rope",
+        bias_dropout_fusion=args.fusion and not (args.experts and args.bias), apply_rope_fusion=args.fusion and args.position == "rope",
         gradient_accumulation_fusion=True, cross_entropy_loss_fusion=args.fused_loss,
         tensor_model_parallel_size=args.tp, pipeline_model_parallel_size=args.pp, context_parallel_size=args.cp,
         virtual_pipeline_model_parallel_size=args.vp if args.vp > 1 else None, sequence_parallel=args.sequence_parallel,

@@ -26,6 +26,7 @@ def page(results: Sequence[Result], plot: str | None) -> str:
         ],
         section("By chip", summaries(results, chip)),
         section("By chip, runs with at most one filled column", summaries([r for r in results if few(r)], chip)),
+        section("By kind of model", summaries([r for r in results if r.plan], kind)),
         section("By source", summaries(results, lambda r: r.run.source)),
         section("By source and chip", summaries(results, lambda r: f"{r.run.source}, {chip(r)}")),
         section("By model", summaries(results, lambda r: r.run["model"])),
@@ -44,6 +45,14 @@ def page(results: Sequence[Result], plot: str | None) -> str:
 
 def chip(result: Result) -> str:
     return result.plan.chip if result.plan else result.run["chip"]
+
+
+def kind(result: Result) -> str:
+    """Routed experts, adapters on frozen weights, or dense; and the chip's generation."""
+    assert result.plan is not None
+    options = result.plan.options
+    name = "adapters" if options.get("lora_rank") else "experts" if options.get("experts") else "dense"
+    return f"{name}, {chip(result)}"
 
 
 def few(result: Result) -> bool:

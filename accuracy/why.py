@@ -17,6 +17,11 @@ def entries() -> tuple[Any, ...]:
     return tuple(tomllib.loads((HERE / "why.toml").read_text(encoding="utf-8"))["why"])
 
 
+def is_other(result: Result) -> bool:
+    """Whether the run is known to be of another program than the one forecast: no measure of how well that is forecast."""
+    return any(entry.get("other") and re.search(entry["id"], result.run.id) for entry in entries())
+
+
 def why(result: Result) -> str:
     """The words for this run; else which of its columns were filled, which is where to look first."""
     for entry in entries():

@@ -74,7 +74,6 @@ class Call:
     history: History
     chunk: Chunk
     module: torch.nn.Module
-    holders: list[dict[str, Any]]
     inputs: list[Any]  # weak references to those that want gradients
     keep: Any = None
     begin: int = -1
@@ -91,6 +90,7 @@ class Repeats:
         self.depth = 0  # of backwards
         self.current: Any = None
         self.histories: dict[Any, History] = {}
+        self.before: dict[torch.nn.Module, Any] = {}
         self.holders: weakref.WeakKeyDictionary[torch.nn.Module, list[dict[str, Any]]] = weakref.WeakKeyDictionary()
         self.free_blocks: dict[int, list[int]] = {}
         recorder = runtime.recorder
@@ -128,7 +128,7 @@ class Repeats:
         history.last, history.step, history.ran = chunk, self.step, history.ran + 1
         self.holders[module] = holders(module)
         wanted = [weakref.ref(one) for one in given if isinstance(one, torch.Tensor) and one.requires_grad]
-        call = Call(history, chunk, module, self.holders[module], wanted)
+        call = Call(history, chunk, module, wanted)
         self._watch(call, [one for one in leaves if isinstance(one, torch.Tensor)])
 
     def _leaf(self, value: Any, chunk: Chunk, given: list[Any]) -> Any:
@@ -206,9 +206,7 @@ class Repeats:
         wanted = [one for one in given if isinstance(one, torch.Tensor) and one.requires_grad]
         made = [one for one in pytree.tree_leaves(result) if isinstance(one, torch.Tensor)]
         if chunk.like(replay.history.known):
-            call = Call(
-                replay.history, chunk, replay.module, replay.holders, [weakref.ref(one) for one in wanted], wanted
-            )
+            call = Call(replay.history, chunk, replay.module, [weakref.ref(one) for one in wanted], wanted)
             self._watch(call, made)
         kept = [one for one in made if not any(one is other for other in given)]
         pairs = [(one, grad) for one, grad in zip(kept, grads, strict=True) if grad is not None]
@@ -223,12 +221,20 @@ class Repeats:
     # ------------------------------------------------------------ backward
 
     def begin_backward(self) -> None:
+        if not self.depth:
+            # Before any hook of it has run: hooks of what was folded never do.
+            self.before = {module: settings(module, found) for module, found in self.holders.items()}
         self.depth += 1
+
+    def setting(self, module: torch.nn.Module) -> Any:
+        """How the module was set when the backward that runs began."""
+        return self.before.get(module)
 
     def end_backward(self) -> None:
         self.depth -= 1
         if self.depth:
             return
+        self.before = {}
         call, self.current = self.current, None
         if isinstance(call, Call) and not call.history.off:
             self._learn_backward(call)
@@ -243,7 +249,7 @@ class Repeats:
             return
         if any((one := wanted()) is None or one.grad is not None for wanted in call.inputs):
             call.history.off = True
-        self.current, call.begin, call.setting = call, self._here(), settings(call.module, call.holders)
+        self.current, call.begin, call.setting = call, self._here(), self.setting(call.module)
 
     def _give_up(self, other: Any) -> None:
         if isinstance(other, Replay):
@@ -321,7 +327,7 @@ class Replay:
         assert history.known is not None
         self.repeats, self.history, self.module = repeats, history, module
         self.given, self.run = given, run
-        self.holders, self.chunk = repeats.holders[module], history.known
+        self.chunk = history.known
         self.names: list[int] | None = None
 
     @property
@@ -338,7 +344,7 @@ class Replay:
         repeats = self.repeats
         if self.names is None or not repeats.depth or repeats.current is not None:
             repeats.unfold("a backward through several calls, or a second one through the same")
-        seen = self.history.backwards.get(settings(self.module, self.holders))
+        seen = self.history.backwards.get(repeats.setting(self.module))
         if seen is None or seen.known is None or not seen.known.like(seen.last):
             return repeats.make_up(self, grads)
         repeats.current = self

@@ -135,3 +135,24 @@ def test_a_part_that_is_frozen_in_the_midst_is_seen(tmp_path: Path, monkeypatch:
     folded, plain = both([str(path)], monkeypatch)
     assert folded.meta["folded"] > 0
     assert happenings(folded) == happenings(plain)
+
+
+WATCHED = """
+    def watch(module, args, out):
+        def began(grad):
+            module.busy = True
+            torch.autograd.Variable._execution_engine.queue_callback(lambda: setattr(module, "busy", False))
+        out.register_hook(began)
+    model.busy = False
+    model.register_forward_hook(watch)
+"""
+
+
+def test_what_hooks_of_a_backward_set_is_not_how_it_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FSDP notes in its modules that their backward runs: where they are folded its hooks do not run, and it says nothing."""
+    text = textwrap.dedent(ACCUMULATED).replace("EXTRA", "pass")
+    path = tmp_path / "program.py"
+    path.write_text(text.replace("optimizer =", textwrap.dedent(WATCHED) + "optimizer ="), encoding="utf-8")
+    folded, plain = both([str(path)], monkeypatch)
+    assert folded.meta["folded"] == 18 - 3 - 2 - 2
+    assert happenings(folded) == happenings(plain)

@@ -300,6 +300,9 @@ def tensor_lists(op: Op) -> list[tuple[TensorMeta, ...]]:
     return [value for value in values if isinstance(value, tuple) and value and isinstance(value[0], TensorMeta)]
 
 
+OVERWRITING = ("aten._foreach_copy_", "aten._foreach_zero_")  # lists that are written only
+
+
 def foreach(op: Op) -> Work:
     """A point-wise op over lists: all bytes, and launches by the multi-tensor rule; out of place the results
     are one list more. A norm's partial results take one launch more."""
@@ -311,7 +314,8 @@ def foreach(op: Op) -> Work:
     if "norm" in op.name or ".max" in op.name:
         launches += -(-len(lists[0]) // 110)
     flop = sum(t.numel for t in lists[0])
-    return vector_work(op, "optimizer", flop=flop, kernels=launches)
+    read = traffic(op, overwrites=op.name.startswith(OVERWRITING))[0]
+    return vector_work(op, "optimizer", flop=flop, kernels=launches, bytes_read=read)
 
 
 @work_of(*_aten("_amp_foreach_non_finite_check_and_unscale_", "_amp_foreach_non_finite_check_and_unscale"))

@@ -242,7 +242,8 @@ class Regions:
 
     def before(self) -> None:
         if self.in_backward and not self.depth:
-            self._open(self._region_of_node())
+            # What a checkpoint computes again, which is with gradients, is not of the node that asks for it.
+            self._open(0 if torch.is_grad_enabled() else self._region_of_node())
 
     def _region_of_node(self) -> int:
         node = torch._C._current_autograd_node()

@@ -152,6 +152,13 @@ def test_foreach_counts_all_bytes():
     assert (task.bytes_read, task.bytes_written, task.kernels) == (592000, 592000, 2)
 
 
+def test_foreach_copy_reads_only_what_it_copies():
+    # 2 x 1000 elements: 4 bytes read and 2 written of each.
+    targets, sources = ((t(1000, dtype=kind),) * 2 for kind in ("bfloat16", "float32"))
+    task = work(op("aten._foreach_copy_.default", targets, sources, mutates=range(2)))
+    assert (task.bytes_read, task.bytes_written) == (8000, 4000)
+
+
 def test_layer_norm_backward_passes_twice_over_its_inputs():
     x, w, s = t(64, 768), t(768), t(64, 1, dtype="float32")
     call = op("aten.native_layer_norm_backward.default", x, x, (768,), s, s, w, w, (True, True, True), out=(x, w, w))

@@ -32,6 +32,16 @@ for _ in range(2):
     checkpoint(second, x, use_reentrant=True).sum().backward()
 """
 
+AGAIN = """
+import torch
+from torch.utils.checkpoint import checkpoint
+
+act = torch.compile(lambda x: torch.nn.functional.gelu(x * 2))
+norm = torch.nn.LayerNorm(64, device="cuda")
+x = torch.rand(8, 64, device="cuda", requires_grad=True)
+checkpoint(lambda x: act(norm(x)), x, use_reentrant=False).sum().backward()
+"""
+
 ALONE = """
 import torch
 import torch.distributed as dist
@@ -64,6 +74,19 @@ def test_what_was_compiled_stays_so_after_a_checkpoint_inside_of_the_backward(tm
             found.append(region)
     assert len(found) == 2
     assert all(found)
+
+
+def test_what_a_checkpoint_computes_again_is_compiled_where_it_was(tmp_path: Path) -> None:
+    program = recorded(tmp_path, AGAIN)
+    region, found = 0, []
+    for kind, payload in zip(program.kinds.tolist(), program.payloads.tolist(), strict=True):
+        region = payload if kind == Kind.COMPILED else region
+        if kind == Kind.OP and any(name in program.ops[payload].name for name in ("layer_norm", "gelu")):
+            found.append((program.ops[payload].name.split(".")[1], region > 0))
+    # The norm is not compiled, forward, again and backward; what comes after it is (and not computed again but for what
+    # its backward needs).
+    norm, act = ("native_layer_norm", False), ("gelu", True)
+    assert found == [norm, act, norm, ("gelu_backward", True), ("native_layer_norm_backward", False)]
 
 
 def test_in_a_group_of_one_nothing_is_copied_in_place(tmp_path: Path) -> None:

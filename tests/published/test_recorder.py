@@ -46,13 +46,42 @@ def test_recomputing_takes_a_forward_more_and_needs_less_memory(recorder):
     {"tp": 2, "sequence_parallel": True, "pp": 2, "vp": 2, "layers": 4, "micro_batches": 2, "sharding": "optimizer"},
     {"sharding": "fsdp", "layers": 2, "recompute": "ops"},
     {"ep": 4, "experts": 8, "chosen": 2, "expert_ffn": 1024, "cp": 2, "layers": 1},
-], ids=["tensor and pipeline", "FSDP", "experts and context"])  # fmt: skip
+    {"ep": 2, "tp": 2, "sequence_parallel": True, "expert_tp": True, "experts": 4, "expert_ffn": 1024, "layers": 1},
+    {"tp": 2, "sequence_parallel": True, "sharding": "fsdp", "separate": True, "norm": "rms_ops", "position": "rope_complex",
+     "recompute": "ops", "layers": 2},
+], ids=["tensor and pipeline", "FSDP", "experts and context", "split experts", "as Llama's own code"])  # fmt: skip
 def test_each_way_to_split_runs(recorder, options):
     found = recorder.program(Job(argv_of({**SHAPE, **options}), 4))
     assert sum(len(rank.members) for rank in found.ranks) == 4
     names = {rank.ops[index].name for rank in found.ranks for index in rank.payloads[rank.kinds == Kind.OP]}
     assert any(name.startswith("c10d.") for name in names)
     assert priced(found, load_chip("nvidia-h100-sxm")).time_s > 0
+
+
+def test_split_experts_gather_their_tokens(recorder):
+    shape = {"ep": 2, "tp": 2, "sequence_parallel": True, "experts": 4, "expert_ffn": 4096, "layers": 1}
+    alone, split = (recorder.program(Job(argv_of({**SHAPE, **shape, "expert_tp": on}), 4)) for on in (False, True))
+    # each rank multiplies twice the tokens by half of an expert: as many FLOP; the tokens are gathered and summed besides
+    widths = [{op.args[1].shape[-1] for op in one.ops if op.name == "aten.mm.default"} for one in (alone, split)]
+    assert 2 * 4096 in widths[0]
+    assert 2 * 4096 not in widths[1]
+    gathers = [sum(op.name == "c10d._allgather_base_.default" for op in one.ops) for one in (alone, split)]
+    assert gathers[1] > gathers[0]
+
+
+def test_products_of_one_input_are_gathered_for_once(recorder):
+    shape = {"tp": 2, "sequence_parallel": True, "layers": 1}
+    joined, apart = (recorder.program(Job(argv_of({**SHAPE, **shape, "separate": on}), 2)) for on in (False, True))
+    calls = [
+        sum(one.ops[index].name.startswith("c10d._allgather") for index in one.payloads[one.kinds == Kind.OP])
+        for one in (joined, apart)
+    ]
+    products = [
+        sum(one.ops[index].name == "aten.mm.default" for index in one.payloads[one.kinds == Kind.OP])
+        for one in (joined, apart)
+    ]
+    assert calls[1] <= calls[0]
+    assert products[1] > products[0]
 
 
 def test_attention_is_the_one_that_was_asked_for(recorder):

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TARGETS := --on h100 --on mi300x --on tpu-v5p --on ascend-910b
 
-.PHONY: help install install-dev demo test check fix bench size docs lock torch-matrix real-programs truth clean
+.PHONY: help install install-dev demo test check fix bench size docs lock torch-matrix real-programs megatron truth clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,10 @@ accuracy: install ## forecast every published run (hours when cold, resumes), wr
 
 accuracy-ci: install ## a few published runs against stored bounds, in minutes
 	$(BIN)/python -m accuracy $(ROWS) --bounds accuracy/bounds.csv
+
+megatron: install-dev ## add megatron-core, the program of Megatron's published runs, and compare it with the reference transformer
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-megatron.txt
+	$(BIN)/python -m pytest -q tests/published/test_megatron.py
 
 docs: install ## write again what is generated: pages of chips, tables, the demo, the walkthrough
 	@$(BIN)/python tools/docs.py

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from anychip.standins.fused import fused
+from anychip.standins.te_products import FP8GlobalStateManager
 
 Tensor = torch.Tensor
 
@@ -89,6 +90,47 @@ def moe_sort_chunks_by_index(inp: Tensor, split_sizes: Tensor, sorted_index: Ten
 
 def moe_sort_chunks_by_index_with_probs(inp: Tensor, probs: Tensor, split_sizes: Tensor, sorted_index: Tensor) -> Any:
     return _sort_with_probs(inp, probs, split_sizes, sorted_index)
+
+
+ALIGNED = 16  # rows of each expert's product in FP8; 32 where blocks of 32 share a scale
+
+
+def _aligned(sizes: Any, to: int) -> list[int]:
+    return [-(-size // to) * to for size in sizes]
+
+
+@fused("transformer_engine.multi_padding", flop=_none, saves=())
+def _padded(x: Tensor, before: tuple[int, ...], after: tuple[int, ...]) -> Tensor:
+    """Chunks of `before` rows each -> of `after`: filled up with zeros, or cut."""
+    parts = [
+        torch.nn.functional.pad(part, (0, 0, 0, many - part.shape[0]))
+        for part, many in zip(x.split(before), after, strict=True)
+    ]
+    return torch.cat(parts)
+
+
+class Fp8Padding(torch.nn.Module):
+    """inp [tokens, hidden] and rows of each expert -> the same with every expert's rows filled up, for FP8 products."""
+
+    def __init__(self, num_gemms: int, align_size: int | None = None) -> None:
+        super().__init__()
+        self.num_gemms, self.align_size = num_gemms, align_size
+
+    def rows(self, m_splits: Any) -> list[int]:
+        recipe = FP8GlobalStateManager.get_fp8_recipe()
+        return _aligned(m_splits, self.align_size or (2 * ALIGNED if recipe.mxfp8() else ALIGNED))
+
+    def forward(self, inp: Tensor, m_splits: list[int]) -> tuple[Tensor, list[int]]:
+        wanted = self.rows(m_splits)
+        return (inp if wanted == list(m_splits) else _padded(inp, tuple(m_splits), tuple(wanted))), wanted
+
+
+class Fp8Unpadding(Fp8Padding):
+    """The way back."""
+
+    def forward(self, inp: Tensor, m_splits: list[int]) -> Tensor:  # type: ignore[override]
+        had = self.rows(m_splits)
+        return inp if had == list(m_splits) else _padded(inp, tuple(had), tuple(m_splits))
 
 
 PERMUTATION: dict[str, Any] = {

@@ -15,7 +15,7 @@ from anychip.standins import te_parallel
 from anychip.standins.amp_c import applier, multi_tensor_l2norm, multi_tensor_scale
 from anychip.standins.optimizers import FusedAdam, FusedSGD
 from anychip.standins.te_attention import DotProductAttention
-from anychip.standins.te_permute import PERMUTATION
+from anychip.standins.te_permute import PERMUTATION, Fp8Padding, Fp8Unpadding
 from anychip.standins.te_products import (
     WHOLE,
     FP8GlobalStateManager,
@@ -323,7 +323,8 @@ MODULES: dict[str, dict[str, Any]] = {
     "transformer_engine.common.recipe": {**COMMON, **RECIPES},
     "transformer_engine.pytorch": {
         **_LAYERS, **_CONTEXTS, "checkpoint": te_parallel.checkpoint,
-        "CudaRNGStatesTracker": te_parallel.CudaRNGStatesTracker, **PERMUTATION,
+        "CudaRNGStatesTracker": te_parallel.CudaRNGStatesTracker, "Fp8Padding": Fp8Padding,
+        "Fp8Unpadding": Fp8Unpadding, **PERMUTATION,
     },
     "transformer_engine.pytorch.fp8": {
         **_CONTEXTS, "check_fp8_support": check_fp8_support, "FP8GlobalStateManager": FP8GlobalStateManager,
@@ -351,7 +352,7 @@ UNCOVERED: dict[str, tuple[str, ...]] = {
     "transformer_engine": ("jax",),
     "transformer_engine.pytorch": ("make_graphed_callables", "initialize_ub",
                                    "get_cpu_offload_context", "cpu_offload", "cross_entropy", "graph",
-                                   "InferenceParams", "cpp_extensions", "utils", "Fp8Padding", "Fp8Unpadding"),
+                                   "InferenceParams", "cpp_extensions", "utils"),
     "transformer_engine.pytorch.optimizers": ("multi_tensor_scale_tensor", "multi_tensor_adam"),
     "transformer_engine.pytorch.ops": ("BasicLinear", "Bias", "LayerNorm", "RMSNorm", "AllReduce", "ReduceScatter"),
     "transformer_engine.pytorch.tensor": ("mxfp8_tensor", "nvfp4_tensor", "utils", "float8_blockwise_tensor"),

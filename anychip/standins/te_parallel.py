@@ -112,14 +112,16 @@ class _Product(torch.autograd.Function):
         return input_grad, weight_grad, bias_grad, None, None, None
 
 
-SCATTERED = 4  # pieces of a product that is scattered meanwhile: `num_splits` of the real one's "pipeline"
+# Pieces of a product that runs beside its communication: `num_splits` of the real one's "pipeline". Its ring of gathers has
+# a piece for each rank, whose products share the chip on several streams: as whole as these.
+PIECES = 4
 
 
 def gather_multiplied(x: Tensor, split: Split, width: int, dtype: torch.dtype,
                       multiply: Any) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(product of the gathered x [rows, width], the gathered x). With user buffers (`ahead`) by pieces, as many as there
-    are ranks: one is multiplied while the next travels; rows then stand by piece and rank."""
-    count = split.size if split.ahead and x.shape[0] % split.size == 0 else 1
+    """(product of the gathered x [rows, width], the gathered x). With user buffers (`ahead`) by pieces: one is multiplied
+    while the next travels; rows then stand by piece and rank."""
+    count = PIECES if split.ahead and x.shape[0] % PIECES == 0 else 1
     if count == 1:
         whole = gather(x, split.group)[0]
         return multiply(whole), whole
@@ -138,7 +140,7 @@ def gather_multiplied(x: Tensor, split: Split, width: int, dtype: torch.dtype,
 
 def multiplied_scatter(x: Tensor, split: Split, width: int, dtype: torch.dtype, multiply: Any) -> Tensor:
     """The rank's part of the sum of products; with user buffers (`behind`) a piece is scattered while the next is made."""
-    count = SCATTERED if split.behind and x.shape[0] % (SCATTERED * split.size) == 0 else 1
+    count = PIECES if split.behind and x.shape[0] % (PIECES * split.size) == 0 else 1
     if count == 1:
         return scatter(multiply(x), split.group)[0]
     whole = x.new_empty((x.shape[0], width), dtype=dtype)

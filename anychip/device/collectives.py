@@ -22,7 +22,7 @@ from anychip.device.groups import Groups
 from anychip.device.kernels import canonical, flat_tensors
 from anychip.device.mailbox import Deadlock
 from anychip.device.runtime import Runtime
-from anychip.drivers.values import SMALL
+from anychip.drivers.values import KEPT, SMALL
 from anychip.record import Kind, Op, word
 from anychip.record.recorder import user_place
 
@@ -222,7 +222,9 @@ class Collectives:
         found = []
         for number, output in enumerate(call.outputs):
             source = call.inputs[number // size if spread else min(number, len(call.inputs) - 1)]
-            small = output.numel() <= SMALL and source.numel() <= SMALL * size
+            # Of whole numbers as many as are kept: how many tokens each rank has for each of hundreds of experts.
+            most = SMALL if output.dtype.is_floating_point or output.dtype.is_complex else KEPT
+            small = output.numel() <= most and source.numel() <= SMALL * size
             value = self._value(source) if small or output.device.type == "cpu" else None
             if value is None:
                 if call.inputs is not call.outputs:

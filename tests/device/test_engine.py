@@ -53,6 +53,17 @@ dist.reduce_scatter_tensor(buffer, buffer, group=group)
 dist.reduce_scatter_tensor(torch.empty(64, device="cuda"), buffer, group=group)
 """
 
+COUNTS = """
+import torch
+import torch.distributed as dist
+
+dist.init_process_group("nccl")
+counts = torch.bincount(torch.randint(0, 128, (4096,), device="cuda"), minlength=128)
+known = torch.empty(8 * 128, dtype=counts.dtype, device="cuda")
+dist.all_gather_into_tensor(known, counts)
+assert known.view(8, 128)[:, 16:32].sum(0).tolist() == [8 * 32] * 16
+"""
+
 
 def recorded(folder: Path, text: str, world_size: int = 1) -> Program:
     (folder / "train.py").write_text(text, encoding="utf-8")
@@ -94,3 +105,7 @@ def test_in_a_group_of_one_nothing_is_copied_in_place(tmp_path: Path) -> None:
     copies = [op for op in program.ops if op.name.startswith("aten.copy_")]
     words = program.payloads[program.kinds == Kind.OP].tolist()
     assert sum(program.ops[payload] in copies for payload in words) == 1
+
+
+def test_gathered_counts_of_many_experts_are_known(tmp_path: Path) -> None:
+    recorded(tmp_path, COUNTS, world_size=8)  # 4096 tokens over 128 experts are 32 a rank, of eight ranks

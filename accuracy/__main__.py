@@ -21,7 +21,7 @@ from accuracy.plan import Plan, Unable, plan
 from accuracy.plot import scatter
 from accuracy.recorder import Recorder, cache_folder
 from accuracy.rows import BadRows, Run, read, where
-from accuracy.runner import forecast, jobs_of
+from accuracy.runner import forecast, is_priced, jobs_of
 from accuracy.score import GIB, Result, grouped, left_out
 from accuracy.truth_of_runs import step_time_s
 from accuracy.why import is_other
@@ -46,6 +46,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--page", metavar="OUT.md", help="write the table here, its plot beside it")
     parser.add_argument(
         "--known", action="store_true", help="only what is recorded already; the rest is listed as not yet recorded"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), metavar="N", help="price nothing new after so long; it is listed"
     )
     parser.add_argument("--list", action="store_true", help="only say what would be run")
     parser.add_argument(
@@ -73,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(described(result) for result in planned))
         return 0
     with Recorder(cache_folder(), args.jobs) as recorder:
-        results = forecasts(planned, recorder, args.known)
+        results = forecasts(planned, recorder, args.known, time.monotonic() + 60 * args.minutes)
     if args.json:
         write(Path(args.json), json.dumps(as_json(results), indent=1) + "\n")
     if args.page:
@@ -155,12 +158,12 @@ def planned_result(run: Run) -> Result:
         return Result(run, reason=f"its columns cannot be read: {type(error).__name__}: {error}"[:200], fitted=fitted)
 
 
-def forecasts(planned: list[Result], recorder: Recorder, known: bool) -> list[Result]:
+def forecasts(planned: list[Result], recorder: Recorder, known: bool, until: float) -> list[Result]:
     """Cheap ones first and every source and chip in turn, so that what was stopped has much; in the given order."""
     found = list(planned)
     begun = time.monotonic()
     for number, index in enumerate(in_turn(planned)):
-        found[index] = with_forecast(planned[index], recorder, known)
+        found[index] = with_forecast(planned[index], recorder, known, until)
         if sys.stderr.isatty() or number % 20 == 0:
             done = f"{number + 1}/{len(planned)}, {time.monotonic() - begun:.0f} s"
             print(f"accuracy: {done}", file=sys.stderr, flush=True)
@@ -187,11 +190,13 @@ def effort(found: Plan | None) -> float:
     return float(sum(stages * (15 + often * layers / stages * micro) for stages, layers, micro in sizes))
 
 
-def with_forecast(result: Result, recorder: Recorder, known: bool) -> Result:
+def with_forecast(result: Result, recorder: Recorder, known: bool, until: float = float("inf")) -> Result:
     if result.plan is None:
         return result
     if known and not all(recorder.path(job).exists() or recorder.failed(job) for _, job in jobs_of(result.plan)):
         return replace(result, reason="not yet recorded")
+    if time.monotonic() > until and not is_priced(recorder, result.plan):
+        return replace(result, reason="not reached in the time that the run had")
     try:
         priced = forecast(result.plan, recorder, keep=True)
     except Exception as error:  # a row that fails is listed with the reason, whatever it is
@@ -204,7 +209,7 @@ def with_forecast(result: Result, recorder: Recorder, known: bool) -> Result:
         return replace(result, reason=f"{type(error).__name__}: {said[-1][:200]}")
     smaller = recomputing(result.plan)
     if smaller and priced.peak_bytes > ROOM * load_chip(result.plan.chip).memory_bytes:
-        return with_forecast(replace(result, plan=smaller), recorder, known)
+        return with_forecast(replace(result, plan=smaller), recorder, known, until)
     return replace(result, forecast_s=priced.time_s, peak_bytes=priced.peak_bytes, breakdown_s=priced.breakdown_s)
 
 

@@ -65,8 +65,7 @@ def price_job(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Priced:
 
 def kept(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Priced:
     """As `price_job`, from the file of an earlier run if there is one."""
-    text = json.dumps([job.key, chip.id, plan.num_chips, plan.cluster, pricing_digest()])
-    path = recorder.folder / "prices" / f"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}.json"
+    path = price_path(recorder, job, chip, plan)
     if path.exists():
         time_s, peak_bytes, breakdown_s, ends = json.loads(path.read_text(encoding="utf-8"))
         return Priced(time_s, peak_bytes, breakdown_s, tuple(ends))
@@ -74,6 +73,16 @@ def kept(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Priced:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps([found.time_s, found.peak_bytes, found.breakdown_s, found.ends]), encoding="utf-8")
     return found
+
+
+def price_path(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Path:
+    text = json.dumps([job.key, chip.id, plan.num_chips, plan.cluster, pricing_digest()])
+    return recorder.folder / "prices" / f"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}.json"
+
+
+def is_priced(recorder: Recorder, plan: Plan) -> bool:
+    chip = load_chip(plan.chip)
+    return all(price_path(recorder, job, chip, plan).exists() for _, job in jobs_of(plan))
 
 
 @cache

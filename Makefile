@@ -52,14 +52,17 @@ size: install ## lines by package, and what changed against main
 
 ROWS := --rows accuracy/published/nvidia.csv --rows accuracy/published/other.csv
 
-accuracy: install ## forecast every published run (hours when cold, resumes), write docs/accuracy-runs.md
+accuracy: install $(VENV)/.installed-megatron ## forecast every published run (hours when cold, resumes), write docs/accuracy-runs.md
 	$(BIN)/python -m accuracy $(ROWS) --json accuracy/results.json --page docs/accuracy-runs.md
 
 accuracy-ci: install ## a few published runs against stored bounds, in minutes
 	$(BIN)/python -m accuracy $(ROWS) --bounds accuracy/bounds.csv
 
-megatron: install-dev ## add megatron-core, the program of Megatron's published runs, and compare it with the reference transformer
+$(VENV)/.installed-megatron: requirements-megatron.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-megatron.txt
+	@touch $@
+
+megatron: install-dev $(VENV)/.installed-megatron ## add megatron-core, the program of Megatron's published runs, and compare it with the reference transformer
 	$(BIN)/python -m pytest -q tests/published/test_megatron.py
 
 docs: install ## write again what is generated: pages of chips, tables, the demo, the walkthrough

@@ -91,9 +91,11 @@ def test_a_file_outside_of_the_tree(write: Write) -> None:
     assert (bandwidth.kind, bandwidth.date) == ("derived", "2026-02")
 
 
-@pytest.mark.parametrize(("chip", "expected"), [("nvidia-h100-sxm", "C"), ("groq-lpu-v1", "D")])
+@pytest.mark.parametrize(
+    ("chip", "expected"), [("nvidia-h100-sxm", "A"), ("google-tpu-v6e", "B"), ("amd-mi355x", "C"), ("groq-lpu-v1", "D")]
+)
 def test_grades(chip: str, expected: str) -> None:
-    """Rates of the chip's own: C. Its specification alone: D. No whole run has been validated yet, so no A or B."""
+    """Whole runs of several sources: A; of one: B. Rates of the chip's own: C. Its specification alone: D."""
     assert load_chip(chip).grade == expected
 
 

@@ -41,30 +41,53 @@ class Leaf:
 
 
 @dataclass(eq=False)
-class Backward:
-    """What backwards under one setting do: `known` after two alike in one step, `last` the latest that ran, in `step`."""
+class Latest:
+    """What happens again and again. last: the latest that ran, in `step`; known: what is written for it, after two alike in
+    one step; first: the first of that step; same: it was as the one of the step before, so what follows will be too."""
 
     last: Chunk | None = None
     known: Chunk | None = None
     step: int = -1
+    first: Chunk | None = None
+    same: bool = False
+
+    @property
+    def sure(self) -> bool:
+        return self.known is not None and (self.same or self.known.like(self.last))
+
+    def learn(self, chunk: Chunk, step: int) -> bool:
+        """The latest; whether it is known from now on."""
+        alike = chunk.like(self.last)
+        if self.step != step:
+            self.same, self.first = chunk.like(self.first), chunk
+            alike = False
+        elif alike:
+            self.known = chunk
+        else:
+            self.same = self.same and chunk.like(self.known)
+        self.last, self.step = chunk, step
+        return alike
+
+
+@dataclass(eq=False)
+class Backward(Latest):
+    """Backwards under one setting. grads: how each gradient of an input is made."""
+
     grads: list[Leaf | None] = field(default_factory=list)
 
 
 @dataclass(eq=False)
-class History:
+class History(Latest):
     """Calls of one module with one kind of input under one setting."""
 
-    last: Chunk | None = None
-    known: Chunk | None = None
     spec: Any = None
     leaves: list[Any] = field(default_factory=list)
-    step: int = -1  # in which `last` was recorded
     ran: int = 0
     off: bool = False
     backwards: dict[Any, Backward] = field(default_factory=dict)
 
     def repeats(self, step: int) -> bool:
-        return not self.off and self.known is not None and self.step == step and self.known.like(self.last)
+        return not self.off and self.step == step and self.sure
 
 
 @dataclass(eq=False)
@@ -123,9 +146,9 @@ class Repeats:
         if not chunk.fit or any(one is None for one in recipe):
             history.off = True
             return
-        if history.step == self.step and chunk.like(history.last):
-            history.known, history.spec, history.leaves = chunk, spec, recipe
-        history.last, history.step, history.ran = chunk, self.step, history.ran + 1
+        if history.learn(chunk, self.step):
+            history.spec, history.leaves = spec, recipe
+        history.ran += 1
         self.holders[module] = holders(module)
         wanted = [weakref.ref(one) for one in given if isinstance(one, torch.Tensor) and one.requires_grad]
         call = Call(history, chunk, module, wanted)
@@ -212,7 +235,13 @@ class Repeats:
         pairs = [(one, grad) for one, grad in zip(kept, grads, strict=True) if grad is not None]
         backward: Any = torch.autograd.backward
         getattr(backward, "__wrapped__", backward)([one for one, _ in pairs], [grad for _, grad in pairs])
-        return [one.grad for one in wanted]
+        found = [one.grad for one in wanted]
+        call, self.current = self.current, replay
+        if isinstance(call, Call) and not call.history.off:
+            self._learn_backward(call)
+        for one in wanted:
+            one.grad = None  # or who gets it would have to copy it
+        return found
 
     def _watch(self, call: Call, made: list[torch.Tensor]) -> None:
         for node in {one.grad_fn for one in made if one.grad_fn is not None}:
@@ -263,14 +292,12 @@ class Repeats:
         seen = call.history.backwards.setdefault(call.setting, Backward())
         found = [self._made(one.grad, chunk) if one is not None and one.grad is not None else None
                  for one in (wanted() for wanted in call.inputs)]  # fmt: skip
-        if chunk.fit and None not in found:
-            if seen.step == self.step and chunk.like(seen.last):
-                seen.known, seen.grads = chunk, found
-                if call.history.known is not None and call.chunk.like(call.history.known):
-                    call.history.known.early = call.chunk.early
-            seen.last, seen.step = chunk, self.step
-        else:
-            seen.last = seen.known = None
+        if not chunk.fit or None in found:
+            call.history.backwards[call.setting] = Backward()
+        elif seen.learn(chunk, self.step):
+            seen.grads = found
+            if call.history.known is not None and call.chunk.like(call.history.known):
+                call.history.known.early = call.chunk.early
 
     def unfold(self, reason: str) -> NoReturn:
         """Nobody has seen what comes now: whoever started this process runs it again as it is."""
@@ -345,7 +372,7 @@ class Replay:
         if self.names is None or not repeats.depth or repeats.current is not None:
             repeats.unfold("a backward through several calls, or a second one through the same")
         seen = self.history.backwards.get(repeats.setting(self.module))
-        if seen is None or seen.known is None or not seen.known.like(seen.last):
+        if seen is None or seen.known is None or not seen.sure:
             return repeats.make_up(self, grads)
         repeats.current = self
         names, made = self._write(seen.known, self.names, [one for one in seen.grads if one is not None])

@@ -16,13 +16,12 @@ from anychip import __version__
 from anychip.device.job import Job, Rank
 from anychip.device.launch import TORCH_UNFIT
 from anychip.device.mailbox import Mailbox
-from anychip.device.stages import Stages, end_with_parent, moved, without
+from anychip.device.stages import Stages, end_with_parent, moved
 from anychip.errors import UnsupportedTorch
 from anychip.network import Fabric
 from anychip.spec import load_chip
 
 WRONG_USE = 2
-CUT_SHORT = 75  # the program ended before it had done its steps a second time: the rank runs by itself
 
 
 class Session:
@@ -37,7 +36,6 @@ class Session:
         self.hooks: Any = None
         self.saved = False
         self.rank: int | None = None  # of a job, once this process is one of its ranks
-        self.steps_before = 0  # those that this process did as another rank
 
     def install(self) -> None:
         from anychip.device.install import install
@@ -77,7 +75,7 @@ class Session:
         program = self.runtime.recorder.program({
             "argv": self.config["argv"], "module": self.config["module"], "chip": self.runtime.chip.id,
             "torch": torch.__version__, "anychip": __version__, "exit_code": exit_code,
-            "steps": self.hooks.steps.complete - self.steps_before, "folded": self.runtime.repeats.folded if self.runtime.repeats else 0, "calls": self.hooks.steps.done_calls,
+            "steps": self.hooks.steps.complete, "folded": self.runtime.repeats.folded if self.runtime.repeats else 0, "calls": self.hooks.steps.done_calls,
             "parameter_blocks": sorted(self.hooks.parameters),
             "parameter_modules": [list(pair) for pair in self.hooks.parameter_modules.items()], "wall_s": self.real_time() - self.began_s, **meta,
         })  # fmt: skip
@@ -87,7 +85,6 @@ class Session:
         program.groups = self.runtime.groups.table() if self.runtime.groups is not None else []
         stages = self.runtime.stages
         if stages is not None and stages.moved is not None:
-            without(program, stages.begin, stages.end)
             moved(program, *stages.moved)
         program.save(self.config["out"])
 
@@ -120,10 +117,7 @@ class Session:
             os.read(tokens[0], 1)
             self._become(rank, tokens)
             code = self.run()
-            if self.steps_before and not code:
-                code = CUT_SHORT
-            else:
-                self.save(code)
+            self.save(code)
             sys.stdout.flush()
             sys.stderr.flush()
         finally:
@@ -152,9 +146,7 @@ class Session:
             from anychip.device._torch import start_autograd_without_threads
 
             start_autograd_without_threads(self.runtime.native)
-            self.runtime.stages = Stages(
-                rank.stages, tokens, folder, self._here, lambda: self.steps.complete >= self.steps.steps, self._play
-            )
+            self.runtime.stages = Stages(rank.stages, tokens, folder, self._play)
         groups = self.runtime.groups
         groups.rank = rank.rank
         groups.mailbox = Mailbox(folder, rank.rank, rank.stands_in_for, tokens)
@@ -162,21 +154,13 @@ class Session:
         self.runtime.clock.join(fabric, groups)
 
     def _play(self, rank: int) -> None:
-        """This process, forked from one rank, is from here on another, which does the same (see `stages`)."""
+        """This process, forked in the midst of one rank, is from here on another, which does the same (see `stages`)."""
         self.pid = self.runtime.pid = os.getpid()
         self.rank = rank
-        self.steps_before = self.steps.complete
-        self.steps.steps += self.steps_before
         folder = Path(self.config["out"]).parent
         self.config["out"] = str(folder / f"rank-{rank}.anychip")
         self._log_to(folder / f"rank-{rank}.log")
         self.runtime.groups.mailbox.close()
-
-    def _here(self) -> int:
-        """The place on the tape, with everything written that has happened."""
-        self.runtime.tensors.drain()
-        self.runtime.streams.before()
-        return len(self.runtime.recorder.tape)
 
     def _log_to(self, path: Path) -> None:
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -1,10 +1,9 @@
-"""The middle stages of a pipeline from one of them: what it is when its steps have come to repeat themselves, they are.
+"""The middle stages of a pipeline from one of them: what it is before its first step, they are as well.
 
-In: the process of a pipeline's second stage, when its steps are done. It forks a process for each of the other middle
-stages, which takes that stage's place in the schedule and does as many steps again: the order of its micro-batches is its
-own, and so is what it does to memory; what a micro-batch does is known by then and is not run (`repeats`). The steps before
-are cut out of what it leaves, and peers and groups moved along. Whether the stages are alike is for the `job` to find out;
-schedules of several stages a rank, and pipelines that programs write themselves, are not taken part in.
+In: the process of a pipeline's second stage, when its first step has been prepared. It forks a process for each of the
+other middle stages, which takes that stage's place in the schedule and goes on: the order of its micro-batches is its own,
+and so is what it does to memory. Peers and groups are moved along in what it leaves. Whether the stages are alike is for the
+`job` to find out; schedules of several stages a rank, and pipelines that programs write themselves, are not taken part in.
 """
 
 import ctypes
@@ -17,10 +16,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from anychip.device.mailbox import POLL_S, SLEEP
-from anychip.record import Group, Kind, Op, Program
+from anychip.record import Group, Op, Program
 
 SCHEDULES = "torch.distributed.pipelining.schedules"
 
@@ -28,18 +25,15 @@ SCHEDULES = "torch.distributed.pipelining.schedules"
 class Stages:
     """Of a rank's process. ranks: of the pipeline, in order, of which this one is the second.
 
-    here() is the place on the tape; done() whether all steps are; play(rank) makes a forked process that rank, with its steps
-    before it; tokens: the pipe that holds a byte for each rank that may compute; folder: where recordings are left.
+    play(rank) makes a forked process that rank; tokens: the pipe that holds a byte for each rank that may compute; folder:
+    where recordings are left.
     """
 
     def __init__(
-        self, ranks: tuple[int, ...], tokens: tuple[int, int], folder: Path,
-        here: Callable[[], int], done: Callable[[], bool], play: Callable[[int], None],
-    ) -> None:  # fmt: skip
-        self.ranks, self.tokens, self.folder = ranks, tokens, folder
-        self.here, self.done, self.play = here, done, play
+        self, ranks: tuple[int, ...], tokens: tuple[int, int], folder: Path, play: Callable[[int], None]
+    ) -> None:
+        self.ranks, self.tokens, self.folder, self.play = ranks, tokens, folder, play
         self.moved: tuple[int, int] | None = None  # of a process that took another's place: which rank's, and whose
-        self.begin = self.end = 0  # of the steps that were this rank's: places on the tape
 
     def install(self) -> None:
         """Watch the schedules of pipelines, where the program has imported them."""
@@ -47,28 +41,21 @@ class Stages:
         if schedules is None:
             return
         single = schedules.PipelineScheduleSingle
-        initialize, step = single._initialize_stage, single.step
+        original = single._initialize_stage
 
-        @wraps(initialize)
-        def initialized(schedule: Any, *args: Any, **kwargs: Any) -> Any:
-            result = initialize(schedule, *args, **kwargs)
-            self.begin = self.begin or self.here()  # (some versions of torch call it in every step)
+        @wraps(original)
+        def initialize(schedule: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(schedule, *args, **kwargs)
+            self._branch(schedule._stage)
             return result
 
-        @wraps(step)
-        def stepped(schedule: Any, *args: Any, **kwargs: Any) -> Any:
-            if self.ranks and self.done():
-                self._branch(schedule._stage)
-            return step(schedule, *args, **kwargs)
-
-        single._initialize_stage, single.step = initialized, stepped
+        single._initialize_stage = initialize
 
     def _branch(self, stage: Any) -> None:
-        """When the steps are done: start the others, and let them go first."""
+        """Before the first step: start the others, and let them go first."""
         ranks, self.ranks = self.ranks, ()
-        if stage.stage_index != 1 or stage.num_stages != len(ranks):
+        if not ranks or stage.stage_index != 1 or stage.num_stages != len(ranks):
             return
-        self.end = self.here()
         sys.stdout.flush()
         sys.stderr.flush()
         started: dict[int, int] = {}
@@ -100,27 +87,6 @@ def end_with_parent() -> None:
     """Ask Linux to kill this process when the one that started it is gone, however that ended."""
     pr_set_pdeathsig = 1  # linux/prctl.h
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-def without(program: Program, begin: int, end: int) -> None:
-    """Cut the words begin..end (end excluded) out of a recording: what is left of them is blocks that they leave or free,
-    events that are waited for later, and the stream that they leave."""
-    kinds, payloads = program.kinds[begin:end], program.payloads[begin:end]
-    keep = np.zeros(kinds.size, bool)
-    blocks = np.flatnonzero((kinds == Kind.ALLOC) | (kinds == Kind.FREE))
-    # What a block's first word frees was there before, what its last one allocates stays.
-    first = np.unique(payloads[blocks], return_index=True)[1]
-    last = blocks.size - 1 - np.unique(payloads[blocks][::-1], return_index=True)[1]
-    keep[blocks[first]] = kinds[blocks[first]] == Kind.FREE
-    keep[blocks[last]] |= kinds[blocks[last]] == Kind.ALLOC
-    later = np.isin(program.kinds[end:], (Kind.WAIT, Kind.SYNC_EVENT))
-    records = np.flatnonzero((kinds == Kind.RECORD) & np.isin(payloads, program.payloads[end:][later]))
-    records = records[records.size - 1 - np.unique(payloads[records][::-1], return_index=True)[1]]
-    streams = np.flatnonzero(kinds == Kind.STREAM)
-    on = np.searchsorted(streams, records)
-    keep[records] = keep[streams[on[on > 0] - 1]] = keep[streams[-1:]] = True
-    tape = program.tape
-    program.tape = np.concatenate([tape[:begin], tape[begin:end][keep], tape[end:]])
 
 
 def moved(program: Program, here: int, there: int) -> None:

@@ -18,7 +18,7 @@ model = nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 1024)).cuda()
 stage = PipelineStage(model, rank, stages, torch.device("cuda"), group=mesh.get_group("pp"))
 schedule = Schedule1F1B(stage, n_microbatches=microbatches, loss_fn=lambda out, target: ((out - target) ** 2).mean())
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-for _ in range(5):
+for _ in range(3):
     x, target = (torch.randn(8 * microbatches, 1024, device="cuda") for _ in range(2))
     schedule.step(*((x,) if rank == 0 else ()), **({"target": target} if rank == stages - 1 else {}))
     for parameter in model.parameters():

@@ -193,14 +193,18 @@ class Engine:
     schedules do; those that `torch.autograd.backward` and `grad` start pass as they are."""
 
     def __init__(self, engine: Any, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        self.engine, self.started = engine, around(engine.run_backward)
+        self.engine, self.started = engine, around(self.run)
         self.own = getattr(torch.autograd.graph._engine_run_backward, "__code__", None)
         if self.own is None:
             raise UnsupportedTorch("torch.autograd.graph._engine_run_backward is no Python function in this torch")
 
     def run_backward(self, *args: Any, **kwargs: Any) -> Any:
-        run = self.engine.run_backward if sys._getframe(1).f_code is self.own else self.started
+        run = self.run if sys._getframe(1).f_code is self.own else self.started
         return run(*args, **kwargs)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The one Python frame below what C++ calls in a backward (see `called_by_autograd`)."""
+        return self.engine.run_backward(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch._C._distributed_c10d import Work
 
+from anychip.device._torch import Engine
 from anychip.device._torch_host import implement
 from anychip.device.groups import Groups
 from anychip.device.kernels import canonical, flat_tensors
@@ -356,4 +357,4 @@ def called_by_autograd() -> bool:
         if frame.f_back is None:
             return False
         frame = frame.f_back
-    return frame.f_code.co_name == "_engine_run_backward"
+    return frame.f_code is Engine.run.__code__

@@ -21,7 +21,7 @@ from accuracy.plan import Plan, Unable, plan
 from accuracy.plot import scatter
 from accuracy.recorder import Recorder, cache_folder
 from accuracy.rows import BadRows, Run, read, where
-from accuracy.runner import forecast, is_priced, jobs_of
+from accuracy.runner import forecast, is_priced, jobs_of, write
 from accuracy.score import GIB, Result, grouped, left_out
 from accuracy.truth_of_runs import step_time_s
 from accuracy.why import is_other
@@ -205,7 +205,7 @@ def with_forecast(result: Result, recorder: Recorder, known: bool, until: float 
             other = replace(
                 result.plan, program=Plan.program, instead=f"{result.plan.program} failed: {said[-1][:120]}"
             )
-            return with_forecast(replace(result, plan=other), recorder, known)
+            return with_forecast(replace(result, plan=other), recorder, known, until)
         return replace(result, reason=f"{type(error).__name__}: {said[-1][:200]}")
     smaller = recomputing(result.plan)
     if smaller and priced.peak_bytes > ROOM * load_chip(result.plan.chip).memory_bytes:
@@ -268,12 +268,6 @@ def lines(result: Result) -> list[dict[str, Any]]:
         entries.append({**shared, "metric": "memory_gib", "measured": memory, "forecast": forecast_gib,
                         "error": result.memory_error})  # fmt: skip
     return entries
-
-
-def write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def write_page(path: Path, results: list[Result], args: argparse.Namespace) -> None:

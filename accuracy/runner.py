@@ -71,8 +71,15 @@ def kept(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Priced:
         return Priced(time_s, peak_bytes, breakdown_s, tuple(ends))
     found = price_job(recorder, job, chip, plan)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps([found.time_s, found.peak_bytes, found.breakdown_s, found.ends]), encoding="utf-8")
+    write(path, json.dumps([found.time_s, found.peak_bytes, found.breakdown_s, found.ends]))
     return found
+
+
+def write(path: Path, text: str) -> None:
+    """Whole, or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def price_path(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Path:

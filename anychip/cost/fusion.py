@@ -38,6 +38,7 @@ def _table(kinds: tuple[Kind, ...]) -> npt.NDArray[np.bool_]:
 
 
 IS_BLOCK, IS_EVENT = _table(OF_BLOCKS), _table(OF_EVENTS)
+FREE, OP = int(Kind.FREE), int(Kind.OP)  # plain ints: comparing with an enum's member costs ten times as much
 LOOK_BACK = 64  # groups that a node may still join: keeps a long region from taking quadratic time
 
 
@@ -63,7 +64,7 @@ def fuse(program: Program) -> Program:
         return program
     ops, tape, at = list(program.ops), [], 0
     stops = np.flatnonzero((kinds == Kind.COMPILED) & (program.payloads == 0))
-    known: dict[object, Fused] = {}
+    known: dict[object, tuple[Words, Mapping[int, Instead]]] = {}
     lives = Lives(program)
     for start in starts.tolist():
         if start < at:
@@ -74,10 +75,12 @@ def fuse(program: Program) -> Program:
         beyond = lives.beyond(region.blocks, start, stop)
         key = region.key, beyond.key
         if key not in known:
-            known[key] = fuse_region(region.words.tolist(), ops, region.sizes, beyond)
-            ops[len(ops) :] = known[key].ops[len(ops) :]
-        lives.remember(region.blocks, stop, known[key].again)
-        tape += [program.tape[at : start + 1], region.named(np.asarray(known[key].words, np.int64))]
+            fused = fuse_region(region.words.tolist(), ops, region.sizes, beyond)
+            ops[len(ops) :] = fused.ops[len(ops) :]
+            known[key] = np.asarray(fused.words, np.int64), fused.again
+        words, again = known[key]
+        lives.remember(region.blocks, stop, again)
+        tape += [program.tape[at : start + 1], region.named(words)]
         at = stop
     tape.append(program.tape[at:])
     return replace(program, tape=np.concatenate(tape), ops=ops)
@@ -175,9 +178,6 @@ class Lives:
     def remember(self, blocks: list[int], stop: int, again: Mapping[int, Instead]) -> None:
         for place, what in again.items():
             self.again[blocks[place]] = Instead(blocks[what.block], what.size), stop
-
-
-FREE, OP = int(Kind.FREE), int(Kind.OP)
 
 
 class Region:

@@ -131,9 +131,8 @@ class Session:
         os.environ.update(environment(rank.rank, self.config["world_size"], per_node))
         import torch
 
-        torch.set_num_threads(
-            1
-        )  # OMP_NUM_THREADS, for a process that has torch already; and none that a fork would lose
+        # What OMP_NUM_THREADS says, for a process that has torch already; and threads that a fork would lose.
+        torch.set_num_threads(1)
         kind = "rank" if rank.stands_in_for is None else "sample"
         self.config["out"] = str(folder / f"{kind}-{rank.rank}.anychip")
         if rank.stands_in_for is not None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from anychip.device.launch import UNFOLD
-from anychip.device.mailbox import LIBRARIES
+from anychip.device.mailbox import LIBRARIES, appear
 from anychip.device.middle import LEAST, Middle
 from anychip.device.ranks import MOST, alike, classes, stream, wanted
 from anychip.record import Program
@@ -220,8 +220,7 @@ class Job:
         """Tell a rank that waits that what it waits for never comes."""
         note = self.folder / f"stop-{rank}"
         if not note.exists():
-            note.with_name(f".{note.name}").write_text(text, encoding="utf-8")
-            os.replace(note.with_name(f".{note.name}"), note)
+            appear(note, text.encode())
 
     def _stop_all(self, text: str) -> None:
         for rank in self.running.values():

@@ -21,6 +21,13 @@ LIBRARIES = "libraries.json"
 SLEEP = time.sleep  # the real one, taken before the program's clocks are replaced
 
 
+def appear(path: Path, data: bytes) -> None:
+    """Write a file of a job's folder: who waits for it sees all of it or nothing."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+
+
 class Deadlock(AnychipError):
     """Ranks wait for one another in a circle, or for one that has ended."""
 
@@ -80,9 +87,7 @@ class Mailbox:
     def _put(self, path: Path, value: Any) -> None:
         if self.shift or self.closed:
             return
-        partial = path.with_name(f".{path.name}.{self.rank}")
-        partial.write_bytes(pickle.dumps(value))
-        os.replace(partial, path)
+        appear(path, pickle.dumps(value))
 
     def _take(self, path: Path, peer: int, ranks: tuple[int, ...], what: str, place: Place) -> Any:
         if self.closed:
@@ -96,8 +101,7 @@ class Mailbox:
         self._tell_libraries()
         note, stop = self.folder / f"waiting-{self.rank}", self.folder / f"stop-{self.rank}"
         text = f"rank {self.rank} waits in {what} for rank {peer} ({place.file}:{place.line})"
-        (self.folder / f".{note.name}").write_text(json.dumps([peer, ranks, text, path.name]), encoding="utf-8")
-        os.replace(self.folder / f".{note.name}", note)
+        appear(note, json.dumps([peer, ranks, text, path.name]).encode())
         os.write(self.tokens[1], b"t")
         try:
             while not path.exists():
@@ -113,8 +117,7 @@ class Mailbox:
         note = self.folder / LIBRARIES
         if not note.exists():
             names = [name for name, module in list(sys.modules.items()) if installed(getattr(module, "__file__", None))]
-            (self.folder / f".{LIBRARIES}.{self.rank}").write_text(json.dumps(names), encoding="utf-8")
-            os.replace(self.folder / f".{LIBRARIES}.{self.rank}", note)
+            appear(note, json.dumps(names).encode())
 
 
 def installed(file: str | None) -> bool:

@@ -4,10 +4,11 @@ Letters that stages which do not run would have written are lent from a like pai
 what the stage that ran has written in its own place. Imports no torch.
 """
 
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from anychip.device.mailbox import appear
 
 ADDRESS = re.compile(rb"\d{9,}")  # by which torch names the storage of a tensor that is pickled
 LEAST = 6  # stages, from which on it saves anything
@@ -46,9 +47,7 @@ class Middle:
             known = self._letter(place, step, number)
             if known is not None and self.ranks[place] != sender:
                 self.lent[letter] = known
-                partial = self.folder / f".{letter}.lent"
-                partial.write_bytes(known)
-                os.replace(partial, self.folder / letter)  # who waits for it must not see half of it
+                appear(self.folder / letter, known)
                 return True
         return False
 

@@ -6,6 +6,7 @@ travel meanwhile. In the backward they go around once more, and their gradients 
 """
 
 import os
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -105,6 +106,18 @@ def _shift(x: Tensor, group: Any) -> tuple[Tensor, list[Any]]:
     return out, dist.batch_isend_irecv([sent, dist.P2POp(dist.irecv, out, ranks[at - 1], group=group)])
 
 
+def _turns(both: Tensor, group: Any) -> Iterator[tuple[int, Tensor]]:
+    """(turn of the ring, what the rank has in it): its own first; what comes next travels meanwhile."""
+    ranks, works = dist.get_world_size(group), list[Any]()
+    for number in range(ranks):
+        for work in works:
+            work.wait()
+        own = both
+        if number < ranks - 1:
+            both, works = _shift(own, group)
+        yield number, own
+
+
 def _seen(both: Tensor, heads: int, number: int, causal: bool) -> tuple[Tensor, Tensor]:
     """Keys and values [B, H, S, D] that a rank looks at in this turn of the ring."""
     k, v = both.split((heads, both.shape[1] - heads), 1)
@@ -125,15 +138,9 @@ class _Ring(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, group: Any, causal: bool, scale: float | None) -> Tensor:
-        kind, ranks = backend(), dist.get_world_size(group)
-        both, works = torch.cat((k, v), 1), list[Any]()
-        done: list[Attended] = []
+        kind, done = backend(), list[Attended]()
         out = total = None
-        for number in range(ranks):
-            for work in works:
-                work.wait()
-            own = both
-            both, works = _shift(own, group) if number < ranks - 1 else (own, [])
+        for number, own in _turns(torch.cat((k, v), 1), group):
             done.append(_attend(q, *_seen(own, k.shape[1], number, causal), kind, causal and number == 0, scale))
             part, sums = done[-1][0], done[-1][1].view(q.shape[:3])
             out, total = (part, sums) if out is None else _merge(out, total, part, sums)
@@ -144,14 +151,9 @@ class _Ring(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (q, k, v), (kind, group, done, causal, scale) = ctx.saved_tensors, ctx.how
-        ranks, heads = dist.get_world_size(group), k.shape[1]
-        both, works, sent = torch.cat((k, v), 1), list[Any](), list[Any]()
+        heads, sent = k.shape[1], list[Any]()
         total = grad_q = None
-        for number in range(ranks):
-            for work in works:
-                work.wait()
-            own = both
-            both, works = _shift(own, group) if number < ranks - 1 else (own, [])
+        for number, own in _turns(torch.cat((k, v), 1), group):
             keys = _seen(own, heads, number, causal)
             part_q, *parts = _attend_back(grad, q, *keys, done[number], kind, causal and number == 0, scale)
             for work in sent:

@@ -131,8 +131,10 @@ class Session:
         os.environ.update(environment(rank.rank, self.config["world_size"], per_node))
         import torch
 
-        # What OMP_NUM_THREADS says, for a process that has torch already; and threads that a fork would lose.
+        # What OMP_NUM_THREADS says, for a process that has torch already; and threads that a fork would lose. A child's
+        # first call makes torch's pool anew: here, since two of autograd's threads at once would find none and abort.
         torch.set_num_threads(1)
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
         kind = "rank" if rank.stands_in_for is None else "sample"
         self.config["out"] = str(folder / f"{kind}-{rank.rank}.anychip")
         if rank.stands_in_for is not None:

@@ -107,7 +107,10 @@ def likeness(
 ) -> Callable[[int, int], bool]:
     """Whether two ranks do the same, and exchange with ranks that do the same: one that receives from a rank that does
     otherwise has to be there for it."""
-    kind = {rank: next(one for one in sorted(programs) if alike(streams[rank], streams[one])) for rank in programs}
+    kind = {
+        rank: next(one for one in sorted(programs) if one == rank or alike(streams[rank], streams[one]))
+        for rank in programs
+    }
     sends = {rank: {op.kwarg("peer") for op in one.ops if op.name in SENDS} for rank, one in programs.items()}
     partners = {rank: {kind[peer] for peer in peers if peer in kind} for rank, peers in sends.items()}
 

@@ -103,3 +103,8 @@ def test_partners_of_ranks_that_differ_differ_too() -> None:
         for one in range(4)
     }
     assert classes(programs, streams(programs), 4) == {0: [0], 1: [1], 2: [2], 3: [3]}
+
+
+def test_a_rank_that_recorded_nothing_is_like_itself() -> None:
+    programs = {0: rank(0, [], []), 1: rank(1, ["a"], [])}
+    assert classes(programs, streams(programs), 2) == {0: [0], 1: [1]}

@@ -21,7 +21,7 @@ from typing import Any
 from anychip.device.launch import UNFOLD
 from anychip.device.mailbox import LIBRARIES, appear
 from anychip.device.middle import LEAST, Middle
-from anychip.device.ranks import MOST, alike, classes, stream, wanted
+from anychip.device.ranks import MOST, alike, classes, stream, wanted, within
 from anychip.record import Program
 
 POLL_S = 0.01
@@ -262,7 +262,7 @@ class Job:
         ended, self.codes = self.codes, codes
         for stage in stages:
             found = self._sampled(stage)
-            if ended[stage] or found is None or not alike(found, streams[stage]):
+            if ended[stage] or found is None or not alike(stream(found), streams[stage]):
                 return False
         if self.middle is not None and stages:
             self._tell_of_stages(programs[0], self.middle)
@@ -272,14 +272,21 @@ class Job:
                 programs[0].meta["warnings"].append(
                     f"Rank {rank}, run to see whether it does as rank {owner}, ended with {ended[rank]}."
                 )
-            elif not any(alike(found, one) for one in streams.values()):
+            elif any(alike(stream(found), one) for one in streams.values()):
+                continue
+            elif within(found, programs[owner]):
+                programs[0].meta["warnings"].append(
+                    f"Rank {rank} does as rank {owner}, on what is left of tensors that do not divide evenly; it is taken to "
+                    "have as much. For each of them: --ranks all."
+                )
+            else:
                 self._run([Rank(rank)])  # whole, under its own name
                 self._read_all(programs, streams)
         return True
 
-    def _sampled(self, rank: int) -> Any:
+    def _sampled(self, rank: int) -> Program | None:
         file = self.folder / f"sample-{rank}.anychip"
-        return stream(Program.load(file)) if file.exists() else None
+        return Program.load(file) if file.exists() else None
 
     def _tell_of_stages(self, first: Program, middle: Middle) -> None:
         """Say which ranks of a pipeline really ran."""

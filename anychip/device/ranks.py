@@ -7,14 +7,16 @@ mesh, who shares a group with whom repeats itself, so from one rank's groups all
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from anychip.record import Kind, Op, Program
+from anychip.record import Kind, Op, Program, TensorMeta
 
 SENDS = ("c10d.send.default", "c10d.recv_.default")
 RELATIVE = ("peer", "root")  # what names a rank: each has its own
+VALUES = ("Scalar", "Tensor")  # overloads that take numbers as values: what a part of a vocabulary begins with, say
 MOST = 256  # ranks that are recorded one by one
 
 
@@ -24,25 +26,56 @@ def stream(program: Program) -> npt.NDArray[np.uint64]:
     Before that ranks differ in who draws the parameters and who gets them, which no step depends on.
     """
     numbers = np.array([_number(op, program) for op in program.ops], np.uint64)
+    return numbers[_issued(program)] if numbers.size else numbers
+
+
+def _issued(program: Program) -> npt.NDArray[np.int64]:
+    """Which ops, in order, since a module was first called."""
     marks = np.flatnonzero(program.kinds == Kind.MARK)
     begin = int(marks[0]) if marks.size else 0
-    ops = program.payloads[begin:][program.kinds[begin:] == Kind.OP]
-    return numbers[ops] if numbers.size else numbers
+    return program.payloads[begin:][program.kinds[begin:] == Kind.OP]
 
 
 def _number(op: Op, program: Program) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(_relative(op, program)).encode(), digest_size=8).digest())
+
+
+def _relative(op: Op, program: Program) -> tuple[Any, ...]:
+    """The op without what each rank has its own of."""
     args, kwargs = op.args, op.kwargs
     if op.name.startswith("c10d."):
         args = (*args[:2], len(program.groups[args[2]].ranks))
         kwargs = tuple((name, value) for name, value in kwargs if name not in RELATIVE)
-    text = repr((op.name, args, kwargs, op.outputs))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+    elif op.name.rpartition(".")[2] in VALUES:
+        args = tuple("number" if isinstance(one, int | float) else one for one in args)
+    return op.name, args, kwargs, op.outputs
 
 
 def alike(one: npt.NDArray[np.uint64], other: npt.NDArray[np.uint64]) -> bool:
     """Whether the shorter stream (its rank was ended earlier) is how the longer one begins."""
     size = min(one.size, other.size)
     return size > 0 and bool(np.array_equal(one[:size], other[:size]))
+
+
+def within(program: Program, other: Program) -> bool:
+    """Whether a rank issues the ops that another does, as far as both were recorded, none on larger tensors: the last to
+    share a tensor that does not divide evenly has what is left of it, and nobody waits for it longer than for the others."""
+    mine, its = _issued(program), _issued(other)
+    size = min(mine.size, its.size)
+    pairs = np.unique(np.stack([mine[:size], its[:size]]), axis=1).T.tolist()
+    return size > 0 and all(
+        _no_larger(_relative(program.ops[here], program), _relative(other.ops[there], other)) for here, there in pairs
+    )
+
+
+def _no_larger(mine: Any, its: Any) -> bool:
+    if type(mine) is not type(its):
+        return False
+    if isinstance(mine, TensorMeta):
+        return mine[2:] == its[2:] and len(mine.shape) == len(its.shape) and _no_larger(mine.shape, its.shape)
+    if isinstance(mine, tuple):
+        return len(mine) == len(its) and all(map(_no_larger, mine, its))
+    return bool(mine <= its) if isinstance(mine, int) else bool(mine == its)
 
 
 def wanted(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np.uint64]]) -> set[int]:
@@ -105,18 +138,26 @@ def classes(
 def likeness(
     programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np.uint64]]
 ) -> Callable[[int, int], bool]:
-    """Whether two ranks do the same, and exchange with ranks that do the same: one that receives from a rank that does
-    otherwise has to be there for it."""
-    kind = {
-        rank: next(one for one in sorted(programs) if one == rank or alike(streams[rank], streams[one]))
-        for rank in programs
-    }
+    """Whether two ranks do the same, and exchange with ranks that do the same, and so on along a pipeline: one that
+    receives from a rank that does otherwise has to be there for it."""
+    first = sorted(programs)
     sends = {rank: {op.kwarg("peer") for op in one.ops if op.name in SENDS} for rank, one in programs.items()}
-    partners = {rank: {kind[peer] for peer in peers if peer in kind} for rank, peers in sends.items()}
+    kind = {rank: next(one for one in first if one == rank or alike(streams[rank], streams[one])) for rank in first}
+    partners: dict[int, set[int]] = {}
+
+    def mixed(one: int, other: int) -> bool:
+        mine, its = partners[one], partners[other]
+        return bool(mine and its and mine != its)
+
+    while True:  # each round tells apart what is one exchange further from what differs
+        partners = {rank: {kind[peer] for peer in sends[rank] if peer in kind} for rank in first}
+        finer = {rank: next(one for one in first if kind[one] == kind[rank] and not mixed(rank, one)) for rank in first}
+        if finer == kind:
+            break
+        kind = finer
 
     def same(one: int, other: int) -> bool:
-        mine, its = partners[one], partners[other]
-        return alike(streams[one], streams[other]) and (mine == its or not mine or not its)
+        return alike(streams[one], streams[other]) and not mixed(one, other)
 
     return same
 

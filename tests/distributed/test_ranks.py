@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from anychip.device.ranks import alike, classes, orbit, stream, wanted
-from anychip.record import Group, Kind, Op, Program, word
+from anychip.device.ranks import alike, classes, orbit, stream, wanted, within
+from anychip.record import Group, Kind, Op, Program, TensorMeta, word
 
 
 def rank(number: int, names: list[str], groups: list[Group], peers: dict[int, int] | None = None) -> Program:
@@ -108,3 +108,34 @@ def test_partners_of_ranks_that_differ_differ_too() -> None:
 def test_a_rank_that_recorded_nothing_is_like_itself() -> None:
     programs = {0: rank(0, [], []), 1: rank(1, ["a"], [])}
     assert classes(programs, streams(programs), 2) == {0: [0], 1: [1]}
+
+
+def test_partners_are_told_apart_all_along_a_pipeline() -> None:
+    # Pairs of a layer, six stages; the two of the first differ, and so each has a line of its own down to the last.
+    programs = {}
+    for one in range(12):
+        stage, part = divmod(one, 2)
+        name = f"first {part}" if stage == 0 else "last" if stage == 5 else "middle"
+        line = Group(tuple(range(part, 12, 2)))
+        peers = {number: peer for number, peer in enumerate((one - 2, one + 2)) if 0 <= peer < 12}
+        programs[one] = rank(one, [name], [line, line, Group((one - part, one - part + 1))], peers)
+    assert classes(programs, streams(programs), 12) == {one: [one] for one in range(12)}
+
+
+def test_numbers_that_only_values_depend_on_do_not_tell_ranks_apart() -> None:
+    def part(name: str, number: int) -> np.ndarray:
+        program = Program(np.array([word(Kind.OP, 0)], np.int64), [Op(name, ((), number))], np.zeros(0, np.int64))
+        return stream(program)
+
+    assert alike(part("aten.sub.Tensor", 0), part("aten.sub.Tensor", 256))  # where a part of a vocabulary begins
+    assert not alike(part("aten.select.int", 0), part("aten.select.int", 1))
+
+
+def test_one_with_what_is_left_of_a_tensor_does_no_more_than_the_others() -> None:
+    def part(rows: int, name: str = "aten.add_.Tensor") -> Program:
+        meta = TensorMeta((rows, 64), (64, 1), "float32")
+        return Program(np.array([word(Kind.OP, 0)], np.int64), [Op(name, (meta, meta))], np.zeros(0, np.int64))
+
+    assert within(part(30), part(126))
+    assert not within(part(126), part(30))
+    assert not within(part(30, "aten.mul_.Tensor"), part(126))

@@ -55,6 +55,30 @@ class Marks:
         numbers = np.append(program.payloads[named], 0)
         # The optimizer that the last OPTIMIZER word named; 0 where none was.
         self.optimizer: Ints = np.where(latest >= 0, numbers[np.maximum(latest, 0)], 0)
+        outermost = self._outermost()
+        self.at, self.what, self.optimizer = self.at[outermost], self.what[outermost], self.optimizer[outermost]
+
+    def _outermost(self) -> npt.NDArray[np.bool_]:
+        """Which marks to keep: an optimizer that steps others (torchtitan's container) is one, and ends when it does itself.
+
+        One that failed midway, and so has no end, is over at the next outermost forward or when it begins again."""
+        keep = np.ones(self.at.size, bool)
+        opened: list[int] = []
+        for i in np.flatnonzero(
+            np.isin(self.what, (Mark.OPTIMIZER_BEGIN, Mark.OPTIMIZER_END, Mark.FORWARD_BEGIN))
+        ).tolist():
+            mark, number = int(self.what[i]), int(self.optimizer[i])
+            if mark == Mark.FORWARD_BEGIN:
+                opened.clear()  # a closure's forward: the end that follows is that of the latest
+            elif mark == Mark.OPTIMIZER_BEGIN:
+                if number in opened:
+                    del opened[opened.index(number) :]
+                keep[i] = not opened
+                opened.append(number)
+            elif opened:
+                self.optimizer[i] = opened.pop()
+                keep[i] = not opened
+        return keep
 
     def phase(self) -> npt.NDArray[np.int8]:
         """For each word of the tape an index into PHASES."""

@@ -43,6 +43,22 @@ def test_two_optimizers_in_a_row_are_one_step():
     assert steps(*[FORWARD, BACKWARD, optimizer(0), optimizer(1)] * 2) == [("train", 1)] * 2
 
 
+def test_an_optimizer_that_steps_others_is_one():
+    def container(*inner, ends=True):
+        end = [mark(M.OPTIMIZER_END)] if ends else []
+        return [w(Kind.OPTIMIZER, 0), mark(M.OPTIMIZER_BEGIN), *chain(*inner), *end]
+
+    inner = optimizer(1), optimizer(2)
+    micro = [*[FORWARD, BACKWARD] * 3]
+    assert steps(*[*micro, container(*inner)] * 3) == [("train", 3)] * 3
+    assert steps(*micro, container(optimizer(1), ends=False), *[*micro, container(*inner)] * 2) == [
+        ("train", 6),
+        ("train", 3),
+    ]
+    closure = [w(Kind.OPTIMIZER, 0), mark(M.OPTIMIZER_BEGIN), *FORWARD, *BACKWARD, mark(M.OPTIMIZER_END)]
+    assert steps(*[closure] * 4) == [("train", 1)] * 4
+
+
 def test_evaluation_in_between_belongs_to_the_step_after_it():
     assert steps(FORWARD, BACKWARD, optimizer(), INFER, INFER, FORWARD, BACKWARD, optimizer()) == [("train", 1)] * 2
 

@@ -21,7 +21,7 @@ from anychip.cluster.deadlock import complain_of, complain_of_waiting
 from anychip.cluster.match import POINT_TO_POINT, match
 from anychip.cluster.rank import RankEngine, Script
 from anychip.cluster.stragglers import Stragglers
-from anychip.cost.fusion import fuse
+from anychip.cost.fusion import Fusions, fuse
 from anychip.cost.price import EVIDENCE, LIMITS, Prices
 from anychip.network import Collective, CollectiveCost, Tier, collective_of
 from anychip.record import Program
@@ -103,7 +103,8 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
     that do not make up a job.
     """
     wanted = stragglers or Stragglers()
-    programs, origin, odd = _split([fuse(rank) for rank in program.ranks], wanted, node_chips)
+    fusions = Fusions()
+    programs, origin, odd = _split([fuse(rank, fusions) for rank in program.ranks], wanted, node_chips)
     calls = [_calls(rank) for rank in programs]
     prices = [Prices(rank.ops, chip) for rank in programs]
     worn = _worn(fabric, wanted.degraded_link)

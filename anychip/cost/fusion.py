@@ -13,7 +13,7 @@ Left out: epilogues of matrix products; what the compiled program's memory needs
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ FREE, OP = int(Kind.FREE), int(Kind.OP)  # plain ints: comparing with an enum's 
 LOOK_BACK = 64  # groups that a node may still join: keeps a long region from taking quadratic time
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
     """A kernel to be: one op, or several fused. reads, writes: block -> bytes. at: where it is launched."""
 
@@ -56,34 +56,48 @@ class Node:
     writes: dict[int, int] = field(default_factory=dict)
 
 
-def fuse(program: Program) -> Program:
-    """The program with every compiled region fused; the same one where there is none."""
+def fuse(program: Program, fusions: "Fusions | None" = None) -> Program:
+    """The program with every compiled region fused; the same one where there is none. fusions: of programs like this one."""
     kinds = program.kinds
     starts = np.flatnonzero((kinds == Kind.COMPILED) & (program.payloads > 0))
     if not starts.size:
         return program
+    shared = fusions or Fusions()
+    numbers = [shared.number(op) for op in program.ops]
+    here: dict[int, int] = {}  # the other way around
+    for at, number in enumerate(numbers):
+        here.setdefault(number, at)
     ops, tape, at = list(program.ops), [], 0
+
+    def own(number: int) -> int:
+        if number not in here:
+            here[number] = len(ops)
+            ops.append(shared.ops[number])
+        return here[number]
+
     stops = np.flatnonzero((kinds == Kind.COMPILED) & (program.payloads == 0))
-    known: dict[object, tuple[Words, Mapping[int, Instead]]] = {}
     lives = Lives(program)
     for start in starts.tolist():
         if start < at:
             continue
-        after = stops[stops > start]
+        after = stops[np.searchsorted(stops, start, side="right") :]
         stop = int(after[0]) if after.size else program.tape.size
-        region = Region(program.tape[start + 1 : stop], program.block_bytes)
-        beyond = lives.beyond(region.blocks, start, stop)
-        key = region.key, beyond.key
-        if key not in known:
-            fused = fuse_region(region.words.tolist(), ops, region.sizes, beyond)
-            ops[len(ops) :] = fused.ops[len(ops) :]
-            known[key] = np.asarray(fused.words, np.int64), fused.again
-        words, again = known[key]
+        region = Region(_renumbered(program.tape[start + 1 : stop], numbers.__getitem__), program.block_bytes)
+        words, again = shared.of(region, lives.beyond(region.blocks, start, stop))
         lives.remember(region.blocks, stop, again)
-        tape += [program.tape[at : start + 1], region.named(words)]
+        tape += [program.tape[at : start + 1], _renumbered(region.named(words), own)]
         at = stop
     tape.append(program.tape[at:])
     return replace(program, tape=np.concatenate(tape), ops=ops)
+
+
+def _renumbered(words: Words, number: Callable[[int], int]) -> Words:
+    """The words with other numbers of their ops."""
+    at = np.flatnonzero((words & KIND_MASK) == OP)
+    ops, which = np.unique(words[at] >> KIND_BITS, return_inverse=True)
+    out = words.copy()
+    out[at] = np.array([number(op) for op in ops.tolist()], np.int64)[which] << KIND_BITS | OP
+    return out
 
 
 class Instead(NamedTuple):
@@ -114,6 +128,36 @@ class Fused:
     words: list[int]
     ops: list[Op]
     again: Mapping[int, Instead]
+
+
+class Fusions:
+    """Regions that were fused, for all programs that have the same: the ranks of a job, each with an op table of its own.
+
+    ops: of all these programs, each once, with what they were fused to.
+    """
+
+    def __init__(self) -> None:
+        self.ops: list[Op] = []
+        self._numbers: dict[Op, int] = {}
+        self._known: dict[object, tuple[Words, Mapping[int, Instead]]] = {}
+
+    def number(self, op: Op) -> int:
+        if op not in self._numbers:
+            self._numbers[op] = len(self.ops)
+            self.ops.append(op)
+        return self._numbers[op]
+
+    def of(self, region: "Region", beyond: Beyond) -> tuple[Words, Mapping[int, Instead]]:
+        """Words of a region, whose ops are numbered as here, fused; blocks that it does not write, and what they are made of."""
+        key = region.key, beyond.key
+        if key not in self._known:
+            fused = fuse_region(region.words.tolist(), self.ops, region.sizes, beyond)
+            numbers = {at: self.number(fused.ops[at]) for at in range(len(self.ops), len(fused.ops))}
+            self._known[key] = (
+                _renumbered(np.asarray(fused.words, np.int64), lambda op: numbers.get(op, op)),
+                fused.again,
+            )
+        return self._known[key]
 
 
 class Lives:

@@ -5,8 +5,8 @@ Every tensor has 1,000 bf16 elements (2,000 bytes) unless said otherwise; block 
 
 import pytest
 
-from anychip.cost import work
-from anychip.cost.fusion import fuse
+from anychip.cost import fusion, work
+from anychip.cost.fusion import Fusions, fuse
 from anychip.record.tape import KIND_BITS, KIND_MASK
 from anychip.spec import load_chip
 from anychip.timeline import Engine, price
@@ -179,3 +179,19 @@ def test_a_compiled_chain_is_faster_than_its_ops():
     eager = program([w(Kind.OP, 0)] * 10, OPS)
     chip = load_chip("h100")
     assert price(chain, chip).total_s < price(eager, chip).total_s / 5
+
+
+def test_a_region_of_several_ranks_is_fused_once(monkeypatch):
+    # two ranks with the same region, whose op tables stand in other orders
+    fused = []
+    original = fusion.fuse_region
+    monkeypatch.setattr(fusion, "fuse_region", lambda *args: fused.append(args) or original(*args))
+    words = [w(Kind.COMPILED, 1), *call(UNARY, [0], [1]), *call(UNARY, [1], [2]), w(Kind.FREE, 1), w(Kind.COMPILED, 0)]
+    there = [
+        entry if entry & KIND_MASK != Kind.OP else w(Kind.OP, len(OPS) - 1 - (entry >> KIND_BITS)) for entry in words
+    ]
+    one, other = program(words, OPS, [6000] * 3), program(there, OPS[::-1], [6000] * 3)
+    shared = Fusions()
+    assert launched(fuse(one, shared)) == launched(fuse(other, shared)) == [("fused", 2000, 2000, 1)]
+    assert len(fused) == 1
+    assert len(fuse(one, shared).ops) == len(OPS) + 1

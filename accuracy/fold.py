@@ -19,6 +19,7 @@ import numpy as np
 
 STAGES = {False: 3, True: 4}  # recorded of a pipeline (interleaved or not): with a stage that is neither first nor last
 ALWAYS = 100  # layers times micro-batches times stages up to which all is recorded as it is
+UNEVEN = ("recompute_layers", "dense_layers", "routed_every")  # make layers differ from each other
 EXACT = 1e-6
 FULL = 2, 3  # micro-batches from which on a step grows by as much with each: beside the first travel weights
 
@@ -56,18 +57,39 @@ class Size(NamedTuple):
 
 
 def points(options: Mapping[str, Any]) -> list[Point]:
-    """What to record for these options: themselves, where they are short already. `full_every` n: one layer in n sees all
-    keys, the others a window; layers of either kind are recorded, and weighted by how many there are."""
-    every = options.get("full_every", 1)
-    if every == 1:
+    """What to record for these options: themselves, where they are short already. Layers of several kinds are recorded as
+    models of one kind each, weighted by how many layers there are."""
+    found = kinds(options)
+    if len(found) == 1:
         return straight(options) if options.get("pp", 1) == 1 else piped(options)
-    near = {name: value for name, value in options.items() if name != "full_every"}
-    far = {name: value for name, value in near.items() if name != "window"}
     return [
         Point(point.weight * share, point.options, point.first * share, point.last * share)
-        for share, kind in (((every - 1) / every, near), (1 / every, far))
+        for share, kind in found
         for point in points(kind)
     ]
+
+
+ROUTED = ("experts", "chosen", "expert_ffn", "shared_ffn", "ep", "expert_tp")  # options of layers with experts alone
+
+
+def kinds(options: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any]]]:
+    """Options of a model whose layers are all of one kind, with the share of the layers. `full_every` n: one layer in n sees
+    all keys, the others a window. `dense_layers`, `routed_every`: which layers have experts."""
+    every = options.get("full_every", 1)
+    if every > 1:
+        near = without(options, "full_every")
+        return [((every - 1) / every, near), (1 / every, without(near, "window"))]
+    layers, first, apart = options["layers"], options.get("dense_layers", 0), options.get("routed_every", 1)
+    is_short = layers <= 4 if options.get("pp", 1) == 1 else layers * options["micro_batches"] <= ALWAYS
+    if not options.get("experts") or (not first and apart == 1) or is_short:
+        return [(1.0, options)]
+    share = sum((number + 1) % apart == 0 for number in range(first, layers)) / layers
+    routed = without(options, "dense_layers", "routed_every")
+    return [(share, routed), (1 - share, without(routed, *ROUTED))]
+
+
+def without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}
 
 
 # One stage ---------------------------------------------------------------------------------------------------------------
@@ -87,7 +109,7 @@ def straight(options: Mapping[str, Any]) -> list[Point]:
 
 def short_layers(options: Mapping[str, Any]) -> tuple[int, int] | None:
     """Two small numbers of layers; None: record all."""
-    if options.get("recompute_layers") or options.get("dense_layers"):
+    if any(options.get(name) for name in UNEVEN):
         return None
     low = (2, 3) if options.get("experts") else (4, 6)
     return low if options["layers"] > low[1] else None
@@ -109,8 +131,7 @@ def piped(options: Mapping[str, Any]) -> list[Point]:
     layers, micro = options["layers"], options["micro_batches"]
     missing = 2 if (layers + 2) % (p * v) == 0 and layers % (p * v) else 0
     whole = Size(p, v, micro, -(-(layers + missing) // (p * v)), layers + missing)
-    few = options.get("recompute_layers") or options.get("dense_layers")
-    if layers * micro <= ALWAYS or few:
+    if layers * micro <= ALWAYS or any(options.get(name) for name in UNEVEN):
         return [Point(1.0, options, 1.0, 1.0)]
     small = candidates(whole, 2 if options["recompute"] == "half" else 1, missing)
     found = solved(small, whole) or solved(small := small + deeper(whole, small), whole)

@@ -223,7 +223,7 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
         **recomputed(recompute, sizes["layers"], split), "sharding": word("zero_or_fsdp", columns["zero_or_fsdp"]),
         "compile": compiled(columns, fixed),
         **{name: value for name, value in split.items() if value > 1},
-        **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank", "lora_on", "pieces", "window", "full_every", "separate")
+        **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank", "lora_on", "pieces", "window", "full_every", "separate", "q_rank", "kv_rank", "rope_dim", "mtp")
            if name in fixed},
         **{name: bool(fixed.get(name)) for name in ("gated", "bias", "tied", "overlap", "fusion", "fused_loss", "autocast")},
     }  # fmt: skip
@@ -233,6 +233,7 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
     options["sequence_parallel"] = split["tp"] > 1 and word("sequence_parallel", columns["sequence_parallel"]) == "yes"
     if fixed.get("experts"):
         options |= {"experts": fixed["experts"], "chosen": fixed["chosen"], "expert_ffn": fixed.get("expert_ffn", ffn)}
+        options |= {name: fixed[name] for name in ("shared_ffn", "dense_layers", "routed_every") if name in fixed}
         fits = chips // split["pp"] % (split["ep"] * split["tp"]) == 0
         options["expert_tp"] = bool(fixed.get("expert_tp")) and options["sequence_parallel"] and fits
     if fixed.get("plain") and options["sharding"] == "ddp":

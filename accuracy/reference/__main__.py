@@ -15,8 +15,8 @@ from accuracy.reference.linear import How, forget_casts
 from accuracy.reference.model import Stage, VocabularyLoss
 
 # attention: its core. mlp: the second half of a layer. core: all but the first product. half: every second layer.
-# ops: what torchtitan's per-op choice does not keep.
-RECOMPUTED = ("none", "attention", "mlp", "core", "ops", "half", "full")
+# latents: queries, keys and values, of their latents. ops: what torchtitan's per-op choice does not keep.
+RECOMPUTED = ("none", "attention", "latents", "mlp", "core", "ops", "half", "full")
 # plain: PyTorch's optimizer on the weights as they are, DistributedDataParallel where there are replicas. ddp: flat buffers and
 # 32-bit master weights on every replica. optimizer, gradients: these split over the replicas (ZeRO 1, 2). fsdp: FSDP2 (ZeRO 3).
 SHARDED = ("plain", "ddp", "optimizer", "gradients", "fsdp")
@@ -33,6 +33,9 @@ def arguments() -> argparse.Namespace:
         ("tp", 1, "tensor parallel"), ("cp", 1, "context parallel"), ("pp", 1, "pipeline stages"),
         ("vp", 1, "parts of a stage"), ("ep", 1, "expert parallel"), ("experts", 0, ""), ("chosen", 2, "experts per token"),
         ("expert-ffn", 0, ""), ("shared-ffn", 0, ""), ("dense-layers", 0, "before those with experts"),
+        ("routed-every", 1, "of how many layers one has experts: the last"),
+        ("q-rank", 0, "width of the latent that queries are made of"), ("kv-rank", 0, "of keys and values; 0: no latents"),
+        ("rope-dim", 64, "with latents: of a head beside its head-dim"), ("mtp", 0, "1: a module that predicts one token more"),
         ("recompute-layers", 0, "of each stage part, recomputed whole"), ("lora-rank", 0, "0: all weights are trained"),
         ("pieces", 1, "of a product that runs beside its tensor-parallel communication"), ("steps", 3, ""),
     ):  # fmt: skip
@@ -212,7 +215,7 @@ def shapes(args: argparse.Namespace, layout: Layout, number: int, parts: int) ->
     tokens = torch.empty((args.micro_batch, length), dtype=torch.int64, device="meta")
     between = torch.empty((own, args.micro_batch, args.hidden), dtype=dtype, device="meta", requires_grad=True)
     logits = torch.empty(
-        (length, args.micro_batch, args.vocab // layout.tp), dtype=dtype, device="meta", requires_grad=True
+        (length * (1 + args.mtp), args.micro_batch, args.vocab // layout.tp), dtype=dtype, device="meta", requires_grad=True
     )
     return tokens if number == 0 else between, logits if number == parts - 1 else between
 

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from accuracy.reference.layout import size
-from accuracy.reference.linear import E4M3, E5M2, Beside, How, Linear, joins, to_tensor_scaled_once
+from accuracy.reference.linear import E4M3, E5M2, Beside, Gather, How, Linear, joins, to_tensor_scaled_once
 
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 
@@ -27,11 +27,16 @@ class AttentionShape:
     bias: bool = False
     kind: str = "flash"
     again: bool = False
+    again_up: bool = False  # heads are made of the latents again
     dropout: float = 0.0
     window: int = 0
     rank: int = 0  # of the first product's adapter
     out_rank: int = 0
     separate: bool = False
+    norm: Any = None  # of latents: makes one of a width
+    q_rank: int = 0  # widths of the latents that queries, and keys and values, are made from; 0: from the input
+    kv_rank: int = 0
+    rope_dim: int = 0  # with latents: what of a key is turned by its position, the same for all heads, beside its head_dim
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -62,8 +67,9 @@ class Attention(nn.Module):
         kv = shape.kv_heads * shape.head_dim
         separate = shape.separate and not joins(how)
         widths = (width - 2 * kv, kv, kv) if separate else (width,)
-        own = [Linear(shape.hidden, one, how, "column", shape.bias, shape.rank) for one in widths]
-        self.qkv: nn.Module = Beside(own) if separate else own[0]
+        own = [Linear(shape.hidden, one, how, "column", shape.bias, shape.rank) for one in widths] if not shape.kv_rank else []
+        self.qkv: nn.Module = Latents(shape, how) if shape.kv_rank else Beside(own) if separate else own[0]
+        self.up = Heads(shape, how, fuse) if shape.kv_rank else None
         self.out = Linear(shape.heads * shape.head_dim, shape.hidden, how, "row", shape.bias, shape.out_rank)
         self.rotate, self.softmax = fuse(rotate_complex if shape.rope_complex else rotate), fuse(softmax)
 
@@ -80,9 +86,14 @@ class Attention(nn.Module):
         return mixed.split([heads, kv, mixed.shape[2] - heads - kv], 2)
 
     def from_projection(self, mixed: Tensor | tuple[Tensor, ...], angles: tuple[Tensor, Tensor] | None) -> Tensor:
-        q, k, v = self.split(mixed)
-        if angles is not None:
-            q, k = self.rotate(q, *angles), self.rotate(k, *angles)
+        if self.up is None:
+            q, k, v = self.split(mixed)
+            if angles is not None:
+                q, k = self.rotate(q, *angles), self.rotate(k, *angles)
+        elif self.shape.again_up:
+            q, k, v = checkpoint(self.up, *mixed, angles, use_reentrant=False)
+        else:
+            q, k, v = self.up(*mixed, angles)
         if self.shape.again:
             mixed = checkpoint(self.core, q, k, v, use_reentrant=False)
         else:
@@ -93,6 +104,13 @@ class Attention(nn.Module):
         """[s, b, heads, d] of each -> [s, b, heads, d]"""
         if self.shape.kind == "products":
             return self.unfused(q, k, v)
+        if q.shape[3] != v.shape[3] and (self.context is not None or self.shape.kind == "flash"):
+            # FlashAttention knows one width of heads; the ring sends keys and values as one
+            wide = nn.functional.pad(v, (0, q.shape[3] - v.shape[3]))
+            return self.fused(q, k, wide)[..., : v.shape[3]]
+        return self.fused(q, k, v)
+
+    def fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (t.permute(1, 2, 0, 3) for t in (q, k, v))
         if self.context is not None:
             out = RingAttention.apply(q, k, v, self.shape.kind, self.context)
@@ -113,12 +131,66 @@ class Attention(nn.Module):
         length, batch, heads, dim = q.shape
         if k.shape[2] != heads:
             k, v = (t.repeat_interleave(heads // t.shape[2], 2) for t in (k, v))
-        q, k, v = (t.reshape(t.shape[0], batch * heads, dim).transpose(0, 1) for t in (q, k, v))
+        q, k, v = (t.reshape(t.shape[0], batch * heads, -1).transpose(0, 1) for t in (q, k, v))
         scores = torch.bmm(q, k.transpose(1, 2))
         shares = self.softmax(scores, causal_mask(length, q.device), dim**-0.5)
         if self.shape.dropout and self.training:
             shares = nn.functional.dropout(shares, self.shape.dropout)
-        return torch.bmm(shares, v).transpose(0, 1).reshape(length, batch, heads, dim)
+        return torch.bmm(shares, v).transpose(0, 1).reshape(length, batch, heads, -1)
+
+
+class Latents(nn.Module):
+    """[s, b, hidden] -> normed latents of queries (the input itself where they have none) and of keys and values, and the
+    keys' turned part [s, b, rope_dim]: DeepSeek-V2's attention (arXiv 2405.04434, section 2.1). Not split over ranks, as
+    in Megatron-LM; each rank does its part of the sequence."""
+
+    def __init__(self, shape: AttentionShape, how: How) -> None:
+        super().__init__()
+        alone = how._replace(group=None)
+        self.kv_rank = shape.kv_rank
+        self.q = Linear(shape.hidden, shape.q_rank, alone) if shape.q_rank else None
+        self.kv = Linear(shape.hidden, shape.kv_rank + shape.rope_dim, alone)
+        self.q_norm = shape.norm(shape.q_rank) if shape.q_rank else None
+        self.kv_norm = shape.norm(shape.kv_rank)
+        for parameter in self.parameters():
+            parameter.is_partial = how.sequence  # type: ignore[attr-defined]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        latent, turned = self.kv(x).split([self.kv_rank, self.kv.weight.shape[0] - self.kv_rank], -1)
+        query = x if self.q is None or self.q_norm is None else self.q_norm(self.q(x))
+        return query, self.kv_norm(latent), turned
+
+
+class Heads(nn.Module):
+    """Latents -> queries and keys [s, b, heads, head_dim + rope_dim], values [s, b, heads, head_dim]; heads of this rank."""
+
+    def __init__(self, shape: AttentionShape, how: How, fuse: Any) -> None:
+        super().__init__()
+        self.shape, self.how = shape, how._replace(pieces=1)
+        self.q = Linear(shape.q_rank or shape.hidden, shape.heads * (shape.head_dim + shape.rope_dim), self.how, "column")
+        self.kv = Linear(shape.kv_rank, shape.heads * 2 * shape.head_dim, self.how, "column")
+        self.join = fuse(with_turned)
+
+    def forward(
+        self, query: Tensor, latent: Tensor, turned: Tensor, angles: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        q, kv = self.q(query), self.kv(latent)
+        if self.how.group is not None and self.how.sequence:
+            turned = Gather.apply(turned, self.how)
+        q, kv = (one.view(*one.shape[:2], -1, width) for one, width in ((q, self.wide), (kv, 2 * self.shape.head_dim)))
+        k, v = kv.chunk(2, -1)
+        own, moved = q.split([self.shape.head_dim, self.shape.rope_dim], -1)
+        once = turned.unsqueeze(2)
+        return self.join(own, moved, angles), self.join(k, once.expand(-1, -1, k.shape[2], -1), angles), v
+
+    @property
+    def wide(self) -> int:
+        return self.shape.head_dim + self.shape.rope_dim
+
+
+def with_turned(own: Tensor, turned: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+    """A head's own part, and beside it the part that its position turns."""
+    return torch.cat((own, turned if angles is None else rotate(turned, *angles)), -1)
 
 
 _masks: dict[int, Tensor] = {}

@@ -32,12 +32,10 @@ class FeedForwardShape:
     expert_tp: bool = False  # experts are split over the tensor group
 
 
-def swiglu(x: Tensor) -> Tensor:
-    gate, up = x.chunk(2, -1)
-    return nn.functional.silu(gate) * up
-
-
-def swiglu_of(gate: Tensor, up: Tensor) -> Tensor:
+def swiglu(gate: Tensor, up: Tensor | None = None) -> Tensor:
+    """up: None where one product made both, side by side."""
+    if up is None:
+        gate, up = gate.chunk(2, -1)
     return nn.functional.silu(gate) * up
 
 
@@ -56,7 +54,7 @@ class FeedForward(nn.Module):
         own = [Linear(shape.hidden, wide, how, "column", shape.bias, shape.rank) for _ in range(1 + self.separate)]
         self.first: Any = Beside(own) if self.separate else own[0]
         self.second = Linear(width, shape.hidden, how, "row", shape.bias, shape.rank)
-        self.act = fuse(swiglu_of if self.separate else swiglu if shape.gated else gelu)
+        self.act = fuse(swiglu if shape.gated else gelu)
         self.gated = shape.gated
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,6 +106,9 @@ class Experts(nn.Module):
         flat = x.reshape(-1, x.shape[-1])
         shares, chosen = self.router(flat).float().softmax(-1).topk(self.shape.chosen, -1)
         order = chosen.reshape(-1).argsort(stable=True)
+        rows = order.shape[0]
+        if more := -rows % self.shape.experts:  # every expert is sent as many, the last few twice
+            order = torch.cat((order, order[:more]))
         sent = flat.index_select(0, order // self.shape.chosen)
         counts = chosen.reshape(-1).bincount(minlength=self.shape.experts)
         if self.group is not None:
@@ -128,6 +129,7 @@ class Experts(nn.Module):
             done = Scatter.apply(done, self.how)
         if self.group is not None:
             done = AllToAll.apply(done, self.group)
+        done, order = done[:rows], order[:rows]
         back = torch.zeros_like(done).index_copy(0, order, done)
         out = self.weigh(back.view(flat.shape[0], self.shape.chosen, -1), shares.to(x.dtype)).view(x.shape)
         return out if self.shared is None else out + self.shared(x)

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from accuracy.reference.attention import Attention, AttentionShape
 from accuracy.reference.experts import Experts, FeedForward, FeedForwardShape
 from accuracy.reference.layout import Layout, size
-from accuracy.reference.linear import E4M3, How, Linear, Scatter
+from accuracy.reference.linear import E4M3, Exchange, How, Linear, Scatter
 
 Fuse = Callable[[Any], Any]
 
@@ -56,8 +56,9 @@ class Layer(nn.Module):
         self.dropout, self.again = args.dropout, args.recompute
         shape = AttentionShape(
             args.hidden, args.heads, args.kv_heads, args.head_dim, args.position == "rope_complex", args.bias,
-            args.attention, args.recompute == "attention", args.dropout, args.window, args.lora_rank,
-            args.lora_rank if args.lora_on != "qkv" else 0, args.separate,
+            args.attention, args.recompute == "attention", args.recompute == "latents", args.dropout, args.window, args.lora_rank,
+            args.lora_rank if args.lora_on != "qkv" else 0, args.separate, NORMS[args.norm], args.q_rank, args.kv_rank,
+            args.rope_dim,
         )  # fmt: skip
         wide = FeedForwardShape(
             args.hidden, args.ffn, args.gated, args.bias, args.experts, args.chosen, args.expert_ffn, args.shared_ffn,
@@ -65,8 +66,7 @@ class Layer(nn.Module):
         )  # fmt: skip
         self.norm1, self.norm2 = norm_of(args), norm_of(args)
         self.attention = Attention(shape, how, layout.context, fuse)
-        routed = args.experts and number >= args.dense_layers
-        self.mlp = Experts(wide, how, layout.expert, fuse) if routed else FeedForward(wide, how, fuse)
+        self.mlp = Experts(wide, how, layout.expert, fuse) if is_routed(args, number) else FeedForward(wide, how, fuse)
         self.add = fuse(add_dropped)
         for module in (self.norm1, self.norm2):
             mark_shared(module, how)
@@ -99,6 +99,11 @@ class Layer(nn.Module):
         """All but the first product is computed again in the backward."""
         mixed = self.attention.qkv(self.norm1(x))
         return checkpoint(self.after_projection, mixed, x, angles, use_reentrant=False)  # type: ignore[no-any-return]
+
+
+def is_routed(args: Namespace, number: int) -> bool:
+    """Whether this layer has experts."""
+    return bool(args.experts) and number >= args.dense_layers and (number + 1) % args.routed_every == 0
 
 
 def keep_low(layer: nn.Module) -> None:
@@ -162,6 +167,24 @@ class Head(nn.Module):
         return self.how.product(x, self.weight, self.how.group is not None)
 
 
+class Next(nn.Module):
+    """What predicts one token more (DeepSeek-V3, arXiv 2412.19437, section 2.2): the last layer's output and the next token's
+    embedding, each normed, as one product's input, and a layer. The lookup itself, on another stage, is left out."""
+
+    def __init__(self, args: Namespace, layout: Layout, how: How) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = norm_of(args), norm_of(args)
+        self.join = Linear(2 * args.hidden, args.hidden, how, "column")
+        self.layer = Layer(args, layout, how, args.layers)
+        self.how = how
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+        both = self.join(torch.cat((self.norm1(x), self.norm2(x)), -1))
+        if self.how.group is not None:
+            both = Exchange.apply(both, self.how)
+        return self.layer(both, angles)  # type: ignore[no-any-return]
+
+
 class Stage(nn.Module):
     """A run of layers, with the embedding before the first and the head after the last."""
 
@@ -172,6 +195,7 @@ class Stage(nn.Module):
         self.layers = nn.ModuleList(Layer(args, layout, how, number) for number in layers)
         tied = self.embedding.weight if args.tied and self.embedding is not None and last else None
         self.head = Head(args, how, tied) if last else None
+        self.next = Next(args, layout, how._replace(pieces=1)) if last and args.mtp else None
         self.angles: tuple[Tensor, Tensor] | None = None
         if args.lora_rank and self.embedding is not None:
             self.embedding.requires_grad_(False)
@@ -183,6 +207,8 @@ class Stage(nn.Module):
                 x.requires_grad_(True)
         for number, layer in enumerate(self.layers):
             x = self.through(number, layer, x)
+        if self.next is not None:
+            x = torch.cat((x, self.next(x, self.turned(x))))
         return self.head(x) if self.head is not None else x
 
     def through(self, number: int, layer: nn.Module, x: Tensor) -> Tensor:
@@ -200,7 +226,7 @@ class Stage(nn.Module):
             return None
         if self.angles is None:
             is_complex = self.args.position == "rope_complex"  # one number for each two
-            width = self.args.head_dim // (1 + is_complex)
+            width = (self.args.rope_dim if self.args.kv_rank else self.args.head_dim) // (1 + is_complex)
             dtype = torch.complex64 if is_complex else x.dtype
             cos = torch.ones((self.args.seq // self.args.cp, 1, 1, width), device=x.device, dtype=dtype)
             self.angles = cos, torch.ones_like(cos)
@@ -238,6 +264,8 @@ class VocabularyLoss(nn.Module):
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         flat = logits.reshape(-1, logits.shape[-1])
         wanted = targets.t().reshape(-1)
+        if wanted.shape[0] != flat.shape[0]:  # of the token after the next too
+            wanted = torch.cat((wanted, wanted))
         if self.group is None:
             return self.whole(flat, wanted)  # type: ignore[no-any-return]
         return SplitLoss.apply(flat, wanted, self).mean()  # type: ignore[no-any-return]

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from accuracy.fold import points
-from accuracy.plan import Unable, plan
+from accuracy.plan import Unable, argv_of, plan
+from accuracy.reference.__main__ import arguments, build
+from accuracy.reference.layout import layout_of
 from accuracy.rows import BadRows, join, read, where
 from accuracy.truth_of_runs import step_time_s
 
@@ -70,7 +73,7 @@ def test_what_does_not_matter_to_a_run_is_not_counted():
         ({"chip": "Abacus 9"}, "no file in the standard"),
         ({"tp": "0"}, "not positive"),
         ({"micro_batch": "0"}, "not positive"),
-        ({"model": "DeepSeek-V3 671B"}, "latent attention"),
+        ({"model": "Nemotron-H 56B"}, "state-space"),
         ({"dtype": "nvfp4"}, "FP4"),
         ({"notes": "DO NOT USE: wrong"}, "DO NOT USE"),
         ({"tp": "5", "chips": "40", "global_batch": "80"}, "heads do not divide"),
@@ -122,6 +125,31 @@ def test_window_layers_are_recorded_beside_whole_ones():
     assert sum(point.weight for point in found) == pytest.approx(1.0)
     assert sum(point.weight for point in found if "window" not in point.options) == pytest.approx(1 / 6)
     assert not any("full_every" in point.options for point in found)
+
+
+NAMED_ONLY = dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab"), "") | {"tp": "1"}
+
+
+@pytest.mark.parametrize(("model", "billions"), [
+    ("DeepSeek-V3 671B", 671.03), ("deepseek_v2", 235.74), ("deepseek2-16b", 15.706),  # config.json's weights, as published
+    ("Llama 4 Maverick 400B", 400.71), ("Llama 4 Scout", 107.77),  # without the part that sees images
+])  # fmt: skip
+def test_a_model_known_by_name_has_as_many_parameters_as_it_should(monkeypatch, model, billions):
+    found = plan(run_of(model=model, **NAMED_ONLY)).options
+    monkeypatch.setattr("sys.argv", ["reference", *argv_of({**found, "mtp": 0})])
+    args = arguments()
+    stages = build(args, layout_of(args), torch.device("meta"))
+    assert sum(p.numel() for stage in stages for p in stage.parameters()) / 1e9 == pytest.approx(billions, rel=1e-3)
+
+
+def test_layers_with_and_without_experts_are_recorded_apart():
+    options = plan(run_of(model="DeepSeek-V3 671B", **NAMED_ONLY)).options
+    found = points(options)
+    # 3 of 61 layers are dense
+    assert sum(point.weight for point in found if "experts" not in point.options) == pytest.approx(3 / 61)
+    assert sum(point.weight for point in found) == pytest.approx(1.0)
+    assert not any("dense_layers" in point.options for point in found)
+    assert max(point.options["layers"] for point in found) <= 6
 
 
 def test_a_plan_does_not_depend_on_what_was_measured():

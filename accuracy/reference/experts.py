@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from accuracy.reference.layout import size
-from accuracy.reference.linear import Beside, Gather, How, Linear, Scatter, joins
+from accuracy.reference.linear import Beside, Gather, GroupedLinear, How, Linear, Scatter, joins
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,11 @@ class Experts(nn.Module):
         self.shape, self.group = shape, group
         self.local = shape.experts // size(group)
         self.router = Linear(shape.hidden, shape.experts, How(plain=how.plain))
-        alone = how._replace(group=None, sequence=False)
-        self.how = how if shape.expert_tp and how.sequence else alone
+        self.how = how if shape.expert_tp and how.sequence else how._replace(group=None, sequence=False)
         self.parts = size(self.how.group)
         inner = shape.expert_ffn // self.parts
-        self.first = nn.ModuleList(Linear(shape.hidden, inner * (1 + shape.gated), alone) for _ in range(self.local))
-        self.second = nn.ModuleList(Linear(inner, shape.hidden, alone) for _ in range(self.local))
+        self.first = GroupedLinear(self.local, shape.hidden, inner * (1 + shape.gated), how)
+        self.second = GroupedLinear(self.local, inner, shape.hidden, how)
         self.act = fuse(swiglu if shape.gated else gelu)
         self.weigh = fuse(weigh)
         for parameter in (*self.first.parameters(), *self.second.parameters()):
@@ -119,10 +118,8 @@ class Experts(nn.Module):
         sources = self.parts * size(self.group)
         if sources > 1:
             sent = by_expert(sent, sources, self.local)
-        # One product per expert, as Transformer Engine's grouped layer launches them; what is between is one kernel.
-        parts = sent.chunk(self.local)
-        inner = self.act(torch.cat([one(part) for one, part in zip(self.first, parts, strict=True)]))
-        done = torch.cat([one(part) for one, part in zip(self.second, inner.chunk(self.local), strict=True)])
+        ends = counts[: self.local].cumsum(0, dtype=torch.int32)  # (which rows are whose: values, which decide nothing here)
+        done = self.second(self.act(self.first(sent, ends)), ends)
         if sources > 1:
             done = by_expert(done, self.local, sources)
         if self.parts > 1:

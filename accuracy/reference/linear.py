@@ -233,19 +233,29 @@ def _weight_gradient(x: Tensor, grad: Tensor, g8_t: Tensor | None, how: How, wei
                      is_whole: bool) -> Tensor | None:  # fmt: skip
     """grad.T @ x, into `main_grad` where there is one."""
     main = getattr(weight, "main_grad", None)
+    flat = x.reshape(-1, x.shape[-1])
     if g8_t is not None:
-        x8_t = cast(x.reshape(-1, x.shape[-1]), E4M3, how.low)[1] if is_whole else x
-        own = low_mm(g8_t, x8_t, how.low)
+        own = product_into(g8_t, cast(flat, E4M3, how.low)[1] if is_whole else x, how, main)
+    else:
+        own = product_into(grad, flat, how, main)
+    if main is not None:
+        weight.ready()  # type: ignore[operator]
+    return own
+
+
+def product_into(a: Tensor, b: Tensor, how: How, main: Tensor | None) -> Tensor | None:
+    """A weight's gradient: a.T @ b of [rows, n] and [rows, k], or of FP8's [n, rows] and [k, rows]; added to main, if any."""
+    if a.dtype in (E4M3, E5M2):
+        own = low_mm(a, b, how.low)
         if main is None:
             return own
         main.add_(own)
     elif main is None:
-        return grad.t() @ x.reshape(-1, x.shape[-1])
-    elif main.dtype == grad.dtype:
-        main.addmm_(grad.t(), x.reshape(-1, x.shape[-1]))
+        return a.t() @ b
+    elif main.dtype == a.dtype:
+        main.addmm_(a.t(), b)
     else:
-        torch.addmm(main, grad.t(), x.reshape(-1, x.shape[-1]), out_dtype=torch.float32, out=main)
-    weight.ready()  # type: ignore[operator]
+        torch.addmm(main, a.t(), b, out_dtype=torch.float32, out=main)
     return None
 
 
@@ -332,6 +342,84 @@ class Linear(nn.Module):
         if gathers:
             return ColumnProduct.apply(x, self.weight, self.how, gathers)  # type: ignore[no-any-return]
         return RowProduct.apply(x, self.weight, self.how)  # type: ignore[no-any-return]
+
+
+# Products of experts ---------------------------------------------------------------------------------------------------
+
+
+class GroupedProduct(torch.autograd.Function):
+    """y = x @ weight[g].T for each group g of rows of x [rows, k]; weight: [groups, n, k]; ends: where each group's rows end.
+
+    One kernel, as grouped products of Transformer Engine, torchtitan and Pallas are; a weight's gradient is added to its
+    32-bit `main_grad` group by group.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: nn.Parameter, ends: Tensor, how: How) -> Tensor:
+        ctx.how, ctx.weight, ctx.ends = how, weight, ends
+        if how.low:
+            x8, x8_t = cast(x, E4M3, how.low)
+            w8, ctx.w8_t = cached_grouped_cast(weight, how.low)
+            ctx.save_for_backward(x8_t)
+            return low_grouped_mm(x8, w8, ends)
+        ctx.save_for_backward(x)
+        return torch._grouped_mm(x, weight.transpose(1, 2), offs=ends)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # type: ignore[override]
+        how, weight, (x,) = ctx.how, ctx.weight, ctx.saved_tensors
+        if how.low:
+            g8, g8_t = cast(grad, E5M2, how.low)
+            grad_x = low_grouped_mm(g8, ctx.w8_t, ctx.ends)
+        else:
+            grad_x = torch._grouped_mm(grad, weight, offs=ctx.ends)
+        if not weight.requires_grad:
+            return grad_x, None, None, None
+        main = getattr(weight, "main_grad", None)
+        if main is None and not how.low:
+            return grad_x, torch._grouped_mm(grad.t(), x, offs=ctx.ends), None, None
+        groups = len(weight)
+        parts = zip(g8_t.chunk(groups, 1), x.chunk(groups, 1), strict=True) if how.low else zip(
+            grad.chunk(groups), x.chunk(groups), strict=True)  # fmt: skip
+        own = [
+            product_into(a, b, how, main[index] if main is not None else None)
+            for index, (a, b) in enumerate(parts)
+        ]
+        if main is None:
+            return grad_x, torch.stack([one for one in own if one is not None]), None, None
+        weight.ready()
+        return grad_x, None, None, None
+
+
+def cached_grouped_cast(weight: nn.Parameter, recipe: str) -> tuple[Tensor, Tensor]:
+    """[groups, n, k] in FP8, and [groups, k, n]; kept as `cached_cast` keeps."""
+    groups, n, k = weight.shape
+    known = getattr(weight, "low", None)
+    if known is None:
+        low, turned = cast(weight.detach().view(groups * n, k), E4M3, recipe)
+        known = low.view(groups, n, k), turned.view(groups, k, n)
+        weight.low = known  # type: ignore[attr-defined]
+    return known  # type: ignore[no-any-return]
+
+
+def low_grouped_mm(a: Tensor, b: Tensor, ends: Tensor) -> Tensor:
+    """[rows, K] @ [groups, N, K].T, K innermost in both."""
+    scales = ones((a.shape[0],), a.device), ones((b.shape[0], b.shape[1]), b.device)
+    return torch._scaled_grouped_mm(a, b.transpose(1, 2), *scales, offs=ends, out_dtype=torch.bfloat16)
+
+
+class GroupedLinear(nn.Module):
+    """A product for each of a number of experts, whole on this rank."""
+
+    def __init__(self, groups: int, inputs: int, outputs: int, how: How) -> None:
+        super().__init__()
+        self.how = how
+        self.weight = nn.Parameter(torch.empty(groups, outputs, inputs))
+
+    def forward(self, x: Tensor, ends: Tensor) -> Tensor:
+        weight = self.weight if self.weight.dtype == x.dtype else self.weight.to(x.dtype)  # under autocast
+        return GroupedProduct.apply(x, weight, ends, self.how)  # type: ignore[no-any-return]
 
 
 class Beside(nn.Module):

@@ -81,7 +81,7 @@ def vector_product(op: Op) -> Work:
                 dtype=main_dtype(op), kind="gemm", kernels=1 if largest else 0)  # fmt: skip
 
 
-@work_of("aten._grouped_mm", "aten._scaled_grouped_mm")
+@work_of("aten._grouped_mm", "aten._scaled_grouped_mm", "aten._scaled_grouped_mm_v2")
 def grouped_mm(op: Op) -> Work:
     """Products of unequal groups along a shared dimension, offsets on the chip: priced as equal groups, which is how
     a balanced router splits its tokens. 2-D @ 3-D: rows are grouped; 2-D @ 2-D: the inner dimension is."""

@@ -151,7 +151,7 @@ def _fused_rms_norm_backward(of: SimpleNamespace) -> list[Any]:
 # ---------------------------------------------------------------- products
 
 
-@rule("aten::_grouped_mm")
+@rule("aten::_grouped_mm", "aten::_scaled_grouped_mm", "aten::_scaled_grouped_mm_v2")
 def _grouped_mm(of: SimpleNamespace) -> list[Any]:
     """Groups of rows, of columns, of the inner dimension, or a batch. torch's own rule knows bfloat16 only, while its
     chips take the other dtypes too, group by group."""
@@ -161,7 +161,7 @@ def _grouped_mm(of: SimpleNamespace) -> list[Any]:
         shape: tuple[int, ...] = (of.offs.shape[0] if one.dim() == 2 else one.shape[0], rows, columns)
     else:
         shape = (rows, columns)
-    return [(shape, of.out_dtype or one.dtype)]
+    return [(shape, of.out_dtype or (torch.bfloat16 if one.dtype.itemsize == 1 else one.dtype))]
 
 
 @rule("aten::linalg_lstsq")

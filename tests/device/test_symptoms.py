@@ -198,6 +198,22 @@ def test_grouped_products_of_other_types_than_bfloat16() -> None:
     assert out == [[[2048, 1024], [2048, 512], [8, 1024, 512]]] * 2
 
 
+def test_grouped_products_of_scaled_fp8() -> None:
+    """As torchao and Transformer Engine call them for experts: either operator, in 16 bit whatever comes in."""
+    _, out = run("""
+        import torch
+        import torch.nn.functional as F
+        ends = torch.arange(64, 257, 64, device="cuda", dtype=torch.int32)
+        x = torch.randn(256, 128, device="cuda").to(torch.float8_e4m3fn)
+        w = torch.randn(4, 32, 128, device="cuda").to(torch.float8_e4m3fn).transpose(1, 2)
+        one, other = torch.ones(256, device="cuda"), torch.ones(4, 32, device="cuda")
+        y = torch._scaled_grouped_mm(x, w, one, other, offs=ends, out_dtype=torch.bfloat16)
+        z = F.scaled_grouped_mm(x, w, one, F.ScalingType.RowWise, other, F.ScalingType.RowWise, offs=ends)
+        out = [[list(t.shape), str(t.dtype)] for t in (y, z)]
+    """)
+    assert out == [[[256, 32], "torch.bfloat16"]] * 2
+
+
 def test_numbers_of_the_host_stand_beside_tensors_of_the_chip() -> None:
     _, out = run("""
         import torch

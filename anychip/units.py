@@ -27,6 +27,8 @@ def duration(value_s: float | None) -> str:
         return f"{int(value_s // 3600)} h {int(value_s % 3600 // 60):02d} min"
     if value_s >= 120:
         return f"{int(value_s // 60)} min {int(value_s % 60):02d} s"
+    if abs(value_s) < 1e-12:  # what a difference of rounded numbers leaves: no clock of a chip ticks so fast
+        return "0 ns"
     for scale, unit in ((1, "s"), (1e-3, "ms"), (1e-6, "us")):
         if abs(value_s) >= scale * 0.9995:
             return f"{figures(value_s / scale)} {unit}"

@@ -15,6 +15,7 @@ from anychip import units
         (9.996e-3, "10.0 ms"),  # rounding adds a figure
         (12e-9, "12.0 ns"),
         (0.0, "0 ns"),
+        (2e-19, "0 ns"),
         (150, "2 min 30 s"),
         (2 * 3600 + 61, "2 h 01 min"),
         (None, "-"),

@@ -215,7 +215,10 @@ def shapes(args: argparse.Namespace, layout: Layout, number: int, parts: int) ->
     tokens = torch.empty((args.micro_batch, length), dtype=torch.int64, device="meta")
     between = torch.empty((own, args.micro_batch, args.hidden), dtype=dtype, device="meta", requires_grad=True)
     logits = torch.empty(
-        (length * (1 + args.mtp), args.micro_batch, args.vocab // layout.tp), dtype=dtype, device="meta", requires_grad=True
+        (length * (1 + args.mtp), args.micro_batch, args.vocab // layout.tp),
+        dtype=dtype,
+        device="meta",
+        requires_grad=True,
     )
     return tokens if number == 0 else between, logits if number == parts - 1 else between
 

@@ -36,7 +36,9 @@ class AttentionShape:
     norm: Any = None  # of latents: makes one of a width
     q_rank: int = 0  # widths of the latents that queries, and keys and values, are made from; 0: from the input
     kv_rank: int = 0
-    rope_dim: int = 0  # with latents: what of a key is turned by its position, the same for all heads, beside its head_dim
+    rope_dim: int = (
+        0  # with latents: what of a key is turned by its position, the same for all heads, beside its head_dim
+    )
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -67,7 +69,11 @@ class Attention(nn.Module):
         kv = shape.kv_heads * shape.head_dim
         separate = shape.separate and not joins(how)
         widths = (width - 2 * kv, kv, kv) if separate else (width,)
-        own = [Linear(shape.hidden, one, how, "column", shape.bias, shape.rank) for one in widths] if not shape.kv_rank else []
+        own = (
+            [Linear(shape.hidden, one, how, "column", shape.bias, shape.rank) for one in widths]
+            if not shape.kv_rank
+            else []
+        )
         self.qkv: nn.Module = Latents(shape, how) if shape.kv_rank else Beside(own) if separate else own[0]
         self.up = Heads(shape, how, fuse) if shape.kv_rank else None
         self.out = Linear(shape.heads * shape.head_dim, shape.hidden, how, "row", shape.bias, shape.out_rank)
@@ -167,7 +173,9 @@ class Heads(nn.Module):
     def __init__(self, shape: AttentionShape, how: How, fuse: Any) -> None:
         super().__init__()
         self.shape, self.how = shape, how._replace(pieces=1)
-        self.q = Linear(shape.q_rank or shape.hidden, shape.heads * (shape.head_dim + shape.rope_dim), self.how, "column")
+        self.q = Linear(
+            shape.q_rank or shape.hidden, shape.heads * (shape.head_dim + shape.rope_dim), self.how, "column"
+        )
         self.kv = Linear(shape.kv_rank, shape.heads * 2 * shape.head_dim, self.how, "column")
         self.join = fuse(with_turned)
 

@@ -118,7 +118,9 @@ class Experts(nn.Module):
         sources = self.parts * size(self.group)
         if sources > 1:
             sent = by_expert(sent, sources, self.local)
-        ends = counts[: self.local].cumsum(0, dtype=torch.int32)  # (which rows are whose: values, which decide nothing here)
+        ends = counts[: self.local].cumsum(
+            0, dtype=torch.int32
+        )  # (which rows are whose: values, which decide nothing here)
         done = self.second(self.act(self.first(sent, ends)), ends)
         if sources > 1:
             done = by_expert(done, self.local, sources)

@@ -382,10 +382,7 @@ class GroupedProduct(torch.autograd.Function):
         groups = len(weight)
         parts = zip(g8_t.chunk(groups, 1), x.chunk(groups, 1), strict=True) if how.low else zip(
             grad.chunk(groups), x.chunk(groups), strict=True)  # fmt: skip
-        own = [
-            product_into(a, b, how, main[index] if main is not None else None)
-            for index, (a, b) in enumerate(parts)
-        ]
+        own = [product_into(a, b, how, main[index] if main is not None else None) for index, (a, b) in enumerate(parts)]
         if main is None:
             return grad_x, torch.stack([one for one in own if one is not None]), None, None
         weight.ready()

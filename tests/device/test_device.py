@@ -256,6 +256,21 @@ def test_questions_and_what_other_chips_would_have_answered() -> None:
     assert {question.name for question in differing(program, mi300x)} == {"name", "memory_bytes"}
 
 
+def test_a_question_that_torch_asks_for_nothing_is_none_of_the_program() -> None:
+    """Every broadcast asks for the capability, and uses it for FP8 tensors alone."""
+    asked = []
+    for dtype in ("float32", "float8_e4m3fn"):
+        program, _ = run(f"""
+            import os, torch, torch.distributed as dist
+            os.environ |= {{"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}}
+            dist.init_process_group("nccl")
+            dist.broadcast(torch.ones(16, device="cuda").to(torch.{dtype}), 0)
+            out = None
+        """)
+        asked.append("capability" in {question.name for question in program.questions})
+    assert asked == [False, True]
+
+
 def test_tensors_that_share_nothing_have_addresses_of_their_own() -> None:
     _, out = run("""
         import torch

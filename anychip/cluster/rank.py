@@ -22,16 +22,26 @@ from anychip.cost.price import Prices
 from anychip.network import Collective
 from anychip.record import Kind, Mark, Program
 from anychip.record.tape import KIND_BITS, KIND_MASK
-from anychip.timeline.engine import COUPLING, Engine
+from anychip.timeline.engine import (
+    COMPILED,
+    COUPLING,
+    HOST,
+    OP,
+    READ,
+    RECORD,
+    STREAM,
+    SYNC,
+    SYNC_EVENT,
+    WAIT,
+    Engine,
+)
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 TIMED = (Kind.OP, Kind.HOST, Kind.BATCH, Kind.MARK, *COUPLING)  # all other words take no time
 FEW = 64  # a stretch of so many words is walked in Python: cheaper than two dozen numpy calls
-OP, HOST, STREAM, RECORD, WAIT, BATCH, COMPILED = (
-    int(kind) for kind in (Kind.OP, Kind.HOST, Kind.STREAM, Kind.RECORD, Kind.WAIT, Kind.BATCH, Kind.COMPILED)
-)  # plain ints: comparing with an enum's member costs ten times as much
+BATCH = int(Kind.BATCH)
 
 
 @dataclass(slots=True, eq=False)
@@ -153,21 +163,18 @@ class RankEngine(Engine):
         self.turns: dict[Meeting, int] = {}
         self.busy_s = 0.0
         self.synced: dict[int, tuple[float, ...]] = {}
-        self._lists()
+        self.of_op = self._lists()
+        self.compiled = True
+        self.of_compiled_op = self._lists()
+        self.compiled = False
 
-    def _lists(self) -> None:
-        """By op, for `_few`: what a launch costs the host, until its first kernel starts, and takes on the chip."""
+    def _lists(self) -> list[tuple[float, float, float, int]]:
+        """By op, for `_few`: what a launch costs the host, until its first kernel starts, and takes on the chip; as things
+        stand, in a compiled region or not."""
         prices = self.prices
         host, first = self._host_costs(prices.host_s, prices.kernels)
-        self.of_op = list(
-            zip(
-                host.tolist(),
-                first.tolist(),
-                (prices.body_s + prices.floors_s).tolist(),
-                prices.kernels.tolist(),
-                strict=True,
-            )
-        )
+        took = prices.body_s + prices.floors_s
+        return list(zip(host.tolist(), first.tolist(), took.tolist(), prices.kernels.tolist(), strict=True))
 
     @property
     def done(self) -> bool:
@@ -196,8 +203,8 @@ class RankEngine(Engine):
 
     def _plain(self, at: int, stop: int) -> None:
         """Words at..stop, none of which couples clocks."""
-        eager = not (self.compiled or self.on.called) and (self.on.graph or not self.in_graph)
-        if eager and stop - at <= FEW:
+        is_plain = not self.on.called and (self.on.graph or not self.in_graph)
+        if is_plain and stop - at <= FEW:
             self._few(at, stop)
             return
         words = self.script.words[at:stop]
@@ -208,7 +215,7 @@ class RankEngine(Engine):
         kinds, payloads, of_op, clock, extra = (
             self.script.kinds,
             self.script.payloads,
-            self.of_op,
+            self.of_compiled_op if self.compiled else self.of_op,
             self.clock_s,
             self.extra_s,
         )
@@ -271,11 +278,11 @@ class RankEngine(Engine):
 
     def _held_up(self, kind: int, payload: int) -> bool:
         """Would the host wait for something that is not known yet?"""
-        if kind == Kind.SYNC:
+        if kind == SYNC:
             return bool(self.queues) if payload == 0 else payload - 1 in self.queues
-        if kind == Kind.READ:
+        if kind == READ:
             return self.stream in self.queues
-        return kind == Kind.SYNC_EVENT and payload in self.moments
+        return kind == SYNC_EVENT and payload in self.moments
 
     def _op(self, op: int, position: int) -> bool:
         meeting = self.script.meetings.get(op)

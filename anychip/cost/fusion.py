@@ -12,8 +12,7 @@ Engine's) do. Autograd frees what ends with the region just before the next op, 
 Left out: epilogues of matrix products; what the compiled program's memory needs less.
 """
 
-from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -63,18 +62,8 @@ def fuse(program: Program, fusions: "Fusions | None" = None) -> Program:
     if not starts.size:
         return program
     shared = fusions or Fusions()
-    numbers = [shared.number(op) for op in program.ops]
-    here: dict[int, int] = {}  # the other way around
-    for at, number in enumerate(numbers):
-        here.setdefault(number, at)
-    ops, tape, at = list(program.ops), [], 0
-
-    def own(number: int) -> int:
-        if number not in here:
-            here[number] = len(ops)
-            ops.append(shared.ops[number])
-        return here[number]
-
+    numbers = np.array([shared.number(op) for op in program.ops], np.int64)
+    common, tape, at = _renumbered(program.tape, numbers), [], 0
     stops = np.flatnonzero((kinds == Kind.COMPILED) & (program.payloads == 0))
     lives = Lives(program)
     for start in starts.tolist():
@@ -82,21 +71,27 @@ def fuse(program: Program, fusions: "Fusions | None" = None) -> Program:
             continue
         after = stops[np.searchsorted(stops, start, side="right") :]
         stop = int(after[0]) if after.size else program.tape.size
-        region = Region(_renumbered(program.tape[start + 1 : stop], numbers.__getitem__), program.block_bytes)
-        words, again = shared.of(region, lives.beyond(region.blocks, start, stop))
+        region = Region(common[start + 1 : stop], program.block_bytes)
+        done, again = shared.of(region, lives.beyond(region.blocks, start, stop))
         lives.remember(region.blocks, stop, again)
-        tape += [program.tape[at : start + 1], _renumbered(region.named(words), own)]
+        tape += [common[at : start + 1], region.named(done)]
         at = stop
-    tape.append(program.tape[at:])
-    return replace(program, tape=np.concatenate(tape), ops=ops)
+    tape.append(common[at:])
+    words = np.concatenate(tape)
+    # Its own ops keep their numbers; what they were fused to comes after them.
+    used = np.unique(words[(words & KIND_MASK) == OP] >> KIND_BITS)
+    back = np.full(len(shared.ops), -1)
+    back[numbers[::-1]] = np.arange(len(numbers))[::-1]  # of equal ops the first
+    new = used[back[used] < 0]
+    back[new] = len(numbers) + np.arange(new.size)
+    return replace(program, tape=_renumbered(words, back), ops=[*program.ops, *(shared.ops[op] for op in new.tolist())])
 
 
-def _renumbered(words: Words, number: Callable[[int], int]) -> Words:
-    """The words with other numbers of their ops."""
+def _renumbered(words: Words, numbers: Words) -> Words:
+    """The words with other numbers of their ops: numbers[op] instead of op."""
     at = np.flatnonzero((words & KIND_MASK) == OP)
-    ops, which = np.unique(words[at] >> KIND_BITS, return_inverse=True)
     out = words.copy()
-    out[at] = np.array([number(op) for op in ops.tolist()], np.int64)[which] << KIND_BITS | OP
+    out[at] = numbers[words[at] >> KIND_BITS] << KIND_BITS | OP
     return out
 
 
@@ -152,11 +147,10 @@ class Fusions:
         key = region.key, beyond.key
         if key not in self._known:
             fused = fuse_region(region.words.tolist(), self.ops, region.sizes, beyond)
-            numbers = {at: self.number(fused.ops[at]) for at in range(len(self.ops), len(fused.ops))}
-            self._known[key] = (
-                _renumbered(np.asarray(fused.words, np.int64), lambda op: numbers.get(op, op)),
-                fused.again,
-            )
+            own = np.arange(len(self.ops))
+            new = [self.number(op) for op in fused.ops[own.size :]]
+            words = _renumbered(np.asarray(fused.words, np.int64), np.concatenate((own, np.array(new, np.int64))))
+            self._known[key] = words, fused.again
         return self._known[key]
 
 
@@ -166,28 +160,25 @@ class Lives:
     def __init__(self, program: Program) -> None:
         self.kinds, self.payloads = program.kinds, program.payloads
         self._kinds, self._payloads = self.kinds.tolist(), self.payloads.tolist()
+        self.end = self.kinds.size
         self.frees, self.reads = self._places(Kind.FREE), self._places(Kind.USE)
         self.again: dict[int, tuple[Instead, int]] = {}  # block -> (what, since where)
 
-    def _places(self, kind: Kind) -> dict[int, list[int]]:
-        """Where words of the kind stand, by block."""
+    def _places(self, kind: Kind) -> Words:
+        """block * end + where a word of the kind stands, in order, and a last one of no block."""
         at = np.flatnonzero(self.kinds == kind)
-        at = at[np.argsort(self.payloads[at], kind="stable")]
-        blocks, first = np.unique(self.payloads[at], return_index=True)
-        parts = np.split(at, first[1:]) if at.size else []
-        return {block: part.tolist() for block, part in zip(blocks.tolist(), parts, strict=True)}
+        return np.append(np.sort(self.payloads[at] * self.end + at), np.iinfo(np.int64).max)
 
     def beyond(self, blocks: list[int], start: int, stop: int) -> Beyond:
         """Of the region between these places, by the numbers that its blocks have there."""
         ended = self._freed_next(stop)
-        freed = {block: self._next(self.frees, block, stop) for block in blocks}
+        named = np.array(blocks, np.int64)
+        back = self._next(self.reads, named, stop) < self._next(self.frees, named, stop)
         places = {block: place for place, block in enumerate(blocks)}
         known = {place: self.again[block] for block, place in places.items() if block in self.again}
         return Beyond(
             frozenset(place for place, block in enumerate(blocks) if block in ended),
-            frozenset(
-                place for place, block in enumerate(blocks) if self._next(self.reads, block, stop) < freed[block]
-            ),
+            frozenset(np.flatnonzero(back).tolist()),
             {
                 place: Instead(
                     places.get(what.block, place) if self._holds(what.block, since, start) else place, what.size
@@ -197,15 +188,14 @@ class Lives:
             },
         )
 
-    def _next(self, places: dict[int, list[int]], block: int, after: int) -> int:
-        """Where the block's next word stands; the program's end where there is none."""
-        mine = places.get(block, ())
-        at = bisect_left(mine, after)
-        return mine[at] if at < len(mine) else len(self._kinds)
+    def _next(self, places: Words, blocks: Words, after: Any) -> Words:
+        """Where each block's next word stands; the program's end where there is none."""
+        found = places[np.searchsorted(places, blocks * self.end + after)]
+        return np.where(found // self.end == blocks, found % self.end, self.end)
 
     def _holds(self, block: int, since: int, until: int) -> bool:
         """Whether the block holds the same all the while."""
-        return self._next(self.frees, block, since) > until
+        return bool(self._next(self.frees, np.array([block]), since)[0] > until)
 
     def _freed_next(self, stop: int) -> set[int]:
         """Blocks freed between a region's end and the next op; their frees stand before or right after its word."""

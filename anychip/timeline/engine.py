@@ -29,6 +29,14 @@ Words = npt.NDArray[np.int64]
 COUPLING = (Kind.STREAM, Kind.RECORD, Kind.WAIT, Kind.SYNC, Kind.SYNC_EVENT, Kind.READ, Kind.COMPILED, Kind.GRAPH)
 _CUTS = np.zeros(KIND_MASK + 1, bool)
 _CUTS[list(COUPLING)] = True
+# Plain ints: comparing with an enum's member costs ten times as much.
+OP, HOST, MARK, STREAM, RECORD, WAIT = (
+    int(kind) for kind in (Kind.OP, Kind.HOST, Kind.MARK, Kind.STREAM, Kind.RECORD, Kind.WAIT)
+)
+SYNC, SYNC_EVENT, READ, COMPILED, GRAPH = (
+    int(kind) for kind in (Kind.SYNC, Kind.SYNC_EVENT, Kind.READ, Kind.COMPILED, Kind.GRAPH)
+)
+OPTIMIZER_END = int(Mark.OPTIMIZER_END)
 SHORT = 24  # a stretch of fewer words is walked in Python: cheaper than a dozen numpy calls
 
 
@@ -96,7 +104,7 @@ class Engine:
         """Cut at words that couple clocks and at ops that the host waits for."""
         kinds, payloads = array & KIND_MASK, array >> KIND_BITS
         cuts = _CUTS[kinds]
-        is_op = kinds == Kind.OP
+        is_op = kinds == OP
         cuts[is_op] |= self.prices.blocks[payloads[is_op]]
         edges = np.flatnonzero(cuts)
         at = 0
@@ -109,8 +117,8 @@ class Engine:
 
     def _couple(self, array: Words, kinds: Words, edge: int) -> int:
         """Do the coupling word; returns where to go on: after it, or after the region that it begins."""
-        if kinds[edge] == Kind.COMPILED and array[edge] >> KIND_BITS and not self._is_fused:
-            ends = np.flatnonzero(array[edge:] == Kind.COMPILED)
+        if kinds[edge] == COMPILED and array[edge] >> KIND_BITS and not self._is_fused:
+            ends = np.flatnonzero(array[edge:] == COMPILED)
             stop = edge + int(ends[0]) + 1 if ends.size else array.size
             self._walk(array[edge:stop].tolist(), edge)
             return stop
@@ -122,17 +130,17 @@ class Engine:
     def _walk(self, words: list[int], offset: int) -> None:
         for index, word in enumerate(words):
             kind, payload = word & KIND_MASK, word >> KIND_BITS
-            if self._held and kind != Kind.COMPILED:
+            if self._held and kind != COMPILED:
                 self._held.append(word)
-            elif kind == Kind.OP:
+            elif kind == OP:
                 self._launch(payload, offset + index)
-            elif kind == Kind.HOST:
+            elif kind == HOST:
                 self.host_s += payload * 1e-9
-            elif kind == Kind.COMPILED:
+            elif kind == COMPILED:
                 self._region(word, payload)
             elif _CUTS[kind]:
                 self._synchronise(kind, payload)
-            elif kind == Kind.MARK and payload == Mark.OPTIMIZER_END and self.on.graph:
+            elif kind == MARK and payload == OPTIMIZER_END and self.on.graph:
                 # A whole step was compiled: its launch is all that the host does.
                 self.host_s += self.on.host_replay_s
             if self.recorded is not None:
@@ -176,20 +184,20 @@ class Engine:
         return kernels * self.on.graph_floor_s if self.in_graph and not self.on.graph else floors_s
 
     def _synchronise(self, kind: int, payload: int) -> None:
-        if kind == Kind.STREAM:
+        if kind == STREAM:
             self.stream = payload
             self.ends.setdefault(payload, 0.0)
-        elif kind == Kind.RECORD:
+        elif kind == RECORD:
             self.events[payload] = max(self.ends[self.stream], self.host_s)
-        elif kind == Kind.WAIT:
+        elif kind == WAIT:
             self.ends[self.stream] = max(self.ends[self.stream], self.event_time_s(payload))
-        elif kind == Kind.SYNC:
+        elif kind == SYNC:
             self.host_s = max(self.host_s, self.stream_end_s(payload - 1 if payload else None))
-        elif kind == Kind.SYNC_EVENT:
+        elif kind == SYNC_EVENT:
             self.host_s = max(self.host_s, self.event_time_s(payload))
-        elif kind == Kind.READ:
+        elif kind == READ:
             self.host_s = max(self.host_s, self.ends[self.stream]) + self.on.host_read_s
-        elif kind == Kind.GRAPH:
+        elif kind == GRAPH:
             self.in_graph = bool(payload) or self.on.graph
             self.host_s += self.on.host_replay_s if payload else 0.0
 
@@ -215,8 +223,8 @@ class Engine:
         """Its fused words, and prices of the few ops that these launch, numbered among themselves."""
         used: dict[int, int] = {}
         words = [
-            word if word & KIND_MASK != Kind.OP
-            else used.setdefault(word >> KIND_BITS, len(used)) << KIND_BITS | Kind.OP
+            word if word & KIND_MASK != OP
+            else used.setdefault(word >> KIND_BITS, len(used)) << KIND_BITS | OP
             for word in region.words.tolist()
         ]  # fmt: skip
         fused, ops = fuse_words(words, [self.prices.ops[op] for op in used], region.sizes)
@@ -236,17 +244,17 @@ class Engine:
     def _run_through(self, kinds: Words, payloads: Words, start: int) -> npt.NDArray[np.float64]:
         """Words that couple no clocks, the first at position `start`; the host's clock after each."""
         spent = np.zeros(kinds.size)
-        positions = np.flatnonzero(kinds == Kind.OP)
+        positions = np.flatnonzero(kinds == OP)
         ops = payloads[positions]
         kernels, eager = self.prices.kernels[ops], self.prices.host_s[ops]
         host, first = self._host_costs(eager, kernels)
         spent[positions] = host
         if self.on.called:
             spent[positions] += self._durations(ops, kernels, positions + start)
-        own = kinds == Kind.HOST
+        own = kinds == HOST
         spent[own] = payloads[own] * 1e-9
         if self.on.graph:
-            spent[(kinds == Kind.MARK) & (payloads == Mark.OPTIMIZER_END)] = self.on.host_replay_s
+            spent[(kinds == MARK) & (payloads == OPTIMIZER_END)] = self.on.host_replay_s
         clock = self.host_s + np.cumsum(spent)
         self._burst(ops, kernels, clock[positions], host, first, positions + start)
         if clock.size:

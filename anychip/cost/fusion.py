@@ -195,7 +195,8 @@ class Lives:
 
     def _holds(self, block: int, since: int, until: int) -> bool:
         """Whether the block holds the same all the while."""
-        return bool(self._next(self.frees, np.array([block]), since)[0] > until)
+        found = int(self.frees[self.frees.searchsorted(block * self.end + since)])
+        return found // self.end != block or found % self.end > until
 
     def _freed_next(self, stop: int) -> set[int]:
         """Blocks freed between a region's end and the next op; their frees stand before or right after its word."""
@@ -226,12 +227,10 @@ class Region:
         self._names = []
         for named in (IS_BLOCK, IS_EVENT):
             at = named[kinds]
-            names, first, which = np.unique(payloads[at], return_index=True, return_inverse=True)
-            order = np.argsort(first)
-            numbers = np.empty_like(order)
-            numbers[order] = np.arange(order.size)
-            self.words[at] = numbers[which] << KIND_BITS | kinds[at]
-            self._names.append(names[order])
+            names: dict[int, int] = {}  # (regions are short: faster than sorting)
+            numbers = [names.setdefault(name, len(names)) for name in payloads[at].tolist()]
+            self.words[at] = np.array(numbers, np.int64) << KIND_BITS | kinds[at]
+            self._names.append(np.array(list(names), np.int64))
         self.blocks = self._names[0].tolist()
         self.sizes = [int(block_bytes[block]) for block in self.blocks]
         self.key = self.words.tobytes() + np.asarray(self.sizes, np.int64).tobytes()
@@ -375,17 +374,18 @@ def _group(nodes: list[Node]) -> list[Node]:
 def _home(groups: list[Node], node: Node) -> tuple[Node | None, bool]:
     """The latest group of as many elements that shares a block with the node and may run together with it, and
     whether a kernel after that group needs it (then the node moves up to it, else the group down to the node)."""
-    reads_after: set[int] = set()
-    writes_after: set[int] = set()
-    for group in reversed(groups[-LOOK_BACK:]):
-        shares = node.reads.keys() & (group.writes.keys() | group.reads.keys())
-        if group.fusible and group.elements == node.elements and shares:
-            is_needed = not reads_after.isdisjoint(group.writes)
-            stuck = not writes_after.isdisjoint(node.reads) or not (reads_after | writes_after).isdisjoint(node.writes)
-            if not (is_needed and stuck):
-                return group, is_needed
-        reads_after |= group.reads.keys()
-        writes_after |= group.writes.keys()
+    for place in range(len(groups) - 1, max(len(groups) - LOOK_BACK, 0) - 1, -1):
+        group = groups[place]
+        if not group.fusible or group.elements != node.elements:
+            continue
+        if node.reads.keys().isdisjoint(group.writes) and node.reads.keys().isdisjoint(group.reads):
+            continue
+        reads_after = set[int]().union(*(later.reads for later in groups[place + 1 :]))
+        writes_after = set[int]().union(*(later.writes for later in groups[place + 1 :]))
+        is_needed = not reads_after.isdisjoint(group.writes)
+        stuck = not writes_after.isdisjoint(node.reads) or not (reads_after | writes_after).isdisjoint(node.writes)
+        if not (is_needed and stuck):
+            return group, is_needed
     return None, False
 
 

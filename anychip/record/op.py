@@ -1,6 +1,7 @@
 """One operation as the chip saw it: its name, the shapes it was given and the shapes it gave back."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ class Op:
     outputs: tuple[TensorMeta, ...] = ()
     mutates: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def tensors(self) -> tuple[TensorMeta, ...]:
         """Every tensor among args and kwargs, in order, lists flattened."""
         found: list[TensorMeta] = []

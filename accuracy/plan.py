@@ -40,6 +40,7 @@ class Plan:
     program: str = "accuracy.reference"
     rules: tuple[str, ...] = field(default=())
     offloads: bool = False  # what does not fit goes to the host's memory
+    memory: str = "allocated"  # what the source prints of memory: what tensors take, or what is "reserved" for them
     instead: str = ""  # why another program than the source's runs
     cluster: str | None = None  # of the standard; None: the chip's usual one
 
@@ -248,7 +249,8 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
     options = {name: value for name, value in options.items() if value is not None}
     check(options, chips)
     found = tuple(sorted(set(filled)))
-    return Plan(run, chip, chips, options, found, rules=names, offloads=bool(fixed.get("offloads")))
+    return Plan(run, chip, chips, options, found, rules=names, offloads=bool(fixed.get("offloads")),
+                memory=str(fixed.get("memory", "allocated")))  # fmt: skip
 
 
 PER_TOKEN = ("tokens_per_s_per_chip", "tflops_per_chip", "mfu")

@@ -14,6 +14,7 @@ from accuracy.plan import Plan, argv_of
 from accuracy.recorder import STEPS, Job, Recorder
 from anychip.cluster import simulate
 from anychip.figures import Window, breakdown_of
+from anychip.memory import NO_LIMIT, replay
 from anychip.network import Fabric
 from anychip.record import Program
 from anychip.record.steps import find_steps
@@ -26,7 +27,8 @@ PACKAGE = Path(anychip.__file__).parent
 
 @dataclass(frozen=True)
 class Priced:
-    """A step's seconds, the worst rank's peak bytes, the slowest rank's parts, and the peaks of the first and last rank."""
+    """A step's seconds, the worst rank's peak bytes, the slowest rank's parts, and the peaks of the first and last rank:
+    of what tensors take, or of what is reserved for them."""
 
     time_s: float
     peak_bytes: float
@@ -60,7 +62,7 @@ def forecast(plan: Plan, recorder: Recorder, keep: bool = False) -> Priced:
 
 
 def price_job(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Priced:
-    return priced(recorder.program(job), chip, plan.num_chips, plan.cluster)
+    return priced(recorder.program(job), chip, plan.num_chips, plan.cluster, plan.memory == "reserved")
 
 
 def kept(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Priced:
@@ -83,7 +85,8 @@ def write(path: Path, text: str) -> None:
 
 
 def price_path(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Path:
-    text = json.dumps([job.key, chip.id, plan.num_chips, plan.cluster, pricing_digest()])
+    more = [plan.memory] if plan.memory != "allocated" else []
+    text = json.dumps([job.key, chip.id, plan.num_chips, plan.cluster, pricing_digest(), *more])
     return recorder.folder / "prices" / f"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}.json"
 
 
@@ -109,7 +112,8 @@ def fabric(chip: Chip, num_chips: int, cluster: str | None) -> Fabric:
     return Fabric.of(chip, num_chips, cluster)
 
 
-def priced(program: Program, chip: Chip, num_chips: int = 0, cluster: str | None = None) -> Priced:
+def priced(program: Program, chip: Chip, num_chips: int = 0, cluster: str | None = None,
+           is_reserved: bool = False) -> Priced:  # fmt: skip
     """One recording on one chip, or on as many as it has ranks, in a cluster of `num_chips` where that is more."""
     if program.world_size == 1:
         timelines = [price(program, chip)]
@@ -118,6 +122,9 @@ def priced(program: Program, chip: Chip, num_chips: int = 0, cluster: str | None
         timelines = [rank.timeline for rank in job.ranks]
     windows = [Window.of(timeline, find_steps(timeline.program)) for timeline in timelines]
     slowest = max(range(len(windows)), key=lambda index: windows[index].step_time_s)
-    peaks = [memory(timeline.program).peak_bytes for timeline in timelines]
+    peaks = [
+        replay(timeline.program, NO_LIMIT).reserved_bytes if is_reserved else memory(timeline.program).peak_bytes
+        for timeline in timelines
+    ]
     parts = breakdown_of(timelines[slowest], windows[slowest])
     return Priced(windows[slowest].step_time_s, max(peaks), parts, (peaks[0], peaks[-1]))

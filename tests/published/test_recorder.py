@@ -34,6 +34,13 @@ def test_folded_is_as_unfolded(recorder):
     assert sum(weight * part.peak_bytes for weight, part in folded) == pytest.approx(exact.peak_bytes, rel=0.02)
 
 
+def test_what_is_reserved_is_at_least_what_tensors_take(recorder):
+    found = recorder.program(Job(argv_of({**SHAPE, "layers": 2}), 1))
+    taken, reserved = (priced(found, load_chip("nvidia-h100-sxm"), is_reserved=is_it) for is_it in (False, True))
+    assert taken.peak_bytes < reserved.peak_bytes < 1.5 * taken.peak_bytes
+    assert reserved.time_s == taken.time_s
+
+
 def test_recomputing_takes_a_forward_more_and_needs_less_memory(recorder):
     plain, again = (step(recorder, layers=6, micro_batch=2, recompute=kind) for kind in ("none", "full"))
     # three forwards' worth of products become four in the layers, which are most of them

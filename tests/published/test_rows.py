@@ -142,6 +142,11 @@ def test_a_model_known_by_name_has_as_many_parameters_as_it_should(monkeypatch, 
     assert sum(p.numel() for stage in stages for p in stage.parameters()) / 1e9 == pytest.approx(billions, rel=1e-3)
 
 
+def test_memory_is_compared_with_what_the_source_prints():
+    assert plan(run_of()).memory == "allocated"
+    assert plan(run_of(framework="torchtitan")).memory == "reserved"
+
+
 def test_layers_with_and_without_experts_are_recorded_apart():
     options = plan(run_of(model="DeepSeek-V3 671B", **NAMED_ONLY)).options
     found = points(options)

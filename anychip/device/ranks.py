@@ -184,10 +184,15 @@ def orbit(program: Program, different: Iterable[int], world_size: int) -> npt.ND
     """The ranks that are reached from a rank through its groups, leaving out groups in which somebody differs."""
     others = set(different)
     open_ = [set(group.ranks) for group in program.groups if others.isdisjoint(group.ranks)]
-    reached = np.array([program.rank], np.int64)
+    reached = np.array([program.rank], np.int64)  # near ones first: these stand in their groups where the rank does
     for ranks in sorted(open_, key=len):
-        if any(ranks < wider for wider in open_) or ranks.issubset(reached.tolist()):
-            continue  # (context ranks are among those that share a parameter: shifting by both would go beyond)
-        shifted = np.unique((reached[:, None] + (np.array(sorted(ranks)) - program.rank)[None, :]).ravel())
-        reached = shifted[(shifted >= 0) & (shifted < world_size)]
-    return reached
+        offsets = np.array(sorted(ranks)) - program.rank
+        found, parts = np.zeros(world_size, bool), [reached]
+        for rank in reached.tolist():
+            if not found[rank]:  # else its group is there already: groups may have more than one rank in common
+                its = offsets + rank
+                parts.append(its[(its >= 0) & (its < world_size)])
+                found[parts[-1]] = True
+        together = np.concatenate(parts)
+        reached = together[np.sort(np.unique(together, return_index=True)[1])]
+    return np.sort(reached)

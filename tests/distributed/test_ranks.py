@@ -1,5 +1,7 @@
 """Classes of ranks, from recordings made by hand: meshes, pipelines, rings, a rank that does otherwise."""
 
+import random
+
 import numpy as np
 import pytest
 
@@ -25,6 +27,30 @@ def test_a_rank_reaches_the_whole_mesh_by_its_groups() -> None:
     assert orbit(rank(21, ["a"], groups), (), 64).tolist() == list(range(64))
     # Somebody in the first dimension differs: only ranks of its own layer do as it does.
     assert orbit(rank(21, ["a"], groups), (5,), 64).tolist() == list(range(16, 32))
+
+
+def test_groups_that_overlap_in_some_ranks_take_nobody_beyond_them() -> None:
+    """Pairs multiply together, fours share experts, and every second rank of a stage of 16 shares a parameter; 4 stages."""
+    shared = (20, 21), (20, 21, 22, 23), (16, 20, 24, 28), tuple(range(16, 32, 2)), tuple(range(4, 64, 16))
+    groups = [Group(ranks) for ranks in shared]
+    assert orbit(rank(20, ["a"], groups), (4, 36, 52), 64).tolist() == list(range(16, 32))
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_the_first_rank_of_a_stage_reaches_its_stage_in_any_mesh(seed: int) -> None:
+    """Up to five dimensions, the first a pipeline; groups along one or several of the others, that may overlap."""
+    choose = random.Random(seed)
+    dims = [choose.choice((2, 3, 4)), *(choose.choice((1, 2, 2, 4)) for _ in range(4))]
+    mesh = np.arange(np.prod(dims)).reshape(dims)
+    stage = choose.randrange(dims[0])
+    axes = [choose.sample(range(1, 5), choose.choice((2, 2, 3))) for _ in range(choose.randrange(4))]
+    axes += [[axis] for axis in range(1, 5)]
+    inside = [mesh[(stage, *(slice(None) if one in along else 0 for one in range(1, 5)))].ravel() for along in axes]
+    line = mesh[(slice(None), 0, 0, 0, 0)].tolist()
+    groups = [Group(tuple(ranks.tolist())) for ranks in inside if ranks.size > 1] + [Group(tuple(line))]
+    first = line[stage]
+    found = orbit(rank(first, ["a"], groups), set(line) - {first}, mesh.size)
+    assert found.tolist() == mesh[stage].ravel().tolist()
 
 
 def test_a_group_within_another_takes_nobody_beyond_it() -> None:

@@ -69,7 +69,15 @@ def points(options: Mapping[str, Any]) -> list[Point]:
     ]
 
 
-ROUTED = ("experts", "chosen", "expert_ffn", "shared_ffn", "ep", "expert_tp")  # options of layers with experts alone
+ROUTED = (
+    "experts",
+    "chosen",
+    "expert_ffn",
+    "shared_ffn",
+    "ep",
+    "expert_tp",
+    "grouped",
+)  # options of layers with experts alone
 
 
 def kinds(options: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any]]]:

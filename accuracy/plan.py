@@ -234,7 +234,9 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
     options["sequence_parallel"] = split["tp"] > 1 and word("sequence_parallel", columns["sequence_parallel"]) == "yes"
     if fixed.get("experts"):
         options |= {"experts": fixed["experts"], "chosen": fixed["chosen"], "expert_ffn": fixed.get("expert_ffn", ffn)}
-        options |= {name: fixed[name] for name in ("shared_ffn", "dense_layers", "routed_every") if name in fixed}
+        options |= {
+            name: fixed[name] for name in ("shared_ffn", "dense_layers", "routed_every", "grouped") if name in fixed
+        }
         fits = chips // split["pp"] % (split["ep"] * split["tp"]) == 0
         options["expert_tp"] = bool(fixed.get("expert_tp")) and options["sequence_parallel"] and fits
     if fixed.get("plain") and options["sharding"] == "ddp":

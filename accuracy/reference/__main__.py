@@ -44,6 +44,7 @@ def arguments() -> argparse.Namespace:
     add("--dropout", type=float, default=0.0)
     add("--sequence-parallel", action="store_true")
     add("--expert-tp", action="store_true", help="experts are split over the tensor group too")
+    add("--grouped", action="store_true", help="products of a rank's experts are one kernel each")
     add("--gated", action="store_true", help="SwiGLU instead of GELU")
     add("--bias", action="store_true")
     add("--tied", action="store_true", help="head and embedding share their weight")

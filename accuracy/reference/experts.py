@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from accuracy.reference.layout import size
-from accuracy.reference.linear import Beside, Gather, GroupedLinear, How, Linear, Scatter, joins
+from accuracy.reference.linear import Beside, EachLinear, Gather, GroupedLinear, How, Linear, Scatter, joins
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class FeedForwardShape:
     rank: int = 0
     separate: bool = False
     expert_tp: bool = False  # experts are split over the tensor group
+    grouped: bool = False  # products of all experts are one kernel, else one each
 
 
 def swiglu(gate: Tensor, up: Tensor | None = None) -> Tensor:
@@ -93,8 +94,9 @@ class Experts(nn.Module):
         self.how = how if shape.expert_tp and how.sequence else how._replace(group=None, sequence=False)
         self.parts = size(self.how.group)
         inner = shape.expert_ffn // self.parts
-        self.first = GroupedLinear(self.local, shape.hidden, inner * (1 + shape.gated), how)
-        self.second = GroupedLinear(self.local, inner, shape.hidden, how)
+        products = GroupedLinear if shape.grouped else EachLinear
+        self.first = products(self.local, shape.hidden, inner * (1 + shape.gated), how)
+        self.second = products(self.local, inner, shape.hidden, how)
         self.act = fuse(swiglu if shape.gated else gelu)
         self.weigh = fuse(weigh)
         for parameter in (*self.first.parameters(), *self.second.parameters()):
@@ -118,9 +120,8 @@ class Experts(nn.Module):
         sources = self.parts * size(self.group)
         if sources > 1:
             sent = by_expert(sent, sources, self.local)
-        ends = counts[: self.local].cumsum(
-            0, dtype=torch.int32
-        )  # (which rows are whose: values, which decide nothing here)
+        # Which rows are whose is a value on the chip, for one kernel, or known to the host, which cuts them.
+        ends = counts[: self.local].cumsum(0, dtype=torch.int32) if self.shape.grouped else None
         done = self.second(self.act(self.first(sent, ends)), ends)
         if sources > 1:
             done = by_expert(done, self.local, sources)

@@ -350,8 +350,7 @@ class Linear(nn.Module):
 class GroupedProduct(torch.autograd.Function):
     """y = x @ weight[g].T for each group g of rows of x [rows, k]; weight: [groups, n, k]; ends: where each group's rows end.
 
-    One kernel, as grouped products of Transformer Engine, torchtitan and Pallas are; a weight's gradient is added to its
-    32-bit `main_grad` group by group.
+    One kernel, as torch's own grouped product is; a weight's gradient is added to its 32-bit `main_grad` group by group.
     """
 
     @staticmethod
@@ -414,9 +413,22 @@ class GroupedLinear(nn.Module):
         self.how = how
         self.weight = nn.Parameter(torch.empty(groups, outputs, inputs))
 
-    def forward(self, x: Tensor, ends: Tensor) -> Tensor:
+    def forward(self, x: Tensor, ends: Tensor | None) -> Tensor:
         weight = self.weight if self.weight.dtype == x.dtype else self.weight.to(x.dtype)  # under autocast
         return GroupedProduct.apply(x, weight, ends, self.how)  # type: ignore[no-any-return]
+
+
+class EachLinear(nn.Module):
+    """The same by a product for each expert, as Transformer Engine's grouped layer launches them."""
+
+    def __init__(self, groups: int, inputs: int, outputs: int, how: How) -> None:
+        super().__init__()
+        alone = how._replace(group=None, sequence=False)
+        self.products = nn.ModuleList(Linear(inputs, outputs, alone) for _ in range(groups))
+
+    def forward(self, x: Tensor, ends: Tensor | None = None) -> Tensor:
+        parts = x.chunk(len(self.products))
+        return torch.cat([one(part) for one, part in zip(self.products, parts, strict=True)])
 
 
 class Beside(nn.Module):

@@ -62,7 +62,7 @@ class Layer(nn.Module):
         )  # fmt: skip
         wide = FeedForwardShape(
             args.hidden, args.ffn, args.gated, args.bias, args.experts, args.chosen, args.expert_ffn, args.shared_ffn,
-            args.lora_rank if args.lora_on == "all" else 0, args.separate, args.expert_tp,
+            args.lora_rank if args.lora_on == "all" else 0, args.separate, args.expert_tp, args.grouped,
         )  # fmt: skip
         self.norm1, self.norm2 = norm_of(args), norm_of(args)
         self.attention = Attention(shape, how, layout.context, fuse)

@@ -102,6 +102,7 @@ def plan(run: Run) -> Plan:
     for entry in [*models, *told]:
         fixed |= entry.get("set", {})
         blank |= entry.get("blank", {})
+    fixed |= noted(run.notes)
     columns, filled = fill(run, blank)
     if not is_known:
         filled.append("framework")
@@ -179,6 +180,12 @@ def word(column: str, text: str) -> str:
     raise Unable(f"column {column}: {text!r} is not in accuracy/words.toml")
 
 
+def noted(notes: str) -> dict[str, int]:
+    """Options that a source's notes give as flags, over what the model's name says."""
+    found = {entry["value"]: re.search(entry["text"], notes) for entry in table("words.toml")["notes"]}
+    return {name: int(match[1]) for name, match in found.items() if match}
+
+
 def number(columns: Mapping[str, str], name: str, default: int | None = None) -> int:
     text = columns.get(name) or ""
     try:
@@ -233,10 +240,16 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
         options |= {name: written.get(options[name], options[name]) for name in ("norm", "position")}
     options["sequence_parallel"] = split["tp"] > 1 and word("sequence_parallel", columns["sequence_parallel"]) == "yes"
     if fixed.get("experts"):
-        options |= {"experts": fixed["experts"], "chosen": fixed["chosen"], "expert_ffn": fixed.get("expert_ffn", ffn)}
+        options |= {
+            "experts": fixed["experts"],
+            "chosen": fixed.get("chosen", 2),
+            "expert_ffn": fixed.get("expert_ffn", ffn),
+        }
         options |= {
             name: fixed[name] for name in ("shared_ffn", "dense_layers", "routed_every", "grouped") if name in fixed
         }
+        if "shared_experts" in fixed:
+            options["shared_ffn"] = fixed["shared_experts"] * options["expert_ffn"]
         fits = chips // split["pp"] % (split["ep"] * split["tp"]) == 0
         options["expert_tp"] = bool(fixed.get("expert_tp")) and options["sequence_parallel"] and fits
     if fixed.get("plain") and options["sharding"] == "ddp":

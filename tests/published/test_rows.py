@@ -147,6 +147,21 @@ def test_memory_is_compared_with_what_the_source_prints():
     assert plan(run_of(framework="torchtitan")).memory == "reserved"
 
 
+def test_experts_of_a_script_are_read_from_its_flags():
+    flags = "num-experts=16; moe-router-topk=4; moe-intermediate-size=512; n-shared-experts=2; first-k-dense-replace=1"
+    found = plan(
+        run_of(model="deepseek_v3_mcore", notes=flags, **NAMED_ONLY)
+    ).options  # whose own are 256, 8, 2048, 1 and 3
+    assert [found[name] for name in ("experts", "chosen", "expert_ffn", "shared_ffn", "dense_layers")] == [
+        16,
+        4,
+        512,
+        1024,
+        1,
+    ]
+    assert "experts" not in plan(run_of(notes="first-k-dense-replace=-1")).options
+
+
 def test_layers_with_and_without_experts_are_recorded_apart():
     options = plan(run_of(model="DeepSeek-V3 671B", **NAMED_ONLY)).options
     found = points(options)

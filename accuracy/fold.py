@@ -20,6 +20,8 @@ import numpy as np
 STAGES = {False: 3, True: 4}  # recorded of a pipeline (interleaved or not): with a stage that is neither first nor last
 ALWAYS = 100  # layers times micro-batches times stages up to which all is recorded as it is
 UNEVEN = ("recompute_layers", "dense_layers", "routed_every")  # make layers differ from each other
+ROUTED = ("experts", "chosen", "expert_ffn", "shared_ffn", "ep", "expert_tp", "grouped")  # of layers with experts alone
+FEW_LAYERS = 4  # so many of different kinds are recorded as they are where there is no pipeline
 EXACT = 1e-6
 FULL = 2, 3  # micro-batches from which on a step grows by as much with each: beside the first travel weights
 
@@ -69,17 +71,6 @@ def points(options: Mapping[str, Any]) -> list[Point]:
     ]
 
 
-ROUTED = (
-    "experts",
-    "chosen",
-    "expert_ffn",
-    "shared_ffn",
-    "ep",
-    "expert_tp",
-    "grouped",
-)  # options of layers with experts alone
-
-
 def kinds(options: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any]]]:
     """Options of a model whose layers are all of one kind, with the share of the layers. `full_every` n: one layer in n sees
     all keys, the others a window. `dense_layers`, `routed_every`: which layers have experts."""
@@ -88,12 +79,13 @@ def kinds(options: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any]]]:
         near = without(options, "full_every")
         return [((every - 1) / every, near), (1 / every, without(near, "window"))]
     layers, first, apart = options["layers"], options.get("dense_layers", 0), options.get("routed_every", 1)
-    is_short = layers <= 4 if options.get("pp", 1) == 1 else layers * options["micro_batches"] <= ALWAYS
+    is_short = layers <= FEW_LAYERS if options.get("pp", 1) == 1 else layers * options["micro_batches"] <= ALWAYS
     if not options.get("experts") or (not first and apart == 1) or is_short:
         return [(1.0, options)]
     share = sum((number + 1) % apart == 0 for number in range(first, layers)) / layers
     routed = without(options, "dense_layers", "routed_every")
-    return [(share, routed), (1 - share, without(routed, *ROUTED))]
+    found = [(share, routed), (1 - share, without(routed, *ROUTED))]
+    return [(share, kind) for share, kind in found if share > 0]
 
 
 def without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:

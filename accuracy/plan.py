@@ -329,6 +329,8 @@ def check(options: Mapping[str, Any], chips: int) -> None:
         raise Unable(f"{options['layers']} layers are fewer than {pp} stages of {vp} parts")
     if vp > 1 and options["micro_batches"] % pp:
         raise Unable(f"{options['micro_batches']} micro-batches do not divide by {pp} interleaved stages")
+    if options.get("lora_rank") and options.get("kv_rank"):
+        raise Unable("adapters on latent attention")
     if pp > 1 and options["sharding"] == "gradients":
         return
     if options.get("experts") and options["experts"] % options.get("ep", 1):

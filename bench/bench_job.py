@@ -76,10 +76,10 @@ class Stage:
         """Eight products, each with two point-wise ops, on blocks of their own."""
         self.tape.append(word(Kind.COMPILED, 1))
         for _ in range(8):
-            x, y, z = range(self.blocks, self.blocks + 3)
-            self.blocks += 2  # the last block is the next product's input
+            x, y, z, t = range(self.blocks, self.blocks + 4)
+            self.blocks += 3  # the last block is the next product's input
             self.tape += [word(Kind.OP, 0), word(Kind.USE, x), word(Kind.DEF, y), word(Kind.OP, 1), word(Kind.USE, y), word(Kind.DEF, z),
-                          word(Kind.FREE, y)]  # fmt: skip
+                          word(Kind.OP, 1), word(Kind.USE, z), word(Kind.DEF, t), word(Kind.FREE, y), word(Kind.FREE, z)]  # fmt: skip
         self.tape.append(word(Kind.COMPILED, 0))
 
     def exchange(self, *ways: str) -> None:

@@ -10,7 +10,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from accuracy.reference.layout import size
-from accuracy.reference.linear import E4M3, E5M2, Beside, Gather, How, Linear, joins, to_tensor_scaled_once
+from accuracy.reference.linear import (
+    E4M3,
+    E5M2,
+    Beside,
+    Gather,
+    How,
+    Linear,
+    joins,
+    mark_partial,
+    to_tensor_scaled_once,
+)
 
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 
@@ -36,9 +46,7 @@ class AttentionShape:
     norm: Any = None  # of latents: makes one of a width
     q_rank: int = 0  # widths of the latents that queries, and keys and values, are made from; 0: from the input
     kv_rank: int = 0
-    rope_dim: int = (
-        0  # with latents: what of a key is turned by its position, the same for all heads, beside its head_dim
-    )
+    rope_dim: int = 0  # with latents: what of a key its position turns, the same for all heads, beside its head_dim
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -75,7 +83,7 @@ class Attention(nn.Module):
             else []
         )
         self.qkv: nn.Module = Latents(shape, how) if shape.kv_rank else Beside(own) if separate else own[0]
-        self.up = Heads(shape, how, fuse) if shape.kv_rank else None
+        self.heads = Heads(shape, how, fuse) if shape.kv_rank else None
         self.out = Linear(shape.heads * shape.head_dim, shape.hidden, how, "row", shape.bias, shape.out_rank)
         self.rotate, self.softmax = fuse(rotate_complex if shape.rope_complex else rotate), fuse(softmax)
 
@@ -92,14 +100,14 @@ class Attention(nn.Module):
         return mixed.split([heads, kv, mixed.shape[2] - heads - kv], 2)
 
     def from_projection(self, mixed: Tensor | tuple[Tensor, ...], angles: tuple[Tensor, Tensor] | None) -> Tensor:
-        if self.up is None:
+        if self.heads is None:
             q, k, v = self.split(mixed)
             if angles is not None:
                 q, k = self.rotate(q, *angles), self.rotate(k, *angles)
         elif self.shape.again_up:
-            q, k, v = checkpoint(self.up, *mixed, angles, use_reentrant=False)
+            q, k, v = checkpoint(self.heads, *mixed, angles, use_reentrant=False)
         else:
-            q, k, v = self.up(*mixed, angles)
+            q, k, v = self.heads(*mixed, angles)
         if self.shape.again:
             mixed = checkpoint(self.core, q, k, v, use_reentrant=False)
         else:
@@ -152,14 +160,12 @@ class Latents(nn.Module):
 
     def __init__(self, shape: AttentionShape, how: How) -> None:
         super().__init__()
-        alone = how._replace(group=None)
         self.kv_rank = shape.kv_rank
-        self.q = Linear(shape.hidden, shape.q_rank, alone) if shape.q_rank else None
-        self.kv = Linear(shape.hidden, shape.kv_rank + shape.rope_dim, alone)
+        self.q = Linear(shape.hidden, shape.q_rank, how) if shape.q_rank else None
+        self.kv = Linear(shape.hidden, shape.kv_rank + shape.rope_dim, how)
         self.q_norm = shape.norm(shape.q_rank) if shape.q_rank else None
         self.kv_norm = shape.norm(shape.kv_rank)
-        for parameter in self.parameters():
-            parameter.is_partial = how.sequence  # type: ignore[attr-defined]
+        mark_partial(self, how)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         latent, turned = self.kv(x).split([self.kv_rank, self.kv.weight.shape[0] - self.kv_rank], -1)
@@ -183,7 +189,7 @@ class Heads(nn.Module):
         self, query: Tensor, latent: Tensor, turned: Tensor, angles: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         q, kv = self.q(query), self.kv(latent)
-        if self.how.group is not None and self.how.sequence:
+        if self.how.group is not None:
             turned = Gather.apply(turned, self.how)
         q, kv = (one.view(*one.shape[:2], -1, width) for one, width in ((q, self.wide), (kv, 2 * self.shape.head_dim)))
         k, v = kv.chunk(2, -1)

@@ -109,7 +109,7 @@ class Experts(nn.Module):
         order = chosen.reshape(-1).argsort(stable=True)
         rows = order.shape[0]
         if more := -rows % self.shape.experts:  # every expert is sent as many, the last few twice
-            order = torch.cat((order, order[:more]))
+            order = torch.cat((order, order.repeat(-(-more // rows))[:more]))
         sent = flat.index_select(0, order // self.shape.chosen)
         counts = chosen.reshape(-1).bincount(minlength=self.shape.experts)
         if self.group is not None:

@@ -423,12 +423,18 @@ class EachLinear(nn.Module):
 
     def __init__(self, groups: int, inputs: int, outputs: int, how: How) -> None:
         super().__init__()
-        alone = how._replace(group=None, sequence=False)
-        self.products = nn.ModuleList(Linear(inputs, outputs, alone) for _ in range(groups))
+        self.products = nn.ModuleList(Linear(inputs, outputs, how._replace(sequence=False)) for _ in range(groups))
 
     def forward(self, x: Tensor, ends: Tensor | None = None) -> Tensor:
         parts = x.chunk(len(self.products))
         return torch.cat([one(part) for one, part in zip(self.products, parts, strict=True)])
+
+
+def mark_partial(module: nn.Module, how: How) -> None:
+    """With the sequence split, each rank's gradients of norms and products that are whole on it are of its part only: to be
+    summed over the tensor group."""
+    for parameter in module.parameters():
+        parameter.is_partial = how.sequence  # type: ignore[attr-defined]
 
 
 class Beside(nn.Module):

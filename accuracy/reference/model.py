@@ -12,7 +12,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from accuracy.reference.attention import Attention, AttentionShape
 from accuracy.reference.experts import Experts, FeedForward, FeedForwardShape
 from accuracy.reference.layout import Layout, size
-from accuracy.reference.linear import E4M3, Exchange, How, Linear, Scatter
+from accuracy.reference.linear import E4M3, Exchange, How, Linear, Scatter, mark_partial
 
 Fuse = Callable[[Any], Any]
 
@@ -69,7 +69,7 @@ class Layer(nn.Module):
         self.mlp = Experts(wide, how, layout.expert, fuse) if is_routed(args, number) else FeedForward(wide, how, fuse)
         self.add = fuse(add_dropped)
         for module in (self.norm1, self.norm2):
-            mark_shared(module, how)
+            mark_partial(module, how)
         if args.lora_rank:
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(".up." in name or ".down." in name)
@@ -113,12 +113,6 @@ def keep_low(layer: nn.Module) -> None:
             module.weight = nn.Parameter(module.weight.new_empty(module.weight.shape, dtype=E4M3), requires_grad=False)
 
 
-def mark_shared(module: nn.Module, how: How) -> None:
-    """With the sequence split, each rank's gradient of a norm is of its part only: to be summed over the tensor group."""
-    for parameter in module.parameters():
-        parameter.is_partial = how.sequence  # type: ignore[attr-defined]
-
-
 class Embedding(nn.Module):
     """Token ids [b, s] -> [s, b, hidden], of which this rank's part of the sequence."""
 
@@ -158,7 +152,7 @@ class Head(nn.Module):
         self.weight = (
             tied if tied is not None else nn.Parameter(torch.empty(args.vocab // size(how.group), args.hidden))
         )
-        mark_shared(self.norm, how)
+        mark_partial(self.norm, how)
         if args.lora_rank:
             self.requires_grad_(False)
 
@@ -169,7 +163,8 @@ class Head(nn.Module):
 
 class Next(nn.Module):
     """What predicts one token more (DeepSeek-V3, arXiv 2412.19437, section 2.2): the last layer's output and the next token's
-    embedding, each normed, as one product's input, and a layer. The lookup itself, on another stage, is left out."""
+    embedding, each normed, as one product's input, and a layer, of which nothing is recomputed whole. The lookup itself, on
+    another stage, is left out."""
 
     def __init__(self, args: Namespace, layout: Layout, how: How) -> None:
         super().__init__()
@@ -177,6 +172,8 @@ class Next(nn.Module):
         self.join = Linear(2 * args.hidden, args.hidden, how, "column")
         self.layer = Layer(args, layout, how, args.layers)
         self.how = how
+        for module in (self.norm1, self.norm2):
+            mark_partial(module, how)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
         both = self.join(torch.cat((self.norm1(x), self.norm2(x)), -1))
@@ -186,7 +183,8 @@ class Next(nn.Module):
 
 
 class Stage(nn.Module):
-    """A run of layers, with the embedding before the first and the head after the last."""
+    """A run of layers, with the embedding before the first; after the last, what predicts one token more, if asked for, and
+    the head over both."""
 
     def __init__(self, args: Namespace, layout: Layout, how: How, layers: range, first: bool, last: bool) -> None:
         super().__init__()

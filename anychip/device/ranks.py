@@ -16,7 +16,10 @@ from anychip.record import Kind, Op, Program, TensorMeta
 
 SENDS = ("c10d.send.default", "c10d.recv_.default")
 RELATIVE = ("peer", "root")  # what names a rank: each has its own
-VALUES = ("Scalar", "Tensor")  # overloads that take numbers as values: what a part of a vocabulary begins with, say
+VALUES = (
+    "Scalar",
+    "Tensor",
+)  # overloads whose numbers are values (what a part of a vocabulary begins with), or show in the outputs
 MOST = 256  # ranks that are recorded one by one
 
 
@@ -63,8 +66,9 @@ def within(program: Program, other: Program) -> bool:
     mine, its = _issued(program), _issued(other)
     size = min(mine.size, its.size)
     pairs = np.unique(np.stack([mine[:size], its[:size]]), axis=1).T.tolist()
+    both = ((_relative(program.ops[here], program), _relative(other.ops[there], other)) for here, there in pairs)
     return size > 0 and all(
-        _no_larger(_relative(program.ops[here], program), _relative(other.ops[there], other)) for here, there in pairs
+        _no_larger(mine, its) and (not mine[0].startswith("c10d.") or mine[1][2] == its[1][2]) for mine, its in both
     )
 
 
@@ -75,7 +79,7 @@ def _no_larger(mine: Any, its: Any) -> bool:
         return mine[2:] == its[2:] and len(mine.shape) == len(its.shape) and _no_larger(mine.shape, its.shape)
     if isinstance(mine, tuple):
         return len(mine) == len(its) and all(map(_no_larger, mine, its))
-    return bool(mine <= its) if isinstance(mine, int) else bool(mine == its)
+    return bool(mine <= its if isinstance(mine, int) and not isinstance(mine, bool) else mine == its)
 
 
 def wanted(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np.uint64]]) -> set[int]:

@@ -148,7 +148,7 @@ def test_memory_is_compared_with_what_the_source_prints():
 
 
 def test_experts_of_a_script_are_read_from_its_flags():
-    flags = "num-experts=16; moe-router-topk=4; moe-intermediate-size=512; n-shared-experts=2; first-k-dense-replace=1"
+    flags = "n-shared-experts=2; num-experts=16; moe-router-topk=4; moe-intermediate-size=512; first-k-dense-replace=1"
     found = plan(
         run_of(model="deepseek_v3_mcore", notes=flags, **NAMED_ONLY)
     ).options  # whose own are 256, 8, 2048, 1 and 3
@@ -159,7 +159,7 @@ def test_experts_of_a_script_are_read_from_its_flags():
         1024,
         1,
     ]
-    assert "experts" not in plan(run_of(notes="first-k-dense-replace=-1")).options
+    assert "experts" not in plan(run_of(notes="first-k-dense-replace=-1; n-shared-experts=2")).options
 
 
 def test_layers_with_and_without_experts_are_recorded_apart():

@@ -165,3 +165,14 @@ def test_one_with_what_is_left_of_a_tensor_does_no_more_than_the_others() -> Non
     assert within(part(30), part(126))
     assert not within(part(126), part(30))
     assert not within(part(30, "aten.mul_.Tensor"), part(126))
+
+
+def test_another_flag_or_a_smaller_group_is_no_remainder() -> None:
+    def part(name: str, *args: object) -> Program:
+        groups = [Group((0, 1)), Group((0, 1, 2, 3))]
+        ops = [Op(name, args)]
+        return Program(np.array([word(Kind.OP, 0)], np.int64), ops, np.zeros(0, np.int64), world_size=4, groups=groups)
+
+    assert not within(part("aten.sort.stable", False), part("aten.sort.stable", True))
+    assert within(part("c10d.allreduce_.default", (), (), 1), part("c10d.allreduce_.default", (), (), 1))
+    assert not within(part("c10d.allreduce_.default", (), (), 0), part("c10d.allreduce_.default", (), (), 1))

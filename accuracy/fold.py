@@ -88,6 +88,10 @@ def kinds(options: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any]]]:
     return [(share, kind) for share, kind in found if share > 0]
 
 
+def is_uneven(options: Mapping[str, Any]) -> bool:
+    return any(options.get(name) for name in UNEVEN)
+
+
 def without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in names}
 
@@ -109,7 +113,7 @@ def straight(options: Mapping[str, Any]) -> list[Point]:
 
 def short_layers(options: Mapping[str, Any]) -> tuple[int, int] | None:
     """Two small numbers of layers; None: record all."""
-    if any(options.get(name) for name in UNEVEN):
+    if is_uneven(options):
         return None
     low = (2, 3) if options.get("experts") else (4, 6)
     return low if options["layers"] > low[1] else None
@@ -131,7 +135,7 @@ def piped(options: Mapping[str, Any]) -> list[Point]:
     layers, micro = options["layers"], options["micro_batches"]
     missing = 2 if (layers + 2) % (p * v) == 0 and layers % (p * v) else 0
     whole = Size(p, v, micro, -(-(layers + missing) // (p * v)), layers + missing)
-    if layers * micro <= ALWAYS or any(options.get(name) for name in UNEVEN):
+    if layers * micro <= ALWAYS or is_uneven(options):
         return [Point(1.0, options, 1.0, 1.0)]
     small = candidates(whole, 2 if options["recompute"] == "half" else 1, missing)
     found = solved(small, whole) or solved(small := small + deeper(whole, small), whole)

@@ -32,7 +32,7 @@ def page(results: Sequence[Result], plot: str | None) -> str:
         section("By source and chip", summaries(results, lambda r: f"{r.run.source}, {chip(r)}")),
         section("By model", summaries(results, lambda r: r.run["model"])),
         section("By program", summaries([r for r in results if r.plan], lambda r: r.plan.program if r.plan else "")),
-        section("Memory, by source", [HELD, "", *memory_by_source(results)] if any(held(r) is not None for r in results) else []),
+        section("Memory, by source", memory_by_source(results)),
         section("A source left out", crossed(results)),
         section("Layouts", ranked(results)),
         section("FP8 against 16 bit of the same run", ratios(results)),
@@ -61,7 +61,8 @@ def few(result: Result) -> bool:
 
 
 def memory_by_source(results: Sequence[Result]) -> list[str]:
-    return summaries([r for r in results if "memory_gib" in r.run.metrics], lambda r: r.run.source, held)
+    found = summaries([r for r in results if "memory_gib" in r.run.metrics], lambda r: r.run.source, held)
+    return [HELD, "", *found] if found else []
 
 
 def section(title: str, lines: list[str]) -> list[str]:

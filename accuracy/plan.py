@@ -240,14 +240,9 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
         options |= {name: written.get(options[name], options[name]) for name in ("norm", "position")}
     options["sequence_parallel"] = split["tp"] > 1 and word("sequence_parallel", columns["sequence_parallel"]) == "yes"
     if fixed.get("experts"):
-        options |= {
-            "experts": fixed["experts"],
-            "chosen": fixed.get("chosen", 2),
-            "expert_ffn": fixed.get("expert_ffn", ffn),
-        }
-        options |= {
-            name: fixed[name] for name in ("shared_ffn", "dense_layers", "routed_every", "grouped") if name in fixed
-        }
+        names = ("experts", "chosen", "shared_ffn", "dense_layers", "routed_every", "grouped")
+        options |= {name: fixed[name] for name in names if name in fixed}
+        options["expert_ffn"] = fixed.get("expert_ffn", ffn)
         if "shared_experts" in fixed:
             options["shared_ffn"] = fixed["shared_experts"] * options["expert_ffn"]
         fits = chips // split["pp"] % (split["ep"] * split["tp"]) == 0

@@ -85,8 +85,7 @@ def write(path: Path, text: str) -> None:
 
 
 def price_path(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Path:
-    more = [plan.memory] if plan.memory != "allocated" else []
-    text = json.dumps([job.key, chip.id, plan.num_chips, plan.cluster, pricing_digest(), *more])
+    text = json.dumps([job.key, chip.id, plan.num_chips, plan.cluster, plan.memory, pricing_digest()])
     return recorder.folder / "prices" / f"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}.json"
 
 

@@ -73,16 +73,7 @@ class Attention(nn.Module):
         super().__init__()
         self.shape, self.context = shape, context
         self.parts = size(how.group)
-        width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
-        kv = shape.kv_heads * shape.head_dim
-        separate = shape.separate and not joins(how)
-        widths = (width - 2 * kv, kv, kv) if separate else (width,)
-        own = (
-            [Linear(shape.hidden, one, how, "column", shape.bias, shape.rank) for one in widths]
-            if not shape.kv_rank
-            else []
-        )
-        self.qkv: nn.Module = Latents(shape, how) if shape.kv_rank else Beside(own) if separate else own[0]
+        self.qkv: nn.Module = Latents(shape, how) if shape.kv_rank else projection(shape, how)
         self.heads = Heads(shape, how, fuse) if shape.kv_rank else None
         self.out = Linear(shape.heads * shape.head_dim, shape.hidden, how, "row", shape.bias, shape.out_rank)
         self.rotate, self.softmax = fuse(rotate_complex if shape.rope_complex else rotate), fuse(softmax)
@@ -151,6 +142,15 @@ class Attention(nn.Module):
         if self.shape.dropout and self.training:
             shares = nn.functional.dropout(shares, self.shape.dropout)
         return torch.bmm(shares, v).transpose(0, 1).reshape(length, batch, heads, -1)
+
+
+def projection(shape: AttentionShape, how: How) -> nn.Module:
+    """Queries, keys and values of the input: by one product, or by three."""
+    q, kv = (heads * shape.head_dim for heads in (shape.heads, shape.kv_heads))
+    is_joined = joins(how) or not shape.separate
+    widths = (q + 2 * kv,) if is_joined else (q, kv, kv)
+    products = [Linear(shape.hidden, width, how, "column", shape.bias, shape.rank) for width in widths]
+    return products[0] if is_joined else Beside(products)
 
 
 class Latents(nn.Module):

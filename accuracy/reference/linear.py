@@ -270,12 +270,15 @@ def weight_gradient(x: Tensor, grad: Tensor, how: How, weight: nn.Parameter) -> 
 
 
 def cached_cast(weight: nn.Parameter, recipe: str) -> tuple[Tensor, Tensor]:
-    """A weight's cast, made once a step: whoever changes weights calls `forget_casts`."""
+    """A weight [n, k] in FP8, and [k, n]; or for groups [g, n, k] and [g, k, n]. Made once a step: whoever changes weights
+    calls `forget_casts`."""
+    *groups, n, k = weight.shape
     if weight.dtype == E4M3:  # (and turned without a copy: what a transposition takes is a hundredth of its product)
-        return weight, weight.view(weight.shape[1], weight.shape[0])
+        return weight, weight.view(*groups, k, n)
     known = getattr(weight, "low", None)
     if known is None:
-        known = cast(weight.detach(), E4M3, recipe)
+        low, turned = cast(weight.detach().view(-1, k), E4M3, recipe)
+        known = low.view(*groups, n, k), turned.view(*groups, k, n)
         weight.low = known  # type: ignore[attr-defined]
     return known  # type: ignore[no-any-return]
 
@@ -344,6 +347,32 @@ class Linear(nn.Module):
         return RowProduct.apply(x, self.weight, self.how)  # type: ignore[no-any-return]
 
 
+def mark_partial(module: nn.Module, how: How) -> None:
+    """With the sequence split, each rank's gradients of norms and products that are whole on it are of its part only: to be
+    summed over the tensor group."""
+    for parameter in module.parameters():
+        parameter.is_partial = how.sequence  # type: ignore[attr-defined]
+
+
+class Beside(nn.Module):
+    """Column-parallel products of one input, each on its own, where programs do not join them. The input is gathered once."""
+
+    def __init__(self, products: list[Linear]) -> None:
+        super().__init__()
+        self.products = nn.ModuleList(products)
+        self.how = products[0].how
+
+    def forward(self, x: Tensor, finish: bool = True) -> tuple[Tensor, ...]:
+        if self.how.group is not None:
+            x = Gather.apply(x, self.how)
+        return tuple(one(x, finish, is_gathered=True) for one in self.products)
+
+
+def joins(how: How) -> bool:
+    """Whether products of one input run as one: user buffers gather for all of them, and a cast to FP8 is shared."""
+    return how.overlaps or bool(how.low)
+
+
 # Products of experts ---------------------------------------------------------------------------------------------------
 
 
@@ -358,7 +387,7 @@ class GroupedProduct(torch.autograd.Function):
         ctx.how, ctx.weight, ctx.ends = how, weight, ends
         if how.low:
             x8, x8_t = cast(x, E4M3, how.low)
-            w8, ctx.w8_t = cached_grouped_cast(weight, how.low)
+            w8, ctx.w8_t = cached_cast(weight, how.low)
             ctx.save_for_backward(x8_t)
             return low_grouped_mm(x8, w8, ends)
         ctx.save_for_backward(x)
@@ -386,17 +415,6 @@ class GroupedProduct(torch.autograd.Function):
             return grad_x, torch.stack([one for one in own if one is not None]), None, None
         weight.ready()
         return grad_x, None, None, None
-
-
-def cached_grouped_cast(weight: nn.Parameter, recipe: str) -> tuple[Tensor, Tensor]:
-    """[groups, n, k] in FP8, and [groups, k, n]; kept as `cached_cast` keeps."""
-    groups, n, k = weight.shape
-    known = getattr(weight, "low", None)
-    if known is None:
-        low, turned = cast(weight.detach().view(groups * n, k), E4M3, recipe)
-        known = low.view(groups, n, k), turned.view(groups, k, n)
-        weight.low = known  # type: ignore[attr-defined]
-    return known  # type: ignore[no-any-return]
 
 
 def low_grouped_mm(a: Tensor, b: Tensor, ends: Tensor) -> Tensor:
@@ -428,29 +446,3 @@ class EachLinear(nn.Module):
     def forward(self, x: Tensor, ends: Tensor | None = None) -> Tensor:
         parts = x.chunk(len(self.products))
         return torch.cat([one(part) for one, part in zip(self.products, parts, strict=True)])
-
-
-def mark_partial(module: nn.Module, how: How) -> None:
-    """With the sequence split, each rank's gradients of norms and products that are whole on it are of its part only: to be
-    summed over the tensor group."""
-    for parameter in module.parameters():
-        parameter.is_partial = how.sequence  # type: ignore[attr-defined]
-
-
-class Beside(nn.Module):
-    """Column-parallel products of one input, each on its own, where programs do not join them. The input is gathered once."""
-
-    def __init__(self, products: list[Linear]) -> None:
-        super().__init__()
-        self.products = nn.ModuleList(products)
-        self.how = products[0].how
-
-    def forward(self, x: Tensor, finish: bool = True) -> tuple[Tensor, ...]:
-        if self.how.group is not None:
-            x = Gather.apply(x, self.how)
-        return tuple(one(x, finish, is_gathered=True) for one in self.products)
-
-
-def joins(how: How) -> bool:
-    """Whether products of one input run as one: user buffers gather for all of them, and a cast to FP8 is shared."""
-    return how.overlaps or bool(how.low)

@@ -21,11 +21,12 @@ from anychip.cluster.stragglers import lag
 from anychip.cost.price import Prices
 from anychip.network import Collective
 from anychip.record import Kind, Mark, Program
-from anychip.record.tape import KIND_BITS, KIND_MASK
-from anychip.timeline.engine import (
+from anychip.record.tape import (
+    BATCH,
     COMPILED,
-    COUPLING,
     HOST,
+    KIND_BITS,
+    KIND_MASK,
     OP,
     READ,
     RECORD,
@@ -33,15 +34,14 @@ from anychip.timeline.engine import (
     SYNC,
     SYNC_EVENT,
     WAIT,
-    Engine,
 )
+from anychip.timeline.engine import COUPLING, Engine
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 TIMED = (Kind.OP, Kind.HOST, Kind.BATCH, Kind.MARK, *COUPLING)  # all other words take no time
 FEW = 64  # a stretch of so many words is walked in Python: cheaper than two dozen numpy calls
-BATCH = int(Kind.BATCH)
 
 
 @dataclass(slots=True, eq=False)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from anychip.cost.work import mutated, work
 from anychip.record import Kind, Op, Program, TensorMeta, word
-from anychip.record.tape import KIND_BITS, KIND_MASK
+from anychip.record.tape import FREE, KIND_BITS, KIND_MASK, OP
 
 FUSIBLE = frozenset({"elementwise", "reduction", "copy", "index"})
 OF_BLOCKS = (Kind.ALLOC, Kind.FREE, Kind.USE, Kind.DEF, Kind.RECORD_STREAM)
@@ -37,7 +37,6 @@ def _table(kinds: tuple[Kind, ...]) -> npt.NDArray[np.bool_]:
 
 
 IS_BLOCK, IS_EVENT = _table(OF_BLOCKS), _table(OF_EVENTS)
-FREE, OP = int(Kind.FREE), int(Kind.OP)  # plain ints: comparing with an enum's member costs ten times as much
 LOOK_BACK = 64  # groups that a node may still join: keeps a long region from taking quadratic time
 
 

@@ -40,9 +40,11 @@ def differing(program: Program, chip: Chip) -> list[Question]:
     return [question for question in program.questions if answer(chip, question.name) != question.answer]
 
 
-def is_idle() -> bool:
+def is_asked_in_vain(name: str) -> bool:
     """Whether the capability is asked for by `torch.distributed.broadcast` of a tensor that is not in FP8: it asks for every
     tensor before it looks at the type, so that whatever draws random DTensors would be recorded anew for each chip."""
+    if name != "capability":
+        return False
     frame: FrameType | None = sys._getframe(1)
     for _ in range(8):  # __getattr__ and torch.cuda's own functions stand between
         if frame is None:

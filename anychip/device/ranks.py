@@ -16,10 +16,8 @@ from anychip.record import Kind, Op, Program, TensorMeta
 
 SENDS = ("c10d.send.default", "c10d.recv_.default")
 RELATIVE = ("peer", "root")  # what names a rank: each has its own
-VALUES = (
-    "Scalar",
-    "Tensor",
-)  # overloads whose numbers are values (what a part of a vocabulary begins with), or show in the outputs
+# Overloads whose numbers are values (what a part of a vocabulary begins with), or show in the outputs.
+VALUES = ("Scalar", "Tensor")
 MOST = 256  # ranks that are recorded one by one
 
 

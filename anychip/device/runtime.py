@@ -9,7 +9,7 @@ import torch
 
 from anychip.device._torch import Native
 from anychip.device._torch_tensors import Tensors
-from anychip.device.answers import answer, is_idle
+from anychip.device.answers import answer, is_asked_in_vain
 from anychip.device.clock import Clocks, VirtualClock
 from anychip.device.kernels import Kernels
 from anychip.drivers.base import Call
@@ -71,7 +71,7 @@ class Runtime:
     def ask(self, name: str) -> Any:
         """Answer a question about the chip, and keep it with its line, unless it decides nothing."""
         given = answer(self.chip, name)
-        return given if name == "capability" and is_idle() else self.recorder.ask(name, given)
+        return given if is_asked_in_vain(name) else self.recorder.ask(name, given)
 
     def out_of_memory(self, nbytes: int) -> None:
         """Called when an allocation comes near the chip's memory: raise if PyTorch's allocator would."""

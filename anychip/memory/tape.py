@@ -9,13 +9,22 @@ import numpy as np
 from anychip.memory.allocator import Block, CachingAllocator, OutOfMemory, Settings
 from anychip.memory.statistics import COUNTED
 from anychip.record import Kind, Program, word
-from anychip.record.tape import KIND_BITS, KIND_MASK, AllocatorCall
+from anychip.record.tape import (
+    ALLOC,
+    ALLOC_CALL,
+    FREE,
+    KIND_BITS,
+    KIND_MASK,
+    READ,
+    RECORD_STREAM,
+    STREAM,
+    SYNC,
+    SYNC_EVENT,
+    AllocatorCall,
+)
 
-# Plain numbers: a comparison with a member of an enumeration takes several times as long.
-_ALLOC, _FREE, _STREAM = int(Kind.ALLOC), int(Kind.FREE), int(Kind.STREAM)
-_RECORD_STREAM, _ALLOC_CALL = int(Kind.RECORD_STREAM), int(Kind.ALLOC_CALL)
-_SYNCHRONISES = (int(Kind.SYNC), int(Kind.SYNC_EVENT), int(Kind.READ))
-_HEARD = (_ALLOC, _FREE, _STREAM, _RECORD_STREAM, _ALLOC_CALL, *_SYNCHRONISES)
+SYNCHRONISES = (SYNC, SYNC_EVENT, READ)
+HEARD = (ALLOC, FREE, STREAM, RECORD_STREAM, ALLOC_CALL, *SYNCHRONISES)
 
 
 class TapeAllocator:
@@ -31,21 +40,21 @@ class TapeAllocator:
         allocator, blocks = self.allocator, self._blocks
         for one in words:
             kind = one & KIND_MASK
-            if kind == _ALLOC:
+            if kind == ALLOC:
                 blocks[one >> KIND_BITS] = self._malloc(block_bytes[one >> KIND_BITS])
-            elif kind == _FREE:
+            elif kind == FREE:
                 block = blocks.pop(one >> KIND_BITS, None)
                 if block is not None:
                     allocator.free(block)
-            elif kind == _STREAM:
+            elif kind == STREAM:
                 self.stream = one >> KIND_BITS
-            elif kind == _RECORD_STREAM:
+            elif kind == RECORD_STREAM:
                 block = blocks.get(one >> KIND_BITS)
                 if block is not None:
                     allocator.record_stream(block, self.stream)
-            elif kind == _ALLOC_CALL:
+            elif kind == ALLOC_CALL:
                 self._call(one >> KIND_BITS)
-            elif kind in _SYNCHRONISES:
+            elif kind in SYNCHRONISES:
                 allocator.synchronized()
 
     def _malloc(self, nbytes: int) -> Block:
@@ -135,7 +144,7 @@ class Peaks:
 def replay(program: Program, capacity_bytes: int, settings: str = "") -> Peaks:
     """Run the allocator over a recording on a chip with `capacity_bytes`."""
     replayed = TapeAllocator(capacity_bytes, settings, ("allocated_bytes", "reserved_bytes"))
-    heard = np.isin(program.kinds, _HEARD)
+    heard = np.isin(program.kinds, HEARD)
     # A peak that the program reset is still one that the chip had to hold.
     heard &= program.tape != word(Kind.ALLOC_CALL, AllocatorCall.RESET_PEAK)
     replayed.run(program.tape[heard].tolist(), program.block_bytes.tolist())

@@ -39,6 +39,13 @@ class Kind(IntEnum):
     AT = 22  # payload: place of the user's source that issued the collectives that follow
 
 
+# The kinds that loops over words compare with, as plain ints: an enum's member costs ten times as much.
+ALLOC, FREE, OP, HOST, MARK = map(int, (Kind.ALLOC, Kind.FREE, Kind.OP, Kind.HOST, Kind.MARK))
+STREAM, RECORD, WAIT, BATCH = map(int, (Kind.STREAM, Kind.RECORD, Kind.WAIT, Kind.BATCH))
+SYNC, SYNC_EVENT, READ, COMPILED, GRAPH = map(int, (Kind.SYNC, Kind.SYNC_EVENT, Kind.READ, Kind.COMPILED, Kind.GRAPH))
+RECORD_STREAM, ALLOC_CALL = int(Kind.RECORD_STREAM), int(Kind.ALLOC_CALL)
+
+
 class Mark(IntEnum):
     """Where a program stands in its training step; steps are derived from these (`record.steps`)."""
 

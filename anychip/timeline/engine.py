@@ -21,7 +21,22 @@ import numpy.typing as npt
 from anychip.cost.fusion import Region, fuse_words
 from anychip.cost.price import Prices
 from anychip.record import Kind, Op
-from anychip.record.tape import KIND_BITS, KIND_MASK, Mark
+from anychip.record.tape import (
+    COMPILED,
+    GRAPH,
+    HOST,
+    KIND_BITS,
+    KIND_MASK,
+    MARK,
+    OP,
+    READ,
+    RECORD,
+    STREAM,
+    SYNC,
+    SYNC_EVENT,
+    WAIT,
+    Mark,
+)
 from anychip.spec import Chip
 
 Words = npt.NDArray[np.int64]
@@ -29,13 +44,6 @@ Words = npt.NDArray[np.int64]
 COUPLING = (Kind.STREAM, Kind.RECORD, Kind.WAIT, Kind.SYNC, Kind.SYNC_EVENT, Kind.READ, Kind.COMPILED, Kind.GRAPH)
 _CUTS = np.zeros(KIND_MASK + 1, bool)
 _CUTS[list(COUPLING)] = True
-# Plain ints: comparing with an enum's member costs ten times as much.
-OP, HOST, MARK, STREAM, RECORD, WAIT = (
-    int(kind) for kind in (Kind.OP, Kind.HOST, Kind.MARK, Kind.STREAM, Kind.RECORD, Kind.WAIT)
-)
-SYNC, SYNC_EVENT, READ, COMPILED, GRAPH = (
-    int(kind) for kind in (Kind.SYNC, Kind.SYNC_EVENT, Kind.READ, Kind.COMPILED, Kind.GRAPH)
-)
 OPTIMIZER_END = int(Mark.OPTIMIZER_END)
 SHORT = 24  # a stretch of fewer words is walked in Python: cheaper than a dozen numpy calls
 

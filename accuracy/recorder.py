@@ -46,15 +46,18 @@ class Job(NamedTuple):
     @property
     def key(self) -> str:
         """Names what is recorded: the job, the program's text, and who records."""
-        text = json.dumps([self.argv, self.num_chips, STEPS, __version__, program_digest(self.module)])
+        digest = program_digest(self.module, "--experts" in self.argv)
+        text = json.dumps([self.argv, self.num_chips, STEPS, __version__, digest])
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 @cache
-def program_digest(module: str = MODULE) -> str:
+def program_digest(module: str = MODULE, has_experts: bool = False) -> str:
+    """Of the program's text: of experts.py only where it is imported."""
     whole = hashlib.blake2b(digest_size=12)
     for path in sorted((HERE / "reference").glob("*.py")):
-        whole.update(path.read_bytes())
+        if has_experts or path.name != "experts.py":
+            whole.update(path.read_bytes())
     if module != MODULE:
         whole.update((HERE / f"{module.rpartition('.')[2]}.py").read_bytes())
         whole.update(importlib.metadata.version(PACKAGES[module]).encode())
@@ -143,7 +146,7 @@ def serve(jobs: int) -> None:
 # What the reference transformer and torch beneath it import on their way: here once, not in every rank (7 of 8 CPU seconds).
 LIBRARIES = (
     "torch._dynamo", "torch._inductor", "torch.distributed.device_mesh", "torch.distributed.fsdp", "torch.distributed.pipelining",
-    "torch.distributed.tensor", "torch.utils.checkpoint", "accuracy.reference.gradients", "accuracy.reference.model",
+    "torch.distributed.tensor", "torch.utils.checkpoint", "accuracy.reference.experts", "accuracy.reference.gradients", "accuracy.reference.model",
     "accuracy.reference.overlap",
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from accuracy.reference.attention import Attention, AttentionShape
-from accuracy.reference.experts import Experts, FeedForward, FeedForwardShape
+from accuracy.reference.feedforward import FeedForward, FeedForwardShape
 from accuracy.reference.layout import Layout, size
 from accuracy.reference.linear import E4M3, Exchange, How, Linear, Scatter, mark_partial
 
@@ -60,13 +60,9 @@ class Layer(nn.Module):
             args.lora_rank if args.lora_on != "qkv" else 0, args.separate, NORMS[args.norm], args.q_rank, args.kv_rank,
             args.rope_dim,
         )  # fmt: skip
-        wide = FeedForwardShape(
-            args.hidden, args.ffn, args.gated, args.bias, args.experts, args.chosen, args.expert_ffn, args.shared_ffn,
-            args.lora_rank if args.lora_on == "all" else 0, args.separate, args.expert_tp, args.grouped,
-        )  # fmt: skip
         self.norm1, self.norm2 = norm_of(args), norm_of(args)
         self.attention = Attention(shape, how, layout.context, fuse)
-        self.mlp = Experts(wide, how, layout.expert, fuse) if is_routed(args, number) else FeedForward(wide, how, fuse)
+        self.mlp = feed_forward(args, layout, how, number)
         self.add = fuse(add_dropped)
         for module in (self.norm1, self.norm2):
             mark_partial(module, how)
@@ -99,6 +95,17 @@ class Layer(nn.Module):
         """All but the first product is computed again in the backward."""
         mixed = self.attention.qkv(self.norm1(x))
         return checkpoint(self.after_projection, mixed, x, angles, use_reentrant=False)  # type: ignore[no-any-return]
+
+
+def feed_forward(args: Namespace, layout: Layout, how: How, number: int) -> nn.Module:
+    rank = args.lora_rank if args.lora_on == "all" else 0
+    shape = FeedForwardShape(args.hidden, args.ffn, args.gated, args.bias, rank, args.separate)
+    if not is_routed(args, number):
+        return FeedForward(shape, how, fuse_of(args))
+    from accuracy.reference.experts import Experts, ExpertsShape
+
+    routed = ExpertsShape(args.experts, args.chosen, args.expert_ffn, args.shared_ffn, args.expert_tp, args.grouped)
+    return Experts(shape, routed, how, layout.expert, fuse_of(args))
 
 
 def is_routed(args: Namespace, number: int) -> bool:

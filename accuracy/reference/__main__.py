@@ -33,7 +33,8 @@ def arguments() -> argparse.Namespace:
         ("tp", 1, "tensor parallel"), ("cp", 1, "context parallel"), ("pp", 1, "pipeline stages"),
         ("vp", 1, "parts of a stage"), ("ep", 1, "expert parallel"), ("experts", 0, ""), ("chosen", 2, "experts per token"),
         ("expert-ffn", 0, ""), ("shared-ffn", 0, ""), ("dense-layers", 0, "before those with experts"),
-        ("routed-every", 1, "of how many layers one has experts: the last"),
+        ("routed-every", 1, "of how many layers one has experts: the last"), ("node", 0, "expert-parallel ranks of a node, 0: all"),
+        ("most-nodes", 0, "that a token is sent to, 0: all"),
         ("q-rank", 0, "width of the latent that queries are made of"), ("kv-rank", 0, "of keys and values; 0: no latents"),
         ("rope-dim", 64, "with latents: of a head beside its head-dim"), ("mtp", 0, "1: a module that predicts one token more"),
         ("recompute-layers", 0, "of each stage part, recomputed whole"), ("lora-rank", 0, "0: all weights are trained"),
@@ -45,6 +46,13 @@ def arguments() -> argparse.Namespace:
     add("--sequence-parallel", action="store_true")
     add("--expert-tp", action="store_true", help="experts are split over the tensor group too")
     add("--grouped", action="store_true", help="products of a rank's experts are one kernel each")
+    add(
+        "--dispatch",
+        choices=("experts", "ranks"),
+        default="experts",
+        help="a token is sent once to each of its experts, or of its ranks",
+    )
+    add("--graph", action="store_true", help="a step's forwards and backwards are one CUDA graph")
     add("--gated", action="store_true", help="SwiGLU instead of GELU")
     add("--bias", action="store_true")
     add("--tied", action="store_true", help="head and embedding share their weight")
@@ -150,6 +158,8 @@ def main() -> None:
             for s in stages
         ]
     step = stepper(args, layout, stages, device)
+    if args.graph:
+        step = graphed(step)
     for _ in range(args.steps):
         train_step(args, layout, stages, buckets, optimizer, step)
 
@@ -190,6 +200,24 @@ def stepper(
         return losses[0] if losses else None
 
     return pipelined
+
+
+def graphed(step: Callable[[], Any]) -> Callable[[], Any]:
+    """The first call runs, as a warm-up; the second is captured, and from then on it is one launch."""
+    graph = torch.cuda.CUDAGraph()
+    calls: list[Any] = []
+
+    def run() -> Any:
+        if not calls:
+            calls.append(step())
+            return calls[0]
+        if len(calls) == 1:
+            with torch.cuda.graph(graph):
+                calls.append(step())
+        graph.replay()
+        return calls[1]
+
+    return run
 
 
 def schedule_of(

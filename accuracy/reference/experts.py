@@ -3,8 +3,12 @@
 Routing is balanced by force, as in the published benchmarks: every expert gets as many tokens.
 """
 
+import math
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -12,8 +16,20 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from accuracy.reference.feedforward import FeedForward, FeedForwardShape, gelu, swiglu
-from accuracy.reference.layout import size
-from accuracy.reference.linear import E4M3, E5M2, Gather, How, Linear, Scatter, cached_cast, cast, ones, product_into
+from accuracy.reference.layout import Layout, group_of, size
+from accuracy.reference.linear import (
+    E4M3,
+    E5M2,
+    Gather,
+    How,
+    Linear,
+    Scatter,
+    cached_cast,
+    cast,
+    low_mm,
+    ones,
+    product_into,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +43,111 @@ class ExpertsShape:
     shared_ffn: int = 0
     is_split: bool = False  # over the tensor group
     grouped: bool = False  # products of all experts are one kernel, else one each
+    once: bool = False  # a token is sent once to each node and there once to each rank, not once to each of its experts
+    node: int = 1  # neighbours in the expert group that are one node
+    most_nodes: int = 0  # to which a token is sent; 0: to all
+
+
+def experts_of(args: Namespace, layout: Layout, how: How, shape: FeedForwardShape, fuse: Any) -> "Experts":
+    routed = ExpertsShape(
+        args.experts, args.chosen, args.expert_ffn, args.shared_ffn, args.expert_tp, args.grouped, args.dispatch == "ranks",
+        args.node or args.ep, args.most_nodes,
+    )  # fmt: skip
+    return Experts(shape, routed, how, layout.expert, fuse)
+
+
+class Experts(nn.Module):
+    """Router, dispatch to the expert group, each expert's products, and the way back. Shares are applied with the
+    activation, as Megatron-LM does."""
+
+    def __init__(
+        self, shape: FeedForwardShape, routed: ExpertsShape, how: How, group: dist.ProcessGroup | None, fuse: Any
+    ) -> None:
+        super().__init__()
+        self.shape, self.group = routed, group
+        self.local = routed.experts // size(group)
+        self.router = Linear(shape.hidden, routed.experts, How(plain=how.plain))
+        self.how = how if routed.is_split and how.sequence else how._replace(group=None, sequence=False)
+        inner = routed.ffn // size(self.how.group)
+        products = GroupedLinear if routed.grouped else EachLinear
+        self.first = products(self.local, shape.hidden, inner * (1 + shape.gated), how)
+        self.second = products(self.local, inner, shape.hidden, how)
+        self.act = fuse(weighted(swiglu if shape.gated else gelu))
+        self.way = (
+            ToRanks(routed, group) if routed.once and group is not None else ToExperts(self.how, group, self.local)
+        )
+        for parameter in (*self.first.parameters(), *self.second.parameters()):
+            parameter.is_expert = True  # type: ignore[attr-defined]
+        self.shared = FeedForward(shape, how, fuse, routed.shared_ffn) if routed.shared_ffn else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        shares, chosen = self.router(flat).float().softmax(-1).topk(self.shape.chosen, -1)
+        order = chosen.reshape(-1).argsort(stable=True)
+        rows = order.shape[0]
+        if more := -rows % self.shape.experts:  # every expert is sent as many, the last few twice
+            order = torch.cat((order, order.repeat(-(-more // rows))[:more]))
+        counts = chosen.reshape(-1).bincount(minlength=self.shape.experts)
+        if self.group is not None:
+            self.tell(counts)
+        sent = self.way.go(flat, order)
+        # Which rows are whose is a value on the chip, for one kernel, or known to the host, which cuts them.
+        ends = counts[: self.local].cumsum(0, dtype=torch.int32) if self.shape.grouped else None
+        own = shares.to(x.dtype).reshape(-1).index_select(0, order).repeat(sent.shape[0] // order.shape[0])
+        done = self.second(self.act(self.first(sent, ends), own.unsqueeze(-1)), ends)
+        out = self.way.back(done, flat.shape[0]).view(x.shape)
+        return out if self.shared is None else out + self.shared(x)
+
+    def tell(self, counts: Tensor) -> None:
+        """How many tokens go where: gathered over the group, and read by the host for the sizes of the exchange."""
+        assert self.group is not None
+        known = counts.new_empty(counts.shape[0] * size(self.group))
+        dist.all_gather_into_tensor(known, counts, group=self.group)
+        known.cpu()
+
+
+def weighted(act: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    def both(x: Tensor, shares: Tensor) -> Tensor:
+        return act(x) * shares
+
+    return both
+
+
+# Ways to the experts and back ------------------------------------------------------------------------------------------
+# Which rows are read is decided by values that nobody has: any index of the right length stands for it.
+
+
+def picked(x: Tensor, order: Tensor) -> Tensor:
+    """A row of x for each of `order`: one kernel, as permutations of tokens are."""
+    return x.index_select(0, order % x.shape[0])
+
+
+def added(x: Tensor, count: int) -> Tensor:
+    """[rows, hidden] -> [count, hidden], each the sum of about as many rows: one kernel, as the way back is."""
+    rows = torch.arange(x.shape[0], device=x.device)
+    return nn.functional.embedding_bag(rows, x, rows[:count], mode="sum")
+
+
+class Pick(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor) -> Tensor:
+        ctx.count = x.shape[0]
+        return picked(x, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return added(grad, ctx.count), None
+
+
+class Add(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, count: int) -> Tensor:
+        ctx.rows = x.shape[0]
+        return added(x, count)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return picked(grad, torch.arange(ctx.rows, device=grad.device)), None
 
 
 class AllToAll(torch.autograd.Function):
@@ -46,76 +167,120 @@ class AllToAll(torch.autograd.Function):
         return out, None
 
 
-class Experts(nn.Module):
-    """Router, dispatch to the expert group, each expert's products, and the way back."""
+class ToExperts:
+    """A token is sent once to each of its experts, in one exchange over the group."""
 
-    def __init__(
-        self, shape: FeedForwardShape, routed: ExpertsShape, how: How, group: dist.ProcessGroup | None, fuse: Any
-    ) -> None:
-        super().__init__()
-        self.shape, self.group = routed, group
-        self.local = routed.experts // size(group)
-        self.router = Linear(shape.hidden, routed.experts, How(plain=how.plain))
-        self.how = how if routed.is_split and how.sequence else how._replace(group=None, sequence=False)
-        self.parts = size(self.how.group)
-        inner = routed.ffn // self.parts
-        products = GroupedLinear if routed.grouped else EachLinear
-        self.first = products(self.local, shape.hidden, inner * (1 + shape.gated), how)
-        self.second = products(self.local, inner, shape.hidden, how)
-        self.act = fuse(swiglu if shape.gated else gelu)
-        self.weigh = fuse(weigh)
-        for parameter in (*self.first.parameters(), *self.second.parameters()):
-            parameter.is_expert = True  # type: ignore[attr-defined]
-        self.shared = FeedForward(shape, how, fuse, routed.shared_ffn) if routed.shared_ffn else None
+    def __init__(self, how: How, group: dist.ProcessGroup | None, local: int) -> None:
+        self.how, self.group, self.local = how, group, local
+        self.sources = size(how.group) * size(group)
 
-    def forward(self, x: Tensor) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        shares, chosen = self.router(flat).float().softmax(-1).topk(self.shape.chosen, -1)
-        order = chosen.reshape(-1).argsort(stable=True)
-        rows = order.shape[0]
-        if more := -rows % self.shape.experts:  # every expert is sent as many, the last few twice
-            order = torch.cat((order, order.repeat(-(-more // rows))[:more]))
-        sent = flat.index_select(0, order // self.shape.chosen)
-        counts = chosen.reshape(-1).bincount(minlength=self.shape.experts)
+    def go(self, x: Tensor, order: Tensor) -> Tensor:
+        """[tokens, hidden] -> [rows, hidden], by expert"""
+        sent = Pick.apply(x, order)
         if self.group is not None:
-            self.tell(counts)
             sent = AllToAll.apply(sent, self.group)
-        if self.parts > 1:
+        if self.how.group is not None:
             sent = Gather.apply(sent, self.how)
-        sources = self.parts * size(self.group)
-        if sources > 1:
-            sent = by_expert(sent, sources, self.local)
-        # Which rows are whose is a value on the chip, for one kernel, or known to the host, which cuts them.
-        ends = counts[: self.local].cumsum(0, dtype=torch.int32) if self.shape.grouped else None
-        done = self.second(self.act(self.first(sent, ends)), ends)
-        if sources > 1:
-            done = by_expert(done, self.local, sources)
-        if self.parts > 1:
+        return by_expert(sent, self.sources, self.local) if self.sources > 1 else sent
+
+    def back(self, done: Tensor, tokens: int) -> Tensor:
+        if self.sources > 1:
+            done = by_expert(done, self.local, self.sources)
+        if self.how.group is not None:
             done = Scatter.apply(done, self.how)
         if self.group is not None:
             done = AllToAll.apply(done, self.group)
-        done, order = done[:rows], order[:rows]
-        back = torch.zeros_like(done).index_copy(0, order, done)
-        out = self.weigh(back.view(flat.shape[0], self.shape.chosen, -1), shares.to(x.dtype)).view(x.shape)
-        return out if self.shared is None else out + self.shared(x)
-
-    def tell(self, counts: Tensor) -> None:
-        """How many tokens go where: gathered over the group, and read by the host for the sizes of the exchange."""
-        assert self.group is not None
-        known = counts.new_empty(counts.shape[0] * size(self.group))
-        dist.all_gather_into_tensor(known, counts, group=self.group)
-        known.cpu()
-
-
-def weigh(back: Tensor, shares: Tensor) -> Tensor:
-    """[tokens, chosen, hidden] by each token's shares -> [tokens, hidden]"""
-    return (back * shares.unsqueeze(-1)).sum(1)
+        return Add.apply(done, tokens)  # type: ignore[no-any-return]
 
 
 def by_expert(x: Tensor, outer: int, inner: int) -> Tensor:
     """Rows that stand by (outer, inner) -> by (inner, outer): one copy."""
     parts = x.view(outer, inner, -1, x.shape[-1])
     return parts.transpose(0, 1).reshape(-1, x.shape[-1])
+
+
+class Exchange(NamedTuple):
+    """share: of the tokens that are sent to each rank of the group."""
+
+    group: dist.ProcessGroup | None
+    share: float
+
+    def start(self, x: Tensor, tokens: float) -> tuple[Tensor, Any]:
+        assert self.group is not None
+        rows = size(self.group) * math.ceil(tokens * self.share)
+        sent, out = (x.new_empty(rows, x.shape[-1]) for _ in range(2))
+        return out, dist.all_to_all_single(out, sent, group=self.group, async_op=True)
+
+
+class ToRanks:
+    """A token is sent once to each node that has some of its experts, from the rank that receives it there once to each
+    rank of them, and comes back as sums: as DeepEP's kernels do (https://github.com/deepseek-ai/DeepEP) and HybridEP's, which
+    read, send on and add up while they receive. So both exchanges run at once, and copy nothing else."""
+
+    def __init__(self, shape: ExpertsShape, group: dist.ProcessGroup) -> None:
+        inside, across = nodes_of(group, shape.node)
+        nodes, ranks = size(across), size(inside)
+        most = min(shape.most_nodes or nodes, nodes)
+        self.across = Exchange(across, most / nodes * is_hit(most, shape.chosen))
+        self.arriving = nodes * self.across.share  # nodes that a token goes to, so ranks that send it on
+        self.inside = Exchange(inside, is_hit(ranks, shape.chosen / self.arriving))
+        self.copies = self.arriving * ranks * self.inside.share  # ranks that a token goes to
+
+    def go(self, x: Tensor, order: Tensor) -> Tensor:
+        """[tokens, hidden] -> [rows, hidden], by expert"""
+        return Pick.apply(Arrive.apply(x, self), order)  # type: ignore[no-any-return]
+
+    def back(self, done: Tensor, tokens: int) -> Tensor:
+        return Return.apply(Add.apply(done, self.received(tokens)), tokens, self)  # type: ignore[no-any-return]
+
+    def received(self, tokens: int) -> int:
+        return math.ceil(tokens * self.copies)
+
+    def move(self, x: Tensor, tokens: int) -> None:
+        """What a dispatch and, the other way, its return move."""
+        stages = ((self.across, float(tokens)), (self.inside, tokens * self.arriving))
+        started = [one.start(x, count) for one, count in stages if one.group is not None]
+        for _, work in started:
+            work.wait()
+
+
+@cache
+def nodes_of(group: dist.ProcessGroup, node: int) -> tuple[dist.ProcessGroup | None, dist.ProcessGroup | None]:
+    """Of a group, this rank's neighbours of one node, and the ranks that have its place in each node."""
+    ranks, place = dist.get_process_group_ranks(group), dist.get_rank(group)
+    inside = group_of("ep_node", ranks[place // node * node :][:node])
+    return inside, group_of("ep_nodes", ranks[place % node :: node])
+
+
+def is_hit(parts: int, chosen: float) -> float:
+    """The share of tokens of which at least one of `chosen` experts, drawn evenly, lies in one of so many parts."""
+    return 1.0 - (1.0 - 1.0 / parts) ** chosen
+
+
+class Arrive(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, way: ToRanks) -> Tensor:
+        ctx.way, ctx.tokens = way, x.shape[0]
+        way.move(x, ctx.tokens)
+        return x.new_empty(way.received(ctx.tokens), x.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        ctx.way.move(grad, ctx.tokens)
+        return grad.new_empty(ctx.tokens, grad.shape[-1]), None
+
+
+class Return(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tokens: int, way: ToRanks) -> Tensor:
+        ctx.way, ctx.tokens = way, tokens
+        way.move(x, tokens)
+        return x.new_empty(tokens, x.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        ctx.way.move(grad, ctx.tokens)
+        return grad.new_empty(ctx.way.received(ctx.tokens), grad.shape[-1]), None, None
 
 
 # Products of experts ---------------------------------------------------------------------------------------------------
@@ -152,14 +317,9 @@ class GroupedProduct(torch.autograd.Function):
         main = getattr(weight, "main_grad", None)
         if main is None and not how.low:
             return grad_x, torch._grouped_mm(grad.t(), x, offs=ctx.ends), None, None
-        groups = len(weight)
-        parts = zip(g8_t.chunk(groups, 1), x.chunk(groups, 1), strict=True) if how.low else zip(
-            grad.chunk(groups), x.chunk(groups), strict=True)  # fmt: skip
-        own = [product_into(a, b, how, main[index] if main is not None else None) for index, (a, b) in enumerate(parts)]
-        if main is None:
-            return grad_x, torch.stack([one for one in own if one is not None]), None, None
-        weight.ready()
-        return grad_x, None, None, None
+        mains = [None] * len(weight) if main is None else list(main)
+        own = gradients(g8_t if how.low else grad, x, how, [weight], mains)
+        return grad_x, torch.stack([one for one in own if one is not None]) if main is None else None, None, None
 
 
 def low_grouped_mm(a: Tensor, b: Tensor, ends: Tensor) -> Tensor:
@@ -181,13 +341,67 @@ class GroupedLinear(nn.Module):
         return GroupedProduct.apply(x, weight, ends, self.how)  # type: ignore[no-any-return]
 
 
+class EachProduct(torch.autograd.Function):
+    """The same of equal groups by a product for each, into its rows of one tensor, as Transformer Engine's grouped layer
+    launches them: no copy joins them, one cast serves all. weights: [n, k] each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, how: How, *weights: nn.Parameter) -> Tensor:
+        ctx.how, ctx.weights = how, weights
+        out = x.new_empty(x.shape[0], weights[0].shape[0])
+        if how.low:
+            x8, kept = cast(x, E4M3, how.low)
+            casts = [cached_cast(weight, how.low) for weight in weights]
+            ctx.turned = [turned for _, turned in casts]
+            into(out, x8, [low for low, _ in casts], how)
+        else:
+            kept = x
+            into(out, x, weights, how)
+        ctx.save_for_backward(kept)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        how, weights, (x,) = ctx.how, ctx.weights, ctx.saved_tensors
+        grad_x = grad.new_empty(grad.shape[0], weights[0].shape[1])
+        turned = grad
+        if how.low:
+            low, turned = cast(grad, E5M2, how.low)
+            into(grad_x, low, ctx.turned, how)
+        else:
+            into(grad_x, grad, [weight.t() for weight in weights], how)
+        own = gradients(turned, x, how, weights, [getattr(weight, "main_grad", None) for weight in weights])
+        return grad_x, None, *own
+
+
+def into(out: Tensor, x: Tensor, weights: Sequence[Tensor], how: How) -> None:
+    """Equal groups of rows of x by a weight [n, k] each, into their rows of `out`."""
+    count = len(weights)
+    for place, rows, weight in zip(out.chunk(count), x.chunk(count), weights, strict=True):
+        low_mm(rows, weight, how.low, place) if how.low else torch.mm(rows, weight.t(), out=place)
+
+
+def gradients(
+    grad: Tensor, x: Tensor, how: How, weights: Sequence[nn.Parameter], mains: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Of the weights of equal groups of rows (in FP8 both are [k, rows]); None of those that are added to a main_grad."""
+    count, axis = len(mains), 1 if how.low else 0
+    parts = zip(grad.chunk(count, axis), x.chunk(count, axis), mains, strict=True)
+    own = [product_into(a, b, how, main) for a, b, main in parts]
+    for weight in weights:
+        if getattr(weight, "main_grad", None) is not None:
+            weight.ready()  # type: ignore[operator]
+    return own
+
+
 class EachLinear(nn.Module):
-    """The same by a product for each expert, as Transformer Engine's grouped layer launches them."""
+    """As `GroupedLinear`, by a product for each expert."""
 
     def __init__(self, groups: int, inputs: int, outputs: int, how: How) -> None:
         super().__init__()
-        self.products = nn.ModuleList(Linear(inputs, outputs, how._replace(sequence=False)) for _ in range(groups))
+        self.how = how
+        self.weights = nn.ParameterList(nn.Parameter(torch.empty(outputs, inputs)) for _ in range(groups))
 
     def forward(self, x: Tensor, ends: Tensor | None = None) -> Tensor:
-        parts = x.chunk(len(self.products))
-        return torch.cat([one(part) for one, part in zip(self.products, parts, strict=True)])
+        return EachProduct.apply(x, self.how, *self.weights)  # type: ignore[no-any-return]

@@ -2,7 +2,7 @@
 
 import os
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch.distributed as dist
@@ -51,10 +51,7 @@ def layout_of(args: Namespace) -> Layout:
     inside = range(first, first + stage_size)
 
     def group(name: str, same: Callable[[int], int], ranks: range = inside) -> dist.ProcessGroup | None:
-        members = [other for other in ranks if same(other) == same(rank)]
-        if len(members) < 2:
-            return None
-        return dist.new_group(members, use_local_synchronization=True, group_desc=name)
+        return group_of(name, [other for other in ranks if same(other) == same(rank)])
 
     tp, shard = args.tp, args.tp * args.cp
     return Layout(
@@ -66,6 +63,12 @@ def layout_of(args: Namespace) -> Layout:
         expert=group("ep", lambda r: ((r - first) // (args.ep * wide), r % wide)) if args.ep > 1 else None,  # type: ignore[arg-type, return-value]
         expert_shard=group("expert_dp", lambda r: (r - first) % (args.ep * wide)) if args.experts else None,
     )  # fmt: skip
+
+
+def group_of(name: str, members: Sequence[int]) -> dist.ProcessGroup | None:
+    if len(members) < 2:
+        return None
+    return dist.new_group(list(members), use_local_synchronization=True, group_desc=name)
 
 
 def size(group: dist.ProcessGroup | None) -> int:

@@ -102,10 +102,9 @@ def feed_forward(args: Namespace, layout: Layout, how: How, number: int) -> nn.M
     shape = FeedForwardShape(args.hidden, args.ffn, args.gated, args.bias, rank, args.separate)
     if not is_routed(args, number):
         return FeedForward(shape, how, fuse_of(args))
-    from accuracy.reference.experts import Experts, ExpertsShape
+    from accuracy.reference.experts import experts_of
 
-    routed = ExpertsShape(args.experts, args.chosen, args.expert_ffn, args.shared_ffn, args.expert_tp, args.grouped)
-    return Experts(shape, routed, how, layout.expert, fuse_of(args))
+    return experts_of(args, layout, how, shape, fuse_of(args))
 
 
 def is_routed(args: Namespace, number: int) -> bool:

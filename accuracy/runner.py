@@ -8,12 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import anychip
 from accuracy.fold import Point, points
 from accuracy.plan import Plan, argv_of
 from accuracy.recorder import STEPS, Job, Recorder
 from anychip.cluster import simulate
 from anychip.figures import Window, breakdown_of
+from anychip.job import BREAKDOWN, breakdown_of_rank, parts_of
 from anychip.memory import NO_LIMIT, replay
 from anychip.network import Fabric
 from anychip.record import Program
@@ -27,7 +30,7 @@ PACKAGE = Path(anychip.__file__).parent
 
 @dataclass(frozen=True)
 class Priced:
-    """A step's seconds, the worst rank's peak bytes, the slowest rank's parts, and the peaks of the first and last rank:
+    """A step's seconds, the worst rank's peak bytes, the parts of its ranks' mean, and the peaks of the first and last rank:
     of what tensors take, or of what is reserved for them."""
 
     time_s: float
@@ -98,7 +101,7 @@ def is_priced(recorder: Recorder, plan: Plan) -> bool:
 def pricing_digest() -> str:
     """Names all that a price depends on beside the recording: the package with the standard."""
     whole = hashlib.blake2b(digest_size=12)
-    for part in ("cost", "network", "cluster", "timeline", "figures.py", "spec", "standard"):
+    for part in ("cost", "network", "cluster", "timeline", "figures.py", "job.py", "spec", "standard"):
         paths = sorted(PACKAGE.glob(part)) if "." in part else sorted((PACKAGE / part).rglob("*.*"))
         for path in paths:
             if path.suffix in (".py", ".csv", ".toml") and path.name != "validated.csv":
@@ -115,15 +118,17 @@ def priced(program: Program, chip: Chip, num_chips: int = 0, cluster: str | None
            is_reserved: bool = False) -> Priced:  # fmt: skip
     """One recording on one chip, or on as many as it has ranks, in a cluster of `num_chips` where that is more."""
     if program.world_size == 1:
-        timelines = [price(program, chip)]
-    else:
-        job = simulate(program, chip, fabric(chip, max(program.world_size, num_chips), cluster))
-        timelines = [rank.timeline for rank in job.ranks]
-    windows = [Window.of(timeline, find_steps(timeline.program)) for timeline in timelines]
-    slowest = max(range(len(windows)), key=lambda index: windows[index].step_time_s)
-    peaks = [
-        replay(timeline.program, NO_LIMIT).reserved_bytes if is_reserved else memory(timeline.program).peak_bytes
-        for timeline in timelines
-    ]
-    parts = breakdown_of(timelines[slowest], windows[slowest])
-    return Priced(windows[slowest].step_time_s, max(peaks), parts, (peaks[0], peaks[-1]))
+        timeline = price(program, chip)
+        window = Window.of(timeline, find_steps(timeline.program))
+        peak = held_bytes(timeline.program, is_reserved)
+        return Priced(window.step_time_s, peak, breakdown_of(timeline, window), (peak, peak))
+    job = simulate(program, chip, fabric(chip, max(program.world_size, num_chips), cluster))
+    parts, times = parts_of(job)
+    peaks = [held_bytes(part.program, is_reserved) for part in parts]
+    mine = [(part.weight, breakdown_of_rank(part)[0]) for part in parts]
+    breakdown = {name: sum(weight * one[name] for weight, one in mine) for name in BREAKDOWN}
+    return Priced(float(np.median(times)), max(peaks), breakdown, (peaks[0], peaks[-1]))
+
+
+def held_bytes(program: Program, is_reserved: bool) -> float:
+    return replay(program, NO_LIMIT).reserved_bytes if is_reserved else memory(program).peak_bytes

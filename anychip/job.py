@@ -72,7 +72,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
                  stragglers: Stragglers | None = None) -> Forecast:  # fmt: skip
     """Price a job and sum up its steps. tokens_per_step: of the whole job. Raises Deadlock, BadNetwork, BadProgramFile."""
     timeline = simulate(program, chip, fabric, stragglers=stragglers, node_chips=node_chips(fabric))
-    parts, times = _parts(timeline)
+    parts, times = parts_of(timeline)
     step_time = float(np.median(times)) if times else 0.0
     chips = timeline.num_chips
     totals = [totals_of(part.rank.timeline, part.window) for part in parts]
@@ -117,7 +117,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     )  # fmt: skip
 
 
-def _parts(timeline: ClusterTimeline) -> tuple[list[Part], list[float]]:
+def parts_of(timeline: ClusterTimeline) -> tuple[list[Part], list[float]]:
     """All ranks within one window, and the seconds of each of its steps: from the moment at which all ranks have done one
     to that at which all have done the next."""
     own = [Window.of(rank.timeline, find_steps(rank.program)) for rank in timeline.ranks]

@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 ROWS = HERE / "kernels.csv"
 PAGE = HERE.parent / "docs" / "accuracy.md"
 BYTES = {"fp8": 1, "int8": 1, "bf16": 2, "fp16": 2, "tf32": 4, "fp32": 4, "fp64": 8}
-FITTED = "128000x8192x5120"  # the rows that `gemm.grouped` of default.csv was taken from
+FITTED = "128000x8192x5120"  # the rows that the B200's `gemm.grouped` was taken from
 TOKENS, WIDTH = 16384, 2048  # of one benchmark call in arXiv 2407.08608: batch x length, heads x head dim
 
 

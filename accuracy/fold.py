@@ -20,7 +20,19 @@ import numpy as np
 STAGES = {False: 3, True: 4}  # recorded of a pipeline (interleaved or not): with a stage that is neither first nor last
 ALWAYS = 100  # layers times micro-batches times stages up to which all is recorded as it is
 UNEVEN = ("recompute_layers", "dense_layers", "routed_every")  # make layers differ from each other
-ROUTED = ("experts", "chosen", "expert_ffn", "shared_ffn", "ep", "expert_tp", "grouped")  # of layers with experts alone
+# Options of layers with experts alone.
+ROUTED = (
+    "experts",
+    "chosen",
+    "expert_ffn",
+    "shared_ffn",
+    "ep",
+    "expert_tp",
+    "grouped",
+    "dispatch",
+    "node",
+    "most_nodes",
+)
 FEW_LAYERS = 4  # so many of different kinds are recorded as they are where there is no pipeline
 EXACT = 1e-6
 FULL = 2, 3  # micro-batches from which on a step grows by as much with each: beside the first travel weights

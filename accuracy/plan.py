@@ -9,11 +9,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from math import gcd
 from pathlib import Path
 from typing import Any
 
 from accuracy import megatron
 from accuracy.rows import Run
+from anychip.network import Fabric
+from anychip.spec import load_chip
 
 HERE = Path(__file__).parent
 # Columns that decide what runs: those of them that a source leaves blank are counted.
@@ -73,7 +76,7 @@ def rules() -> tuple[Mapping[str, Any], ...]:
     return tuple(rule for path in paths for rule in tomllib.loads(path.read_text(encoding="utf-8"))["rule"])
 
 
-MATCHED = ("framework", "chip", "model", "recompute", "dtype", "notes")
+MATCHED = ("framework", "chip", "model", "recompute", "dtype", "notes", "source_location")
 
 
 def matches(rule: Mapping[str, Any], run: Run) -> bool:
@@ -107,7 +110,7 @@ def plan(run: Run) -> Plan:
     if not is_known:
         filled.append("framework")
     names = tuple(rule.get("name", rule["source"]) for rule in told)
-    return programmed(replace(assemble(run, chip, columns, fixed, filled, names), cluster=cluster), told)
+    return programmed(assemble(run, chip, cluster, columns, fixed, filled, names), told)
 
 
 def programmed(found: Plan, told: list[Mapping[str, Any]]) -> Plan:
@@ -196,8 +199,8 @@ def number(columns: Mapping[str, str], name: str, default: int | None = None) ->
         return default
 
 
-def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str, Any], filled: list[str],
-             names: tuple[str, ...]) -> Plan:  # fmt: skip
+def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str], fixed: Mapping[str, Any],
+             filled: list[str], names: tuple[str, ...]) -> Plan:  # fmt: skip
     """Check that sizes go together, and write the options."""
     sizes = {name: number(columns, name) for name in SHAPE if name != "global_batch"}
     chips = number(columns, "chips", 1)
@@ -240,12 +243,15 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
         options |= {name: written.get(options[name], options[name]) for name in ("norm", "position")}
     options["sequence_parallel"] = split["tp"] > 1 and word("sequence_parallel", columns["sequence_parallel"]) == "yes"
     if fixed.get("experts"):
-        names = ("experts", "chosen", "shared_ffn", "dense_layers", "routed_every", "grouped")
+        names = ("experts", "chosen", "shared_ffn", "dense_layers", "routed_every", "grouped", "dispatch", "graph")
         options |= {name: fixed[name] for name in names if name in fixed}
         options["expert_ffn"] = fixed.get("expert_ffn", ffn)
         if "shared_experts" in fixed:
             options["shared_ffn"] = fixed["shared_experts"] * options["expert_ffn"]
         fits = chips // split["pp"] % (split["ep"] * split["tp"]) == 0
+        if "dispatch" in options and split["ep"] > 1:
+            options["node"] = node_of(chip, cluster, chips, split["ep"])
+            options["most_nodes"] = fixed.get("most_nodes")
         options["expert_tp"] = bool(fixed.get("expert_tp")) and options["sequence_parallel"] and fits
     if fixed.get("plain") and options["sharding"] == "ddp":
         options["sharding"] = "plain"
@@ -260,7 +266,12 @@ def assemble(run: Run, chip: str, columns: Mapping[str, str], fixed: Mapping[str
     check(options, chips)
     found = tuple(sorted(set(filled)))
     return Plan(run, chip, chips, options, found, rules=names, offloads=bool(fixed.get("offloads")),
-                memory=str(fixed.get("memory", "allocated")))  # fmt: skip
+                memory=str(fixed.get("memory", "allocated")), cluster=cluster)  # fmt: skip
+
+
+def node_of(chip: str, cluster: str | None, chips: int, ep: int) -> int:
+    """Expert-parallel ranks that one scale-up domain of the chip holds."""
+    return gcd(ep, Fabric.of(load_chip(chip), chips, cluster).tiers[0].chips)
 
 
 PER_TOKEN = ("tokens_per_s_per_chip", "tflops_per_chip", "mfu")

@@ -132,6 +132,9 @@ NAMED_ONLY = dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "voc
 
 @pytest.mark.parametrize(("model", "billions"), [
     ("DeepSeek-V3 671B", 671.03), ("deepseek_v2", 235.74), ("deepseek2-16b", 15.706),  # config.json's weights, as published
+    ("Kimi K2", 1026.4), ("Moonlight 16B", 15.96), ("GLM-4.5 355B", 352.8), ("GLM-4.5-Air", 106.85), ("MiniMax-M2", 228.7),
+    ("Mixtral-8x22B", 140.63), ("DBRX 132B", 131.6), ("OLMoE 1B-7B", 6.92), ("Qwen2-57B-A14B", 57.41), ("Qwen1.5-MoE-A2.7B", 14.32),
+    ("Qwen3 30B-A3B", 30.53), ("Qwen3 235B-A22B", 235.1), ("Mixtral-8x7B", 46.7),
     ("Llama 4 Maverick 400B", 400.71), ("Llama 4 Scout", 107.77),  # without the part that sees images
 ])  # fmt: skip
 def test_a_model_known_by_name_has_as_many_parameters_as_it_should(monkeypatch, model, billions):

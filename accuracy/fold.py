@@ -145,11 +145,14 @@ def line(whole: int, two: tuple[int, int] | None) -> list[tuple[float, int]]:
 def piped(options: Mapping[str, Any]) -> list[Point]:
     p, v = options["pp"], options.get("vp", 1)
     layers, micro = options["layers"], options["micro_batches"]
-    missing = 2 if (layers + 2) % (p * v) == 0 and layers % (p * v) else 0
+    missing = 2 if (layers + 2) % (p * v) == 0 and layers % (p * v) and not options.get("mtp") else 0
     whole = Size(p, v, micro, -(-(layers + missing) // (p * v)), layers + missing)
     if layers * micro <= ALWAYS or is_uneven(options):
         return [Point(1.0, options, 1.0, 1.0)]
-    small = candidates(whole, 2 if options["recompute"] == "half" else 1, missing)
+    if options.get("mtp"):
+        small = uneven_ends(whole)
+    else:
+        small = candidates(whole, 2 if options["recompute"] == "half" else 1, missing)
     found = solved(small, whole) or solved(small := small + deeper(whole, small), whole)
     if found is None:
         return [Point(1.0, options, 1.0, 1.0)]
@@ -159,6 +162,17 @@ def piped(options: Mapping[str, Any]) -> list[Point]:
         for s, w, first, last in zip(small, *found, strict=True)
         if max(abs(w), abs(first), abs(last)) > EXACT
     ]  # fmt: skip
+
+
+def uneven_ends(whole: Size) -> list[Size]:
+    """Where the last stage may set the pace, since it predicts one token more: short pipelines whose parts, the last too,
+    hold as many layers as in the whole."""
+    p, most = min(whole.stages, STAGES[whole.parts > 1]), int(whole.most)
+    last = whole.layers - most * (whole.stages * whole.parts - 1)
+    return [
+        Size(stages, whole.parts, micro, most, most * (stages * whole.parts - 1) + last)
+        for stages, micro in ((p, p), (p, 2 * p), (p + 1, p + 1))
+    ]
 
 
 def solved(small: list[Size], whole: Size) -> tuple[list[float], list[float], list[float]] | None:

@@ -89,7 +89,7 @@ def build(args: argparse.Namespace, layout: Layout, device: torch.device) -> lis
     wide = args.autocast or (args.sharding == "fsdp" and layout.shard is not None)
     dtype = torch.float32 if wide else DTYPES.get(args.dtype, torch.bfloat16)
     how, parts = how_of(args, layout), args.pp * args.vp
-    ends = spread(args.layers, parts)
+    ends = spread(args.layers, parts, bool(args.mtp))
     found: list[nn.Module] = []
     with torch.device(device):
         torch.set_default_dtype(dtype)
@@ -100,9 +100,14 @@ def build(args: argparse.Namespace, layout: Layout, device: torch.device) -> lis
     return found
 
 
-def spread(layers: int, parts: int) -> list[int]:
+def spread(layers: int, parts: int, predicts_more: bool = False) -> list[int]:
     """Where each part's layers begin, and the end. If only two more would fill all parts evenly, the first and the last
-    have one fewer, for the embedding and the head; else the first few have one more."""
+    have one fewer, for the embedding and the head; else the first few have one more. predicts_more: the last part has what
+    the others leave, as it has another layer and head (set_deepseek_v3_pipeline_model_parallel_layout of
+    https://github.com/NVIDIA-NeMo/Megatron-Bridge)."""
+    if predicts_more:
+        full = -(-layers // parts)
+        return [min(part * full, layers) for part in range(parts + 1)]
     if (layers + 2) % parts == 0 and layers % parts:
         each = (layers + 2) // parts
         return [0, *(each * (part + 1) - 1 for part in range(parts - 1)), layers]

@@ -125,3 +125,48 @@ def test_a_program_that_fails_says_why(recorder):
         recorder.program(job)
     assert "Error" in (recorder.failed(job) or "")
     assert not Path(recorder.path(job)).exists()
+
+
+def test_a_last_stage_that_predicts_more_is_folded_as_it_is(recorder):
+    shape = {**SHAPE, "hidden": 2048, "heads": 16, "ffn": 4096, "pp": 4, "layers": 7, "micro_batches": 16, "mtp": 1}
+    folded = points(shape)
+    assert {one.options["pp"] for one in folded} == {3, 4}
+    exact = step(recorder, 4, **shape)
+    times = [one.weight * step(recorder, one.options["pp"], **one.options).time_s for one in folded]
+    assert sum(times) == pytest.approx(exact.time_s, rel=0.01)
+
+
+def traffic(program, name):
+    """Bytes that a rank gives to collectives of one name, by the ranks of their group."""
+    one = program.ranks[0]
+    found = {}
+    for index in one.payloads[one.kinds == Kind.OP]:
+        op = one.ops[index]
+        if op.name.startswith(name):
+            ranks = one.groups[op.args[2]].ranks
+            found[ranks] = found.get(ranks, 0) + sum(tensor.nbytes for tensor in op.args[1])
+    return found
+
+
+def test_tokens_go_once_to_each_node_and_there_once_to_each_rank(recorder):
+    shape = {**SHAPE, "layers": 1, "ep": 4, "experts": 16, "chosen": 4, "expert_ffn": 1024}
+    each, once = (
+        traffic(recorder.program(Job(argv_of({**shape, **how}), 4)), "c10d.alltoall")
+        for how in ({}, {"dispatch": "ranks", "node": 2})
+    )
+    tokens = sum(each.values()) / 4  # of each token one row went to each of four experts
+    assert set(once) == {(0, 1), (0, 2)}
+    assert once[0, 2] / tokens == pytest.approx(2 * (1 - 0.5**4), rel=1e-3)
+    per_node = 4 / (2 * (1 - 0.5**4))  # experts of a token that has come to a node
+    assert once[0, 1] / once[0, 2] == pytest.approx(2 * (1 - 0.5**per_node), rel=1e-3)
+    one_node = traffic(
+        recorder.program(Job(argv_of({**shape, "dispatch": "ranks", "node": 2, "most_nodes": 1}), 4)), "c10d.alltoall"
+    )
+    assert one_node[0, 2] / tokens == pytest.approx(1.0, rel=1e-3)
+
+
+def test_a_step_in_one_graph_leaves_the_host_nothing_to_do(recorder):
+    shape = {"layers": 1, "seq": 128, "hidden": 512, "heads": 4, "kv_heads": 4, "ffn": 1024, "micro_batches": 4}
+    eager, graph = (step(recorder, **shape, graph=on) for on in (False, True))
+    assert graph.time_s < 0.8 * eager.time_s
+    assert graph.breakdown_s["host"] < eager.breakdown_s["host"]

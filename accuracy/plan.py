@@ -4,6 +4,7 @@ In: a `Run`, the rules of defaults/*.toml, models.toml, words.toml, chips.toml. 
 by rule and named in `filled`; nothing here looks at a measured value.
 """
 
+import csv
 import re
 import tomllib
 from collections.abc import Mapping
@@ -76,6 +77,24 @@ def rules() -> tuple[Mapping[str, Any], ...]:
     return tuple(rule for path in paths for rule in tomllib.loads(path.read_text(encoding="utf-8"))["rule"])
 
 
+@cache
+def shapes() -> tuple[Mapping[str, Any], ...]:
+    """Rows of shapes.csv, public models by name, as entries of models.toml."""
+    with (HERE / "shapes.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(map(shape_entry, csv.DictReader(file)))
+
+
+def shape_entry(row: Mapping[str, str]) -> Mapping[str, Any]:
+    """`name`: words that stand together or with a space, dash or underscore between them; several forms with bars."""
+    forms = ("[-_ ]?".join(map(re.escape, form.split())) for form in row["name"].split("|"))
+    fixed: dict[str, Any] = {name: row[name] == "yes" for name in ("gated", "bias", "tied")}
+    fixed |= {name: row[name] for name in ("norm", "position")}
+    if row["head_dim"]:
+        fixed["head_dim"] = int(row["head_dim"])
+    blank = {name: row[name] for name in ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab")}
+    return {"name": rf"(?i)(?<![a-z0-9.])({'|'.join(forms)})(?![0-9.])", "set": fixed, "blank": blank}
+
+
 MATCHED = ("framework", "chip", "model", "recompute", "dtype", "notes", "source_location")
 
 
@@ -96,7 +115,7 @@ def plan(run: Run) -> Plan:
     told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, run)]
     is_known = bool(told)
     told = told or [rule for rule in rules() if rule.get("fallback") and matches(rule, run)]
-    models = [entry for entry in table("models.toml")["model"] if re.search(entry["name"], run["model"])]
+    models = [entry for entry in (*table("models.toml")["model"], *shapes()) if re.search(entry["name"], run["model"])]
     unable = [entry["unable"] for entry in models if "unable" in entry]
     if unable:
         raise Unable(unable[-1])

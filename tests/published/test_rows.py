@@ -1,5 +1,6 @@
 """Published rows become runs, and runs become command lines, or a reason."""
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,21 @@ def test_a_model_known_by_name_has_as_many_parameters_as_it_should(monkeypatch, 
     args = arguments()
     stages = build(args, layout_of(args), torch.device("meta"))
     assert sum(p.numel() for stage in stages for p in stage.parameters()) / 1e9 == pytest.approx(billions, rel=1e-3)
+
+
+with (Path(__file__).parents[2] / "accuracy" / "shapes.csv").open(encoding="utf-8", newline="") as file:
+    SHAPES = [(form, float(row["params_b"])) for row in csv.DictReader(file) for form in row["name"].split("|")]
+
+
+@pytest.mark.parametrize(("name", "billions"), SHAPES)
+def test_a_model_of_the_shapes_has_as_many_parameters_as_it_should(name, billions):
+    found = plan(run_of(model=name.title().replace(" ", "-"), **NAMED_ONLY)).options
+    hidden, dim = found["hidden"], found.get("head_dim") or found["hidden"] / found["heads"]
+    attention = 2 * hidden * dim * (found["heads"] + found["kv_heads"])
+    parts = (3 if found["gated"] else 2) * found.get("experts", 1)
+    layer = attention + parts * hidden * found["ffn"]
+    tables = found["vocab"] * hidden * (1 if found["tied"] else 2)
+    assert (found["layers"] * layer + tables) / 1e9 == pytest.approx(billions, rel=0.01)
 
 
 def test_memory_is_compared_with_what_the_source_prints():

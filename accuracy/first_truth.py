@@ -166,7 +166,9 @@ def part_of(chip: Chip, share: float) -> Chip:
 
 def forecasts(row: Row) -> Iterator[Result]:
     if row.rate is None:
-        used = any(not without(row, "source")(rate) for rate in rates_of(row.chip).rows)
+        # `gemm.grouped` comes from the fitted rows of its page, not from the others.
+        rates = [rate for rate in rates_of(row.chip).rows if rate.op != "gemm.grouped"]
+        used = any(not without(row, "source")(rate) for rate in rates)
         levels = ["fitted" if row.shape.startswith(FITTED) else "source" if used else "unseen"]
     else:
         levels = ["point", *(["curve"] if row.op.startswith("attention") else []), "source"]

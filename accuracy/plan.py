@@ -238,8 +238,6 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     dtype, _, recipe = word("dtype", columns["dtype"]).partition(":")
     if dtype in ("int8", "nf4"):
         raise Unable(f"{dtype} products")
-    if recipe == "nv":
-        raise Unable("FP4 products")
     kv = number(columns, "kv_heads", sizes["heads"])
     gated = bool(fixed.get("gated"))
     ffn = number(columns, "ffn", 0) or (None if gated else 4 * sizes["hidden"])
@@ -274,7 +272,11 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         options["expert_tp"] = bool(fixed.get("expert_tp")) and options["sequence_parallel"] and fits
     if fixed.get("plain") and options["sharding"] == "ddp":
         options["sharding"] = "plain"
-    if not options["sequence_parallel"] or sizes["seq_len"] // split["cp"] // split["tp"] % options.get("pieces", 1):
+    if (
+        dtype == "fp4"
+        or not options["sequence_parallel"]
+        or sizes["seq_len"] // split["cp"] // split["tp"] % options.get("pieces", 1)
+    ):
         options.pop("pieces", None)
     options["micro_batches"] = micro_batches(sizes["global_batch"], options["micro_batch"], chips, split)
     if fixed.get("batch_per_device"):  # which counts the ranks that share a sequence too: all of a step is one batch

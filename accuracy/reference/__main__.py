@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
     add("--position", choices=("rope", "rope_complex", "learned", "none"), default="rope")
     add("--attention", choices=("flash", "cudnn", "cudnn8", "products"), default="flash")
     add("--recompute", choices=RECOMPUTED, default="none", help="in the backward")
-    add("--dtype", choices=("bf16", "fp16", "fp8"), default="bf16")
+    add("--dtype", choices=("bf16", "fp16", "fp8", "fp4"), default="bf16", help="of products; fp4: NVFP4")
     add("--recipe", choices=("tensor", "row", "block", "mx"), default="tensor", help="scales of FP8")
     add("--sharding", choices=SHARDED, default="ddp", help="of data-parallel state")
     add("--reduce", choices=("fp32", "bf16", "fp16"), default="fp32", help="dtype of gradients")
@@ -79,7 +79,7 @@ def arguments() -> argparse.Namespace:
 
 
 def how_of(args: argparse.Namespace, layout: Layout) -> How:
-    low = args.recipe if args.dtype == "fp8" else ""
+    low = {"fp8": args.recipe, "fp4": "nv"}.get(args.dtype, "")
     plain = args.sharding in ("plain", "fsdp")
     return How(layout.tensor, args.sequence_parallel and layout.tensor is not None, low, plain, args.pieces)
 

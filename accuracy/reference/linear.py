@@ -17,11 +17,14 @@ from accuracy.reference.layout import size
 
 ADAPTER_DROPOUT = 0.1  # of LoRA, as in MLPerf's benchmark
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+FP4 = torch.float4_e2m1fn_x2  # two values to a byte
+LOW = (E4M3, E5M2, FP4)
+BLOCK = 16  # values of NVFP4 that share a scale
 
 
 class How(NamedTuple):
     """How products run. sequence: the sequence is split over the tensor group outside of them. low: "" for 16 bit,
-    else the FP8 recipe: "tensor" (one scale), "row", "block" or "mx" (scales along the inner dimension).
+    else the FP8 recipe: "tensor" (one scale), "row", "block" or "mx" (scales along the inner dimension), or "nv" for NVFP4.
     plain: as PyTorch's own layer, whose gradients autograd keeps and whose dtype autocast may choose.
     pieces: above 1, into how many a product is cut to run beside its communication (`overlap`)."""
 
@@ -119,7 +122,7 @@ class Exchange(torch.autograd.Function):
         return out.view(ranks * s, b, h // ranks), None
 
 
-# FP8 -----------------------------------------------------------------------------------------------------------------
+# FP8 and FP4 -----------------------------------------------------------------------------------------------------------
 
 
 @torch.compile
@@ -148,9 +151,20 @@ def to_row_scaled(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return low, across
 
 
+@torch.compile
+def to_packed(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Values of 4 bits, two to a byte, along rows and along columns."""
+    low = (x / x.abs().amax(1, keepdim=True)).unflatten(1, (-1, 2)).sum(2).to(torch.uint8)
+    across = (x / x.abs().amax(0, keepdim=True)).unflatten(0, (-1, 2)).sum(1).to(torch.uint8).t().contiguous()
+    return low, across
+
+
 def cast(x: Tensor, dtype: torch.dtype, recipe: str, once: bool = False) -> tuple[Tensor, Tensor]:
-    """(x, x transposed) in FP8; `once`: the same tensor twice, where no weight's gradient needs the second. Tensors
+    """(x, x transposed) in FP8 or FP4; `once`: the same tensor twice, where no weight's gradient needs the second. Tensors
     that are scaled by blocks take the dtype of the forward throughout."""
+    if recipe == "nv":
+        low, across = to_packed(x)
+        return low.view(FP4), across.view(FP4)
     if once:
         low = to_tensor_scaled_once(x, dtype) if recipe == "tensor" else to_row_scaled_once(x)
         return low, low
@@ -160,16 +174,22 @@ def cast(x: Tensor, dtype: torch.dtype, recipe: str, once: bool = False) -> tupl
 
 
 @cache
-def ones(shape: tuple[int, ...], device: torch.device) -> Tensor:
+def ones(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """Scales: what they are decides nothing."""
-    return torch.ones(shape, device=device)
+    return torch.ones(shape, device=device).to(dtype)
+
+
+def scales(x: Tensor, recipe: str, shape: tuple[int, ...]) -> Tensor:
+    """Of an operand [rows, K]. shape: where each row has one. NVFP4's are padded to tiles of 128 x 4."""
+    if recipe == "nv":
+        count = -(-x.shape[0] // 128) * 128 * (-(-2 * x.shape[1] // (4 * BLOCK)) * 4)
+        return ones((count,), x.device, E4M3)
+    return ones(shape if recipe == "row" else (), x.device)
 
 
 def low_mm(a: Tensor, b: Tensor, recipe: str, out: Tensor | None = None) -> Tensor:
-    """[M, K] @ [N, K].T with FP8 operands, both with K innermost."""
-    rows = (a.shape[0], 1) if recipe == "row" else ()
-    columns = (1, b.shape[0]) if recipe == "row" else ()
-    one = ones(rows, a.device), ones(columns, a.device)
+    """[M, K] @ [N, K].T with FP8 or FP4 operands, both with K innermost."""
+    one = scales(a, recipe, (a.shape[0], 1)), scales(b, recipe, (1, b.shape[0]))
     options = {"out_dtype": torch.bfloat16, "use_fast_accum": recipe != "row"}
     if out is None:
         return torch._scaled_mm(a, b.t(), *one, **options)
@@ -245,7 +265,7 @@ def _weight_gradient(x: Tensor, grad: Tensor, g8_t: Tensor | None, how: How, wei
 
 def product_into(a: Tensor, b: Tensor, how: How, main: Tensor | None) -> Tensor | None:
     """A weight's gradient: a.T @ b of [rows, n] and [rows, k], or of FP8's [n, rows] and [k, rows]; added to main, if any."""
-    if a.dtype in (E4M3, E5M2):
+    if a.dtype in LOW:
         own = low_mm(a, b, how.low)
         if main is None:
             return own
@@ -264,21 +284,21 @@ def weight_gradient(x: Tensor, grad: Tensor, how: How, weight: nn.Parameter) -> 
     flat = grad.reshape(-1, grad.shape[-1])
     g8_t = None
     if how.low:
-        is_low = flat.dtype in (E4M3, E5M2)
+        is_low = flat.dtype in LOW
         g8_t = flat.t().contiguous() if is_low else cast(flat, E5M2, how.low)[1]
     return _weight_gradient(x, flat, g8_t, how, weight, True)
 
 
 def cached_cast(weight: nn.Parameter, recipe: str) -> tuple[Tensor, Tensor]:
-    """A weight [n, k] in FP8, and [k, n]; or for groups [g, n, k] and [g, k, n]. Made once a step: whoever changes weights
+    """A weight [n, k] in FP8 or FP4, and [k, n]; or for groups [g, n, k] and [g, k, n]. Made once a step: whoever changes weights
     calls `forget_casts`."""
     *groups, n, k = weight.shape
-    if weight.dtype == E4M3:  # (and turned without a copy: what a transposition takes is a hundredth of its product)
-        return weight, weight.view(*groups, k, n)
+    if weight.dtype in LOW:  # (and turned without a copy: what a transposition takes is a hundredth of its product)
+        return weight, weight.view(*groups, 2 * k if weight.dtype == FP4 else k, -1)
     known = getattr(weight, "low", None)
     if known is None:
         low, turned = cast(weight.detach().view(-1, k), E4M3, recipe)
-        known = low.view(*groups, n, k), turned.view(*groups, k, n)
+        known = low.view(*groups, n, -1), turned.view(*groups, k, -1)
         weight.low = known  # type: ignore[attr-defined]
     return known  # type: ignore[no-any-return]
 

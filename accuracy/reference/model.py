@@ -12,7 +12,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from accuracy.reference.attention import Attention, AttentionShape
 from accuracy.reference.feedforward import FeedForward, FeedForwardShape
 from accuracy.reference.layout import Layout, size
-from accuracy.reference.linear import E4M3, Exchange, How, Linear, Scatter, mark_partial
+from accuracy.reference.linear import E4M3, FP4, Exchange, How, Linear, Scatter, mark_partial
 
 Fuse = Callable[[Any], Any]
 
@@ -113,10 +113,14 @@ def is_routed(args: Namespace, number: int) -> bool:
 
 
 def keep_low(layer: nn.Module) -> None:
-    """Frozen weights of products are held in FP8 alone."""
+    """Frozen weights of products are held in FP8 or FP4 alone."""
     for module in layer.modules():
         if isinstance(module, Linear) and module.how.low and not module.weight.requires_grad:
-            module.weight = nn.Parameter(module.weight.new_empty(module.weight.shape, dtype=E4M3), requires_grad=False)
+            *rows, k = module.weight.shape
+            shape, dtype = ((*rows, k // 2), FP4) if module.how.low == "nv" else ((*rows, k), E4M3)
+            module.weight = nn.Parameter(
+                torch.empty(shape, dtype=dtype, device=module.weight.device), requires_grad=False
+            )
 
 
 class Embedding(nn.Module):

@@ -21,11 +21,18 @@ from anychip.cost.work import (
 )
 from anychip.record import Op, TensorMeta
 
+VALUES = {"float4_e2m1fn_x2": 2}  # to an element of a dtype, where that is not one
+
+
+def inner(operand: TensorMeta) -> int:
+    """Values along an operand's last dimension."""
+    return operand.shape[-1] * VALUES.get(operand.dtype, 1)
+
 
 @work_of("aten.mm", "aten._scaled_mm", "aten._scaled_mm_v2", "aten._int_mm", "aten._weight_int8pack_mm")
 def mm(op: Op) -> Work:
     """[m, k] @ [k, n]: 2*m*n*k flop."""
-    (m, k), n = op.args[0].shape, op.args[1].shape[-1]
+    (m, _), k, n = op.args[0].shape, inner(op.args[0]), op.args[1].shape[-1]
     return gemm_work(op, (Gemm(1, m, n, k, layout(op.args[0], op.args[1])),))
 
 
@@ -87,18 +94,19 @@ def grouped_mm(op: Op) -> Work:
     a balanced router splits its tokens. 2-D @ 3-D: rows are grouped; 2-D @ 2-D: the inner dimension is."""
     a, b = op.args[0], op.args[1]
     offsets = next((v for v in op.tensors[2:] if v.dtype == "int32"), None)
+    k = inner(a)
     if len(a.shape) == 2 and len(b.shape) == 3:
-        groups, (m, k), n = b.shape[0], a.shape, b.shape[2]
+        groups, m, n = b.shape[0], a.shape[0], b.shape[2]
         product = Gemm(groups, -(-m // max(groups, 1)), n, k)
     elif len(a.shape) == 2:
         groups = offsets.numel if offsets else 1
-        (m, k), n = a.shape, b.shape[1]
+        m, n = a.shape[0], b.shape[1]
         product = Gemm(groups, m, n, -(-k // max(groups, 1)))
     elif len(b.shape) == 3:
-        (groups, m, k), n = a.shape, b.shape[2]
+        (groups, m, _), n = a.shape, b.shape[2]
         product = Gemm(groups, m, n, k)
     else:
-        (groups, m, k), n = a.shape, b.shape[1]
+        (groups, m, _), n = a.shape, b.shape[1]
         product = Gemm(groups, m, -(-n // max(groups, 1)), k)
     return gemm_work(op, (product,), kind="grouped", dtype=main_dtype(op))
 

@@ -17,6 +17,15 @@ def test_product_moves_each_operand_once():
     assert (task.unit, task.dtype, task.kind) == ("matrix", "bf16", "gemm")
 
 
+def test_four_bit_values_are_two_to_an_element():
+    # [128, 64 x 2] @ [64 x 2, 256]: 2*128*256*128 flop, (128*64 + 64*256) bytes read
+    low = t(128, 64, dtype="float4_e2m1fn_x2"), t(64, 256, stride=(1, 64), dtype="float4_e2m1fn_x2")
+    task = work(op("aten._scaled_mm.default", *low, out=t(128, 256)))
+    assert (task.flop, task.bytes_read, task.dtype) == (2 * 128 * 256 * 128, 128 * 64 + 64 * 256, "fp4")
+    grouped = t(128, 64, dtype="float4_e2m1fn_x2"), t(4, 64, 256, dtype="float4_e2m1fn_x2")
+    assert work(op("aten._scaled_grouped_mm_v2.default", *grouped, out=t(128, 256))).flop == task.flop
+
+
 def test_an_unknown_op_is_neither_free_nor_an_error():
     task = work(op("mylib.mystery.default", t(10, 10), t(5), out=t(10)))
     # (100 + 5 + 10) * 2

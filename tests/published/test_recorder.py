@@ -60,7 +60,9 @@ def test_recomputing_takes_a_forward_more_and_needs_less_memory(recorder):
     {"q_rank": 512, "kv_rank": 256, "head_dim": 64, "rope_dim": 32, "attention": "cudnn", "tp": 2, "sequence_parallel": True,
      "pp": 2, "ep": 2, "experts": 6, "chosen": 4, "expert_ffn": 1024, "shared_ffn": 1024, "dense_layers": 1, "mtp": 1,
      "recompute": "latents", "layers": 2, "micro_batches": 2, "sharding": "optimizer"},
-], ids=["tensor and pipeline", "FSDP", "experts and context", "experts under FSDP", "split experts", "as Llama's own code", "latents"])  # fmt: skip
+    {"tp": 2, "dtype": "fp4", "sequence_parallel": True, "ep": 2, "experts": 4, "expert_ffn": 1024, "dense_layers": 1, "layers": 2},
+    {"dtype": "fp4", "lora_rank": 16, "layers": 1},
+], ids=["tensor and pipeline", "FSDP", "experts and context", "experts under FSDP", "split experts", "as Llama's own code", "latents", "FP4", "adapters on FP4"])  # fmt: skip
 def test_each_way_to_split_runs(recorder, options):
     found = recorder.program(Job(argv_of({**SHAPE, **options}), 4))
     assert sum(len(rank.members) for rank in found.ranks) == 4

@@ -265,7 +265,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         options["expert_ffn"] = fixed.get("expert_ffn", ffn)
         if "shared_experts" in fixed:
             options["shared_ffn"] = fixed["shared_experts"] * options["expert_ffn"]
-        fits = chips // split["pp"] % (split["ep"] * split["tp"]) == 0
+        fits = chips // split["pp"] % (split["ep"] * split["tp"]) == 0 and options.get("dispatch") != "ranks"
         if "dispatch" in options and split["ep"] > 1:
             options["node"] = node_of(chip, cluster, chips, split["ep"])
             options["most_nodes"] = fixed.get("most_nodes")

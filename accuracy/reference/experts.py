@@ -46,12 +46,13 @@ class ExpertsShape:
     once: bool = False  # a token is sent once to each node and there once to each rank, not once to each of its experts
     node: int = 1  # neighbours in the expert group that are one node
     most_nodes: int = 0  # to which a token is sent; 0: to all
+    is_read: bool = True  # the host reads how many tokens go where
 
 
 def experts_of(args: Namespace, layout: Layout, how: How, shape: FeedForwardShape, fuse: Any) -> "Experts":
     routed = ExpertsShape(
         args.experts, args.chosen, args.expert_ffn, args.shared_ffn, args.expert_tp, args.grouped, args.dispatch == "ranks",
-        args.node or args.ep, args.most_nodes,
+        args.node or args.ep, args.most_nodes, not args.graph,
     )  # fmt: skip
     return Experts(shape, routed, how, layout.expert, fuse)
 
@@ -99,11 +100,13 @@ class Experts(nn.Module):
         return out if self.shared is None else out + self.shared(x)
 
     def tell(self, counts: Tensor) -> None:
-        """How many tokens go where: gathered over the group, and read by the host for the sizes of the exchange."""
+        """How many tokens go where: gathered over the group, and read by the host for the sizes of the exchange, which a
+        captured graph cannot."""
         assert self.group is not None
         known = counts.new_empty(counts.shape[0] * size(self.group))
         dist.all_gather_into_tensor(known, counts, group=self.group)
-        known.cpu()
+        if self.shape.is_read:
+            known.cpu()
 
 
 def weighted(act: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:

@@ -91,11 +91,11 @@ class Experts(nn.Module):
         counts = chosen.reshape(-1).bincount(minlength=self.shape.experts)
         if self.group is not None:
             self.tell(counts)
-        sent = self.way.go(flat, order)
+        own = shares.to(x.dtype).reshape(-1, 1).index_select(0, order)
+        sent, own = self.way.go(flat, order, own)
         # Which rows are whose is a value on the chip, for one kernel, or known to the host, which cuts them.
         ends = counts[: self.local].cumsum(0, dtype=torch.int32) if self.shape.grouped else None
-        own = shares.to(x.dtype).reshape(-1).index_select(0, order).repeat(sent.shape[0] // order.shape[0])
-        done = self.second(self.act(self.first(sent, ends), own.unsqueeze(-1)), ends)
+        done = self.second(self.act(self.first(sent, ends), own), ends)
         out = self.way.back(done, flat.shape[0]).view(x.shape)
         return out if self.shared is None else out + self.shared(x)
 
@@ -171,20 +171,20 @@ class AllToAll(torch.autograd.Function):
 
 
 class ToExperts:
-    """A token is sent once to each of its experts, in one exchange over the group."""
+    """A token is sent once to each of its experts, in one exchange over the group, and its shares in another."""
 
     def __init__(self, how: How, group: dist.ProcessGroup | None, local: int) -> None:
         self.how, self.group, self.local = how, group, local
         self.sources = size(how.group) * size(group)
 
-    def go(self, x: Tensor, order: Tensor) -> Tensor:
-        """[tokens, hidden] -> [rows, hidden], by expert"""
+    def go(self, x: Tensor, order: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """[tokens, hidden] and shares [rows, 1] -> [rows, hidden] and [rows, 1], by expert"""
         sent = Pick.apply(x, order)
         if self.group is not None:
-            sent = AllToAll.apply(sent, self.group)
+            sent, shares = AllToAll.apply(sent, self.group), AllToAll.apply(shares, self.group)
         if self.how.group is not None:
-            sent = Gather.apply(sent, self.how)
-        return by_expert(sent, self.sources, self.local) if self.sources > 1 else sent
+            sent, shares = Gather.apply(sent, self.how), Gather.apply(shares, self.how)
+        return by_expert(sent, self.sources, self.local) if self.sources > 1 else sent, shares
 
     def back(self, done: Tensor, tokens: int) -> Tensor:
         if self.sources > 1:
@@ -229,9 +229,9 @@ class ToRanks:
         self.inside = Exchange(inside, is_hit(ranks, shape.chosen / self.arriving))
         self.copies = self.arriving * ranks * self.inside.share  # ranks that a token goes to
 
-    def go(self, x: Tensor, order: Tensor) -> Tensor:
-        """[tokens, hidden] -> [rows, hidden], by expert"""
-        return Pick.apply(Arrive.apply(x, self), order)  # type: ignore[no-any-return]
+    def go(self, x: Tensor, order: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """[tokens, hidden] and shares [rows, 1], which travel with them -> [rows, hidden] and [rows, 1], by expert"""
+        return Pick.apply(Arrive.apply(x, self), order), shares
 
     def back(self, done: Tensor, tokens: int) -> Tensor:
         return Return.apply(Add.apply(done, self.received(tokens)), tokens, self)  # type: ignore[no-any-return]

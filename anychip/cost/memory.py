@@ -215,6 +215,14 @@ def gather(op: Op) -> Work:
     return vector_work(op, "index", flop=_numel(op), bytes_read=_index_bytes(op) + written)
 
 
+@work_of(*_aten("_embedding_bag", "_embedding_bag_forward_only"))
+def embedding_bag(op: Op) -> Work:
+    """Reads a row for each index, and writes their sums."""
+    table, index = op.args[0], op.args[1]
+    rows = table.numel and index.numel * table.nbytes // table.shape[0]
+    return vector_work(op, "index", flop=rows // max(table.item_bytes, 1), bytes_read=index.nbytes + rows)
+
+
 @work_of(*_aten(*sorted(names.SCATTER)))
 def scatter(op: Op) -> Work:
     """In place: reads index and source, writes (for sums: reads too) as many elements as the source has. Out of

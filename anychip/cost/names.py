@@ -121,7 +121,7 @@ METADATA = _words(
 GATHER = _words(
     """
     index _unsafe_index index_select gather take take_along_dim embedding masked_select nonzero nonzero_static
-    _unsafe_masked_index _embedding_bag _embedding_bag_forward_only searchsorted bucketize embedding_renorm_
+    _unsafe_masked_index searchsorted bucketize embedding_renorm_
     repeat repeat_interleave tile
     """
 )

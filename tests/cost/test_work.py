@@ -17,6 +17,13 @@ def test_product_moves_each_operand_once():
     assert (task.unit, task.dtype, task.kind) == ("matrix", "bf16", "gemm")
 
 
+def test_a_bag_reads_as_many_rows_as_it_has_indices():
+    # 64 rows of 8 bf16 values into 16 bags: reads 64 * 16 bytes and 64 indices of 8, writes 16 * 16
+    table, index, bags = t(64, 8), t(64, dtype="int64"), t(16, dtype="int64")
+    task = work(op("aten._embedding_bag.default", table, index, bags, out=t(16, 8)))
+    assert (task.bytes_read, task.bytes_written, task.flop) == (64 * 16 + 64 * 8, 16 * 16, 64 * 8)
+
+
 def test_four_bit_values_are_two_to_an_element():
     # [128, 64 x 2] @ [64 x 2, 256]: 2*128*256*128 flop, (128*64 + 64*256) bytes read
     low = t(128, 64, dtype="float4_e2m1fn_x2"), t(64, 256, stride=(1, 64), dtype="float4_e2m1fn_x2")

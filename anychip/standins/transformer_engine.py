@@ -178,6 +178,18 @@ class Joined(torch.autograd.Function):
         return grad.split(ctx.rows)
 
 
+class Parted(torch.autograd.Function):
+    """Consecutive rows of one tensor; their gradients are written into one as well."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: list[int]) -> tuple[Tensor, ...]:
+        return tuple(part.view_as(part) for part in x.split(rows))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grads[0].new_empty(sum(map(len, grads)), *grads[0].shape[1:]), None
+
+
 class GroupedLinear(TransformerEngineBaseModule):
     """num_gemms weights [out, in]: consecutive rows of the input are multiplied with one each, as many as `m_splits` say."""
 
@@ -202,7 +214,8 @@ class GroupedLinear(TransformerEngineBaseModule):
 
     def forward(self, inp: Tensor, m_splits: Any, is_first_microbatch: bool | None = None) -> Any:
         biases = [getattr(self, f"bias{number}") if self.use_bias else None for number in range(self.num_gemms)]
-        parts = inp.split(list(m_splits))
+        rows = list(m_splits)
+        parts = Parted.apply(inp, rows) if inp.is_cuda else inp.split(rows)
         outs = [
             linear(
                 part,

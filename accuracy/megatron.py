@@ -175,7 +175,7 @@ def chunks_of(args: Namespace, config: Any) -> list[Any]:
     split = args.sharding == "optimizer"
     how = DistributedDataParallelConfig(
         grad_reduce_in_fp32=args.reduce == "fp32", overlap_grad_reduce=args.overlap, use_distributed_optimizer=split,
-        overlap_param_gather=args.overlap and split,
+        overlap_param_gather=args.overlap and split, average_in_collective=True,  # as recipes of NeMo and Megatron-Bridge do
         bucket_size=max(40_000_000, 1_000_000 * parallel_state.get_data_parallel_world_size(with_context_parallel=True)),
     )  # fmt: skip
     found = []

@@ -18,7 +18,7 @@ SHAPE = {"layers": 4, "hidden": 2048, "heads": 16, "kv_heads": 16, "ffn": 8192, 
          "micro_batches": 2, "fusion": True, "reduce": "fp32", "sharding": "ddp", "norm": "layer", "position": "learned",
          "bias": True, "recompute": "none", "steps": 2}  # fmt: skip
 LLAMA = {"gated": True, "bias": False, "kv_heads": 4, "norm": "rms", "position": "rope", "ffn": 5632}
-EXPERTS = {**LLAMA, "ffn": 2048, "experts": 4, "chosen": 2, "expert_ffn": 2048}
+EXPERTS = {**LLAMA, "ffn": 2048, "experts": 4, "chosen": 2, "expert_ffn": 2048, "fused_loss": True}
 SPLIT = {"tp": 2, "sequence_parallel": True}
 RUNS = {
     "dense": (1, {}),

@@ -201,7 +201,8 @@ def stepper(
     def pipelined() -> Any:
         x, losses = batch(args.micro_batch * args.micro_batches), []
         given = (x,) if layout.is_first else ()
-        schedule.step(*given, target=x if layout.is_last else None, losses=losses if layout.is_last else None)
+        last = {"target": x, "losses": losses} if layout.is_last else {}
+        schedule.step(*given, **last, return_outputs=False)  # nor do programs keep all logits
         return losses[0] if losses else None
 
     return pipelined

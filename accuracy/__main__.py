@@ -1,7 +1,7 @@
 """`python -m accuracy --rows FILE.csv [--where 'chip=...'] --json OUT`: published runs against forecasts.
 
 Recordings are kept by content, so a run that was stopped goes on where it was. What cannot be forecast is listed with the
-reason. Exit code 0; 1 where an error is outside its `--bounds`; 2 for wrong use.
+reason. Exit code 0; 1 where nothing could be compared, or an error is outside its `--bounds`; 2 for wrong use.
 """
 
 import argparse
@@ -69,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
         runs = where(read(args.rows), args.where)
         bounds = read_bounds(args.bounds)
     except (BadRows, OSError) as error:
-        print(f"accuracy: {error}", file=sys.stderr)
+        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        print(f"accuracy: {said}", file=sys.stderr)
         return 2
     planned = [planned_result(run) for run in runs if not bounds or run.id in bounds]
     if args.list:
@@ -88,11 +89,29 @@ def main(argv: list[str] | None = None) -> int:
             else f"none of {total}"
         )
         print(f"{name:26} {shown}")
+    for reason, ids in unforecast(results).items():
+        more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
+        print(f"not forecast: {', '.join(ids[:SHOWN_IDS])}{more}: {reason}")
     if args.validated:
         write(Path(args.validated), validated(results))
     outside = [text for result in results if (text := beyond(result, bounds))]
     print("\n".join(outside), end="\n" if outside else "")
-    return 1 if outside else 0
+    return 1 if outside or all(result.error is None for result in results) else 0
+
+
+SHOWN_IDS = 8
+
+
+def unforecast(results: list[Result]) -> dict[str, list[str]]:
+    """Reason -> ids of the runs for which there is nothing to compare."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        if result.error is None and not result.fitted:
+            found.setdefault(result.reason or NOTHING, []).append(result.run.id)
+    return found
+
+
+NOTHING = "the row has no step time, nor a rate that gives one, to compare with"
 
 
 def read_bounds(path: str | None) -> dict[str, tuple[float, float]]:

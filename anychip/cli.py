@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 
 from anychip import __version__
 from anychip.audit import command as audit_command
@@ -92,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
 def _sub(
     verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, help_: str, text: str = "", usage: str = ""
 ) -> argparse.ArgumentParser:
-    return verbs.add_parser(
+    command = verbs.add_parser(
         name,
         help=help_,
         description=text or help_,
@@ -100,6 +101,8 @@ def _sub(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    command.set_defaults(command=command)
+    return command
 
 
 def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -219,7 +222,8 @@ def forecast(args: argparse.Namespace) -> int:
     if args.json:
         write(args.json, json.dumps(report.to_json(answer), indent=2))
     if args.trace:
-        report.write_traces(answer, args.trace)
+        for place in report.write_traces(answer, args.trace):
+            print(f"anychip: wrote {place}", file=sys.stderr)
     if args.memory_snapshot:
         report.write_memory_snapshots(answer, args.memory_snapshot)
     if args.json != "-" and not args.quiet:
@@ -393,8 +397,16 @@ def write(path: str, text: str) -> None:
         file.write(text + "\n")
 
 
+def _no_such_option(command: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
+    known = [option for action in command._actions for option in action.option_strings]
+    like = get_close_matches(unknown[0].partition("=")[0], known, 1, cutoff=0.7)
+    return f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {like[0]}?" if like else "")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args, unknown = parser().parse_known_args(argv)
+    if unknown:
+        args.command.error(_no_such_option(args.command, unknown))
     if threading.current_thread() is threading.main_thread():
         # Ended by `kill` or a job scheduler: the recording process must not be left behind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

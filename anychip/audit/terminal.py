@@ -1,5 +1,6 @@
 """An audit on one screen: the score, what was found by cost, the files that hold it, and what each target chip says."""
 
+import os
 from collections import Counter
 
 from rich.console import Console, Group, RenderableType
@@ -29,11 +30,15 @@ _MEANING = {
     "rewrite": "needs a kernel for the chip",
     "blocks": "nothing takes its place",
 }
+PIPE_WIDTH = 160  # where the output is no terminal
 _TOP_SYMBOLS, _TOP_FILES, _TOP_HARD, _TOP_SKIPPED = 3, 6, 4, 3
 
 
 def show(audit: Audit, console: Console | None = None) -> None:
-    (console or Console(soft_wrap=False)).print(screen(audit))
+    console = console or Console(soft_wrap=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPE_WIDTH
+    console.print(screen(audit))
 
 
 def screen(audit: Audit) -> RenderableType:
@@ -130,7 +135,7 @@ def effort_text(audit: Audit) -> str:
     found = effort(audit.findings)
     text = (
         f"effort: about {rounded(found.lines)} lines changed for {found.places:,} places "
-        f"({rounded(found.low)} to {rounded(found.high)}: 8 of 10 of {found.num_ports} merged ports)"
+        f"(eight in ten of {found.num_ports} merged ports: {rounded(found.low)} to {rounded(found.high)})"
     )
     return f"{text}; {found.kernels:,} places in kernels not included" if found.kernels else text
 

@@ -164,6 +164,7 @@ class Job:
         """Start the ranks that are waited for; where all wait for one another, say so and end them."""
         waiting: dict[int, tuple[int, str]] = {}
         awaited: dict[int, list[int]] = {}
+        letters: list[Path] = []
         for note in self.folder.glob("waiting-*"):
             with contextlib.suppress(FileNotFoundError):
                 rank = int(note.name.rpartition("-")[2])
@@ -172,6 +173,7 @@ class Job:
                     continue  # it has come, and the rank is about to see it
                 if self._lent(peer, letter):
                     continue
+                letters.append(self.folder / letter)
                 waiting[rank] = peer, text
                 awaited[rank] = ranks if len(ranks) <= STAGES else [peer]
         known = {rank.rank for rank in self.running.values()} | set(self.codes)
@@ -189,6 +191,8 @@ class Job:
                         self._start(other)
             elif peer in self.codes:
                 self._stop(rank, f"{text}, which has ended without it")
+        if any(letter.exists() for letter in letters):
+            return  # notes are read one after the other: what a rank waited for may have come since its own was
         live = {rank.rank for rank in self.running.values()}
         if (
             self.middle is not None

@@ -19,15 +19,18 @@ def show(answer: "Answer") -> None:
     terminal.show(answer)
 
 
-def write_traces(answer: "Answer", path: str | os.PathLike[str]) -> None:
-    """A Chrome trace for each target; with several, the target goes before the suffix."""
+def write_traces(answer: "Answer", path: str | os.PathLike[str]) -> list[str | os.PathLike[str]]:
+    """A Chrome trace for each target; with several, the target goes before the suffix. Where they are."""
     from anychip.report import trace
     from anychip.timeline import price
 
+    places = []
     for index, (chip, program) in enumerate(zip(answer.chips, answer.programs, strict=True)):
         job = answer.timeline(index)
         text = trace.job_to_bytes(job) if job is not None else trace.to_bytes(price(program, chip))
-        write_whole(_place(answer, path, index), text)
+        places.append(_place(answer, path, index))
+        write_whole(places[-1], text)
+    return places
 
 
 def write_memory_snapshots(answer: "Answer", path: str | os.PathLike[str]) -> None:

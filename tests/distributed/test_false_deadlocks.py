@@ -1,0 +1,43 @@
+"""Ranks that wait for one another for a moment are no deadlock."""
+
+import json
+
+import pytest
+
+from anychip.device import job as jobs
+from anychip.device.job import Job, Rank
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A job of two ranks that wait for each other."""
+    found = Job(tmp_path, 2, 2, lambda rank, tokens: 0)
+    found.running = {1: Rank(0), 2: Rank(1)}
+    for rank in (0, 1):
+        note = [1 - rank, [0, 1], f"rank {rank} waits", f"mail-{1 - rank}-{rank}-0"]
+        (tmp_path / f"waiting-{rank}").write_text(json.dumps(note), encoding="utf-8")
+    return found
+
+
+def stopped(job):
+    return sorted(path.name for path in job.folder.glob("stop-*"))
+
+
+def test_ranks_that_wait_for_each_other_are_told_so(two):
+    two._start_awaited()
+    assert stopped(two) == ["stop-0", "stop-1"]
+
+
+def test_a_letter_that_comes_while_notes_are_read_is_seen(two, monkeypatch):
+    read = json.loads
+    seen = []
+
+    def loads(text):
+        seen.append(read(text))
+        if len(seen) == 2:  # the first note's rank is about to go on
+            (two.folder / seen[0][3]).write_bytes(b"")
+        return seen[-1]
+
+    monkeypatch.setattr(jobs.json, "loads", loads)
+    two._start_awaited()
+    assert stopped(two) == []

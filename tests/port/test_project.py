@@ -1,5 +1,6 @@
 """Trees: what is written, where, and that it is at any moment whole."""
 
+import gc
 import json
 import os
 import subprocess
@@ -254,12 +255,18 @@ def test_links_are_links_and_what_is_no_file_is_named(tmp_path):
 
 def test_many_edits_in_one_file_take_time_that_grows_with_their_number(tmp_path):
     lines = [f"x{i} = y.cuda()\nz{i} = x.to('cuda:0')\n" for i in range(4000)]
-    times = []
-    for part in (1000, 4000):
+
+    def seconds(part):
         began = time.process_time()
         made = port_source("import torch\n" + "".join(lines[:part]), make_target(None))
-        times.append(time.process_time() - began)
         assert len(made.changes) == 2 * part
+        return time.process_time() - began
+
+    gc.disable()  # what other tests left behind is walked at the larger size only
+    try:
+        times = [min(seconds(part) for _ in range(3)) for part in (1000, 4000)]
+    finally:
+        gc.enable()
     assert times[1] < 8 * times[0]  # 4 times the edits; 16 times where each is compared with every other
 
 

@@ -22,7 +22,7 @@ from accuracy.plot import scatter
 from accuracy.recorder import Recorder, cache_folder
 from accuracy.rows import BadRows, Run, read, where
 from accuracy.runner import forecast, is_priced, jobs_of, write
-from accuracy.score import GIB, Result, grouped, left_out
+from accuracy.score import GIB, Result, grouped, ids_by_reason, left_out
 from accuracy.truth_of_runs import step_time_s
 from accuracy.why import is_other
 from anychip.spec import load_chip
@@ -104,11 +104,9 @@ SHOWN_IDS = 8
 
 def unforecast(results: list[Result]) -> dict[str, list[str]]:
     """Reason -> ids of the runs for which there is nothing to compare."""
-    found: dict[str, list[str]] = {}
-    for result in results:
-        if result.error is None and not result.fitted:
-            found.setdefault(result.reason or NOTHING, []).append(result.run.id)
-    return found
+    return ids_by_reason(
+        (result.reason or NOTHING, result.run.id) for result in results if result.error is None and not result.fitted
+    )
 
 
 NOTHING = "the row has no step time, nor a rate that gives one, to compare with"

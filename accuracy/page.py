@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from accuracy.score import GIB, Result, Summary, grouped, held, layouts, left_out, low_ratios, noise
+from accuracy.score import GIB, Result, Summary, grouped, held, ids_by_reason, layouts, left_out, low_ratios, noise
 from accuracy.why import why
 
 HELD = "What tensors take at most; of sources that print what the allocator has reserved (a rule says so), that."
@@ -167,10 +167,7 @@ def rows(results: Sequence[Result]) -> list[str]:
 
 
 def missing(results: Sequence[Result]) -> list[str]:
-    reasons: dict[str, list[str]] = {}
-    for result in results:
-        if result.reason is not None:
-            reasons.setdefault(result.reason, []).append(result.run.id)
+    reasons = ids_by_reason((result.reason, result.run.id) for result in results if result.reason is not None)
     lines = ["| reason | runs | ids |", "|---|---|---|"]
     ordered = sorted(reasons.items(), key=lambda item: -len(item[1]))
     return lines + [f"| {reason.replace('|', '/')} | {len(ids)} | {', '.join(ids)} |" for reason, ids in ordered]

@@ -265,11 +265,11 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         options["expert_ffn"] = fixed.get("expert_ffn", ffn)
         if "shared_experts" in fixed:
             options["shared_ffn"] = fixed["shared_experts"] * options["expert_ffn"]
-        fits = chips // split["pp"] % (split["ep"] * split["tp"]) == 0 and options.get("dispatch") != "ranks"
+        can_split = chips // split["pp"] % (split["ep"] * split["tp"]) == 0 and options.get("dispatch") != "ranks"
         if "dispatch" in options and split["ep"] > 1:
             options["node"] = node_of(chip, cluster, chips, split["ep"])
             options["most_nodes"] = fixed.get("most_nodes")
-        options["expert_tp"] = bool(fixed.get("expert_tp")) and options["sequence_parallel"] and fits
+        options["expert_tp"] = bool(fixed.get("expert_tp")) and options["sequence_parallel"] and can_split
     if fixed.get("plain") and options["sharding"] == "ddp":
         options["sharding"] = "plain"
     if (

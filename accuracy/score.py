@@ -72,6 +72,14 @@ def held(result: Result) -> float | None:
     return result.memory_error
 
 
+def ids_by_reason(found: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Of (reason, id): the ids of each reason, in the order in which they come."""
+    reasons: dict[str, list[str]] = {}
+    for reason, name in found:
+        reasons.setdefault(reason, []).append(name)
+    return reasons
+
+
 def grouped(results: Iterable[Result], key: Key, error: Error = step) -> dict[str, tuple[Summary | None, int]]:
     """(summary of those forecast, number of all) of each group, by name."""
     groups: dict[str, list[Result]] = {}

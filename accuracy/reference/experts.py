@@ -202,7 +202,7 @@ def by_expert(x: Tensor, outer: int, inner: int) -> Tensor:
     return parts.transpose(0, 1).reshape(-1, x.shape[-1])
 
 
-class Exchange(NamedTuple):
+class Hop(NamedTuple):
     """share: of the tokens that are sent to each rank of the group."""
 
     group: dist.ProcessGroup | None
@@ -224,9 +224,9 @@ class ToRanks:
         inside, across = nodes_of(group, shape.node)
         nodes, ranks = size(across), size(inside)
         most = min(shape.most_nodes or nodes, nodes)
-        self.across = Exchange(across, most / nodes * is_hit(most, shape.chosen))
+        self.across = Hop(across, most / nodes * is_hit(most, shape.chosen))
         self.arriving = nodes * self.across.share  # nodes that a token goes to, so ranks that send it on
-        self.inside = Exchange(inside, is_hit(ranks, shape.chosen / self.arriving))
+        self.inside = Hop(inside, is_hit(ranks, shape.chosen / self.arriving))
         self.copies = self.arriving * ranks * self.inside.share  # ranks that a token goes to
 
     def go(self, x: Tensor, order: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:

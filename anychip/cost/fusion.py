@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from anychip.cost.work import mutated, work
 from anychip.record import Kind, Op, Program, TensorMeta, word
-from anychip.record.tape import FREE, KIND_BITS, KIND_MASK, OP
+from anychip.record.tape import ALLOC, DEF, FREE, KIND_BITS, KIND_MASK, OP, USE
 
 FUSIBLE = frozenset({"elementwise", "reduction", "copy", "index"})
 OF_BLOCKS = (Kind.ALLOC, Kind.FREE, Kind.USE, Kind.DEF, Kind.RECORD_STREAM)
@@ -40,6 +40,28 @@ IS_BLOCK, IS_EVENT = _table(OF_BLOCKS), _table(OF_EVENTS)
 LOOK_BACK = 64  # groups that a node may still join: keeps a long region from taking quadratic time
 
 
+class Facts(NamedTuple):
+    """Of an op, whatever region it is in. reads, writes: bytes of the tensors on the chip that it touches."""
+
+    elements: int
+    fusible: bool
+    flop: int
+    dtype: str
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, op: Op) -> "Facts":
+        task = work(op)
+        elements = max((t.numel for t in op.tensors + op.outputs if t.on_chip), default=0)
+        fusible = task.kind in FUSIBLE and not task.host_bytes  # (what crosses the link to the host stays a kernel)
+        return cls(elements, fusible, task.flop, task.dtype, _nbytes(op.tensors), _nbytes(op.outputs + mutated(op)))
+
+
+def _nbytes(tensors: tuple[TensorMeta, ...]) -> tuple[int, ...]:
+    return tuple(size for tensor in tensors if tensor.on_chip and (size := tensor.nbytes))
+
+
 @dataclass(eq=False)
 class Node:
     """A kernel to be: one op, or several fused. reads, writes: block -> bytes. at: where it is launched."""
@@ -56,25 +78,22 @@ class Node:
 
 def fuse(program: Program, fusions: "Fusions | None" = None) -> Program:
     """The program with every compiled region fused; the same one where there is none. fusions: of programs like this one."""
-    kinds = program.kinds
-    starts = np.flatnonzero((kinds == Kind.COMPILED) & (program.payloads > 0))
-    if not starts.size:
+    begins, ends = _regions(program)
+    if not begins.size:
         return program
     shared = fusions or Fusions()
     numbers = np.array([shared.number(op) for op in program.ops], np.int64)
-    common, tape, at = _renumbered(program.tape, numbers), [], 0
-    stops = np.flatnonzero((kinds == Kind.COMPILED) & (program.payloads == 0))
-    lives = Lives(program)
-    for start in starts.tolist():
-        if start < at:
-            continue
-        after = stops[np.searchsorted(stops, start, side="right") :]
-        stop = int(after[0]) if after.size else program.tape.size
-        region = Region(common[start + 1 : stop], program.block_bytes)
-        done, again = shared.of(region, lives.beyond(region.blocks, start, stop))
-        lives.remember(region.blocks, stop, again)
-        tape += [common[at : start + 1], region.named(done)]
-        at = stop
+    common = _renumbered(program.tape, numbers)
+    regions = Regions(common, begins, ends, program.block_bytes)
+    lives = Lives(program, regions, ends)
+    tape, at = [], 0
+    for number, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
+        region = regions[number]
+        done, again = shared.of(region, lives.beyond(number))
+        if again:
+            lives.remember(number, again)
+        tape += [common[at:begin], region.named(done)]
+        at = end
     tape.append(common[at:])
     words = np.concatenate(tape)
     # Its own ops keep their numbers; what they were fused to comes after them.
@@ -84,6 +103,17 @@ def fuse(program: Program, fusions: "Fusions | None" = None) -> Program:
     new = used[back[used] < 0]
     back[new] = len(numbers) + np.arange(new.size)
     return replace(program, tape=_renumbered(words, back), ops=[*program.ops, *(shared.ops[op] for op in new.tolist())])
+
+
+def _regions(program: Program) -> tuple[Words, Words]:
+    """Where the words of each compiled region begin and end (end excluded), on the tape."""
+    at = np.flatnonzero(program.kinds == Kind.COMPILED)
+    starts = program.payloads[at] > 0
+    # One that begins while another is open belongs to it.
+    opens = starts & ~np.concatenate(([False], starts))[:-1]
+    begins = at[opens] + 1
+    ends = np.append(at[~starts], program.tape.size)
+    return begins, ends[np.searchsorted(ends, begins)]
 
 
 def _renumbered(words: Words, numbers: Words) -> Words:
@@ -133,19 +163,21 @@ class Fusions:
     def __init__(self) -> None:
         self.ops: list[Op] = []
         self._numbers: dict[Op, int] = {}
+        self._facts: list[Facts] = []
         self._known: dict[object, tuple[Words, Mapping[int, Instead]]] = {}
 
     def number(self, op: Op) -> int:
         if op not in self._numbers:
             self._numbers[op] = len(self.ops)
             self.ops.append(op)
+            self._facts.append(Facts.of(op))
         return self._numbers[op]
 
     def of(self, region: "Region", beyond: Beyond) -> tuple[Words, Mapping[int, Instead]]:
         """Words of a region, whose ops are numbered as here, fused; blocks that it does not write, and what they are made of."""
         key = region.key, beyond.key
         if key not in self._known:
-            fused = fuse_region(region.words.tolist(), self.ops, region.sizes, beyond)
+            fused = fuse_region(region.words.tolist(), self.ops, self._facts, region.sizes.tolist(), beyond)
             own = np.arange(len(self.ops))
             new = [self.number(op) for op in fused.ops[own.size :]]
             words = _renumbered(np.asarray(fused.words, np.int64), np.concatenate((own, np.array(new, np.int64))))
@@ -154,40 +186,55 @@ class Fusions:
 
 
 class Lives:
-    """When blocks are freed and when regions read them, over a whole program."""
+    """When blocks are freed and when regions read them, over a whole program, as its regions see it."""
 
-    def __init__(self, program: Program) -> None:
-        self.kinds, self.payloads = program.kinds, program.payloads
-        self._kinds, self._payloads = self.kinds.tolist(), self.payloads.tolist()
-        self.end = self.kinds.size
-        self.frees, self.reads = self._places(Kind.FREE), self._places(Kind.USE)
+    def __init__(self, program: Program, regions: "Regions", ends: Words) -> None:
+        self.regions, self.ends = regions, ends
+        kinds, payloads = program.kinds, program.payloads
+        self.end = kinds.size
+        self.frees, self.reads = (self._places(kinds, payloads, kind) for kind in (Kind.FREE, Kind.USE))
         self.again: dict[int, tuple[Instead, int]] = {}  # block -> (what, since where)
+        # Of each block of each region: is it freed before another op runs, and read by another region before it is freed?
+        blocks, of = regions.blocks, np.repeat(np.arange(ends.size), np.diff(regions.first_block))
+        after = ends[of]
+        freed = self._next(self.frees, blocks, after)
+        self.ended = freed < self._next_op(kinds, ends)[of]
+        self.back = self._next(self.reads, blocks, after) < freed
 
-    def _places(self, kind: Kind) -> Words:
+    def _places(self, kinds: Words, payloads: Words, kind: Kind) -> Words:
         """block * end + where a word of the kind stands, in order, and a last one of no block."""
-        at = np.flatnonzero(self.kinds == kind)
-        return np.append(np.sort(self.payloads[at] * self.end + at), np.iinfo(np.int64).max)
+        at = np.flatnonzero(kinds == kind)
+        return np.append(np.sort(payloads[at] * self.end + at), np.iinfo(np.int64).max)
 
-    def beyond(self, blocks: list[int], start: int, stop: int) -> Beyond:
-        """Of the region between these places, by the numbers that its blocks have there."""
-        ended = self._freed_next(stop)
-        named = np.array(blocks, np.int64)
-        back = self._next(self.reads, named, stop) < self._next(self.frees, named, stop)
-        places = {block: place for place, block in enumerate(blocks)}
-        known = {place: self.again[block] for block, place in places.items() if block in self.again}
+    def _next_op(self, kinds: Words, ends: Words) -> Words:
+        """Until where what is freed is freed before another op runs: the next op's frees stand before or right after its
+        word."""
+        ops, others = np.flatnonzero(kinds == OP), np.flatnonzero(kinds != FREE)
+        last = np.append(ops, self.end)[np.searchsorted(ops, ends)]
+        return np.append(others, self.end)[np.searchsorted(others, last, side="right")]
+
+    def beyond(self, number: int) -> Beyond:
+        """Of this region, after those before it."""
+        first, last = self.regions.first_block[number], self.regions.first_block[number + 1]
+        ended, back = (frozenset(np.flatnonzero(one[first:last]).tolist()) for one in (self.ended, self.back))
+        if not self.again:
+            return Beyond(ended, back)
+        start = int(self.regions.begins[number]) - 1
+        places = {block: place for place, block in enumerate(self.regions.blocks[first:last].tolist())}
+        known = {places[block]: (block, *self.again[block]) for block in sorted(places.keys() & self.again.keys())}
         return Beyond(
-            frozenset(place for place, block in enumerate(blocks) if block in ended),
-            frozenset(np.flatnonzero(back).tolist()),
+            ended,
+            back,
             {
                 place: Instead(
                     places.get(what.block, place) if self._holds(what.block, since, start) else place, what.size
                 )
-                for place, (what, since) in known.items()
-                if self._holds(blocks[place], since, start)
+                for place, (block, what, since) in known.items()
+                if self._holds(block, since, start)
             },
         )
 
-    def _next(self, places: Words, blocks: Words, after: Any) -> Words:
+    def _next(self, places: Words, blocks: Words, after: Words) -> Words:
         """Where each block's next word stands; the program's end where there is none."""
         found = places[np.searchsorted(places, blocks * self.end + after)]
         return np.where(found // self.end == blocks, found % self.end, self.end)
@@ -197,61 +244,97 @@ class Lives:
         found = int(self.frees[self.frees.searchsorted(block * self.end + since)])
         return found // self.end != block or found % self.end > until
 
-    def _freed_next(self, stop: int) -> set[int]:
-        """Blocks freed between a region's end and the next op; their frees stand before or right after its word."""
-        found, has_op = set(), False
-        for at in range(stop + 1, len(self._kinds)):
-            kind = self._kinds[at]
-            if kind == FREE:
-                found.add(self._payloads[at])
-            elif has_op:
-                break
-            has_op = has_op or kind == OP
-        return found
-
-    def remember(self, blocks: list[int], stop: int, again: Mapping[int, Instead]) -> None:
+    def remember(self, number: int, again: Mapping[int, Instead]) -> None:
+        first, stop = self.regions.first_block[number], int(self.ends[number])
+        names = self.regions.blocks
         for place, what in again.items():
-            self.again[blocks[place]] = Instead(blocks[what.block], what.size), stop
+            self.again[int(names[first + place])] = Instead(int(names[first + what.block]), what.size), stop
 
 
-class Region:
+class Region(NamedTuple):
     """A region's words with its blocks and events numbered as they come: the same where a region comes again.
 
-    words: so numbered. sizes: bytes of each block. key: equal for regions that fuse alike, among the same ops.
+    words: so numbered. blocks, events: what each number is called. sizes: bytes of each block.
     """
 
-    def __init__(self, words: Words, block_bytes: Any) -> None:
-        kinds, payloads = words & KIND_MASK, words >> KIND_BITS
-        self.words = words.copy()
-        self._names = []
-        for named in (IS_BLOCK, IS_EVENT):
-            at = named[kinds]
-            names: dict[int, int] = {}  # (regions are short: faster than sorting)
-            numbers = [names.setdefault(name, len(names)) for name in payloads[at].tolist()]
-            self.words[at] = np.array(numbers, np.int64) << KIND_BITS | kinds[at]
-            self._names.append(np.array(list(names), np.int64))
-        self.blocks = self._names[0].tolist()
-        self.sizes = [int(block_bytes[block]) for block in self.blocks]
-        self.key = self.words.tobytes() + np.asarray(self.sizes, np.int64).tobytes()
+    words: Words
+    blocks: Words
+    events: Words
+    sizes: Words
+
+    @property
+    def key(self) -> bytes:
+        """Equal for regions that fuse alike, among the same ops."""
+        return self.words.tobytes() + self.sizes.tobytes()
 
     def named(self, words: Words) -> Words:
         """Words that were made of `self.words`, with the region's own blocks and events."""
         kinds, out = words & KIND_MASK, words.copy()
-        for named, names in zip((IS_BLOCK, IS_EVENT), self._names, strict=True):
+        for named, names in ((IS_BLOCK, self.blocks), (IS_EVENT, self.events)):
             at = named[kinds]
             out[at] = names[words[at] >> KIND_BITS] << KIND_BITS | kinds[at]
         return out
 
 
+class Regions:
+    """Stretches begins..ends (ends excluded) of a tape, none of which reaches into another. blocks: what the blocks of all
+    of them are called, those of the n-th from first_block[n] on."""
+
+    def __init__(self, tape: Words, begins: Words, ends: Words, block_bytes: Any) -> None:
+        self.begins = begins
+        sizes = ends - begins
+        self.first = np.concatenate(([0], np.cumsum(sizes)))
+        of = np.repeat(np.arange(begins.size), sizes)
+        self.words = tape[np.arange(of.size) + (begins - self.first[:-1])[of]]
+        kinds = self.words & KIND_MASK
+        self.blocks, self.first_block = self._number(IS_BLOCK[kinds], of)
+        self.events, self.first_event = self._number(IS_EVENT[kinds], of)
+        if isinstance(block_bytes, np.ndarray):
+            self.sizes = block_bytes[self.blocks]
+        else:  # a list that grows: not to be copied for each region
+            self.sizes = np.array([block_bytes[block] for block in self.blocks.tolist()], np.int64)
+
+    def _number(self, named: npt.NDArray[np.bool_], of: Words) -> tuple[Words, Words]:
+        """Number what these words name as it comes, in each region anew; what each is called, and each region's first."""
+        at = np.flatnonzero(named)
+        region, names = of[at], self.words[at] >> KIND_BITS
+        order = np.argsort(names.astype(np.uint16) if names.max(initial=0) < 1 << 16 else names, kind="stable")
+        sorted_names, sorted_regions = names[order], region[order]
+        is_first = np.ones(at.size, bool)
+        is_first[1:] = (sorted_names[1:] != sorted_names[:-1]) | (sorted_regions[1:] != sorted_regions[:-1])
+        comes = np.zeros(at.size, bool)
+        comes[order] = is_first
+        firsts = np.concatenate(([0], np.cumsum(np.bincount(region[comes], minlength=self.begins.size))))
+        numbers = np.cumsum(comes) - 1  # over all regions
+        leader = order[np.maximum.accumulate(np.where(is_first, np.arange(at.size), 0))]
+        local = np.empty_like(numbers)
+        local[order] = numbers[leader]
+        self.words[at] = (local - firsts[region]) << KIND_BITS | self.words[at] & KIND_MASK
+        return names[comes], firsts
+
+    def __getitem__(self, number: int) -> Region:
+        blocks = slice(self.first_block[number], self.first_block[number + 1])
+        events = slice(self.first_event[number], self.first_event[number + 1])
+        words = self.words[self.first[number] : self.first[number + 1]]
+        return Region(words, self.blocks[blocks], self.events[events], self.sizes[blocks])
+
+
+def region_of(words: Words, block_bytes: Any) -> Region:
+    """Words that are a region by themselves."""
+    return Regions(words, np.zeros(1, np.int64), np.array([words.size]), block_bytes)[0]
+
+
 def fuse_words(words: Sequence[int], ops: list[Op], block_bytes: Any) -> tuple[list[int], list[Op]]:
     """(words of a region of which nothing more is known, fused, ops with the fused ones added at the end)."""
-    found = fuse_region(words, ops, block_bytes, Beyond())
+    found = fuse_region(words, ops, [Facts.of(op) for op in ops], block_bytes, Beyond())
     return found.words, found.ops
 
 
-def fuse_region(words: Sequence[int], ops: list[Op], block_bytes: Any, beyond: Beyond) -> Fused:
-    """Words that are not ops keep their order; a fused op stands where the last of its ops stood."""
-    nodes, others, freed = _nodes(words, ops, block_bytes)
+def fuse_region(
+    words: Sequence[int], ops: list[Op], facts: Sequence[Facts], block_bytes: Sequence[int], beyond: Beyond
+) -> Fused:
+    """Words that are not ops keep their order; a fused op stands where the last of its ops stood. facts: of each op."""
+    nodes, others, freed = _nodes(words, facts, block_bytes)
     for node in nodes:
         for block, what in beyond.again.items():
             if block in node.reads:
@@ -294,7 +377,9 @@ def _made_again(groups: list[Node], wanted: list[set[int]], back: set[int] | fro
     return found
 
 
-def _nodes(words: Sequence[int], ops: list[Op], block_bytes: Any) -> tuple[list[Node], list[tuple[int, int]], set[int]]:
+def _nodes(
+    words: Sequence[int], facts: Sequence[Facts], block_bytes: Sequence[int]
+) -> tuple[list[Node], list[tuple[int, int]], set[int]]:
     """(one node per op, all other words but USE and DEF with their places, blocks freed inside the region)."""
     nodes: list[Node] = []
     others: list[tuple[int, int]] = []
@@ -304,49 +389,42 @@ def _nodes(words: Sequence[int], ops: list[Op], block_bytes: Any) -> tuple[list[
 
     def close() -> None:
         if nodes:
-            node, op = nodes[-1], ops[nodes[-1].ops[0]]
-            node.reads = _sizes(uses, op.tensors, block_bytes)
-            node.writes = _sizes(defs, op.outputs + mutated(op), block_bytes)
+            node, fact = nodes[-1], facts[nodes[-1].ops[0]]
+            node.reads = _sizes(uses, fact.reads, block_bytes)
+            node.writes = _sizes(defs, fact.writes, block_bytes)
         uses.clear()
         defs.clear()
 
     for at, entry in enumerate(words):
         kind, payload = entry & KIND_MASK, entry >> KIND_BITS
-        if kind == Kind.OP:
-            close()
-            nodes.append(_node(payload, ops[payload], at))
-        elif kind == Kind.USE:
+        if kind == USE:
             uses.append(payload)
-        elif kind == Kind.DEF:
+        elif kind == DEF:
             defs.append(payload)
+        elif kind == OP:
+            close()
+            fact = facts[payload]
+            nodes.append(Node([payload], at, fact.elements, fact.fusible, fact.flop, fact.dtype))
         else:
             others.append((at, entry))
-            if kind == Kind.FREE:
+            if kind == FREE:
                 freed.add(payload)
-            elif kind == Kind.ALLOC:
+            elif kind == ALLOC:
                 freed.discard(payload)
     close()
     return nodes, others, freed
 
 
-def _node(index: int, op: Op, at: int) -> Node:
-    task = work(op)
-    across_link = task.host_bytes > 0
-    elements = max((t.numel for t in op.tensors + op.outputs if t.on_chip), default=0)
-    return Node([index], at, elements, task.kind in FUSIBLE and not across_link, task.flop, task.dtype)
-
-
-def _sizes(blocks: list[int], tensors: tuple[TensorMeta, ...], block_bytes: Any) -> dict[int, int]:
+def _sizes(blocks: list[int], touched: tuple[int, ...], block_bytes: Sequence[int]) -> dict[int, int]:
     """Bytes that the op touches of each block: of its tensors where they answer one to one (several views of one block
     add up, to the block's size at most), else the whole block's."""
-    tensors = tuple(t for t in tensors if t.on_chip and t.nbytes)
-    if blocks and len(blocks) == 2 * len(tensors) and blocks[: len(tensors)] == blocks[len(tensors) :]:
-        blocks = blocks[: len(tensors)]  # told twice, by a region within a backward
+    if blocks and len(blocks) == 2 * len(touched) and blocks[: len(touched)] == blocks[len(touched) :]:
+        blocks = blocks[: len(touched)]  # told twice, by a region within a backward
     sizes: dict[int, int] = {}
+    one_to_one = len(touched) == len(blocks)
     for index, block in enumerate(blocks):
-        most = int(block_bytes[block])
-        touched = tensors[index].nbytes if len(tensors) == len(blocks) else most
-        sizes[block] = min(sizes.get(block, 0) + touched, most)
+        most = block_bytes[block]
+        sizes[block] = min(sizes.get(block, 0) + (touched[index] if one_to_one else most), most)
     return sizes
 
 

@@ -32,8 +32,8 @@ STAGES = 64  # ranks of a group that are started as soon as one of them is waite
 @dataclass(frozen=True)
 class Rank:
     """A rank to run. stands_in_for: a rank of its class whose mail it reads, where it is only a sample. folded: micro-batches
-    that do the same are recorded once. stages: of a pipeline whose second this is, which then takes the places of the other
-    middle ones too."""
+    that do the same are recorded once. stages: of a pipeline whose second this is, which then stands for the other middle
+    ones too."""
 
     rank: int
     stands_in_for: int | None = None

@@ -16,7 +16,7 @@ LEAST = 6  # stages, from which on it saves anything
 
 @dataclass
 class Middle:
-    """folder: of the letters. ranks: the pipeline's, in order. played: those that the second has been. lent: letters."""
+    """folder: of the letters. ranks: the pipeline's, in order. played: those that the second stood for. lent: letters."""
 
     folder: Path
     ranks: tuple[int, ...]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anychip.cost.fusion import Region, fuse_words
+from anychip.cost.fusion import Region, fuse_words, region_of
 from anychip.cost.price import Prices
 from anychip.record import Kind, Op
 from anychip.record.tape import (
@@ -217,11 +217,12 @@ class Engine:
         if payload:
             self._held = self._held or [word]
             return
-        region = Region(np.asarray(self._held[1:], np.int64), self.block_bytes)
+        region = region_of(np.asarray(self._held[1:], np.int64), self.block_bytes)
         self._held = []
-        if region.key not in self._fused:
-            self._fused[region.key] = self._fuse(region)
-        words, fused_prices = self._fused[region.key]
+        key = region.key
+        if key not in self._fused:
+            self._fused[key] = self._fuse(region)
+        words, fused_prices = self._fused[key]
         outer, recorded = self.prices, self.recorded
         self.prices, self.compiled, self.recorded = fused_prices, True, None
         self._walk(region.named(words).tolist(), 0)
@@ -235,7 +236,7 @@ class Engine:
             else used.setdefault(word >> KIND_BITS, len(used)) << KIND_BITS | OP
             for word in region.words.tolist()
         ]  # fmt: skip
-        fused, ops = fuse_words(words, [self.prices.ops[op] for op in used], region.sizes)
+        fused, ops = fuse_words(words, [self.prices.ops[op] for op in used], region.sizes.tolist())
         return np.asarray(fused, np.int64), self.prices.like(ops)
 
     # Many words at a time ----------------------------------------------------------------------------------------------

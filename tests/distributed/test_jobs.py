@@ -67,7 +67,7 @@ def test_sharding_takes_the_same_recording_at_8_and_at_16384_ranks() -> None:
 
 
 def test_stages_of_a_pipeline_run_together_and_exchange_their_shapes() -> None:
-    program = job("pipeline.py", 8, 4, 6)
+    program = job("pipeline.py", 8, 4, 6, "Schedule1F1B")
     assert [(one.rank, one.members) for one in program.ranks] == [(0, (0, 1)), (2, (2, 3)), (4, (4, 5)), (6, (6, 7))]
     first, second = (collectives(one, of_step=1) for one in program.ranks[:2])
     # Six activations to the right and six gradients to the left.

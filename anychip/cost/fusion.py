@@ -26,6 +26,7 @@ from anychip.record.tape import ALLOC, DEF, FREE, KIND_BITS, KIND_MASK, OP, USE
 FUSIBLE = frozenset({"elementwise", "reduction", "copy", "index"})
 OF_BLOCKS = (Kind.ALLOC, Kind.FREE, Kind.USE, Kind.DEF, Kind.RECORD_STREAM)
 OF_EVENTS = (Kind.RECORD, Kind.WAIT, Kind.SYNC_EVENT)
+OF_MODULES = (Kind.ENTER, Kind.EXIT, Kind.NODE)
 Words = npt.NDArray[np.int64]
 
 
@@ -36,7 +37,8 @@ def _table(kinds: tuple[Kind, ...]) -> npt.NDArray[np.bool_]:
     return found
 
 
-IS_BLOCK, IS_EVENT = _table(OF_BLOCKS), _table(OF_EVENTS)
+IS_BLOCK, IS_EVENT, IS_MODULE = _table(OF_BLOCKS), _table(OF_EVENTS), _table(OF_MODULES)
+NOBODY = -1  # no word makes what these name
 LOOK_BACK = 64  # groups that a node may still join: keeps a long region from taking quadratic time
 
 
@@ -198,8 +200,8 @@ class Lives:
         blocks, of = regions.blocks, np.repeat(np.arange(ends.size), np.diff(regions.first_block))
         after = ends[of]
         freed = self._next(self.frees, blocks, after)
-        self.ended = freed < self._next_op(kinds, ends)[of]
-        self.back = self._next(self.reads, blocks, after) < freed
+        self.ended = regions.left & (freed < self._next_op(kinds, ends)[of])
+        self.back = regions.left & (self._next(self.reads, blocks, after) < freed)
 
     def _places(self, kinds: Words, payloads: Words, kind: Kind) -> Words:
         """block * end + where a word of the kind stands, in order, and a last one of no block."""
@@ -220,7 +222,8 @@ class Lives:
         if not self.again:
             return Beyond(ended, back)
         start = int(self.regions.begins[number]) - 1
-        places = {block: place for place, block in enumerate(self.regions.blocks[first:last].tolist())}
+        given = np.flatnonzero(self.regions.given[first:last])
+        places = dict(zip(self.regions.blocks[first:last][given].tolist(), given.tolist(), strict=True))
         known = {places[block]: (block, *self.again[block]) for block in sorted(places.keys() & self.again.keys())}
         return Beyond(
             ended,
@@ -252,14 +255,16 @@ class Lives:
 
 
 class Region(NamedTuple):
-    """A region's words with its blocks and events numbered as they come: the same where a region comes again.
+    """A region's words with its blocks, events and modules numbered as they come, a block that is allocated anew as another
+    one: the same where a region comes again.
 
-    words: so numbered. blocks, events: what each number is called. sizes: bytes of each block.
+    words: so numbered. blocks, events, modules: what each number is called. sizes: bytes of each block.
     """
 
     words: Words
     blocks: Words
     events: Words
+    modules: Words
     sizes: Words
 
     @property
@@ -268,9 +273,9 @@ class Region(NamedTuple):
         return self.words.tobytes() + self.sizes.tobytes()
 
     def named(self, words: Words) -> Words:
-        """Words that were made of `self.words`, with the region's own blocks and events."""
+        """Words that were made of `self.words`, with the region's own blocks, events and modules."""
         kinds, out = words & KIND_MASK, words.copy()
-        for named, names in ((IS_BLOCK, self.blocks), (IS_EVENT, self.events)):
+        for named, names in ((IS_BLOCK, self.blocks), (IS_EVENT, self.events), (IS_MODULE, self.modules)):
             at = named[kinds]
             out[at] = names[words[at] >> KIND_BITS] << KIND_BITS | kinds[at]
         return out
@@ -278,7 +283,8 @@ class Region(NamedTuple):
 
 class Regions:
     """Stretches begins..ends (ends excluded) of a tape, none of which reaches into another. blocks: what the blocks of all
-    of them are called, those of the n-th from first_block[n] on."""
+    of them are called, those of the n-th from first_block[n] on; given: those that were there before it, left: that
+    it writes and that are there after it."""
 
     def __init__(self, tape: Words, begins: Words, ends: Words, block_bytes: Any) -> None:
         self.begins = begins
@@ -287,36 +293,51 @@ class Regions:
         of = np.repeat(np.arange(begins.size), sizes)
         self.words = tape[np.arange(of.size) + (begins - self.first[:-1])[of]]
         kinds = self.words & KIND_MASK
-        self.blocks, self.first_block = self._number(IS_BLOCK[kinds], of)
-        self.events, self.first_event = self._number(IS_EVENT[kinds], of)
+        self.blocks, self.first_block, begin, end = self._number(kinds, IS_BLOCK, Kind.ALLOC, of)
+        self.given, self.left = kinds[begin] != ALLOC, np.zeros(self.blocks.size, bool)
+        written = np.flatnonzero(kinds == DEF)
+        self.left[self.first_block[of[written]] + (self.words[written] >> KIND_BITS)] = True
+        self.left &= kinds[end] != FREE
+        self.events, self.first_event, _, _ = self._number(kinds, IS_EVENT, Kind.RECORD, of)
+        self.modules, self.first_module, _, _ = self._number(kinds, IS_MODULE, NOBODY, of)
         if isinstance(block_bytes, np.ndarray):
             self.sizes = block_bytes[self.blocks]
         else:  # a list that grows: not to be copied for each region
             self.sizes = np.array([block_bytes[block] for block in self.blocks.tolist()], np.int64)
 
-    def _number(self, named: npt.NDArray[np.bool_], of: Words) -> tuple[Words, Words]:
-        """Number what these words name as it comes, in each region anew; what each is called, and each region's first."""
-        at = np.flatnonzero(named)
+    def _number(
+        self, kinds: Words, named: npt.NDArray[np.bool_], making: int, of: Words
+    ) -> tuple[Words, Words, Words, Words]:
+        """Number what these words name as it comes, in each region anew: (what each is called, each region's first, and the
+        words by which each comes and goes)."""
+        at = np.flatnonzero(named[kinds])
         region, names = of[at], self.words[at] >> KIND_BITS
         order = np.argsort(names.astype(np.uint16) if names.max(initial=0) < 1 << 16 else names, kind="stable")
         sorted_names, sorted_regions = names[order], region[order]
-        is_first = np.ones(at.size, bool)
-        is_first[1:] = (sorted_names[1:] != sorted_names[:-1]) | (sorted_regions[1:] != sorted_regions[:-1])
+        is_first = kinds[at[order]] == making
+        is_first[:1] = True
+        is_first[1:] |= (sorted_names[1:] != sorted_names[:-1]) | (sorted_regions[1:] != sorted_regions[:-1])
         comes = np.zeros(at.size, bool)
         comes[order] = is_first
         firsts = np.concatenate(([0], np.cumsum(np.bincount(region[comes], minlength=self.begins.size))))
         numbers = np.cumsum(comes) - 1  # over all regions
-        leader = order[np.maximum.accumulate(np.where(is_first, np.arange(at.size), 0))]
+        leaders = np.flatnonzero(is_first)
+        own = numbers[order[leaders]]
         local = np.empty_like(numbers)
-        local[order] = numbers[leader]
-        self.words[at] = (local - firsts[region]) << KIND_BITS | self.words[at] & KIND_MASK
-        return names[comes], firsts
+        local[order] = np.repeat(own, np.diff(np.append(leaders, at.size)))
+        self.words[at] = (local - firsts[region]) << KIND_BITS | kinds[at]
+        goes = np.empty(own.size, np.int64)
+        goes[own] = at[order[np.append(leaders[1:], at.size) - 1]] if own.size else 0
+        return names[comes], firsts, at[comes], goes
 
     def __getitem__(self, number: int) -> Region:
-        blocks = slice(self.first_block[number], self.first_block[number + 1])
-        events = slice(self.first_event[number], self.first_event[number + 1])
-        words = self.words[self.first[number] : self.first[number + 1]]
-        return Region(words, self.blocks[blocks], self.events[events], self.sizes[blocks])
+        blocks, events, modules, words = (
+            slice(firsts[number], firsts[number + 1])
+            for firsts in (self.first_block, self.first_event, self.first_module, self.first)
+        )
+        return Region(
+            self.words[words], self.blocks[blocks], self.events[events], self.modules[modules], self.sizes[blocks]
+        )
 
 
 def region_of(words: Words, block_bytes: Any) -> Region:

@@ -85,10 +85,10 @@ class Session:
         program.world_size = self.config["world_size"]
         program.groups = self.runtime.groups.table() if self.runtime.groups is not None else []
         out = Path(self.config["out"])
-        program.save(out)
+        program.save(out, packed=False)
         if self.runtime.stages is not None and not exit_code:
             for rank, other in self.runtime.stages.others(program).items():
-                other.save(out.with_name(f"rank-{rank}.anychip"))
+                other.save(out.with_name(f"rank-{rank}.anychip"), packed=False)
 
     def finish(self) -> None:
         """Enough steps: save, and end the process here.
@@ -140,7 +140,7 @@ class Session:
         kind = "rank" if rank.stands_in_for is None else "sample"
         self.config["out"] = str(folder / f"{kind}-{rank.rank}.anychip")
         if rank.stands_in_for is not None:
-            self.steps.steps = 1
+            self.steps.steps, self.steps.brief = 1, rank.brief
         if not rank.folded:
             self.runtime.repeats = None
         if rank.rank:
@@ -269,7 +269,7 @@ def run_job(session: Session, config: dict[str, Any]) -> int:
     job = Job(Path(config["out"]).parent, config["world_size"], config["jobs"], session.fork)
     code, program = job.run(everyone=config["ranks"] == "all")
     if program is not None:
-        program.save(config["out"])
+        program.save(config["out"], packed=False)
     return code
 
 

@@ -91,7 +91,7 @@ class Mailbox:
 
     def _wait(self, path: Path, peer: int, ranks: tuple[int, ...], what: str, place: Place) -> None:
         """Let others compute until the file is there."""
-        self._tell_libraries()
+        self.tell_libraries()
         note, stop = self.folder / f"waiting-{self.rank}", self.folder / f"stop-{self.rank}"
         text = f"rank {self.rank} waits in {what} for rank {peer} ({place.file}:{place.line})"
         appear(note, json.dumps([peer, ranks, text, path.name]).encode())
@@ -105,7 +105,7 @@ class Mailbox:
             note.unlink(missing_ok=True)
             os.read(self.tokens[0], 1)
 
-    def _tell_libraries(self) -> None:
+    def tell_libraries(self) -> None:
         """Name the installed modules that this rank has imported, so that those that start later find them loaded."""
         note = self.folder / LIBRARIES
         if not note.exists():

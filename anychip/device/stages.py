@@ -19,6 +19,7 @@ from anychip.record import Group, Op, Program
 from anychip.record.order import OutOfOrder, Reorder, Stretch
 
 SCHEDULES = "torch.distributed.pipelining.schedules"
+OF_TORCH = ("PipelineScheduleSingle", "_batch_p2p", "_wait_batch_p2p")
 COMPUTE = ("forward_one_chunk", "backward_one_chunk")
 EXCHANGE = ("get_fwd_recv_ops", "get_fwd_send_ops", "get_bwd_recv_ops", "get_bwd_send_ops")
 LAUNCH, WAIT = "launch", "wait"
@@ -101,6 +102,8 @@ class Stages:
     def install(self) -> None:
         """Watch the schedules of pipelines."""
         schedules = importlib.import_module(SCHEDULES)
+        if not all(hasattr(schedules, name) for name in OF_TORCH):
+            return  # of another torch: each stage runs by itself
         single = schedules.PipelineScheduleSingle
         for kind in [one for one in vars(schedules).values() if isinstance(one, type) and issubclass(one, single)]:
             if "_step_microbatches" in vars(kind):

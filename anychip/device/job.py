@@ -10,6 +10,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -26,6 +27,8 @@ from anychip.record import Program
 
 POLL_S = 0.01
 SLEEP = time.sleep
+ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Deadlock)\b")
+LAST_LINES, LAST_CAUSES = 40, 3  # of a log that are shown
 STAGES = 64  # ranks of a group that are started as soon as one of them is waited for
 
 
@@ -326,6 +329,8 @@ class Job:
         failed = next((rank for rank, status in self.codes.items() if status), None)
         if failed:
             log = self.folder / f"rank-{failed}.log"
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:] if log.exists() else []
-            print("\n".join([f"anychip: rank {failed} failed:", *lines]), file=sys.stderr)
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+            # What an error was caused by stands above it, often far.
+            causes = [line for line in lines[:-LAST_LINES] if ERROR.match(line)][-LAST_CAUSES:]
+            print("\n".join([f"anychip: rank {failed} failed:", *causes, *lines[-LAST_LINES:]]), file=sys.stderr)
         return code, first

@@ -38,7 +38,6 @@ def _table(kinds: tuple[Kind, ...]) -> npt.NDArray[np.bool_]:
 
 
 IS_BLOCK, IS_EVENT, IS_MODULE = _table(OF_BLOCKS), _table(OF_EVENTS), _table(OF_MODULES)
-NOBODY = -1  # no word makes what these name
 LOOK_BACK = 64  # groups that a node may still join: keeps a long region from taking quadratic time
 
 
@@ -299,14 +298,14 @@ class Regions:
         self.left[self.first_block[of[written]] + (self.words[written] >> KIND_BITS)] = True
         self.left &= kinds[end] != FREE
         self.events, self.first_event, _, _ = self._number(kinds, IS_EVENT, Kind.RECORD, of)
-        self.modules, self.first_module, _, _ = self._number(kinds, IS_MODULE, NOBODY, of)
+        self.modules, self.first_module, _, _ = self._number(kinds, IS_MODULE, None, of)
         if isinstance(block_bytes, np.ndarray):
             self.sizes = block_bytes[self.blocks]
         else:  # a list that grows: not to be copied for each region
             self.sizes = np.array([block_bytes[block] for block in self.blocks.tolist()], np.int64)
 
     def _number(
-        self, kinds: Words, named: npt.NDArray[np.bool_], making: int, of: Words
+        self, kinds: Words, named: npt.NDArray[np.bool_], making: Kind | None, of: Words
     ) -> tuple[Words, Words, Words, Words]:
         """Number what these words name as it comes, in each region anew: (what each is called, each region's first, and the
         words by which each comes and goes)."""
@@ -314,7 +313,7 @@ class Regions:
         region, names = of[at], self.words[at] >> KIND_BITS
         order = np.argsort(names.astype(np.uint16) if names.max(initial=0) < 1 << 16 else names, kind="stable")
         sorted_names, sorted_regions = names[order], region[order]
-        is_first = kinds[at[order]] == making
+        is_first = kinds[at[order]] == making if making is not None else np.zeros(at.size, bool)
         is_first[:1] = True
         is_first[1:] |= (sorted_names[1:] != sorted_names[:-1]) | (sorted_regions[1:] != sorted_regions[:-1])
         comes = np.zeros(at.size, bool)

@@ -37,7 +37,8 @@ from accuracy.reference.linear import (
 @dataclass(frozen=True)
 class ExpertsShape:
     """experts: number of routed ones, each of inner width `ffn`, `chosen` per token; shared_ffn: width of what every token
-    passes beside them."""
+    passes beside them. is_written: as Megatron-LM's with biases, of which PyTorch's kernels cut off what is activated and add
+    the last. is_fused: activation and casts to FP8 are part of the products' kernels."""
 
     experts: int
     chosen: int
@@ -49,8 +50,8 @@ class ExpertsShape:
     node: int = 1  # neighbours in the expert group that are one node
     most_nodes: int = 0  # to which a token is sent; 0: to all
     is_read: bool = True  # the host reads how many tokens go where
-    is_written: bool = False  # as Megatron-LM's with biases: PyTorch's kernels cut off what is activated, and add the last
-    is_fused: bool = False  # activation and casts to FP8 are part of the products' kernels
+    is_written: bool = False
+    is_fused: bool = False
 
 
 LIMIT = 7.0  # of what GPT-OSS' activation is given
@@ -90,7 +91,8 @@ class Experts(nn.Module):
         self.way = (
             ToRanks(routed, group) if routed.once and group is not None else ToExperts(self.how, group, self.local)
         )
-        for parameter in (*self.first.parameters(), *self.second.parameters(), *(self.biases if routed.is_written else ())):
+        biases = self.biases if routed.is_written else ()
+        for parameter in (*self.first.parameters(), *self.second.parameters(), *biases):
             parameter.is_expert = True  # type: ignore[attr-defined]
         self.shared = FeedForward(shape, how, fuse, routed.shared_ffn) if routed.shared_ffn else None
 
@@ -445,7 +447,8 @@ class EachProduct(torch.autograd.Function):
             into(grad_x, low, ctx.turned, how)
         else:
             into(grad_x, grad, [weight.t() for weight in weights], how)
-        own = gradients(turned, x, how, weights, [getattr(weight, "main_grad", None) for weight in weights])
+        mains = [getattr(weight, "main_grad", None) for weight in weights]
+        own = gradients(turned, x, how, weights, mains, PRODUCT_S)
         return grad_x, None, None, *own
 
 
@@ -460,14 +463,21 @@ def into(out: Tensor, x: Tensor, weights: Sequence[Tensor], how: How) -> None:
 
 
 def gradients(
-    grad: Tensor, x: Tensor, how: How, weights: Sequence[nn.Parameter], mains: Sequence[Tensor | None]
+    grad: Tensor,
+    x: Tensor,
+    how: How,
+    weights: Sequence[nn.Parameter],
+    mains: Sequence[Tensor | None],
+    called_s: float = 0.0,
 ) -> list[Tensor | None]:
-    """Of the weights of equal groups of rows (in FP8 both are [k, rows]); None of those that are added to a main_grad."""
+    """Of the weights of equal groups of rows (in FP8 both are [k, rows]); None of those that are added to a main_grad.
+    called_s: as PRODUCT_S."""
     count, axis = len(mains), 1 if how.low else 0
     parts = zip(grad.chunk(count, axis), x.chunk(count, axis), mains, strict=True)
     own = []
     for a, b, main in parts:
-        time.sleep(PRODUCT_S)
+        if called_s:
+            time.sleep(called_s)
         own.append(product_into(a, b, how, main))
     for weight in weights:
         if getattr(weight, "main_grad", None) is not None:

@@ -90,6 +90,10 @@ class Block:
         return self.previous is not None or self.next is not None
 
 
+ACTIVE = ("active", "active_bytes", "requested_bytes")
+INACTIVE = ("inactive_split", "inactive_split_bytes")
+
+
 class CachingAllocator:
     """Hands out blocks of a chip with `capacity_bytes`.
 
@@ -101,6 +105,10 @@ class CachingAllocator:
         self.capacity_bytes, self.settings = capacity_bytes, settings or Settings()
         self.segments: dict[int, Segment] = {}
         self.statistics = Statistics(counted)
+        # A long replay is asked for two statistics alone: what it need not count it does not look at.
+        self._counts_active, self._counts_inactive = (
+            any(name in counted for name in names) for names in (ACTIVE, INACTIVE)
+        )
         self._free: dict[tuple[int, bool], list[tuple[int, int]]] = {}
         self._by_address: dict[int, Block] = {}
         self._waiting: list[Block] = []
@@ -276,8 +284,9 @@ class CachingAllocator:
 
     def _recycle(self, block: Block) -> None:
         small = block.segment.small
-        amounts = (("active", -1), ("active_bytes", -block.size), ("requested_bytes", -block.requested))
-        self.statistics.count(small, amounts)
+        if self._counts_active:
+            amounts = (("active", -1), ("active_bytes", -block.size), ("requested_bytes", -block.requested))
+            self.statistics.count(small, amounts)
         block.requested = 0
         for neighbour in (block.previous, block.next):
             if neighbour is not None and not neighbour.allocated and not neighbour.waiting:
@@ -301,14 +310,16 @@ class CachingAllocator:
 
     def _enter_pool(self, block: Block) -> None:
         insort(self._pool(block), (block.size, block.address))
-        self._count_inactive(block, 1)
+        if self._counts_inactive:
+            self._count_inactive(block, 1)
 
     def _leave_pool(self, block: Block) -> None:
         pool = self._pool(block)
         at = bisect_left(pool, (block.size, block.address))
         if at < len(pool) and pool[at] == (block.size, block.address):
             del pool[at]
-            self._count_inactive(block, -1)
+            if self._counts_inactive:
+                self._count_inactive(block, -1)
 
     def _count_inactive(self, block: Block, sign: int) -> None:
         """Free parts of split blocks cannot be given back: that is what fragmentation costs.

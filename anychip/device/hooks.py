@@ -66,7 +66,7 @@ class Steps:
             self.finish()
 
     def backward(self) -> None:
-        """An outermost backward has ended."""
+        """An outermost backward has ended that left gradients (pipelines ask for shapes by one that leaves none)."""
         if self.brief:
             self.finish()
 
@@ -235,11 +235,12 @@ class Hooks:
     # ------------------------------------------------------------ backward, optimizers
 
     def _hook_backward(self) -> None:
-        for name in ("backward", "grad"):
-            setattr(torch.autograd, name, self._around_backward(getattr(torch.autograd, name)))
+        autograd: Any = torch.autograd
+        autograd.backward = self._around_backward(autograd.backward)
+        autograd.grad = self._around_backward(autograd.grad, accumulates=False)
         watch_engine(self._around_backward)
 
-    def _around_backward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _around_backward(self, original: Callable[..., Any], accumulates: bool = True) -> Callable[..., Any]:
         from functools import wraps
 
         @wraps(original)
@@ -264,7 +265,7 @@ class Hooks:
                 self.tape.append(word(Kind.MARK, Mark.BACKWARD_END))
                 watched = self._watched() if self._watched is not None else None
                 self._had_gradient = watched is not None and watched.grad is not None
-            if not depth:
+            if accumulates and not depth:
                 self.steps.backward()
             return result
 

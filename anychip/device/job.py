@@ -103,9 +103,10 @@ class Job:
         return True
 
     def _together(self, rank: int, peer: int, ranks: tuple[int, ...]) -> list[Rank]:
-        """Whom to start when `rank` waits for `peer`: their whole group, or of a pipeline its second and its last."""
-        if rank == 0 and ranks[:2] == (0, peer) and self._assume(ranks):
-            return [Rank(peer, stages=ranks), Rank(ranks[-1])]
+        """Whom to start when `rank` waits for `peer`: their whole group, or of a pipeline its second and its last (whom the
+        first waits for where ranks have several stages)."""
+        if rank == 0 and ranks[:1] == (0,) and peer in (ranks[1], ranks[-1]) and self._assume(ranks):
+            return [Rank(ranks[1], stages=ranks), Rank(ranks[-1])]
         return [Rank(one) for one in dict.fromkeys([peer, *ranks])]
 
     def _lent(self, peer: int, letter: str) -> bool:

@@ -1,94 +1,42 @@
 """The middle stages of a pipeline from one of them: they do what it does, each in the order that the schedule has for it.
 
-In: the process of a pipeline's second stage. It notes which words of its tape each micro-batch's forward and backward and
-each exchange wrote. At the end torch's own schedule is asked, for each other middle stage, in which order that one does them
-(it is run on a stage that only notes what is asked of it), and their recordings are put together so. Whether the stages are
-alike is for the `job` to find out; schedules of several stages a rank, and pipelines that programs write themselves, are not
-taken part in.
+In: the process of a pipeline's second rank. It notes which words of its tape each micro-batch's forward and backward and
+each exchange wrote. At the end torch's own schedule is asked, for each other middle rank, in which order that one does them
+(`schedules`), and their recordings are put together so. Whether the stages are alike is for the `job` to find out; pipelines
+that programs write themselves are not taken part in.
 """
 
-import copy
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
+from anychip.device.schedules import (
+    COMPUTE,
+    EXCHANGE,
+    LAUNCH,
+    SET_UP,
+    WAIT,
+    WAIT_UNSHARD,
+    Act,
+    Handle,
+    Launched,
+    Notes,
+    Player,
+    What,
+    Wish,
+    acts_of,
+    as_it_is,
+    sharded_parts,
+    stages_of,
+)
 from anychip.record import Group, Op, Program
 from anychip.record.order import OutOfOrder, Reorder, Stretch
 
 SCHEDULES = "torch.distributed.pipelining.schedules"
-OF_TORCH = ("PipelineScheduleSingle", "_batch_p2p", "_wait_batch_p2p")
-COMPUTE = ("forward_one_chunk", "backward_one_chunk")
-EXCHANGE = ("get_fwd_recv_ops", "get_fwd_send_ops", "get_bwd_recv_ops", "get_bwd_send_ops")
-LAUNCH, WAIT = "launch", "wait"
-
-
-@dataclass(frozen=True)
-class Act:
-    """What a stage does in a schedule: (name, number of the micro-batch), or an exchange and the wait for it, (LAUNCH or
-    WAIT, its operations). launch: of a wait, which launch of the step it is for. begin..end: its words."""
-
-    what: tuple[Any, ...]
-    launch: int = -1
-    begin: int = 0
-    end: int = 0
-
-
-@dataclass(frozen=True)
-class Wish:
-    """One operation of an exchange: what torch.distributed calls it, and how many stages away the other end is."""
-
-    name: str
-    peer: int
-    op: Any = None
-    group: Any = None
-
-
-class Launched(list[Any]):
-    """The work of an exchange. what: its operations; number: which launch of the step; player: who only noted it."""
-
-    def __init__(self, work: Any, what: tuple[Any, ...], number: int, player: "Player | None" = None) -> None:
-        super().__init__(work)
-        self.what, self.number, self.player = what, number, player
-
-
-@dataclass
-class Round:
-    """One pass of a schedule. wishes: the operations of each exchange that the stage is asked for."""
-
-    schedule: Any
-    acts: list[Act] = field(default_factory=list)
-    wishes: dict[str, tuple[Wish, ...]] = field(default_factory=dict)
-    launches: int = 0
-    inside: bool = False
-
-
-class Player:
-    """Stands for a stage in a schedule's own code, and notes what is asked of it."""
-
-    is_first = is_last = False
-
-    def __init__(self, stage: Any, position: int, wishes: dict[str, tuple[Wish, ...]]) -> None:
-        self.stage_index, self.num_stages, self.has_backward = position, stage.num_stages, stage.has_backward
-        self.acts: list[Act] = []
-        self.launches = 0
-        for name in COMPUTE:
-            setattr(self, name, self._computing(name))
-        for name in EXCHANGE:
-            setattr(self, name, lambda number, name=name: [replace(one, op=self) for one in wishes.get(name, ())])
-
-    def _computing(self, name: str) -> Callable[..., None]:
-        return lambda number, *_args, **_kwargs: self.acts.append(Act((name, number)))
-
-    def launch(self, what: tuple[Any, ...]) -> Launched:
-        self.launches += 1
-        self.acts.append(Act((LAUNCH, what)))
-        return Launched([], what, self.launches - 1, self)
-
-    def perform_reduce_grad(self, *_: Any) -> None:
-        """Comes after everything, and so is where it was."""
+OF_TORCH = ("PipelineScheduleSingle", "_PipelineScheduleRuntime", "_batch_p2p", "_wait_batch_p2p")
 
 
 class Stages:
@@ -96,71 +44,119 @@ class Stages:
 
     def __init__(self, ranks: tuple[int, ...], here: Callable[[], int]) -> None:
         self.ranks, self.here = ranks, here
-        self.rounds: list[Round] = []
-        self.now: Round | None = None
+        self.rounds: list[tuple[Any, Notes]] = []  # of each its schedule
+        self.now: Notes | None = None
+        self.inside = False  # of an act: what it does is its own
+        self.wishes: dict[int, Wish] = {}  # by the operations that were asked for
 
     def install(self) -> None:
         """Watch the schedules of pipelines."""
         schedules = importlib.import_module(SCHEDULES)
         if not all(hasattr(schedules, name) for name in OF_TORCH):
             return  # of another torch: each stage runs by itself
-        single = schedules.PipelineScheduleSingle
-        for kind in [one for one in vars(schedules).values() if isinstance(one, type) and issubclass(one, single)]:
+        known = schedules.PipelineScheduleSingle, schedules._PipelineScheduleRuntime
+        for kind in [one for one in vars(schedules).values() if isinstance(one, type) and issubclass(one, known)]:
             if "_step_microbatches" in vars(kind):
                 kind._step_microbatches = self._rounds(kind._step_microbatches)  # type: ignore[attr-defined]
         schedules._batch_p2p = self._launches(schedules._batch_p2p)  # type: ignore[attr-defined]
         schedules._wait_batch_p2p = self._waits(schedules._wait_batch_p2p)  # type: ignore[attr-defined]
 
-    # ------------------------------------------------------------ what this stage does
+    # ------------------------------------------------------------ what this rank does
 
     def _rounds(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def step(schedule: Any, *args: Any, **kwargs: Any) -> Any:
-            stage = schedule._stage
-            if isinstance(stage, Player) or stage.stage_index != 1 or stage.num_stages != len(self.ranks):
+            stages = stages_of(schedule)
+            if self.now is not None or isinstance(stages[0], Player) or not self._is_second(stages):
                 return original(schedule, *args, **kwargs)
-            for name in (*COMPUTE, *EXCHANGE):
-                if name not in vars(stage):
-                    setattr(stage, name, self._watched(name, getattr(stage, name)))
-            self.now = Round(schedule)
-            result = original(schedule, *args, **kwargs)
-            self.rounds.append(self.now)
-            self.now = None
-            return result
+            for name in SET_UP:
+                if name in dir(schedule) and name not in vars(schedule):
+                    setattr(schedule, name, self._aside(getattr(schedule, name)))
+            for number, stage in enumerate(stages):
+                self._watch(stage, number)
+            self.now, before = Notes(), as_it_is(schedule)
+            try:
+                result = original(schedule, *args, **kwargs)
+                self.rounds.append((before, self.now))
+                return result
+            finally:
+                self.now = None
 
         return step
 
-    def _watched(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _aside(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """What sets the stages up before their first round is no part of it."""
+
         @wraps(original)
-        def call(number: int, *args: Any, **kwargs: Any) -> Any:
-            if name in COMPUTE:
-                with self._act((name, number)):
-                    return original(number, *args, **kwargs)
-            result = original(number, *args, **kwargs)
-            if self.now is not None:
-                self.now.wishes[name] = tuple(map(self._wish, result))
-            return result
+        def set_up(*args: Any, **kwargs: Any) -> Any:
+            self.inside = True
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self.inside = False
+
+        return set_up
+
+    def _is_second(self, stages: list[Any]) -> bool:
+        return stages[0].group_rank == 1 and stages[0].group_size == len(self.ranks)
+
+    def _watch(self, stage: Any, number: int) -> None:
+        """Note what is asked of a stage; once."""
+        if COMPUTE[0] in vars(stage):
+            return
+        for name in COMPUTE:
+            setattr(stage, name, self._done(name, number, getattr(stage, name)))
+        for name in EXCHANGE:
+            setattr(stage, name, self._asked(name, number, getattr(stage, name)))
+        for place, part in enumerate(sharded_parts(stage)):
+            part.unshard = self._gathered(number, place, part.unshard)
+            part.reshard = self._done("reshard", number, part.reshard, place)
+
+    def _done(
+        self, name: str, stage: int, original: Callable[..., Any], place: int | None = None
+    ) -> Callable[..., Any]:
+        @wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self._act(name, stage, args[0] if place is None else place):
+                return original(*args, **kwargs)
 
         return call
 
-    def _wish(self, op: Any) -> Wish:
-        return Wish(op.op.__name__, self.ranks.index(op.peer) - 1)
+    def _gathered(self, stage: int, place: int, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def unshard(*args: Any, **kwargs: Any) -> Any:
+            with self._act("unshard", stage, place):
+                handle = original(*args, **kwargs)
+            return handle if handle is None else Handle(self._done(WAIT_UNSHARD, stage, handle.wait, place))
+
+        return unshard
+
+    def _asked(self, name: str, stage: int, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            ops = original(*args, **kwargs)
+            if self.now is not None:
+                wishes = tuple(Wish(name, stage, place, self.ranks.index(op.peer) - 1) for place, op in enumerate(ops))
+                self.now.wishes[name, stage] = wishes
+                self.wishes.update(zip(map(id, ops), wishes, strict=True))
+            return ops
+
+        return call
 
     def _launches(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def launch(ops: list[Any], *args: Any, **kwargs: Any) -> Any:
+            notes = self.now
             if ops and isinstance(ops[0], Wish):
-                player: Player = ops[0].op
-                return player.launch(tuple((one.name, one.peer) for one in ops))
-            now = self.now
-            if now is None or now.inside or not ops:
+                notes, what = ops[0].notes, tuple(one.what for one in ops)
+                notes.acts.append(Act((LAUNCH, what)))
+                return Launched([], what, notes.launch(), notes)
+            if notes is None or self.inside or not ops:
                 return original(ops, *args, **kwargs)
-            what = tuple((one.name, one.peer) for one in map(self._wish, ops))
-            number = now.launches
-            now.launches += 1
-            with self._act((LAUNCH, what)):
+            what = tuple(self.wishes[id(op)].what for op in ops)
+            with self._exchange(Act((LAUNCH, what))):
                 work = original(ops, *args, **kwargs)
-            return Launched(work, what, number)
+            return Launched(work, what, notes.launch())
 
         return launch
 
@@ -169,25 +165,32 @@ class Stages:
         def wait(work: Any) -> Any:
             if not isinstance(work, Launched):
                 return original(work)
-            if work.player is not None:
-                return work.player.acts.append(Act((WAIT, work.what), work.number))
-            with self._act((WAIT, work.what), work.number):
+            act = Act((WAIT, work.what), work.number)
+            if work.notes is not None:
+                return work.notes.acts.append(act)
+            with self._exchange(act):
                 return original(work)
 
         return wait
 
     @contextmanager
-    def _act(self, what: tuple[Any, ...], launch: int = -1) -> Any:
-        now = self.now
-        if now is None or now.inside:
+    def _act(self, *what: Any) -> Iterator[None]:
+        """Words of something that comes once in a round."""
+        if self.now is None or self.inside:
             yield
-            return
-        now.inside, begin = True, self.here()
+        else:
+            with self._exchange(Act(self.now.turn(*what))):
+                yield
+
+    @contextmanager
+    def _exchange(self, act: Act) -> Iterator[None]:
+        assert self.now is not None
+        self.inside, begin = True, self.here()
         try:
             yield
         finally:
-            now.inside = False
-            now.acts.append(Act(what, launch, begin, self.here()))
+            self.inside = False
+            self.now.acts.append(replace(act, begin=begin, end=self.here()))
 
     # ------------------------------------------------------------ what the others do
 
@@ -198,7 +201,7 @@ class Stages:
         found: dict[int, Program] = {}
         try:
             reorder = Reorder(program.tape, program.block_bytes)
-            rounds = [Plan(one, reorder) for one in self.rounds]
+            rounds = [Plan(schedule, notes, reorder) for schedule, notes in self.rounds]
             for position in range(2, len(self.ranks) - 1):
                 stretches: list[Stretch] = []
                 end = 0
@@ -211,35 +214,35 @@ class Stages:
                 other = replace(program, tape=tape, block_bytes=block_bytes)
                 moved(other, self.ranks[1], self.ranks[position])
                 found[self.ranks[position]] = other
-        except (OutOfOrder, KeyError, AttributeError, TypeError):
+        except (OutOfOrder, AssertionError, LookupError, AttributeError, TypeError, ValueError):
             return {}  # a schedule that is another than these: each stage runs by itself
         return found
 
 
 class Plan:
-    """A round as it may be done in another order. first..last: its words. once: what comes once in it, each micro-batch's
+    """A round as it may be done in another order. first..last: its words. once: what comes once in it, as each micro-batch's
     forward and backward; again: an exchange, and the wait for one, by its operations.
 
-    Words between two acts, which free what is no longer named, belong to the latest forward or backward. Raises OutOfOrder
+    Words between two acts, which free what is no longer named, belong to the latest that comes once. Raises OutOfOrder
     where an exchange would make or free memory.
     """
 
-    def __init__(self, one: Round, reorder: Reorder) -> None:
-        self.round = one
+    def __init__(self, schedule: Any, notes: Notes, reorder: Reorder) -> None:
+        self.schedule, self.notes = schedule, notes
         self.once: dict[tuple[Any, ...], list[Stretch]] = {}
         self.again: dict[tuple[Any, ...], Stretch] = {}
-        self.first = one.acts[0].begin
+        self.first = notes.acts[0].begin
         launches = 0
         kept: set[int] = set()  # launches that stand for their like
         mine: list[Stretch] | None = None
         end = self.first
-        for act in one.acts:
+        for act in notes.acts:
             if act.begin > end:
                 if mine is not None:
                     mine.append(Stretch(end, act.begin))
                 elif not reorder.keeps_memory(end, act.begin):
                     raise OutOfOrder("memory between exchanges")
-            if act.what[0] in COMPUTE:
+            if not act.is_exchange:
                 mine = self.once[act.what] = [Stretch(act.begin, act.end)]
             else:
                 if not reorder.keeps_memory(act.begin, act.end):
@@ -257,8 +260,13 @@ class Plan:
         """The round as the stage at this position does it. before: how many stretches come before."""
         found: list[Stretch] = []
         launches: list[int] = []
-        for act in self._order(position):
-            if act.what[0] in COMPUTE:
+        acts = acts_of(self.schedule, position, self.notes)
+        if _in_turn(acts) != _in_turn(self.notes.acts):
+            raise OutOfOrder(
+                "what a stage does depends on what it did before: the first backward of a step makes gradients"
+            )
+        for act in acts:
+            if not act.is_exchange:
                 found += self.once[act.what]
             elif act.what[0] == LAUNCH:
                 launches.append(before + len(found))
@@ -267,15 +275,14 @@ class Plan:
                 found.append(replace(self.again[act.what], of=launches[act.launch]))
         return found
 
-    def _order(self, position: int) -> list[Act]:
-        schedule = copy.copy(self.round.schedule)
-        player = Player(schedule._stage, position, self.round.wishes)
-        schedule._stage = player
-        schedule._initialize_stage = lambda *_args, **_kwargs: None
-        schedule._step_microbatches()
-        if sum(act.what[0] in COMPUTE for act in player.acts) != len(self.once):
-            raise OutOfOrder("a schedule that leaves out micro-batches")
-        return player.acts
+
+def _in_turn(acts: list[Act]) -> dict[tuple[int, bool], list[What]]:
+    """What is done to each of a rank's stages, one after the other: forwards, and all else."""
+    found: dict[tuple[int, bool], list[What]] = {}
+    for act in acts:
+        if not act.is_exchange:
+            found.setdefault((act.what[1], act.what[0] == COMPUTE[0]), []).append(act.what)
+    return found
 
 
 def moved(program: Program, here: int, there: int) -> None:

@@ -75,11 +75,14 @@ class Reorder:
         words, called_all = np.concatenate(parts), np.concatenate(names)
         kinds = words & KIND_MASK
         of_events, of_blocks = np.isin(kinds, OF_EVENTS), np.isin(kinds, OF_BLOCKS)
+        if (called_all[of_blocks] < 0).any():
+            raise OutOfOrder("a block is named that nobody made")
         _check(called_all[of_events], kinds[of_events] == RECORD, "an event is waited for before it is recorded")
         _check(called_all[of_blocks], kinds[of_blocks] == ALLOC, "a block is freed before it is there")
         blocks, block_bytes = self._blocks(kinds[of_blocks], called_all[of_blocks])
         payloads = words >> KIND_BITS
-        payloads[of_events] = np.where(called_all[of_events] >= 0, called_all[of_events], payloads[of_events])
+        # An event that nobody recorded has happened; it keeps a name of its own.
+        payloads[of_events] = np.where(called_all[of_events] >= 0, called_all[of_events], events + payloads[of_events])
         payloads[of_blocks] = blocks
         return payloads << KIND_BITS | kinds, block_bytes
 

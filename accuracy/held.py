@@ -1,0 +1,60 @@
+"""What a run holds at most: of a recording of its own, as deep as the run, with as many micro-batches as are in flight at once.
+
+Time is put together from short recordings (`fold`), for it is a sum. A peak is not: where it lies changes with depth, and what an
+allocator reserves beyond it does not grow with it. So memory is read where it is: at the fullest rank of all layers. Only runs
+that publish memory are recorded so.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from accuracy.plan import Plan, argv_of
+from accuracy.recorder import STEPS, Job, Recorder
+from anychip.cost.fusion import Fusions, fuse
+from anychip.memory import NO_LIMIT, replay
+from anychip.record import Program
+from anychip.timeline.memory import memory
+
+HOLDING = "accuracy.holding"
+MOST = 6000  # layers times micro-batches: what is recorded in a few minutes; beyond it the folded recordings have to do
+ROUTED = 3  # a layer with experts takes so many times as long to record
+
+
+def held_job(plan: Plan) -> Job | None:
+    """What to record; None where it is too much, and the fold's figure stands."""
+    options = {**plan.options, "micro_batches": in_flight(plan.options), "steps": STEPS, **plan.holds}
+    effort = options["layers"] * options["micro_batches"] * (ROUTED if options.get("experts") else 1)
+    if effort > MOST:
+        return None
+    module = plan.program
+    if module == Plan.program:
+        if options.get("pp", 1) > 1 and options["sharding"] not in ("plain", "fsdp"):
+            options["received"] = "flying"
+        module = HOLDING if options.keys() - plan.options.keys() - {"steps"} else module
+    return Job(argv_of(options), plan.num_chips, module)
+
+
+def in_flight(options: Mapping[str, Any]) -> int:
+    """Micro-batches from which on no more are held: those in flight on the first stage, or two where gradients add up."""
+    stages = options.get("pp", 1)
+    most = 2 if stages == 1 else stages * (2 if options.get("vp", 1) > 1 else 1)
+    return int(min(options["micro_batches"], most))
+
+
+def held_bytes(recorder: Recorder, plan: Plan, job: Job) -> float:
+    """Of the fullest rank, as the source counts (`Plan.memory`). Raises RuntimeError where the program failed."""
+    fusions = Fusions()
+    programs = [fuse(one, fusions) for one in recorder.program(job).ranks]
+    return max(counted(one, plan) for one in programs)
+
+
+def counted(program: Program, plan: Plan) -> float:
+    """allocated: what tensors take. reserved: what the allocator has taken for them. device: that and the driver's own."""
+    if plan.memory == "allocated":
+        return memory(program).peak_bytes
+    return replay(program, NO_LIMIT, plan.allocator).reserved_bytes + (plan.context_bytes if plan.memory == "device" else 0)
+
+
+def held_key(plan: Plan, job: Job) -> str:
+    return json.dumps([job.key, plan.memory, plan.allocator, plan.context_bytes])

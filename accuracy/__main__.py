@@ -24,7 +24,7 @@ from accuracy.rows import BadRows, Run, read, where
 from accuracy.runner import forecast, is_priced, jobs_of, write
 from accuracy.score import GIB, Result, grouped, ids_by_reason, left_out
 from accuracy.truth_of_runs import step_time_s
-from accuracy.why import is_other
+from accuracy.why import is_other, memory_is_other
 from anychip.spec import load_chip
 
 HERE = Path(__file__).parent
@@ -283,7 +283,7 @@ def lines(result: Result) -> list[dict[str, Any]]:
     if memory is not None:
         forecast_gib = result.peak_bytes / GIB if result.peak_bytes is not None else None
         entries.append({**shared, "metric": "memory_gib", "measured": memory, "forecast": forecast_gib,
-                        "error": result.memory_error})  # fmt: skip
+                        "error": result.memory_error, "not_compared": memory_is_other(result)})  # fmt: skip
     return entries
 
 

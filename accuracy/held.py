@@ -29,8 +29,8 @@ def held_job(plan: Plan) -> Job | None:
         return None
     module = plan.program
     if module == Plan.program:
-        if options.get("pp", 1) > 1 and options["sharding"] not in ("plain", "fsdp"):
-            options["received"] = "flying"
+        if options["sharding"] not in ("plain", "fsdp"):  # flat buffers are Megatron-LM's and DeepSpeed's
+            options |= {"loss_in_place": True, "received": "flying"}
         module = HOLDING if options.keys() - plan.options.keys() - {"steps"} else module
     return Job(argv_of(options), plan.num_chips, module)
 
@@ -42,7 +42,7 @@ def in_flight(options: Mapping[str, Any]) -> int:
     return int(min(options["micro_batches"], most))
 
 
-def held_bytes(recorder: Recorder, plan: Plan, job: Job) -> float:
+def most_bytes(recorder: Recorder, plan: Plan, job: Job) -> float:
     """Of the fullest rank, as the source counts (`Plan.memory`). Raises RuntimeError where the program failed."""
     fusions = Fusions()
     programs = [fuse(one, fusions) for one in recorder.program(job).ranks]

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.pipelining as pipelining
 from torch import Tensor, nn
 
@@ -23,9 +24,10 @@ def options() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--received", choices=("always", "flying"), default="always",
                         help="buffers for what a stage receives: one for each micro-batch, or while that is in flight")  # fmt: skip
+    parser.add_argument("--loss-in-place", action="store_true", help="logits in 32 bit become their softmax and their gradient")
     parser.add_argument("--loss-chunks", type=int, default=0, help="of tokens, each with its own head product and loss")
     parser.add_argument("--kept-logits", action="store_true", help="of all chunks, in 32 bit, until the next ones are there")
-    parser.add_argument("--kept-gradients", action="store_true", help="16-bit gradients beside the buffers")
+    parser.add_argument("--deepspeed", action="store_true", help="copies of gradients as its optimizers make")
     parser.add_argument("--late-moments", action="store_true", help="Adam's state is made in its first step")
     return parser.parse_known_args()
 
@@ -56,6 +58,7 @@ class Stage(pipelining.PipelineStage):  # type: ignore[misc]
     def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
         found = super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
         release(own[bwd_chunk_id] for own in (self.args_recv_info, self.grad_recv_info) if bwd_chunk_id in own)
+        widen(self.submod)
         return found
 
 
@@ -64,6 +67,48 @@ def release(received: Iterable[Any]) -> None:
         for info in infos:
             if getattr(info, "buffer", None) is not None:
                 info.buffer = torch.empty_like(info.buffer, device="meta").requires_grad_(info.buffer.requires_grad)
+
+
+# The loss in place --------------------------------------------------------------------------------------------------------
+
+
+class HeadInPlace(model.Head):
+    """Gives the loss, as Megatron-LM's last stage does, so that the logits are gone with it. Which token is wanted decides
+    nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        wanted = torch.zeros(logits[..., 0].numel(), dtype=torch.int64, device=x.device)
+        return Softmax.apply(logits.reshape(-1, logits.shape[-1]), wanted, self.how.group)  # type: ignore[no-any-return]
+
+
+class Softmax(torch.autograd.Function):
+    """Megatron-LM's vocab_parallel_cross_entropy, by which one rank alone goes too."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, wanted: Tensor, group: Any) -> Tensor:
+        wide = flat.float()
+        most = wide.amax(-1)
+        over(most, group, dist.ReduceOp.MAX)
+        wide.sub_(most.unsqueeze(-1))
+        chosen = wide.gather(1, wanted.unsqueeze(-1)).squeeze(-1)
+        over(chosen, group)
+        sums = wide.exp_().sum(-1)
+        over(sums, group)
+        wide.div_(sums.unsqueeze(-1))
+        ctx.save_for_backward(wide)
+        ctx.dtype = flat.dtype
+        return sums.log() - chosen
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (wide,) = ctx.saved_tensors
+        return wide.mul_(grad.unsqueeze(-1)).to(ctx.dtype), None, None
+
+
+def over(value: Tensor, group: Any, op: Any = dist.ReduceOp.SUM) -> None:
+    if group is not None:
+        dist.all_reduce(value, op=op, group=group)
 
 
 # The loss by chunks -------------------------------------------------------------------------------------------------------
@@ -100,29 +145,23 @@ def loss_of(logits: Tensor, wanted: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits, wanted, reduction="sum")
 
 
-class Sum(nn.Module):
-    """In the place of the loss, for a head that gives its parts."""
+class Mean(nn.Module):
+    """In the place of the loss, for a head that gives it."""
 
     def __init__(self, *_: Any) -> None:
         super().__init__()
 
     def forward(self, parts: Tensor, _: Tensor) -> Tensor:
-        return parts.sum()
+        return parts.mean()
 
 
 # The optimizer's side -----------------------------------------------------------------------------------------------------
 
 
-def bucket_with(kept: bool, late: bool) -> type[gradients.Bucket]:
-    class Bucket(gradients.Bucket):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            if kept:
-                self.beside = torch.empty_like(self.weights)
-            if late:
-                self.moments = None  # type: ignore[assignment]
-
-    return Bucket
+class LateBucket(gradients.Bucket):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.moments = None  # type: ignore[assignment]
 
 
 class LateOptimizer(gradients.Optimizer):
@@ -136,17 +175,57 @@ class LateOptimizer(gradients.Optimizer):
         super().step(closure)
 
 
+# DeepSpeed's optimizers under its pipeline (runtime/bf16_optimizer.py, runtime/zero/stage_1_and_2.py): how many elements are
+# reduced at once unless told otherwise.
+REDUCED = 500_000_000
+
+
+class DeepSpeedBucket(gradients.Bucket):
+    """BF16_Optimizer: where gradients add up in 32 bit, autograd's own in 16 bit stay, for they are only set to zero."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        for parameter in self.parameters:
+            parameter.widened = self.gradients.dtype != parameter.dtype  # type: ignore[attr-defined]
+        self.beside = torch.empty_like(self.weights) if self.gradients.dtype != self.weights.dtype else None
+
+
+def widen(module: nn.Module) -> None:
+    """BF16_Optimizer.update_hp_grads, after each micro-batch: one parameter's gradient after another in 32 bit, of which the
+    largest decides."""
+    widened = [p.numel() for p in module.parameters() if getattr(p, "widened", False)]
+    if widened:
+        torch.empty(max(widened), dtype=torch.float32, device="cuda")
+
+
+class DeepSpeedOptimizer(gradients.Optimizer):
+    """ZeRO-1 with 16-bit gradients: a buffer to reduce in, then this rank's part flat, in 16 and in 32 bit."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        dtype = self.buckets[0].gradients.dtype
+        if dtype != torch.float32:
+            torch.empty(REDUCED, dtype=dtype, device="cuda")
+            part = sum(bucket.master.numel() for bucket in self.buckets)
+            flat = torch.empty(part, dtype=dtype, device="cuda")
+            wide = flat.float()
+            del flat
+        super().step(closure)
+        if dtype != torch.float32:
+            del wide
+
+
 def main() -> None:
     own, sys.argv[1:] = options()
     if own.received == "flying":
         pipelining.PipelineStage = Stage  # type: ignore[misc]
-    if own.loss_chunks:
-        model.Head = head_by(own.loss_chunks, own.kept_logits)  # type: ignore[misc]
-        reference.VocabularyLoss = Sum  # type: ignore[assignment, misc]
-    if own.kept_gradients or own.late_moments:
-        gradients.Bucket = bucket_with(own.kept_gradients, own.late_moments)  # type: ignore[misc]
+    if own.loss_in_place or own.loss_chunks:
+        model.Head = head_by(own.loss_chunks, own.kept_logits) if own.loss_chunks else HeadInPlace  # type: ignore[misc]
+        reference.VocabularyLoss = Mean  # type: ignore[assignment, misc]
+    if own.deepspeed:
+        gradients.Bucket, reference.Optimizer = DeepSpeedBucket, DeepSpeedOptimizer  # type: ignore[misc]
     if own.late_moments:
-        reference.Optimizer = LateOptimizer  # type: ignore[misc]
+        gradients.Bucket, reference.Optimizer = LateBucket, LateOptimizer  # type: ignore[misc]
     reference.main()
 
 

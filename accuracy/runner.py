@@ -12,7 +12,7 @@ import numpy as np
 
 import anychip
 from accuracy.fold import Point, points
-from accuracy.held import held_bytes, held_job, held_key
+from accuracy.held import held_job, held_key, most_bytes
 from accuracy.plan import Plan, argv_of
 from accuracy.recorder import STEPS, Job, Recorder
 from anychip.cluster import simulate
@@ -74,7 +74,7 @@ def whole_bytes(plan: Plan, recorder: Recorder, keep: bool = False) -> float | N
     path = kept_path(recorder, held_key(plan, job))
     if keep and path.exists():
         return float(json.loads(path.read_text(encoding="utf-8")))
-    found = held_bytes(recorder, plan, job)
+    found = most_bytes(recorder, plan, job)
     if keep:
         path.parent.mkdir(exist_ok=True)
         write(path, json.dumps(found))
@@ -82,7 +82,7 @@ def whole_bytes(plan: Plan, recorder: Recorder, keep: bool = False) -> float | N
 
 
 def price_job(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Priced:
-    return priced(recorder.program(job), chip, plan.num_chips, plan.cluster, plan.memory == "reserved")
+    return priced(recorder.program(job), chip, plan.num_chips, plan.cluster, plan.memory != "allocated")
 
 
 def kept(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Priced:

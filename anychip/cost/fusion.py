@@ -9,9 +9,13 @@ What lives on only because a later region (its own backward) reads it is not wri
 the kernel read, or wrote for others, as Inductor's partitioner and hand-written kernels (Megatron-LM's, Transformer
 Engine's) do. Autograd frees what ends with the region just before the next op, so those frees count as the region's.
 
-Left out: epilogues of matrix products; what the compiled program's memory needs less.
+Memory is what the kernels leave: a block that none of them writes is not allocated, and what its backward makes it of is
+freed no earlier than the block would have been.
+
+Left out: epilogues of matrix products.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -21,7 +25,7 @@ import numpy.typing as npt
 
 from anychip.cost.work import mutated, work
 from anychip.record import Kind, Op, Program, TensorMeta, word
-from anychip.record.tape import FREE, KIND_BITS, KIND_MASK, OP
+from anychip.record.tape import ALLOC, FREE, KIND_BITS, KIND_MASK, OP
 
 FUSIBLE = frozenset({"elementwise", "reduction", "copy", "index"})
 OF_BLOCKS = (Kind.ALLOC, Kind.FREE, Kind.USE, Kind.DEF, Kind.RECORD_STREAM)
@@ -64,26 +68,29 @@ def fuse(program: Program, fusions: "Fusions | None" = None) -> Program:
     numbers = np.array([shared.number(op) for op in program.ops], np.int64)
     common, tape, at = _renumbered(program.tape, numbers), [], 0
     stops = np.flatnonzero((kinds == Kind.COMPILED) & (program.payloads == 0))
-    lives = Lives(program)
+    lives, size, unmade = Lives(program), 0, Unmade()
     for start in starts.tolist():
         if start < at:
             continue
         after = stops[np.searchsorted(stops, start, side="right") :]
         stop = int(after[0]) if after.size else program.tape.size
         region = Region(common[start + 1 : stop], program.block_bytes)
-        done, again = shared.of(region, lives.beyond(region.blocks, start, stop))
-        lives.remember(region.blocks, stop, again)
-        tape += [common[at : start + 1], region.named(done)]
+        done = shared.of(region, lives.beyond(region.blocks, start, stop))
+        lives.remember(region.blocks, stop, done.again)
+        tape += [common[at : start + 1], region.named(done.words)]
+        size += len(tape[-2]) + len(done.words)
+        unmade.add(region.blocks, size, done)
         at = stop
     tape.append(common[at:])
-    words = np.concatenate(tape)
+    words, block_bytes = unmade.taken_out(np.concatenate(tape), program.block_bytes)
     # Its own ops keep their numbers; what they were fused to comes after them.
     used = np.unique(words[(words & KIND_MASK) == OP] >> KIND_BITS)
     back = np.full(len(shared.ops), -1)
     back[numbers[::-1]] = np.arange(len(numbers))[::-1]  # of equal ops the first
     new = used[back[used] < 0]
     back[new] = len(numbers) + np.arange(new.size)
-    return replace(program, tape=_renumbered(words, back), ops=[*program.ops, *(shared.ops[op] for op in new.tolist())])
+    ops = [*program.ops, *(shared.ops[op] for op in new.tolist())]
+    return replace(program, tape=_renumbered(words, back), ops=ops, block_bytes=block_bytes)
 
 
 def _renumbered(words: Words, numbers: Words) -> Words:
@@ -92,6 +99,71 @@ def _renumbered(words: Words, numbers: Words) -> Words:
     out = words.copy()
     out[at] = numbers[words[at] >> KIND_BITS] << KIND_BITS | OP
     return out
+
+
+class Unmade:
+    """Blocks that no kernel of their region writes, with where on the fused tape that region ends, and what each is made of."""
+
+    def __init__(self) -> None:
+        self.blocks: list[int] = []
+        self.ends: list[int] = []
+        self.sources: list[int] = []  # -1: of nothing that has to stay
+
+    def add(self, blocks: list[int], end: int, done: "Done") -> None:
+        for place in done.unmade:
+            self.blocks.append(blocks[place])
+            self.ends.append(end)
+            self.sources.append(blocks[done.again[place].block] if place in done.again else -1)
+
+    def taken_out(self, words: Words, block_bytes: Words) -> tuple[Words, Words]:
+        """(the tape without their ALLOC and FREE words, and the FREE of what a block is made of no earlier than the block's own,
+        bytes of each block). Latest first, so that of a chain each is held as long as the last that is made of it. A block
+        number that is taken anew meanwhile is another block's then."""
+        if not self.blocks:
+            return words, block_bytes
+        order, kept, out = np.arange(words.size, dtype=np.float64), np.ones(words.size, bool), words.copy()
+        concerned = np.unique([*self.blocks, *self.sources])
+        allocs, frees = Places(words, ALLOC, concerned), Places(words, FREE, concerned)
+        new: list[int] = []
+        for block, end, source in sorted(zip(self.blocks, self.ends, self.sources, strict=True), key=lambda one: -one[1]):
+            made = allocs.before(block, end)
+            gone = frees.after(block, made)
+            until = order[gone] if gone < words.size else np.inf
+            kept[[made, gone] if gone < words.size else [made]] = False
+            let = frees.after(source, end) if source >= 0 else words.size
+            if let == words.size or order[let] >= until:
+                continue
+            order[let] = until
+            if until > allocs.after(source, let):
+                number = block_bytes.size + len(new)
+                out[let], out[allocs.before(source, let)] = number << KIND_BITS | FREE, number << KIND_BITS | ALLOC
+                new.append(int(block_bytes[source]))
+        at = np.argsort(order, kind="stable")
+        return out[at[kept[at]]], np.append(block_bytes, np.array(new, block_bytes.dtype))
+
+
+class Places:
+    """Where words of a kind stand, by block, of some blocks."""
+
+    def __init__(self, words: Words, kind: int, blocks: Words) -> None:
+        at = np.flatnonzero((words & KIND_MASK) == kind)
+        at = at[np.isin(words[at] >> KIND_BITS, blocks)]
+        block = words[at] >> KIND_BITS
+        self.end = words.size
+        self._at: dict[int, list[int]] = {}
+        for one, place in zip(block.tolist(), at.tolist(), strict=True):
+            self._at.setdefault(one, []).append(place)
+
+    def after(self, block: int, place: int) -> int:
+        """The first after a place; the tape's end where there is none."""
+        own = self._at.get(block, [])
+        found = bisect_right(own, place)
+        return own[found] if found < len(own) else self.end
+
+    def before(self, block: int, place: int) -> int:
+        """The last before a place, which there is."""
+        own = self._at[block]
+        return own[bisect_left(own, place) - 1]
 
 
 class Instead(NamedTuple):
@@ -117,11 +189,21 @@ class Beyond:
 
 @dataclass(frozen=True)
 class Fused:
-    """again: blocks that the region does not write, and what its backward reads to make each again."""
+    """again: blocks that the region does not write, and what its backward reads to make each again. unmade: those of its own
+    blocks that it does not write."""
 
     words: list[int]
     ops: list[Op]
     again: Mapping[int, Instead]
+    unmade: tuple[int, ...]
+
+
+class Done(NamedTuple):
+    """A region fused, for all programs that have it."""
+
+    words: Words
+    again: Mapping[int, Instead]
+    unmade: tuple[int, ...]
 
 
 class Fusions:
@@ -133,7 +215,7 @@ class Fusions:
     def __init__(self) -> None:
         self.ops: list[Op] = []
         self._numbers: dict[Op, int] = {}
-        self._known: dict[object, tuple[Words, Mapping[int, Instead]]] = {}
+        self._known: dict[object, Done] = {}
 
     def number(self, op: Op) -> int:
         if op not in self._numbers:
@@ -141,15 +223,15 @@ class Fusions:
             self.ops.append(op)
         return self._numbers[op]
 
-    def of(self, region: "Region", beyond: Beyond) -> tuple[Words, Mapping[int, Instead]]:
-        """Words of a region, whose ops are numbered as here, fused; blocks that it does not write, and what they are made of."""
+    def of(self, region: "Region", beyond: Beyond) -> Done:
+        """A region, whose ops are numbered as here, fused."""
         key = region.key, beyond.key
         if key not in self._known:
             fused = fuse_region(region.words.tolist(), self.ops, region.sizes, beyond)
             own = np.arange(len(self.ops))
             new = [self.number(op) for op in fused.ops[own.size :]]
             words = _renumbered(np.asarray(fused.words, np.int64), np.concatenate((own, np.array(new, np.int64))))
-            self._known[key] = words, fused.again
+            self._known[key] = Done(words, fused.again, fused.unmade)
         return self._known[key]
 
 
@@ -263,17 +345,33 @@ def fuse_region(words: Sequence[int], ops: list[Op], block_bytes: Any, beyond: B
     again = _made_again(groups, wanted, beyond.back - returned)
     out_ops = list(ops)
     launched: dict[int, int] = {}
+    written: set[int] = set()
     for group, outside in zip(groups, wanted, strict=True):
         if not group.fusible:
             launched[group.at] = group.ops[0]
+            written |= group.writes.keys() | group.reads.keys()
             continue
         writes = {block: size for block, size in group.writes.items() if block in outside and block not in again}
         if not writes:
             continue  # nothing of it is used: a compiler drops it
+        written |= writes.keys()
         out_ops.append(_fused_op(group, writes, [ops[index] for index in group.ops]))
         launched[group.at] = len(out_ops) - 1
     kept = [(at, entry) for at, entry in others] + [(at, word(Kind.OP, op)) for at, op in launched.items()]
-    return Fused([entry for _, entry in sorted(kept)], out_ops, again)
+    return Fused([entry for _, entry in sorted(kept)], out_ops, again, _unmade(groups, written, others, again))
+
+
+def _unmade(groups: list[Node], written: set[int], others: list[tuple[int, int]],
+            again: Mapping[int, Instead]) -> tuple[int, ...]:  # fmt: skip
+    """Blocks allocated here that only fused kernels would write, none of which does. One that the backward makes again of
+    another such block, which itself is made of nothing, is held after all."""
+    made = {entry >> KIND_BITS for _, entry in others if entry & KIND_MASK == ALLOC}
+    found = (made & {block for group in groups for block in group.writes}) - written
+    while True:
+        held = {block for block in found if block in again and again[block].block in found - again.keys()}
+        if not held:
+            return tuple(sorted(found))
+        found -= held
 
 
 def _made_again(groups: list[Node], wanted: list[set[int]], back: set[int] | frozenset[int]) -> dict[int, Instead]:

@@ -16,23 +16,25 @@ from anychip.memory import NO_LIMIT, replay
 from anychip.record import Program
 from anychip.timeline.memory import memory
 
+MEMORY = "memory_gib"  # of a run's metrics
 HOLDING = "accuracy.holding"
 MOST = 6000  # layers times micro-batches: what is recorded in a few minutes; beyond it the folded recordings have to do
 ROUTED = 3  # a layer with experts takes so many times as long to record
 
 
 def held_job(plan: Plan) -> Job | None:
-    """What to record; None where it is too much, and the fold's figure stands."""
+    """What to record, of the reference transformer whichever program the run's time is of; None where the run publishes no memory,
+    or it is too much, and the fold's figure stands."""
+    if MEMORY not in plan.run.metrics:
+        return None
     options = {**plan.options, "micro_batches": in_flight(plan.options), "steps": STEPS, **plan.holds}
     effort = options["layers"] * options["micro_batches"] * (ROUTED if options.get("experts") else 1)
     if effort > MOST:
         return None
-    module = plan.program
-    if module == Plan.program:
-        if options["sharding"] not in ("plain", "fsdp"):  # flat buffers are Megatron-LM's and DeepSpeed's
-            options |= {"loss_in_place": True, "received": "flying"}
-        module = HOLDING if options.keys() - plan.options.keys() - {"steps"} else module
-    return Job(argv_of(options), plan.num_chips, module)
+    if options["sharding"] not in ("plain", "fsdp"):  # flat buffers are Megatron-LM's and DeepSpeed's
+        options |= {"loss_in_place": True, "received": "flying"}
+    is_own = options.keys() - plan.options.keys() - {"steps"}
+    return Job(argv_of(options), plan.num_chips, HOLDING if is_own else Plan.program)
 
 
 def in_flight(options: Mapping[str, Any]) -> int:
@@ -53,7 +55,8 @@ def counted(program: Program, plan: Plan) -> float:
     """allocated: what tensors take. reserved: what the allocator has taken for them. device: that and the driver's own."""
     if plan.memory == "allocated":
         return memory(program).peak_bytes
-    return replay(program, NO_LIMIT, plan.allocator).reserved_bytes + (plan.context_bytes if plan.memory == "device" else 0)
+    beside = plan.context_bytes if plan.memory == "device" else 0
+    return replay(program, NO_LIMIT, plan.allocator).reserved_bytes + beside
 
 
 def held_key(plan: Plan, job: Job) -> str:

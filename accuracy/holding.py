@@ -24,9 +24,13 @@ def options() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--received", choices=("always", "flying"), default="always",
                         help="buffers for what a stage receives: one for each micro-batch, or while that is in flight")  # fmt: skip
-    parser.add_argument("--loss-in-place", action="store_true", help="logits in 32 bit become their softmax and their gradient")
+    parser.add_argument(
+        "--loss-in-place", action="store_true", help="logits in 32 bit become their softmax and their gradient"
+    )
     parser.add_argument("--loss-chunks", type=int, default=0, help="of tokens, each with its own head product and loss")
-    parser.add_argument("--kept-logits", action="store_true", help="of all chunks, in 32 bit, until the next ones are there")
+    parser.add_argument(
+        "--kept-logits", action="store_true", help="of all chunks, in 32 bit, until the next ones are there"
+    )
     parser.add_argument("--deepspeed", action="store_true", help="copies of gradients as its optimizers make")
     parser.add_argument("--late-moments", action="store_true", help="Adam's state is made in its first step")
     return parser.parse_known_args()
@@ -51,8 +55,10 @@ class Stage(pipelining.PipelineStage):  # type: ignore[misc]
 
     def _get_recv_ops(self, recv_infos: Any) -> Any:
         for info in recv_infos:
-            if getattr(info, "buffer", None) is not None and info.buffer.is_meta:
-                info.buffer = torch.empty_like(info.buffer, device=self.device).requires_grad_(info.buffer.requires_grad)
+            what = getattr(info, "tensor_meta", None)
+            if what is not None and info.buffer is None:
+                made = torch.empty_strided(what.shape, what.stride, dtype=what.dtype, device=self.device)
+                info.buffer = made.requires_grad_(what.requires_grad)
         return super()._get_recv_ops(recv_infos)
 
     def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
@@ -63,10 +69,13 @@ class Stage(pipelining.PipelineStage):  # type: ignore[misc]
 
 
 def release(received: Iterable[Any]) -> None:
+    """Give buffers back, of which torch keeps the tensors in the losses' graphs until the step ends."""
     for infos in received:
         for info in infos:
-            if getattr(info, "buffer", None) is not None:
-                info.buffer = torch.empty_like(info.buffer, device="meta").requires_grad_(info.buffer.requires_grad)
+            if getattr(info, "tensor_meta", None) is not None and info.buffer is not None:
+                info.buffer.grad = None
+                info.buffer.data = torch.empty(0, dtype=info.buffer.dtype, device=info.buffer.device)
+                info.buffer = None
 
 
 # The loss in place --------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class Plan:
     memory: str = "allocated"  # what the source prints of memory: `held.counted`
     allocator: str = ""  # PYTORCH_CUDA_ALLOC_CONF of the source's program
     context_bytes: int = 0  # of the driver, beside the allocator's
-    holds: Mapping[str, Any] = field(default_factory=dict)  # options of `accuracy.holding`, and the steps before the reading
+    holds: Mapping[str, Any] = field(default_factory=dict)  # options of `accuracy.holding`, and steps until it was read
     instead: str = ""  # why another program than the source's runs
     cluster: str | None = None  # of the standard; None: the chip's usual one
 

@@ -26,7 +26,6 @@ from anychip.spec import Chip, load_chip
 from anychip.timeline.memory import memory
 from anychip.timeline.price import price
 
-MEMORY = "memory_gib"  # of a run's metrics
 PACKAGE = Path(anychip.__file__).parent
 
 
@@ -68,13 +67,16 @@ def forecast(plan: Plan, recorder: Recorder, keep: bool = False) -> Priced:
 
 def whole_bytes(plan: Plan, recorder: Recorder, keep: bool = False) -> float | None:
     """Of a run that publishes memory, what its fullest rank holds; None where only the fold's figure can be had."""
-    job = held_job(plan) if MEMORY in plan.run.metrics else None
+    job = held_job(plan)
     if job is None:
         return None
     path = kept_path(recorder, held_key(plan, job))
     if keep and path.exists():
         return float(json.loads(path.read_text(encoding="utf-8")))
-    found = most_bytes(recorder, plan, job)
+    try:
+        found = most_bytes(recorder, plan, job)
+    except RuntimeError:  # the program failed; the time stands
+        return None
     if keep:
         path.parent.mkdir(exist_ok=True)
         write(path, json.dumps(found))
@@ -115,7 +117,7 @@ def kept_path(recorder: Recorder, key: str) -> Path:
 
 def is_priced(recorder: Recorder, plan: Plan) -> bool:
     chip = load_chip(plan.chip)
-    whole = held_job(plan) if MEMORY in plan.run.metrics else None
+    whole = held_job(plan)
     return all(price_path(recorder, job, chip, plan).exists() for _, job in jobs_of(plan)) and (
         whole is None or kept_path(recorder, held_key(plan, whole)).exists()
     )

@@ -24,7 +24,8 @@ def is_other(result: Result) -> bool:
 
 def memory_is_other(result: Result) -> str:
     """Why the run's memory is not to be compared; "" where it is."""
-    return next((str(one["memory"]) for one in entries() if "memory" in one and re.search(one["id"], result.run.id)), "")
+    found = (entry for entry in entries() if "memory" in entry and re.search(entry["id"], result.run.id))
+    return next((str(entry["memory"]) for entry in found), "")
 
 
 def why(result: Result) -> str:

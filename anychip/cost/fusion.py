@@ -125,7 +125,9 @@ class Unmade:
         concerned = np.unique([*self.blocks, *self.sources])
         allocs, frees = Places(words, ALLOC, concerned), Places(words, FREE, concerned)
         new: list[int] = []
-        for block, end, source in sorted(zip(self.blocks, self.ends, self.sources, strict=True), key=lambda one: -one[1]):
+        for block, end, source in sorted(
+            zip(self.blocks, self.ends, self.sources, strict=True), key=lambda one: -one[1]
+        ):
             made = allocs.before(block, end)
             gone = frees.after(block, made)
             until = order[gone] if gone < words.size else np.inf

@@ -61,6 +61,10 @@ def test_flat_buffers_are_of_a_library_with_its_own_pipeline_and_loss():
     assert job.argv[job.argv.index("--received") + 1] == "flying"
 
 
+def test_a_run_without_memory_has_no_recording_more():
+    assert held_job(Plan(Run("x-1", ("x-1",), {}, {"step_time_s": 1.0}), "nvidia-h100-sxm", 8, PIPED, ())) is None
+
+
 def test_too_much_is_left_to_the_fold():
     assert held_job(plan_of({**SHAPE, "layers": 126, "pp": 16, "vp": 8, "micro_batches": 512, "experts": 8})) is None
 
@@ -70,7 +74,7 @@ def test_what_a_stage_receives_is_held_while_in_flight(recorder):
     # one at a time instead of into eight buffers: 7 x 16 MiB fewer.
     options = {**PIPED, "seq": 8192, "micro_batches": 8}
     always, flying = (peak(recorder, 2, **options, received=how)[0] for how in ("always", "flying"))
-    assert always - flying == 7 * 16 * MIB
+    assert always - flying == pytest.approx(7 * 16 * MIB, rel=0.01)
 
 
 def test_the_loss_in_place_holds_one_copy_in_32_bit(recorder):

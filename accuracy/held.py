@@ -33,6 +33,8 @@ def held_job(plan: Plan) -> Job | None:
         return None
     if options["sharding"] not in ("plain", "fsdp"):  # flat buffers are Megatron-LM's and DeepSpeed's
         options |= {"loss_in_place": True, "received": "flying"}
+    elif options.get("tp", 1) > 1 and not options.get("fused_loss"):
+        options["loss_parallel"] = True
     is_own = options.keys() - plan.options.keys() - {"steps"}
     return Job(argv_of(options), plan.num_chips, HOLDING if is_own else Plan.program)
 

@@ -27,6 +27,9 @@ def options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--loss-in-place", action="store_true", help="logits in 32 bit become their softmax and their gradient"
     )
+    parser.add_argument(
+        "--loss-parallel", action="store_true", help="as DTensor's, whose every step is a tensor of its own"
+    )
     parser.add_argument("--loss-chunks", type=int, default=0, help="of tokens, each with its own head product and loss")
     parser.add_argument(
         "--kept-logits", action="store_true", help="of all chunks, in 32 bit, until the next ones are there"
@@ -113,6 +116,38 @@ class Softmax(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         (wide,) = ctx.saved_tensors
         return wide.mul_(grad.unsqueeze(-1)).to(ctx.dtype), None, None
+
+
+class LossParallel(model.VocabularyLoss):
+    """torch.distributed.tensor.parallel.loss_parallel over a split vocabulary, eager."""
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return LogSoftmax.apply(logits.reshape(-1, logits.shape[-1]), targets.t().reshape(-1), self.group).mean()  # type: ignore[no-any-return]
+
+
+class LogSoftmax(torch.autograd.Function):
+    """As _log_softmax, _nll_loss_forward and _nll_loss_and_log_softmax_backward there."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, wanted: Tensor, group: Any) -> Tensor:
+        wide = flat.float()
+        most = wide.amax(-1, keepdim=True)
+        over(most, group, dist.ReduceOp.MAX)
+        shifted = wide - most
+        sums = shifted.exp().sum(-1, keepdim=True)
+        over(sums, group)
+        shares = shifted - sums.log()
+        chosen = shares.gather(1, wanted.unsqueeze(-1)).squeeze(-1)
+        over(chosen, group)
+        ctx.save_for_backward(shares)
+        ctx.dtype = flat.dtype
+        return -chosen
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (shares,) = ctx.saved_tensors
+        mine = torch.zeros_like(shares)
+        return ((mine + shares.exp()) * grad.unsqueeze(-1)).to(ctx.dtype), None, None
 
 
 def over(value: Tensor, group: Any, op: Any = dist.ReduceOp.SUM) -> None:
@@ -228,6 +263,8 @@ def main() -> None:
     own, sys.argv[1:] = options()
     if own.received == "flying":
         pipelining.PipelineStage = Stage  # type: ignore[misc]
+    if own.loss_parallel:
+        reference.VocabularyLoss = LossParallel  # type: ignore[misc]
     if own.loss_in_place or own.loss_chunks:
         model.Head = head_by(own.loss_chunks, own.kept_logits) if own.loss_chunks else HeadInPlace  # type: ignore[misc]
         reference.VocabularyLoss = Mean  # type: ignore[assignment, misc]

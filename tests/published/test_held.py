@@ -84,6 +84,14 @@ def test_the_loss_in_place_holds_one_copy_in_32_bit(recorder):
     assert 190 * MIB < own - in_place < 260 * MIB
 
 
+def test_eager_loss_parallel_has_four_copies_in_32_bit(recorder):
+    # Of two tensor ranks, logits [1024, 16384]: 64 MiB in 32 bit. The backward holds the softmax's logarithm, the target's part,
+    # the softmax and their sum; the reference's the shares, their gradient and its copy in 16 bit (32 MiB).
+    options = {**SHAPE, "sharding": "fsdp", "tp": 2, "sequence_parallel": True}
+    own, parallel = (peak(recorder, 4, **options, loss_parallel=how)[0] for how in (False, True))
+    assert parallel - own > 30 * MIB
+
+
 def test_loss_by_chunks_keeps_16_bit_where_compiled(recorder):
     # Eager: logits in 16 bit, and three of 32 (64 + 3 x 128 MiB). By 8 chunks, compiled: of all in 16 bit, 64 MiB, of one the
     # gradient, 8, and two gradients of the head's weight, 64 each, of which one is added to the other: 448 - 200 at least.

@@ -7,14 +7,18 @@ that publish memory are recorded so.
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from accuracy.plan import Plan, argv_of
 from accuracy.recorder import STEPS, Job, Recorder
 from anychip.cost.fusion import Fusions, fuse
 from anychip.memory import NO_LIMIT, replay
 from anychip.record import Program
-from anychip.timeline.memory import memory
+from anychip.record.steps import find_steps
+from anychip.timeline.memory import lives, memory
 
 MEMORY = "memory_gib"  # of a run's metrics
 HOLDING = "accuracy.holding"
@@ -50,7 +54,21 @@ def most_bytes(recorder: Recorder, plan: Plan, job: Job) -> float:
     """Of the fullest rank, as the source counts (`Plan.memory`). Raises RuntimeError where the program failed."""
     fusions = Fusions()
     programs = [fuse(one, fusions) for one in recorder.program(job).ranks]
+    if plan.options["sharding"] == "fsdp":
+        programs = [from_shards(one) for one in programs]
     return max(counted(one, plan) for one in programs)
+
+
+def from_shards(program: Program) -> Program:
+    """Without what is gone before the first forward: whole weights, that libraries which shard them make on the meta device."""
+    steps = find_steps(program)
+    if not steps or not steps[0].forwards:
+        return program
+    all_lives = lives(program)
+    gone = all_lives.died < steps[0].forwards[0]
+    kept = np.ones(program.tape.size, bool)
+    kept[all_lives.born[gone]] = kept[all_lives.died[gone]] = False
+    return replace(program, tape=program.tape[kept])
 
 
 def counted(program: Program, plan: Plan) -> float:

@@ -14,9 +14,11 @@ import torch
 import torch.distributed as dist
 import torch.distributed.pipelining as pipelining
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from accuracy.reference import __main__ as reference
-from accuracy.reference import gradients, model
+from accuracy.reference import gradients, linear, model
+from accuracy.reference.linear import Product
 
 
 def options() -> tuple[argparse.Namespace, list[str]]:
@@ -34,6 +36,7 @@ def options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--kept-logits", action="store_true", help="of all chunks, in 32 bit, until the next ones are there"
     )
+    parser.add_argument("--cast-twice", action="store_true", help="weights to FP8 in the forward and in the backward")
     parser.add_argument("--deepspeed", action="store_true", help="copies of gradients as its optimizers make")
     parser.add_argument("--late-moments", action="store_true", help="Adam's state is made in its first step")
     return parser.parse_known_args()
@@ -199,6 +202,29 @@ class Mean(nn.Module):
         return parts.mean()
 
 
+# Products in FP8 ----------------------------------------------------------------------------------------------------------
+
+
+class CastTwice(Product):
+    """Keeps no weight in FP8 for its backward, as torchao's Float8Linear (matmul_with_hp_or_float8_args saves what it was given):
+    under FSDP copies of whole weights would outlive what was gathered."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: nn.Parameter, how: linear.How, gathers: bool) -> Tensor:
+        out = Product.forward(ctx, x, weight, how, gathers)
+        ctx.w8_t = None
+        linear.forget_casts([weight])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        if ctx.how.low:
+            ctx.w8_t = linear.cached_cast(ctx.weight, ctx.how.low)[1]
+            linear.forget_casts([ctx.weight])
+        return Product.backward(ctx, grad)
+
+
 # The optimizer's side -----------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +294,8 @@ def main() -> None:
     if own.loss_in_place or own.loss_chunks:
         model.Head = head_by(own.loss_chunks, own.kept_logits) if own.loss_chunks else HeadInPlace  # type: ignore[misc]
         reference.VocabularyLoss = Mean  # type: ignore[assignment, misc]
+    if own.cast_twice:
+        linear.Product = CastTwice  # type: ignore[misc]
     if own.deepspeed:
         gradients.Bucket, reference.Optimizer = DeepSpeedBucket, DeepSpeedOptimizer  # type: ignore[misc]
     if own.late_moments:

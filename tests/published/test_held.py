@@ -2,7 +2,7 @@
 
 import pytest
 
-from accuracy.held import HOLDING, held_job, in_flight
+from accuracy.held import HOLDING, from_shards, held_job, in_flight
 from accuracy.plan import Plan, argv_of
 from accuracy.recorder import Job, Recorder
 from accuracy.rows import Run
@@ -106,6 +106,34 @@ def test_kept_logits_are_in_32_bit(recorder):
     options = {**SHAPE, "sharding": "plain", "loss_chunks": 4}
     gone, kept = (peak(recorder, **options, kept_logits=how)[0] for how in (False, True))
     assert kept - gone > 30 * MIB
+
+
+def test_weights_in_fp8_are_not_kept_for_the_backward(recorder):
+    # Of 8 layers of 12 x 1024^2 weights, each once more as one byte, turned, until its backward: 96 MiB.
+    options = {
+        **SHAPE,
+        "sharding": "fsdp",
+        "layers": 8,
+        "micro_batches": 1,
+        "dtype": "fp8",
+        "recompute": "none",
+        "received": "flying",
+    }
+    once, twice = (
+        max(memory(from_shards(one)).peak_bytes for one in ranks(recorder, 2, **options, cast_twice=how))
+        for how in (False, True)
+    )
+    assert once - twice > 40 * MIB
+
+
+def test_whole_weights_that_are_sharded_before_the_first_step_are_not_held(recorder):
+    # 4 layers and two tables in 32 bit are (4 x 12 x 1024^2 + 2 x 32768 x 1024) x 4 bytes, 448 MiB: on one of 64 ranks most of
+    # what there ever is, while it is built there, which libraries do on the meta device.
+    options = {**SHAPE, "sharding": "fsdp", "micro_batches": 1, "seq": 64, "received": "flying"}
+    (one,) = ranks(recorder, 64, **options)
+    whole = (4 * 12 * 1024**2 + 2 * 32768 * 1024) * 4
+    assert memory(one).peak_bytes > whole
+    assert memory(from_shards(one)).peak_bytes < memory(one).peak_bytes
 
 
 def test_deepspeed_keeps_16_bit_gradients_beside_those_of_32(recorder):

@@ -15,9 +15,10 @@ import torch.distributed as dist
 import torch.distributed.pipelining as pipelining
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from accuracy.reference import __main__ as reference
-from accuracy.reference import gradients, linear, model
+from accuracy.reference import attention, feedforward, gradients, linear, model
 from accuracy.reference.linear import Product
 
 
@@ -36,7 +37,9 @@ def options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--kept-logits", action="store_true", help="of all chunks, in 32 bit, until the next ones are there"
     )
-    parser.add_argument("--cast-twice", action="store_true", help="weights to FP8 in the forward and in the backward")
+    parser.add_argument(
+        "--torchao", action="store_true", help="weights are cast to FP8 twice, and products are torch.mm's"
+    )
     parser.add_argument("--deepspeed", action="store_true", help="copies of gradients as its optimizers make")
     parser.add_argument("--late-moments", action="store_true", help="Adam's state is made in its first step")
     return parser.parse_known_args()
@@ -225,6 +228,25 @@ class CastTwice(Product):
         return Product.backward(ctx, grad)
 
 
+def keep_costly() -> Any:
+    """torchtitan's per-op choice sees products of torchao's tensors as torch.mm, for its mode stands above them: every second is
+    kept, in FP8 too."""
+    seen = [0, 0]  # products of the forward, and of its repetition
+    kept = {
+        torch.ops.aten._scaled_dot_product_flash_attention.default,
+        torch.ops.aten._scaled_dot_product_efficient_attention.default,
+        torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    }
+
+    def policy(ctx: Any, op: Any, *_: Any, **__: Any) -> CheckpointPolicy:
+        if op in (torch.ops.aten.mm.default, torch.ops.aten._scaled_mm.default):
+            seen[ctx.is_recompute] += 1
+            return CheckpointPolicy.MUST_SAVE if seen[ctx.is_recompute] % 2 else CheckpointPolicy.PREFER_RECOMPUTE
+        return CheckpointPolicy.MUST_SAVE if op in kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
+
+
 # The optimizer's side -----------------------------------------------------------------------------------------------------
 
 
@@ -294,8 +316,10 @@ def main() -> None:
     if own.loss_in_place or own.loss_chunks:
         model.Head = head_by(own.loss_chunks, own.kept_logits) if own.loss_chunks else HeadInPlace  # type: ignore[misc]
         reference.VocabularyLoss = Mean  # type: ignore[assignment, misc]
-    if own.cast_twice:
+    if own.torchao:
         linear.Product = CastTwice  # type: ignore[misc]
+        model.keep_costly = keep_costly
+        attention.joins = feedforward.joins = lambda how: how.overlaps  # each product is one, whatever shares its cast
     if own.deepspeed:
         gradients.Bucket, reference.Optimizer = DeepSpeedBucket, DeepSpeedOptimizer  # type: ignore[misc]
     if own.late_moments:

@@ -120,10 +120,22 @@ def test_weights_in_fp8_are_not_kept_for_the_backward(recorder):
         "received": "flying",
     }
     once, twice = (
-        max(memory(from_shards(one)).peak_bytes for one in ranks(recorder, 2, **options, cast_twice=how))
+        max(memory(from_shards(one)).peak_bytes for one in ranks(recorder, 2, **options, torchao=how))
         for how in (False, True)
     )
     assert once - twice > 40 * MIB
+
+
+def test_per_op_recomputation_holds_as_much_in_fp8_as_in_16_bit(recorder):
+    # Every second product is kept, in 16 bit, whatever its operands are cast to: 8 layers of 1024 tokens and of products of
+    # 1024 x 3, 1024, 4096 and 1024 columns keep 8 x 1024 x (1024 + 1024 + 4096) x 2 bytes, 96 MiB, in either.
+    options = {**SHAPE, "sharding": "fsdp", "layers": 8, "micro_batches": 1, "recompute": "ops", "vocab": 1024, "separate": True,
+               "compile": "layers", "fusion": False, "received": "flying"}  # fmt: skip
+    wide, low = (
+        max(memory(from_shards(one)).peak_bytes for one in ranks(recorder, 2, **options, **how))
+        for how in ({"dtype": "bf16"}, {"dtype": "fp8", "torchao": True})
+    )
+    assert low == pytest.approx(wide, rel=0.05)
 
 
 def test_whole_weights_that_are_sharded_before_the_first_step_are_not_held(recorder):

@@ -127,10 +127,10 @@ def test_weights_in_fp8_are_not_kept_for_the_backward(recorder):
 
 
 def test_per_op_recomputation_holds_as_much_in_fp8_as_in_16_bit(recorder):
-    # Every second product is kept, in 16 bit, whatever its operands are cast to: 8 layers of 1024 tokens and of products of
-    # 1024 x 3, 1024, 4096 and 1024 columns keep 8 x 1024 x (1024 + 1024 + 4096) x 2 bytes, 96 MiB, in either.
-    options = {**SHAPE, "sharding": "fsdp", "layers": 8, "micro_batches": 1, "recompute": "ops", "vocab": 1024, "separate": True,
-               "compile": "layers", "fusion": False, "received": "flying"}  # fmt: skip
+    # Every second product is kept, in 16 bit, whatever its operands are cast to: 8 layers of 8192 tokens and of products of
+    # 1024 x 3, 1024, 4096 and 1024 columns keep 8 x 8192 x (1024 + 1024 + 4096) x 2 bytes, 768 MiB, in either.
+    options = {**SHAPE, "sharding": "fsdp", "layers": 8, "micro_batches": 1, "recompute": "ops", "vocab": 1024, "seq": 8192,
+               "separate": True, "compile": "layers", "fusion": False, "received": "flying"}  # fmt: skip
     wide, low = (
         max(memory(from_shards(one)).peak_bytes for one in ranks(recorder, 2, **options, **how))
         for how in ({"dtype": "bf16"}, {"dtype": "fp8", "torchao": True})

@@ -37,6 +37,7 @@ def options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--kept-logits", action="store_true", help="of all chunks, in 32 bit, until the next ones are there"
     )
+    parser.add_argument("--mingpt", action="store_true", help="as minGPT writes it out, softmax and loss in 16 bit")
     parser.add_argument(
         "--torchao", action="store_true", help="weights are cast to FP8 twice, and products are torch.mm's"
     )
@@ -164,7 +165,7 @@ def over(value: Tensor, group: Any, op: Any = dist.ReduceOp.SUM) -> None:
 # The loss by chunks -------------------------------------------------------------------------------------------------------
 
 
-def head_by(chunks: int, keeps: bool) -> type[model.Head]:
+def head_by(chunks: int, keeps: bool, widens: bool = True) -> type[model.Head]:
     class Head(model.Head):
         """Gives the loss, by chunks. keeps: logits are an output, bound until those of the next micro-batch are. Which token
         is wanted decides nothing."""
@@ -180,7 +181,7 @@ def head_by(chunks: int, keeps: bool) -> type[model.Head]:
             if not keeps:
                 return torch.stack([self.part(p, self.weight, y) for p, y in zip(pieces, wanted, strict=True)])
             narrow = [nn.functional.linear(piece, self.weight) for piece in pieces]
-            self.logits = [one.float() for one in narrow]
+            self.logits = [one.float() if widens else one for one in narrow]
             del narrow
             return torch.stack([loss_of(*pair) for pair in zip(self.logits, wanted, strict=True)])
 
@@ -203,6 +204,19 @@ class Mean(nn.Module):
 
     def forward(self, parts: Tensor, _: Tensor) -> Tensor:
         return parts.mean()
+
+
+# Written out --------------------------------------------------------------------------------------------------------------
+
+
+def softmax(scores: Tensor, mask: Tensor, scale: float) -> Tensor:
+    return (scores * scale).masked_fill(mask, float("-inf")).softmax(-1)
+
+
+def gelu(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """minGPT's NewGELU, an operation at a time."""
+    x = x if bias is None else x + bias
+    return 0.5 * x * (1.0 + torch.tanh(0.7978845608 * (x + 0.044715 * torch.pow(x, 3.0))))
 
 
 # Products in FP8 ----------------------------------------------------------------------------------------------------------
@@ -316,6 +330,9 @@ def main() -> None:
     if own.loss_in_place or own.loss_chunks:
         model.Head = head_by(own.loss_chunks, own.kept_logits) if own.loss_chunks else HeadInPlace  # type: ignore[misc]
         reference.VocabularyLoss = Mean  # type: ignore[assignment, misc]
+    if own.mingpt:
+        attention.softmax, feedforward.gelu = softmax, gelu
+        model.Head, reference.VocabularyLoss = head_by(1, True, False), Mean  # type: ignore[assignment, misc]
     if own.torchao:
         linear.Product = CastTwice  # type: ignore[misc]
         model.keep_costly = keep_costly

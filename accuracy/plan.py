@@ -296,7 +296,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
 
 
 # Of rules: what a run holds in memory beside its layers.
-HOLDS = ("steps", "loss_chunks", "kept_logits", "deepspeed", "torchao", "late_moments")
+HOLDS = ("steps", "loss_chunks", "kept_logits", "deepspeed", "torchao", "mingpt", "late_moments")
 
 
 def node_of(chip: str, cluster: str | None, chips: int, ep: int) -> int:

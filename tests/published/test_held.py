@@ -138,6 +138,16 @@ def test_per_op_recomputation_holds_as_much_in_fp8_as_in_16_bit(recorder):
     assert low == pytest.approx(wide, rel=0.05)
 
 
+def test_attention_written_out_in_16_bit_keeps_a_softmax_of_half_the_size(recorder):
+    # Of 4 layers, 8 heads and 1024 x 1024 scores each: 2 bytes fewer, 4 x 16 MiB; GELU written out keeps three tensors of
+    # [1024, 4096] more, 4 x 24 MiB; the loss has its softmax and two gradients in 16 bit and keeps the logits, 4 x 64 MiB, instead
+    # of the three in 32 bit alone, 3 x 128.
+    options = {**SHAPE, "sharding": "plain", "micro_batches": 1, "recompute": "none", "attention": "products", "dropout": 0.1,
+               "fusion": False, "bias": True, "received": "flying"}  # fmt: skip
+    wide, narrow = (peak(recorder, **options, mingpt=how)[0] for how in (False, True))
+    assert wide - narrow == pytest.approx((4 * 16 - 4 * 24 + 3 * 128 - 4 * 64) * MIB, rel=0.01)
+
+
 def test_whole_weights_that_are_sharded_before_the_first_step_are_not_held(recorder):
     # 4 layers and two tables in 32 bit are (4 x 12 x 1024^2 + 2 x 32768 x 1024) x 4 bytes, 448 MiB: on one of 64 ranks most of
     # what there ever is, while it is built there, which libraries do on the meta device.

@@ -269,6 +269,8 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         if "shared_experts" in fixed:
             options["shared_ffn"] = fixed["shared_experts"] * options["expert_ffn"]
         can_split = chips // split["pp"] % (split["ep"] * split["tp"]) == 0 and options.get("dispatch") != "ranks"
+        if options.get("dispatch") == "experts":  # the program's default, said by a rule after one that says "ranks"
+            del options["dispatch"]
         if "dispatch" in options and split["ep"] > 1:
             options["node"] = node_of(chip, cluster, chips, split["ep"])
             options["most_nodes"] = fixed.get("most_nodes")

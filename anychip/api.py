@@ -125,7 +125,7 @@ def record(
     on: str | Chip,
     *,
     module: bool = False,
-    steps: int = 3,
+    steps: int | None = None,
     calls: int | None = None,
     step_mark: str | None = None,
     host: str = "modelled",
@@ -146,7 +146,7 @@ def record(
     program's clocks go by.
 
     program: script and its arguments, or with `module` a module's name and its arguments. It runs with your rights.
-    steps, calls: where it is ended. host: "measured" adds the host's time as it passed here, the recording's own
+    steps, calls: where it is ended; without, after 3 steps, or 2 of a job of more than 1,024 ranks. host: "measured" adds the host's time as it passed here, the recording's own
     included, so that it is an upper bound. show_output: forward what it prints to stderr. imbalance: fullest
     over mean where data decide a split. step_mark: name of a function whose returns end steps. device: planned; other
     values than the default raise BadUse.

@@ -113,8 +113,9 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="CHIP[:COUNT[..COUNT]][@CLUSTER], an id or alias of `anychip chips` or a chip file; repeat to compare; "
              "a range is doubled up to its end; what the program prints is the first one's")  # fmt: skip
     length = sub.add_argument_group("how much of the program")
-    length.add_argument("--steps", type=positive, metavar="N", default=3,
-                        help="end the program after N training steps; the first warms up (default 3)")  # fmt: skip
+    length.add_argument("--steps", type=positive, metavar="N",
+                        help="end the program after N training steps; the first warms up (default 3; 2 of a job of "
+                             "more than 1,024 chips)")  # fmt: skip
     length.add_argument("--calls", type=positive, metavar="N",
                         help="end it after N outermost model calls: for inference, without an optimizer")  # fmt: skip
     length.add_argument("--step-mark", metavar="FUNCTION",
@@ -280,7 +281,7 @@ def _one_recording(args: argparse.Namespace) -> None:
 
 def _only_for_recording(args: argparse.Namespace) -> None:
     """A kept recording is as it is: options that say how to record are wrong beside --load, not without effect."""
-    defaults = {"steps": 3, "calls": None, "step_mark": None, "host": "modelled", "device": "cuda", "imbalance": 1.0,
+    defaults = {"steps": None, "calls": None, "step_mark": None, "host": "modelled", "device": "cuda", "imbalance": 1.0,
                 "ranks": "distinct"}  # fmt: skip
     given = [f"--{name.replace('_', '-')}" for name, value in defaults.items() if getattr(args, name) != value]
     if given:

@@ -79,7 +79,7 @@ def test_help_says_that_the_program_is_run(capsys):
 def test_everything_after_the_program_is_the_programs(argv, program, module):
     args = cli.parser().parse_args(["forecast", *argv])
     assert (args.program, args.module) == (program, module)
-    assert args.steps == 3
+    assert args.steps is None
 
 
 def test_targets_keep_their_order():

@@ -4,6 +4,7 @@ Routing is balanced by force, as in the published benchmarks: every expert gets 
 """
 
 import math
+import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from accuracy.reference.layout import Layout, group_of, size
 from accuracy.reference.linear import (
     E4M3,
     E5M2,
+    FP4,
     Gather,
     How,
     Linear,
@@ -35,7 +37,8 @@ from accuracy.reference.linear import (
 @dataclass(frozen=True)
 class ExpertsShape:
     """experts: number of routed ones, each of inner width `ffn`, `chosen` per token; shared_ffn: width of what every token
-    passes beside them."""
+    passes beside them. is_written: as Megatron-LM's with biases, of which PyTorch's kernels cut off what is activated and add
+    the last. is_fused: activation and casts to FP8 are part of the products' kernels."""
 
     experts: int
     chosen: int
@@ -47,12 +50,22 @@ class ExpertsShape:
     node: int = 1  # neighbours in the expert group that are one node
     most_nodes: int = 0  # to which a token is sent; 0: to all
     is_read: bool = True  # the host reads how many tokens go where
+    is_written: bool = False
+    is_fused: bool = False
+
+
+LIMIT = 7.0  # of what GPT-OSS' activation is given
+PRODUCT_S = 33e-6 - 8e-6  # of the host for each product of a loop, beyond what an op takes (see `into`)
 
 
 def experts_of(args: Namespace, layout: Layout, how: How, shape: FeedForwardShape, fuse: Any) -> "Experts":
+    # A step of which experts get as many tokens as are sent to them can only be captured with Megatron-LM's fused experts
+    # (moe_expert_rank_capacity_factor in its transformer_config.py).
     routed = ExpertsShape(
         args.experts, args.chosen, args.expert_ffn, args.shared_ffn, args.expert_tp, args.grouped, args.dispatch == "ranks",
         args.node or args.ep, args.most_nodes, not args.graph,
+        args.bias and args.gated and not (args.graph or args.grouped or args.sharding == "fsdp"),
+        args.graph and args.gated and how.low in ("mx", "nv"),
     )  # fmt: skip
     return Experts(shape, routed, how, layout.expert, fuse)
 
@@ -70,14 +83,16 @@ class Experts(nn.Module):
         self.router = Linear(shape.hidden, routed.experts, How(plain=how.plain))
         self.how = how if routed.is_split and how.sequence else how._replace(group=None, sequence=False)
         inner = routed.ffn // size(self.how.group)
-        products = GroupedLinear if routed.grouped else EachLinear
-        self.first = products(self.local, shape.hidden, inner * (1 + shape.gated), how)
-        self.second = products(self.local, inner, shape.hidden, how)
-        self.act = fuse(weighted(swiglu if shape.gated else gelu))
+        self.first, self.second = pair(routed, self.local, shape.hidden, inner, inner * (1 + shape.gated), how)
+        self.act = inside if routed.is_fused else fuse(weighted(swiglu if shape.gated else gelu))
+        if routed.is_written:
+            self.act = limited(self.act)
+            self.biases = nn.ParameterList(nn.Parameter(torch.empty(shape.hidden)) for _ in range(self.local))
         self.way = (
             ToRanks(routed, group) if routed.once and group is not None else ToExperts(self.how, group, self.local)
         )
-        for parameter in (*self.first.parameters(), *self.second.parameters()):
+        biases = self.biases if routed.is_written else ()
+        for parameter in (*self.first.parameters(), *self.second.parameters(), *biases):
             parameter.is_expert = True  # type: ignore[attr-defined]
         self.shared = FeedForward(shape, how, fuse, routed.shared_ffn) if routed.shared_ffn else None
 
@@ -96,6 +111,8 @@ class Experts(nn.Module):
         # Which rows are whose is a value on the chip, for one kernel, or known to the host, which cuts them.
         ends = counts[: self.local].cumsum(0, dtype=torch.int32) if self.shape.grouped else None
         done = self.second(self.act(self.first(sent, ends), own), ends)
+        if self.shape.is_written:  # the kernels of DeepEP and HybridEP take and give shares in 32 bit
+            done = biased(done, self.biases, own.float() if self.shape.once else own)
         out = self.way.back(done, flat.shape[0]).view(x.shape)
         return out if self.shared is None else out + self.shared(x)
 
@@ -114,6 +131,47 @@ def weighted(act: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tens
         return act(x) * shares
 
     return both
+
+
+class Inside(torch.autograd.Function):
+    """The activation of a gated product's rows by their shares as the end of that product's kernel, and its gradient as the
+    end of the next one's: no kernel of its own. GroupGemm + Activation + Quantize, and + dActivation, of
+    https://developer.nvidia.com/blog/boosting-moe-training-throughput-with-advanced-fusion-kernels/"""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shares: Tensor) -> Tensor:
+        ctx.save_for_backward(x, shares)
+        return x.new_empty(x.shape[0], x.shape[1] // 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, shares = ctx.saved_tensors
+        return torch.empty_like(x), torch.empty_like(shares)
+
+
+def inside(x: Tensor, shares: Tensor) -> Tensor:
+    return Inside.apply(x, shares)  # type: ignore[no-any-return]
+
+
+def limited(act: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Gate and what it gates are cut off by a kernel each and joined before the fused activation, whose offset is sent to
+    the chip each time: weighted_bias_quick_geglu_impl of https://github.com/NVIDIA/Megatron-LM/blob/core_v0.17.0/megatron/core/fusions/fused_bias_geglu.py"""
+
+    def both(x: Tensor, shares: Tensor) -> Tensor:
+        gate, up = x.chunk(2, -1)
+        cut = torch.cat((gate.clamp(max=LIMIT), up.clamp(-LIMIT, LIMIT)), -1)
+        torch.tensor(1.0, dtype=x.dtype, device=x.device)
+        return act(cut, shares)
+
+    return both
+
+
+def biased(done: Tensor, biases: Sequence[Tensor], shares: Tensor) -> Tensor:
+    """Each expert's bias, by the shares of its rows, added to these rows: TEGroupedMLP._apply_bias of
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.17.0/megatron/core/transformer/moe/experts.py (biases of the first
+    products are added inside them)."""
+    parts = zip(done.chunk(len(biases)), biases, shares.chunk(len(biases)), strict=True)
+    return torch.cat([rows + bias * own for rows, bias, own in parts]).to(done.dtype)
 
 
 # Ways to the experts and back ------------------------------------------------------------------------------------------
@@ -344,16 +402,31 @@ class GroupedLinear(nn.Module):
         return GroupedProduct.apply(x, weight, ends, self.how)  # type: ignore[no-any-return]
 
 
+class Casts(NamedTuple):
+    """Which casts to FP8 another product's kernel has made: of the input, of the output's gradient."""
+
+    input: bool = False
+    gradient: bool = False
+
+    def of(self, x: Tensor, dtype: torch.dtype, recipe: str, is_gradient: bool) -> tuple[Tensor, Tensor]:
+        if not (self.gradient if is_gradient else self.input):
+            return cast(x, dtype, recipe)
+        rows, width = x.shape
+        if recipe == "nv":
+            return x.new_empty(rows, width // 2, dtype=FP4), x.new_empty(width, rows // 2, dtype=FP4)
+        return x.new_empty(rows, width, dtype=E4M3), x.new_empty(width, rows, dtype=E4M3)
+
+
 class EachProduct(torch.autograd.Function):
     """The same of equal groups by a product for each, into its rows of one tensor, as Transformer Engine's grouped layer
     launches them: no copy joins them, one cast serves all. weights: [n, k] each."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, how: How, *weights: nn.Parameter) -> Tensor:
-        ctx.how, ctx.weights = how, weights
+    def forward(ctx: Any, x: Tensor, how: How, known: Casts, *weights: nn.Parameter) -> Tensor:
+        ctx.how, ctx.weights, ctx.known = how, weights, known
         out = x.new_empty(x.shape[0], weights[0].shape[0])
         if how.low:
-            x8, kept = cast(x, E4M3, how.low)
+            x8, kept = known.of(x, E4M3, how.low, False)
             casts = [cached_cast(weight, how.low) for weight in weights]
             ctx.turned = [turned for _, turned in casts]
             into(out, x8, [low for low, _ in casts], how)
@@ -370,28 +443,42 @@ class EachProduct(torch.autograd.Function):
         grad_x = grad.new_empty(grad.shape[0], weights[0].shape[1])
         turned = grad
         if how.low:
-            low, turned = cast(grad, E5M2, how.low)
+            low, turned = ctx.known.of(grad, E5M2, how.low, True)
             into(grad_x, low, ctx.turned, how)
         else:
             into(grad_x, grad, [weight.t() for weight in weights], how)
-        own = gradients(turned, x, how, weights, [getattr(weight, "main_grad", None) for weight in weights])
-        return grad_x, None, *own
+        mains = [getattr(weight, "main_grad", None) for weight in weights]
+        own = gradients(turned, x, how, weights, mains, PRODUCT_S)
+        return grad_x, None, None, *own
 
 
 def into(out: Tensor, x: Tensor, weights: Sequence[Tensor], how: How) -> None:
-    """Equal groups of rows of x by a weight [n, k] each, into their rows of `out`."""
+    """Equal groups of rows of x by a weight [n, k] each, into their rows of `out`. 8 products of 2 x 128 x 2048 x 2048 take
+    267 us where Transformer Engine launches them one by one, 69 in one kernel, of which the chip needs a few: 33 us of the
+    host for each (https://github.com/NVIDIA/TransformerEngine/pull/3134). In a captured step the host launches none."""
     count = len(weights)
     for place, rows, weight in zip(out.chunk(count), x.chunk(count), weights, strict=True):
+        time.sleep(PRODUCT_S)
         low_mm(rows, weight, how.low, place) if how.low else torch.mm(rows, weight.t(), out=place)
 
 
 def gradients(
-    grad: Tensor, x: Tensor, how: How, weights: Sequence[nn.Parameter], mains: Sequence[Tensor | None]
+    grad: Tensor,
+    x: Tensor,
+    how: How,
+    weights: Sequence[nn.Parameter],
+    mains: Sequence[Tensor | None],
+    called_s: float = 0.0,
 ) -> list[Tensor | None]:
-    """Of the weights of equal groups of rows (in FP8 both are [k, rows]); None of those that are added to a main_grad."""
+    """Of the weights of equal groups of rows (in FP8 both are [k, rows]); None of those that are added to a main_grad.
+    called_s: as PRODUCT_S."""
     count, axis = len(mains), 1 if how.low else 0
     parts = zip(grad.chunk(count, axis), x.chunk(count, axis), mains, strict=True)
-    own = [product_into(a, b, how, main) for a, b, main in parts]
+    own = []
+    for a, b, main in parts:
+        if called_s:
+            time.sleep(called_s)
+        own.append(product_into(a, b, how, main))
     for weight in weights:
         if getattr(weight, "main_grad", None) is not None:
             weight.ready()  # type: ignore[operator]
@@ -401,10 +488,21 @@ def gradients(
 class EachLinear(nn.Module):
     """As `GroupedLinear`, by a product for each expert."""
 
-    def __init__(self, groups: int, inputs: int, outputs: int, how: How) -> None:
+    def __init__(self, groups: int, inputs: int, outputs: int, how: How, known: Casts | None = None) -> None:
         super().__init__()
-        self.how = how
+        self.how, self.known = how, known or Casts()
         self.weights = nn.ParameterList(nn.Parameter(torch.empty(outputs, inputs)) for _ in range(groups))
 
     def forward(self, x: Tensor, ends: Tensor | None = None) -> Tensor:
-        return EachProduct.apply(x, self.how, *self.weights)  # type: ignore[no-any-return]
+        return EachProduct.apply(x, self.how, self.known, *self.weights)  # type: ignore[no-any-return]
+
+
+def pair(
+    routed: ExpertsShape, local: int, hidden: int, inner: int, wide: int, how: How
+) -> "tuple[GroupedLinear, GroupedLinear] | tuple[EachLinear, EachLinear]":
+    """A rank's experts' first products and second ones. Where they are fused, the kernel of the first writes what the second
+    reads, and in the backward the other way round."""
+    if routed.grouped:
+        return GroupedLinear(local, hidden, wide, how), GroupedLinear(local, inner, hidden, how)
+    known = (Casts(gradient=True), Casts(input=True)) if routed.is_fused else (Casts(), Casts())
+    return EachLinear(local, hidden, wide, how, known[0]), EachLinear(local, inner, hidden, how, known[1])

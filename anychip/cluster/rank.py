@@ -41,6 +41,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 TIMED = (Kind.OP, Kind.HOST, Kind.BATCH, Kind.MARK, *COUPLING)  # all other words take no time
+SWITCH = [RECORD, STREAM, WAIT]
 FEW = 64  # a stretch of so many words is walked in Python: cheaper than two dozen numpy calls
 
 
@@ -190,6 +191,11 @@ class RankEngine(Engine):
                 self._plain(at, edge)
                 at = edge
                 continue
+            if kinds[at : at + 3] == SWITCH and self._switch(*payloads[at : at + 3]):
+                clock.extend((self.host_s,) * 3)
+                at += 3
+                number += 3
+                continue
             if not self._word(kinds[at], payloads[at], at):
                 break
             clock.append(self.host_s)
@@ -274,6 +280,18 @@ class RankEngine(Engine):
             return False
         else:
             self._synchronise(kind, payload)
+        return True
+
+    def _switch(self, event: int, stream: int, other: int) -> bool:
+        """Record an event, go to another stream and wait there for one, as happens around each collective; False where a
+        stream is held up or a batch is open: then word by word."""
+        queues, ends = self.queues, self.ends
+        if self.batch or self.stream in queues or stream in queues or other in self.moments:
+            return False
+        self.moments.pop(event, None)
+        self.events[event] = max(ends[self.stream], self.host_s)
+        self.stream = stream
+        ends[stream] = max(ends.get(stream, 0.0), self.events.get(other, 0.0))
         return True
 
     def _held_up(self, kind: int, payload: int) -> bool:

@@ -25,11 +25,12 @@ import numpy.typing as npt
 
 from anychip.cost.work import mutated, work
 from anychip.record import Kind, Op, Program, TensorMeta, word
-from anychip.record.tape import ALLOC, FREE, KIND_BITS, KIND_MASK, OP
+from anychip.record.tape import ALLOC, DEF, FREE, KIND_BITS, KIND_MASK, OP, USE
 
 FUSIBLE = frozenset({"elementwise", "reduction", "copy", "index"})
 OF_BLOCKS = (Kind.ALLOC, Kind.FREE, Kind.USE, Kind.DEF, Kind.RECORD_STREAM)
 OF_EVENTS = (Kind.RECORD, Kind.WAIT, Kind.SYNC_EVENT)
+OF_MODULES = (Kind.ENTER, Kind.EXIT, Kind.NODE)
 Words = npt.NDArray[np.int64]
 
 
@@ -40,8 +41,30 @@ def _table(kinds: tuple[Kind, ...]) -> npt.NDArray[np.bool_]:
     return found
 
 
-IS_BLOCK, IS_EVENT = _table(OF_BLOCKS), _table(OF_EVENTS)
+IS_BLOCK, IS_EVENT, IS_MODULE = _table(OF_BLOCKS), _table(OF_EVENTS), _table(OF_MODULES)
 LOOK_BACK = 64  # groups that a node may still join: keeps a long region from taking quadratic time
+
+
+class Facts(NamedTuple):
+    """Of an op, whatever region it is in. reads, writes: bytes of the tensors on the chip that it touches."""
+
+    elements: int
+    fusible: bool
+    flop: int
+    dtype: str
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, op: Op) -> "Facts":
+        task = work(op)
+        elements = max((t.numel for t in op.tensors + op.outputs if t.on_chip), default=0)
+        fusible = task.kind in FUSIBLE and not task.host_bytes  # (what crosses the link to the host stays a kernel)
+        return cls(elements, fusible, task.flop, task.dtype, _nbytes(op.tensors), _nbytes(op.outputs + mutated(op)))
+
+
+def _nbytes(tensors: tuple[TensorMeta, ...]) -> tuple[int, ...]:
+    return tuple(size for tensor in tensors if tensor.on_chip and (size := tensor.nbytes))
 
 
 @dataclass(eq=False)
@@ -60,27 +83,26 @@ class Node:
 
 def fuse(program: Program, fusions: "Fusions | None" = None) -> Program:
     """The program with every compiled region fused; the same one where there is none. fusions: of programs like this one."""
-    kinds = program.kinds
-    starts = np.flatnonzero((kinds == Kind.COMPILED) & (program.payloads > 0))
-    if not starts.size:
+    begins, ends = _regions(program)
+    if not begins.size:
         return program
     shared = fusions or Fusions()
     numbers = np.array([shared.number(op) for op in program.ops], np.int64)
-    common, tape, at = _renumbered(program.tape, numbers), [], 0
-    stops = np.flatnonzero((kinds == Kind.COMPILED) & (program.payloads == 0))
-    lives, size, unmade = Lives(program), 0, Unmade()
-    for start in starts.tolist():
-        if start < at:
-            continue
-        after = stops[np.searchsorted(stops, start, side="right") :]
-        stop = int(after[0]) if after.size else program.tape.size
-        region = Region(common[start + 1 : stop], program.block_bytes)
-        done = shared.of(region, lives.beyond(region.blocks, start, stop))
-        lives.remember(region.blocks, stop, done.again)
-        tape += [common[at : start + 1], region.named(done.words)]
-        size += len(tape[-2]) + len(done.words)
-        unmade.add(region.blocks, size, done)
-        at = stop
+    common = _renumbered(program.tape, numbers)
+    regions = Regions(common, begins, ends, program.block_bytes)
+    lives = Lives(program, regions, ends)
+    tape, at, size, unmade = [], 0, 0, Unmade()
+    for number, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
+        region = regions[number]
+        done = shared.of(region, lives.beyond(number))
+        if done.again:
+            lives.remember(number, done.again)
+        tape += [common[at:begin], region.named(done.words)]
+        size += begin - at
+        if done.unmade:
+            unmade.add(region.blocks, size, done)
+        size += done.words.size
+        at = end
     tape.append(common[at:])
     words, block_bytes = unmade.taken_out(np.concatenate(tape), program.block_bytes)
     # Its own ops keep their numbers; what they were fused to comes after them.
@@ -93,6 +115,17 @@ def fuse(program: Program, fusions: "Fusions | None" = None) -> Program:
     return replace(program, tape=_renumbered(words, back), ops=ops, block_bytes=block_bytes)
 
 
+def _regions(program: Program) -> tuple[Words, Words]:
+    """Where the words of each compiled region begin and end (end excluded), on the tape."""
+    at = np.flatnonzero(program.kinds == Kind.COMPILED)
+    starts = program.payloads[at] > 0
+    # One that begins while another is open belongs to it.
+    opens = starts & ~np.concatenate(([False], starts))[:-1]
+    begins = at[opens] + 1
+    ends = np.append(at[~starts], program.tape.size)
+    return begins, ends[np.searchsorted(ends, begins)]
+
+
 def _renumbered(words: Words, numbers: Words) -> Words:
     """The words with other numbers of their ops: numbers[op] instead of op."""
     at = np.flatnonzero((words & KIND_MASK) == OP)
@@ -102,37 +135,38 @@ def _renumbered(words: Words, numbers: Words) -> Words:
 
 
 class Unmade:
-    """Blocks that no kernel of their region writes, with where on the fused tape that region ends, and what each is made of."""
+    """Blocks that no kernel of their region writes, with where on the fused tape they are allocated; what each is made of, and
+    where on the tape that is there."""
 
     def __init__(self) -> None:
-        self.blocks: list[int] = []
-        self.ends: list[int] = []
-        self.sources: list[int] = []  # -1: of nothing that has to stay
+        self.found: list[
+            tuple[int, int, int, int]
+        ] = []  # place, block, source (-1: nothing that has to stay), source's place
 
-    def add(self, blocks: list[int], end: int, done: "Done") -> None:
-        for place in done.unmade:
-            self.blocks.append(blocks[place])
-            self.ends.append(end)
-            self.sources.append(blocks[done.again[place].block] if place in done.again else -1)
+    def add(self, names: Words, begin: int, done: "Done") -> None:
+        """Of a region whose words begin there."""
+        for block in done.unmade:
+            source = done.again[block].block if block in done.again else -1
+            where = begin + done.allocs.get(source, -1)  # (before the region, of what was there)
+            self.found.append(
+                (begin + done.allocs[block], int(names[block]), int(names[source]) if source >= 0 else -1, where)
+            )
 
     def taken_out(self, words: Words, block_bytes: Words) -> tuple[Words, Words]:
         """(the tape without their ALLOC and FREE words, and the FREE of what a block is made of no earlier than the block's own,
         bytes of each block). Latest first, so that of a chain each is held as long as the last that is made of it. A block
         number that is taken anew meanwhile is another block's then."""
-        if not self.blocks:
+        if not self.found:
             return words, block_bytes
         order, kept, out = np.arange(words.size, dtype=np.float64), np.ones(words.size, bool), words.copy()
-        concerned = np.unique([*self.blocks, *self.sources])
+        concerned = np.unique([number for _, block, source, _ in self.found for number in (block, source)])
         allocs, frees = Places(words, ALLOC, concerned), Places(words, FREE, concerned)
         new: list[int] = []
-        for block, end, source in sorted(
-            zip(self.blocks, self.ends, self.sources, strict=True), key=lambda one: -one[1]
-        ):
-            made = allocs.before(block, end)
+        for made, block, source, where in sorted(self.found, reverse=True):
             gone = frees.after(block, made)
             until = order[gone] if gone < words.size else np.inf
             kept[[made, gone] if gone < words.size else [made]] = False
-            let = frees.after(source, end) if source >= 0 else words.size
+            let = frees.after(source, where) if source >= 0 else words.size
             if let == words.size or order[let] >= until:
                 continue
             order[let] = until
@@ -201,11 +235,12 @@ class Fused:
 
 
 class Done(NamedTuple):
-    """A region fused, for all programs that have it."""
+    """A region fused, for all programs that have it. allocs: where among its words blocks are allocated."""
 
     words: Words
     again: Mapping[int, Instead]
     unmade: tuple[int, ...]
+    allocs: Mapping[int, int]
 
 
 class Fusions:
@@ -217,61 +252,81 @@ class Fusions:
     def __init__(self) -> None:
         self.ops: list[Op] = []
         self._numbers: dict[Op, int] = {}
+        self._facts: list[Facts] = []
         self._known: dict[object, Done] = {}
 
     def number(self, op: Op) -> int:
         if op not in self._numbers:
             self._numbers[op] = len(self.ops)
             self.ops.append(op)
+            self._facts.append(Facts.of(op))
         return self._numbers[op]
 
     def of(self, region: "Region", beyond: Beyond) -> Done:
         """A region, whose ops are numbered as here, fused."""
         key = region.key, beyond.key
         if key not in self._known:
-            fused = fuse_region(region.words.tolist(), self.ops, region.sizes, beyond)
+            fused = fuse_region(region.words.tolist(), self.ops, self._facts, region.sizes.tolist(), beyond)
             own = np.arange(len(self.ops))
             new = [self.number(op) for op in fused.ops[own.size :]]
             words = _renumbered(np.asarray(fused.words, np.int64), np.concatenate((own, np.array(new, np.int64))))
-            self._known[key] = Done(words, fused.again, fused.unmade)
+            at = np.flatnonzero((words & KIND_MASK) == ALLOC)
+            allocs = dict(zip((words[at] >> KIND_BITS).tolist(), at.tolist(), strict=True))
+            self._known[key] = Done(words, fused.again, fused.unmade, allocs)
         return self._known[key]
 
 
 class Lives:
-    """When blocks are freed and when regions read them, over a whole program."""
+    """When blocks are freed and when regions read them, over a whole program, as its regions see it."""
 
-    def __init__(self, program: Program) -> None:
-        self.kinds, self.payloads = program.kinds, program.payloads
-        self._kinds, self._payloads = self.kinds.tolist(), self.payloads.tolist()
-        self.end = self.kinds.size
-        self.frees, self.reads = self._places(Kind.FREE), self._places(Kind.USE)
+    def __init__(self, program: Program, regions: "Regions", ends: Words) -> None:
+        self.regions, self.ends = regions, ends
+        kinds, payloads = program.kinds, program.payloads
+        self.end = kinds.size
+        self.frees, self.reads = (self._places(kinds, payloads, kind) for kind in (Kind.FREE, Kind.USE))
         self.again: dict[int, tuple[Instead, int]] = {}  # block -> (what, since where)
+        # Of each block of each region: is it freed before another op runs, and read by another region before it is freed?
+        blocks, of = regions.blocks, np.repeat(np.arange(ends.size), np.diff(regions.first_block))
+        after = ends[of]
+        freed = self._next(self.frees, blocks, after)
+        self.ended = regions.left & (freed < self._next_op(kinds, ends)[of])
+        self.back = regions.left & (self._next(self.reads, blocks, after) < freed)
 
-    def _places(self, kind: Kind) -> Words:
+    def _places(self, kinds: Words, payloads: Words, kind: Kind) -> Words:
         """block * end + where a word of the kind stands, in order, and a last one of no block."""
-        at = np.flatnonzero(self.kinds == kind)
-        return np.append(np.sort(self.payloads[at] * self.end + at), np.iinfo(np.int64).max)
+        at = np.flatnonzero(kinds == kind)
+        return np.append(np.sort(payloads[at] * self.end + at), np.iinfo(np.int64).max)
 
-    def beyond(self, blocks: list[int], start: int, stop: int) -> Beyond:
-        """Of the region between these places, by the numbers that its blocks have there."""
-        ended = self._freed_next(stop)
-        named = np.array(blocks, np.int64)
-        back = self._next(self.reads, named, stop) < self._next(self.frees, named, stop)
-        places = {block: place for place, block in enumerate(blocks)}
-        known = {place: self.again[block] for block, place in places.items() if block in self.again}
+    def _next_op(self, kinds: Words, ends: Words) -> Words:
+        """Until where what is freed is freed before another op runs: the next op's frees stand before or right after its
+        word."""
+        ops, others = np.flatnonzero(kinds == OP), np.flatnonzero(kinds != FREE)
+        last = np.append(ops, self.end)[np.searchsorted(ops, ends)]
+        return np.append(others, self.end)[np.searchsorted(others, last, side="right")]
+
+    def beyond(self, number: int) -> Beyond:
+        """Of this region, after those before it."""
+        first, last = self.regions.first_block[number], self.regions.first_block[number + 1]
+        ended, back = (frozenset(np.flatnonzero(one[first:last]).tolist()) for one in (self.ended, self.back))
+        if not self.again:
+            return Beyond(ended, back)
+        start = int(self.regions.begins[number]) - 1
+        given = np.flatnonzero(self.regions.given[first:last])
+        places = dict(zip(self.regions.blocks[first:last][given].tolist(), given.tolist(), strict=True))
+        known = {places[block]: (block, *self.again[block]) for block in sorted(places.keys() & self.again.keys())}
         return Beyond(
-            frozenset(place for place, block in enumerate(blocks) if block in ended),
-            frozenset(np.flatnonzero(back).tolist()),
+            ended,
+            back,
             {
                 place: Instead(
                     places.get(what.block, place) if self._holds(what.block, since, start) else place, what.size
                 )
-                for place, (what, since) in known.items()
-                if self._holds(blocks[place], since, start)
+                for place, (block, what, since) in known.items()
+                if self._holds(block, since, start)
             },
         )
 
-    def _next(self, places: Words, blocks: Words, after: Any) -> Words:
+    def _next(self, places: Words, blocks: Words, after: Words) -> Words:
         """Where each block's next word stands; the program's end where there is none."""
         found = places[np.searchsorted(places, blocks * self.end + after)]
         return np.where(found // self.end == blocks, found % self.end, self.end)
@@ -281,61 +336,115 @@ class Lives:
         found = int(self.frees[self.frees.searchsorted(block * self.end + since)])
         return found // self.end != block or found % self.end > until
 
-    def _freed_next(self, stop: int) -> set[int]:
-        """Blocks freed between a region's end and the next op; their frees stand before or right after its word."""
-        found, has_op = set(), False
-        for at in range(stop + 1, len(self._kinds)):
-            kind = self._kinds[at]
-            if kind == FREE:
-                found.add(self._payloads[at])
-            elif has_op:
-                break
-            has_op = has_op or kind == OP
-        return found
-
-    def remember(self, blocks: list[int], stop: int, again: Mapping[int, Instead]) -> None:
+    def remember(self, number: int, again: Mapping[int, Instead]) -> None:
+        first, stop = self.regions.first_block[number], int(self.ends[number])
+        names = self.regions.blocks
         for place, what in again.items():
-            self.again[blocks[place]] = Instead(blocks[what.block], what.size), stop
+            self.again[int(names[first + place])] = Instead(int(names[first + what.block]), what.size), stop
 
 
-class Region:
-    """A region's words with its blocks and events numbered as they come: the same where a region comes again.
+class Region(NamedTuple):
+    """A region's words with its blocks, events and modules numbered as they come, a block that is allocated anew as another
+    one: the same where a region comes again.
 
-    words: so numbered. sizes: bytes of each block. key: equal for regions that fuse alike, among the same ops.
+    words: so numbered. blocks, events, modules: what each number is called. sizes: bytes of each block.
     """
 
-    def __init__(self, words: Words, block_bytes: Any) -> None:
-        kinds, payloads = words & KIND_MASK, words >> KIND_BITS
-        self.words = words.copy()
-        self._names = []
-        for named in (IS_BLOCK, IS_EVENT):
-            at = named[kinds]
-            names: dict[int, int] = {}  # (regions are short: faster than sorting)
-            numbers = [names.setdefault(name, len(names)) for name in payloads[at].tolist()]
-            self.words[at] = np.array(numbers, np.int64) << KIND_BITS | kinds[at]
-            self._names.append(np.array(list(names), np.int64))
-        self.blocks = self._names[0].tolist()
-        self.sizes = [int(block_bytes[block]) for block in self.blocks]
-        self.key = self.words.tobytes() + np.asarray(self.sizes, np.int64).tobytes()
+    words: Words
+    blocks: Words
+    events: Words
+    modules: Words
+    sizes: Words
+
+    @property
+    def key(self) -> bytes:
+        """Equal for regions that fuse alike, among the same ops."""
+        return self.words.tobytes() + self.sizes.tobytes()
 
     def named(self, words: Words) -> Words:
-        """Words that were made of `self.words`, with the region's own blocks and events."""
+        """Words that were made of `self.words`, with the region's own blocks, events and modules."""
         kinds, out = words & KIND_MASK, words.copy()
-        for named, names in zip((IS_BLOCK, IS_EVENT), self._names, strict=True):
+        for named, names in ((IS_BLOCK, self.blocks), (IS_EVENT, self.events), (IS_MODULE, self.modules)):
             at = named[kinds]
             out[at] = names[words[at] >> KIND_BITS] << KIND_BITS | kinds[at]
         return out
 
 
+class Regions:
+    """Stretches begins..ends (ends excluded) of a tape, none of which reaches into another. blocks: what the blocks of all
+    of them are called, those of the n-th from first_block[n] on; given: those that were there before it, left: that
+    it writes and that are there after it."""
+
+    def __init__(self, tape: Words, begins: Words, ends: Words, block_bytes: Any) -> None:
+        self.begins = begins
+        sizes = ends - begins
+        self.first = np.concatenate(([0], np.cumsum(sizes)))
+        of = np.repeat(np.arange(begins.size), sizes)
+        self.words = tape[np.arange(of.size) + (begins - self.first[:-1])[of]]
+        kinds = self.words & KIND_MASK
+        self.blocks, self.first_block, begin, end = self._number(kinds, IS_BLOCK, Kind.ALLOC, of)
+        self.given, self.left = kinds[begin] != ALLOC, np.zeros(self.blocks.size, bool)
+        written = np.flatnonzero(kinds == DEF)
+        self.left[self.first_block[of[written]] + (self.words[written] >> KIND_BITS)] = True
+        self.left &= kinds[end] != FREE
+        self.events, self.first_event, _, _ = self._number(kinds, IS_EVENT, Kind.RECORD, of)
+        self.modules, self.first_module, _, _ = self._number(kinds, IS_MODULE, None, of)
+        if isinstance(block_bytes, np.ndarray):
+            self.sizes = block_bytes[self.blocks]
+        else:  # a list that grows: not to be copied for each region
+            self.sizes = np.array([block_bytes[block] for block in self.blocks.tolist()], np.int64)
+
+    def _number(
+        self, kinds: Words, named: npt.NDArray[np.bool_], making: Kind | None, of: Words
+    ) -> tuple[Words, Words, Words, Words]:
+        """Number what these words name as it comes, in each region anew: (what each is called, each region's first, and the
+        words by which each comes and goes)."""
+        at = np.flatnonzero(named[kinds])
+        region, names = of[at], self.words[at] >> KIND_BITS
+        order = np.argsort(names.astype(np.uint16) if names.max(initial=0) < 1 << 16 else names, kind="stable")
+        sorted_names, sorted_regions = names[order], region[order]
+        is_first = kinds[at[order]] == making if making is not None else np.zeros(at.size, bool)
+        is_first[:1] = True
+        is_first[1:] |= (sorted_names[1:] != sorted_names[:-1]) | (sorted_regions[1:] != sorted_regions[:-1])
+        comes = np.zeros(at.size, bool)
+        comes[order] = is_first
+        firsts = np.concatenate(([0], np.cumsum(np.bincount(region[comes], minlength=self.begins.size))))
+        numbers = np.cumsum(comes) - 1  # over all regions
+        leaders = np.flatnonzero(is_first)
+        own = numbers[order[leaders]]
+        local = np.empty_like(numbers)
+        local[order] = np.repeat(own, np.diff(np.append(leaders, at.size)))
+        self.words[at] = (local - firsts[region]) << KIND_BITS | kinds[at]
+        goes = np.empty(own.size, np.int64)
+        goes[own] = at[order[np.append(leaders[1:], at.size) - 1]] if own.size else 0
+        return names[comes], firsts, at[comes], goes
+
+    def __getitem__(self, number: int) -> Region:
+        blocks, events, modules, words = (
+            slice(firsts[number], firsts[number + 1])
+            for firsts in (self.first_block, self.first_event, self.first_module, self.first)
+        )
+        return Region(
+            self.words[words], self.blocks[blocks], self.events[events], self.modules[modules], self.sizes[blocks]
+        )
+
+
+def region_of(words: Words, block_bytes: Any) -> Region:
+    """Words that are a region by themselves."""
+    return Regions(words, np.zeros(1, np.int64), np.array([words.size]), block_bytes)[0]
+
+
 def fuse_words(words: Sequence[int], ops: list[Op], block_bytes: Any) -> tuple[list[int], list[Op]]:
     """(words of a region of which nothing more is known, fused, ops with the fused ones added at the end)."""
-    found = fuse_region(words, ops, block_bytes, Beyond())
+    found = fuse_region(words, ops, [Facts.of(op) for op in ops], block_bytes, Beyond())
     return found.words, found.ops
 
 
-def fuse_region(words: Sequence[int], ops: list[Op], block_bytes: Any, beyond: Beyond) -> Fused:
-    """Words that are not ops keep their order; a fused op stands where the last of its ops stood."""
-    nodes, others, freed = _nodes(words, ops, block_bytes)
+def fuse_region(
+    words: Sequence[int], ops: list[Op], facts: Sequence[Facts], block_bytes: Sequence[int], beyond: Beyond
+) -> Fused:
+    """Words that are not ops keep their order; a fused op stands where the last of its ops stood. facts: of each op."""
+    nodes, others, freed = _nodes(words, facts, block_bytes)
     for node in nodes:
         for block, what in beyond.again.items():
             if block in node.reads:
@@ -394,7 +503,9 @@ def _made_again(groups: list[Node], wanted: list[set[int]], back: set[int] | fro
     return found
 
 
-def _nodes(words: Sequence[int], ops: list[Op], block_bytes: Any) -> tuple[list[Node], list[tuple[int, int]], set[int]]:
+def _nodes(
+    words: Sequence[int], facts: Sequence[Facts], block_bytes: Sequence[int]
+) -> tuple[list[Node], list[tuple[int, int]], set[int]]:
     """(one node per op, all other words but USE and DEF with their places, blocks freed inside the region)."""
     nodes: list[Node] = []
     others: list[tuple[int, int]] = []
@@ -404,49 +515,42 @@ def _nodes(words: Sequence[int], ops: list[Op], block_bytes: Any) -> tuple[list[
 
     def close() -> None:
         if nodes:
-            node, op = nodes[-1], ops[nodes[-1].ops[0]]
-            node.reads = _sizes(uses, op.tensors, block_bytes)
-            node.writes = _sizes(defs, op.outputs + mutated(op), block_bytes)
+            node, fact = nodes[-1], facts[nodes[-1].ops[0]]
+            node.reads = _sizes(uses, fact.reads, block_bytes)
+            node.writes = _sizes(defs, fact.writes, block_bytes)
         uses.clear()
         defs.clear()
 
     for at, entry in enumerate(words):
         kind, payload = entry & KIND_MASK, entry >> KIND_BITS
-        if kind == Kind.OP:
-            close()
-            nodes.append(_node(payload, ops[payload], at))
-        elif kind == Kind.USE:
+        if kind == USE:
             uses.append(payload)
-        elif kind == Kind.DEF:
+        elif kind == DEF:
             defs.append(payload)
+        elif kind == OP:
+            close()
+            fact = facts[payload]
+            nodes.append(Node([payload], at, fact.elements, fact.fusible, fact.flop, fact.dtype))
         else:
             others.append((at, entry))
-            if kind == Kind.FREE:
+            if kind == FREE:
                 freed.add(payload)
-            elif kind == Kind.ALLOC:
+            elif kind == ALLOC:
                 freed.discard(payload)
     close()
     return nodes, others, freed
 
 
-def _node(index: int, op: Op, at: int) -> Node:
-    task = work(op)
-    across_link = task.host_bytes > 0
-    elements = max((t.numel for t in op.tensors + op.outputs if t.on_chip), default=0)
-    return Node([index], at, elements, task.kind in FUSIBLE and not across_link, task.flop, task.dtype)
-
-
-def _sizes(blocks: list[int], tensors: tuple[TensorMeta, ...], block_bytes: Any) -> dict[int, int]:
+def _sizes(blocks: list[int], touched: tuple[int, ...], block_bytes: Sequence[int]) -> dict[int, int]:
     """Bytes that the op touches of each block: of its tensors where they answer one to one (several views of one block
     add up, to the block's size at most), else the whole block's."""
-    tensors = tuple(t for t in tensors if t.on_chip and t.nbytes)
-    if blocks and len(blocks) == 2 * len(tensors) and blocks[: len(tensors)] == blocks[len(tensors) :]:
-        blocks = blocks[: len(tensors)]  # told twice, by a region within a backward
+    if blocks and len(blocks) == 2 * len(touched) and blocks[: len(touched)] == blocks[len(touched) :]:
+        blocks = blocks[: len(touched)]  # told twice, by a region within a backward
     sizes: dict[int, int] = {}
+    one_to_one = len(touched) == len(blocks)
     for index, block in enumerate(blocks):
-        most = int(block_bytes[block])
-        touched = tensors[index].nbytes if len(tensors) == len(blocks) else most
-        sizes[block] = min(sizes.get(block, 0) + touched, most)
+        most = block_bytes[block]
+        sizes[block] = min(sizes.get(block, 0) + (touched[index] if one_to_one else most), most)
     return sizes
 
 

@@ -168,6 +168,7 @@ class Machine:
     memory_peak_bytes_per_s: float
     memory_measured: bool
     vector_share: float
+    scattered_share: float
     kernel_floor_s: float
     graph_floor_s: float
     host_op_s: float
@@ -249,7 +250,7 @@ def build(chip: Chip, rates: Rates) -> Machine:
                                                    "host.replay", "host.read")}  # fmt: skip
     return Machine(
         chip, rates, min(_level(memory, peak_bandwidth), peak_bandwidth), peak_bandwidth, memory.kind == "measured",
-        rates.need("vector.rate").value, seconds["kernel.floor"],
+        rates.need("vector.rate").value, rates.need("memory.scattered").value, seconds["kernel.floor"],
         min(seconds["kernel.floor_graph"], seconds["kernel.floor"]), seconds["host.op"], seconds["host.launch"],
         seconds["host.replay"], 0.0 if chip.execution == "host" else seconds["host.read"], link, chip.execution == "graph",
         chip.execution == "host",

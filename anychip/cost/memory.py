@@ -40,7 +40,33 @@ def pointwise(op: Op) -> Work:
     """One pass: every input read, every result written; one operation per element."""
     if len(op.tensors) and all(not tensor.on_chip for tensor in op.tensors + op.outputs):
         return Work(kernels=0)
-    return vector_work(op, "elementwise", flop=_numel(op))
+    return vector_work(op, "elementwise", flop=_numel(op), scattered=is_scattered(op))
+
+
+LOADED = 2  # bytes at most of elements that are slow to load one by one
+
+
+def is_scattered(op: Op) -> bool:
+    """Whether an op that computes in 16 bit or less reads or writes something broadcast, or with gaps: its kernel then loads
+    no vectors of elements (aten/src/ATen/native/cuda/CUDALoops.cuh, gpu_kernel_impl)."""
+    if op.name.startswith("aten.clone"):
+        return False
+    found = [tensor for tensor in (*op.tensors, *op.outputs) if tensor.on_chip and tensor.numel > 1]
+    if not found or max(tensor.item_bytes for tensor in found) > LOADED:
+        return False
+    shape = max(found, key=lambda tensor: tensor.numel).shape
+    return any(tensor.shape != shape or tensor.stride != found[0].stride or not is_dense(tensor) for tensor in found)
+
+
+def is_dense(tensor: TensorMeta) -> bool:
+    """Whether the elements fill their memory without gaps, in any order of dimensions, and none stands for several."""
+    step = 1
+    for stride, size in sorted(zip(tensor.stride, tensor.shape, strict=True)):
+        if size != 1:
+            if stride != step:
+                return False
+            step *= size
+    return True
 
 
 @work_of(*_both(names.REDUCTION))

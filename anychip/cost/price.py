@@ -76,6 +76,8 @@ def price_work(task: Work, on: Machine) -> Cost:
     floor = on.graph_floor_s if on.graph else on.kernel_floor_s
     launches = max(task.kernels, 1) * floor
     memory = on.memory_s(task.bytes_moved)
+    if task.scattered and not (on.graph or on.called):
+        memory /= on.scattered_share
     link = task.host_bytes / on.host_link_bytes_per_s
     compute, evidence = _compute_s(task, on)
     body = max(compute, memory) + link + task.fixed_s

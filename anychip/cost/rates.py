@@ -22,6 +22,7 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
   page.rate                 bandwidth of the first write to memory that is new to the process (execution "host"); shape: blocks
                             from so many bytes on go back to the system whenever they are freed
   memory.rate               main-memory bandwidth of a large copy (or a ratio of the peak)
+  memory.scattered          ratio of memory.rate that point-wise ops of 16 bit reach whose operands do not lie alike
   vector.rate               ratio of the vector peak that point-wise code reaches
   kernel.floor, kernel.floor_graph           device time of an empty kernel, launched by the host or replayed in a graph
   host.op, host.launch, host.replay, host.read   host time: of an eager op, per kernel launched, of a replay, of a read

@@ -56,6 +56,7 @@ class Work:
     mode; 0 for what only changes metadata. model_flop: flop that the mathematics needs (a fused attention's
     backward recomputes its scores; that is executed but is not model work). host_bytes: bytes over the host link.
     blocks_host: the program waits for this op. fixed_s: seconds that it takes on any chip (a sleep). known: False for an op without a formula.
+    scattered: its kernel finds each element's place on its own, since the operands do not lie alike.
     """
 
     flop: int = 0
@@ -72,6 +73,7 @@ class Work:
     blocks_host: bool = False
     fixed_s: float = 0.0
     known: bool = True
+    scattered: bool = False
 
     @property
     def bytes_moved(self) -> int:

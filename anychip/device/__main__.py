@@ -1,5 +1,6 @@
 """The recording process: `python -m anychip.device CONFIG` installs the chip, runs the program, saves what it did."""
 
+import ctypes
 import gc
 import json
 import os
@@ -16,7 +17,7 @@ from anychip import __version__
 from anychip.device.job import Job, Rank
 from anychip.device.launch import TORCH_UNFIT
 from anychip.device.mailbox import Mailbox
-from anychip.device.stages import Stages, end_with_parent, moved
+from anychip.device.stages import Stages
 from anychip.errors import UnsupportedTorch
 from anychip.network import Fabric
 from anychip.spec import load_chip
@@ -83,10 +84,11 @@ class Session:
         program.members = (program.rank,)
         program.world_size = self.config["world_size"]
         program.groups = self.runtime.groups.table() if self.runtime.groups is not None else []
-        stages = self.runtime.stages
-        if stages is not None and stages.moved is not None:
-            moved(program, *stages.moved)
-        program.save(self.config["out"])
+        out = Path(self.config["out"])
+        program.save(out, packed=False)
+        if self.runtime.stages is not None and not exit_code:
+            for rank, other in self.runtime.stages.others(program).items():
+                other.save(out.with_name(f"rank-{rank}.anychip"), packed=False)
 
     def finish(self) -> None:
         """Enough steps: save, and end the process here.
@@ -138,30 +140,18 @@ class Session:
         kind = "rank" if rank.stands_in_for is None else "sample"
         self.config["out"] = str(folder / f"{kind}-{rank.rank}.anychip")
         if rank.stands_in_for is not None:
-            self.steps.steps = 1
+            self.steps.steps, self.steps.brief = 1, rank.brief
         if not rank.folded:
             self.runtime.repeats = None
         if rank.rank:
             self._log_to(folder / f"rank-{rank.rank}.log")
         if rank.stages:
-            from anychip.device._torch import start_autograd_without_threads
-
-            start_autograd_without_threads(self.runtime.native)
-            self.runtime.stages = Stages(rank.stages, tokens, folder, self._play)
+            self.runtime.stages = Stages(rank.stages, self.runtime.here)
         groups = self.runtime.groups
         groups.rank = rank.rank
         groups.mailbox = Mailbox(folder, rank.rank, rank.stands_in_for, tokens)
         fabric = Fabric.of(self.runtime.chip, self.config["world_size"], self.config["cluster"])
         self.runtime.clock.join(fabric, groups)
-
-    def _play(self, rank: int) -> None:
-        """This process, forked in the midst of one rank, is from here on another, which does the same (see `stages`)."""
-        self.pid = self.runtime.pid = os.getpid()
-        self.rank = rank
-        folder = Path(self.config["out"]).parent
-        self.config["out"] = str(folder / f"rank-{rank}.anychip")
-        self._log_to(folder / f"rank-{rank}.log")
-        self.runtime.groups.mailbox.close()
 
     def _log_to(self, path: Path) -> None:
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -279,8 +269,14 @@ def run_job(session: Session, config: dict[str, Any]) -> int:
     job = Job(Path(config["out"]).parent, config["world_size"], config["jobs"], session.fork)
     code, program = job.run(everyone=config["ranks"] == "all")
     if program is not None:
-        program.save(config["out"])
+        program.save(config["out"], packed=False)
     return code
+
+
+def end_with_parent() -> None:
+    """Ask Linux to kill this process when the one that started it is gone, however that ended."""
+    pr_set_pdeathsig = 1  # linux/prctl.h
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def environment(rank: int, world_size: int, per_node: int) -> dict[str, str]:

@@ -54,7 +54,6 @@ class Native:
         self.device, self.stream, self.next_stream = words[0:1], words[1:2], words[2:3]
         self.ring_head, self.ring = words[3:4], words[4:]
         self.next_stream[0] = 1
-        self.device_count: Any = None  # the guard's table, the place of that function in it, and one that says none
         try:
             codes = machine_code.functions(cells)
         except LookupError as error:
@@ -166,26 +165,9 @@ def install_guard(native: Native, device_type: str, count: int, callbacks: Callb
     for name, address in entries.items():
         if name in slots:
             table[slots[name]] = address
-    native.device_count = table, slots["deviceCount"], native.constant(0)
     guard = (c_uint64 * 1)(ctypes.addressof(table))
     _leak(guard)
     registry[number] = ctypes.addressof(guard)
-
-
-def start_autograd_without_threads(native: Native) -> None:
-    """Autograd makes a thread for each device at the first backward, and then refuses to work in forked processes. Here it
-    finds no device, and is told to run every backward in the thread that calls it, as the hooks do anyway."""
-    table, slot, none = native.device_count
-    before, table[slot] = table[slot], none
-    try:
-        one = torch.ones(1, requires_grad=True, device="cpu")
-        engine: Any = torch.autograd.Variable._execution_engine
-        getattr(engine, "engine", engine).run_backward(
-            (one * 2,), (torch.ones(1, device="cpu"),), False, False, (), True, True
-        )
-    finally:
-        table[slot] = before
-    torch.autograd.set_multithreading_enabled(False)
 
 
 class Engine:

@@ -164,6 +164,8 @@ def _joining(groups: Groups) -> None:
         given["rank"] = int(os.environ.get("RANK", 0)) if rank is None or rank < 0 else int(rank)
         groups.runtime.joins(given["rank"], given["world_size"])
         groups.rank = given["rank"]
+        if groups.mailbox is not None:
+            groups.mailbox.tell_libraries()  # most of what a program imports it has by now
         if given["world_size"] > 1:
             sharding.install()
             if groups.runtime.stages is not None:

@@ -42,6 +42,7 @@ class Steps:
         self._cycle: set[int] = set()
         self._known: set[int] | None = None
         self._called = False  # a trained module has been
+        self.brief = False  # to be ended after the first backward
 
     def optimizer(self, number: int) -> None:
         """Optimizer `number` begins to step."""
@@ -62,6 +63,11 @@ class Steps:
         self._cycle.clear()
         self.done += 1
         if self.done >= self.steps and self.calls is None:
+            self.finish()
+
+    def backward(self) -> None:
+        """An outermost backward has ended."""
+        if self.brief:
             self.finish()
 
     def marked(self) -> None:
@@ -246,7 +252,7 @@ class Hooks:
                 repeats.begin_backward()
             try:
                 with torch.autograd.set_multithreading_enabled(False):
-                    return original(*args, **kwargs)
+                    result = original(*args, **kwargs)
             finally:
                 self._depth = depth
                 self.backward.forget()
@@ -258,6 +264,9 @@ class Hooks:
                 self.tape.append(word(Kind.MARK, Mark.BACKWARD_END))
                 watched = self._watched() if self._watched is not None else None
                 self._had_gradient = watched is not None and watched.grad is not None
+            if not depth:
+                self.steps.backward()
+            return result
 
         return backward
 

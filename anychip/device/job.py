@@ -10,6 +10,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -26,17 +27,21 @@ from anychip.record import Program
 
 POLL_S = 0.01
 SLEEP = time.sleep
+ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Deadlock)\b")
+LAST_LINES, LAST_CAUSES = 40, 3  # of a log that are shown
 STAGES = 64  # ranks of a group that are started as soon as one of them is waited for
 
 
 @dataclass(frozen=True)
 class Rank:
-    """A rank to run. stands_in_for: a rank of its class whose mail it reads, where it is only a sample. folded: micro-batches
-    that do the same are recorded once. stages: of a pipeline whose second this is, which then takes the places of the other
-    middle ones too."""
+    """A rank to run. stands_in_for: a rank of its class whose mail it reads, where it is only a sample, for a step, or brief: until its first
+    backward is done. folded: micro-batches
+    that do the same are recorded once. stages: of a pipeline whose second this is, which then stands for the other middle
+    ones too."""
 
     rank: int
     stands_in_for: int | None = None
+    brief: bool = False
     folded: bool = True
     stages: tuple[int, ...] = ()
 
@@ -53,6 +58,7 @@ class Job:
         os.write(self.tokens[1], b"t" * jobs)
         self.running: dict[int, Rank] = {}
         self.codes: dict[int, int] = {}
+        self.sampled: dict[int, int] = {}  # how samples ended
         self.interrupted = False
         self._loaded = False
         self.middle: Middle | None = None  # of a pipeline, taken to do the same
@@ -106,7 +112,7 @@ class Job:
         """Put a letter of a stage that does not run in its place."""
         if self.middle is None or peer not in self.middle.others or peer in self.codes:
             return False
-        return not any(rank.rank == peer for rank in self.running.values()) and self.middle.lend(letter)
+        return peer not in self._known() and self.middle.lend(letter)
 
     def _second(self, rank: int, programs: dict[int, Program]) -> Rank | None:
         """A rank that is wanted as the second of a pipeline that rank 0 begins."""
@@ -121,6 +127,7 @@ class Job:
             for file in self.folder.glob(pattern):
                 file.unlink(missing_ok=True)
         self.codes.clear()
+        self.sampled.clear()
         self.middle, self.each = None, True
         return self.run(everyone=False)
 
@@ -131,6 +138,7 @@ class Job:
         for rank in ranks:
             self._start(rank)
         while self.running:
+            self._load_libraries()
             self._reap()
             self._start_awaited()
             SLEEP(POLL_S)
@@ -153,12 +161,21 @@ class Job:
             if code == UNFOLD and ended.folded:
                 self._start(replace(ended, folded=False))
                 continue
+            if ended.stands_in_for is not None:
+                self.sampled[rank] = code
+                continue
             self.codes[rank] = code
             if ended.stages and self.middle is not None:
-                self.middle.played = [one for one in self.middle.others if self._file(one).exists()]
-                self.codes.update(dict.fromkeys(self.middle.played, 0))
-            if self.codes[rank]:
+                self._stood_for(self.middle)
+            if code:
                 self._stop_all(f"rank {rank} failed")
+
+    def _stood_for(self, middle: Middle) -> None:
+        """The second of a pipeline has left recordings of others, of which some are run to see whether they do so."""
+        middle.played = [one for one in middle.others if self._file(one).exists()]
+        self.codes.update(dict.fromkeys(middle.played, 0))
+        for stage in middle.samples if middle.played else ():
+            self._start(Rank(stage, middle.ranks[1], brief=True))
 
     def _start_awaited(self) -> None:
         """Start the ranks that are waited for; where all wait for one another, say so and end them."""
@@ -176,7 +193,7 @@ class Job:
                 letters.append(self.folder / letter)
                 waiting[rank] = peer, text
                 awaited[rank] = ranks if len(ranks) <= STAGES else [peer]
-        known = {rank.rank for rank in self.running.values()} | set(self.codes)
+        known = self._known()
         stand_ins = {rank.rank: rank.stands_in_for for rank in self.running.values()}
         for rank, (peer, text) in waiting.items():
             if stand_ins.get(rank) is not None:
@@ -184,7 +201,6 @@ class Job:
             elif self.middle is not None and peer in self.middle.others and peer not in known:
                 continue  # its like has not come so far
             elif peer not in known and len(known) < MOST:
-                self._load_libraries()
                 for other in self._together(rank, peer, tuple(awaited[rank])):
                     if other.rank not in known:
                         known.add(other.rank)
@@ -207,6 +223,10 @@ class Job:
         if live and live <= set(waiting) and all(peer in live for peer, _ in waiting.values()):
             text = "\n  ".join(line for _, line in sorted(waiting.values()))
             self._stop_all(f"a deadlock: every rank that runs waits for another:\n  {text}")
+
+    def _known(self) -> set[int]:
+        """The ranks that run or have ended; samples are none of them."""
+        return {rank.rank for rank in self.running.values() if rank.stands_in_for is None} | set(self.codes)
 
     def _load_libraries(self) -> None:
         """Import here what the first rank has imported of installed libraries: once, not in each rank that starts."""
@@ -258,23 +278,18 @@ class Job:
         owners = {rank: owner for owner, ranks in classes(programs, streams, self.world_size).items() for rank in ranks}
         wanted = {rank: owners[rank] for rank in (1, self.world_size - 1) if rank not in programs}
         stages = self.middle.samples if self.middle is not None and self.middle.played else ()
-        ranks = [Rank(rank, owner) for rank, owner in wanted.items()]
-        if self.middle is not None:
-            ranks += [Rank(stage, self.middle.ranks[1]) for stage in stages]
-        codes, self.codes = self.codes, {}
-        self._run(ranks)
-        ended, self.codes = self.codes, codes
+        self._run([Rank(rank, owner) for rank, owner in wanted.items()])
         for stage in stages:
             found = self._sampled(stage)
-            if ended[stage] or found is None or not alike(stream(found), streams[stage]):
+            if self.sampled[stage] or found is None or not alike(stream(found), streams[stage]):
                 return False
         if self.middle is not None and stages:
             self._tell_of_stages(programs[0], self.middle)
         for rank, owner in wanted.items():
             found = self._sampled(rank)
-            if ended[rank] or found is None:
+            if self.sampled[rank] or found is None:
                 programs[0].meta["warnings"].append(
-                    f"Rank {rank}, run to see whether it does as rank {owner}, ended with {ended[rank]}."
+                    f"Rank {rank}, run to see whether it does as rank {owner}, ended with {self.sampled[rank]}."
                 )
             elif any(alike(stream(found), one) for one in streams.values()):
                 continue
@@ -298,7 +313,7 @@ class Job:
         first.meta["warnings"].append(
             f"Of the pipeline's {len(middle.ranks)} stages, ranks {middle.ranks[0]}, {middle.ranks[1]} and {middle.ranks[-1]} ran; "
             f"rank {middle.ranks[1]} took the places of {played} in the schedule, and {' and '.join(str(rank) for rank in middle.samples)} "
-            "were run for a step and do the same. For each of them: --ranks all."
+            "were run until their first backward was done and do the same. For each of them: --ranks all."
         )
 
     def _assembled(self, programs: dict[int, Program], members: dict[int, list[int]]) -> tuple[int, Program]:
@@ -314,6 +329,8 @@ class Job:
         failed = next((rank for rank, status in self.codes.items() if status), None)
         if failed:
             log = self.folder / f"rank-{failed}.log"
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:] if log.exists() else []
-            print("\n".join([f"anychip: rank {failed} failed:", *lines]), file=sys.stderr)
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+            # What an error was caused by stands above it, often far.
+            causes = [line for line in lines[:-LAST_LINES] if ERROR.match(line)][-LAST_CAUSES:]
+            print("\n".join([f"anychip: rank {failed} failed:", *causes, *lines[-LAST_LINES:]]), file=sys.stderr)
         return code, first

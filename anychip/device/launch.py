@@ -23,13 +23,15 @@ from anychip.spec import Chip
 TORCH_UNFIT = 70  # exit status by which the child says that this torch cannot carry the device
 UNFOLD = 71  # asks to be run again, without folding micro-batches
 GRACE_S = 5.0
+STEPS, STEPS_OF_MANY = 3, 2  # the first warms up
+MANY_RANKS = 1024  # above so many one step more takes long to record and to price
 
 
 def record(
     argv: Sequence[str],
     chip: Chip,
     *,
-    steps: int = 3,
+    steps: int | None = None,
     module: bool = False,
     calls: int | None = None,
     step_mark: str | None = None,
@@ -45,12 +47,14 @@ def record(
 ) -> Program:
     """Run `argv` (script and arguments, or with `module` a module and arguments) on a virtual `chip`.
 
-    devices: how many chips one process sees: those of a node. world_size: ranks of the job, one a chip; above 1 the
+    steps: how many to record; None for 3, or 2 of a job of more than 1,024 ranks. devices: how many chips one process sees: those of a node. world_size: ranks of the job, one a chip; above 1 the
     program runs as each of its distinct ranks ("all": as every one), at most `jobs` at a time, with torchrun's environment. cluster: whose network the clock goes by.
     What the program prints goes to stderr unless `show_output` is False. Ctrl-C stops it and keeps what it
     did; then `meta["interrupted"]` is true. Raises ProgramFailed where it failed without a single step (with
     its own traceback already printed), UnsupportedTorch, BadUse.
     """
+    if steps is None:
+        steps = STEPS if world_size <= MANY_RANKS else STEPS_OF_MANY
     with tempfile.TemporaryDirectory(prefix="anychip-") as folder:
         out = Path(folder) / "program.anychip"
         config = {

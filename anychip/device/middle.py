@@ -16,7 +16,7 @@ LEAST = 6  # stages, from which on it saves anything
 
 @dataclass
 class Middle:
-    """folder: of the letters. ranks: the pipeline's, in order. played: those that the second has been. lent: letters."""
+    """folder: of the letters. ranks: the pipeline's, in order. played: those that the second stood for. lent: letters."""
 
     folder: Path
     ranks: tuple[int, ...]
@@ -30,7 +30,7 @@ class Middle:
 
     @property
     def samples(self) -> tuple[int, ...]:
-        """Those that are really run for a step: one an odd number of places from the second, as stages may take turns, and
+        """Those that are really run, for as long as it takes to see what they do: one an odd number of places from the second, as stages may take turns, and
         the last of them, as layers that do not divide make the first stages larger."""
         half = len(self.ranks) // 2
         return tuple(dict.fromkeys((self.ranks[half if half % 2 == 0 else half - 1], self.ranks[-2])))

@@ -131,14 +131,14 @@ class Repeats:
             return run(*args, **kwargs)
         if history.repeats(self.step) and _ready(history):
             return self._again(module, history, given, lambda leaves: _called(run, leaves, spec))
-        begin, before = self._here(), traces(module)
+        begin, before = self.runtime.here(), traces(module)
         result = run(*args, **kwargs)
         if traces(module) == before:  # (what is set up at a first call is not left behind by the next)
             self._learn(module, history, given, result, begin)
         return result
 
     def _learn(self, module: torch.nn.Module, history: History, given: list[Any], result: Any, begin: int) -> None:
-        end = self._here()
+        end = self.runtime.here()
         recorder = self.runtime.recorder
         chunk = read(recorder.tape, begin, end, None, recorder.block_bytes)
         leaves, spec = pytree.tree_flatten(result)
@@ -219,10 +219,10 @@ class Repeats:
             one.detach().requires_grad_() if isinstance(one, torch.Tensor) and one.requires_grad else one
             for one in replay.given
         ]
-        tape, begin = self.runtime.recorder.tape, self._here()
+        tape, begin = self.runtime.recorder.tape, self.runtime.here()
         with torch.enable_grad():
             result = replay.run(given)
-        end = self._here()
+        end = self.runtime.here()
         chunk = read(tape, begin, end, None, self.runtime.recorder.block_bytes)
         tape[begin:] = [one for one in tape[begin:] if one & KIND_MASK in (Kind.ALLOC, Kind.FREE)]
         chunk.end = len(tape)
@@ -278,7 +278,7 @@ class Repeats:
             return
         if any((one := wanted()) is None or one.grad is not None for wanted in call.inputs):
             call.history.off = True
-        self.current, call.begin, call.setting = call, self._here(), self.setting(call.module)
+        self.current, call.begin, call.setting = call, self.runtime.here(), self.setting(call.module)
 
     def _give_up(self, other: Any) -> None:
         if isinstance(other, Replay):
@@ -287,7 +287,7 @@ class Repeats:
             other.history.off = True
 
     def _learn_backward(self, call: Call) -> None:
-        end, recorder = self._here(), self.runtime.recorder
+        end, recorder = self.runtime.here(), self.runtime.recorder
         chunk = read(recorder.tape, call.begin, end, call.chunk, recorder.block_bytes)
         seen = call.history.backwards.setdefault(call.setting, Backward())
         found = [self._made(one.grad, chunk) if one is not None and one.grad is not None else None
@@ -307,15 +307,6 @@ class Repeats:
         os._exit(UNFOLD)
 
     # ------------------------------------------------------------ the tape
-
-    def _here(self) -> int:
-        """The place on the tape, with everything written that has happened."""
-        runtime = self.runtime
-        runtime.tensors.drain()
-        runtime.streams.before()
-        if runtime.collectives is not None:
-            runtime.collectives.forget_place()
-        return len(runtime.recorder.tape)
 
     def _allocate(self, nbytes: int) -> int:
         free = self.free_blocks.get(nbytes)
@@ -387,7 +378,7 @@ class Replay:
         for leaf in leaves:
             for symbol, make in leaf.inner:
                 real[symbol] = lambda symbol=symbol, make=make: made.update({symbol: make()})  # type: ignore[misc]
-        self.repeats._here()
+        self.repeats.runtime.here()
         names = self.repeats.writer.write(chunk, first, real)
         return names, [leaf.wrap(iter([made[symbol] for symbol, _ in leaf.inner])) for leaf in leaves]
 

@@ -55,7 +55,7 @@ class Runtime:
         self.streams = StreamWatcher(self)
         self.groups: Any = None  # of torch.distributed, where this torch has it
         self.collectives: Any = None
-        self.stages: Any = None  # of a pipeline, that go the way of this rank's
+        self.stages: Any = None  # of a pipeline, that do what this rank does
         self.repeats: Any = None  # where micro-batches are folded
         self.joins: Callable[[int, int], None] = lambda rank, size: None
         self.capturing: Any = None
@@ -126,6 +126,14 @@ class Runtime:
         """A number for one more event on the tape."""
         self._num_events += 1
         return self._num_events
+
+    def here(self) -> int:
+        """The place on the tape, with everything written that has happened."""
+        self.tensors.drain()
+        self.streams.before()
+        if self.collectives is not None:
+            self.collectives.forget_place()
+        return len(self.recorder.tape)
 
     def note_sleep(self, cycles: int) -> None:
         self.recorder.tape.append(self.recorder.op_word(Op("anychip.sleep", (cycles / SLEEP_HZ,))))

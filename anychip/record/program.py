@@ -85,12 +85,15 @@ class Program:
     def payloads(self) -> npt.NDArray[np.int64]:
         return self.tape >> KIND_BITS
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one file (a zip of two numpy arrays and a JSON text for each rank), whole or not at all."""
+    def save(self, path: str | os.PathLike[str], packed: bool = True) -> None:
+        """Write one file (a zip of two numpy arrays and a JSON text for each rank), whole or not at all. packed: smaller,
+        for a file that is kept."""
         path = Path(path)
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            with zipfile.ZipFile(
+                partial, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED, compresslevel=1
+            ) as archive:
                 for number, program in enumerate(self.ranks):
                     program._write(archive, _folder(number))
             os.replace(partial, path)

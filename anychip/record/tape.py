@@ -43,7 +43,7 @@ class Kind(IntEnum):
 ALLOC, FREE, OP, HOST, MARK = map(int, (Kind.ALLOC, Kind.FREE, Kind.OP, Kind.HOST, Kind.MARK))
 STREAM, RECORD, WAIT, BATCH = map(int, (Kind.STREAM, Kind.RECORD, Kind.WAIT, Kind.BATCH))
 SYNC, SYNC_EVENT, READ, COMPILED, GRAPH = map(int, (Kind.SYNC, Kind.SYNC_EVENT, Kind.READ, Kind.COMPILED, Kind.GRAPH))
-RECORD_STREAM, ALLOC_CALL = int(Kind.RECORD_STREAM), int(Kind.ALLOC_CALL)
+RECORD_STREAM, ALLOC_CALL, USE, DEF = map(int, (Kind.RECORD_STREAM, Kind.ALLOC_CALL, Kind.USE, Kind.DEF))
 
 
 class Mark(IntEnum):

@@ -13,12 +13,12 @@ Left out: a launch queue that fills up (the host may run ahead without limit).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from anychip.cost.fusion import Region, fuse_words
+from anychip.cost.fusion import Region, fuse_words, region_of
 from anychip.cost.price import Prices
 from anychip.record import Kind, Op
 from anychip.record.tape import (
@@ -57,6 +57,15 @@ class Recorded:
     host: list[Any] = field(default_factory=list)
 
 
+class Burst(NamedTuple):
+    """Ops in a row on one stream, whatever came before. host_s: what the host takes to issue them; duration_s: theirs one
+    after the other; ready_s: from when the host begins until they end, on a stream that is free."""
+
+    host_s: float
+    duration_s: float
+    ready_s: float
+
+
 class Engine:
     """Clocks in seconds since the start.
 
@@ -76,7 +85,7 @@ class Engine:
         self.in_graph = self.on.graph
         self.compiled = False
         self._held: list[int] = []
-        self._fused: dict[bytes, tuple[Words, Prices]] = {}
+        self._fused: dict[bytes, tuple[Words, Prices, Burst | None]] = {}
         self._is_fused = fused  # compiled regions on the tape have been fused already
         self.recorded = Recorded() if record else None
         self.extra_s: npt.NDArray[np.float64] | None = None  # by position: what a launch takes beyond its op's price
@@ -127,9 +136,11 @@ class Engine:
         """Do the coupling word; returns where to go on: after it, or after the region that it begins."""
         if kinds[edge] == COMPILED and array[edge] >> KIND_BITS and not self._is_fused:
             ends = np.flatnonzero(array[edge:] == COMPILED)
-            stop = edge + int(ends[0]) + 1 if ends.size else array.size
-            self._walk(array[edge:stop].tolist(), edge)
-            return stop
+            if ends.size:
+                self._run_region(array[edge + 1 : edge + int(ends[0])])
+                return edge + int(ends[0]) + 1
+            self._held = array[edge:].tolist()
+            return array.size
         self._walk([int(array[edge])], edge)
         return edge + 1
 
@@ -217,26 +228,53 @@ class Engine:
         if payload:
             self._held = self._held or [word]
             return
-        region = Region(np.asarray(self._held[1:], np.int64), self.block_bytes)
-        self._held = []
-        if region.key not in self._fused:
-            self._fused[region.key] = self._fuse(region)
-        words, fused_prices = self._fused[region.key]
-        outer, recorded = self.prices, self.recorded
-        self.prices, self.compiled, self.recorded = fused_prices, True, None
-        self._walk(region.named(words).tolist(), 0)
-        self.prices, self.compiled, self.recorded = outer, False, recorded
+        words, self._held = np.asarray(self._held[1:], np.int64), []
+        self._run_region(words)
 
-    def _fuse(self, region: Region) -> tuple[Words, Prices]:
-        """Its fused words, and prices of the few ops that these launch, numbered among themselves."""
+    def _run_region(self, inner: Words) -> None:
+        """The words between a region's begin and its end."""
+        region = region_of(inner, self.block_bytes)
+        key = region.key
+        if key not in self._fused:
+            self._fused[key] = self._fuse(region)
+        words, prices, burst = self._fused[key]
+        if burst is not None and not self.in_graph:
+            ready = self.host_s + burst.ready_s
+            self.ends[self.stream] = max(self.ends[self.stream] + burst.duration_s, ready)
+            self.host_s += burst.host_s
+            return
+        outer, self.prices, self.compiled = self.prices, prices, True
+        self._walk(region.named(words).tolist(), 0)
+        self.prices, self.compiled = outer, False
+
+    def _fuse(self, region: Region) -> tuple[Words, Prices, Burst | None]:
+        """Its fused words, prices of the few ops that these launch, numbered among themselves, and where it does nothing
+        but launch them, that."""
         used: dict[int, int] = {}
         words = [
             word if word & KIND_MASK != OP
             else used.setdefault(word >> KIND_BITS, len(used)) << KIND_BITS | OP
             for word in region.words.tolist()
         ]  # fmt: skip
-        fused, ops = fuse_words(words, [self.prices.ops[op] for op in used], region.sizes)
-        return np.asarray(fused, np.int64), self.prices.like(ops)
+        fused, ops = fuse_words(words, [self.prices.ops[op] for op in used], region.sizes.tolist())
+        prices, array = self.prices.like(ops), np.asarray(fused, np.int64)
+        return array, prices, self._burst_of(array, prices)
+
+    def _burst_of(self, words: Words, prices: Prices) -> Burst | None:
+        """The ops of fused words; None where they couple clocks."""
+        kinds = words & KIND_MASK
+        ops = words[kinds == OP] >> KIND_BITS
+        if self.on.called or _CUTS[kinds].any() or np.isin(kinds, (HOST, MARK)).any() or prices.blocks[ops].any():
+            return None
+        kernels = prices.kernels[ops]
+        durations = np.where(kernels > 0, prices.body_s[ops] + prices.floors_s[ops], 0.0)
+        host, first = kernels * self.on.host_launch_s, self.on.host_launch_s
+        issued = np.cumsum(host)
+        ready = np.maximum(issued - host + first + durations, issued + durations / np.maximum(kernels, 1))
+        after = durations.sum() - np.cumsum(durations)
+        return Burst(
+            float(host.sum()), float(durations.sum()), float((ready + after).max(initial=-np.inf, where=kernels > 0))
+        )
 
     # Many words at a time ----------------------------------------------------------------------------------------------
 

@@ -269,3 +269,24 @@ def test_grouped_products_are_slower_than_equal_dense_ones():
     batched = op("aten.bmm.default", t(8, 16384, 2048), t(8, 2048, 4096), out=t(8, 16384, 4096))
     assert work(grouped).flop == work(batched).flop
     assert price_op(grouped, chip).time_s == pytest.approx(price_op(batched, chip).time_s / 0.47, rel=0.01)
+
+
+def test_a_point_wise_op_of_16_bit_is_slower_where_its_operands_do_not_lie_alike():
+    """A bias, a half of each row, and neither where the elements are wide, where one is a number, or in a copy."""
+    chip = load_chip("h200")
+    share = machine(chip).scattered_share
+    x, half = t(8192, 8192), t(8192, 8192)._replace(stride=(16384, 1))
+
+    def body_s(name, *args, out=x):
+        return price_op(op(name, *args, out=(out,)), chip).body_s
+
+    plain = body_s("aten.add.Tensor", x, x)
+    assert body_s("aten.add.Tensor", x, t(8192)) == pytest.approx(plain * 2 / 3 / share, rel=1e-3)
+    assert body_s("aten.mul.Tensor", x, t(8192, 1)) == pytest.approx(plain * 2 / 3 / share, rel=1e-3)
+    assert body_s("aten.clamp.default", half, None, 7.0) == pytest.approx(plain * 2 / 3 / share)
+    assert body_s("aten.clamp.default", x, None, 7.0) == pytest.approx(plain * 2 / 3)
+    turned = x._replace(stride=(1, 8192))
+    assert body_s("aten.add.Tensor", turned, turned, out=turned) == pytest.approx(plain)
+    wide = t(8192, 8192, dtype="float32")
+    assert body_s("aten.add.Tensor", wide, t(8192, dtype="float32"), out=wide) == pytest.approx(plain * 4 / 3, rel=1e-3)
+    assert body_s("aten.clone.default", half) == pytest.approx(plain * 2 / 3)

@@ -67,7 +67,7 @@ def test_sharding_takes_the_same_recording_at_8_and_at_16384_ranks() -> None:
 
 
 def test_stages_of_a_pipeline_run_together_and_exchange_their_shapes() -> None:
-    program = job("pipeline.py", 8, 4, 6)
+    program = job("pipeline.py", 8, 4, 6, "Schedule1F1B")
     assert [(one.rank, one.members) for one in program.ranks] == [(0, (0, 1)), (2, (2, 3)), (4, (4, 5)), (6, (6, 7))]
     first, second = (collectives(one, of_step=1) for one in program.ranks[:2])
     # Six activations to the right and six gradients to the left.
@@ -118,3 +118,25 @@ def test_a_program_for_another_number_of_ranks_is_refused(tmp_path: Path) -> Non
     with pytest.raises(ProgramFailed, match="joins 4 ranks, and 8 chips") as error:
         record([str(script)], load_chip("h100"), world_size=8, devices=8, show_output=False)
     assert error.value.exit_code == 2
+
+
+def test_what_a_rank_failed_by_is_named_however_deep_it_failed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "deep.py"
+    script.write_text(
+        "import torch, torch.distributed as dist\n"
+        "dist.init_process_group('nccl')\n"
+        "if dist.get_rank() == 0:\n"
+        "    dist.recv_object_list([None], src=1)\n"
+        "def odd(depth, error):\n"
+        "    even(depth - 1, error)\n"
+        "def even(depth, error):\n"
+        "    if depth < 0: raise RuntimeError('a stage failed') from error\n"
+        "    odd(depth - 1, error)\n"
+        "odd(80, MemoryError('no room for the eighth layer'))\n"
+    )
+    with pytest.raises(ProgramFailed):
+        record([str(script)], load_chip("h100"), world_size=2, devices=2)
+    told = capfd.readouterr().err.partition("anychip: rank 1 failed:")[2]
+    assert told.splitlines()[1] == "MemoryError: no room for the eighth layer"

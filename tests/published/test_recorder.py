@@ -172,3 +172,37 @@ def test_a_step_in_one_graph_leaves_the_host_nothing_to_do(recorder):
     eager, graph = (step(recorder, **shape, graph=on) for on in (False, True))
     assert graph.time_s < 0.8 * eager.time_s
     assert graph.breakdown_s["host"] < eager.breakdown_s["host"]
+
+
+ROUTED = {**SHAPE, "hidden": 2048, "heads": 16, "layers": 1, "ep": 2, "experts": 8, "chosen": 2, "expert_ffn": 1024,
+          "overlap": True}  # fmt: skip
+
+
+def calls(program, name):
+    one = program.ranks[0]
+    return sum(one.ops[index].name.startswith(name) for index in one.payloads[one.kinds == Kind.OP])
+
+
+def test_biases_of_experts_and_limits_of_their_activation_are_kernels_of_their_own(recorder):
+    fused, written = (recorder.program(Job(argv_of({**ROUTED, "bias": on}), 2)) for on in (False, True))
+    assert calls(fused, "aten.clamp") == 0
+    assert calls(written, "aten.clamp") == 2 * 2  # of both halves, in two steps
+    # a share times a bias, for the rows of each of four experts
+    shares = [op for op in written.ranks[0].ops if op.name == "aten.mul.Tensor" and op.outputs[0].shape[-1:] == (2048,)]
+    assert any({tensor.shape for tensor in op.tensors} == {(2048,), (op.outputs[0].shape[0], 1)} for op in shares)
+
+
+def test_a_captured_step_has_no_kernel_between_the_products_of_an_expert(recorder):
+    """Of MXFP8: neither the activation nor the casts of what it gives and takes."""
+    low = {**ROUTED, "dtype": "fp8", "recipe": "mx"}
+    apart, fused = (recorder.program(Job(argv_of({**low, "graph": on}), 2)) for on in (False, True))
+    assert calls(apart, "aten.silu.") > 0
+    assert calls(fused, "aten.silu") == 0
+    assert calls(apart, "aten.amax") > calls(fused, "aten.amax") > 0
+
+
+def test_each_product_of_a_loop_takes_the_host_as_long_as_the_library_needs(recorder):
+    one = recorder.program(Job(argv_of(ROUTED), 2)).ranks[0]
+    waits = one.payloads[one.kinds == Kind.HOST]
+    # two products forward and four backward of each of four experts, in two steps
+    assert (waits == 25_000).sum() == 2 * 4 * 6

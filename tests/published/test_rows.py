@@ -333,3 +333,37 @@ def test_every_rule_names_a_source_and_a_reason():
     from accuracy.plan import rules
 
     assert all(rule["source"].startswith("https://") and rule["why"] for rule in rules())
+
+
+GPT_OSS = {
+    "framework": "Megatron-Bridge (Megatron-Core)", "model": "GPT-OSS 120B", "layers": "36", "hidden": "2880", "heads": "64",
+    "kv_heads": "8", "ffn": "2880", "vocab": "201088", "seq_len": "4096", "chips": "64", "global_batch": "1280",
+    "micro_batch": "4", "tp": "1", "ep": "8",
+}  # fmt: skip
+QWEN3 = {**GPT_OSS, "model": "Qwen3 30B-A3B", "layers": "48", "hidden": "2048", "heads": "32", "kv_heads": "4", "ffn": "768",
+         "vocab": "151936", "chips": "8", "global_batch": "512"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "release", "chip", "dtype", "ways"), [
+    (GPT_OSS, "26.02", "GB200", "bf16", ("experts", False, "cudnn")),
+    (GPT_OSS, "26.04", "GB200", "bf16", ("ranks", False, "cudnn")),
+    (GPT_OSS, "26.04", "GB300", "bf16", ("experts", False, "cudnn")),
+    (GPT_OSS, "26.04.01", "GB200", "bf16", ("experts", False, "cudnn")),
+    (GPT_OSS, "26.04.01", "B300 SXM", "bf16", ("ranks", False, "cudnn")),
+    (GPT_OSS, "26.06", "GB200", "mxfp8", ("ranks", True, "cudnn8")),
+    (GPT_OSS, "26.06", "B300 SXM", "mxfp8", ("ranks", False, "cudnn")),
+    (QWEN3, "25.09", "GB200", "fp8-cs", ("experts", False, "cudnn")),
+    (QWEN3, "25.11", "GB200", "fp8-mx", ("ranks", False, "cudnn")),
+    (QWEN3, "25.11", "B200 SXM 180GB", "fp8-mx", ("experts", False, "cudnn")),
+    (QWEN3, "26.02", "B200 SXM 180GB", "mxfp8", ("experts", False, "cudnn")),
+    (QWEN3, "26.02.01", "B200 SXM 180GB", "mxfp8", ("ranks", False, "cudnn")),
+    (QWEN3, "26.02", "H100 SXM 80GB", "fp8", ("ranks", False, "cudnn")),
+    (QWEN3, "26.06", "B200 SXM 180GB", "mxfp8", ("ranks", False, "cudnn")),
+    (QWEN3, "26.06", "B300 SXM", "mxfp8", ("ranks", True, "cudnn8")),
+    (QWEN3, "26.08", "B200 SXM 180GB", "mxfp8", ("ranks", True, "cudnn8")),
+])  # fmt: skip
+def test_what_a_release_did_with_experts_on_a_chip_is_its_recipe(row, release, chip, dtype, ways):
+    place = f"{release} NeMo Container / Pre-Training Performance"
+    options = plan(run_of(**{**row, "chip": chip, "dtype": dtype, "source_location": place})).options
+    assert (options.get("dispatch", "experts"), options.get("graph", False), options["attention"]) == ways
+    assert options["position"] == ("rope_complex" if row is GPT_OSS else "rope")

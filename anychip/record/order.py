@@ -1,0 +1,136 @@
+"""A recording's words in another order: the stretches of a tape that do one thing each, put together as another rank does them.
+
+A stretch that comes once keeps its words; one that may come several times (an exchange: it makes no memory) gets events of
+its own each time. Blocks are named anew, as in another order they may be needed at the same time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from anychip.record.tape import ALLOC, FREE, KIND_BITS, KIND_MASK, RECORD, Kind
+
+Ints = npt.NDArray[np.int64]
+OF_BLOCKS = (Kind.ALLOC, Kind.FREE, Kind.USE, Kind.DEF, Kind.RECORD_STREAM)
+OF_EVENTS = (Kind.RECORD, Kind.WAIT, Kind.SYNC_EVENT)
+
+
+class OutOfOrder(Exception):
+    """In this order a block is freed before it is there, or an event waited for before it is recorded."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Words begin..end (end excluded) of a tape. again: it makes no memory and may come several times; of: the launch whose
+    events it waits for, by its number in the order, where it is the wait for an exchange."""
+
+    begin: int
+    end: int
+    again: bool = False
+    of: int | None = None
+
+
+class Reorder:
+    """Of one tape (words) whose blocks have these sizes in bytes."""
+
+    def __init__(self, tape: Ints, block_bytes: Ints) -> None:
+        self.tape, self.block_bytes = tape, block_bytes
+        kinds, payloads = tape & KIND_MASK, tape >> KIND_BITS
+        self.of_blocks, self.of_events = np.isin(kinds, OF_BLOCKS), np.isin(kinds, OF_EVENTS)
+        # Each allocation, and each recording of an event, by a number of its own.
+        self.names = np.full(tape.size, -1, np.int64)
+        for these, making in ((self.of_blocks, ALLOC), (self.of_events, RECORD)):
+            at = np.flatnonzero(these)
+            self.names[at] = _latest(payloads[at], kinds[at] == making)
+        self.called = payloads[kinds == ALLOC]  # of each allocation its block
+        self.events = int(np.count_nonzero(kinds == RECORD))
+
+    def keeps_memory(self, begin: int, end: int) -> bool:
+        """Whether no word of begin..end is about a block."""
+        return not self.of_blocks[begin:end].any()
+
+    def arranged(self, stretches: Sequence[Stretch]) -> tuple[Ints, Ints]:
+        """The words of these stretches, in order, and the sizes of the blocks that they name, in bytes.
+
+        Raises OutOfOrder.
+        """
+        parts, names = [], []
+        launched: dict[
+            int, tuple[Ints, int]
+        ] = {}  # of each launch: the events that it records, and what the first is called
+        events = self.events
+        for number, stretch in enumerate(stretches):
+            part = self.names[stretch.begin : stretch.end]
+            if stretch.again:
+                if stretch.of is None:
+                    made = part[self.tape[stretch.begin : stretch.end] & KIND_MASK == RECORD]
+                    launched[number] = made, events
+                    events += made.size
+                made, called = launched[number if stretch.of is None else stretch.of]
+                part = np.where(np.isin(part, made), called + np.searchsorted(made, part), part)
+            parts.append(self.tape[stretch.begin : stretch.end])
+            names.append(part)
+        words, called_all = np.concatenate(parts), np.concatenate(names)
+        kinds = words & KIND_MASK
+        of_events, of_blocks = np.isin(kinds, OF_EVENTS), np.isin(kinds, OF_BLOCKS)
+        _check(called_all[of_events], kinds[of_events] == RECORD, "an event is waited for before it is recorded")
+        _check(called_all[of_blocks], kinds[of_blocks] == ALLOC, "a block is freed before it is there")
+        blocks, block_bytes = self._blocks(kinds[of_blocks], called_all[of_blocks])
+        payloads = words >> KIND_BITS
+        payloads[of_events] = np.where(called_all[of_events] >= 0, called_all[of_events], payloads[of_events])
+        payloads[of_blocks] = blocks
+        return payloads << KIND_BITS | kinds, block_bytes
+
+    def _blocks(self, kinds: Ints, names: Ints) -> tuple[Ints, Ints]:
+        """What each block is called: as it was, unless another one of that name is there or still spoken of (what a folded
+        call wrote may name the block of the call that it repeats)."""
+        called = self.called.tolist()
+        last = np.zeros(self.called.size, np.int64)
+        last[names] = np.arange(names.size)
+        taken = [False] * self.block_bytes.size
+        spare: dict[int, list[int]] = {}  # further blocks of a size
+        sizes = self.block_bytes.tolist()
+        moves = np.flatnonzero((kinds == ALLOC) | (kinds == FREE))
+        over = last[names[moves]] == moves
+        for kind, name, ends in zip(kinds[moves].tolist(), names[moves].tolist(), over.tolist(), strict=True):
+            block = called[name]
+            if kind == FREE:
+                taken[block] = not ends
+                if ends and block >= self.block_bytes.size:
+                    spare.setdefault(sizes[block], []).append(block)
+                continue
+            if taken[block]:
+                size = sizes[block]
+                if not (others := spare.get(size)):
+                    others = spare[size] = [len(sizes)]
+                    sizes.append(size)
+                    taken.append(False)
+                block = called[name] = others.pop()
+            taken[block] = True
+        return np.array(called, np.int64)[names], np.array(sizes, np.int64)
+
+
+def _latest(payloads: Ints, making: npt.NDArray[np.bool_]) -> Ints:
+    """Of each word the number of the latest that made what it names; -1 where nobody did."""
+    order = np.argsort(payloads, kind="stable")
+    number = np.where(making, np.cumsum(making) - 1, -1)[order]
+    # Within one payload numbers of makers grow, so the latest is the largest so far; payloads are told apart by an offset.
+    step = making.size + 1
+    group = np.cumsum(np.diff(payloads[order], prepend=payloads[order][:1]) != 0) * step
+    latest = np.maximum.accumulate(number + group)
+    result = np.empty_like(number)
+    result[order] = np.where(latest >= group, latest - group, -1)
+    return result
+
+
+def _check(names: Ints, making: npt.NDArray[np.bool_], text: str) -> None:
+    """Raise OutOfOrder where something is named before the word that makes it."""
+    known = names >= 0
+    position = np.arange(names.size)
+    size = int(names.max(initial=-1)) + 1
+    first = np.full(size, names.size)
+    first[names[making]] = position[making]
+    if (first[names[known]] > position[known]).any():
+        raise OutOfOrder(text)

@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from accuracy.fold import points
+from accuracy.held import held_job
 from accuracy.page import page
 from accuracy.plan import Plan, Unable, plan
 from accuracy.plot import scatter
-from accuracy.recorder import Recorder, cache_folder
+from accuracy.recorder import Job, Recorder, cache_folder
 from accuracy.rows import BadRows, Run, read, where
 from accuracy.runner import forecast, is_priced, jobs_of, write
 from accuracy.score import GIB, Result, grouped, ids_by_reason, left_out
 from accuracy.truth_of_runs import step_time_s
-from accuracy.why import is_other
+from accuracy.why import is_other, memory_is_other
 from anychip.spec import load_chip
 
 HERE = Path(__file__).parent
@@ -210,7 +211,7 @@ def effort(found: Plan | None) -> float:
 def with_forecast(result: Result, recorder: Recorder, known: bool, until: float = float("inf")) -> Result:
     if result.plan is None:
         return result
-    if known and not all(recorder.path(job).exists() or recorder.failed(job) for _, job in jobs_of(result.plan)):
+    if known and not all(recorder.path(job).exists() or recorder.failed(job) for job in every_job(result.plan)):
         return replace(result, reason="not yet recorded")
     if time.monotonic() > until and not is_priced(recorder, result.plan):
         return replace(result, reason="not reached in the time that the run had")
@@ -228,6 +229,11 @@ def with_forecast(result: Result, recorder: Recorder, known: bool, until: float 
     if smaller and priced.peak_bytes > ROOM * load_chip(result.plan.chip).memory_bytes:
         return with_forecast(replace(result, plan=smaller), recorder, known, until)
     return replace(result, forecast_s=priced.time_s, peak_bytes=priced.peak_bytes, breakdown_s=priced.breakdown_s)
+
+
+def every_job(found: Plan) -> list[Job]:
+    whole = held_job(found)
+    return [*(job for _, job in jobs_of(found)), *([whole] if whole else [])]
 
 
 ROOM = 1.25  # memory is forecast no better than this: what needs more than so much of a chip would not fit
@@ -283,7 +289,7 @@ def lines(result: Result) -> list[dict[str, Any]]:
     if memory is not None:
         forecast_gib = result.peak_bytes / GIB if result.peak_bytes is not None else None
         entries.append({**shared, "metric": "memory_gib", "measured": memory, "forecast": forecast_gib,
-                        "error": result.memory_error})  # fmt: skip
+                        "error": result.memory_error, "not_compared": memory_is_other(result)})  # fmt: skip
     return entries
 
 

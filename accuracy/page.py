@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from accuracy.score import GIB, Result, Summary, grouped, held, ids_by_reason, layouts, left_out, low_ratios, noise
-from accuracy.why import why
+from accuracy.why import memory_is_other, why
 
-HELD = "What tensors take at most; of sources that print what the allocator has reserved (a rule says so), that."
+HELD = ("What tensors take at most; of sources that print what the allocator has reserved, that; of those that read the device, that and "
+        "the driver's own (rules say which). Read off a recording as deep as the run.")  # fmt: skip
 FEW_FILLED = 1  # the first line of the table: runs of which a rule filled at most so many columns
 
 
@@ -61,8 +62,11 @@ def few(result: Result) -> bool:
 
 
 def memory_by_source(results: Sequence[Result]) -> list[str]:
-    found = summaries([r for r in results if "memory_gib" in r.run.metrics], lambda r: r.run.source, held)
-    return [HELD, "", *found] if found else []
+    printed = [r for r in results if "memory_gib" in r.run.metrics]
+    found = summaries([r for r in printed if not memory_is_other(r)], lambda r: r.run.source, held)
+    apart = [f"- {r.run.id}: {text}" for r in printed if r.plan and (text := memory_is_other(r))]
+    apart = ["", "Not compared:", "", *apart] if apart else []
+    return [HELD, "", *found, *apart] if found or apart else []
 
 
 def section(title: str, lines: list[str]) -> list[str]:

@@ -44,7 +44,10 @@ class Plan:
     program: str = "accuracy.reference"
     rules: tuple[str, ...] = field(default=())
     offloads: bool = False  # what does not fit goes to the host's memory
-    memory: str = "allocated"  # what the source prints of memory: what tensors take, or what is "reserved" for them
+    memory: str = "allocated"  # what the source prints of memory: `held.counted`
+    allocator: str = ""  # PYTORCH_CUDA_ALLOC_CONF of the source's program
+    context_bytes: int = 0  # of the driver, beside the allocator's
+    holds: Mapping[str, Any] = field(default_factory=dict)  # options of `accuracy.holding`, and steps until it was read
     instead: str = ""  # why another program than the source's runs
     cluster: str | None = None  # of the standard; None: the chip's usual one
 
@@ -288,8 +291,14 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     options = {name: value for name, value in options.items() if value is not None}
     check(options, chips)
     found = tuple(sorted(set(filled)))
-    return Plan(run, chip, chips, options, found, rules=names, offloads=bool(fixed.get("offloads")),
-                memory=str(fixed.get("memory", "allocated")), cluster=cluster)  # fmt: skip
+    return Plan(run, chip, chips, options, found, rules=names, offloads=bool(fixed.get("offloads")), cluster=cluster,
+                memory=str(fixed.get("memory", "allocated")), allocator=str(fixed.get("allocator", "")),
+                context_bytes=int(fixed.get("context_mib", 0)) << 20,
+                holds={name: fixed[name] for name in HOLDS if name in fixed})  # fmt: skip
+
+
+# Of rules: what a run holds in memory beside its layers.
+HOLDS = ("steps", "loss_chunks", "kept_logits", "deepspeed", "torchao", "mingpt", "late_moments")
 
 
 def node_of(chip: str, cluster: str | None, chips: int, ep: int) -> int:

@@ -74,6 +74,7 @@ def program_digest(module: str = MODULE, has_experts: bool = False) -> str:
             whole.update(path.read_bytes())
     if module != MODULE:
         whole.update((HERE / f"{module.rpartition('.')[2]}.py").read_bytes())
+    if module in PACKAGES:
         whole.update(importlib.metadata.version(PACKAGES[module]).encode())
         for path in sorted((HERE.parent / "anychip" / "standins").glob("*.py")):
             whole.update(path.read_bytes())
@@ -168,6 +169,7 @@ LIBRARIES = (
 
 
 MORE = {
+    "accuracy.holding": ("accuracy.holding",),
     "accuracy.megatron": (
         "accuracy.megatron", "accuracy.reference.__main__", "megatron.core.distributed", "megatron.core.models.gpt",
         "megatron.core.optimizer", "megatron.core.pipeline_parallel",

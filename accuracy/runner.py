@@ -12,6 +12,7 @@ import numpy as np
 
 import anychip
 from accuracy.fold import Point, points
+from accuracy.held import held_job, held_key, most_bytes
 from accuracy.plan import Plan, argv_of
 from accuracy.recorder import STEPS, Job, Recorder
 from anychip.cluster import simulate
@@ -58,14 +59,32 @@ def forecast(plan: Plan, recorder: Recorder, keep: bool = False) -> Priced:
     names: dict[str, Any] = dict.fromkeys(name for _, one in parts for name in one.breakdown_s)
     return Priced(
         sum(point.weight * one.time_s for point, one in parts),
-        max(ends),
+        whole_bytes(plan, recorder, keep) or max(ends),
         {name: sum(point.weight * one.breakdown_s.get(name, 0.0) for point, one in parts) for name in names},
         ends,
     )
 
 
+def whole_bytes(plan: Plan, recorder: Recorder, keep: bool = False) -> float | None:
+    """Of a run that publishes memory, what its fullest rank holds; None where only the fold's figure can be had."""
+    job = held_job(plan)
+    if job is None:
+        return None
+    path = kept_path(recorder, held_key(plan, job))
+    if keep and path.exists():
+        return float(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        found = most_bytes(recorder, plan, job)
+    except RuntimeError:  # the program failed; the time stands
+        return None
+    if keep:
+        path.parent.mkdir(exist_ok=True)
+        write(path, json.dumps(found))
+    return found
+
+
 def price_job(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Priced:
-    return priced(recorder.program(job), chip, plan.num_chips, plan.cluster, plan.memory == "reserved")
+    return priced(recorder.program(job), chip, plan.num_chips, plan.cluster, plan.memory != "allocated")
 
 
 def kept(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Priced:
@@ -88,20 +107,27 @@ def write(path: Path, text: str) -> None:
 
 
 def price_path(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Path:
-    text = json.dumps([job.key, chip.id, plan.num_chips, plan.cluster, plan.memory, pricing_digest()])
+    return kept_path(recorder, json.dumps([job.key, chip.id, plan.num_chips, plan.cluster, plan.memory]))
+
+
+def kept_path(recorder: Recorder, key: str) -> Path:
+    text = json.dumps([key, pricing_digest()])
     return recorder.folder / "prices" / f"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}.json"
 
 
 def is_priced(recorder: Recorder, plan: Plan) -> bool:
     chip = load_chip(plan.chip)
-    return all(price_path(recorder, job, chip, plan).exists() for _, job in jobs_of(plan))
+    whole = held_job(plan)
+    return all(price_path(recorder, job, chip, plan).exists() for _, job in jobs_of(plan)) and (
+        whole is None or kept_path(recorder, held_key(plan, whole)).exists()
+    )
 
 
 @cache
 def pricing_digest() -> str:
     """Names all that a price depends on beside the recording: the package with the standard."""
     whole = hashlib.blake2b(digest_size=12)
-    for part in ("cost", "network", "cluster", "timeline", "figures.py", "job.py", "spec", "standard"):
+    for part in ("cost", "network", "cluster", "timeline", "memory", "figures.py", "job.py", "spec", "standard"):
         paths = sorted(PACKAGE.glob(part)) if "." in part else sorted((PACKAGE / part).rglob("*.*"))
         for path in paths:
             if path.suffix in (".py", ".csv", ".toml") and path.name != "validated.csv":

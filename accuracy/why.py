@@ -22,10 +22,16 @@ def is_other(result: Result) -> bool:
     return any(entry.get("other") and re.search(entry["id"], result.run.id) for entry in entries())
 
 
+def memory_is_other(result: Result) -> str:
+    """Why the run's memory is not to be compared; "" where it is."""
+    found = (entry for entry in entries() if "memory" in entry and re.search(entry["id"], result.run.id))
+    return next((str(entry["memory"]) for entry in found), "")
+
+
 def why(result: Result) -> str:
     """The words for this run; else which of its columns were filled, which is where to look first."""
     for entry in entries():
-        if re.search(entry["id"], result.run.id):
+        if "text" in entry and re.search(entry["id"], result.run.id):
             return str(entry["text"])
     filled = ", ".join(result.plan.filled) if result.plan else ""
     return f"not looked into; columns filled by rule: {filled or 'none'}"

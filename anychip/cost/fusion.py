@@ -9,9 +9,13 @@ What lives on only because a later region (its own backward) reads it is not wri
 the kernel read, or wrote for others, as Inductor's partitioner and hand-written kernels (Megatron-LM's, Transformer
 Engine's) do. Autograd frees what ends with the region just before the next op, so those frees count as the region's.
 
-Left out: epilogues of matrix products; what the compiled program's memory needs less.
+Memory is what the kernels leave: a block that none of them writes is not allocated, and what its backward makes it of is
+freed no earlier than the block would have been.
+
+Left out: epilogues of matrix products.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -87,23 +91,28 @@ def fuse(program: Program, fusions: "Fusions | None" = None) -> Program:
     common = _renumbered(program.tape, numbers)
     regions = Regions(common, begins, ends, program.block_bytes)
     lives = Lives(program, regions, ends)
-    tape, at = [], 0
+    tape, at, size, unmade = [], 0, 0, Unmade()
     for number, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
         region = regions[number]
-        done, again = shared.of(region, lives.beyond(number))
-        if again:
-            lives.remember(number, again)
-        tape += [common[at:begin], region.named(done)]
+        done = shared.of(region, lives.beyond(number))
+        if done.again:
+            lives.remember(number, done.again)
+        tape += [common[at:begin], region.named(done.words)]
+        size += begin - at
+        if done.unmade:
+            unmade.add(region.blocks, size, done)
+        size += done.words.size
         at = end
     tape.append(common[at:])
-    words = np.concatenate(tape)
+    words, block_bytes = unmade.taken_out(np.concatenate(tape), program.block_bytes)
     # Its own ops keep their numbers; what they were fused to comes after them.
     used = np.unique(words[(words & KIND_MASK) == OP] >> KIND_BITS)
     back = np.full(len(shared.ops), -1)
     back[numbers[::-1]] = np.arange(len(numbers))[::-1]  # of equal ops the first
     new = used[back[used] < 0]
     back[new] = len(numbers) + np.arange(new.size)
-    return replace(program, tape=_renumbered(words, back), ops=[*program.ops, *(shared.ops[op] for op in new.tolist())])
+    ops = [*program.ops, *(shared.ops[op] for op in new.tolist())]
+    return replace(program, tape=_renumbered(words, back), ops=ops, block_bytes=block_bytes)
 
 
 def _regions(program: Program) -> tuple[Words, Words]:
@@ -123,6 +132,74 @@ def _renumbered(words: Words, numbers: Words) -> Words:
     out = words.copy()
     out[at] = numbers[words[at] >> KIND_BITS] << KIND_BITS | OP
     return out
+
+
+class Unmade:
+    """Blocks that no kernel of their region writes, with where on the fused tape they are allocated; what each is made of, and
+    where on the tape that is there."""
+
+    def __init__(self) -> None:
+        self.found: list[
+            tuple[int, int, int, int]
+        ] = []  # place, block, source (-1: nothing that has to stay), source's place
+
+    def add(self, names: Words, begin: int, done: "Done") -> None:
+        """Of a region whose words begin there."""
+        for block in done.unmade:
+            source = done.again[block].block if block in done.again else -1
+            where = begin + done.allocs.get(source, -1)  # (before the region, of what was there)
+            self.found.append(
+                (begin + done.allocs[block], int(names[block]), int(names[source]) if source >= 0 else -1, where)
+            )
+
+    def taken_out(self, words: Words, block_bytes: Words) -> tuple[Words, Words]:
+        """(the tape without their ALLOC and FREE words, and the FREE of what a block is made of no earlier than the block's own,
+        bytes of each block). Latest first, so that of a chain each is held as long as the last that is made of it. A block
+        number that is taken anew meanwhile is another block's then."""
+        if not self.found:
+            return words, block_bytes
+        order, kept, out = np.arange(words.size, dtype=np.float64), np.ones(words.size, bool), words.copy()
+        concerned = np.unique([number for _, block, source, _ in self.found for number in (block, source)])
+        allocs, frees = Places(words, ALLOC, concerned), Places(words, FREE, concerned)
+        new: list[int] = []
+        for made, block, source, where in sorted(self.found, reverse=True):
+            gone = frees.after(block, made)
+            until = order[gone] if gone < words.size else np.inf
+            kept[[made, gone] if gone < words.size else [made]] = False
+            let = frees.after(source, where) if source >= 0 else words.size
+            if let == words.size or order[let] >= until:
+                continue
+            order[let] = until
+            if until > allocs.after(source, let):
+                number = block_bytes.size + len(new)
+                out[let], out[allocs.before(source, let)] = number << KIND_BITS | FREE, number << KIND_BITS | ALLOC
+                new.append(int(block_bytes[source]))
+        at = np.argsort(order, kind="stable")
+        return out[at[kept[at]]], np.append(block_bytes, np.array(new, block_bytes.dtype))
+
+
+class Places:
+    """Where words of a kind stand, by block, of some blocks."""
+
+    def __init__(self, words: Words, kind: int, blocks: Words) -> None:
+        at = np.flatnonzero((words & KIND_MASK) == kind)
+        at = at[np.isin(words[at] >> KIND_BITS, blocks)]
+        block = words[at] >> KIND_BITS
+        self.end = words.size
+        self._at: dict[int, list[int]] = {}
+        for one, place in zip(block.tolist(), at.tolist(), strict=True):
+            self._at.setdefault(one, []).append(place)
+
+    def after(self, block: int, place: int) -> int:
+        """The first after a place; the tape's end where there is none."""
+        own = self._at.get(block, [])
+        found = bisect_right(own, place)
+        return own[found] if found < len(own) else self.end
+
+    def before(self, block: int, place: int) -> int:
+        """The last before a place, which there is."""
+        own = self._at[block]
+        return own[bisect_left(own, place) - 1]
 
 
 class Instead(NamedTuple):
@@ -148,11 +225,22 @@ class Beyond:
 
 @dataclass(frozen=True)
 class Fused:
-    """again: blocks that the region does not write, and what its backward reads to make each again."""
+    """again: blocks that the region does not write, and what its backward reads to make each again. unmade: those of its own
+    blocks that it does not write."""
 
     words: list[int]
     ops: list[Op]
     again: Mapping[int, Instead]
+    unmade: tuple[int, ...]
+
+
+class Done(NamedTuple):
+    """A region fused, for all programs that have it. allocs: where among its words blocks are allocated."""
+
+    words: Words
+    again: Mapping[int, Instead]
+    unmade: tuple[int, ...]
+    allocs: Mapping[int, int]
 
 
 class Fusions:
@@ -165,7 +253,7 @@ class Fusions:
         self.ops: list[Op] = []
         self._numbers: dict[Op, int] = {}
         self._facts: list[Facts] = []
-        self._known: dict[object, tuple[Words, Mapping[int, Instead]]] = {}
+        self._known: dict[object, Done] = {}
 
     def number(self, op: Op) -> int:
         if op not in self._numbers:
@@ -174,15 +262,17 @@ class Fusions:
             self._facts.append(Facts.of(op))
         return self._numbers[op]
 
-    def of(self, region: "Region", beyond: Beyond) -> tuple[Words, Mapping[int, Instead]]:
-        """Words of a region, whose ops are numbered as here, fused; blocks that it does not write, and what they are made of."""
+    def of(self, region: "Region", beyond: Beyond) -> Done:
+        """A region, whose ops are numbered as here, fused."""
         key = region.key, beyond.key
         if key not in self._known:
             fused = fuse_region(region.words.tolist(), self.ops, self._facts, region.sizes.tolist(), beyond)
             own = np.arange(len(self.ops))
             new = [self.number(op) for op in fused.ops[own.size :]]
             words = _renumbered(np.asarray(fused.words, np.int64), np.concatenate((own, np.array(new, np.int64))))
-            self._known[key] = words, fused.again
+            at = np.flatnonzero((words & KIND_MASK) == ALLOC)
+            allocs = dict(zip((words[at] >> KIND_BITS).tolist(), at.tolist(), strict=True))
+            self._known[key] = Done(words, fused.again, fused.unmade, allocs)
         return self._known[key]
 
 
@@ -366,17 +456,33 @@ def fuse_region(
     again = _made_again(groups, wanted, beyond.back - returned)
     out_ops = list(ops)
     launched: dict[int, int] = {}
+    written: set[int] = set()
     for group, outside in zip(groups, wanted, strict=True):
         if not group.fusible:
             launched[group.at] = group.ops[0]
+            written |= group.writes.keys() | group.reads.keys()
             continue
         writes = {block: size for block, size in group.writes.items() if block in outside and block not in again}
         if not writes:
             continue  # nothing of it is used: a compiler drops it
+        written |= writes.keys()
         out_ops.append(_fused_op(group, writes, [ops[index] for index in group.ops]))
         launched[group.at] = len(out_ops) - 1
     kept = [(at, entry) for at, entry in others] + [(at, word(Kind.OP, op)) for at, op in launched.items()]
-    return Fused([entry for _, entry in sorted(kept)], out_ops, again)
+    return Fused([entry for _, entry in sorted(kept)], out_ops, again, _unmade(groups, written, others, again))
+
+
+def _unmade(groups: list[Node], written: set[int], others: list[tuple[int, int]],
+            again: Mapping[int, Instead]) -> tuple[int, ...]:  # fmt: skip
+    """Blocks allocated here that only fused kernels would write, none of which does. One that the backward makes again of
+    another such block, which itself is made of nothing, is held after all."""
+    made = {entry >> KIND_BITS for _, entry in others if entry & KIND_MASK == ALLOC}
+    found = (made & {block for group in groups for block in group.writes}) - written
+    while True:
+        held = {block for block in found if block in again and again[block].block in found - again.keys()}
+        if not held:
+            return tuple(sorted(found))
+        found -= held
 
 
 def _made_again(groups: list[Node], wanted: list[set[int]], back: set[int] | frozenset[int]) -> dict[int, Instead]:

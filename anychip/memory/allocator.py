@@ -173,6 +173,8 @@ class CachingAllocator:
         if at == len(free):
             return None
         block = self._by_address[free[at][1]]
+        if block.segment.expandable and block.next is None and at + 1 < len(free):
+            block = self._by_address[free[at + 1][1]]  # a segment's end counts as large as it could grow
         limit = self.settings.max_split_size
         if size < limit <= block.size or (size >= limit and block.size >= size + LARGE_SEGMENT):
             return None

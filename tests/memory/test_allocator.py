@@ -123,6 +123,20 @@ def test_max_split_size_keeps_big_blocks_whole() -> None:
     assert a.reserved_bytes == 120 * MIB
 
 
+def test_the_end_of_an_expandable_segment_is_taken_last() -> None:
+    # 20 MiB pages. 30, 4, 24, 2 (end at 60) then free the 24 in the middle and all after it but 2: holes of 24; a tail is made by
+    # 6 more (to 80 MiB) freed again, 18 left with the 2 MiB before it free. A request of 12 fits the tail (smaller, best by size)
+    # but the tail counts as large as it could grow, so the hole of 24 is taken
+    a = allocator(conf="expandable_segments:True")
+    a.malloc(30 * MIB)
+    hole = a.malloc(24 * MIB)
+    a.malloc(4 * MIB)
+    tail = a.malloc(14 * MIB)  # 72 of 80: 8 left at the end
+    a.free(hole)
+    a.free(tail)  # 22 at the end, 24 in the middle
+    assert a.malloc(12 * MIB).address == hole.address
+
+
 def test_expandable_segments_grow_in_pages() -> None:
     a = allocator(conf="expandable_segments:True")
     a.malloc(11 * MIB)  # one page of 20 MiB, 9 left

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from accuracy.fold import points
+from accuracy.page import memory_by_source
 from accuracy.plan import Unable, argv_of, plan
 from accuracy.reference.__main__ import arguments, build
 from accuracy.reference.layout import layout_of
 from accuracy.rows import BadRows, join, read, where
+from accuracy.score import GIB, Result
 from accuracy.truth_of_runs import step_time_s
 
 PUBLISHED = Path(__file__).parents[2] / "accuracy" / "published"
@@ -162,7 +164,36 @@ def test_a_model_of_the_shapes_has_as_many_parameters_as_it_should(name, billion
 
 def test_memory_is_compared_with_what_the_source_prints():
     assert plan(run_of()).memory == "allocated"
-    assert plan(run_of(framework="torchtitan")).memory == "reserved"
+    titan = plan(run_of(framework="torchtitan"))
+    assert (titan.memory, titan.allocator) == ("reserved", "expandable_segments:True")
+    deep = plan(run_of(framework="Megatron-DeepSpeed", chip="A100 SXM 80GB"))
+    assert (deep.memory, deep.context_bytes, deep.holds) == ("device", 1573 << 20, {"deepspeed": True})
+
+
+@pytest.mark.parametrize(
+    ("release", "fused"), [("2.7.0a0", False), ("2.9.0.dev20250815", True), ("2.10.0", True), (" ", False)]
+)
+def test_torchtitan_compiles_its_loss_since_april_2025(release, fused):
+    assert plan(run_of(framework="torchtitan", notes=f"torch {release}; median")).options["fused_loss"] is fused
+
+
+def test_adapters_are_where_the_notes_say():
+    lora = {"framework": "LitGPT (PyTorch)", "model": "Llama 2 7B LoRA fine-tuning", **NAMED_ONLY}
+    found = plan(run_of(notes="LoRA rank 32 on query+value; AdamW", **lora))
+    assert (found.options["lora_rank"], found.options["lora_on"]) == (32, "qkv")
+    assert found.holds == {"loss_chunks": 4, "kept_logits": True}
+    found = plan(run_of(notes="LoRA rank 8 on query+key+value+projection+mlp+head", **lora))
+    assert (found.options["lora_rank"], "lora_on" in found.options) == (8, False)
+
+
+def test_memory_that_is_not_to_be_compared_is_listed_apart():
+    rows = [
+        Result(run_of(id=id, metric="memory_gib", value="2"), plan(run_of()), peak_bytes=3 * GIB)
+        for id in ("mst-015", "x-1")
+    ]
+    text = "\n".join(memory_by_source(rows))
+    assert "| all | 1 | 1 | 50.0% |" in text
+    assert "- mst-015: its baseline's allocated memory" in text
 
 
 def test_experts_of_a_script_are_read_from_its_flags():

@@ -10,6 +10,7 @@ from anychip.cost.fusion import Fusions, fuse
 from anychip.record.tape import KIND_BITS, KIND_MASK
 from anychip.spec import load_chip
 from anychip.timeline import Engine, price
+from anychip.timeline.memory import memory
 from tests.timeline.tapes import Kind, op, program, t, w
 
 X = t(1000)
@@ -101,6 +102,51 @@ def test_10_other_sizes_do_not_mix():
         ("fused", 2000, 2000, 1),
         ("fused", 1000, 1000, 1),
     ]
+
+
+def held(words, ops=OPS, bytes_each=2000):
+    """Bytes live after each ALLOC or FREE of the fused program, and at the most."""
+    fused = fuse(program(words, ops, [bytes_each] * 20))
+    kinds, live, found = fused.kinds, 0, []
+    for kind, block in zip(kinds.tolist(), fused.payloads.tolist(), strict=True):
+        if kind in (Kind.ALLOC, Kind.FREE):
+            live += int(fused.block_bytes[block]) * (1 if kind == Kind.ALLOC else -1)
+            found.append(live)
+    assert memory(fused).peak_bytes == max(found)
+    return found
+
+
+def alloc(block):
+    return w(Kind.ALLOC, block)
+
+
+def free(block):
+    return w(Kind.FREE, block)
+
+
+def test_what_a_kernel_keeps_to_itself_takes_no_memory():
+    # a -> b -> c with b gone afterwards: a (2,000) and c (2,000), never b
+    inside = [alloc(1), *call(UNARY, [0], [1]), alloc(2), *call(UNARY, [1], [2]), free(1)]
+    assert held([alloc(0), w(Kind.COMPILED, 1), *inside, w(Kind.COMPILED, 0)]) == [2000, 4000]
+
+
+def test_what_the_backward_makes_again_takes_no_memory_but_what_it_is_made_of_stays():
+    # forward: b = relu(a), c = float32(b), a freed after it; backward: e = b + d, then b freed. a is held in b's place until
+    # then: a, c, d, e at the most (8,000), and b's free is a's
+    forward = [alloc(1), *call(UNARY, [0], [1]), alloc(2), *call(CAST, [1], [2])]
+    backward = [alloc(4), *call(BINARY, [1, 3], [4])]
+    words = [alloc(0), alloc(3), w(Kind.COMPILED, 1), *forward, w(Kind.COMPILED, 0), free(0), w(Kind.OP, 4),
+             w(Kind.COMPILED, 1), *backward, w(Kind.COMPILED, 0), free(1)]  # fmt: skip
+    assert held(words) == [2000, 4000, 6000, 8000, 6000]
+
+
+def test_a_block_number_that_is_taken_anew_meanwhile_is_another_block():
+    # as above, but number 0 is taken anew before b ends, and given back after it: two blocks of that number for a while
+    forward = [alloc(1), *call(UNARY, [0], [1]), alloc(2), *call(CAST, [1], [2])]
+    backward = [alloc(4), *call(BINARY, [1, 3], [4])]
+    words = [alloc(0), alloc(3), w(Kind.COMPILED, 1), *forward, w(Kind.COMPILED, 0), free(0), w(Kind.OP, 4), alloc(0),
+             w(Kind.COMPILED, 1), *backward, w(Kind.COMPILED, 0), free(1), free(0)]  # fmt: skip
+    assert held(words) == [2000, 4000, 6000, 8000, 10000, 8000, 6000]
 
 
 def test_what_nobody_uses_is_not_computed():

@@ -15,7 +15,6 @@ freed no earlier than the block would have been.
 Left out: epilogues of matrix products.
 """
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -99,7 +98,7 @@ def fuse(program: Program, fusions: "Fusions | None" = None) -> Program:
             lives.remember(number, done.again)
         tape += [common[at:begin], region.named(done.words)]
         size += begin - at
-        if done.unmade:
+        if done.unmade.size:
             unmade.add(region.blocks, size, done)
         size += done.words.size
         at = end
@@ -135,22 +134,17 @@ def _renumbered(words: Words, numbers: Words) -> Words:
 
 
 class Unmade:
-    """Blocks that no kernel of their region writes, with where on the fused tape they are allocated; what each is made of, and
-    where on the tape that is there."""
+    """Blocks that no kernel of their region writes, with where on the fused tape they are allocated; what each is made of (-1:
+    nothing that has to stay), and where on the tape that is there."""
 
     def __init__(self) -> None:
-        self.found: list[
-            tuple[int, int, int, int]
-        ] = []  # place, block, source (-1: nothing that has to stay), source's place
+        self.found: list[Words] = []  # rows: place, block, source, source's place
 
     def add(self, names: Words, begin: int, done: "Done") -> None:
         """Of a region whose words begin there."""
-        for block in done.unmade:
-            source = done.again[block].block if block in done.again else -1
-            where = begin + done.allocs.get(source, -1)  # (before the region, of what was there)
-            self.found.append(
-                (begin + done.allocs[block], int(names[block]), int(names[source]) if source >= 0 else -1, where)
-            )
+        block, place, source, source_place = done.unmade
+        sources = np.where(source >= 0, names[source], -1)
+        self.found.append(np.stack((begin + place, names[block], sources, begin + source_place)))
 
     def taken_out(self, words: Words, block_bytes: Words) -> tuple[Words, Words]:
         """(the tape without their ALLOC and FREE words, and the FREE of what a block is made of no earlier than the block's own,
@@ -158,48 +152,46 @@ class Unmade:
         number that is taken anew meanwhile is another block's then."""
         if not self.found:
             return words, block_bytes
-        order, kept, out = np.arange(words.size, dtype=np.float64), np.ones(words.size, bool), words.copy()
-        concerned = np.unique([number for _, block, source, _ in self.found for number in (block, source)])
-        allocs, frees = Places(words, ALLOC, concerned), Places(words, FREE, concerned)
+        made, block, source, where = np.concatenate(self.found, axis=1)[:, ::-1]  # (found in the order of the tape)
+        order, kept, out = np.arange(words.size + 1, dtype=np.float64), np.ones(words.size + 1, bool), words.copy()
+        order[-1] = np.inf
+        allocs, frees = Places(words, ALLOC), Places(words, FREE)
+        gone, let = frees.after(block, made), frees.after(source, where)
+        kept[made] = kept[gone] = False
+        taken = allocs.after(source, let)
         new: list[int] = []
-        for made, block, source, where in sorted(self.found, reverse=True):
-            gone = frees.after(block, made)
-            until = order[gone] if gone < words.size else np.inf
-            kept[[made, gone] if gone < words.size else [made]] = False
-            let = frees.after(source, where) if source >= 0 else words.size
-            if let == words.size or order[let] >= until:
+        held = np.flatnonzero((source >= 0) & (let < words.size))
+        for one, end, leave, again in zip(*(these[held].tolist() for these in (source, gone, let, taken)), strict=True):
+            until = float(order[end])
+            if order[leave] >= until:
                 continue
-            order[let] = until
-            if until > allocs.after(source, let):
+            order[leave] = until
+            if until > again:
                 number = block_bytes.size + len(new)
-                out[let], out[allocs.before(source, let)] = number << KIND_BITS | FREE, number << KIND_BITS | ALLOC
-                new.append(int(block_bytes[source]))
-        at = np.argsort(order, kind="stable")
+                out[leave], out[allocs.before(one, leave)] = number << KIND_BITS | FREE, number << KIND_BITS | ALLOC
+                new.append(int(block_bytes[one]))
+        at = np.argsort(order[:-1], kind="stable")
         return out[at[kept[at]]], np.append(block_bytes, np.array(new, block_bytes.dtype))
 
 
 class Places:
-    """Where words of a kind stand, by block, of some blocks."""
+    """Where words of a kind stand, by block."""
 
-    def __init__(self, words: Words, kind: int, blocks: Words) -> None:
+    def __init__(self, words: Words, kind: int) -> None:
         at = np.flatnonzero((words & KIND_MASK) == kind)
-        at = at[np.isin(words[at] >> KIND_BITS, blocks)]
-        block = words[at] >> KIND_BITS
         self.end = words.size
-        self._at: dict[int, list[int]] = {}
-        for one, place in zip(block.tolist(), at.tolist(), strict=True):
-            self._at.setdefault(one, []).append(place)
+        self._keys = np.sort((words[at] >> KIND_BITS) * (self.end + 1) + at)  # a block's places stand together
 
-    def after(self, block: int, place: int) -> int:
-        """The first after a place; the tape's end where there is none."""
-        own = self._at.get(block, [])
-        found = bisect_right(own, place)
-        return own[found] if found < len(own) else self.end
+    def after(self, blocks: Words, places: Words) -> Words:
+        """Of each block the first after a place; the tape's end where there is none."""
+        keys = np.append(self._keys, np.iinfo(np.int64).max)
+        found = keys[np.searchsorted(keys, blocks * (self.end + 1) + places, side="right")]
+        return np.where(found // (self.end + 1) == blocks, found % (self.end + 1), self.end)
 
     def before(self, block: int, place: int) -> int:
-        """The last before a place, which there is."""
-        own = self._at[block]
-        return own[bisect_left(own, place) - 1]
+        """The last of a block before a place, which there is."""
+        found = int(self._keys[np.searchsorted(self._keys, block * (self.end + 1) + place) - 1])
+        return found % (self.end + 1)
 
 
 class Instead(NamedTuple):
@@ -235,12 +227,12 @@ class Fused:
 
 
 class Done(NamedTuple):
-    """A region fused, for all programs that have it. allocs: where among its words blocks are allocated."""
+    """A region fused, for all programs that have it. unmade: of each block that it does not write a column: its
+    number, where among the words it is allocated, what it is made of (-1: nothing) and where that is (-1: before the region)."""
 
     words: Words
     again: Mapping[int, Instead]
-    unmade: tuple[int, ...]
-    allocs: Mapping[int, int]
+    unmade: Words
 
 
 class Fusions:
@@ -270,10 +262,16 @@ class Fusions:
             own = np.arange(len(self.ops))
             new = [self.number(op) for op in fused.ops[own.size :]]
             words = _renumbered(np.asarray(fused.words, np.int64), np.concatenate((own, np.array(new, np.int64))))
-            at = np.flatnonzero((words & KIND_MASK) == ALLOC)
-            allocs = dict(zip((words[at] >> KIND_BITS).tolist(), at.tolist(), strict=True))
-            self._known[key] = Done(words, fused.again, fused.unmade, allocs)
+            self._known[key] = Done(words, fused.again, _unmade_of(fused, words))
         return self._known[key]
+
+
+def _unmade_of(fused: Fused, words: Words) -> Words:
+    at = np.flatnonzero((words & KIND_MASK) == ALLOC)
+    places = dict(zip((words[at] >> KIND_BITS).tolist(), at.tolist(), strict=True))
+    sources = [fused.again[block].block if block in fused.again else -1 for block in fused.unmade]
+    rows = [(block, places[block], one, places.get(one, -1)) for block, one in zip(fused.unmade, sources, strict=True)]
+    return np.array(rows, np.int64).reshape(-1, 4).T
 
 
 class Lives:

@@ -569,7 +569,31 @@ def _group(nodes: list[Node]) -> list[Node]:
             home.at = node.at
             groups.remove(home)
             groups.append(home)
+        _take_in(groups, home, node)
     return groups
+
+
+def _take_in(groups: list[Node], home: Node, node: Node) -> None:
+    """Join to a group the others that make what its new node reads, where nothing between needs them: a sum of two results is
+    one kernel with both."""
+    at = groups.index(home)
+    between = Node([], 0, 0, False, 0, "")
+    for place in range(at - 1, max(at - LOOK_BACK, 0) - 1, -1):
+        group = groups[place]
+        makes = group.fusible and group.elements == home.elements and not node.reads.keys().isdisjoint(group.writes)
+        if (
+            makes
+            and between.reads.keys().isdisjoint(group.writes)
+            and between.writes.keys().isdisjoint(group.reads | group.writes)
+        ):
+            home.reads = group.reads | {block: size for block, size in home.reads.items() if block not in group.writes}
+            home.writes = group.writes | home.writes
+            home.ops = group.ops + home.ops
+            home.flop += group.flop
+            del groups[place]
+        else:
+            between.reads |= group.reads
+            between.writes |= group.writes
 
 
 def _home(groups: list[Node], node: Node) -> tuple[Node | None, bool]:

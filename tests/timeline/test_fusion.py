@@ -124,6 +124,37 @@ def free(block):
     return w(Kind.FREE, block)
 
 
+def test_a_sum_of_two_results_is_one_kernel_with_both():
+    # b = relu(a), d = relu(c), b + d; with a product between that touches neither: read a and c, write e
+    both = region(
+        call(UNARY, [0], [1]), call(MATMUL, [6, 7], [8]), call(UNARY, [2], [3]), call(BINARY, [1, 3], [4]), freed=[1, 3]
+    )
+    assert launched(fuse(both)) == [("mm", 4000, 800, 1), ("fused", 4000, 2000, 1)]
+    # and where a product reads b, or writes over a, b is there before it
+    reads = region(
+        call(UNARY, [0], [1]), call(MATMUL, [1, 7], [8]), call(UNARY, [2], [3]), call(BINARY, [1, 3], [4]), freed=[1, 3]
+    )
+    assert [name for name, *_ in launched(fuse(reads))] == ["fused", "mm", "fused"]
+    over = region(
+        call(UNARY, [0], [1]), call(MATMUL, [6, 7], [0]), call(UNARY, [2], [3]), call(BINARY, [1, 3], [4]), freed=[1, 3]
+    )
+    assert [name for name, *_ in launched(fuse(over))] == ["fused", "mm", "fused"]
+
+
+def test_a_name_that_is_allocated_again_is_another_block():
+    # b = relu(a), which nobody reads, is gone before c gets its name; the product reads c
+    words = [w(Kind.COMPILED, 1), w(Kind.ALLOC, 1), *call(UNARY, [0], [1]), w(Kind.FREE, 1)]
+    words += [
+        w(Kind.ALLOC, 1),
+        *call(UNARY, [2], [1]),
+        *call(MATMUL, [1, 7], [8]),
+        w(Kind.FREE, 1),
+        w(Kind.COMPILED, 0),
+    ]
+    found = fuse(program(words, OPS, [6000] * 20))
+    assert launched(found) == [("fused", 2000, 2000, 1), ("mm", 4000, 800, 1)]
+
+
 def test_what_a_kernel_keeps_to_itself_takes_no_memory():
     # a -> b -> c with b gone afterwards: a (2,000) and c (2,000), never b
     inside = [alloc(1), *call(UNARY, [0], [1]), alloc(2), *call(UNARY, [1], [2]), free(1)]

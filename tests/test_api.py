@@ -146,6 +146,20 @@ def test_reserved_memory_is_replayed_again_only_where_memory_is_short():
     assert answer.reserved_bytes[2] is None
 
 
+def test_what_a_compiled_region_keeps_to_itself_is_not_reserved():
+    # a -> b -> c, of 64 MiB each, with b gone afterwards: two segments, not three
+    big = TensorMeta((1 << 24,), (1,), "float32")
+    one = recording(load_chip("h100"))
+    one.ops[:] = [Op("aten.relu.default", (big,), (), (big,))]
+    one.block_bytes = np.array([64 << 20] * 3)
+    words = [(Kind.ALLOC, 0), (Kind.COMPILED, 1)]
+    for source, result in ((0, 1), (1, 2)):
+        words += [(Kind.ALLOC, result), (Kind.OP, 0), (Kind.USE, source), (Kind.DEF, result)]
+    words += [(Kind.FREE, 1), (Kind.COMPILED, 0)]
+    one.tape = np.array([word(*each) for each in words])
+    assert api.forecast(one, on="h100").reserved_bytes[0] == 2 * (64 << 20)
+
+
 def test_a_recording_of_its_own_names_the_questions(calls):
     calls.asks = ("name",)
     assert api.forecast(__file__, on=["h100", "mi300x"]).own_recordings == ((), ("name",))

@@ -331,14 +331,13 @@ FULLEST = (
 def _reserved(programs: list[Program], chips: list[Chip], forecasts: "Sequence[Forecast]") -> tuple[int | None, ...]:
     """Peak of what PyTorch's allocator holds. Only where memory is short does the chip's size change the answer, so a
     recording is replayed once without a limit, and again only for the chips that this does not fit on."""
-    from anychip.cost.fusion import fuse
-    from anychip.memory import NO_LIMIT, replay
+    from anychip.forecast import reserved_bytes
+    from anychip.memory import NO_LIMIT
 
     def most_of(program: Program, forecast: "Forecast", limit: int) -> int:
         held = {rank.rank: rank.peak_memory_bytes for rank in forecast.ranks}
         fullest = sorted(program.ranks, key=lambda rank: -held.get(rank.rank, 0))[:FULLEST]
-        # (what a compiled region keeps to itself is not allocated)
-        return max(replay(fuse(rank), limit).reserved_bytes for rank in fullest)
+        return max(reserved_bytes(rank, limit) for rank in fullest)
 
     free: dict[int, int] = {}
     found: list[int | None] = []

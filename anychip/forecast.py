@@ -10,6 +10,7 @@ from math import sqrt
 
 import numpy as np
 
+from anychip.cost.fusion import fuse
 from anychip.cost.support import unsupported
 from anychip.cost.work import packet, work
 from anychip.figures import (
@@ -28,6 +29,7 @@ from anychip.figures import (
     top_ops_of,
     totals_of,
 )
+from anychip.memory import replay
 from anychip.record import Program
 from anychip.record.reads import Read, reads
 from anychip.record.steps import find_steps
@@ -125,6 +127,12 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         memory_by_module=held.by_module,
         values_read=reads(timeline.program, window.begin, window.end, window.count),
     )  # fmt: skip
+
+
+def reserved_bytes(program: Program, capacity_bytes: int) -> int:
+    """The most that PyTorch's allocator takes from a chip of so many bytes for a recording, whose compiled regions allocate what
+    their kernels write."""
+    return replay(fuse(program), capacity_bytes).reserved_bytes
 
 
 def error_of(evidence: Mapping[str, float], breakdown: Mapping[str, float], timeline: Timeline) -> float:

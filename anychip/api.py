@@ -323,9 +323,7 @@ def _unlike_first(programs: list[Program], chip: Chip, own: Program) -> tuple[st
     return tuple(dict.fromkeys(question.name for question in differing(programs[0], chip)))
 
 
-FULLEST = (
-    2  # so many distinct ranks, those that hold most at once, are replayed: the allocator keeps most where most is
-)
+FULLEST = 2  # distinct ranks, those that hold most at once: the allocator keeps most where most is
 
 
 def _reserved(programs: list[Program], chips: list[Chip], forecasts: "Sequence[Forecast]") -> tuple[int | None, ...]:

@@ -34,10 +34,9 @@ STAGES = 64  # ranks of a group that are started as soon as one of them is waite
 
 @dataclass(frozen=True)
 class Rank:
-    """A rank to run. stands_in_for: a rank of its class whose mail it reads, where it is only a sample, for a step, or brief: until its first
-    backward is done. folded: micro-batches
-    that do the same are recorded once. stages: of a pipeline whose second this is, which then stands for the other middle
-    ones too."""
+    """A rank to run. stands_in_for: a rank of its class whose mail it reads, where it is only a sample, for a step, or
+    brief: until its first backward is done. folded: micro-batches that do the same are recorded once. stages: of a
+    pipeline whose second this is, which then stands for the other middle ones too."""
 
     rank: int
     stands_in_for: int | None = None
@@ -232,8 +231,8 @@ class Job:
     def _load_libraries(self) -> None:
         """Import here what the first rank has imported of installed libraries: once, not in each rank that starts."""
         note = self.folder / LIBRARIES
-        if self._loaded or not note.exists():
-            return
+        if self._loaded or self.each or not note.exists():
+            return  # (where each rank runs, all have started)
         self._loaded = True
         for name in json.loads(note.read_text(encoding="utf-8")):
             if name not in sys.modules:

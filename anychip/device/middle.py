@@ -30,8 +30,8 @@ class Middle:
 
     @property
     def samples(self) -> tuple[int, ...]:
-        """Those that are really run, for as long as it takes to see what they do: one an odd number of places from the second, as stages may take turns, and
-        the last of them, as layers that do not divide make the first stages larger."""
+        """Those that are really run, for as long as it takes to see what they do: one an odd number of places from the
+        second, as stages may take turns, and the last of them, as layers that do not divide make the first stages larger."""
         half = len(self.ranks) // 2
         return tuple(dict.fromkeys((self.ranks[half if half % 2 == 0 else half - 1], self.ranks[-2])))
 

@@ -117,7 +117,7 @@ class Stages:
     ) -> Callable[..., Any]:
         @wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with self._act(name, stage, args[0] if place is None else place):
+            with self._once(name, stage, args[0] if place is None else place):
                 return original(*args, **kwargs)
 
         return call
@@ -125,7 +125,7 @@ class Stages:
     def _gathered(self, stage: int, place: int, original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def unshard(*args: Any, **kwargs: Any) -> Any:
-            with self._act("unshard", stage, place):
+            with self._once("unshard", stage, place):
                 handle = original(*args, **kwargs)
             return handle if handle is None else Handle(self._done(WAIT_UNSHARD, stage, handle.wait, place))
 
@@ -154,7 +154,7 @@ class Stages:
             if notes is None or self.inside or not ops:
                 return original(ops, *args, **kwargs)
             what = tuple(self.wishes[id(op)].what for op in ops)
-            with self._exchange(Act((LAUNCH, what))):
+            with self._acting(Act((LAUNCH, what))):
                 work = original(ops, *args, **kwargs)
             return Launched(work, what, notes.launch())
 
@@ -168,22 +168,23 @@ class Stages:
             act = Act((WAIT, work.what), work.number)
             if work.notes is not None:
                 return work.notes.acts.append(act)
-            with self._exchange(act):
+            with self._acting(act):
                 return original(work)
 
         return wait
 
     @contextmanager
-    def _act(self, *what: Any) -> Iterator[None]:
+    def _once(self, *what: Any) -> Iterator[None]:
         """Words of something that comes once in a round."""
         if self.now is None or self.inside:
             yield
         else:
-            with self._exchange(Act(self.now.turn(*what))):
+            with self._acting(Act(self.now.turn(*what))):
                 yield
 
     @contextmanager
-    def _exchange(self, act: Act) -> Iterator[None]:
+    def _acting(self, act: Act) -> Iterator[None]:
+        """Note the words that are written meanwhile as this act's."""
         assert self.now is not None
         self.inside, begin = True, self.here()
         try:

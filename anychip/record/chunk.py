@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from anychip.record.tape import KIND_BITS, KIND_MASK, Kind
+from anychip.record.tape import KIND_BITS, KIND_MASK, OF_BLOCKS, OF_EVENTS, Kind
 
 LITERAL = -1
 NO_BLOCK = -1
 ABOVE = 1 << 30  # keeps what stands for a symbol positive
-OF_BLOCKS = (Kind.FREE, Kind.USE, Kind.DEF, Kind.RECORD_STREAM)
-OF_EVENTS = (Kind.WAIT, Kind.SYNC_EVENT)
 PASSING = (Kind.AT, Kind.NODE, Kind.HOST, Kind.FREE)  # equal chunks may differ in these
 # Where the host looks at the chip it may do something else the next time.
 UNFIT = (Kind.READ, Kind.SYNC, Kind.GRAPH, Kind.ALLOC_CALL, Kind.OPTIMIZER)

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from anychip.record.tape import ALLOC, FREE, KIND_BITS, KIND_MASK, RECORD, Kind
+from anychip.record.tape import ALLOC, FREE, KIND_BITS, KIND_MASK, OF_BLOCKS, OF_EVENTS, RECORD
 
 Ints = npt.NDArray[np.int64]
-OF_BLOCKS = (Kind.ALLOC, Kind.FREE, Kind.USE, Kind.DEF, Kind.RECORD_STREAM)
-OF_EVENTS = (Kind.RECORD, Kind.WAIT, Kind.SYNC_EVENT)
 
 
 class OutOfOrder(Exception):
@@ -57,9 +55,7 @@ class Reorder:
         Raises OutOfOrder.
         """
         parts, names = [], []
-        launched: dict[
-            int, tuple[Ints, int]
-        ] = {}  # of each launch: the events that it records, and what the first is called
+        launched: dict[int, tuple[Ints, int]] = {}  # of each: the events that it records, what the first is called
         events = self.events
         for number, stretch in enumerate(stretches):
             part = self.names[stretch.begin : stretch.end]

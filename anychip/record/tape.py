@@ -45,6 +45,11 @@ STREAM, RECORD, WAIT, BATCH = map(int, (Kind.STREAM, Kind.RECORD, Kind.WAIT, Kin
 SYNC, SYNC_EVENT, READ, COMPILED, GRAPH = map(int, (Kind.SYNC, Kind.SYNC_EVENT, Kind.READ, Kind.COMPILED, Kind.GRAPH))
 RECORD_STREAM, ALLOC_CALL, USE, DEF = map(int, (Kind.RECORD_STREAM, Kind.ALLOC_CALL, Kind.USE, Kind.DEF))
 
+# What a word's payload names.
+OF_BLOCKS = (Kind.ALLOC, Kind.FREE, Kind.USE, Kind.DEF, Kind.RECORD_STREAM)
+OF_EVENTS = (Kind.RECORD, Kind.WAIT, Kind.SYNC_EVENT)
+OF_MODULES = (Kind.ENTER, Kind.EXIT, Kind.NODE)
+
 
 class Mark(IntEnum):
     """Where a program stands in its training step; steps are derived from these (`record.steps`)."""

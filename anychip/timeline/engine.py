@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from anychip.cost.fusion import Region, fuse_words, region_of
+from anychip.cost.fusion import fuse_words
 from anychip.cost.price import Prices
+from anychip.cost.regions import Region, region_of
 from anychip.record import Kind, Op
 from anychip.record.tape import (
     COMPILED,

@@ -7,6 +7,7 @@ reason. Exit code 0; 1 where nothing could be compared, or an error is outside i
 import argparse
 import csv
 import json
+import os
 import shlex
 import sys
 import time
@@ -27,6 +28,7 @@ from accuracy.score import GIB, Result, grouped, ids_by_reason, left_out
 from accuracy.truth_of_runs import step_time_s
 from accuracy.why import is_other, memory_is_other
 from anychip.spec import load_chip
+from anychip.spec.catalogue import STANDARD
 
 HERE = Path(__file__).parent
 
@@ -224,7 +226,10 @@ def with_forecast(result: Result, recorder: Recorder, known: bool, until: float 
                 result.plan, program=Plan.program, instead=f"{result.plan.program} failed: {said[-1][:120]}"
             )
             return with_forecast(replace(result, plan=other), recorder, known, until)
-        return replace(result, reason=f"{type(error).__name__}: {said[-1][:200]}")
+        text = said[-1].replace(
+            f"{STANDARD.parent.parent}{os.sep}", ""
+        )  # where this machine has it is of no use to readers
+        return replace(result, reason=f"{type(error).__name__}: {text[:200]}")
     smaller = recomputing(result.plan)
     if smaller and priced.peak_bytes > ROOM * load_chip(result.plan.chip).memory_bytes:
         return with_forecast(replace(result, plan=smaller), recorder, known, until)

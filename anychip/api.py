@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anychip import targets
-from anychip.errors import BadUse, ProgramFailed
+from anychip.errors import BadUse, ProgramFailed, error_line
 from anychip.record.program import Program, Question
-from anychip.spec import Chip, load_chip
+from anychip.spec import Chip, UnknownFigure, load_chip
 
 if TYPE_CHECKING:
     from anychip.cluster import ClusterTimeline, Stragglers
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # exit code after Ctrl-C
 
 Say = Callable[[str], None]
+One = TypeVar("One")
 OnChips = str | Chip | Sequence[str | Chip]
 
 
@@ -230,16 +231,16 @@ def forecast(
     else:
         found, failed = _record_all(program, places, fabrics, jobs, progress, options)
         kept = [index for index, place in enumerate(places) if (place.chip.id, place.num_chips) in found]
-        places, fabrics = [places[index] for index in kept], [fabrics[index] for index in kept]
+        places, fabrics = _of(places, kept), _of(fabrics, kept)
         chips = [place.chip for place in places]
         programs = [found[place.chip.id, place.num_chips] for place in places]
         warnings = failed + _never_marked(programs, options.get("step_mark"))
     recorded_s = time.perf_counter() - began
     _check_used(programs, _title(program))
-    forecasts = [
-        _price(recorded, place.chip, fabric, tokens_per_step, stragglers)
-        for recorded, place, fabric in zip(programs, places, fabrics, strict=True)
-    ]
+    forecasts, kept, unknown = _price_all(programs, places, fabrics, tokens_per_step, stragglers)
+    places, programs, fabrics = _of(places, kept), _of(programs, kept), _of(fabrics, kept)
+    chips = [place.chip for place in places]
+    warnings += unknown
     reserved = _reserved(programs, chips, forecasts)
     total_s = time.perf_counter() - began
     progress(f"priced on {', '.join(_target_text(place) for place in places)} in {(total_s - recorded_s) * 1e3:.0f} ms")
@@ -367,6 +368,26 @@ def _dtypes(programs: list[Program], chips: list[Chip]) -> list[str]:
     return [text for recorded, chip in zip(programs, chips, strict=True) for text in unlike(recorded, chip)]
 
 
+def _of(these: Sequence[One], kept: list[int]) -> list[One]:
+    return [these[index] for index in kept]
+
+
+def _price_all(programs: list[Program], places: list[Where], fabrics: "Sequence[Fabric | None]", tokens_per_step: int | None,
+               stragglers: "Stragglers") -> "tuple[list[Forecast], list[int], list[str]]":  # fmt: skip
+    """Forecasts, of which targets they are, and what to say of the others, whose files lack a figure that the program needs;
+    UnknownFigure where all do."""
+    found: dict[int, Forecast] = {}
+    lacking: list[UnknownFigure] = []
+    for index, (program, place, fabric) in enumerate(zip(programs, places, fabrics, strict=True)):
+        try:
+            found[index] = _price(program, place.chip, fabric, tokens_per_step, stragglers)
+        except UnknownFigure as error:
+            lacking.append(error)
+    if not found:
+        raise lacking[0]
+    return list(found.values()), list(found), [f"left out: {error}" for error in lacking]
+
+
 def _price(program: Program, chip: Chip, fabric: "Fabric | None", tokens_per_step: int | None,
            stragglers: "Stragglers") -> "Forecast":  # fmt: skip
     if fabric is None:
@@ -407,12 +428,9 @@ def _record_all(program: Any, places: list[Where], fabrics: "Sequence[Fabric | N
         if any(one.meta.get("interrupted") for one in recorded):
             break
     return found, [
-        f"left out, as the program fails on {count:,} chips: {_last(error)}" for count, error in failed.items()
+        f"left out, as the program fails on {count:,} chips: {error_line(str(error))}"
+        for count, error in failed.items()
     ]
-
-
-def _last(error: ProgramFailed) -> str:
-    return str(error).strip().splitlines()[-1]
 
 
 def _node_chips(fabric: "Fabric") -> int:

@@ -14,6 +14,16 @@ AnychipError            something the user can mend; the text says what, where, 
 +-- Deadlock            ranks of a job wait for one another for ever (exit code 1: the answer is bad news)
 """
 
+import re
+
+ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Deadlock)\b")  # how a line of Python's begins that tells an error
+
+
+def error_line(text: str) -> str:
+    """The last line of a failed program's that tells an error, else the last."""
+    lines = text.strip().splitlines()
+    return next((line for line in reversed(lines) if ERROR.match(line)), lines[-1])
+
 
 class AnychipError(Exception):
     """Base of everything that is told to the user in one plain message, with exit code 2."""

@@ -32,14 +32,13 @@ from anychip.figures import (
     totals_of,
 )
 from anychip.forecast import Forecast, error_of, limit_of, ratio, warnings_of
-from anychip.network import Fabric
+from anychip.network import USUAL_NODE, Fabric
 from anychip.record import Program
 from anychip.record.reads import reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
 from anychip.timeline.memory import Memory, memory
 
-USUAL_NODE = 8
 BREAKDOWN = ("compute", "memory_bound", "exposed_comm", "bubble", "host")
 
 
@@ -109,7 +108,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         memory_by_kind=worst.memory.by_kind,
         time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean),
         top_ops=top, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes)), step_times_s=tuple(times),
-        warnings=_warnings(parts, worst, chip), cluster=fabric.cluster.id if fabric.cluster is not None else None,
+        warnings=(*fabric.assumptions, *_warnings(parts, worst, chip)), cluster=fabric.cluster.id if fabric.cluster is not None else None,
         ranks=tuple(_rank(part, one, chip) for part, (one, _) in zip(parts, mine, strict=True)),
         axes=axes, critical_path=_path(timeline, parts),
         goodput=_goodput(parts, fabric), memory_by_module=worst.memory.by_module,

@@ -10,7 +10,7 @@ from anychip import api
 from anychip.device import answers, launch
 from anychip.errors import BadNetwork, BadTarget, BadUse, ProgramFailed, UnknownChip
 from anychip.record import Group, Kind, Op, Place, Program, Question, TensorMeta, word
-from anychip.spec import load_chip
+from anychip.spec import UnknownFigure, load_chip
 
 X = TensorMeta((64, 64), (64, 1), "float32")
 PLACE = Place("train.py", 7, "main")
@@ -243,6 +243,27 @@ def test_numbers_of_chips_on_which_the_program_fails_are_left_out(jobs, monkeypa
     assert left_out == [f"left out, as the program fails on {n} chips: 4 ranks cannot make a mesh of 8" for n in (2, 4)]
     with pytest.raises(ProgramFailed):
         api.forecast(__file__, on="h100:2..4")
+
+
+def test_the_line_that_tells_the_error_is_shown(jobs, monkeypatch):
+    first = launch.record
+
+    def record(argv, chip, **options):
+        if options["world_size"] < 4:
+            raise ProgramFailed("x failed.\nValueError: 2 is too few\nW1127 a library warns at its end", 1)
+        return first(argv, chip, **options)
+
+    monkeypatch.setattr(launch, "record", record)
+    warnings = api.forecast(__file__, on="h100:2..4").warnings
+    assert "left out, as the program fails on 2 chips: ValueError: 2 is too few" in warnings
+
+
+def test_a_chip_that_lacks_a_figure_is_left_out_of_several(jobs):
+    answer = api.forecast(__file__, on=["thead-ppu:8@pcie-host", "h100:8"])
+    assert answer.names == ("h100:8",)
+    assert [text for text in answer.warnings if text.startswith("left out: thead-ppu")]
+    with pytest.raises(UnknownFigure):
+        api.forecast(__file__, on=["thead-ppu:8@pcie-host"])
 
 
 def test_a_recording_is_of_one_target(jobs):

@@ -10,7 +10,6 @@ import gc
 import importlib
 import json
 import os
-import re
 import signal
 import sys
 import time
@@ -23,11 +22,11 @@ from anychip.device.launch import UNFOLD
 from anychip.device.mailbox import LIBRARIES, appear
 from anychip.device.middle import LEAST, Middle
 from anychip.device.ranks import MOST, alike, classes, stream, wanted, within
+from anychip.errors import ERROR
 from anychip.record import Program
 
 POLL_S = 0.01
 SLEEP = time.sleep
-ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Deadlock)\b")
 LAST_LINES, LAST_CAUSES = 40, 3  # of a log that are shown
 STAGES = 64  # ranks of a group that are started as soon as one of them is waited for
 

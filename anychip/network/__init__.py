@@ -6,6 +6,6 @@ standard's files describe it; `fabric.cost(kind, nbytes, ranks)` are the seconds
 
 from anychip.network.collective import KINDS, Collective, collective_of
 from anychip.network.fabric import CollectiveCost, Fabric
-from anychip.network.tiers import Tier
+from anychip.network.tiers import USUAL_NODE, Tier
 
-__all__ = ["KINDS", "Collective", "CollectiveCost", "Fabric", "Tier", "collective_of"]
+__all__ = ["KINDS", "USUAL_NODE", "Collective", "CollectiveCost", "Fabric", "Tier", "collective_of"]

@@ -101,6 +101,11 @@ class Fabric:
         facts = measured(chip, points_of_chip(chip) if points is None else points)
         return cls(chip, num_chips, cluster, tiers, tuple(known or USUAL), facts, places)
 
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What stands in place of figures that no file knows."""
+        return tuple(tier.assumed for tier in self.tiers if tier.assumed)
+
     def degraded(self, tier: str, share: float) -> "Fabric":
         """The same with one tier at a share of its rates: a worn link, a switch that is down. Raises BadNetwork."""
         names = [found.name for found in self.tiers]

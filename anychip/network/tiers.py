@@ -15,6 +15,7 @@ from anychip.spec import Chip, Cluster, ClusterTier, Wire, list_clusters, load_w
 
 TORUS_DIMS = {"ring": 1, "torus2d": 2, "torus3d": 3}
 UNLIMITED = 1 << 40
+USUAL_NODE = 8  # chips of one host, where no file says
 _NIC = "[scale_out] one_way_per_chip"
 
 
@@ -26,6 +27,7 @@ class Tier:
     and exchange_efficiency are shares of that share: of reductions in the switch, of all-to-all through a switch.
 
     dims, wrap, links: of a torus, its lengths, which of them close to a ring, and the rate of one link along each.
+    assumed: what stands here in place of a figure that nobody knows, "" for nothing.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Tier:
     dims: tuple[int, ...] = ()
     wrap: tuple[bool, ...] = ()
     links: tuple[float, ...] = ()
+    assumed: str = ""
 
     def at(self, share: float) -> "Tier":
         """The same at a share of its rates."""
@@ -67,16 +70,24 @@ def tiers_of(chip: Chip, num_chips: int, cluster: Cluster | None, *, bounded: bo
 
 
 def _inner(chip: Chip, num_chips: int, cluster: Cluster | None, bounded: bool) -> Iterator[Tier]:
-    """The scale-up domain, and the node where that is larger."""
+    """The scale-up domain, and the node where that is larger. Where chips have neither a link of their own nor a known
+    network, the usual number of them shares a host and meets across it."""
     domain, topology = _domain(chip, cluster, bounded)
     if domain > 1 and topology != "none":
         yield _scale_up(chip, num_chips, domain, topology, cluster, bounded)
-    node = (cluster.node_chips if cluster else None) or 1
+    node, assumed = (cluster.node_chips if cluster else None) or 1, ""
+    link = chip.links.get("host")
+    wire = _wire(link.wire if link else None)
+    rate = (link.one_way_bytes_per_s if link else None) or (wire.link_bytes_per_s if wire else None)
+    if domain == node == 1 and topology == "none" and rate and _nic_rate(chip, cluster, bounded) is None:
+        node = USUAL_NODE
+        assumed = (
+            f"{chip.id}: its chips have no link of their own; {node} of one host are taken to meet across its PCIe, at "
+            f"{rate / 1e9:.0f} GB/s each."
+        )
     if node > domain and num_chips > domain:
-        host = chip.links.get("host")
-        rate = host.one_way_bytes_per_s if host else None
-        yield _tier(chip, "host", "host", node, "switch", _needed(chip, rate, "links.host.one_way", ""), None,
-                    _wire(host.wire if host else None))  # fmt: skip
+        tier = _tier(chip, "host", "host", node, "switch", _needed(chip, rate, "links.host.one_way", ""), None, wire)
+        yield replace(tier, assumed=assumed)
 
 
 def _domain(chip: Chip, cluster: Cluster | None, bounded: bool) -> tuple[int, str]:
@@ -132,10 +143,8 @@ def _torus_links(one_way: float, tier: Tier, num_dims: int) -> tuple[float, ...]
 
 def _outer(chip: Chip, num_chips: int, cluster: Cluster | None, bounded: bool) -> list[Tier]:
     """Scale-out tiers, the smallest domain first."""
-    link = chip.scale_out
-    own, other = link.one_way_bytes_per_s if link else None, cluster.nic_bytes_per_s if cluster else None
-    rate = other or own if bounded else own or other
-    wire = link.wire if link else None
+    rate = _nic_rate(chip, cluster, bounded)
+    wire = chip.scale_out.wire if chip.scale_out else None
     listed = (
         cluster.tiers if cluster and cluster.tiers else (ClusterTier("network", None, None, None, 1.0, None, False),)
     )
@@ -152,6 +161,13 @@ def _outer(chip: Chip, num_chips: int, cluster: Cluster | None, bounded: bool) -
         if num_chips <= chips:
             break
     return found
+
+
+def _nic_rate(chip: Chip, cluster: Cluster | None, bounded: bool) -> float | None:
+    """What one chip can send into the network, in bytes per second."""
+    own = chip.scale_out.one_way_bytes_per_s if chip.scale_out else None
+    other = cluster.nic_bytes_per_s if cluster else None
+    return other or own if bounded else own or other
 
 
 def _tier(
@@ -197,9 +213,18 @@ def _remedy(chip: Chip, field: str) -> str:
         return add
     table, key = field.strip("[").split("] ")
     built = [cluster for cluster in list_clusters() if chip.id in cluster.chips]
-    known = [cluster.id for cluster in built if cluster.raw.get(table, {}).get(key, "unknown") != "unknown"]
+    known = [cluster.id for cluster in built if _gives(cluster, table, key)]
     clusters = f"Known clusters of it: {', '.join(known)}. " if known else ""
-    return f"{clusters}{add}, or give a cluster file with {field}: --on {chip.id}:COUNT@FILE.toml"
+    usual = [one.asked for one in list_clusters() if not one.chips and _gives(one, table, key)]
+    say = f"If theirs is as usual, say so: --on {chip.id}:COUNT@NAME with {' or '.join(usual)}. " if usual else ""
+    return f"{clusters}{say}{add}, or give a cluster file with {field}: --on {chip.id}:COUNT@FILE.toml"
+
+
+def _gives(cluster: Cluster, table: str, key: str) -> bool:
+    return cluster.raw.get(table, {}).get(key, "unknown") != "unknown" or (
+        # A host is joined by what its chips have to it, whatever the links between them are.
+        table == "scale_up" and cluster.topology == "none"
+    )
 
 
 def _check_size(chip: Chip, num_chips: int, cluster: Cluster) -> None:

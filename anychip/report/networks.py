@@ -13,7 +13,7 @@ _SKIPPED = ("sources", "notes", "aliases", "chips", "schema_version", "id", "nam
 def clusters_text(clusters: Sequence[Cluster]) -> str:
     rows = [("id", "aliases", "chips", "node", "scale-up", "network", "largest")]
     rows += [
-        (c.id, ", ".join(c.aliases) or "-", ", ".join(c.chips), _count(c.node_chips),
+        (c.id, ", ".join(c.aliases) or "-", ", ".join(c.chips) or "any", _count(c.node_chips),
          f"{_count(c.domain_chips)} {c.topology}", _rate(c.nic_bytes_per_s), _count(c.max_chips))
         for c in clusters
     ]  # fmt: skip
@@ -35,7 +35,7 @@ def sheet_text(sheet: Cluster | Wire, asked: str) -> str:
     """One cluster or link: every figure with its source, and what the file says in words."""
     width = screen_width()
     head = f"{asked} -> {sheet.id}" if asked != sheet.id else sheet.id
-    chips = f" of {', '.join(sheet.chips)}" if isinstance(sheet, Cluster) else ""
+    chips = f" of {', '.join(sheet.chips) or 'any chip'}" if isinstance(sheet, Cluster) else ""
     lines = [head, f"{sheet.name}{chips}; {sheet.file}", "", *figure_lines(sheet.figures, width)]
     words = [f"{path}: {_word(value)}" for path, value in _words(sheet.raw, sheet.figures, "")]
     return "\n".join([*lines, *paragraphs(words, width), *paragraphs(sheet.notes, width)])

@@ -175,6 +175,21 @@ def test_one_chip_needs_no_network():
     assert Fabric.of(load_chip("l40s"), 1).cost("all_reduce", GB, (0,)).time_s == 0
 
 
+def test_chips_without_a_link_of_their_own_meet_across_their_host():
+    host = Fabric.of(load_chip("l40s"), 8)
+    assert [(tier.name, tier.chips, tier.one_way_bytes_per_s) for tier in host.tiers] == [("host", 8, 31 * GB)]
+    assert host.assumptions == (
+        "nvidia-l40s: its chips have no link of their own; 8 of one host are taken to meet across its PCIe, at 31 GB/s each.",
+    )
+    with pytest.raises(BadNetwork, match="--on nvidia-l40s:COUNT@NAME with ethernet-100-pod or "):
+        Fabric.of(load_chip("l40s"), 64)
+    pod = Fabric.of(load_chip("l40s"), 64, "ethernet-200")
+    assert [(tier.name, tier.chips) for tier in pod.tiers] == [("host", 8), ("network", 1 << 40)]
+    # What the user said is no assumption, and a link that nobody knows may be left aside.
+    assert pod.assumptions == ()
+    assert [tier.name for tier in Fabric.of(load_chip("metax-c550"), 8, "pcie-host").tiers] == ["host"]
+
+
 def test_a_cluster_that_is_too_small_says_what_to_try():
     with pytest.raises(BadNetwork) as error:
         Fabric.of(load_chip("h100"), 16384, "dgx-h100")

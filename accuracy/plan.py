@@ -17,7 +17,7 @@ from typing import Any
 from accuracy import megatron
 from accuracy.rows import Run
 from anychip.network import Fabric
-from anychip.spec import load_chip
+from anychip.spec import list_chips, load_chip
 
 HERE = Path(__file__).parent
 # Columns that decide what runs: those of them that a source leaves blank are counted.
@@ -131,8 +131,24 @@ def plan(run: Run) -> Plan:
     columns, filled = fill(run, blank)
     if not is_known:
         filled.append("framework")
+    if (counted := convention(run)) is not None and counted.get("usual"):
+        filled.append("flop")
     names = tuple(rule.get("name", rule["source"]) for rule in told)
     return programmed(assemble(run, chip, cluster, columns, fixed, filled, names), told)
+
+
+DIRECT = ("step_time_s", "tokens_per_s_per_chip", "samples_per_s")
+
+
+def convention(run: Run) -> Mapping[str, Any] | None:
+    """How the source counts FLOP, where a rate of them is all that it prints of a step's time: of conventions.toml."""
+    metric = next((name for name in ("tflops_per_chip", "mfu") if name in run.metrics), None)
+    if metric is None or any(name in run.metrics for name in DIRECT):
+        return None
+    entries = table("conventions.toml")["flop"]
+    return next(
+        entry for entry in entries if entry["metric"] == metric and re.search(entry["framework"], run["framework"])
+    )
 
 
 def programmed(found: Plan, told: list[Mapping[str, Any]]) -> Plan:
@@ -150,7 +166,20 @@ def chip_of(run: Run) -> str:
             if "unable" in entry:
                 raise Unable(f"chip {run['chip']!r}: {entry['unable']}")
             return str(entry["id"])
-    raise Unable(f"chip {run['chip']!r} is not in accuracy/chips.toml")
+    named = {name: id for name, id in chip_names().items() if re.search(name, run["chip"])}
+    if not named:
+        raise Unable(f"chip {run['chip']!r}: no file in the standard")
+    return named[max(named, key=len)]
+
+
+@cache
+def chip_names() -> Mapping[str, str]:
+    """Patterns of the ids and aliases of all chips, whose parts stand together or with a space, dash or underscore between."""
+    names = {name: chip.id for chip in list_chips() for name in (chip.id, *chip.aliases)}
+    return {
+        rf"(?i)(?<![a-z0-9]){'[-_ ]?'.join(re.findall('[a-z]+|[0-9]+', name))}(?![a-z0-9])": id
+        for name, id in names.items()
+    }
 
 
 def cluster_of(run: Run) -> str | None:

@@ -1,10 +1,10 @@
 """The measured step time of a published run, from what its source prints."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from accuracy.plan import Plan, Unable, table
+from accuracy.plan import Plan, Unable, convention, table
+from anychip.spec import load_chip
 
 
 def step_time_s(plan: Plan) -> float:
@@ -22,9 +22,9 @@ def step_time_s(plan: Plan) -> float:
         if entry["id"] == run.id and "time_to_train_min" in metrics:
             steps = entry.get("steps") or entry["tokens"] / (replicas_batch(plan) * length)
             return float(metrics["time_to_train_min"] * 60 / steps)
-    for name in ("tflops_per_chip", "mfu"):
-        if name in metrics:
-            return by_flop(plan, name, metrics[name])
+    counted = convention(run)
+    if counted is not None:
+        return by_flop(plan, counted)
     raise Unable(f"no metric says how long a step takes: {', '.join(metrics)}")
 
 
@@ -34,16 +34,23 @@ def replicas_batch(plan: Plan) -> int:
     return int(plan.options["micro_batches"] * plan.options["micro_batch"] * (plan.num_chips // inner))
 
 
-def by_flop(plan: Plan, metric: str, value: float) -> float:
+def by_flop(plan: Plan, counted: Mapping[str, Any]) -> float:
     """From a rate, by the source's own way to count."""
-    for entry in table("conventions.toml")["flop"]:
-        if entry["metric"] == metric and re.search(entry["framework"], plan.run["framework"]):
-            total = FORMULAS[entry["formula"]](plan.options, plan.run.number("params_b") or 0.0) * replicas_batch(plan)
-            rate = (
-                value * 1e12 if metric == "tflops_per_chip" else (value if value < 1 else value / 100) * entry["peak"]
-            )
-            return total / (rate * plan.num_chips)
-    raise Unable(f"only {metric} is printed, and how the source counts FLOP is not known")
+    value = plan.run.metrics[counted["metric"]]
+    total = FORMULAS[counted["formula"]](plan.options, plan.run.number("params_b") or 0.0) * replicas_batch(plan)
+    if counted["metric"] == "tflops_per_chip":
+        rate = value * 1e12
+    else:
+        rate = (value if value < 1 else value / 100) * peak(plan, counted)
+    return total / (rate * plan.num_chips)
+
+
+def peak(plan: Plan, entry: Mapping[str, Any]) -> float:
+    """FLOP/s of one chip that the source's MFU is a share of: as its entry says, else the dense peak of the run's dtype."""
+    known = entry.get("peak") or load_chip(plan.chip).get(f"peaks.matrix.{plan.options['dtype']}")
+    if not known:
+        raise Unable(f"only mfu is printed, and the peak of {plan.chip} in {plan.options['dtype']} is unknown")
+    return float(known)
 
 
 Options = Mapping[str, Any]
@@ -66,10 +73,17 @@ def six_n(o: Options, params_b: float) -> float:
 
 
 def maxtext(o: Options, params_b: float) -> float:
-    """6 per weight of every product, the head's included, and attention in full: 12 l s^2 heads d."""
+    """6 per weight of every product that a token passes, the head's included, and attention in full: 12 l s^2 heads d."""
     d = o.get("head_dim") or o["hidden"] // o["heads"]
-    layer = o["hidden"] * d * (2 * o["heads"] + 2 * o["kv_heads"]) + o["hidden"] * o["ffn"] * (3 if o["gated"] else 2)
-    weights = o["layers"] * layer + o["hidden"] * o["vocab"]
+    parts = 3 if o["gated"] else 2
+    routed = sum(
+        bool(o.get("experts")) and layer >= o.get("dense_layers", 0) and (layer + 1) % o.get("routed_every", 1) == 0
+        for layer in range(o["layers"])
+    )
+    ffn = (o["layers"] - routed) * o["ffn"]
+    ffn += routed * (o["chosen"] * o["expert_ffn"] + o.get("shared_ffn", 0)) if routed else 0
+    weights = o["layers"] * o["hidden"] * d * (2 * o["heads"] + 2 * o["kv_heads"])
+    weights += parts * o["hidden"] * ffn + o["hidden"] * o["vocab"]
     return float(6.0 * weights * o["seq"] + 12.0 * o["layers"] * o["seq"] ** 2 * o["heads"] * d)
 
 

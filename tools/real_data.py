@@ -137,6 +137,13 @@ def tokenizer(folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
+def documents(folder: Path) -> None:
+    """FOLDER/data.json of long documents, a line each, as `datasets` reads text to train on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    line = json.dumps({"text": " ".join(WORDS[:-1] * 600)})
+    (folder / "data.json").write_text(f"{line}\n" * 1000, encoding="utf-8")
+
+
 def sentencepiece(folder: Path) -> None:
     """FOLDER/tokenizer.model, as Llama's tools read it."""
     import sentencepiece as sp
@@ -178,7 +185,7 @@ def hub(folder: Path) -> None:
 
 KINDS: dict[str, Callable[[Path], None]] = {
     made.__name__: made
-    for made in (mnist, cifar10, imagefolder, tokens, text, cora, coco, tokenizer, sentencepiece, hub)
+    for made in (mnist, cifar10, imagefolder, tokens, text, cora, coco, tokenizer, documents, sentencepiece, hub)
 }
 
 if __name__ == "__main__":

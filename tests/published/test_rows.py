@@ -230,8 +230,8 @@ def test_times_come_from_the_most_direct_figure():
     # 128 sequences x 8192 tokens / (16 chips x 8192 tokens/s) = 8 s
     assert step_time_s(plan(run_of(metric="tokens_per_s_per_chip", value="8192"))) == 8.0
     assert step_time_s(plan(run_of(metric="samples_per_s", value="16"))) == 8.0
-    with pytest.raises(Unable, match="counts FLOP"):
-        step_time_s(plan(run_of(metric="mfu", value="0.4")))
+    with pytest.raises(Unable, match="no metric says"):
+        step_time_s(plan(run_of(metric="memory_gib", value="40")))
 
 
 def test_a_source_that_counts_the_recomputed_forward_is_read_so():
@@ -367,3 +367,32 @@ def test_what_a_release_did_with_experts_on_a_chip_is_its_recipe(row, release, c
     options = plan(run_of(**{**row, "chip": chip, "dtype": dtype, "source_location": place})).options
     assert (options.get("dispatch", "experts"), options.get("graph", False), options["attention"]) == ways
     assert options["position"] == ("rope_complex" if row is GPT_OSS else "rope")
+
+
+def test_a_chip_is_found_by_any_of_its_names():
+    found = {
+        "AWS Trainium2": "aws-trainium2", "V100 32GB": "nvidia-v100-sxm2-32gb", "H100 PCIe 80GB": "nvidia-h100-pcie",
+        "NVIDIA H20": "nvidia-h20", "GH200 96GB": "nvidia-gh200-96gb", "A100-SXM4-40GB": "nvidia-a100-sxm-40gb",
+        "Ascend 910C": "huawei-ascend-910c", "H100 SXM 80GB": "nvidia-h100-sxm", "Cerebras CS-3": "cerebras-wse3",
+    }  # fmt: skip
+    assert {name: plan(run_of(chip=name)).chip for name in found} == found
+    for name in ("H200-NVL-141GB", "A100 PCIe 80GB", "no such chip"):
+        with pytest.raises(Unable, match="no file in the standard"):
+            plan(run_of(chip=name))
+
+
+def test_mfu_without_a_convention_is_of_the_models_products_and_the_precisions_peak():
+    told = {"value": "0.5", "metric": "mfu", "framework": "somebody's own", **NAMED_ONLY}
+    found = plan(run_of(model="Llama 2 7B", **told))
+    assert "flop" in found.filled
+    assert "flop" not in plan(run_of(**{**told, "framework": "MaxText", "metric": "tflops_per_chip"})).filled
+    options = found.options
+    matrices = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008) + 4096 * options["vocab"]
+    flop = 6 * matrices * options["seq"] + 12 * 32 * options["seq"] ** 2 * 4096
+    batch = int(found.run["global_batch"])
+    assert step_time_s(found) == pytest.approx(flop * batch / (0.5 * 989.4e12 * found.num_chips), rel=1e-3)
+    # A token passes only the experts that are chosen.
+    sparse = plan(run_of(model="Mixtral 8x7B", **told))
+    sizes = 32 * (4096 * 128 * (2 * 32 + 2 * 8) + 3 * 4096 * 14336 * 2) + 4096 * sparse.options["vocab"]
+    flop = 6 * sizes * sparse.options["seq"] + 12 * 32 * sparse.options["seq"] ** 2 * 4096
+    assert step_time_s(sparse) == pytest.approx(flop * batch / (0.5 * 989.4e12 * sparse.num_chips), rel=1e-3)

@@ -85,9 +85,14 @@ def _inner(chip: Chip, num_chips: int, cluster: Cluster | None, bounded: bool) -
             f"{chip.id}: its chips have no link of their own; {node} of one host are taken to meet across its PCIe, at "
             f"{rate / 1e9:.0f} GB/s each."
         )
-    if node > domain and num_chips > domain:
+    if node > domain and num_chips > domain and not (cluster and _in_node(cluster, domain)):
         tier = _tier(chip, "host", "host", node, "switch", _needed(chip, rate, "links.host.one_way", ""), None, wire)
         yield replace(tier, assumed=assumed)
+
+
+def _in_node(cluster: Cluster, domain: int) -> bool:
+    """Do links of a tier of its own join the domains of one node, rather than the host?"""
+    return any(tier.chips is not None and domain < tier.chips <= (cluster.node_chips or 1) for tier in cluster.tiers)
 
 
 def _domain(chip: Chip, cluster: Cluster | None, bounded: bool) -> tuple[int, str]:
@@ -156,7 +161,8 @@ def _outer(chip: Chip, num_chips: int, cluster: Cluster | None, bounded: bool) -
         wire = at.wire or wire
         last = at is listed[-1] and not bounded
         chips = UNLIMITED if last or at.chips is None else at.chips
-        tier = _tier(chip, at.name, "scale_out", chips, "switch", rate, None, _wire(wire))
+        role = "scale_up" if chips <= ((cluster.node_chips if cluster else None) or 1) else "scale_out"
+        tier = _tier(chip, at.name, role, chips, "switch", rate, None, _wire(wire))
         found.append(replace(tier, in_switch=at.in_network_reduction, latency_s=at.latency_s or tier.latency_s))
         if num_chips <= chips:
             break
@@ -190,7 +196,7 @@ def _tier(
         hop_latency_s=(wire.hop_latency_s if wire else None) or latency,
         efficiency=known or default["efficiency"],
         efficiency_known=known is not None,
-        in_switch=wire is not None and wire.in_network_reduction and role == "scale_up",
+        in_switch=wire is not None and wire.in_network_reduction and role == "scale_up" and topology == "switch",
         in_switch_efficiency=(wire.in_network_efficiency if wire else None) or 1.0,
         exchange_efficiency=default["exchange"],
     )

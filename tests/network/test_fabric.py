@@ -190,6 +190,28 @@ def test_chips_without_a_link_of_their_own_meet_across_their_host():
     assert [tier.name for tier in Fabric.of(load_chip("metax-c550"), 8, "pcie-host").tiers] == ["host"]
 
 
+@pytest.mark.parametrize("cluster", [None, "bridge-host"])
+def test_a_bridge_joins_two_cards_and_the_host_joins_the_pairs(cluster):
+    # No switch, so nothing adds up on the way, whatever NVLink 4 can do elsewhere.
+    cards = Fabric.of(load_chip("h100-nvl"), 4, cluster)
+    found = [(tier.name, tier.chips, tier.one_way_bytes_per_s, tier.in_switch) for tier in cards.tiers]
+    assert found == [("scale_up", 2, 300 * GB, False), ("host", 8, 63 * GB, False)]
+    assert [tier.name for tier in Fabric.of(load_chip("h100-nvl"), 4, "pcie-host").tiers] == ["host"]
+
+
+@pytest.mark.parametrize("cluster", [None, "frontier-gcd"])
+def test_a_tier_inside_a_node_takes_the_hosts_place(cluster):
+    # Two dies of a package: 4 links of 50 GB/s; dies of other packages: 3; 4 network cards of 25 GB/s for 8 dies.
+    node = Fabric.of(load_chip("mi250x-gcd"), 16, cluster)
+    found = [(tier.name, tier.role, tier.one_way_bytes_per_s) for tier in node.tiers]
+    assert found == [
+        ("scale_up", "scale_up", 200 * GB),
+        ("node", "scale_up", 150 * GB),
+        ("network", "scale_out", 12.5 * GB),
+    ]
+    assert [tier.chips for tier in node.tiers][:2] == [2, 8]
+
+
 def test_a_cluster_that_is_too_small_says_what_to_try():
     with pytest.raises(BadNetwork) as error:
         Fabric.of(load_chip("h100"), 16384, "dgx-h100")

@@ -25,6 +25,13 @@ Write = Callable[..., Path]
         ("tpu-v5p", "google-tpu-v5p"),
         ("ascend-910b", "huawei-ascend-910b2"),
         ("cpu", "generic-cpu"),
+        ("4090", "nvidia-rtx-4090"),
+        ("a6000", "nvidia-rtx-a6000"),
+        ("t4", "nvidia-t4"),
+        ("v100", "nvidia-v100-sxm2-32gb"),
+        ("a100-pcie-40gb", "nvidia-a100-pcie-40gb"),
+        ("gaudi", "intel-gaudi1"),
+        ("7900xtx", "amd-rx-7900-xtx"),
         ("H100", "nvidia-h100-sxm"),
         ("nvidia-h100-sxm", "nvidia-h100-sxm"),
     ],
@@ -49,6 +56,19 @@ def test_h100_figures_in_si_units() -> None:
     assert chip.scale_out.one_way_bytes_per_s == 50e9
     assert (chip.torch.device_name, chip.torch.capability) == ("NVIDIA H100 80GB HBM3", (9, 0))
     assert chip.torch.multi_processor_count == 132
+
+
+@pytest.mark.parametrize(("chip", "half"), [("rtx-4090", 165.2e12), ("rtx-3090", 71.2e12), ("a6000", 154.8e12)])
+def test_peaks_of_16_bit_are_those_with_fp32_accumulation(chip: str, half: float) -> None:
+    """GeForce halves them, workstation cards of the same die do not."""
+    assert (load_chip(chip).peak_flop_per_s("bf16"), load_chip(chip).peak_flop_per_s("fp16")) == (half, half)
+
+
+def test_one_die_of_an_mi250x_is_half_of_it() -> None:
+    die, package = load_chip("mi250x-gcd"), load_chip("mi250x")
+    for figure in ("peaks.matrix.bf16", "peaks.vector.fp32", "memory.main.bandwidth", "memory.main.capacity",
+                   "memory.l2.capacity", "engine.cores", "links.scale_out.one_way", "power.limit"):  # fmt: skip
+        assert 2 * (die.get(figure) or 0) == package.get(figure)
 
 
 def test_every_figure_says_where_it_comes_from() -> None:

@@ -110,10 +110,12 @@ def tree(kind: str, group: Geometry, tiers: Tiers) -> Plan | None:
     """Two binary trees over the domains, each carrying half, and a chain inside of a domain.
 
     The busiest domain sends 2S for all-reduce (S where there are but two, each at the root of one tree and the leaf of
-    the other), S for broadcast and reduce, in a number of steps that grows with the logarithm of the domains (Sanders, Speck and Traeff 2009, "Two-tree algorithms for full bandwidth broadcast, reduction
-    and scan"; NCCL 2.4, "Massively scale your deep learning training").
+    the other), S for broadcast and reduce, in a number of steps that grows with the logarithm of the domains (Sanders,
+    Speck and Traeff 2009, "Two-tree algorithms for full bandwidth broadcast, reduction and scan"; NCCL 2.4, "Massively
+    scale your deep learning training"). Domains are nodes: parts of one node are no tree (NCCL's tuning.cc reckons with
+    2S for each rank there, which a ring undercuts).
     """
-    if kind not in ("all_reduce", *ROOTED):
+    if kind not in ("all_reduce", *ROOTED) or (len(tiers) > 1 and tiers[-1].role != "scale_out"):
         return None
     passes = 2 if kind == "all_reduce" else 1
     inner = (group.fan_out(0) - 1) * tiers[0].latency_s

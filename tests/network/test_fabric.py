@@ -190,6 +190,15 @@ def test_chips_without_a_link_of_their_own_meet_across_their_host():
     assert [tier.name for tier in Fabric.of(load_chip("metax-c550"), 8, "pcie-host").tiers] == ["host"]
 
 
+def test_two_boards_of_one_node_are_no_tree():
+    node = Fabric.of(load_chip("a100"), 384, "jean-zay")
+    # Four rings cross from board to board, each over one chip's PCIe: 2(n-1)/n S/4 over 31 GB/s.
+    found = node.cost("all_reduce", GB, range(8))
+    assert found.algorithm == "ring"
+    assert found.time_s > 2 * 7 / 8 / 4 / 31
+    assert node.cost("all_reduce", GB, range(16)).tier == "network"
+
+
 @pytest.mark.parametrize("cluster", [None, "bridge-host"])
 def test_a_bridge_joins_two_cards_and_the_host_joins_the_pairs(cluster):
     # No switch, so nothing adds up on the way, whatever NVLink 4 can do elsewhere.

@@ -112,18 +112,25 @@ def tree(kind: str, group: Geometry, tiers: Tiers) -> Plan | None:
     The busiest domain sends 2S for all-reduce (S where there are but two, each at the root of one tree and the leaf of
     the other), S for broadcast and reduce, in a number of steps that grows with the logarithm of the domains (Sanders,
     Speck and Traeff 2009, "Two-tree algorithms for full bandwidth broadcast, reduction and scan"; NCCL 2.4, "Massively
-    scale your deep learning training"). Domains are nodes: parts of one node are no tree (NCCL's tuning.cc reckons with
-    2S for each rank there, which a ring undercuts).
+    scale your deep learning training"). Domains are nodes: inside of one there is the chain, from board to board too, and a
+    group of one node has no tree (NCCL's tuning.cc reckons with 2S for each rank there, which a ring undercuts).
     """
     if kind not in ("all_reduce", *ROOTED) or (len(tiers) > 1 and tiers[-1].role != "scale_out"):
         return None
     passes = 2 if kind == "all_reduce" else 1
-    inner = (group.fan_out(0) - 1) * tiers[0].latency_s
-    outer = sum(log2(group.fan_out(at)) * tier.latency_s for at, tier in enumerate(tiers) if at)
-    cost = [passes / spread_rate(tiers[0], group, 0) if group.reaches[0].most > 1 else 0.0]
-    for at in range(1, len(tiers)):
-        cost.append(_tree_share(kind, group.parts(at)) / group.senders(at) / spread_rate(tiers[at], group, at))
-    return Plan(tuple(cost), passes * (inner + outer))
+    latency, cost = 0.0, []
+    for at, tier in enumerate(tiers):
+        parts = group.fan_out(at)
+        chained = at == 0 or tier.role != "scale_out"
+        if chained:
+            # Of two boards each sends S one way; a chip, and a board between others, sends both ways.
+            share = float(parts - 1 if at and parts < 3 else passes)
+        else:
+            share = _tree_share(kind, group.parts(at))
+        used = group.parts(at) > 1 and _used(group, at)
+        cost.append(share / group.senders(at) / spread_rate(tier, group, at) if used else 0.0)
+        latency += (parts - 1 if chained else log2(parts)) * tier.latency_s
+    return Plan(tuple(cost), passes * latency)
 
 
 @algorithm("halving_doubling")

@@ -107,12 +107,25 @@ def positive(text: str) -> float | None:
 
 
 def where(runs: Iterable[Run], conditions: Iterable[str]) -> list[Run]:
-    """Runs whose columns meet every condition: `chip=H100 SXM 80GB`, `id~^dgxc-0`, `dtype!=fp8` (~ is a regular expression)."""
-    found = list(runs)
+    """Runs whose columns meet every condition: `chip=H100 SXM 80GB`, `id~^dgxc-0`, `dtype!=fp8` (~ is a regular expression),
+    `source=dgxc` (what stands before the number of an id). Raises BadRows, also where no run is left."""
+    found = all_runs = list(runs)
     for condition in conditions:
         match = re.match(r"(\w+)(!=|=|~)(.*)$", condition.strip(), re.DOTALL)
         if not match:
             raise BadRows(f"--where {condition!r}: write column=value, column!=value or column~pattern")
         name, how, wanted = match.groups()
-        found = [run for run in found if COMPARE[how](run.id if name == "id" else run[name], wanted)]
+        known = {"id", "source", *(column for run in all_runs for column in run.columns)}
+        if name not in known:
+            raise BadRows(f"--where {condition!r}: no column is called so; there are {', '.join(sorted(known))}")
+        try:
+            found = [run for run in found if COMPARE[how](_text(run, name), wanted)]
+        except re.error as error:
+            raise BadRows(f"--where {condition!r}: not a regular expression: {error}") from None
+        if not found:
+            raise BadRows(f"--where {condition!r}: no run is left of {len(all_runs)}")
     return found
+
+
+def _text(run: Run, column: str) -> str:
+    return {"id": run.id, "source": run.source}.get(column) or run[column]

@@ -70,6 +70,10 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     try:
         runs = where(read(args.rows), args.where)
+        if not runs:
+            raise BadRows(
+                f"no run of {', '.join(args.rows)} meets {' and '.join(args.where) or 'any condition: it has none'}"
+            )
         bounds = read_bounds(args.bounds)
     except (BadRows, OSError) as error:
         said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error

@@ -108,7 +108,7 @@ def positive(text: str) -> float | None:
 
 def where(runs: Iterable[Run], conditions: Iterable[str]) -> list[Run]:
     """Runs whose columns meet every condition: `chip=H100 SXM 80GB`, `id~^dgxc-0`, `dtype!=fp8` (~ is a regular expression),
-    `source=dgxc` (what stands before the number of an id). Raises BadRows, also where no run is left."""
+    `source=dgxc` (what stands before the number of an id). Raises BadRows."""
     found = all_runs = list(runs)
     for condition in conditions:
         match = re.match(r"(\w+)(!=|=|~)(.*)$", condition.strip(), re.DOTALL)
@@ -122,8 +122,6 @@ def where(runs: Iterable[Run], conditions: Iterable[str]) -> list[Run]:
             found = [run for run in found if COMPARE[how](_text(run, name), wanted)]
         except re.error as error:
             raise BadRows(f"--where {condition!r}: not a regular expression: {error}") from None
-        if not found:
-            raise BadRows(f"--where {condition!r}: no run is left of {len(all_runs)}")
     return found
 
 

@@ -41,7 +41,7 @@ def test_conditions_choose_runs():
     runs = join([LLAMA, {**LLAMA, "id": "y-001", "chip": "B200 SXM", "value": "3"}])
     assert [run.id for run in where(runs, ["chip=B200 SXM"])] == ["y-001"]
     assert [run.id for run in where(runs, ["source=y"])] == ["y-001"]
-    for condition, said in (("chips=7", "no run is left of 2"), ("colour=red", "no column"), ("id~(", "expression")):
+    for condition, said in (("colour=red", "no column"), ("id~(", "expression")):
         with pytest.raises(BadRows, match=said):
             where(runs, [condition])
     assert [run.id for run in where(runs, ["id~^x"])] == ["x-001"]

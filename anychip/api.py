@@ -245,6 +245,7 @@ def forecast(
     total_s = time.perf_counter() - began
     progress(f"priced on {', '.join(_target_text(place) for place in places)} in {(total_s - recorded_s) * 1e3:.0f} ms")
     warnings += [text for recorded in programs for text in (*recorded.meta.get("warnings", ()), *_failure(recorded))]
+    warnings += [text for fabric in fabrics if fabric is not None for text in fabric.assumptions]
     warnings += [text for result in forecasts for text in result.warnings]
     warnings += _dtypes(programs, chips)
     return Answer(

@@ -261,6 +261,8 @@ def test_the_line_that_tells_the_error_is_shown(jobs, monkeypatch):
 def test_a_chip_that_lacks_a_figure_is_left_out_of_several(jobs):
     answer = api.forecast(__file__, on=["thead-ppu:8@pcie-host", "h100:8"])
     assert answer.names == ("h100:8",)
+    (host,) = (text for text in api.forecast(__file__, on="l40s:8").warnings if "PCIe" in text)
+    assert host.startswith("nvidia-l40s: its chips have no link of their own; 8 of one host")
     assert [text for text in answer.warnings if text.startswith("left out: thead-ppu")]
     with pytest.raises(UnknownFigure):
         api.forecast(__file__, on=["thead-ppu:8@pcie-host"])

@@ -18,6 +18,7 @@ Left out: epilogues of matrix products.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -66,11 +67,24 @@ class Node:
     writes: dict[int, int] = field(default_factory=dict)
 
 
+# What recordings that live were fused to: no chip changes it, and each is priced on many.
+_fused: WeakKeyDictionary[Program, tuple[Words, list[Op], Words]] = WeakKeyDictionary()
+
+
 def fuse(program: Program, fusions: "Fusions | None" = None) -> Program:
-    """The program with every compiled region fused; the same one where there is none. fusions: of programs like this one."""
+    """The program with every compiled region fused; the same one where there is none. fusions: of programs like this one.
+    A recording is fused once."""
     begins, ends = spans(program)
     if not begins.size:
         return program
+    if program not in _fused:
+        _fused[program] = _fuse(program, begins, ends, fusions)
+    tape, ops, block_bytes = _fused[program]
+    return replace(program, tape=tape, ops=ops, block_bytes=block_bytes)
+
+
+def _fuse(program: Program, begins: Words, ends: Words, fusions: "Fusions | None") -> tuple[Words, list[Op], Words]:
+    """Tape, ops and bytes of the blocks, with the regions begins..ends (ends excluded) fused."""
     shared = fusions or Fusions()
     numbers = np.array([shared.number(op) for op in program.ops], np.int64)
     common = _renumbered(program.tape, numbers)
@@ -97,7 +111,7 @@ def fuse(program: Program, fusions: "Fusions | None" = None) -> Program:
     new = used[back[used] < 0]
     back[new] = len(numbers) + np.arange(new.size)
     ops = [*program.ops, *(shared.ops[op] for op in new.tolist())]
-    return replace(program, tape=_renumbered(words, back), ops=ops, block_bytes=block_bytes)
+    return _renumbered(words, back), ops, block_bytes
 
 
 def _renumbered(words: Words, numbers: Words) -> Words:

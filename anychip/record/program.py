@@ -46,9 +46,9 @@ class Question:
     place: Place
 
 
-@dataclass
+@dataclass(eq=False)
 class Program:
-    """A recorded program.
+    """A recorded program; equal to itself alone.
 
     tape: int64 words (see `record.tape`). ops, modules, places: what payloads index. block_bytes: size of
     each memory block. meta: plain JSON: argv, torch version, the chip that answered, warnings, wall

@@ -3,6 +3,8 @@
 Every tensor has 1,000 bf16 elements (2,000 bytes) unless said otherwise; block numbers stand for tensors.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from anychip.cost import fusion, work
@@ -272,3 +274,14 @@ def test_a_region_of_several_ranks_is_fused_once(monkeypatch):
     assert launched(fuse(one, shared)) == launched(fuse(other, shared)) == [("fused", 2000, 2000, 1)]
     assert len(fused) == 1
     assert len(fuse(one, shared).ops) == len(OPS) + 1
+
+
+def test_a_recording_is_fused_once_for_all_chips(monkeypatch):
+    done = []
+    original = fusion.Regions
+    monkeypatch.setattr(fusion, "Regions", lambda *args: done.append(args) or original(*args))
+    chain = region(*[call(UNARY, [i], [i + 1]) for i in range(10)], freed=range(1, 10))
+    first, second = fuse(chain), fuse(chain)
+    assert (launched(first), len(done)) == (launched(second), 1)
+    assert fuse(replace(chain, members=(3,))).members == (3,)  # another recording, whatever it shares
+    assert len(done) == 2

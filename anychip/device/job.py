@@ -65,6 +65,12 @@ class Job:
     def run(self, everyone: bool) -> tuple[int, Program | None]:
         """Exit code, and rank 0's recording with those of the other classes; None where rank 0 left none."""
         signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            return self._ran(everyone)
+        finally:
+            self._wait(samples=True)
+
+    def _ran(self, everyone: bool) -> tuple[int, Program | None]:
         self.each = self.each or everyone
         self._run(map(Rank, range(self.world_size) if everyone else (0,)))
         programs: dict[int, Program] = {}
@@ -122,21 +128,25 @@ class Job:
 
     def _again(self) -> tuple[int, Program | None]:
         """Run each stage after all."""
+        self._wait(samples=True)
         for pattern in ("rank-*", "sample-*", "mail-*", "all-*", "waiting-*", "stop-*"):
             for file in self.folder.glob(pattern):
                 file.unlink(missing_ok=True)
         self.codes.clear()
         self.sampled.clear()
         self.middle, self.each = None, True
-        return self.run(everyone=False)
+        return self._ran(everyone=False)
 
     # ------------------------------------------------------------ processes
 
-    def _run(self, ranks: Iterable[Rank]) -> None:
-        """Run these, and whom they wait for, to their ends."""
+    def _run(self, ranks: Iterable[Rank], samples: bool = False) -> None:
+        """Run these, and whom they wait for, to their ends. samples: and those that only show what their like does."""
         for rank in ranks:
             self._start(rank)
-        while self.running:
+        self._wait(samples)
+
+    def _wait(self, samples: bool) -> None:
+        while any(samples or rank.stands_in_for is None for rank in self.running.values()):
             self._load_libraries()
             self._reap()
             self._start_awaited()
@@ -277,7 +287,9 @@ class Job:
         owners = {rank: owner for owner, ranks in classes(programs, streams, self.world_size).items() for rank in ranks}
         wanted = {rank: owners[rank] for rank in (1, self.world_size - 1) if rank not in programs}
         stages = self.middle.samples if self.middle is not None and self.middle.played else ()
-        self._run([Rank(rank, owner) for rank, owner in wanted.items()])
+        self._run([Rank(rank, owner) for rank, owner in wanted.items()], samples=True)
+        if self.middle is not None and not self.middle.agree():
+            return False  # on what samples were lent
         for stage in stages:
             found = self._sampled(stage)
             if self.sampled[stage] or found is None or not alike(stream(found), streams[stage]):

@@ -21,7 +21,7 @@ from accuracy.held import held_job
 from accuracy.page import page
 from accuracy.plan import Plan, Unable, plan
 from accuracy.plot import scatter
-from accuracy.recorder import Job, Recorder, cache_folder
+from accuracy.recorder import HYBRID, Job, Recorder, cache_folder
 from accuracy.rows import BadRows, Run, read, where
 from accuracy.runner import forecast, is_priced, jobs_of, write
 from accuracy.score import GIB, Result, grouped, ids_by_reason, left_out
@@ -225,7 +225,7 @@ def with_forecast(result: Result, recorder: Recorder, known: bool, until: float 
         priced = forecast(result.plan, recorder, keep=True)
     except Exception as error:  # a row that fails is listed with the reason, whatever it is
         said = str(error).strip().splitlines() or [""]
-        if result.plan.program != Plan.program:
+        if result.plan.program not in (Plan.program, HYBRID):
             other = replace(
                 result.plan, program=Plan.program, instead=f"{result.plan.program} failed: {said[-1][:120]}"
             )

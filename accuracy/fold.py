@@ -11,6 +11,7 @@ last stage has beside them). Memory is a' + b' l v + c' k l with k parts in flig
 last of plain 1F1B, p v + p - 1 and p v - p + 1 of the interleaved schedule, at most m v.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from itertools import product
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ ROUTED = (
     "node",
     "most_nodes",
 )
+FEW_ROUTED = 2, 3  # layers with experts that tell what one more takes
 FEW_LAYERS = 4  # so many of different kinds are recorded as they are where there is no pipeline
 EXACT = 1e-6
 FULL = 2, 3  # micro-batches from which on a step grows by as much with each: beside the first travel weights
@@ -86,6 +88,8 @@ def points(options: Mapping[str, Any]) -> list[Point]:
 def kinds(options: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any]]]:
     """Options of a model whose layers are all of one kind, with the share of the layers. `full_every` n: one layer in n sees
     all keys, the others a window. `dense_layers`, `routed_every`: which layers have experts."""
+    if "pattern" in options:
+        return of_pattern(options)
     every = options.get("full_every", 1)
     if every > 1:
         near = without(options, "full_every")
@@ -98,6 +102,25 @@ def kinds(options: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any]]]:
     routed = without(options, "dense_layers", "routed_every")
     found = [(share, routed), (1 - share, without(routed, *ROUTED))]
     return [(share, kind) for share, kind in found if share > 0]
+
+
+def of_pattern(options: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any]]]:
+    """Of a hybrid model, layers of each letter, those at the end in 16 bit apart; and what predicts more tokens, which is there
+    once: two layers with it less two without."""
+    pattern, layers, late = options["pattern"], options["layers"], options.get("bf16_layers", 0)
+    if len(pattern) == 1 and not late:
+        return [(1.0, options)]
+    base = without(options, "bf16_layers", "mtp", "mtp_pattern")
+    plain = {**base, "dtype": "bf16"}
+    letters = Counter((pattern[number % len(pattern)], number >= layers - late) for number in range(layers))
+    found: list[tuple[float, Mapping[str, Any]]] = []
+    for (letter, is_late), count in letters.items():
+        kind = {**(plain if is_late else base), "pattern": letter}
+        found.append((count / layers, kind if letter == "E" else without(kind, *ROUTED, "latent")))
+    if options.get("mtp"):
+        few = {**base, "pattern": "E", "layers": FEW_ROUTED[0]}
+        found += [(1.0, {**few, **{name: options[name] for name in ("mtp", "mtp_pattern")}}), (-1.0, few)]
+    return found
 
 
 def is_uneven(options: Mapping[str, Any]) -> bool:
@@ -127,7 +150,7 @@ def short_layers(options: Mapping[str, Any]) -> tuple[int, int] | None:
     """Two small numbers of layers; None: record all."""
     if is_uneven(options):
         return None
-    low = (2, 3) if options.get("experts") else (4, 6)
+    low = FEW_ROUTED if options.get("experts") else (4, 6)
     return low if options["layers"] > low[1] else None
 
 

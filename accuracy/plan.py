@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy import megatron
+from accuracy.recorder import HYBRID
 from accuracy.rows import Run
 from anychip.network import Fabric
 from anychip.spec import list_chips, load_chip
@@ -153,6 +154,8 @@ def convention(run: Run) -> Mapping[str, Any] | None:
 
 def programmed(found: Plan, told: list[Mapping[str, Any]]) -> Plan:
     """By the program that the rules name, where it can express the run and is here."""
+    if found.program == HYBRID:
+        return replace(found, instead="it trains layers of one kind each")
     wanted = [rule["program"] for rule in told if "program" in rule][-1:]
     if not wanted or wanted == [found.program]:
         return found
@@ -312,6 +315,8 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         or sizes["seq_len"] // split["cp"] // split["tp"] % options.get("pieces", 1)
     ):
         options.pop("pieces", None)
+    if "pattern" in fixed:
+        options |= {name: fixed[name] for name in PATTERNED if name in fixed}
     options["micro_batches"] = micro_batches(sizes["global_batch"], options["micro_batch"], chips, split)
     if fixed.get("batch_per_device"):  # which counts the ranks that share a sequence too: all of a step is one batch
         options |= {"micro_batch": options["micro_batch"] * options["micro_batches"], "micro_batches": 1}
@@ -320,12 +325,16 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     options = {name: value for name, value in options.items() if value is not None}
     check(options, chips)
     found = tuple(sorted(set(filled)))
-    return Plan(run, chip, chips, options, found, rules=names, offloads=bool(fixed.get("offloads")), cluster=cluster,
+    program = HYBRID if "pattern" in options else Plan.program
+    return Plan(run, chip, chips, options, found, program, rules=names, offloads=bool(fixed.get("offloads")), cluster=cluster,
                 memory=str(fixed.get("memory", "allocated")), allocator=str(fixed.get("allocator", "")),
                 context_bytes=int(fixed.get("context_mib", 0)) << 20,
                 holds={name: fixed[name] for name in HOLDS if name in fixed})  # fmt: skip
 
 
+# Options of hybrid models.
+PATTERNED = ("pattern", "mamba_heads", "mamba_head_dim", "mamba_groups", "mamba_states", "chunk", "latent", "mtp_pattern",
+             "bf16_layers")  # fmt: skip
 # Of rules: what a run holds in memory beside its layers.
 HOLDS = ("steps", "loss_chunks", "kept_logits", "deepspeed", "torchao", "mingpt", "late_moments")
 

@@ -29,6 +29,11 @@ from anychip.record import Program
 HERE = Path(__file__).parent
 MODULE = "accuracy.reference"
 PACKAGES = {"accuracy.megatron": "megatron-core"}  # what a program is made of, where that is not here
+HYBRID = "accuracy.hybrid"
+STANDINS = {
+    "accuracy.megatron": ("*.py",),
+    HYBRID: ("causal_conv1d.py", "fused.py", "mamba_*.py"),
+}  # that a program's ops come from
 # What is folded for a short pipeline may need more memory than the whole's ranks have: no recording ends for want of it.
 ROOMY = """
 schema_version = 1
@@ -76,7 +81,8 @@ def program_digest(module: str = MODULE, has_experts: bool = False) -> str:
         whole.update((HERE / f"{module.rpartition('.')[2]}.py").read_bytes())
     if module in PACKAGES:
         whole.update(importlib.metadata.version(PACKAGES[module]).encode())
-        for path in sorted((HERE.parent / "anychip" / "standins").glob("*.py")):
+    for pattern in STANDINS.get(module, ()):
+        for path in sorted((HERE.parent / "anychip" / "standins").glob(pattern)):
             whole.update(path.read_bytes())
     return whole.hexdigest()
 
@@ -170,6 +176,7 @@ LIBRARIES = (
 
 MORE = {
     "accuracy.holding": ("accuracy.holding",),
+    HYBRID: (HYBRID, "accuracy.reference.__main__"),
     "accuracy.megatron": (
         "accuracy.megatron", "accuracy.reference.__main__", "megatron.core.distributed", "megatron.core.models.gpt",
         "megatron.core.optimizer", "megatron.core.pipeline_parallel",

@@ -2,26 +2,30 @@
 
 from math import ceil
 
-from anychip.cost.work import Gemm, Work, family, main_dtype, traffic
+from anychip.cost.work import Gemm, Work, family, main_dtype, matrix_dtype, traffic
 from anychip.record import Op
 
 
 @family("custom.")
 def custom(op: Op) -> Work:
     """FLOP as given (keyword ``flop``); bytes as given (``bytes``), else each tensor's once. FLOP of the matrix unit
-    (``unit``) are priced as a cube of the same work, 2 * n**3, as only their number is known. An op that was given
-    neither is counted by bytes alone and said so."""
+    (``unit``) are priced as a cube of the same work, 2 * n**3, as only their number is known, unless ``products`` tells
+    their shapes (batch, m, n, k); beside those, FLOP of the vector unit take no time. An op that was given neither FLOP
+    nor bytes is counted by bytes alone and said so."""
     read, written = traffic(op)
     given, flop = op.kwarg("bytes"), op.kwarg("flop")
     if given is not None:
         written = min(written, given)
         read = given - written
-    matrix = op.kwarg("unit") == "matrix" and bool(flop)
-    side = max(ceil(((flop or 0) / 2) ** (1 / 3)), 1)
+    products = tuple(Gemm(*shape) for shape in op.kwarg("products", ()))
+    done = (flop or 0) + sum(product.flop for product in products)
+    dtype = matrix_dtype(op, allow_tf32=True) if products else main_dtype(op)
+    if op.kwarg("unit") == "matrix" and flop:
+        side = max(ceil((flop / 2) ** (1 / 3)), 1)
+        products = (Gemm(1, side, side, side),)
     return Work(
-        flop=flop or 0, model_flop=flop or 0, bytes_read=read, bytes_written=written, kind="custom",
-        dtype=main_dtype(op), unit="matrix" if matrix else "vector" if flop else "none",
-        gemm=(Gemm(1, side, side, side),) if matrix else (), known=flop is not None or given is not None,
+        flop=done, model_flop=done, bytes_read=read, bytes_written=written, kind="custom", dtype=dtype, gemm=products,
+        unit="matrix" if products else "vector" if done else "none", known=flop is not None or given is not None,
     )  # fmt: skip
 
 

@@ -33,6 +33,8 @@ class Library:
 
 # Trainers that come as packages: on a machine with a GPU they run with these libraries, without them on slower paths.
 TRAINERS = ("megatron", "nemo")
+# The same, where models are written for a library and fall back to a path that nobody trains with.
+MODELS = (*TRAINERS, "transformers", "mamba_ssm")
 
 LIBRARIES: dict[str, Library] = {
     "flash_attn": Library("flash_attn", "its attention is priced as torch's fused attention"),
@@ -49,6 +51,8 @@ LIBRARIES: dict[str, Library] = {
         "transformer_engine", "its layers are priced as torch's products and norms", serves=TRAINERS
     ),
     "liger_kernel": Library("liger_kernel", "its kernels are priced by FLOP and bytes as fused ones"),
+    "mamba_ssm": Library("mamba_ssm", "its scans are priced by the products and bytes of their kernels", serves=MODELS),
+    "causal_conv1d": Library("causal_conv1d", "its convolutions are priced by FLOP and bytes", serves=MODELS),
     "deepspeed": Library("deepspeed", "its fused optimizers are priced as torch's"),
     "triton": Library("triton", "its kernels are priced by the bytes of their tensors", tells=False),
     "cupy": Library("cupy", "its raw kernels are priced by the bytes of their tensors", tells=False),
@@ -142,7 +146,7 @@ def _warn(top: str) -> None:
         return
     platform = runtime.chip.platform
     inside = platform.libraries.get(library.key or top)
-    where = f" ({platform.id} has none)" if inside in ("none", None) else ""
+    where = f" ({platform.id} has none)" if inside == "none" else ""
     if inside not in ("none", "sdpa", "torch", "triton", None):
         where = f" ({platform.id} has {inside} for it)"
     runtime.recorder.warn(f"{top} is not installed{where}: {library.priced}")

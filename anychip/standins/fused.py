@@ -4,7 +4,7 @@ The reference is written in plain torch and says what is computed: shapes come f
 numbers (on CPU tensors) from running it as it is. On a chip one op stands for the forward and one for the backward.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from anychip.standins.recording import Layout, Reference, any_on_chip, launch, layout
 
 Flop = Callable[..., int]
+Products = tuple[tuple[int, int, int, int], ...]  # (batch, m, n, k) of each
 
 
 def fused(
@@ -22,14 +23,16 @@ def fused(
     backward: float = 2.0,
     mutates: tuple[int, ...] = (),
     unit: str = "vector",
+    products: Callable[..., Products] = lambda *_: (),
 ) -> Callable[[Callable[..., Any]], "Fused"]:
     """Make a fused op of a reference function of positional tensors and plain values.
 
     flop: of the forward, from the arguments. backward: FLOP of the backward over those of the forward; 0 where there is
     none. saves: positions of the arguments kept for the backward (all tensors if None). mutates: positions of the
     arguments that it writes and returns, in place of new outputs. unit: the engine of its FLOP, vector or matrix.
+    products: what the forward multiplies beside, from the arguments; it has a backward of its own (`gradients`).
     """
-    return lambda reference: Fused(f"custom.{name}", reference, flop, saves, backward, mutates, unit)
+    return lambda reference: Fused(f"custom.{name}", reference, flop, saves, backward, mutates, unit, products)
 
 
 class Fused:
@@ -37,10 +40,10 @@ class Fused:
 
     def __init__(
         self, name: str, reference: Callable[..., Any], flop: Flop, saves: tuple[int, ...] | None, backward: float,
-        mutates: tuple[int, ...], unit: str,
+        mutates: tuple[int, ...], unit: str, products: Callable[..., Products],
     ) -> None:  # fmt: skip
         self.name, self.reference, self.flop, self.saves = name, reference, flop, saves
-        self.backward, self.mutates, self.unit = backward, mutates, unit
+        self.backward, self.mutates, self.unit, self.products = backward, mutates, unit, products
         self.__doc__ = reference.__doc__
         self._known: dict[Any, list[Layout]] = {}
 
@@ -65,9 +68,25 @@ class Fused:
     def run(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Record the forward; returns its outputs."""
         mutated = [args[position] for position in self.mutates]
-        costs = (("flop", int(self.flop(*args))), ("unit", self.unit))
+        costs = _costs(int(self.flop(*args)), self.unit, self.products(*args))
         made = launch(self.name, args, self.layouts(args), mutated, costs, Reference(self.reference))
         return tuple(mutated or made)
+
+
+def gradients(
+    name: str, args: tuple[Any, ...], outputs: Sequence[Any], flop: int = 0, products: Products = ()
+) -> list[Any]:  # fmt: skip
+    """Record a kernel of a backward that is written out, with all that it makes: new tensors where `outputs` has a layout,
+    the given ones where it has tensors."""
+    into = [one for one in outputs if isinstance(one, torch.Tensor)]
+    layouts = [one for one in outputs if not isinstance(one, torch.Tensor)]
+    full = f"custom.{name}.out" if into else f"custom.{name}"
+    made = iter(launch(full, (*args, *into), layouts, into, _costs(flop, "vector", products)))
+    return [one if isinstance(one, torch.Tensor) else next(made) for one in outputs]
+
+
+def _costs(flop: int, unit: str, products: Products) -> tuple[tuple[str, Any], ...]:
+    return (("flop", flop), *((("products", products),) if products else ()), ("unit", unit))
 
 
 class _Function(torch.autograd.Function):

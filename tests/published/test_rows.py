@@ -80,7 +80,7 @@ def test_what_does_not_matter_to_a_run_is_not_counted():
         ({"chip": "Abacus 9"}, "no file in the standard"),
         ({"tp": "0"}, "not positive"),
         ({"micro_batch": "0"}, "not positive"),
-        ({"model": "Nemotron-H 56B"}, "state-space"),
+        ({"model": "Gated DeltaNet 1.3B"}, "linear-attention"),
         ({"notes": "DO NOT USE: wrong"}, "DO NOT USE"),
         ({"tp": "5", "chips": "40", "global_batch": "80"}, "heads do not divide"),
         ({"dtype": "fp32"}, "words.toml"),

@@ -118,8 +118,8 @@ def _products_s(task: Work, on: Machine) -> tuple[float, str]:
             like = like or (task.kind == "conv" and bool(curve.how))
             total += seconds * times
             worst = max(worst, EVIDENCE.index(evidence))
-    if task.kind == "grouped":
-        total /= on.rates.need("gemm.grouped").value
+    if task.kind in ("grouped", "custom"):
+        total /= on.rates.need(f"gemm.{task.kind}").value
     # A convolution's product is implicit: the curve of explicit ones is a model of it at best.
     return total, EVIDENCE[worst if like else max(worst, 2)]
 

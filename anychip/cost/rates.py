@@ -29,6 +29,7 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
   host_link.rate            bandwidth between host and chip
   borrow                    note begins with the chip (then a colon) whose *curve shape* (never level) stands in; shape says for what
   gemm.grouped              share of that rate that grouped products (mixtures of experts) reach
+  gemm.custom               share of that rate that products inside of a kernel of its own reach, as those of a scan in chunks
   collective.efficiency     share of a wire that large collectives reach; shape scale_up, host or scale_out (over the link's file)
   collective.exchange       share of that which all-to-all through a switch reaches; collective.latency: one step of a message
   same_die                  note begins with a chip of the same die, clocks and power (then a colon): its rows of products and

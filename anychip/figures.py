@@ -232,14 +232,22 @@ def top_ops_of(timeline: Timeline, window: Window, most: int = 10,
     )  # fmt: skip
 
 
+SHOWN_OPS = 3  # of those that became one kernel
+
+
 def shape_text(op: Op) -> str:
-    """What tells calls of one op apart: m x n x k of products, else the shapes of its first two tensors."""
+    """What tells calls of one op apart: m x n x k of products, what was fused and the bytes that it moves, else the shapes
+    of its first two tensors."""
     task = work(op)
     if len(task.gemm) == 1:
         batch, m, n, k = task.gemm[0][:4]
         return f"{batch}x " * (batch > 1) + f"{m}x{n}x{k} {task.dtype}"
     if task.kind == "collective" and op.args:
         return f"{memory(sum(tensor.nbytes for tensor in op.tensors[:1]))} {task.dtype}"
+    fused = op.kwarg("ops") if op.name == "anychip.fused" else None
+    if fused:
+        more = f" +{len(fused) - SHOWN_OPS}" if len(fused) > SHOWN_OPS else ""
+        return f"{', '.join(fused[:SHOWN_OPS])}{more} {memory(task.bytes_moved)}"
     tensors = [tensor for tensor in op.tensors if tensor.shape][:2] or list(op.outputs[:1])
     several = f" (+{len(op.tensors) - 2} more)" if len(op.tensors) > 8 else ""
     return ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors) + f" {task.dtype}" + several

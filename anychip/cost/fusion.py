@@ -17,6 +17,7 @@ Left out: epilogues of matrix products.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from sys import maxsize
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -32,7 +33,8 @@ LOOK_BACK = 64  # groups that a node may still join: keeps a long region from ta
 
 
 class Facts(NamedTuple):
-    """Of an op, whatever region it is in. reads, writes: bytes of the tensors on the chip that it touches."""
+    """Of an op, whatever region it is in. elements: on which it works. reads, writes: bytes that it touches of its tensors on
+    the chip; of a table or a cache that is indexed only as much as the op moves."""
 
     elements: int
     fusible: bool
@@ -43,14 +45,20 @@ class Facts(NamedTuple):
 
     @classmethod
     def of(cls, op: Op) -> "Facts":
-        task = work(op)
-        elements = max((t.numel for t in op.tensors + op.outputs if t.on_chip), default=0)
+        task, changed = work(op), mutated(op)
+        worked = op.tensors + op.outputs
+        most = (maxsize, maxsize)
+        if task.kind == "index":
+            most = (task.bytes_read, task.bytes_written)
+            worked = op.outputs if not changed else tuple(t for i, t in enumerate(op.tensors) if i not in op.mutates)
+        elements = max((t.numel for t in worked if t.on_chip), default=0)
         fusible = task.kind in FUSIBLE and not task.host_bytes  # (what crosses the link to the host stays a kernel)
-        return cls(elements, fusible, task.flop, task.dtype, _nbytes(op.tensors), _nbytes(op.outputs + mutated(op)))
+        reads, writes = _nbytes(op.tensors, most[0]), _nbytes(op.outputs + changed, most[1])
+        return cls(elements, fusible, task.flop, task.dtype, reads, writes)
 
 
-def _nbytes(tensors: tuple[TensorMeta, ...]) -> tuple[int, ...]:
-    return tuple(size for tensor in tensors if tensor.on_chip and (size := tensor.nbytes))
+def _nbytes(tensors: tuple[TensorMeta, ...], most: int) -> tuple[int, ...]:
+    return tuple(min(size, most) for tensor in tensors if tensor.on_chip and (size := tensor.nbytes))
 
 
 @dataclass(eq=False)
@@ -355,10 +363,10 @@ def _sizes(blocks: list[int], touched: tuple[int, ...], block_bytes: Sequence[in
     if blocks and len(blocks) == 2 * len(touched) and blocks[: len(touched)] == blocks[len(touched) :]:
         blocks = blocks[: len(touched)]  # told twice, by a region within a backward
     sizes: dict[int, int] = {}
-    one_to_one = len(touched) == len(blocks)
+    one_to_one, whole = len(touched) == len(blocks), sum(touched)
     for index, block in enumerate(blocks):
         most = block_bytes[block]
-        sizes[block] = min(sizes.get(block, 0) + (touched[index] if one_to_one else most), most)
+        sizes[block] = min(sizes.get(block, 0) + (touched[index] if one_to_one else min(most, whole)), most)
     return sizes
 
 

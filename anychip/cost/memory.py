@@ -253,13 +253,15 @@ def embedding_bag(op: Op) -> Work:
 def scatter(op: Op) -> Work:
     """In place: reads index and source, writes (for sums: reads too) as many elements as the source has. Out of
     place the whole tensor is copied first. An accumulating index_put sorts its indices first (Indexing.cu)."""
-    moved = nbytes(t for t in op.tensors[1:] if t.dtype not in ("int64", "int32", "bool"))
+    source = [t for t in op.tensors[1:] if t.dtype not in ("int64", "int32", "bool")]
+    moved = nbytes(source)
     index = _index_bytes(op)
     touched = moved or index
     sorts = "index_put" in op.name and any(a is True for a in op.args)
     whole = 0 if op.mutates else nbytes(op.outputs)
     kernels = 1 + (0 if op.mutates else 1) + (6 if sorts else 0)
-    return vector_work(op, "index", flop=_numel(op), kernels=kernels, bytes_written=touched + whole,
+    flop = max((t.numel for t in source or op.tensors[1:]), default=0) if op.mutates else _numel(op)
+    return vector_work(op, "index", flop=flop, kernels=kernels, bytes_written=touched + whole,
                        bytes_read=index * (6 if sorts else 1) + 2 * touched + whole)  # fmt: skip
 
 

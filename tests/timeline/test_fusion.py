@@ -285,3 +285,35 @@ def test_a_recording_is_fused_once_for_all_chips(monkeypatch):
     assert (launched(first), len(done)) == (launched(second), 1)
     assert fuse(replace(chain, members=(3,))).members == (3,)  # another recording, whatever it shares
     assert len(done) == 2
+
+
+def test_a_table_is_not_swept_for_the_rows_that_are_read():
+    table, rows, index = t(100_000, 64), t(4, 64), t(4, dtype="int64")
+    ops = [
+        op("aten.embedding.default", table, index, out=rows),
+        op("aten.mul.Tensor", rows, rows, out=rows),
+        op("aten.index_copy_.default", table, 0, index, rows, mutates=(0,)),
+    ]
+    looked_up = [
+        w(Kind.OP, 0),
+        w(Kind.USE, 0),
+        w(Kind.USE, 1),
+        w(Kind.DEF, 2),
+        w(Kind.OP, 1),
+        w(Kind.USE, 2),
+        w(Kind.DEF, 3),
+    ]
+    words = [w(Kind.COMPILED, 1), *looked_up, w(Kind.FREE, 2), w(Kind.COMPILED, 0)]
+    sizes = [table.nbytes, index.nbytes, rows.nbytes, rows.nbytes]
+    # Of the table the rows that are named; the next op works on as many elements and is one kernel with it.
+    assert launched(fuse(program(words, ops, sizes))) == [("fused", rows.nbytes + 2 * index.nbytes, rows.nbytes, 1)]
+    written = [
+        w(Kind.COMPILED, 1),
+        w(Kind.OP, 2),
+        *(w(Kind.USE, b) for b in (0, 1, 2)),
+        w(Kind.DEF, 0),
+        w(Kind.COMPILED, 0),
+    ]
+    ((_, read, wrote, _),) = launched(fuse(program(written, ops, sizes)))
+    assert wrote == rows.nbytes
+    assert read <= 3 * (rows.nbytes + index.nbytes) + rows.nbytes

@@ -125,13 +125,17 @@ def _products_s(task: Work, on: Machine) -> tuple[float, str]:
 
 
 ATTENTION_TILE = 128  # queries that one block of a fused attention works on
+FEW_QUERIES = 64  # that it works on at least, where they are fewer than keys: rows that there are not are multiplied too
 
 
 def _attention_s(task: Work, on: Machine) -> tuple[float, str]:
     shape = task.attention
     assert shape is not None
-    level = on.attention_rate(shape.implementation, shape.backward, shape.causal, shape.head_dim,
-                              max(shape.query_length, 1), task.dtype)  # fmt: skip
+    queries, keys = max(shape.query_length, 1), max(shape.key_length, 1)
+    level = on.attention_rate(
+        shape.implementation, shape.backward, shape.causal, shape.head_dim, max(queries, keys), task.dtype
+    )
+    filled = queries / (-(-queries // FEW_QUERIES) * FEW_QUERIES) if queries < keys else 1.0
     blocks = shape.batch_heads * -(-shape.query_length // ATTENTION_TILE)
     cores = on.chip.cores or 1
     # Few blocks leave cores idle; a split over keys wins some back, as stream-K does for products.
@@ -143,7 +147,9 @@ def _attention_s(task: Work, on: Machine) -> tuple[float, str]:
     elif task.dtype == "fp8" and peak > on.peak("bf16", "matrix"):
         slower = 1.0 / on.rates.need("attention.backward.low" if shape.backward else "attention.forward.low").value
     evidence = level.evidence if used == 1.0 and slower == 1.0 else "modelled"
-    return max(task.flop / (level.value * used) * slower, task.flop / peak), evidence
+    if filled < 1.0:
+        evidence = "modelled"
+    return max(task.flop / (level.value * used * filled) * slower, task.flop / peak), evidence
 
 
 def host_op_s(op: Op, chip: Chip) -> float:

@@ -76,7 +76,7 @@ def rate(machine: Machine, implementation: str, backward: bool, causal: bool, he
     own = (curves(machine.rates, wide=True) if dtype == "fp32" else {}) or curves(machine.rates)
     direction = "attention.backward.rate" if backward else "attention.forward.rate"
     sustained = machine.rates.need("attention.sustained").value
-    peak = machine.peak("bf16", "matrix")
+    peak = machine.half_peak
     if own:
         value, ratios = combined(own, implementation, backward, causal, head_dim, length)
         exact = dtype if dtype == "fp32" and curves(machine.rates, wide=True) else ""

@@ -189,6 +189,11 @@ class Machine:
             return self.lowest_peak() / (DOUBLE_WORD_FLOP if dtype == "fp64" else 1)
         return self.chip.peak_flop_per_s(name, engine) or self.chip.peak_flop_per_s(name, other) or self.lowest_peak()
 
+    @property
+    def half_peak(self) -> float:
+        """Dense matrix peak in flop/s of 16 bit: of bf16, or of fp16 on chips that have no bf16 to multiply."""
+        return max(self.peak("bf16", "matrix"), self.peak("fp16", "matrix"))
+
     def runs_as(self, dtype: str) -> str | None:
         """The dtype that the chip computes this one in: the first of RUNS_AS that it has a peak for."""
         names = RUNS_AS.get(dtype, (dtype, "fp32"))

@@ -125,7 +125,9 @@ def _products_s(task: Work, on: Machine) -> tuple[float, str]:
 
 
 ATTENTION_TILE = 128  # queries that one block of a fused attention works on
-FEW_QUERIES = 64  # that it works on at least, where they are fewer than keys: rows that there are not are multiplied too
+FEW_QUERIES = (
+    64  # that it works on at least, where they are fewer than keys: rows that there are not are multiplied too
+)
 
 
 def _attention_s(task: Work, on: Machine) -> tuple[float, str]:
@@ -141,10 +143,10 @@ def _attention_s(task: Work, on: Machine) -> tuple[float, str]:
     # Few blocks leave cores idle; a split over keys wins some back, as stream-K does for products.
     used = (blocks / (cores * -(-blocks // cores))) ** 0.5 if blocks < cores else 1.0
     peak = on.peak(task.dtype, "matrix")
-    slower = on.peak("bf16", "matrix") / peak if peak < on.peak("bf16", "matrix") else 1.0
+    slower = on.half_peak / peak if peak < on.half_peak else 1.0
     if level.dtype == task.dtype:
         slower = 1.0
-    elif task.dtype == "fp8" and peak > on.peak("bf16", "matrix"):
+    elif task.dtype == "fp8" and peak > on.half_peak:
         slower = 1.0 / on.rates.need("attention.backward.low" if shape.backward else "attention.forward.low").value
     evidence = level.evidence if used == 1.0 and slower == 1.0 else "modelled"
     if filled < 1.0:

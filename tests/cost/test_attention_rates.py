@@ -1,0 +1,17 @@
+"""What a fused attention takes where a chip has no curve of it."""
+
+import pytest
+
+from anychip.cost.price import Prices
+from anychip.spec import load_chip
+from tests.cost.ops import op, t
+
+
+@pytest.mark.parametrize("chip", ["h100", "a100", "mi300x", "l40s", "t4", "v100"])
+def test_one_query_against_many_keys_takes_little_longer_than_reading_them(chip):
+    # a step of decoding: 4 sequences, 32 heads, 2,048 keys of 64
+    query, keys = t(4, 32, 1, 64, dtype="float16"), t(4, 32, 2048, 64, dtype="float16")
+    name = "aten._scaled_dot_product_efficient_attention.default"
+    priced = Prices([op(name, query, keys, keys, None, False, 0.0, False, out=query)], load_chip(chip))
+    read_s = 2 * keys.nbytes / load_chip(chip).memory_bandwidth_bytes_per_s
+    assert read_s < priced.body_s[0] < 2.5 * read_s

@@ -5,6 +5,7 @@ the chip has, so without these sentences a program that cannot run there would o
 """
 
 from anychip.cost import work
+from anychip.cost.work import packet
 from anychip.record import Op, Program
 from anychip.spec import Chip
 
@@ -14,6 +15,8 @@ BECOMES = {
     "emulated": "are emulated there",
     "cast": "are computed in another dtype there",
 }
+# Products made for small integers, where torch.mm of these is refused: as good as the chip's own products of them.
+INTEGER_PRODUCTS = ("aten._int_mm", "aten._weight_int8pack_mm", "aten._weight_int4pack_mm")
 USES = {"matmul": "products", "elementwise": "elementwise operations", "storage": "tensors"}
 
 
@@ -32,6 +35,8 @@ def unlike(program: Program, chip: Chip) -> list[str]:
     """
     found: dict[tuple[str, str, str], str] = {}
     for op in program.ops:
+        if packet(op.name) in INTEGER_PRODUCTS and chip.peak_flop_per_s("int8", "matrix"):
+            continue
         use = use_of(op)
         # A product's operands come first; what it keeps beside its result (row sums in float32) is no product.
         tensors = op.tensors[:2] if use == "matmul" else (*op.tensors, *op.outputs)

@@ -22,6 +22,8 @@ def program(name, dtype, on_chip=True):
         ("a100", "aten.mm.default", "float8_e4m3fn", ["float8_e4m3fn products (aten.mm) end in an error there."]),
         ("ascend-910b", "aten.mul.Tensor", "float64",
          ["float64 elementwise operations (aten.mul.Tensor) run on the host there, which is slower than this forecast says."]),
+        ("a100", "aten._int_mm.default", "int8", []),
+        ("a100", "aten.mm.default", "int8", ["int8 products (aten.mm) end in an error there."]),
         ("tpu-v5p", "aten.mul.Tensor", "float64", []),  # emulated element by element: no news
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ asked in the same way; where an answer differs the program might have done somet
 """
 
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +54,7 @@ class Answer:
     on its own. reserved_bytes: the most that PyTorch's caching allocator would hold of the chip's memory; None for chips
     whose steps are compiled whole, which have no such allocator.
     fabrics: the network of each, None for one chip. stragglers: what made ranks unequal.
+    left_out: targets that there is no answer for, as `warnings` says why.
     wall_s: seconds spent here on record, price and total. interrupted: the program was stopped by Ctrl-C, so the
     forecasts hold only for what it had done by then.
     """
@@ -66,6 +68,7 @@ class Answer:
     reserved_bytes: tuple[int | None, ...] = ()
     fabrics: "tuple[Fabric | None, ...]" = ()
     stragglers: "Stragglers | None" = None
+    left_out: tuple[str, ...] = ()
     wall_s: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     interrupted: bool = False
@@ -83,11 +86,11 @@ class Answer:
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, the program's own where it failed, 1 where it does not fit, else 0."""
+        """130 after Ctrl-C, the program's own where it failed, 1 where it does not fit or a target has no answer, else 0."""
         if self.interrupted:
             return INTERRUPTED
         failed = int(self.programs[0].meta.get("exit_code") or 0)
-        return failed or int(any(not forecast.fits for forecast in self.forecasts))
+        return failed or int(bool(self.left_out) or any(not forecast.fits for forecast in self.forecasts))
 
 
 def places_of(on: OnChips, ranks_of: Program | None = None) -> list[Where]:
@@ -221,7 +224,7 @@ def forecast(
     Raises BadUse for a recording of another number of ranks, BadNetwork, Deadlock.
     """
     began = time.perf_counter()
-    places = places_of(on, program if isinstance(program, Program) else None)
+    places = asked = places_of(on, program if isinstance(program, Program) else None)
     chips = [place.chip for place in places]
     stragglers = _stragglers(places, jitter, slow_node, degraded_link)
     fabrics = [_fabric(place) for place in places]
@@ -258,6 +261,7 @@ def forecast(
         reserved_bytes=reserved,
         fabrics=tuple(fabrics),
         stragglers=stragglers,
+        left_out=tuple(place.name for place in asked if place not in places),
         wall_s={"record": recorded_s, "price": total_s - recorded_s, "total": total_s},
         warnings=tuple(dict.fromkeys(warnings)),
         interrupted=any(p.meta.get("interrupted") for p in programs),
@@ -403,35 +407,49 @@ def _price(program: Program, chip: Chip, fabric: "Fabric | None", tokens_per_ste
 def _record_all(program: Any, places: list[Where], fabrics: "Sequence[Fabric | None]", jobs: int, progress: Say,
                 options: Mapping[str, Any]) -> tuple[dict[tuple[str, int], Program], list[str]]:  # fmt: skip
     """By chip and number of chips: for each number one recording, for all chips that would have answered alike; one more
-    for each that would not. What the program prints is shown of the first target. And what to say of numbers of chips on
-    which the program fails; where it does on all, ProgramFailed."""
+    for each that would not. What the program prints is shown of the first target. And what to say of targets on which the
+    program fails; where it does on all, ProgramFailed."""
     _argv(program, bool(options.get("module")))
     found: dict[tuple[str, int], Program] = {}
-    failed: dict[int, ProgramFailed] = {}
-    counts = list(dict.fromkeys(place.num_chips for place in places))
-    for count in counts:
+    failed: dict[tuple[str, int], ProgramFailed] = {}
+    for count in dict.fromkeys(place.num_chips for place in places):
         chips = list(dict.fromkeys(place.chip for place in places if place.num_chips == count))
         mine = {**options}
         if count > 1:
             node = next(_node_chips(fabric) for fabric in fabrics if fabric is not None and fabric.num_chips == count)
             cluster = next(place.cluster for place in places if place.num_chips == count)
             mine |= {"num_chips": count, "chips_per_node": node, "jobs": jobs, "cluster": cluster}
-        if found:
+        if found or failed:
             mine["show_output"] = False
-        try:
-            recorded = _record_chips(program, chips, jobs, progress, mine)
-        except ProgramFailed as error:
-            failed[count] = error
-            if len(failed) == len(counts) or error.exit_code == INTERRUPTED:
-                raise
-            continue
-        found |= {(chip.id, count): one for chip, one in zip(chips, recorded, strict=True)}
-        if any(one.meta.get("interrupted") for one in recorded):
+        recorded = _record_chips(program, chips, jobs, progress, mine)
+        for chip, one in recorded.items():
+            if isinstance(one, Program):
+                found[chip, count] = one
+            else:
+                failed[chip, count] = one
+        ended = [one for one in failed.values() if one.exit_code == INTERRUPTED]
+        if ended:
+            raise ended[0]
+        if any(isinstance(one, Program) and one.meta.get("interrupted") for one in recorded.values()):
             break
-    return found, [
-        f"left out, as the program fails on {count:,} chips: {error_line(str(error))}"
-        for count, error in failed.items()
-    ]
+    if not found:
+        raise next(iter(failed.values()))
+    return found, _left_out(found, failed)
+
+
+RANKS = re.compile(r"\b(LOCAL_RANK|RANK|WORLD_SIZE|MASTER_ADDR)\b")
+
+
+def _left_out(found: Mapping[tuple[str, int], Program], failed: Mapping[tuple[str, int], ProgramFailed]) -> list[str]:
+    """What to say of targets on which the program fails; once for a number of chips that none of them gets through."""
+    lines: dict[str, None] = {}
+    for (chip, count), error in failed.items():
+        alone = count > 1 and not any(other == count for _, other in found)
+        where = f"{count:,} chips" if alone else f"{chip}:{count}" if count > 1 else chip
+        why = error_line(str(error))
+        hint = f" Is it one of several ranks? Then: --on {chip}:8" if count == 1 and RANKS.search(why) else ""
+        lines[f"left out, as the program fails on {where}: {why}{hint}"] = None
+    return list(lines)
 
 
 def _node_chips(fabric: "Fabric") -> int:
@@ -442,27 +460,47 @@ def _node_chips(fabric: "Fabric") -> int:
 
 def _record_chips(
     program: Any, chips: list[Chip], jobs: int, progress: Say, options: Mapping[str, Any]
-) -> list[Program]:
-    """One recording for the first chip and for all that would have answered alike; one more for each that would not."""
+) -> dict[str, "Program | ProgramFailed"]:
+    """By chip one recording for the first and for all that would have answered alike, one more for each that would not, or
+    how the program failed there. Where it fails alike on two chips it is taken to do so on all."""
     from anychip.device.answers import differing
 
     count = options.get("num_chips", 1)
-    progress(f"recording on {f'{count:,} ' if count > 1 else 'a '}virtual {chips[0].id}, shapes only")
-    first = record(program, chips[0], **options)
+    found: dict[str, Program | ProgramFailed] = {}
+    left = list(chips)
+    while left:
+        progress(f"recording on {f'{count:,} ' if count > 1 else 'a '}virtual {left[0].id}, shapes only")
+        first = _recorded(program, left[0], options)
+        if isinstance(first, Program):
+            break
+        alike = any(error_line(str(first)) == error_line(str(other)) for other in found.values())
+        found[left.pop(0).id] = first
+        if alike or first.exit_code == INTERRUPTED:
+            return found | {chip.id: first for chip in left}
+        options = {**options, "show_output": False}
+    else:
+        return found
     ran = f" of {len(first.ranks)} distinct rank{'s' * bool(first.others)}" if count > 1 else ""
     events = sum(len(rank.tape) for rank in first.ranks)
     progress(f"recorded {events:,} events, {len(first.ops):,} distinct operations{ran}")
-    again = {chip.id: chip for chip in chips[1:] if differing(first, chip)} if not first.meta.get("interrupted") else {}
+    again = {chip.id: chip for chip in left[1:] if differing(first, chip)} if not first.meta.get("interrupted") else {}
     for chip in again.values():
         question = differing(first, chip)[0]
         progress(f"recording again on {chip.id}: it answers {question.name} otherwise ({_place(question)})")
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         runs = {
-            name: pool.submit(record, program, chip, **{**options, "show_output": False})
+            name: pool.submit(_recorded, program, chip, {**options, "show_output": False})
             for name, chip in again.items()
         }
-        recorded = {name: run.result() for name, run in runs.items()}
-    return [recorded.get(chip.id, first) for chip in chips]
+        found |= {name: run.result() for name, run in runs.items()}
+    return {chip.id: found.get(chip.id, first) for chip in chips}
+
+
+def _recorded(program: Any, chip: Chip, options: Mapping[str, Any]) -> "Program | ProgramFailed":
+    try:
+        return record(program, chip, **options)
+    except ProgramFailed as error:
+        return error
 
 
 def _unlike(program: Program, chips: Sequence[Chip]) -> list[str]:

@@ -104,18 +104,29 @@ def test_exit_codes():
     assert replace(fine, interrupted=True).exit_code == 130
 
 
-def test_a_program_that_fails_on_one_chip_fails(calls, monkeypatch):
+def test_a_program_that_fails_on_one_chip_is_answered_for_the_others(calls, monkeypatch):
     calls.asks = ("name",)
     first = launch.record
 
     def record(argv, chip, **options):
-        if chip.id == "amd-mi300x":
-            raise ProgramFailed("train.py failed", 7)
+        if chip.id in bad:
+            raise ProgramFailed(f"ValueError: not on {chip.id if unlike else 'this chip'}", 7)
         return first(argv, chip, **options)
 
     monkeypatch.setattr(launch, "record", record)
-    with pytest.raises(ProgramFailed):
+    bad, unlike = {"amd-mi300x"}, True
+    for on in (["h100", "mi300x"], ["mi300x", "h100"]):
+        answer = api.forecast(__file__, on=on)
+        assert (answer.names, answer.left_out, answer.exit_code) == (("h100",), ("mi300x",), 1)
+        assert "left out, as the program fails on amd-mi300x: ValueError: not on amd-mi300x" in answer.warnings
+    bad = {"amd-mi300x", "nvidia-h100-sxm"}
+    with pytest.raises(ProgramFailed, match="h100"):
         api.forecast(__file__, on=["h100", "mi300x"])
+    # What fails alike on two chips is the program's own fault, and the third is spared.
+    bad, unlike = bad | {"nvidia-a100-sxm-80gb"}, False
+    calls.clear()
+    with pytest.raises(ProgramFailed):
+        api.forecast(__file__, on=["h100", "mi300x", "a100"])
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,8 @@ def forecast(
     Raises BadUse for a recording of another number of ranks, BadNetwork, Deadlock.
     """
     began = time.perf_counter()
-    places = asked = places_of(on, program if isinstance(program, Program) else None)
+    asked = places_of(on, program if isinstance(program, Program) else None)
+    places, unknown = _known(asked)
     chips = [place.chip for place in places]
     stragglers = _stragglers(places, jitter, slow_node, degraded_link)
     fabrics = [_fabric(place) for place in places]
@@ -238,6 +239,7 @@ def forecast(
         chips = [place.chip for place in places]
         programs = [found[place.chip.id, place.num_chips] for place in places]
         warnings = failed + _never_marked(programs, options.get("step_mark"))
+    warnings += unknown
     recorded_s = time.perf_counter() - began
     _check_used(programs, _title(program))
     forecasts, kept, unknown = _price_all(programs, places, fabrics, tokens_per_step, stragglers)
@@ -266,6 +268,24 @@ def forecast(
         warnings=tuple(dict.fromkeys(warnings)),
         interrupted=any(p.meta.get("interrupted") for p in programs),
     )
+
+
+def _known(places: list[Where]) -> tuple[list[Where], list[str]]:
+    """Targets that can be priced at all, told before anything runs, and what to say of the others; UnknownFigure where none
+    can."""
+    from anychip.forecast import check_figures
+
+    known: list[Where] = []
+    lacking: list[UnknownFigure] = []
+    for place in places:
+        try:
+            check_figures(place.chip)
+            known.append(place)
+        except UnknownFigure as error:
+            lacking.append(error)
+    if not known:
+        raise lacking[0]
+    return known, [f"left out: {error}" for error in lacking]
 
 
 def _stragglers(places: list[Where], jitter: float, slow_node: float, degraded_link: float) -> "Stragglers":

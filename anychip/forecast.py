@@ -11,6 +11,7 @@ from math import sqrt
 import numpy as np
 
 from anychip.cost.fusion import fuse
+from anychip.cost.machine import machine
 from anychip.cost.support import unsupported
 from anychip.cost.work import packet, work
 from anychip.figures import (
@@ -127,6 +128,11 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         memory_by_module=held.by_module,
         values_read=reads(timeline.program, window.begin, window.end, window.count),
     )  # fmt: skip
+
+
+def check_figures(chip: Chip) -> None:
+    """Raise UnknownFigure where a chip's file lacks what every price needs: its memory's bandwidth, any peak."""
+    machine(chip).lowest_peak()
 
 
 def reserved_bytes(program: Program, capacity_bytes: int) -> int:

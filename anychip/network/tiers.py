@@ -86,7 +86,9 @@ def _inner(chip: Chip, num_chips: int, cluster: Cluster | None, bounded: bool) -
             f"{rate / 1e9:.0f} GB/s each."
         )
     if node > domain and num_chips > domain and not (cluster and _in_node(cluster, domain)):
-        tier = _tier(chip, "host", "host", node, "switch", _needed(chip, rate, "links.host.one_way", ""), None, wire)
+        tier = _tier(
+            chip, "host", "host", node, "switch", _needed(chip, num_chips, rate, "links.host.one_way", ""), None, wire
+        )
         yield replace(tier, assumed=assumed)
 
 
@@ -120,10 +122,12 @@ def _scale_up(chip: Chip, num_chips: int, domain: int, topology: str, cluster: C
     own = link.one_way_bytes_per_s or (both / 2 if both else None)
     given = cluster.scale_up_bytes_per_s if cluster else None
     rate = given or own if bounded else own or given
-    one_way = _needed(chip, rate, "links.scale_up.one_way", "[scale_up] one_way_per_chip")
+    one_way = _needed(chip, num_chips, rate, "links.scale_up.one_way", "[scale_up] one_way_per_chip")
     if topology == "unknown":
         missing = "links.scale_up.topology", "[scale_up] topology"
-        raise BadNetwork(f"{chip.id}: how its chips are joined is unknown ({missing[0]}). {_remedy(chip, missing[1])}")
+        raise BadNetwork(
+            f"{chip.id}: how its chips are joined is unknown ({missing[0]}). {_remedy(chip, num_chips, missing[1])}"
+        )
     peer = cluster.peer_bytes_per_s if cluster and given and rate == given else link.peer_one_way_bytes_per_s
     if peer is None and topology == "mesh":
         peer = one_way / (domain - 1)
@@ -157,7 +161,7 @@ def _outer(chip: Chip, num_chips: int, cluster: Cluster | None, bounded: bool) -
     for at in listed:
         rate = at.one_way_bytes_per_s or rate
         where = "links.scale_out.one_way" + (f", as is {_NIC} of {cluster.file}," if bounded and cluster else "")
-        rate = _needed(chip, rate, where, _NIC) / at.oversubscription
+        rate = _needed(chip, num_chips, rate, where, _NIC) / at.oversubscription
         wire = at.wire or wire
         last = at is listed[-1] and not bounded
         chips = UNLIMITED if last or at.chips is None else at.chips
@@ -206,13 +210,15 @@ def _wire(name: str | None) -> Wire | None:
     return load_wire(name) if name else None
 
 
-def _needed(chip: Chip, rate: float | None, path: str, field: str) -> float:
+def _needed(chip: Chip, num_chips: int, rate: float | None, path: str, field: str) -> float:
     if rate is None:
-        raise BadNetwork(f"{chip.id}: {path} is unknown, and a job of several chips needs it. {_remedy(chip, field)}")
+        raise BadNetwork(
+            f"{chip.id}: {path} is unknown, and a job of several chips needs it. {_remedy(chip, num_chips, field)}"
+        )
     return rate
 
 
-def _remedy(chip: Chip, field: str) -> str:
+def _remedy(chip: Chip, num_chips: int, field: str) -> str:
     """What to try where the chip's file lacks a figure; field: of a cluster's file that can give it, "" for none."""
     add = f"Add the figure with its source to {chip.file}"
     if not field:
@@ -221,7 +227,10 @@ def _remedy(chip: Chip, field: str) -> str:
     built = [cluster for cluster in list_clusters() if chip.id in cluster.chips]
     known = [cluster.id for cluster in built if _gives(cluster, table, key)]
     clusters = f"Known clusters of it: {', '.join(known)}. " if known else ""
-    usual = [one.asked for one in list_clusters() if not one.chips and _gives(one, table, key)]
+    usual = [
+        one.asked for one in list_clusters()
+        if not one.chips and (one.max_chips or num_chips) >= num_chips and _gives(one, table, key)
+    ]  # fmt: skip
     say = f"If theirs is as usual, say so: --on {chip.id}:COUNT@NAME with {' or '.join(usual)}. " if usual else ""
     return f"{clusters}{say}{add}, or give a cluster file with {field}: --on {chip.id}:COUNT@FILE.toml"
 

@@ -218,20 +218,34 @@ def forecast(args: argparse.Namespace) -> int:
             degraded_link=args.degraded_link,
             progress=progress,
         )
-    if args.save:
-        answer.programs[0].save(args.save)
-    if args.json:
-        write(args.json, json.dumps(report.to_json(answer), indent=2))
-    if args.trace:
-        for place in report.write_traces(answer, args.trace):
-            print(f"anychip: wrote {place}", file=sys.stderr)
-    if args.memory_snapshot:
-        report.write_memory_snapshots(answer, args.memory_snapshot)
     if args.json != "-" and not args.quiet:
         report.show(answer)
     for warning in answer.warnings if args.quiet or args.json == "-" else ():
         print(f"warning: {warning}", file=sys.stderr)
+    # Last, so that a full disk takes nothing but the file.
+    with _written(args.save):
+        if args.save:
+            answer.programs[0].save(args.save)
+    with _written(args.json):
+        if args.json:
+            write(args.json, json.dumps(report.to_json(answer), indent=2))
+    with _written(args.trace):
+        for place in report.write_traces(answer, args.trace) if args.trace else ():
+            print(f"anychip: wrote {place}", file=sys.stderr)
+    with _written(args.memory_snapshot):
+        if args.memory_snapshot:
+            report.write_memory_snapshots(answer, args.memory_snapshot)
     return answer.exit_code
+
+
+@contextlib.contextmanager
+def _written(path: str | None) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise BadUse(f"{path}: cannot be written: {error.strerror or error}.") from None
 
 
 def _program(args: argparse.Namespace) -> list[str]:

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from anychip import cli
+from anychip.record import Kind, Op, Program, TensorMeta, word
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -163,3 +165,16 @@ def test_a_reader_that_leaves_is_no_error():
     command = f"{sys.executable} -m anychip chips schema | head -c 1 >/dev/null; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no disk that is always full")
+@pytest.mark.parametrize("option", ["--json", "--trace"])
+def test_a_full_disk_takes_nothing_but_the_file(tmp_path, capsys, option):
+    saved = tmp_path / "x.anychip"
+    x = TensorMeta((64, 64), (64, 1), "float32")
+    tape = np.array([word(Kind.OP, 0)], dtype=np.int64)
+    Program(tape, [Op("aten.mul.Tensor", (x, x), outputs=(x,))], np.array([1], dtype=np.int64)).save(saved)
+    assert cli.main(["forecast", "--on", "h100", option, "/dev/full", "--load", str(saved)]) == 2
+    said = capsys.readouterr()
+    assert "time of the run" in said.out
+    assert said.err.strip().endswith("/dev/full: cannot be written: No space left on device.")

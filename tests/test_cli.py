@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import stat
 import subprocess
 import sys
 
@@ -118,8 +119,8 @@ def test_wrong_use_is_one_plain_line_and_exit_2(argv, words, capsys):
     assert said.out == ""
     assert said.err.startswith("anychip: ")
     assert said.err.count("\n") == 1
-    for word in words:
-        assert word in said.err
+    for text in words:
+        assert text in said.err
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "x", "1.5"])
@@ -168,13 +169,14 @@ def test_a_reader_that_leaves_is_no_error():
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no disk that is always full")
-@pytest.mark.parametrize("option", ["--json", "--trace"])
+@pytest.mark.parametrize("option", ["--json", "--trace", "--memory-snapshot"])
 def test_a_full_disk_takes_nothing_but_the_file(tmp_path, capsys, option):
     saved = tmp_path / "x.anychip"
     x = TensorMeta((64, 64), (64, 1), "float32")
     tape = np.array([word(Kind.OP, 0)], dtype=np.int64)
     Program(tape, [Op("aten.mul.Tensor", (x, x), outputs=(x,))], np.array([1], dtype=np.int64)).save(saved)
     assert cli.main(["forecast", "--on", "h100", option, "/dev/full", "--load", str(saved)]) == 2
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)  # nor does a file take its place
     said = capsys.readouterr()
     assert "time of the run" in said.out
     assert said.err.strip().endswith("/dev/full: cannot be written: No space left on device.")

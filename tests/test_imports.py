@@ -12,12 +12,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "anychip"
 # part -> the parts it may import, besides itself; a part is a module or subpackage directly under anychip.
 MAY_IMPORT = {
     "errors": set(),
+    "whole": set(),
     "units": set(),
     "targets": {"errors"},
     "spec": {"errors", "units"},
     "source": {"errors"},
-    "audit": {"errors", "spec", "source"},
-    "record": {"errors", "units"},
+    "audit": {"errors", "spec", "source", "whole"},
+    "record": {"errors", "units", "whole"},
     "cost": {"errors", "units", "spec", "record"},
     "network": {"errors", "units", "spec", "record", "cost"},
     "timeline": {"errors", "units", "spec", "record", "cost"},
@@ -29,12 +30,12 @@ MAY_IMPORT = {
     "memory": {"errors", "units", "record"},
     "drivers": {"errors", "units", "spec", "record"},
     # stand-ins are written on the device's kernels; the device hangs them in when it is installed
-    "device": {"errors", "units", "spec", "record", "cost", "timeline", "network", "memory", "drivers", "standins"},
+    "device": {"errors", "units", "spec", "record", "cost", "timeline", "network", "memory", "drivers", "standins", "whole"},
     "standins": {"errors", "record", "drivers", "device"},
-    "report": {"errors", "units", "spec", "record", "cost", "timeline", "figures", "forecast", "cluster", "api", "memory"},
+    "report": {"errors", "units", "spec", "record", "cost", "timeline", "figures", "forecast", "cluster", "api", "memory", "whole"},
     "api": {"errors", "units", "targets", "spec", "record", "forecast", "job", "network", "cluster", "device", "dtypes", "memory"},
     "port": {"errors", "spec", "source"},
-    "measure": {"errors", "units", "spec", "record", "cost"},
+    "measure": {"errors", "units", "spec", "record", "cost", "whole"},
     "cli": {"errors", "audit", "measure", "port", "units", "api", "spec", "report"},
     "__main__": {"cli"},
 }  # fmt: skip

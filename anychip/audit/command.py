@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -168,17 +167,10 @@ def _write(path: str, text: str) -> None:
         print(text)
         return
     from anychip.errors import BadUse
+    from anychip.whole import whole
 
-    name = ""
     try:
-        handle, name = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), prefix=".anychip-")
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text + "\n")
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException as error:
-        if name and os.path.exists(name):
-            os.unlink(name)
-        if isinstance(error, OSError):
-            raise BadUse(f"{path}: cannot be written: {error.strerror or error}.") from None
-        raise
+        with whole(path) as place:
+            place.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise BadUse(f"{path}: cannot be written: {error.strerror or error}.") from None

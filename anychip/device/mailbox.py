@@ -15,6 +15,7 @@ from typing import Any
 
 from anychip.errors import AnychipError
 from anychip.record import Place
+from anychip.whole import whole
 
 POLL_S = 0.004
 LIBRARIES = "libraries.json"
@@ -23,9 +24,8 @@ SLEEP = time.sleep  # the real one, taken before the program's clocks are replac
 
 def appear(path: Path, data: bytes) -> None:
     """Write a file of a job's folder: who waits for it sees all of it or nothing."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    with whole(path) as place:
+        place.write_bytes(data)
 
 
 class Deadlock(AnychipError):

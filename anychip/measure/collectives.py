@@ -19,6 +19,7 @@ import torch.distributed as dist
 from anychip.measure.device import Device
 from anychip.measure.point import Timing
 from anychip.spec.measured import COLLECTIVES_HEADER
+from anychip.whole import whole
 
 SIZES = (4096, 65536, 2**20, 2**24, 2**26)
 QUICK_SIZES = (4096, 2**20, 2**24)
@@ -110,6 +111,5 @@ def _write(path: Path, rows: list[dict[str, str]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(out.getvalue(), encoding="utf-8")
-    os.replace(beside, path)
+    with whole(path) as place:
+        place.write_text(out.getvalue(), encoding="utf-8")

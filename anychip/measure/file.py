@@ -7,7 +7,6 @@ those that begin with "# raw" (times that other rows come from) and "# skipped" 
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -17,6 +16,7 @@ from typing import Any
 from anychip.cost.rates import COLUMNS, Rate, parse
 from anychip.errors import BadUse
 from anychip.measure.point import UNITS, Point, Timing
+from anychip.whole import whole
 
 Key = tuple[str, str, str]
 RAW = ("host.step", "page.written", "host_link.read", "peer.copy")  # no word of a rates file, but what rows come from
@@ -73,10 +73,9 @@ class RatesFile:
         return out.getvalue()
 
     def write(self) -> None:
-        """Whole or not at all: beside it first, then in its place."""
-        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        beside.write_text(self.text(), encoding="utf-8")
-        os.replace(beside, self.path)
+        """Whole or not at all."""
+        with whole(self.path) as place:
+            place.write_text(self.text(), encoding="utf-8")
 
     def rates(self) -> tuple[Rate, ...]:
         """The rows as pricing reads them."""

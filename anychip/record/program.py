@@ -5,7 +5,6 @@ import json
 import os
 import zipfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from anychip.errors import BadProgramFile
 from anychip.record.op import Op, TensorMeta, from_json, to_json
 from anychip.record.tape import KIND_BITS, KIND_MASK
+from anychip.whole import whole
 
 FORMAT = 2
 READABLE = (1, 2)  # format 1 knew one rank only
@@ -88,17 +88,10 @@ class Program:
     def save(self, path: str | os.PathLike[str], packed: bool = True) -> None:
         """Write one file (a zip of two numpy arrays and a JSON text for each rank), whole or not at all. packed: smaller,
         for a file that is kept."""
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with zipfile.ZipFile(
-                partial, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED, compresslevel=1
-            ) as archive:
-                for number, program in enumerate(self.ranks):
-                    program._write(archive, _folder(number))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        how = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+        with whole(path) as place, zipfile.ZipFile(place, "w", how, compresslevel=1) as archive:
+            for number, program in enumerate(self.ranks):
+                program._write(archive, _folder(number))
 
     def _write(self, archive: zipfile.ZipFile, folder: str) -> None:
         text = json.dumps({

@@ -4,18 +4,14 @@ import gzip
 import os
 from pathlib import Path
 
+from anychip.whole import whole
+
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write beside the file, then rename: a reader never sees half of it, and a failure leaves the old one."""
-    path = Path(path)
-    if path.suffix == ".gz":
+    if Path(path).suffix == ".gz":
         data = gzip.compress(data, compresslevel=3, mtime=0)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as place:
+        place.write_bytes(data)
 
 
 def with_name(path: str | os.PathLike[str], name: str) -> Path:

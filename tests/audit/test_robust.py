@@ -100,7 +100,7 @@ def test_a_full_disk_leaves_the_old_output_and_is_told(project, tmp_path, monkey
     def full(handle, *args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("anychip.audit.command.os.fdopen", full)
+    monkeypatch.setattr(Path, "write_text", full)
     assert cli.main(["audit", str(project), "--no-cache", "--json", str(tmp_path / "a.json")]) == 2
     assert "No space left" in capsys.readouterr().err
     assert (tmp_path / "a.json").read_text() == "old"

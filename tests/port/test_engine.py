@@ -2,6 +2,8 @@
 
 import ast
 import io
+import subprocess
+import sys
 import tokenize
 
 import pytest
@@ -190,3 +192,42 @@ def test_names_stand_above_their_first_use(text):
         if isinstance(node, ast.Import):
             bound |= {alias.asname or alias.name for alias in node.names}
     assert '"cuda"' not in made.replace('"type", "cuda"', "")
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import torch\nfrom flash_attn import flash_attn_func\n",
+        "import torch as th\nfrom flash_attn import flash_attn_func\n",
+        "from torch import nn\nfrom flash_attn import flash_attn_func\nimport torch as th\n",
+        "import torch as th\nimport torch.nn.attention\nfrom flash_attn import flash_attn_func\n",
+    ],
+)
+def test_a_causal_mask_runs_in_plain_torch(imports):
+    """`import torch` alone does not load the module that the mask is in."""
+    torch = "th" if "th\n" in imports else "torch"
+    text = f"{imports}\nq = {torch}.ones(1, 4, 2, 8)\nprint(flash_attn_func(q, q, q, causal=True).shape)\n"
+    made = port_source(text, TARGETS[0]).text
+    assert "flash_attn" not in made
+    done = subprocess.run([sys.executable, "-c", made], capture_output=True, text=True)
+    assert done.stdout == "torch.Size([1, 4, 2, 8])\n", done.stderr
+    assert "\nimport torch.nn.attention.bias\n" in port_source(text, TARGETS[1]).text
+
+
+def test_a_module_of_torch_that_the_file_loads_is_not_loaded_again():
+    text = "import torch\nfrom torch.nn.attention import bias\nfrom flash_attn import flash_attn_func\n\ny = flash_attn_func(q, k, v, causal=True)\n"
+    assert port_source(text, TARGETS[0]).text.startswith("import torch\nfrom torch.nn.attention import bias\n\ny = ")
+
+
+def test_where_no_line_can_load_the_mask_the_call_is_left():
+    text = "from flash_attn import flash_attn_func\n\n\ndef f(q):\n    import torch\n\n    return flash_attn_func(q, q, q, causal=True)\n"
+    made = port_source(text, TARGETS[0])
+    assert made.text == text
+    assert "torch.nn.attention.bias" in next(left.reason for left in made.left if left.rule == "attention")
+
+
+def test_an_import_that_is_taken_out_is_not_left_too():
+    used = "import torch\nfrom flash_attn import flash_attn_func{}\n\ny = flash_attn_func(q, k, v)\n"
+    assert port_source(used.format(""), TARGETS[0]).left == ()
+    kept = port_source(used.format(", flash_attn_varlen_func") + "flash_attn_varlen_func(q)\n", TARGETS[0])
+    assert [left.symbol for left in kept.left] == ["import flash_attn", "flash_attn.flash_attn_varlen_func"]

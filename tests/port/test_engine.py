@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from anychip.port.edits import Edit, apply
 from anychip.port.engine import Project, port_source
-from anychip.port.rules import rules
+from anychip.port.rules import kernel, library, rules
+from anychip.port.rules import settings as rule_settings
 from anychip.port.target import make_target
 from anychip.source.text import Text
 
@@ -231,3 +232,37 @@ def test_an_import_that_is_taken_out_is_not_left_too():
     assert port_source(used.format(""), TARGETS[0]).left == ()
     kept = port_source(used.format(", flash_attn_varlen_func") + "flash_attn_varlen_func(q)\n", TARGETS[0])
     assert [left.symbol for left in kept.left] == ["import flash_attn", "flash_attn.flash_attn_varlen_func"]
+
+
+@pytest.mark.parametrize(
+    "line", ['if torch.version.cuda >= "12.0": pass', "print(torch.backends.cudnn.version() > 8000)"]
+)
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_a_version_of_cuda_is_for_a_person(line, target):
+    made = port_source(f"import torch\n{line}\n", target)
+    assert [(left.kind, "None on other chips" in left.reason) for left in made.left] == [("thought", True)]
+
+
+def test_an_unused_import_of_a_kernels_builder_is_listed():
+    made = port_source("from torch.utils.cpp_extension import load_inline\nimport torch\n", TARGETS[0])
+    assert [(left.kind, left.symbol) for left in made.left] == [
+        ("kernel", "import torch.utils.cpp_extension.load_inline")
+    ]
+    used = port_source("from torch.utils.cpp_extension import load_inline\nload_inline()\n", TARGETS[0])
+    assert [left.symbol for left in used.left] == ["torch.utils.cpp_extension.load_inline"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *kernel._SYMBOLS,
+        *kernel._LIBRARIES,
+        *library.PACKAGES,
+        *rule_settings._NONE_ELSEWHERE,
+        "torch.backends.cudnn.x",
+        "torch.backends.cuda.x",
+    ],
+)
+def test_no_file_that_a_rule_has_something_to_say_of_is_passed_over(name):
+    module, _, symbol = name.rpartition(".")
+    assert port_source(f"from {module} import {symbol} as x\nx\n" if module else f"import {name}\n", TARGETS[0]).left

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anychip import targets
+from anychip.argv import check
 from anychip.errors import BadUse, ProgramFailed, error_line
 from anychip.record.program import Program, Question
 from anychip.spec import Chip, UnknownFigure, load_chip
@@ -194,11 +194,7 @@ def _not_yet(device: str) -> None:
 
 def _argv(program: str | os.PathLike[str] | Sequence[str], module: bool) -> list[str]:
     argv = [os.fspath(program)] if isinstance(program, str | os.PathLike) else list(program)
-    if not argv:
-        raise BadUse("no program given: a script's path and its arguments, or a module's name with module=True")
-    if not module and not Path(argv[0]).is_file():
-        there = " It is a folder." if Path(argv[0]).is_dir() else ""
-        raise BadUse(f"there is no script {argv[0]!r} (in {os.getcwd()}).{there} For a module: -m {argv[0]}")
+    check(argv, module)
     return argv
 
 

@@ -1,11 +1,14 @@
-"""TARGET = CHIP[:COUNT[..COUNT]][@CLUSTER][+STACK]: where a program is to run, as the user writes it."""
+"""TARGET = CHIP[:COUNT[..COUNT]][@CLUSTER]: where a program is to run, as the user writes it.
+
+CHIP...+STACK, another software stack than the chip's own, is read too, to be refused by its name.
+"""
 
 import re
 from dataclasses import dataclass, replace
 
 from anychip.errors import BadTarget
 
-GRAMMAR = "CHIP[:COUNT[..COUNT]][@CLUSTER][+STACK]"
+GRAMMAR = "CHIP[:COUNT[..COUNT]][@CLUSTER]"
 _PATTERN = re.compile(
     r"(?P<chip>[^:@+]+)(:(?P<low>\d+)(\.\.(?P<high>\d+))?)?(@(?P<cluster>[^:@+]+))?(\+(?P<stack>[^:@+]+))?"
 )

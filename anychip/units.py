@@ -58,6 +58,11 @@ def count(value: float | None, unit: str = "") -> str:
     return f"{text} {_DECIMAL[power]}{unit}" if unit else f"{text}{_DECIMAL[power]}"
 
 
+def several(number: int, noun: str) -> str:
+    """A number of things that take a plain plural: "1 file", "1,024 files"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def rate(value_per_s: float | None) -> str:
     """Tokens or samples per second, as a program would print them: 123456.7 -> "123,457"."""
     return "-" if value_per_s is None or not math.isfinite(value_per_s) else figures(value_per_s)

@@ -23,8 +23,9 @@ def test_parse(text, target):
 
 @pytest.mark.parametrize("text", ["", ":8", "h100:", "h100:x", "h100:0", "h100:8..4", "h100@", "h100+", "h100:-1"])
 def test_what_is_no_target_is_named(text):
-    with pytest.raises(BadTarget, match="h100:8"):
+    with pytest.raises(BadTarget, match="h100:8") as error:
         parse(text)
+    assert "STACK" not in str(error.value)  # it is not there yet
 
 
 def test_what_is_not_there_yet_says_so():

@@ -49,6 +49,11 @@ def test_share(value, text):
     assert units.share(value) == text
 
 
+@pytest.mark.parametrize(("number", "text"), [(0, "0 files"), (1, "1 file"), (1024, "1,024 files")])
+def test_several(number, text):
+    assert units.several(number, "file") == text
+
+
 def test_rate():
     assert units.rate(123456.7) == "123,457"
     assert units.rate(12.34) == "12.3"

@@ -8,6 +8,7 @@ from anychip.audit.finding import AGE, SEVERITIES, Finding
 from anychip.audit.offers import VERDICTS, Offers
 from anychip.audit.rule import all_rules
 from anychip.audit.terminal import effort_text
+from anychip.units import several
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #1b1f24; background: #fff }
@@ -45,8 +46,8 @@ def to_html(audit: Audit) -> str:
     title = f"anychip audit: {audit.root}"
     body = [
         f"<h1>{_e(title)}</h1>",
-        f'<p><span class="score">{audit.score:.0f}</span> of 100: lock-in score, from {audit.points:,.0f} points in '
-        f"{audit.num_lines:,} lines of {audit.num_files:,} files</p>",
+        f'<p><span class="score">{audit.score:.0f}</span> of 100: lock-in score, from {several(round(audit.points), "point")} in '
+        f"{several(audit.num_lines, 'line')} of {several(audit.num_files, 'file')}</p>",
         f"<p>{_e(effort_text(audit))}</p>",
         _severities(audit),
         _targets(audit),
@@ -139,7 +140,7 @@ def _findings(audit: Audit) -> str:
 
 def _skipped(audit: Audit) -> str:
     rows = [[f"<code>{_e(skip.path)}</code>", _e(skip.reason)] for skip in audit.skipped[:1000]]
-    return f"<h2>Skipped: {len(audit.skipped):,} files</h2>" + _table(["file", "why"], rows) if rows else ""
+    return f"<h2>Skipped: {several(len(audit.skipped), 'file')}</h2>" + _table(["file", "why"], rows) if rows else ""
 
 
 def _rules(audit: Audit) -> str:

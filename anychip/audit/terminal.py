@@ -10,9 +10,10 @@ from rich.text import Text
 from anychip.audit.effort import effort
 from anychip.audit.engine import Audit, Target
 from anychip.audit.finding import AGE, SEVERITIES, Finding
-from anychip.audit.offers import VERDICTS
+from anychip.audit.offers import UNKNOWN, VERDICTS
 from anychip.audit.score import WEIGHTS, points
 from anychip.source.text import shown
+from anychip.units import several
 
 _STYLES = {
     "flow": "dim",
@@ -31,6 +32,7 @@ _MEANING = {
     "blocks": "nothing takes its place",
 }
 PIPE_WIDTH = 160  # where the output is no terminal
+_LONGEST_NAME = 56
 _TOP_SYMBOLS, _TOP_FILES, _TOP_HARD, _TOP_SKIPPED = 3, 6, 4, 3
 
 
@@ -58,7 +60,8 @@ def screen(audit: Audit) -> RenderableType:
 def _head(audit: Audit) -> Text:
     text = Text()
     text.append(f"lock-in score {audit.score:.0f}", style="bold")
-    text.append(f" of 100   {audit.points:,.0f} points in {audit.num_lines:,} lines of {audit.num_files:,} files\n")
+    text.append(f" of 100   {several(round(audit.points), 'point')} in ")
+    text.append(f"{several(audit.num_lines, 'line')} of {several(audit.num_files, 'file')}\n")
     return text
 
 
@@ -92,7 +95,8 @@ def _severities(audit: Audit) -> Table:
 
 
 def _short(symbol: str) -> str:
-    return symbol if len(symbol) <= 34 else f"{symbol[:32]}.."
+    """Whole names of PyTorch and its libraries; what no name is, such as a command line, leaves room for the next."""
+    return symbol if len(symbol) <= _LONGEST_NAME else f"{symbol[: _LONGEST_NAME - 2]}.."
 
 
 def _files(findings: list[Finding]) -> RenderableType:
@@ -101,9 +105,9 @@ def _files(findings: list[Finding]) -> RenderableType:
         by_file.setdefault(finding.path, []).append(finding)
     costs = {path: points(found) for path, found in by_file.items()}
     top = sorted(by_file, key=lambda path: (-costs[path], path))[:_TOP_FILES]
-    table = _table(
-        ("files with most to do", min(44, max(20, *map(len, top)))), (" points", 6), ("the hardest in it", 0)
-    )
+    title = "files with most to do"
+    width = min(44, max(len(title), *map(len, top)))
+    table = _table((title, width), (" points", 6), ("the hardest in it", 0))
     for path in top:
         hardest = max(by_file[path], key=lambda f: WEIGHTS.get(f.severity, 0.0))
         table.add_row(
@@ -125,6 +129,8 @@ def _targets(audit: Audit) -> RenderableType:
     for target in audit.targets:
         counts = [f"{target.verdicts.get(v, 0):,}" for v in VERDICTS]
         table.add_row(target.chip, *counts, Text(_hardest(target)))
+    if any(target.verdicts.get(UNKNOWN) for target in audit.targets):
+        return Group("", table, Text("unknown: no public list says whether the chip's software has it", style="dim"))
     return Group("", table)
 
 
@@ -134,11 +140,12 @@ def _hardest(target: Target) -> str:
 
 def effort_text(audit: Audit) -> str:
     found = effort(audit.findings)
+    lines = rounded(found.lines)
     text = (
-        f"effort: about {rounded(found.lines)} lines changed for {found.places:,} places "
+        f"effort: about {lines} {'line' if lines == '1' else 'lines'} changed for {several(found.places, 'place')} "
         f"(eight in ten of {found.num_ports} merged ports: {rounded(found.low)} to {rounded(found.high)})"
     )
-    return f"{text}; {found.kernels:,} places in kernels not included" if found.kernels else text
+    return f"{text}; {several(found.kernels, 'place')} in kernels not included" if found.kernels else text
 
 
 def rounded(number: float) -> str:
@@ -151,14 +158,14 @@ def _notes(audit: Audit) -> list[str]:
     if audit.age:
         symbols = ", ".join(dict.fromkeys(_short(f.symbol) for f in audit.age[:4]))
         notes.append(
-            f"too old for today's releases, on any chip ({len(audit.age)} places, not in the score): {symbols}"
+            f"too old for today's releases, on any chip ({several(len(audit.age), 'place')}, not in the score): {symbols}"
         )
     if audit.silenced or audit.accepted:
         notes.append(f"{audit.silenced} silenced by comments, {audit.accepted} accepted by the baseline")
     for skip in audit.skipped[:_TOP_SKIPPED]:
         notes.append(f"skipped {shown(skip.path)}: {skip.reason}")
     if len(audit.skipped) > _TOP_SKIPPED:
-        notes.append(f"skipped {len(audit.skipped) - _TOP_SKIPPED} more files: --json lists them")
+        notes.append(f"skipped {several(len(audit.skipped) - _TOP_SKIPPED, 'more file')}: --json lists them")
     if audit.findings:
         notes.append("every place with its fix: --json FILE, --sarif FILE, --html FILE")
     return notes

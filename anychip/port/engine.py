@@ -19,9 +19,10 @@ from anychip.source.ignores import ignores
 from anychip.source.module import tree_of
 from anychip.source.text import Text, Unreadable
 
-# Without one of these words there is nothing to port, and the file is not even parsed.
+# Without one of these words there is nothing to port or to tell, and the file is not even parsed.
 WORDS = re.compile(
     rb"cuda|nccl|flash_attn|xformers|apex|NCCL|CUDA|cupy|triton|amp\.GradScaler|torch\.GradScaler|autocast|bitsandbytes|transformer_engine|pynvml|deepspeed|tensorrt|nvtx|accelerator|megablocks|deep_gemm|grouped_gemm|mamba_ssm|causal_conv1d|flashinfer"
+    rb"|cudnn|\bhip\b|cpp_extension|numba|nvidia|amp_C|deep_ep|rotary_emb|fused_dense_lib|dropout_layer_norm"
 )
 
 

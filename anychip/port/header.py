@@ -34,6 +34,7 @@ class Header:
     target: Target
     private: bool = False
     used: set[str] = field(default_factory=set)
+    submodules: set[str] = field(default_factory=set)
     needs_torch: bool = False
     needs_plugin: bool = False
     early: bool = False
@@ -73,6 +74,12 @@ class Header:
         self.needs_torch = self.needs_torch or self.torch is None
         return self.torch or "torch"
 
+    def submodule(self, name: str) -> str:
+        """An expression for a module of torch that `import torch` alone does not load ("nn.attention.bias"). It is
+        imported at the top; where `place` is None it cannot be, and must not be written."""
+        self.submodules.add(name)
+        return f"{self.torch_name()}.{name}"
+
     def fill(self, words: str) -> str:
         """Words of a Spelling with the names in their places, and torch under the file's own name for it."""
         if words.startswith("torch."):
@@ -100,13 +107,17 @@ class Header:
         go above the first statement with one that was written."""
         words = {word for edit in written for word in re.findall(r"\w+", edit.text)}
         self.used = {key for key in self.used if self.names[key] in words}
+        self.submodules = {name for name in self.submodules if any(f".{name}" in edit.text for edit in written)}
         self.needs_torch = self.needs_torch and ("torch" in words or bool(self.used))
         ours = {self.names[key] for key in self.used} | ({"torch"} if self.torch is None else set())
         uses = (edit for edit in written if not edit.text.startswith("from "))
-        first = min((edit.start for edit in uses if ours & set(re.findall(r"\w+", edit.text))), default=None)
+        first = min((edit.start for edit in uses if self._is_use(edit.text, ours)), default=None)
         if self.place is not None and first is not None:
             self.place = _place(self.module, first)
             self.early = self.place is not None and not self.place[2] and self.torch is not None and bool(self.used)
+
+    def _is_use(self, text: str, names: set[str]) -> bool:
+        return bool(names & set(re.findall(r"\w+", text))) or any(f".{name}" in text for name in self.submodules)
 
     def edits(self, removed: Sequence[tuple[int, int]] = ()) -> list[Edit]:
         """Insertions after the imports: torch or the plug-in where they are missing, then the names.
@@ -117,6 +128,8 @@ class Header:
         quoted = {key: value.format(torch=torch).replace("'", '"') for key, value in _VALUES.items()}
         lines = [f"{self.names[key]} = {quoted[key]}" for key in _VALUES if key in self.used]
         imports = ["import torch"] if self.needs_torch and self.torch is None else []
+        submodules = (f"torch.{name}" for name in sorted(self.submodules))
+        imports += [f"import {name}" for name in submodules if not _loads(self.module, name)]
         if self.needs_plugin:
             imports += [f"import {name}" for name in self.target.imports if not _imports(self.module, name)]
         if self.place is None or not (lines or imports):
@@ -191,6 +204,18 @@ def _imports(module: Module, name: str) -> bool:
             return True
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == name.split(".")[0]:
             return True
+    return False
+
+
+def _loads(module: Module, name: str) -> bool:
+    """Whether the top of the file loads a module by its whole name: one of the same package is not enough."""
+    for node in module.tree.body:
+        if isinstance(node, ast.Import) and any(f"{alias.name}.".startswith(f"{name}.") for alias in node.names):
+            return True
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            if any(f"{one}.".startswith(f"{name}.") for one in names):
+                return True
     return False
 
 

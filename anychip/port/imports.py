@@ -74,6 +74,8 @@ def _remove(unit: Unit, node: ast.Import | ast.ImportFrom) -> None:
         else len(source.data)
     )
     unit.change([(start, end, "")], RULE, REASON, f"import {node.names[0].name}")
+    # What rules said of the import, before it was known to go, is settled.
+    unit.left = [left for left in unit.left if not start <= left.offset < end]
 
 
 def _shorten(unit: Unit, node: ast.ImportFrom, unused: list[ast.alias]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from anychip.port.edits import KINDS
 from anychip.port.project import LeftLine, Result
 from anychip.source.text import shown
+from anychip.units import several
 
 _MOST = 6
 
@@ -37,7 +38,7 @@ def text(result: Result) -> str:
         lines += _left(words, [left for left in result.left if left.kind == kind])
     lines += _kernels(result)
     if result.skipped:
-        lines.append(f"skipped, {len(result.skipped)} files:")
+        lines.append(f"skipped, {several(len(result.skipped), 'file')}:")
         lines += [f"    {shown(file)}: {reason}" for file, reason in list(result.skipped.items())[:_MOST]]
         lines += _more(len(result.skipped))
     if result.target.portable and result.changed:
@@ -48,10 +49,9 @@ def text(result: Result) -> str:
 def _head(result: Result) -> str:
     target = "portable PyTorch" if result.target.portable else f"{result.target.name} ({result.target.platform})"
     share = "" if result.converted is None else f", {result.converted:.1%} of what can be edited"
-    return (
-        f"to {target}: {sum(e.rule != 'header' for e in result.edits):,} edits in {len(result.changed):,} of "
-        f"{result.num_files:,} files, {result.num_lines:,} lines{share}"
-    )
+    edits = several(sum(e.rule != "header" for e in result.edits), "edit")
+    of = f"{len(result.changed):,} of {several(result.num_files, 'file')}"
+    return f"to {target}: {edits} in {of}, {several(result.num_lines, 'line')}{share}"
 
 
 def _edited(result: Result) -> list[str]:
@@ -79,10 +79,10 @@ def _left(words: str, left: list[LeftLine]) -> list[str]:
         return []
     counts = Counter((one.rule, one.symbol, one.reason) for one in left)
     first = {(one.rule, one.symbol, one.reason): one for one in reversed(left)}
-    lines = [f"left, {len(left):,} places: {words}"]
+    lines = [f"left, {several(len(left), 'place')}: {words}"]
     for key, number in counts.most_common(_MOST):
         one = first[key]
-        lines.append(f"{number:6,}  {one.symbol[:40]}  {shown(one.file)}:{one.line}")
+        lines.append(f"{number:6,}  {one.symbol[:60]}  {shown(one.file)}:{one.line}")
         lines.append(f"        {one.reason}")
     return [*lines, *_more(len(counts)), ""]
 
@@ -97,7 +97,9 @@ def _kernels(result: Result) -> list[str]:
     symbols = sum(kernel.symbols for kernel in result.kernels)
     known = [kernel.mapped for kernel in result.kernels if kernel.mapped is not None]
     share = f", {sum(known) / max(symbols, 1):.0%} of them in PyTorch's table to HIP" if known else ""
-    lines = [f"CUDA C++, {len(result.kernels)} files, {symbols:,} uses of CUDA's functions and libraries{share}:"]
+    lines = [
+        f"CUDA C++, {several(len(result.kernels), 'file')}, {several(symbols, 'use')} of CUDA's functions and libraries{share}:"
+    ]
     for kernel in sorted(result.kernels, key=lambda k: -k.symbols)[:_MOST]:
         lines.append(f"{kernel.symbols:6,}  {shown(kernel.path)}: {kernel.outcome}")
         if kernel.unmapped:

@@ -16,6 +16,8 @@ from anychip.record.tape import KIND_BITS, KIND_MASK
 from anychip.whole import whole
 
 FORMAT = 2
+_CANNOT_OPEN = {FileNotFoundError: "no such file", IsADirectoryError: "is a folder, not a recorded program",
+                PermissionError: "no permission to read it"}  # fmt: skip
 READABLE = (1, 2)  # format 1 knew one rank only
 
 
@@ -128,10 +130,10 @@ class Program:
                 rank.check()
         except BadProgramFile:
             raise
-        except FileNotFoundError:
-            raise BadProgramFile(f"{path}: no such file.") from None
+        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+            raise BadProgramFile(f"{path}: {_CANNOT_OPEN[type(error)]}.") from None
         except Exception as error:  # a damaged archive fails in many ways; each means the same to the user
-            raise BadProgramFile(f"{path}: not a recorded program, or damaged ({error!r}). Record it again.") from error
+            raise BadProgramFile(f"{path}: not a recorded program, or damaged. Record it again.") from error
         return program
 
     @classmethod

@@ -22,12 +22,12 @@ name = "{name}"
 platform = "{platform}"
 {generation}execution = "{execution}"
 
-# Where figures come from; add one for each source and name it in src.
-[sources.ds]
-title = "data sheet: replace this title and the address"
-url = "https://example.com/datasheet.pdf"
-kind = "datasheet"
-date = "{date}"
+# Where figures come from: one such table for each source, its name in src. Uncomment it with the first figure.
+# [sources.ds]
+# title = "{vendor} {name} data sheet"
+# url = "https://"  # a page of the maker's; somebody else's is kind = "reported"
+# kind = "datasheet"
+# date = "{date}"
 """
 TABLES = ("peaks", "memory", "engine", "links", "power", "price")
 

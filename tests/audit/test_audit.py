@@ -214,6 +214,24 @@ def test_the_screen_is_one_screen(project, capsys):
     assert any("skipped 57 more" in line for line in lines)
 
 
+def test_names_stand_whole_where_the_line_has_room_and_one_is_singular(tmp_path, capsys):
+    (tmp_path / "a.py").write_text("import torch\nfrom torch.utils.cpp_extension import load_inline\n")
+    assert run(tmp_path, "--no-cache") == 0
+    printed = capsys.readouterr().out
+    assert "files with most to do  " in printed
+    assert "torch.utils.cpp_extension.load_inline 1" in printed
+    assert " lines of 1 file\n" in printed
+    assert "; 1 place in kernels" in printed
+
+
+def test_the_column_unknown_is_explained_where_it_counts_something(project, capsys):
+    (project / "train.py").write_text(f"{TRAIN}torch.cuda.nvtx.range_push('a')\n")
+    assert run(project, "--on", "h100") == 0
+    assert "no public list says" not in capsys.readouterr().out
+    assert run(project, "--on", "ascend-910b") == 0
+    assert "unknown: no public list says" in capsys.readouterr().out
+
+
 def test_gates(project, tmp_path, capsys):
     assert run(project, "--quiet", "--fail-on", "blocks") == 0
     assert run(project, "--quiet", "--fail-on", "rewrite") == 1

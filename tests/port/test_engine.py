@@ -2,6 +2,8 @@
 
 import ast
 import io
+import subprocess
+import sys
 import tokenize
 
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 
 from anychip.port.edits import Edit, apply
 from anychip.port.engine import Project, port_source
-from anychip.port.rules import rules
+from anychip.port.rules import kernel, library, rules
+from anychip.port.rules import settings as rule_settings
 from anychip.port.target import make_target
 from anychip.source.text import Text
 
@@ -190,3 +193,76 @@ def test_names_stand_above_their_first_use(text):
         if isinstance(node, ast.Import):
             bound |= {alias.asname or alias.name for alias in node.names}
     assert '"cuda"' not in made.replace('"type", "cuda"', "")
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import torch\nfrom flash_attn import flash_attn_func\n",
+        "import torch as th\nfrom flash_attn import flash_attn_func\n",
+        "from torch import nn\nfrom flash_attn import flash_attn_func\nimport torch as th\n",
+        "import torch as th\nimport torch.nn.attention\nfrom flash_attn import flash_attn_func\n",
+    ],
+)
+def test_a_causal_mask_runs_in_plain_torch(imports):
+    """`import torch` alone does not load the module that the mask is in."""
+    torch = "th" if "th\n" in imports else "torch"
+    text = f"{imports}\nq = {torch}.ones(1, 4, 2, 8)\nprint(flash_attn_func(q, q, q, causal=True).shape)\n"
+    made = port_source(text, TARGETS[0]).text
+    assert "flash_attn" not in made
+    done = subprocess.run([sys.executable, "-c", made], capture_output=True, text=True)
+    assert done.stdout == "torch.Size([1, 4, 2, 8])\n", done.stderr
+    assert "\nimport torch.nn.attention.bias\n" in port_source(text, TARGETS[1]).text
+
+
+def test_a_module_of_torch_that_the_file_loads_is_not_loaded_again():
+    text = "import torch\nfrom torch.nn.attention import bias\nfrom flash_attn import flash_attn_func\n\ny = flash_attn_func(q, k, v, causal=True)\n"
+    assert port_source(text, TARGETS[0]).text.startswith("import torch\nfrom torch.nn.attention import bias\n\ny = ")
+
+
+def test_where_no_line_can_load_the_mask_the_call_is_left():
+    text = "from flash_attn import flash_attn_func\n\n\ndef f(q):\n    import torch\n\n    return flash_attn_func(q, q, q, causal=True)\n"
+    made = port_source(text, TARGETS[0])
+    assert made.text == text
+    assert "torch.nn.attention.bias" in next(left.reason for left in made.left if left.rule == "attention")
+
+
+def test_an_import_that_is_taken_out_is_not_left_too():
+    used = "import torch\nfrom flash_attn import flash_attn_func{}\n\ny = flash_attn_func(q, k, v)\n"
+    assert port_source(used.format(""), TARGETS[0]).left == ()
+    kept = port_source(used.format(", flash_attn_varlen_func") + "flash_attn_varlen_func(q)\n", TARGETS[0])
+    assert [left.symbol for left in kept.left] == ["import flash_attn", "flash_attn.flash_attn_varlen_func"]
+
+
+@pytest.mark.parametrize(
+    "line", ['if torch.version.cuda >= "12.0": pass', "print(torch.backends.cudnn.version() > 8000)"]
+)
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_a_version_of_cuda_is_for_a_person(line, target):
+    made = port_source(f"import torch\n{line}\n", target)
+    assert [(left.kind, "None on other chips" in left.reason) for left in made.left] == [("thought", True)]
+
+
+def test_an_unused_import_of_a_kernels_builder_is_listed():
+    made = port_source("from torch.utils.cpp_extension import load_inline\nimport torch\n", TARGETS[0])
+    assert [(left.kind, left.symbol) for left in made.left] == [
+        ("kernel", "import torch.utils.cpp_extension.load_inline")
+    ]
+    used = port_source("from torch.utils.cpp_extension import load_inline\nload_inline()\n", TARGETS[0])
+    assert [left.symbol for left in used.left] == ["torch.utils.cpp_extension.load_inline"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *kernel._SYMBOLS,
+        *kernel._LIBRARIES,
+        *library.PACKAGES,
+        *rule_settings._NONE_ELSEWHERE,
+        "torch.backends.cudnn.x",
+        "torch.backends.cuda.x",
+    ],
+)
+def test_no_file_that_a_rule_has_something_to_say_of_is_passed_over(name):
+    module, _, symbol = name.rpartition(".")
+    assert port_source(f"from {module} import {symbol} as x\nx\n" if module else f"import {name}\n", TARGETS[0]).left

@@ -206,10 +206,17 @@ def test_cuda_sources_become_hip_by_pytorchs_hipify(tree, tmp_path):
     assert (tmp_path / "out" / "k.cu").read_text() == (tree / "k.cu").read_text()
 
 
+def test_one_of_a_thing_is_singular(tmp_path):
+    (tmp_path / "a.py").write_text("import torch\nimport apex\nx.cuda()")
+    printed = show.text(port(tmp_path / "a.py"))
+    assert ": 1 edit in 1 of 1 file, 3 lines" in printed
+    assert "left, 1 place: " in printed
+
+
 def test_the_command_prints_one_screen_and_json(tree, capsys, tmp_path):
     assert cli.main(["port", str(tree), "--json", str(tmp_path / "r.json")]) == 0
     said = capsys.readouterr().out
-    assert "to portable PyTorch: 1 edits in 1 of" in said
+    assert "to portable PyTorch: 1 edit in 1 of" in said
     assert "+ x = y.to(DEVICE)" in said
     answer = json.loads((tmp_path / "r.json").read_text())
     assert answer["schema"] == 1

@@ -91,9 +91,14 @@ def test_missing_truncated_and_other_files(tmp_path: Path) -> None:
     other = tmp_path / "other.zip"
     with zipfile.ZipFile(other, "w") as archive:
         archive.writestr("hello", "world")
-    for path in (tmp_path / "none", cut, other):
-        with pytest.raises(BadProgramFile, match=path.name):
+    said = {}
+    for path in (tmp_path / "none", cut, other, tmp_path):
+        with pytest.raises(BadProgramFile, match=path.name) as error:
             Program.load(path)
+        said[path] = str(error.value)
+        assert "(" not in said[path].removeprefix(str(path))  # words, no exception as Python shows it
+    assert "not a recorded program, or damaged. Record" in said[cut]
+    assert "is a folder" in said[tmp_path]
 
 
 def test_a_word_outside_its_table_is_refused(tmp_path: Path) -> None:

@@ -101,9 +101,26 @@ def test_a_new_chip_has_no_figure_of_the_other_and_is_well_formed(capsys, tmp_pa
     assert code == 0, out
     (chip,) = json.loads(out)["chips"]
     assert all(figure["value"] is None for figure in chip["figures"].values())
-    _, out = ran(capsys, "check", str(path))
-    # The template's source is not used yet, and its address is not the maker's: both are the author's to fill in.
-    assert {line.split(": ")[1] for line in out.splitlines()[:-1]} <= {"sources.ds", "sources.ds.kind"}
+    code, out = ran(capsys, "check", str(path))
+    assert code == 0, out
+
+
+def test_a_new_chip_with_a_figure_of_its_own_source_is_well_formed(capsys, tmp_path):
+    """The source stands in the file as comments: what is filled in as they say is accepted."""
+    _, out = ran(capsys, "new", "--like", "mi300x", "amd-one")
+    lines = (
+        line[2:] if line.startswith(("# [", "# title", "# url", "# kind", "# date")) else line
+        for line in out.splitlines()
+    )
+    text = (
+        "\n".join(lines).replace("https://", "https://www.amd.com/one.pdf").replace('vendor = "Amd"', 'vendor = "AMD"')
+    )
+    fresh, given = '\nbf16 = "unknown"', '\nbf16 = { value = 989.4, unit = "TFLOP/s", src = "ds" }'
+    assert fresh in text
+    path = tmp_path / "amd-one.toml"
+    path.write_text(text.replace(fresh, given, 1))
+    code, out = ran(capsys, "check", str(path))
+    assert code == 0, out
 
 
 def test_a_new_chip_needs_an_id(capsys):

@@ -8,7 +8,7 @@ Windows, slopes, packed sequences of unequal length and returned probabilities h
 
 import ast
 
-from anychip.port.edits import KERNEL
+from anychip.port.edits import KERNEL, UNSURE
 from anychip.port.unit import Unit
 
 NAME = "attention"
@@ -21,6 +21,7 @@ _FLASH = {
 _XFORMERS = {"xformers.ops.memory_efficient_attention", "xformers.ops.fmha.memory_efficient_attention"}
 _FLASH_NAMES = ("q", "k", "v", "dropout_p", "softmax_scale", "causal")
 _XFORMERS_NAMES = ("query", "key", "value", "attn_bias", "p", "scale")
+_BIAS = "nn.attention.bias"  # `import torch` alone does not load it
 _TRIANGLE = (
     "xformers.ops.LowerTriangularMask",
     "xformers.ops.fmha.LowerTriangularMask",
@@ -31,6 +32,7 @@ VALID = [
     "from flash_attn import flash_attn_varlen_func\n\ny = flash_attn_varlen_func(q, k, v)\n",
     "from flash_attn import flash_attn_func\n\ny = flash_attn_func(q, k, v, window_size=(8, 0))\n",
     "from mine import flash_attn_func\n\ny = flash_attn_func(q, k, v)\n",
+    "from flash_attn import flash_attn_func\n\n\ndef f(q):\n    import torch\n\n    return flash_attn_func(q, q, q, causal=True)\n",
 ]
 INVALID = [
     (
@@ -40,8 +42,8 @@ INVALID = [
     ),
     (
         "import torch\nfrom flash_attn import flash_attn_func\n\ny = flash_attn_func(q, k, v, causal=True)\n",
-        "y = torch.nn.functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=torch.nn.attention.bias.causal_lower_right(q.size(1), k.size(1)), enable_gqa=True).transpose(1, 2)\n",
-        "y = torch.nn.functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=torch.nn.attention.bias.causal_lower_right(q.size(1), k.size(1)), enable_gqa=True).transpose(1, 2)\n",
+        "import torch\nimport torch.nn.attention.bias\n\ny = torch.nn.functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=torch.nn.attention.bias.causal_lower_right(q.size(1), k.size(1)), enable_gqa=True).transpose(1, 2)\n",
+        "import torch\nimport torch.nn.attention.bias\n\ny = torch.nn.functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=torch.nn.attention.bias.causal_lower_right(q.size(1), k.size(1)), enable_gqa=True).transpose(1, 2)\n",
     ),
     (
         "import torch\nimport xformers.ops as xops\n\ny = xops.memory_efficient_attention(q, k, v, attn_bias=xops.LowerTriangularMask())\n",
@@ -78,6 +80,9 @@ def _port(unit: Unit, call: ast.Call, name: str, given: dict[str, ast.expr] | No
     words = None if given is None else _flash(unit, given) if flash else _xformers(unit, given)
     if given is None or words is None:
         return unit.leave(call, NAME, "with these arguments PyTorch's attention is not its equal", KERNEL, name)
+    if unit.header.place is None and any("causal_lower_right" in word for word in words):
+        why = f"its causal mask is in torch.{_BIAS}, and the top has no line of imports that could load it"
+        return unit.leave(call, NAME, why, UNSURE, name)
     tensors = [
         f"{_tight(unit, given[key])}.transpose(1, 2)" for key in (_FLASH_NAMES if flash else _XFORMERS_NAMES)[:3]
     ]
@@ -93,7 +98,7 @@ def _flash(unit: Unit, given: dict[str, ast.expr]) -> list[str] | None:
         if not (_is_simple(given["q"]) and _is_simple(given["k"])):
             return None
         sizes = ", ".join(f"{source.of(given[key])}.size(1)" for key in ("q", "k"))
-        mask = f"{unit.header.torch_name()}.nn.attention.bias.causal_lower_right({sizes})"
+        mask = f"{unit.header.submodule(_BIAS)}.causal_lower_right({sizes})"
         always = isinstance(causal, ast.Constant) and causal.value is True
         words.append(f"attn_mask={mask}" + ("" if always else f" if {source.of(causal)} else None"))
     for old, new in (("dropout_p", "dropout_p"), ("softmax_scale", "scale")):

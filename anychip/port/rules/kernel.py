@@ -30,13 +30,24 @@ INVALID: list[tuple[str, str, str]] = []
 
 
 def run(unit: Unit) -> None:
+    used = set()
     for node, name in unit.module.uses:
         if name in _SYMBOLS:
+            used.add(name)
             unit.leave(node, NAME, _SYMBOLS[name], KERNEL, name)
     for statement in unit.module.found.imports:
+        # An import without a use that is certain: another file may take the name from here.
+        for name in sorted(_imported(statement) & set(_SYMBOLS) - used):
+            unit.leave(statement, NAME, _SYMBOLS[name], KERNEL, f"import {name}")
         for package in _packages(statement):
             if package in _LIBRARIES:
                 unit.leave(statement, NAME, _LIBRARIES[package], KERNEL, f"import {package}")
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> set[str]:
+    if isinstance(node, ast.Import) or node.level:
+        return set()
+    return {f"{node.module}.{alias.name}" for alias in node.names}
 
 
 def _packages(node: ast.Import | ast.ImportFrom) -> set[str]:

@@ -246,6 +246,7 @@ def forecast(
     total_s = time.perf_counter() - began
     progress(f"priced on {', '.join(_target_text(place) for place in places)} in {(total_s - recorded_s) * 1e3:.0f} ms")
     warnings += [text for recorded in programs for text in (*recorded.meta.get("warnings", ()), *_failure(recorded))]
+    warnings += _strangers(programs)
     warnings += [text for fabric in fabrics if fabric is not None for text in fabric.assumptions]
     warnings += [text for result in forecasts for text in result.warnings]
     warnings += _dtypes(programs, chips)
@@ -321,6 +322,19 @@ def _check_used(programs: list[Program], title: str) -> None:
                 f"{title} ran without a single operation on the chip. Was it told to use the CPU, or does it choose it "
                 "by a test that the virtual chip does not pass? Programs see the chip as cuda."
             )
+
+
+def _strangers(programs: list[Program]) -> list[str]:
+    """Of jobs whose ranks have nothing to do with one another: the figures are of so many copies of the program."""
+    sizes = {
+        one.world_size for one in programs
+        if one.world_size > 1 and not any(op.name.startswith("c10d.") for rank in one.ranks for op in rank.ops)
+    }  # fmt: skip
+    return [
+        f"The program's {size:,} ranks never communicate: the figures are of {size:,} copies of it, side by side. Does it "
+        "join a process group (torch.distributed.init_process_group)?"
+        for size in sorted(sizes)
+    ]
 
 
 def _never_marked(programs: list[Program], function: str | None) -> list[str]:

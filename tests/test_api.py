@@ -284,3 +284,13 @@ def test_a_recording_is_of_one_target(jobs):
     assert jobs == [("nvidia-h100-sxm", 16, 8, True)]
     with pytest.raises(BadUse, match="one number of chips"):
         api.record(__file__, "h100:8..16")
+
+
+def test_ranks_that_never_communicate_are_told(jobs, monkeypatch):
+    def record(argv, chip, **options):
+        one = job_of(chip, options["world_size"])
+        one.ops[-1] = one.ops[0]
+        return one
+
+    monkeypatch.setattr(launch, "record", record)
+    assert [text for text in api.forecast(__file__, on="h100:8").warnings if "8 ranks never communicate" in text]

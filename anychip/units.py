@@ -54,7 +54,8 @@ def count(value: float | None, unit: str = "") -> str:
     while abs(value) >= 999.5 and power < len(_DECIMAL) - 1:
         value /= 1000
         power += 1
-    text = figures(value) if power or value % 1 else f"{value:.0f}"
+    is_whole = math.isclose(value, round(value), rel_tol=1e-9)  # (a mean of counts is one but for its last digits)
+    text = f"{value:.0f}" if is_whole and not power else figures(value)
     return f"{text} {_DECIMAL[power]}{unit}" if unit else f"{text}{_DECIMAL[power]}"
 
 

@@ -58,3 +58,8 @@ def test_rate():
     assert units.rate(123456.7) == "123,457"
     assert units.rate(12.34) == "12.3"
     assert units.rate(None) == "-"
+
+
+def test_a_mean_of_counts_is_shown_as_the_count():
+    assert units.count(82 * (1 / 3 + 1 / 3 + 1 / 3 - 1e-16)) == "82"
+    assert units.count(0.5) == "0.500"

@@ -47,8 +47,9 @@ class Forecast:
     """One program on one chip. Times in seconds per step, bytes, flop per step.
 
     step_time_error: relative, one sigma. mfu, hfu: model or executed flop over step time times the dense peak of
-    `matrix_dtype`. breakdown_s adds up to step_time_s. evidence: shares of the chip's busy time. energy_j: an upper
-    bound, the power limit times the time. step_kind: "train", "call" (no optimizer) or "run" (no step was found).
+    `matrix_dtype`. stepping_memory_bytes: peak from the first step on, which may be less than what making the model took.
+    breakdown_s adds up to step_time_s. evidence: shares of the chip's busy time. energy_j: an upper bound, the power limit
+    times the time. step_kind: "train", "call" (no optimizer) or "run" (no step was found).
     """
 
     chip: str
@@ -93,6 +94,7 @@ class Forecast:
     critical_path: tuple[PathPart, ...] = ()
     goodput: GoodputFigures | None = None
     memory_by_module: Mapping[str, int] = field(default_factory=dict)
+    stepping_memory_bytes: int = 0
     values_read: tuple[Read, ...] = ()
 
 
@@ -125,7 +127,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window),
         top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
         step_times_s=window.times_s, warnings=warnings_of(timeline, window, held.peak_bytes),
-        memory_by_module=held.by_module,
+        memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes,
         values_read=reads(timeline.program, window.begin, window.end, window.count),
     )  # fmt: skip
 

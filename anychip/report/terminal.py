@@ -25,6 +25,7 @@ COLUMN_WIDTH = 14
 PIPE_WIDTH = 100  # where the output is no terminal
 TOP_OPS = 8
 CRUMB = 1e-3  # of the peak: a kind of memory below that is not shown
+STARTING = 0.95  # where steps take less of the peak than this, it was when the program started
 PLACES = 4  # lines of the program that read values
 MODULES = 6
 OP_WIDTH = 36  # an operation's name and shape, and how often it is called
@@ -112,6 +113,9 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
         yield row("samples/s", lambda f: units.rate(f.samples_per_s))
     yield row("MFU", lambda f: f"{units.share(f.mfu)} of {f.matrix_dtype}")
     yield row("peak memory", lambda f: units.memory(f.peak_memory_bytes))
+    if any(f.stepping_memory_bytes < STARTING * f.peak_memory_bytes for f in forecasts):
+        what = "calling" if forecasts[0].step_kind == "call" else "stepping"
+        yield row(f"  while {what}", lambda f: units.memory(f.stepping_memory_bytes))
     if any(reserved):
         # PyTorch's allocator holds more than tensors take: what a process monitor would show.
         yield "  reserved", ["-" if most is None else units.memory(most) for most in reserved]

@@ -18,12 +18,14 @@ KINDS = ("parameters", "gradients", "optimizer", "activations", "workspace", "ot
 @dataclass(frozen=True)
 class Memory:
     """peak_bytes: the most that was live at once; at: the word where that was. by_kind: the peak's bytes by KINDS.
-    end_bytes: what was live at the end. by_module: the peak's bytes by the module that they were made for."""
+    end_bytes: what was live at the end. stepping_bytes: the most from the first step on. by_module: the peak's bytes by the
+    module that they were made for."""
 
     peak_bytes: int
     at: int
     by_kind: dict[str, int]
     end_bytes: int
+    stepping_bytes: int
     by_module: dict[str, int] = field(default_factory=dict)
 
 
@@ -61,13 +63,16 @@ def memory(program: Program) -> Memory:
     """
     all_lives = lives(program)
     if not all_lives.size.size:
-        return Memory(0, 0, dict.fromkeys(KINDS, 0), 0)
+        return Memory(0, 0, dict.fromkeys(KINDS, 0), 0, 0)
     edges = np.concatenate([all_lives.born, all_lives.died])
     change = np.concatenate([all_lives.size, -all_lives.size])
     # At one word only one thing happens; those that never die end past the tape.
     order = np.argsort(edges, kind="stable")
     live = np.cumsum(change[order])
     top = int(np.argmax(live))
+    steps = find_steps(program)
+    begun = int(np.searchsorted(edges[order], steps[0].begin)) if steps else 0
+    stepping = int(live[max(begun - 1, 0) :].max())
     peak, at = int(live[top]), int(edges[order][top])
     present = (all_lives.born <= at) & (all_lives.died > at)
     kind = kinds_of(program, all_lives)
@@ -78,7 +83,7 @@ def memory(program: Program) -> Memory:
         kind[present] == KINDS.index("parameters"), kind[present] == KINDS.index("optimizer"),
     )  # fmt: skip
     kinds = {name: int(by_kind[i]) for i, name in enumerate(KINDS)}
-    return Memory(peak, at, kinds, int(all_lives.size[alive].sum()), modules)
+    return Memory(peak, at, kinds, int(all_lives.size[alive].sum()), stepping, modules)
 
 
 def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:

@@ -37,7 +37,8 @@ class TopOp:
 class Window:
     """The stretch of the tape that figures are taken over: `steps`, all but the first where there are more.
 
-    begin, end: tape positions; begin_s, end_s: when the work before each had ended. times_s: of each step.
+    begin, end: tape positions; begin_s, end_s: when the work before each had ended. times_s: of each step. first_s: of the
+    step that is left out.
     """
 
     steps: tuple[Step, ...]
@@ -47,6 +48,7 @@ class Window:
     begin_s: float
     end_s: float
     times_s: tuple[float, ...]
+    first_s: float | None = None
 
     @classmethod
     def of(cls, timeline: Timeline, found: list[Step]) -> "Window":
@@ -57,7 +59,11 @@ class Window:
         edges = np.array([max(steps[0].begin - 1, 0), *(step.end - 1 for step in steps)], np.int64)
         done = timeline.done_s(edges)
         times = tuple(float(value) for value in np.diff(done))
-        return cls(steps, steps[0].kind, steps[0].begin, steps[-1].end, float(done[0]), float(done[-1]), times)
+        first_s = None
+        if len(found) > 1:
+            before, after = timeline.done_s(np.array([max(found[0].begin - 1, 0), found[0].end - 1], np.int64))
+            first_s = float(after - before)
+        return cls(steps, steps[0].kind, steps[0].begin, steps[-1].end, float(done[0]), float(done[-1]), times, first_s)
 
     @property
     def count(self) -> int:

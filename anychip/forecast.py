@@ -49,7 +49,8 @@ class Forecast:
     step_time_error: relative, one sigma. mfu, hfu: model or executed flop over step time times the dense peak of
     `matrix_dtype`. stepping_memory_bytes: peak from the first step on, which may be less than what making the model took.
     breakdown_s adds up to step_time_s. evidence: shares of the chip's busy time. energy_j: an upper bound, the power limit
-    times the time. step_kind: "train", "call" (no optimizer) or "run" (no step was found).
+    times the time. first_step_s: of the step that no other figure is of, as it may do something else: it warms up, or reads a
+    prompt. step_kind: "train", "call" (no optimizer) or "run" (no step was found).
     """
 
     chip: str
@@ -95,6 +96,7 @@ class Forecast:
     goodput: GoodputFigures | None = None
     memory_by_module: Mapping[str, int] = field(default_factory=dict)
     stepping_memory_bytes: int = 0
+    first_step_s: float | None = None
     values_read: tuple[Read, ...] = ()
 
 
@@ -127,7 +129,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window),
         top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
         step_times_s=window.times_s, warnings=warnings_of(timeline, window, held.peak_bytes),
-        memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes,
+        memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
         values_read=reads(timeline.program, window.begin, window.end, window.count),
     )  # fmt: skip
 

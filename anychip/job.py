@@ -112,6 +112,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         ranks=tuple(_rank(part, one, chip) for part, (one, _) in zip(parts, mine, strict=True)),
         axes=axes, critical_path=_path(timeline, parts),
         goodput=_goodput(parts, fabric), memory_by_module=worst.memory.by_module,
+        first_step_s=max((part.window.first_s for part in parts if part.window.first_s is not None), default=None),
         stepping_memory_bytes=max(part.memory.stepping_bytes for part in parts),
         values_read=reads(first.program, first.window.begin, first.window.end, first.window.count),
     )  # fmt: skip

@@ -25,6 +25,7 @@ COLUMN_WIDTH = 14
 PIPE_WIDTH = 100  # where the output is no terminal
 TOP_OPS = 8
 CRUMB = 1e-3  # of the peak: a kind of memory below that is not shown
+LONGER = 1.5  # a first call that takes so many times as long as the others does something else: it reads a prompt
 STARTING = 0.95  # where steps take less of the peak than this, it was when the program started
 PLACES = 4  # lines of the program that read values
 MODULES = 6
@@ -104,6 +105,8 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
 
     yield row(STEP_WORDS[forecasts[0].step_kind], lambda f: Text(units.duration(f.step_time_s), style="bold"))
     yield row("  +- one sigma", lambda f: units.share(f.step_time_error))
+    if forecasts[0].step_kind == "call" and any((f.first_step_s or 0.0) > LONGER * f.step_time_s for f in forecasts):
+        yield row("  the first call", lambda f: units.duration(f.first_step_s))
     if any(f.tokens_per_s_per_chip is not None for f in forecasts):
         yield row(
             "tokens/s" if all(f.num_chips == 1 for f in forecasts) else "tokens/s a chip",

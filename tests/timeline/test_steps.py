@@ -120,3 +120,11 @@ def test_a_chip_without_a_measured_product_has_a_wider_error():
     known, unknown = (forecast(tape, load_chip(name)) for name in ("a100", "nvidia-h20"))
     assert known.step_time_error < 0.2
     assert unknown.step_time_error > 0.3
+
+
+def test_the_first_call_is_told_apart():
+    prompt = [mark(Mark.INFER_BEGIN), *[w(Kind.OP, 0)] * 10, mark(Mark.INFER_END)]
+    token = [mark(Mark.INFER_BEGIN), w(Kind.OP, 0), mark(Mark.INFER_END)]
+    found = forecast(program([*prompt, *token, *token, *token], [mm(8192, 8192, 8192)]), load_chip("h100"))
+    assert found.first_step_s == pytest.approx(10 * found.step_time_s, rel=0.01)
+    assert forecast(program(token, [mm(8192, 8192, 8192)]), load_chip("h100")).first_step_s is None

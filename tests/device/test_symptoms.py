@@ -277,3 +277,50 @@ def test_channels_last_stays_through_a_convolution_and_its_gradients() -> None:
     """)
     # [2, 4, 12, 12] last: 4*12*12, 1, 4*12, 4; a weight [4, 8, 3, 3] last: 72, 1, 24, 8; [1, 4, 6, 6] as ever
     assert out == [[576, 1, 48, 4], [72, 1, 24, 8], [144, 36, 6, 1]]
+
+
+def test_generation_ends_at_its_longest() -> None:
+    """`generate` asks whether all rows are done: at its longest all are, whether or not one of them met the end of a text.
+    It ran on past `max_new_tokens`, since an all-true mask or an unknown one was unknown; with 600 rows as with 4."""
+    _, out = run("""
+        import torch
+        out = []
+        for rows in (4, 600):
+            unfinished = torch.ones(rows, dtype=torch.long, device="cuda")
+            for length in range(1, 100):
+                token = torch.randint(0, 32000, (rows,), device="cuda")
+                done = torch.full((rows,), False, device="cuda")
+                done = done | torch.full((rows,), length >= 8, device="cuda", dtype=torch.bool)
+                done = done | torch.isin(token, torch.tensor([2], device="cuda"))
+                unfinished = unfinished & ~done
+                if unfinished.max() == 0:
+                    break
+            out.append(length)
+    """)
+    assert out == [8, 8]
+
+
+def test_what_is_known_of_one_mask_decides_with_another_of_which_nothing_is() -> None:
+    _, out = run("""
+        import torch
+        out = []
+        for n in (4, 600):  # spelled out, and not
+            true, false = torch.full((n,), True, device="cuda"), torch.zeros(n, dtype=torch.bool, device="cuda")
+            unknown = torch.randn(n, device="cuda") > 0
+            grown = unknown.clone()
+            grown |= true
+            part = false.clone()
+            part[: n // 2] |= unknown[: n // 2] | true[: n // 2]
+            seen = [
+                (true | unknown).all(), torch.logical_or(unknown, true).all(), ~(unknown & false).any(), grown.all(),
+                ~torch.where(true, false, unknown).any(), torch.where(unknown, true, true).all(),
+                unknown.masked_fill(true, True).all(), torch.cat([true, true]).all(), true.expand(3, n).repeat(2, 1).all(),
+                ~torch.cat([true, false]).all(), (true ^ false).all(), not part[-1], (true != false).all(),
+            ]
+            out.append([at for at, one in enumerate(seen) if not one])
+        present = torch.ones(8, 512, dtype=torch.long, device="cuda")
+        labels = torch.randint(0, 2, (3, 400), device="cuda")
+        in_range = (labels.min() >= 0) & (labels.max() < 2)
+        out += [present.sum(-1).tolist(), bool((present == 0).any()), bool(in_range), bool(~in_range)]
+    """)
+    assert out == [[], [], [512] * 8, False, True, False]

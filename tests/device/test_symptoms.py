@@ -248,8 +248,26 @@ def test_operators_without_a_rule_of_torchs_own() -> None:
             encoded = encoder(torch.randn(2, 5, 16, device="cuda"), src_key_padding_mask=padding)
         out = [list(solved.solution.shape), list(drawn.shape), list(gamma.shape), list(encoded.shape),
                list(torch.fake_quantize_per_tensor_affine(x, 0.1, 0, 0, 255).shape), list(torch.randn(9, device="cuda").kthvalue(3)[0].shape)]
+        scores, labels = torch.randn(5, 4, device="cuda", requires_grad=True), torch.ones(5, 4, dtype=torch.long, device="cuda")
+        loss = torch.nn.functional.multi_margin_loss(scores, labels[:, 0])
+        (loss + torch.nn.functional.multilabel_margin_loss(scores, labels)).backward()
+        maps = torch.randn(1, 2, 8, 8, 8, device="cuda", requires_grad=True)
+        torch.nn.functional.fractional_max_pool3d(maps, 2, output_size=4).sum().backward()
+        out += [list(scores.grad.shape), list(maps.grad.shape)]
     """)
-    assert out == [[4, 2], [3, 4], [3], [2, 5, 16], [5, 4], []]
+    assert out == [[4, 2], [3, 4], [3], [2, 5, 16], [5, 4], [], [5, 4], [1, 2, 8, 8, 8]]
+
+
+def test_an_operator_without_any_rule_is_named_in_one_sentence() -> None:
+    """It was torch's advice on custom operators, or a table of all its kernels."""
+    _, out = run("""
+        import torch
+        try:
+            torch.geqrf(torch.randn(4, 4, device="cuda"))
+        except NotImplementedError as error:
+            out = str(error)
+    """)
+    assert out == "anychip has no shape rule for aten.geqrf: please report it"
 
 
 def test_checks_of_labels_pass() -> None:

@@ -342,3 +342,29 @@ def test_what_is_known_of_one_mask_decides_with_another_of_which_nothing_is() ->
         out += [present.sum(-1).tolist(), bool((present == 0).any()), bool(in_range), bool(~in_range)]
     """)
     assert out == [[], [], [512] * 8, False, True, False]
+
+
+def test_gradients_of_each_sample_by_a_transform() -> None:
+    """`torch.func` calls a module with wrappers in the place of its parameters: "Cannot access storage of TensorWrapper"."""
+    program, out = run("""
+        import copy
+        import torch
+        from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
+        net = torch.nn.Linear(8, 4).cuda()
+        x = torch.randn(16, 8, device="cuda")
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        def loss(parameters, row):
+            return functional_call(net, parameters, (row,)).sum()
+        for _ in range(4):
+            grads = vmap(grad(loss), in_dims=(None, 0))(dict(net.named_parameters()), x)
+            for name, parameter in net.named_parameters():
+                parameter.grad = grads[name].mean(0)
+            optimizer.step()
+        parameters, buffers = stack_module_state([torch.nn.Linear(8, 4).cuda() for _ in range(3)])
+        base = copy.deepcopy(net).to("meta")
+        each = vmap(lambda p, b: functional_call(base, (p, b), (x,)))(parameters, buffers)
+        out = [list(grads["weight"].shape), list(jacrev(net)(x[0]).shape), list(each.shape)]
+    """, steps=8)  # fmt: skip
+    assert out == [[16, 4, 8], [4, 8], [3, 16, 4]]
+    # weight 4 x 8 and bias 4, in fp32, of which the wrappers are no others; and three of both, stacked
+    assert sorted(program.block_bytes[program.meta["parameter_blocks"]].tolist()) == [16, 48, 128, 384]

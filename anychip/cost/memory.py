@@ -185,8 +185,7 @@ def layer_norm_backward(op: Op) -> Work:
 _BATCH_NORM = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit",
                "_native_batch_norm_legit_functional", "_batch_norm_with_update", "batch_norm",
                "_batch_norm_with_update_functional", "_native_batch_norm_legit_no_training",
-               "_batch_norm_no_update", "batch_norm_stats", "batch_norm_elemt", "native_group_norm", "group_norm",
-               "instance_norm")  # fmt: skip
+               "_batch_norm_no_update", "native_group_norm", "group_norm", "instance_norm")  # fmt: skip
 
 
 @work_of(*_aten(*_BATCH_NORM))
@@ -204,6 +203,27 @@ def batch_norm_backward(op: Op) -> Work:
     """One pass over map and gradient for the sums, one for the result."""
     read, _ = traffic(op)
     return vector_work(op, "reduction", flop=12 * _numel(op), kernels=2, bytes_read=2 * read)
+
+
+# The same in the parts between which ranks meet, as SyncBatchNorm calls them (aten/src/ATen/native/cuda/Normalization.cu).
+
+
+@work_of(*_aten("batch_norm_stats", "batch_norm_update_stats", "batch_norm_backward_reduce"))
+def batch_norm_sums(op: Op) -> Work:
+    """One pass over the map, backward over its gradient too; four operations an element: a difference, a product, two sums."""
+    return vector_work(op, "reduction", flop=4 * op.args[0].numel)
+
+
+@work_of(*_aten("batch_norm_gather_stats", "batch_norm_gather_stats_with_counts"))
+def batch_norm_gather_stats(op: Op) -> Work:
+    """Reads the statistics of all ranks; of the map, which comes along, only the type is asked."""
+    return vector_work(op, "reduction", flop=8 * op.args[1].numel, bytes_read=nbytes(op.tensors[1:]))
+
+
+@work_of(*_aten("batch_norm_elemt", "batch_norm_backward_elemt"))
+def batch_norm_elements(op: Op) -> Work:
+    """One pass; a scale and a shift by channel, backward by what the sums say besides."""
+    return vector_work(op, "elementwise", flop=(6 if "backward" in op.name else 4) * op.args[0].numel)
 
 
 @work_of(*_aten("nll_loss_backward", "nll_loss2d_backward"))

@@ -28,6 +28,16 @@ ATTRIBUTED = 2  # steps in which backward passes are told apart by module: what 
 MANY_CALLS = 100  # without a step: the user is told how to end such a recording
 
 
+functorch: Any = torch._C._functorch
+
+
+def unwrapped(tensor: Any) -> Any:
+    """The tensor with memory that transforms of torch.func (`grad`, `vmap`) wrap, each once."""
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
 class Steps:
     """Counts steps and calls, and says when to stop.
 
@@ -187,7 +197,8 @@ class Hooks:
         self._depth += 1
         self._outer.append(enter >> KIND_BITS)
         try:
-            repeats = self.runtime.repeats if training else None
+            # (A transform of torch.func hands in wrappers without memory, which cannot be made again.)
+            repeats = self.runtime.repeats if training and functorch.maybe_current_level() is None else None
             if repeats is None:
                 result = original(module, *args, **kwargs)
             else:
@@ -291,7 +302,7 @@ class Hooks:
 
     def _block(self, parameter: Any) -> int | None:
         """The number of the block that a parameter is in."""
-        parameter = getattr(parameter, "_local_tensor", parameter)  # a DTensor's part on this rank
+        parameter = unwrapped(getattr(parameter, "_local_tensor", parameter))  # a DTensor's part on this rank
         if parameter.device.type == "cpu":
             return None
         block = self.runtime.tensors.by_address.get(parameter.untyped_storage().data_ptr())

@@ -1,11 +1,10 @@
 """What comes out of the operators that have no meta kernel in torch: shape and dtype of each output, by name.
 
-A rule gets the operator's arguments by name and returns its outputs in order: (shape, dtype), None for one
-that is not there, or a list of those. Adding an operator is one function.
+A rule gets the operator's arguments by name and returns its outputs in order: (shape, dtype), with the stride where
+it is not contiguous, None for one that is not there, or a list of those. Adding an operator is one function.
 """
 
 from collections.abc import Callable
-from math import prod
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 
 from anychip.device.kernels import Kernels, canonical
 from anychip.device.schemas import Schema, schema_of
+from anychip.device.special import contiguous_stride, copied_stride
 
 Rule = Callable[[SimpleNamespace], list[Any]]
 RULES: dict[str, Rule] = {}
@@ -34,7 +34,17 @@ def like(tensor: torch.Tensor | None) -> Any:
     return None if tensor is None else (tuple(tensor.shape), tensor.dtype)
 
 
-@rule("aten::_scaled_mm.out")
+def laid_like(tensor: torch.Tensor) -> Any:
+    """The same with its layout: channels stay last."""
+    return (tuple(tensor.shape), tensor.dtype, copied_stride(tensor, None))
+
+
+def summed(dtype: torch.dtype) -> torch.dtype:
+    """What chips sum elements of this type in: half types in float."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+@rule("aten::_scaled_mm.out", "aten::batch_norm_elemt.out")
 def into_given(args: SimpleNamespace) -> list[Any]:
     """Writes what it was given."""
     return [None]
@@ -65,9 +75,8 @@ def _makers(kernels: Kernels, output: Any, index: int) -> Any:
         return None
     if isinstance(output, list):
         return [_makers(kernels, one, index) for one in output]
-    shape, dtype = output
-    stride = tuple(max(prod(shape[dim + 1 :]), 1) for dim in range(len(shape)))
-    return kernels.tensors.maker(tuple(shape), stride, dtype, index)
+    shape, dtype, *stride = output
+    return kernels.tensors.maker(tuple(shape), stride[0] if stride else contiguous_stride(shape), dtype, index)
 
 
 # ---------------------------------------------------------------- recurrent networks
@@ -134,18 +143,49 @@ def _ctc_loss_backward(of: SimpleNamespace) -> list[Any]:
     return [like(of.log_probs)]
 
 
+@rule(
+    "aten::multi_margin_loss_backward", "aten::multilabel_margin_loss_backward", "aten::fractional_max_pool3d_backward"
+)  # fmt: skip
+def _gradient(of: SimpleNamespace) -> list[Any]:
+    return [like(of.self_)]
+
+
 @rule("aten::_fused_rms_norm")
 def _fused_rms_norm(of: SimpleNamespace) -> list[Any]:
     """output, and one reciprocal norm a row, which is kept in float for half types."""
     normed = len(of.normalized_shape)
     shape = of.input.shape[: of.input.dim() - normed]
-    dtype = torch.float32 if of.input.dtype in (torch.float16, torch.bfloat16) else of.input.dtype
-    return [like(of.input), ((*shape, *(1,) * normed), dtype)]
+    return [like(of.input), ((*shape, *(1,) * normed), summed(of.input.dtype))]
 
 
 @rule("aten::_fused_rms_norm_backward")
 def _fused_rms_norm_backward(of: SimpleNamespace) -> list[Any]:
     return [like(of.input) if of.output_mask[0] else None, like(of.weight) if of.output_mask[1] else None]
+
+
+@rule("aten::batch_norm_stats", "aten::batch_norm_update_stats")
+def _channel_stats(of: SimpleNamespace) -> list[Any]:
+    """Mean and inverse deviation (or variance) of each channel, as SyncBatchNorm sends them to the other ranks."""
+    return [((of.input.shape[1],), summed(of.input.dtype))] * 2
+
+
+@rule("aten::batch_norm_gather_stats", "aten::batch_norm_gather_stats_with_counts")
+def _gathered_stats(of: SimpleNamespace) -> list[Any]:
+    """The same of all ranks' statistics [ranks, channels], of which the input says no more than the type."""
+    kept = of.input if of.running_mean is None else of.running_mean
+    return [((of.mean.shape[1],), summed(kept.dtype))] * 2
+
+
+@rule("aten::batch_norm_elemt", "aten::batch_norm_backward_elemt")
+def _normalized(of: SimpleNamespace) -> list[Any]:
+    return [laid_like(of.input)]
+
+
+@rule("aten::batch_norm_backward_reduce")
+def _channel_sums(of: SimpleNamespace) -> list[Any]:
+    """Sums of the gradient and of its product with the input, and the gradients of weight and bias."""
+    sums, parameter = like(of.mean) if of.input_g else None, like(of.weight)
+    return [sums, sums, parameter if of.weight_g else None, parameter if of.bias_g else None]
 
 
 # ---------------------------------------------------------------- products

@@ -12,24 +12,28 @@ from typing import Any
 import torch
 
 from anychip.drivers.base import Call
-from anychip.drivers.values import SMALL, Values, parts
-
-INDEX_LIKE = (torch.bool, torch.int64, torch.int32, torch.uint8)
+from anychip.drivers.values import FILLS, INDEX_LIKE, SMALL, Values, parts
 
 
 @dataclass(frozen=True)
 class Known:
     """What is known of one tensor: a share that is true, a span of integers, counts that add up, a likely element, its
-    values; or nothing."""
+    values, the one value of all its elements; or nothing."""
 
     share: float | None = None
     span: int | None = None
     counts: list[int] | None = None
     guess: int | None = None
     value: torch.Tensor | None = None
+    uniform: float | None = None
 
     def tell(self, values: Values, tensor: torch.Tensor) -> None:
-        address = tensor.untyped_storage().data_ptr()
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr()
+        # Nothing is said of what a view leaves out; and not every op that writes numbers of other types in place is seen.
+        whole = tensor.numel() * tensor.element_size() == storage.nbytes()
+        if self.uniform is not None and whole and tensor.dtype in INDEX_LIKE:
+            values.uniform[address] = self.uniform
         if self.counts is not None:
             values.put(tensor, torch.tensor(self.counts, device="cpu").to(tensor.dtype).reshape(tensor.shape))
         if self.value is not None:
@@ -64,6 +68,28 @@ def of(values: Values, tensor: Any) -> Known:
     return Known(values.share.get(address), values.span.get(address), guess=values.guess.get(address))
 
 
+def certain(values: Values, value: Any) -> float | None:
+    """The one value of an operand: of a number, or of a tensor all of whose elements are known to have it."""
+    if isinstance(value, int | float):
+        return value
+    if not isinstance(value, torch.Tensor) or value.device.type == "meta":
+        return None
+    if value.device.type == "cpu":
+        return value.item() if value.numel() == 1 else None
+    return values.certain(value)
+
+
+def share_of(values: Values, mask: Any) -> float | None:
+    """What share of a mask is true, where that is known or expected; integers that are 0 and 1 are a mask."""
+    value = certain(values, mask)
+    if value is not None:
+        return value if value in (0, 1) else None
+    alias = values.alias(mask) if mask.device.type != "cpu" and mask.dtype in INDEX_LIKE else None
+    if alias is not None and alias.numel() and alias.min() >= 0 and alias.max() <= 1:
+        return int(alias.count_nonzero()) / alias.numel()
+    return of(values, mask).share
+
+
 def argument(call: Call, position: int, name: str) -> Any:
     return call.args[position] if len(call.args) > position else call.kwargs.get(name)
 
@@ -74,10 +100,21 @@ def keep(values: Values, call: Call) -> list[Known]:
     written = call.mutated + call.outputs
     if call.name not in MOVES | SPANS or not call.tensors:
         return []
-    first = of(values, call.tensors[-1 if call.name == "copy_" else 0]) if call.name in MOVES else NOTHING
+    first = NOTHING
+    if call.name in MOVES:
+        source = call.tensors[-1 if call.name == "copy_" else 0]
+        first = replace(of(values, source), uniform=_moved(values, call, source))
     known = [of(values, tensor) for tensor in call.tensors]
     widest = max((one for one in known if one.span), key=lambda one: one.span or 0, default=NOTHING)
     return [replace(first, span=widest.span, guess=first.guess or widest.guess)] * len(written)
+
+
+def _moved(values: Values, call: Call, source: torch.Tensor) -> float | None:
+    """The one value of what an op moves, if it has one and so has all that is put beside it."""
+    if call.name == "cumsum":
+        return None
+    found = {certain(values, one) for one in (call.tensors if call.name == "cat" else [source])}
+    return found.pop() if len(found) == 1 else None
 
 
 MOVES = {
@@ -163,10 +200,11 @@ def _differs(values: Values, call: Call) -> list[Known]:
     return [Known(share=1 - 1 / span)] if span else []
 
 
-@expected("bitwise_not", "logical_not")
+@expected("bitwise_not", "logical_not", "bitwise_not_", "logical_not_")
 def _negation(values: Values, call: Call) -> list[Known]:
-    share = of(values, call.args[0]).share
-    return [Known(share=1 - share)] if share is not None else []
+    known = of(values, call.args[0])
+    guess = None if known.guess is None or call.args[0].dtype != torch.bool else int(not known.guess)
+    return [Known(share=None if known.share is None else 1 - known.share, guess=guess)]
 
 
 COMPARE = {"lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
@@ -193,13 +231,74 @@ def _any_all(values: Values, call: Call) -> list[Known]:
     return [Known(share=likely, guess=int(likely > 0.5))]
 
 
-@expected("bitwise_and", "logical_and", "bitwise_or", "logical_or")
+BOTH = {
+    f"{kind}_{word}{tail}": (word == "or")
+    for kind in ("bitwise", "logical") for word in ("and", "or") for tail in ("", "_")
+}  # fmt: skip
+
+
+@expected(*BOTH)
 def _both(values: Values, call: Call) -> list[Known]:
-    """Of two masks that have nothing to do with one another."""
-    one, other = (of(values, mask).share for mask in call.args[:2])
-    if one is None or other is None:
-        return []
-    return [Known(share=one * other if call.name.endswith("and") else one + other - one * other)]
+    """Of two masks that have nothing to do with one another. One that is all true decides an `or`, one that is all false
+    an `and`, whatever the other holds."""
+    is_or, masks = BOTH[call.name], call.args[:2]
+    of_masks = call.name.startswith("logical") or all(getattr(one, "dtype", torch.bool) == torch.bool for one in masks)
+    for mask in masks:
+        value = certain(values, mask)
+        if value is not None and bool(value) == is_or and (of_masks or not is_or):
+            return [Known(uniform=float(is_or))]
+    one, other = (share_of(values, mask) for mask in masks)
+    if one is not None and other is not None:
+        return [Known(share=one + other - one * other if is_or else one * other)]
+    return [_guessed(values, masks, any if is_or else all)]
+
+
+def _guessed(values: Values, masks: Any, decide: Callable[[Any], bool]) -> Known:
+    """Two answers to checks, of which at least one was thought about (others are read as false)."""
+    guesses = [None if one is None else int(one) for one in (_answer(values, mask) for mask in masks)]
+    return NOTHING if guesses == [None, None] else Known(guess=int(decide(bool(one) for one in guesses)))
+
+
+def _answer(values: Values, mask: Any) -> float | None:
+    """What a boolean would be read as, if anything is known of it."""
+    value = certain(values, mask)
+    return of(values, mask).guess if value is None and getattr(mask, "dtype", None) == torch.bool else value
+
+
+@expected("where", "masked_fill", "masked_fill_")
+def _chosen(values: Values, call: Call) -> list[Known]:
+    """All of one side where the mask is known, or where both sides are the same; else a mix of two masks."""
+    mask, one, other = call.args if call.name == "where" else (call.args[1], call.args[2], call.args[0])
+    (known,) = keep(values, call) or [NOTHING]
+    chosen, sides = certain(values, mask), (certain(values, one), certain(values, other))
+    uniform = sides[not chosen] if chosen is not None else sides[0] if sides[0] == sides[1] else None
+    shares = [share_of(values, part) for part in (mask, one, other)]
+    if uniform is not None or None in shares or not all(_is_mask(part) for part in (one, other)):
+        return [replace(known, uniform=uniform)]
+    true, first, second = (share or 0.0 for share in shares)
+    return [replace(known, share=true * first + (1 - true) * second)]
+
+
+def _is_mask(value: Any) -> bool:
+    return isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool
+
+
+@expected("cat")
+def _joined(values: Values, call: Call) -> list[Known]:
+    """Of masks one after another: their shares by their sizes."""
+    (known,) = keep(values, call)
+    shares = [share_of(values, tensor) for tensor in call.tensors]
+    if known.uniform is not None or None in shares:
+        return [replace(known, share=None if None in shares else known.share)]
+    true = sum((share or 0.0) * tensor.numel() for share, tensor in zip(shares, call.tensors, strict=True))
+    return [replace(known, share=true / max(sum(tensor.numel() for tensor in call.tensors), 1))]
+
+
+@expected(*FILLS)
+def _filled(values: Values, call: Call) -> list[Known]:
+    if "full" in call.name or call.name == "fill_":
+        return [Known(uniform=certain(values, call.args[1]))]
+    return [Known(uniform=float("ones" in call.name))]
 
 
 @expected("remainder", "floor_divide", "div")

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 import torch
 
 from anychip.drivers.base import Block, Call
-from anychip.drivers.expected import EXPECTED, INDEX_LIKE, keep
-from anychip.drivers.values import GUESS, KEPT, SMALL, Values, carried, first_uniform
+from anychip.drivers.expected import EXPECTED, keep
+from anychip.drivers.values import FILLS, GUESS, INDEX_LIKE, KEPT, SMALL, Values, carried, first_uniform
 from anychip.record import Kind, word
 from anychip.record.recorder import Recorder
 
@@ -89,6 +89,8 @@ class NullDriver:
             return schema.base.startswith("_amp_")
         if any(numel <= SMALL for numel in written):
             return True
+        if schema.base in FILLS:
+            return not tensors or tensors[0].dtype in INDEX_LIKE
         if carried(schema.base, None, 1) is not None or schema.base in EXPECTED:
             return True
         return any(tensor.dtype in INDEX_LIKE for tensor in tensors)
@@ -97,18 +99,38 @@ class NullDriver:
         written = call.mutated + call.outputs
         if self._compute(call, written):
             return
-        chip = on_chip(call.tensors)
-        uniform = carried(call.name, first_uniform(self.values, chip), elements(call.tensors))
+        chip = on_chip(call.tensors[1:] if call.name == "copy_" else call.tensors)
+        uniform = self._of_uniform(call, chip, written)
+        if uniform is None:
+            uniform = carried(call.name, first_uniform(self.values, chip), elements_each(call))
         expected = EXPECTED.get(call.name, keep)(self.values, call)
-        for tensor in written:
+        for number, tensor in enumerate(written):
             address = tensor.untyped_storage().data_ptr()
             self.values.forget(address)
-            if uniform is not None:
+            if uniform is not None and (not number or call.name not in EXPECTED):  # (max has indices besides)
                 self.values.uniform[address] = uniform
             elif call.name in GUESS:
                 self.values.guess[address] = GUESS[call.name]
         for tensor, known in zip(written, expected, strict=False):
             known.tell(self.values, tensor)
+
+    def _of_uniform(self, call: Call, chip: list[torch.Tensor], written: list[torch.Tensor]) -> float | None:
+        """A point-wise op on masks and integers that have one value each: it is done on one element."""
+        if torch.Tag.pointwise not in call.op.tags or not chip or call.mutated or len(written) != 1:
+            return None
+        if any(one.dtype not in INDEX_LIKE for one in written + chip):
+            return None
+        stand_ins: dict[int, torch.Tensor] = {}
+        for tensor in chip:
+            value = self.values.certain(tensor)
+            if value is None:
+                return None
+            stand_ins[id(tensor)] = torch.full((1,) * tensor.dim(), value, dtype=tensor.dtype, device="cpu")
+        try:
+            result = call.op(*swapped(call.args, stand_ins), **swapped(call.kwargs, stand_ins))
+        except (RuntimeError, NotImplementedError):
+            return None
+        return result.item() if result.numel() == 1 else None
 
     def _compute(self, call: Call, written: list[torch.Tensor]) -> bool:
         """Do the op on real values if all its inputs have some; say whether that was possible."""
@@ -116,7 +138,8 @@ class NullDriver:
         if any(tensor.numel() > most for tensor in written) or random(call.op):
             return False
         stand_ins: dict[int, torch.Tensor] = {}
-        for tensor in on_chip(call.tensors):
+        # What is written comes last: it may be in the memory of what is read, of which nothing is known by it.
+        for tensor in sorted(on_chip(call.tensors), key=lambda one: any(one is other for other in call.mutated)):
             alias = self.values.alias(tensor) if tensor.numel() else self._nothing(tensor)
             if alias is None:
                 alias = self.values.spelled_out(tensor)
@@ -215,8 +238,11 @@ def on_chip(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     return [tensor for tensor in tensors if tensor.device.type not in ("cpu", "meta")]
 
 
-def elements(tensors: list[torch.Tensor]) -> int:
-    return tensors[0].numel() if tensors else 1
+def elements_each(call: Call) -> int:
+    """Elements of the input for each of the result."""
+    if not call.tensors or not call.outputs:
+        return 1
+    return call.tensors[0].numel() // max(call.outputs[0].numel(), 1)
 
 
 def overwrites(name: str) -> bool:

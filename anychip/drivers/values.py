@@ -23,6 +23,7 @@ SMALL = 256  # elements: larger tensors carry no values
 # But integers and masks of up to so many elements, as they came from the host: libraries send lists of indices to the
 # chip and read them back (DDP its buckets), and a mask of the host's decides shapes.
 KEPT = 1 << 16
+INDEX_LIKE = (torch.bool, torch.int64, torch.int32, torch.uint8)
 
 # base name of an op -> the value that its result is taken to be filled with
 UNIFORM: dict[str, float] = {
@@ -34,7 +35,10 @@ UNIFORM: dict[str, float] = {
 # base name of an op -> what its boolean result is taken to be where nothing is known of its input
 GUESS = {"any": False, "all": True}
 
-# ops that hand a uniform value on: base name -> f(value, elements of the input)
+# ops that fill a tensor: seen where it is of integers or a mask
+FILLS = ("full", "ones", "zeros", "full_like", "ones_like", "zeros_like", "fill_", "zero_")
+
+# ops that hand a uniform value on: base name -> f(value, elements of the input for each of the result)
 CARRY: dict[str, Callable[[float, int], float]] = {
     **dict.fromkeys(
         ("any", "all", "max", "min", "amax", "amin", "mean", "_to_copy", "clone", "view", "copy_"), lambda v, n: v
@@ -99,6 +103,19 @@ class Values:
         self.real[storage.data_ptr()] = base.view(torch.uint8)
         del self.uniform[storage.data_ptr()]
         return self.alias(tensor)
+
+    def certain(self, tensor: torch.Tensor) -> float | None:
+        """The one value that all elements of a chip tensor are known to have, or None."""
+        uniform = self.uniform.get(tensor.untyped_storage().data_ptr())
+        if uniform is None:
+            alias = self.alias(tensor) if tensor.dtype in INDEX_LIKE and tensor.numel() else None
+            if alias is None:
+                return None
+            least, most = alias.aminmax()
+            if least != most:
+                return None
+            uniform = least.item()
+        return float(bool(uniform)) if tensor.dtype == torch.bool else uniform
 
     def plausible(self, tensor: torch.Tensor) -> float | int | bool:
         """One element's value for a tensor without real values."""

@@ -293,3 +293,20 @@ def test_an_encoder_layer_is_its_six_products():
     assert found.kernels == 13
     attention = op("aten._native_multi_head_attention.default", x, x, x, 16, 4, qkv, qkv_bias, w, b, out=(x, x))
     assert work(attention).flop == 24_576 + 2 * 4_096 + 8_192
+
+
+def test_a_batch_norm_in_parts_passes_over_its_map_once_in_each():
+    """A map [2, 4, 8, 8] of bf16 has 512 elements, 1,024 bytes; statistics of 4 channels in fp32 16 bytes, of 8 ranks 128."""
+    x, channels, ranks = t(2, 4, 8, 8), t(4, dtype="float32"), t(8, 4, dtype="float32")
+    stats = work(op("aten.batch_norm_stats.default", x, 1e-5, out=(channels, channels)))
+    assert (stats.bytes_read, stats.bytes_written, stats.flop, stats.kernels) == (1024, 32, 4 * 512, 1)
+    # means and deviations of 8 ranks and 8 counts: 128 + 128 + 32; the map is not read
+    counts = t(8, dtype="float32")
+    gather = op("aten.batch_norm_gather_stats_with_counts.default", x, ranks, ranks, None, None, 0.1, 1e-5, counts,
+                out=(channels, channels))  # fmt: skip
+    assert (work(gather).bytes_read, work(gather).bytes_written) == (288, 32)
+    apply = work(op("aten.batch_norm_elemt.default", x, channels, channels, channels, channels, 1e-5, out=x))
+    assert (apply.bytes_read, apply.bytes_written, apply.flop, apply.kernels) == (1024 + 4 * 16, 1024, 4 * 512, 1)
+    backward = op("aten.batch_norm_backward_reduce.default", x, t(2, 4, 8, 8), channels, channels, channels, True, True,
+                  True, out=(channels,) * 4)  # fmt: skip
+    assert (work(backward).bytes_read, work(backward).flop, work(backward).known) == (2 * 1024 + 3 * 16, 4 * 512, True)

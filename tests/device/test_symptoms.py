@@ -248,8 +248,26 @@ def test_operators_without_a_rule_of_torchs_own() -> None:
             encoded = encoder(torch.randn(2, 5, 16, device="cuda"), src_key_padding_mask=padding)
         out = [list(solved.solution.shape), list(drawn.shape), list(gamma.shape), list(encoded.shape),
                list(torch.fake_quantize_per_tensor_affine(x, 0.1, 0, 0, 255).shape), list(torch.randn(9, device="cuda").kthvalue(3)[0].shape)]
+        scores, labels = torch.randn(5, 4, device="cuda", requires_grad=True), torch.ones(5, 4, dtype=torch.long, device="cuda")
+        loss = torch.nn.functional.multi_margin_loss(scores, labels[:, 0])
+        (loss + torch.nn.functional.multilabel_margin_loss(scores, labels)).backward()
+        maps = torch.randn(1, 2, 8, 8, 8, device="cuda", requires_grad=True)
+        torch.nn.functional.fractional_max_pool3d(maps, 2, output_size=4).sum().backward()
+        out += [list(scores.grad.shape), list(maps.grad.shape)]
     """)
-    assert out == [[4, 2], [3, 4], [3], [2, 5, 16], [5, 4], []]
+    assert out == [[4, 2], [3, 4], [3], [2, 5, 16], [5, 4], [], [5, 4], [1, 2, 8, 8, 8]]
+
+
+def test_an_operator_without_any_rule_is_named_in_one_sentence() -> None:
+    """It was torch's advice on custom operators, or a table of all its kernels."""
+    _, out = run("""
+        import torch
+        try:
+            torch.geqrf(torch.randn(4, 4, device="cuda"))
+        except NotImplementedError as error:
+            out = str(error)
+    """)
+    assert out == "anychip has no shape rule for aten.geqrf: please report it"
 
 
 def test_checks_of_labels_pass() -> None:
@@ -277,3 +295,76 @@ def test_channels_last_stays_through_a_convolution_and_its_gradients() -> None:
     """)
     # [2, 4, 12, 12] last: 4*12*12, 1, 4*12, 4; a weight [4, 8, 3, 3] last: 72, 1, 24, 8; [1, 4, 6, 6] as ever
     assert out == [[576, 1, 48, 4], [72, 1, 24, 8], [144, 36, 6, 1]]
+
+
+def test_generation_ends_at_its_longest() -> None:
+    """`generate` asks whether all rows are done: at its longest all are, whether or not one of them met the end of a text.
+    It ran on past `max_new_tokens`, since an all-true mask or an unknown one was unknown; with 600 rows as with 4."""
+    _, out = run("""
+        import torch
+        out = []
+        for rows in (4, 600):
+            unfinished = torch.ones(rows, dtype=torch.long, device="cuda")
+            for length in range(1, 100):
+                token = torch.randint(0, 32000, (rows,), device="cuda")
+                done = torch.full((rows,), False, device="cuda")
+                done = done | torch.full((rows,), length >= 8, device="cuda", dtype=torch.bool)
+                done = done | torch.isin(token, torch.tensor([2], device="cuda"))
+                unfinished = unfinished & ~done
+                if unfinished.max() == 0:
+                    break
+            out.append(length)
+    """)
+    assert out == [8, 8]
+
+
+def test_what_is_known_of_one_mask_decides_with_another_of_which_nothing_is() -> None:
+    _, out = run("""
+        import torch
+        out = []
+        for n in (4, 600):  # spelled out, and not
+            true, false = torch.full((n,), True, device="cuda"), torch.zeros(n, dtype=torch.bool, device="cuda")
+            unknown = torch.randn(n, device="cuda") > 0
+            grown = unknown.clone()
+            grown |= true
+            part = false.clone()
+            part[: n // 2] |= unknown[: n // 2] | true[: n // 2]
+            seen = [
+                (true | unknown).all(), torch.logical_or(unknown, true).all(), ~(unknown & false).any(), grown.all(),
+                ~torch.where(true, false, unknown).any(), torch.where(unknown, true, true).all(),
+                unknown.masked_fill(true, True).all(), torch.cat([true, true]).all(), true.expand(3, n).repeat(2, 1).all(),
+                ~torch.cat([true, false]).all(), (true ^ false).all(), not part[-1], (true != false).all(),
+            ]
+            out.append([at for at, one in enumerate(seen) if not one])
+        present = torch.ones(8, 512, dtype=torch.long, device="cuda")
+        labels = torch.randint(0, 2, (3, 400), device="cuda")
+        in_range = (labels.min() >= 0) & (labels.max() < 2)
+        out += [present.sum(-1).tolist(), bool((present == 0).any()), bool(in_range), bool(~in_range)]
+    """)
+    assert out == [[], [], [512] * 8, False, True, False]
+
+
+def test_gradients_of_each_sample_by_a_transform() -> None:
+    """`torch.func` calls a module with wrappers in the place of its parameters: "Cannot access storage of TensorWrapper"."""
+    program, out = run("""
+        import copy
+        import torch
+        from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
+        net = torch.nn.Linear(8, 4).cuda()
+        x = torch.randn(16, 8, device="cuda")
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        def loss(parameters, row):
+            return functional_call(net, parameters, (row,)).sum()
+        for _ in range(4):
+            grads = vmap(grad(loss), in_dims=(None, 0))(dict(net.named_parameters()), x)
+            for name, parameter in net.named_parameters():
+                parameter.grad = grads[name].mean(0)
+            optimizer.step()
+        parameters, buffers = stack_module_state([torch.nn.Linear(8, 4).cuda() for _ in range(3)])
+        base = copy.deepcopy(net).to("meta")
+        each = vmap(lambda p, b: functional_call(base, (p, b), (x,)))(parameters, buffers)
+        out = [list(grads["weight"].shape), list(jacrev(net)(x[0]).shape), list(each.shape)]
+    """, steps=8)  # fmt: skip
+    assert out == [[16, 4, 8], [4, 8], [3, 16, 4]]
+    # weight 4 x 8 and bias 4, in fp32, of which the wrappers are no others; and three of both, stacked
+    assert sorted(program.block_bytes[program.meta["parameter_blocks"]].tolist()) == [16, 48, 128, 384]

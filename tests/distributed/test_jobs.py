@@ -54,6 +54,24 @@ def test_data_parallel_replicas_are_one_class_apart_from_the_one_that_prints() -
             assert (Kind.WAIT, over) in words[at:optimizer]
 
 
+def test_batch_norms_meet_across_ranks() -> None:
+    """`convert_sync_batchnorm` ended in a table of dispatch keys: torch has no meta kernel for what it calls."""
+    program = job("sync_norm.py", 8)
+    assert program.meta["exit_code"] == 0
+    shapes = {(op.name.split(".")[1], op.outputs[0].shape, op.outputs[0].dtype) for op in program.ops if op.outputs}
+    channels, maps = (8,), (2, 8, 14, 14)
+    for name in ("stats", "gather_stats_with_counts", "backward_reduce"):  # in float whatever comes in
+        assert [one for one in shapes if one[0] == f"batch_norm_{name}"] == [
+            (f"batch_norm_{name}", channels, "float32")
+        ]
+    for name in ("elemt", "backward_elemt"):
+        found = {one[1:] for one in shapes if one[0] == f"batch_norm_{name}"}
+        assert found == {(maps, "float16"), (maps, "float32"), (maps, "bfloat16")}
+    # each of the three gathers mean and inverse deviation of 8 channels and a count: 17 numbers from each of 8 ranks
+    gathered = [op for op in program.ops if op.name.startswith("c10d._allgather")]
+    assert {tensor.numel for op in gathered for tensor in op.tensors} == {17, 17 * 8}
+
+
 def test_sharding_takes_the_same_recording_at_8_and_at_16384_ranks() -> None:
     small, large = job("sharded.py", 8, 2), job("sharded.py", 16384, 8)
     assert [len(one.members) for one in small.ranks] == [8]

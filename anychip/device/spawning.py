@@ -67,8 +67,9 @@ class _Launcher(importlib.abc.MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            if "RANK" in os.environ:
-                vars(module)["run"] = run_here
+            original = vars(module)["run"]
+            # Asked when it is called: it may have been imported before this process became a rank.
+            vars(module)["run"] = lambda args: run_here(args) if "RANK" in os.environ else original(args)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

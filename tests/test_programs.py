@@ -3,13 +3,17 @@
 import gzip
 import json
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import pytest
+
+from anychip.device import __main__ as main
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(__file__).parent / "programs"
@@ -201,12 +205,47 @@ def test_a_program_that_raises_before_a_step_shows_its_own_traceback_and_one_lin
     done = forecast("--quiet", TRAIN, "--raise-at", "0")
     assert done.returncode == 1
     assert done.out == ""
-    *traceback, ours = done.err.splitlines()
-    assert traceback[0] == "Traceback (most recent call last):"
-    assert "train_small.py" in traceback[1]
-    assert traceback[-1] == "ValueError: nothing left at step 0"
+    *lines, ours = done.err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert "train_small.py" in lines[1]
+    assert lines[-1] == "ValueError: nothing left at step 0"
     assert ours.startswith("anychip: ")
     assert "exit code 1" in ours
+
+
+def test_the_traceback_of_a_program_has_its_frames_and_those_of_torch(tmp_path):
+    """Five to eight frames of ours stood between the program's line and the message, and what the meta kernel had said."""
+    program = tmp_path / "wrong.py"
+    program.write_text(
+        "import torch\n"
+        "try:\n"
+        "    torch.nn.Sequential(torch.nn.Linear(8, 8)).cuda()(torch.randn(4, 5, device='cuda'))\n"
+        "except RuntimeError as error:\n"
+        "    torch.empty(1 << 40, device='cuda')\n"
+    )
+    done = forecast("--quiet", str(program))
+    files = re.findall(r'File "(.+?)", line', done.err)
+    assert {"wrong.py" if file == str(program) else "torch" if "/torch/" in file else file for file in files} == {
+        "wrong.py",
+        "torch",
+    }
+    assert "mat1 and mat2 shapes cannot be multiplied (4x5 and 8x8)" in done.err
+    assert "meta" not in done.err
+    assert "line 5, in <module>\n    torch.empty(1 << 40, device='cuda')\ntorch.OutOfMemoryError: CUDA out" in done.err
+    program.write_text("import torch\nthis is not Python\n")
+    done = forecast("--quiet", str(program))
+    assert re.findall(r'File "(.+?)", line', done.err) == [str(program)]
+
+
+def test_what_may_be_a_fault_of_ours_keeps_our_frames():
+    def frames(kind):
+        try:
+            exec(compile(f"raise {kind}", str(Path(main.__file__).with_name("part.py")), "exec"))
+        except (TypeError, RuntimeError) as error:
+            return [Path(one.filename).name for one in traceback.extract_tb(main.without_ours(error))]
+
+    assert frames("TypeError") == ["test_programs.py", "part.py"]
+    assert frames("RuntimeError") == ["test_programs.py"]
 
 
 def test_a_program_that_raises_after_steps_is_priced_and_its_exit_code_kept():

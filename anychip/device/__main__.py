@@ -11,6 +11,7 @@ import time
 import traceback
 from multiprocessing.util import Finalize
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from anychip import __version__
@@ -239,12 +240,44 @@ def exit_status(end: SystemExit) -> int:
     return 1
 
 
+OURS = tuple(str(Path(__file__).parents[1] / folder) + os.sep for folder in ("device", "drivers", "standins"))
+RUNNERS = (runpy.__file__, "<frozen runpy>")
+
+
 def print_program_traceback() -> None:
-    """The program's own traceback, without our frames above it."""
-    kind, error, trace = sys.exc_info()
-    while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, runpy.__file__, "<frozen runpy>"):
+    """The program's own traceback, of this error and of those that it came of: its frames and torch's, not ours."""
+    error = sys.exception()
+    assert error is not None
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = without_ours(one)
+            waiting += [one.__cause__, one.__context__]
+    traceback.print_exception(error)
+
+
+def without_ours(error: BaseException) -> TracebackType | None:
+    """The traceback of an error without our frames: above the program's, and below them where our kernels and hooks stand
+    between it and torch. What may be a fault of ours keeps those below: an error in our code that torch does not raise."""
+    frames: list[TracebackType] = []
+    trace = error.__traceback__
+    while trace is not None:
+        frames.append(trace)
         trace = trace.tb_next
-    traceback.print_exception(kind, error, trace)
+    while frames and frames[0].tb_frame.f_code.co_filename in (__file__, *RUNNERS):
+        del frames[0]
+    if not frames or isinstance(error, RuntimeError) or not is_ours(frames[-1]):
+        frames = [one for one in frames if not is_ours(one)]
+    for one in reversed(frames):
+        trace = TracebackType(trace, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    return trace
+
+
+def is_ours(trace: TracebackType) -> bool:
+    return trace.tb_frame.f_code.co_filename.startswith(OURS)
 
 
 def main() -> int:

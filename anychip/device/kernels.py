@@ -97,7 +97,10 @@ class Kernels:
         self._namespace[f"s{number}"] = schema
         for name, value in schema.defaults.items():
             self._namespace[f"d{number}_{name}"] = value
-        exec("\n".join(generate(schema, number)), self._namespace)
+        source = "\n".join(generate(schema, number))
+        exec(
+            compile(source, f"{__file__}:generated", "exec"), self._namespace
+        )  # (a name by which tracebacks leave it out)
         kernel: Callable[..., Any] = self._namespace[f"k{number}"]
         return kernel
 
@@ -209,9 +212,8 @@ class Kernels:
                 raise
             name = schema.name.replace("::", ".")
             raise NotImplementedError(f"anychip has no shape rule for {name}: please report it") from None
-        except RuntimeError:
-            raise_as_torch(schema, args, kwargs)
-            raise
+        except RuntimeError as error:
+            raise as_torch(schema, args, kwargs, error) from None
         if schema.overload_name == "out" or schema.has_out:
             targets = schema.mutated(*on_meta)
             for real, meta, shape in zip(schema.mutated(args, kwargs), targets, before, strict=True):
@@ -280,18 +282,19 @@ def _fast(word: int, outputs: list[Any]) -> Any:
 # ---------------------------------------------------------------- values in and out
 
 
-def raise_as_torch(schema: Schema, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Let torch's CPU kernel refuse a call in its own words, where the meta kernel's are others.
+def as_torch(schema: Schema, args: tuple[Any, ...], kwargs: dict[str, Any], refused: RuntimeError) -> RuntimeError:
+    """What torch's CPU kernel refuses a call with, in its own words, where the meta kernel's (`refused`) are others.
 
     It gets tensors of these shapes that share one element each; since the shapes are wrong, it computes nothing.
     """
     if schema.mutated(args, kwargs):
-        return
+        return refused
     try:
         schema.overload()(*(hollow(one) for one in args), **{name: hollow(one) for name, one in kwargs.items()})
     except RuntimeError as error:
         if "stride" not in str(error):  # that would be about how these are made
-            raise
+            return error
+    return refused
 
 
 def hollow(value: Any) -> Any:

@@ -4,6 +4,7 @@ A recording is priced on another chip as it stands where that chip would have an
 asked in the same way; where an answer differs the program might have done something else, so it is recorded again.
 """
 
+import contextlib
 import os
 import re
 import shlex
@@ -12,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from anychip import targets
 from anychip.argv import check
-from anychip.errors import BadUse, ProgramFailed, error_line
+from anychip.errors import AnychipError, BadUse, ProgramFailed, error_line
 from anychip.record.program import Program, Question
 from anychip.spec import Chip, UnknownFigure, load_chip
 
@@ -141,6 +143,7 @@ def record(
     ranks: str = "distinct",
     jobs: int = 2,
     cluster: str | None = None,
+    draft: Callable[[Program], None] | None = None,
 ) -> Program:
     """Run a program on a virtual chip, shapes only, in a process of its own, and keep what it did.
 
@@ -152,7 +155,8 @@ def record(
     program: script and its arguments, or with `module` a module's name and its arguments. It runs with your rights.
     steps, calls: where it is ended; without, after 3 steps, or 2 of a job of more than 1,024 ranks. host: "measured" adds the host's time as it passed here, the recording's own
     included, so that it is an upper bound. show_output: forward what it prints to stderr. imbalance: fullest
-    over mean where data decide a split. step_mark: name of a function whose returns end steps. device: planned; other
+    over mean where data decide a split. draft: called with a job's recording while its last samples run: it is the one that
+    is returned, unless they do otherwise than it says. step_mark: name of a function whose returns end steps. device: planned; other
     values than the default raise BadUse.
     Raises BadUse for a missing script, ProgramFailed if it failed before the first step, UnsupportedTorch.
     """
@@ -183,6 +187,7 @@ def record(
         ranks=ranks,
         jobs=jobs,
         cluster=cluster,
+        draft=draft,
     )
 
 
@@ -225,11 +230,21 @@ def forecast(
     chips = [place.chip for place in places]
     stragglers = _stragglers(places, jitter, slow_node, degraded_link)
     fabrics = [_fabric(place) for place in places]
+    priced: WeakKeyDictionary[Program, dict[str, Forecast]] = WeakKeyDictionary()
+
+    def ahead(drafted: Program) -> None:
+        """Price a job on the chip that it is recorded on while its last samples run; what fails here is told when it is over."""
+        for place, fabric in zip(places, fabrics, strict=True):
+            if (place.chip.id, place.num_chips) == (drafted.meta.get("chip"), drafted.world_size):
+                with contextlib.suppress(AnychipError):
+                    one = _price(drafted, place.chip, fabric, tokens_per_step, stragglers)
+                    priced.setdefault(drafted, {})[place.name] = one
+
     if isinstance(program, Program):
         _check_ranks(program, places)
         programs, warnings = [program] * len(chips), _unlike(program, chips)
     else:
-        found, failed = _record_all(program, places, fabrics, jobs, progress, options)
+        found, failed = _record_all(program, places, fabrics, jobs, progress, {**options, "draft": ahead})
         kept = [index for index, place in enumerate(places) if (place.chip.id, place.num_chips) in found]
         places, fabrics = _of(places, kept), _of(fabrics, kept)
         chips = [place.chip for place in places]
@@ -238,7 +253,7 @@ def forecast(
     warnings += unknown
     recorded_s = time.perf_counter() - began
     _check_used(programs, _title(program))
-    forecasts, kept, unknown = _price_all(programs, places, fabrics, tokens_per_step, stragglers)
+    forecasts, kept, unknown = _price_all(programs, places, fabrics, tokens_per_step, stragglers, priced)
     places, programs, fabrics = _of(places, kept), _of(programs, kept), _of(fabrics, kept)
     chips = [place.chip for place in places]
     warnings += unknown
@@ -408,14 +423,16 @@ def _of(these: Sequence[One], kept: list[int]) -> list[One]:
 
 
 def _price_all(programs: list[Program], places: list[Where], fabrics: "Sequence[Fabric | None]", tokens_per_step: int | None,
-               stragglers: "Stragglers") -> "tuple[list[Forecast], list[int], list[str]]":  # fmt: skip
+               stragglers: "Stragglers", priced: "Mapping[Program, Mapping[str, Forecast]]",
+               ) -> "tuple[list[Forecast], list[int], list[str]]":  # fmt: skip
     """Forecasts, of which targets they are, and what to say of the others, whose files lack a figure that the program needs;
-    UnknownFigure where all do."""
+    UnknownFigure where all do. priced: what is known already, by recording and target."""
     found: dict[int, Forecast] = {}
     lacking: list[UnknownFigure] = []
     for index, (program, place, fabric) in enumerate(zip(programs, places, fabrics, strict=True)):
         try:
-            found[index] = _price(program, place.chip, fabric, tokens_per_step, stragglers)
+            known = priced.get(program, {}).get(place.name)
+            found[index] = known or _price(program, place.chip, fabric, tokens_per_step, stragglers)
         except UnknownFigure as error:
             lacking.append(error)
     if not found:
@@ -519,7 +536,7 @@ def _record_chips(
         progress(f"recording again on {chip.id}: it answers {question.name} otherwise ({_place(question)})")
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         runs = {
-            name: pool.submit(_recorded, program, chip, {**options, "show_output": False})
+            name: pool.submit(_recorded, program, chip, {**options, "show_output": False, "draft": None})
             for name, chip in again.items()
         }
         found |= {name: run.result() for name, run in runs.items()}

@@ -294,3 +294,20 @@ def test_ranks_that_never_communicate_are_told(jobs, monkeypatch):
 
     monkeypatch.setattr(launch, "record", record)
     assert [text for text in api.forecast(__file__, on="h100:8").warnings if "8 ranks never communicate" in text]
+
+
+@pytest.mark.parametrize("stands", [True, False])
+def test_a_job_is_priced_while_its_last_samples_run(jobs, monkeypatch, stands):
+    prices, priced = [], api._price
+    monkeypatch.setattr(api, "_price", lambda program, *rest: prices.append(program) or priced(program, *rest))
+
+    def record(argv, chip, **options):
+        drafted, other = (job_of(chip, options["world_size"]) for _ in range(2))
+        drafted.meta["chip"] = other.meta["chip"] = chip.id
+        options["draft"](drafted)
+        return drafted if stands else other
+
+    monkeypatch.setattr(launch, "record", record)
+    answer = api.forecast(__file__, on="h100:8")
+    assert len(prices) == (1 if stands else 2)
+    assert answer.programs[0] is prices[-1]

@@ -30,7 +30,7 @@ def test_parameters():
     from anychip import api
 
     assert list(inspect.signature(api.record).parameters) == [
-        "program", "on", "module", "steps", "calls", "step_mark", "host", "device", "imbalance", "show_output", "num_chips", "chips_per_node", "ranks", "jobs", "cluster",
+        "program", "on", "module", "steps", "calls", "step_mark", "host", "device", "imbalance", "show_output", "num_chips", "chips_per_node", "ranks", "jobs", "cluster", "draft",
     ]  # fmt: skip
     assert list(inspect.signature(api.forecast).parameters) == [
         "program", "on", "tokens_per_step", "jobs", "jitter", "slow_node", "degraded_link", "progress", "options",

@@ -16,11 +16,12 @@ from typing import Any
 
 from anychip import __version__
 from anychip.device.job import Job, Rank
-from anychip.device.launch import TORCH_UNFIT
-from anychip.device.mailbox import Mailbox
+from anychip.device.launch import DRAFT, STANDS, TORCH_UNFIT
+from anychip.device.mailbox import Mailbox, appear
 from anychip.device.stages import Stages
 from anychip.errors import UnsupportedTorch
 from anychip.network import Fabric
+from anychip.record import Program
 from anychip.spec import load_chip
 
 WRONG_USE = 2
@@ -299,10 +300,18 @@ def main() -> int:
 def run_job(session: Session, config: dict[str, Any]) -> int:
     """Run the distinct ranks, and leave one recording of them all."""
     gc.freeze()  # what is there already is not touched again, so that the ranks share its memory
-    job = Job(Path(config["out"]).parent, config["world_size"], config["jobs"], session.fork)
+    out = Path(config["out"])
+
+    def draft(program: Program) -> None:
+        if config["draft"]:
+            program.save(out.with_suffix(DRAFT), packed=False)
+
+    job = Job(out.parent, config["world_size"], config["jobs"], session.fork, draft)
     code, program = job.run(everyone=config["ranks"] == "all")
-    if program is not None:
-        program.save(config["out"], packed=False)
+    if program is not None and config["draft"] and job.stands(program):
+        appear(out.with_suffix(STANDS), json.dumps(program.meta).encode())
+    elif program is not None:
+        program.save(out, packed=False)
     return code
 
 

@@ -45,13 +45,18 @@ class Rank:
 
 
 class Job:
-    """The ranks of one program. fork(rank, tokens) starts one and returns its process id.
+    """The ranks of one program. fork(rank, tokens) starts one and returns its process id; draft(program) is told of the
+    job's recordings while samples are run to see whether they stand for all ranks.
 
     folder: recordings, logs and mail of the ranks.
     """
 
-    def __init__(self, folder: Path, world_size: int, jobs: int, fork: Callable[[Rank, tuple[int, int]], int]) -> None:
-        self.folder, self.world_size, self.fork = folder, world_size, fork
+    def __init__(
+        self, folder: Path, world_size: int, jobs: int, fork: Callable[[Rank, tuple[int, int]], int],
+        draft: Callable[[Program], None],
+    ) -> None:  # fmt: skip
+        self.folder, self.world_size, self.fork, self.draft = folder, world_size, fork, draft
+        self.drafted: list[tuple[Program, tuple[int, ...]]] = []
         self.tokens = os.pipe()
         os.write(self.tokens[1], b"t" * jobs)
         self.running: dict[int, Rank] = {}
@@ -139,13 +144,14 @@ class Job:
 
     # ------------------------------------------------------------ processes
 
-    def _run(self, ranks: Iterable[Rank], samples: bool = False) -> None:
-        """Run these, and whom they wait for, to their ends. samples: and those that only show what their like does."""
+    def _run(self, ranks: Iterable[Rank]) -> None:
+        """Run these, and whom they wait for, to their ends."""
         for rank in ranks:
             self._start(rank)
-        self._wait(samples)
+        self._wait(samples=False)
 
     def _wait(self, samples: bool) -> None:
+        """Until those that run have ended. samples: and those that only show what their like does."""
         while any(samples or rank.stands_in_for is None for rank in self.running.values()):
             self._load_libraries()
             self._reap()
@@ -287,7 +293,11 @@ class Job:
         owners = {rank: owner for owner, ranks in classes(programs, streams, self.world_size).items() for rank in ranks}
         wanted = {rank: owners[rank] for rank in (1, self.world_size - 1) if rank not in programs}
         stages = self.middle.samples if self.middle is not None and self.middle.played else ()
-        self._run([Rank(rank, owner) for rank, owner in wanted.items()], samples=True)
+        for rank, owner in wanted.items():
+            self._start(Rank(rank, owner))
+        if wanted:
+            self._draft(programs, streams)
+        self._wait(samples=True)
         if self.middle is not None and not self.middle.agree():
             return False  # on what samples were lent
         for stage in stages:
@@ -326,11 +336,22 @@ class Job:
             "were run until their first backward was done and do the same. For each of them: --ranks all."
         )
 
+    def _draft(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+        if self.drafted:
+            return  # the first has been passed on already
+        first = _joined(programs, classes(programs, streams, self.world_size))
+        self.drafted = [(one, one.members) for one in first.ranks]
+        self.draft(first)
+
+    def stands(self, program: Program) -> bool:
+        """Whether the draft has the recordings of this program, for the same ranks."""
+        found = [(one, one.members) for one in program.ranks]
+        return len(found) == len(self.drafted) and all(
+            one is other and mine == theirs for (one, mine), (other, theirs) in zip(found, self.drafted, strict=True)
+        )
+
     def _assembled(self, programs: dict[int, Program], members: dict[int, list[int]]) -> tuple[int, Program]:
-        first = programs[0]
-        for rank in members:
-            programs[rank].members = tuple(members[rank])
-        first.others = [programs[rank] for rank in sorted(members) if rank != 0]
+        first = _joined(programs, members)
         if self.interrupted:
             first.meta["interrupted"] = True
         code = self._failed()
@@ -344,3 +365,11 @@ class Job:
             causes = [line for line in lines[:-LAST_LINES] if ERROR.match(line)][-LAST_CAUSES:]
             print("\n".join([f"anychip: rank {failed} failed:", *causes, *lines[-LAST_LINES:]]), file=sys.stderr)
         return code, first
+
+
+def _joined(programs: dict[int, Program], members: dict[int, list[int]]) -> Program:
+    """Rank 0's recording with those of the other classes, each with the ranks that it stands for."""
+    for rank in members:
+        programs[rank].members = tuple(members[rank])
+    programs[0].others = [programs[rank] for rank in sorted(members) if rank != 0]
+    return programs[0]

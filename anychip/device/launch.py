@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from anychip.spec import Chip
 TORCH_UNFIT = 70  # exit status by which the child says that this torch cannot carry the device
 UNFOLD = 71  # asks to be run again, without folding micro-batches
 GRACE_S = 5.0
+POLL_S = 0.1
 STEPS, STEPS_OF_MANY = 3, 2  # the first warms up
+DRAFT, STANDS = ".draft", ".stands"  # a job's recordings before its samples have ended; its meta, if they say the same
 MANY_RANKS = 1024  # above so many one step more takes long to record and to price
 
 
@@ -44,11 +46,14 @@ def record(
     ranks: str = "distinct",
     jobs: int = 2,
     cluster: str | None = None,
+    draft: Callable[[Program], None] | None = None,
 ) -> Program:
     """Run `argv` (script and arguments, or with `module` a module and arguments) on a virtual `chip`.
 
     steps: how many to record; None for 3, or 2 of a job of more than 1,024 ranks. devices: how many chips one process sees: those of a node. world_size: ranks of the job, one a chip; above 1 the
     program runs as each of its distinct ranks ("all": as every one), at most `jobs` at a time, with torchrun's environment. cluster: whose network the clock goes by.
+    draft: called with the recording of a job while its last samples run, which seldom change it: then it is the one
+    that is returned.
     What the program prints goes to stderr unless `show_output` is False. Ctrl-C stops it and keeps what it
     did; then `meta["interrupted"]` is true. Raises ProgramFailed where it failed without a single step (with
     its own traceback already printed), UnsupportedTorch, BadUse.
@@ -61,14 +66,30 @@ def record(
             "argv": list(argv), "module": module, "chip": str(chip.file), "steps": steps, "calls": calls,
             "step_mark": step_mark, "host": host, "device": device, "devices": devices, "imbalance": imbalance, "out": str(out),
             "world_size": world_size, "ranks": ranks, "jobs": jobs, "cluster": cluster, "fold": ranks != "all",
+            "draft": draft is not None,
         }  # fmt: skip
-        code, interrupted, errors = _run(config, show_output)
+        drafts = Drafts(out.with_suffix(DRAFT), draft)
+        code, interrupted, errors = _run(config, show_output, drafts)
         if code == UNFOLD:
-            code, interrupted, errors = _run({**config, "fold": False}, show_output)
-        return _result(argv, out, code, interrupted, errors)
+            code, interrupted, errors = _run({**config, "fold": False}, show_output, drafts)
+        return _result(argv, out, code, interrupted, errors, drafts.program)
 
 
-def _run(config: dict[str, Any], show_output: bool) -> tuple[int, bool, str]:
+class Drafts:
+    """A draft at `path`, if there comes one, and who wants it."""
+
+    def __init__(self, path: Path, wanted: Callable[[Program], None] | None) -> None:
+        self.path, self.wanted = path, wanted
+        self.program: Program | None = None
+
+    def look(self) -> None:
+        """Load it and pass it on, once."""
+        if self.wanted is not None and self.program is None and self.path.exists():
+            self.program = Program.load(self.path)
+            self.wanted(self.program)
+
+
+def _run(config: dict[str, Any], show_output: bool, drafts: Drafts) -> tuple[int, bool, str]:
     """Exit status, whether the user interrupted, and the end of what it said where that was not shown."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **_package_path()}
     command = [sys.executable, "-m", "anychip.device", json.dumps(config)]
@@ -81,7 +102,12 @@ def _run(config: dict[str, Any], show_output: bool) -> tuple[int, bool, str]:
     interrupted = False
     try:
         text = _pump(child, show_output) if stream is subprocess.PIPE else ""
-        child.wait()
+        while True:
+            try:
+                child.wait(timeout=POLL_S)
+                break
+            except subprocess.TimeoutExpired:
+                drafts.look()
     except KeyboardInterrupt:
         interrupted = True
         text += _interrupt(child)
@@ -136,11 +162,13 @@ def _end_group(child: "subprocess.Popen[bytes]") -> None:
     child.wait()
 
 
-def _result(argv: Sequence[str], out: Path, code: int, interrupted: bool, errors: str) -> Program:
-    name = argv[0]
+def _result(
+    argv: Sequence[str], out: Path, code: int, interrupted: bool, errors: str, drafted: Program | None
+) -> Program:
+    name, stands = argv[0], out.with_suffix(STANDS)
     if code == TORCH_UNFIT:
         raise UnsupportedTorch(out.with_suffix(".error").read_text(encoding="utf-8"))
-    if not out.exists():
+    if not out.exists() and not stands.exists():
         if interrupted:
             raise ProgramFailed(f"{name}: interrupted before it did anything on the chip.", 130)
         if code < 0:
@@ -149,7 +177,11 @@ def _result(argv: Sequence[str], out: Path, code: int, interrupted: bool, errors
                 "If it was not you or the system, a chip tensor's memory was touched from the host: please report it."
             )
         raise ProgramFailed(f"{name} ended with exit code {code} before it was recorded.\n{errors}".rstrip(), code or 1)
-    program = Program.load(out)
+    if stands.exists():
+        program = drafted if drafted is not None else Program.load(out.with_suffix(DRAFT))
+        program.meta = json.loads(stands.read_text(encoding="utf-8"))
+    else:
+        program = Program.load(out)
     if interrupted:
         program.meta["interrupted"] = True
     stepped = any(step.kind == "train" for step in find_steps(program))

@@ -1,5 +1,6 @@
 """What public programs of several ranks stumbled over, each as a few lines that do the same."""
 
+import contextlib
 from pathlib import Path
 
 from anychip.device.launch import record
@@ -194,3 +195,35 @@ for _ in range(4):
     optimizer.zero_grad()
 """, world_size=8)  # fmt: skip
     assert [(one.rank, one.members) for one in program.ranks] == [(0, (0, 2)), (1, (1, 3)), (4, (4, 6)), (5, (5, 7))]
+
+
+def test_a_draft_is_what_is_returned_unless_a_sample_does_otherwise(tmp_path: Path) -> None:
+    def drafts_of(extra: str) -> tuple[list[Program], Program]:
+        script = tmp_path / "train.py"
+        script.write_text(f"""
+import os, torch
+torch.distributed.init_process_group("nccl")
+torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(16, 16).cuda())
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+x = torch.rand(8, 16, device="cuda")
+{extra}
+{STEP}
+""", encoding="utf-8")  # fmt: skip
+        drafts: list[Program] = []
+        with (
+            (tmp_path / "log").open("w") as log,
+            contextlib.redirect_stderr(log),
+        ):  # (a file: what prints is not read here)
+            found = record([str(script)], load_chip("h100"), world_size=4, devices=4, draft=drafts.append)
+        return drafts, found
+
+    drafts, found = drafts_of("")
+    assert [one is found for one in drafts] == [True]
+    assert [len(one.members) for one in found.ranks] == [4]
+    # The last rank does more than the one that was taken to stand for it.
+    drafts, found = drafts_of(
+        "torch.cuda.current_device() == 3 and model.register_forward_hook(lambda *_: torch.relu(x))"
+    )
+    assert not any(one is found for one in drafts)
+    assert sorted(len(one.members) for one in found.ranks) == [1, 3]

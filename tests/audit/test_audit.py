@@ -215,7 +215,8 @@ def test_the_screen_is_one_screen(project, capsys):
     assert any("skipped 57 more" in line for line in lines)
 
 
-def test_names_stand_whole_where_the_line_has_room_and_one_is_singular(tmp_path, capsys):
+def test_names_stand_whole_where_the_line_has_room_and_one_is_singular(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     (tmp_path / "a.py").write_text("import torch\nfrom torch.utils.cpp_extension import load_inline\n")
     assert run(tmp_path, "--no-cache") == 0
     printed = capsys.readouterr().out

@@ -239,6 +239,7 @@ def forecast(
                 with contextlib.suppress(AnychipError):
                     one = _price(drafted, place.chip, fabric, tokens_per_step, stragglers)
                     priced.setdefault(drafted, {})[place.name] = one
+                    _reserved([drafted], [place.chip], [one])
 
     if isinstance(program, Program):
         _check_ranks(program, places)
@@ -374,6 +375,7 @@ def _unlike_first(programs: list[Program], chip: Chip, own: Program) -> tuple[st
     return tuple(dict.fromkeys(question.name for question in differing(programs[0], chip)))
 
 
+_replayed: WeakKeyDictionary[Program, int] = WeakKeyDictionary()  # without a limit, of recordings that live
 FULLEST = 2  # distinct ranks, those that hold most at once: the allocator keeps most where most is
 
 
@@ -388,15 +390,14 @@ def _reserved(programs: list[Program], chips: list[Chip], forecasts: "Sequence[F
         fullest = sorted(program.ranks, key=lambda rank: -held.get(rank.rank, 0))[:FULLEST]
         return max(reserved_bytes(rank, limit) for rank in fullest)
 
-    free: dict[int, int] = {}
     found: list[int | None] = []
     for program, chip, forecast in zip(programs, chips, forecasts, strict=True):
         if chip.execution == "graph":
             found.append(None)
             continue
-        if id(program) not in free:
-            free[id(program)] = most_of(program, forecast, NO_LIMIT)
-        most = free[id(program)]
+        if program not in _replayed:
+            _replayed[program] = most_of(program, forecast, NO_LIMIT)
+        most = _replayed[program]
         found.append(most_of(program, forecast, chip.memory_bytes) if most > chip.memory_bytes else most)
     return tuple(found)
 

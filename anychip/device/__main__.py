@@ -303,12 +303,11 @@ def run_job(session: Session, config: dict[str, Any]) -> int:
     out = Path(config["out"])
 
     def draft(program: Program) -> None:
-        if config["draft"]:
-            program.save(out.with_suffix(DRAFT), packed=False)
+        program.save(out.with_suffix(DRAFT), packed=False)
 
-    job = Job(out.parent, config["world_size"], config["jobs"], session.fork, draft)
+    job = Job(out.parent, config["world_size"], config["jobs"], session.fork, draft if config["draft"] else None)
     code, program = job.run(everyone=config["ranks"] == "all")
-    if program is not None and config["draft"] and job.stands(program):
+    if program is not None and job.stands(program):
         appear(out.with_suffix(STANDS), json.dumps(program.meta).encode())
     elif program is not None:
         program.save(out, packed=False)

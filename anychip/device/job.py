@@ -53,7 +53,7 @@ class Job:
 
     def __init__(
         self, folder: Path, world_size: int, jobs: int, fork: Callable[[Rank, tuple[int, int]], int],
-        draft: Callable[[Program], None],
+        draft: Callable[[Program], None] | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.world_size, self.fork, self.draft = folder, world_size, fork, draft
         self.drafted: list[tuple[Program, tuple[int, ...]]] = []
@@ -295,8 +295,8 @@ class Job:
         stages = self.middle.samples if self.middle is not None and self.middle.played else ()
         for rank, owner in wanted.items():
             self._start(Rank(rank, owner))
-        if wanted:
-            self._draft(programs, streams)
+        if wanted and self.draft is not None:
+            self._draft(self.draft, programs, streams)
         self._wait(samples=True)
         if self.middle is not None and not self.middle.agree():
             return False  # on what samples were lent
@@ -336,12 +336,14 @@ class Job:
             "were run until their first backward was done and do the same. For each of them: --ranks all."
         )
 
-    def _draft(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+    def _draft(
+        self, draft: Callable[[Program], None], programs: dict[int, Program], streams: dict[int, Any]
+    ) -> None:  # fmt: skip
         if self.drafted:
             return  # the first has been passed on already
         first = _joined(programs, classes(programs, streams, self.world_size))
         self.drafted = [(one, one.members) for one in first.ranks]
-        self.draft(first)
+        draft(first)
 
     def stands(self, program: Program) -> bool:
         """Whether the draft has the recordings of this program, for the same ranks."""

@@ -288,17 +288,23 @@ def _known(places: list[Where]) -> tuple[list[Where], list[str]]:
     can."""
     from anychip.forecast import check_figures
 
-    known: list[Where] = []
+    known, lacking = _as_known(len(places), lambda index: check_figures(places[index].chip))
+    return _of(places, list(known)), lacking
+
+
+def _as_known(count: int, of: Callable[[int], One]) -> tuple[dict[int, One], list[str]]:
+    """What `of` gives for each target by number, and what to say of those whose files lack a figure; UnknownFigure where all
+    do."""
+    found: dict[int, One] = {}
     lacking: list[UnknownFigure] = []
-    for place in places:
+    for index in range(count):
         try:
-            check_figures(place.chip)
-            known.append(place)
+            found[index] = of(index)
         except UnknownFigure as error:
             lacking.append(error)
-    if not known:
+    if not found:
         raise lacking[0]
-    return known, [f"left out: {error}" for error in lacking]
+    return found, [f"left out: {error}" for error in lacking]
 
 
 def _stragglers(places: list[Where], jitter: float, slow_node: float, degraded_link: float) -> "Stragglers":
@@ -428,17 +434,14 @@ def _price_all(programs: list[Program], places: list[Where], fabrics: "Sequence[
                ) -> "tuple[list[Forecast], list[int], list[str]]":  # fmt: skip
     """Forecasts, of which targets they are, and what to say of the others, whose files lack a figure that the program needs;
     UnknownFigure where all do. priced: what is known already, by recording and target."""
-    found: dict[int, Forecast] = {}
-    lacking: list[UnknownFigure] = []
-    for index, (program, place, fabric) in enumerate(zip(programs, places, fabrics, strict=True)):
-        try:
-            known = priced.get(program, {}).get(place.name)
-            found[index] = known or _price(program, place.chip, fabric, tokens_per_step, stragglers)
-        except UnknownFigure as error:
-            lacking.append(error)
-    if not found:
-        raise lacking[0]
-    return list(found.values()), list(found), [f"left out: {error}" for error in lacking]
+
+    def price(index: int) -> "Forecast":
+        program, place = programs[index], places[index]
+        known = priced.get(program, {}).get(place.name)
+        return known or _price(program, place.chip, fabrics[index], tokens_per_step, stragglers)
+
+    found, lacking = _as_known(len(places), price)
+    return list(found.values()), list(found), lacking
 
 
 def _price(program: Program, chip: Chip, fabric: "Fabric | None", tokens_per_step: int | None,

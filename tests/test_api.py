@@ -239,15 +239,19 @@ def test_stragglers_need_several_chips(jobs):
     assert api.forecast(__file__, on="h100:16", degraded_link=0.1).forecasts[0].step_time_s > plain.step_time_s
 
 
-def test_numbers_of_chips_on_which_the_program_fails_are_left_out(jobs, monkeypatch):
+def fails_below(ranks, text, monkeypatch):
     first = launch.record
 
     def record(argv, chip, **options):
-        if options["world_size"] < 8:
-            raise ProgramFailed("train.py failed with exit code 1.\n4 ranks cannot make a mesh of 8", 1)
+        if options["world_size"] < ranks:
+            raise ProgramFailed(text, 1)
         return first(argv, chip, **options)
 
     monkeypatch.setattr(launch, "record", record)
+
+
+def test_numbers_of_chips_on_which_the_program_fails_are_left_out(jobs, monkeypatch):
+    fails_below(8, "train.py failed with exit code 1.\n4 ranks cannot make a mesh of 8", monkeypatch)
     answer = api.forecast(__file__, on="h100:2..16")
     assert answer.names == ("h100:8", "h100:16")
     left_out = [text for text in answer.warnings if text.startswith("left out")]
@@ -257,14 +261,7 @@ def test_numbers_of_chips_on_which_the_program_fails_are_left_out(jobs, monkeypa
 
 
 def test_the_line_that_tells_the_error_is_shown(jobs, monkeypatch):
-    first = launch.record
-
-    def record(argv, chip, **options):
-        if options["world_size"] < 4:
-            raise ProgramFailed("x failed.\nValueError: 2 is too few\nW1127 a library warns at its end", 1)
-        return first(argv, chip, **options)
-
-    monkeypatch.setattr(launch, "record", record)
+    fails_below(4, "x failed.\nValueError: 2 is too few\nW1127 a library warns at its end", monkeypatch)
     warnings = api.forecast(__file__, on="h100:2..4").warnings
     assert "left out, as the program fails on 2 chips: ValueError: 2 is too few" in warnings
 

@@ -295,8 +295,8 @@ class Job:
         stages = self.middle.samples if self.middle is not None and self.middle.played else ()
         for rank, owner in wanted.items():
             self._start(Rank(rank, owner))
-        if wanted and self.draft is not None:
-            self._draft(self.draft, programs, streams)
+        if wanted:
+            self._pass_on(programs, streams)
         self._wait(samples=True)
         if self.middle is not None and not self.middle.agree():
             return False  # on what samples were lent
@@ -336,14 +336,13 @@ class Job:
             "were run until their first backward was done and do the same. For each of them: --ranks all."
         )
 
-    def _draft(
-        self, draft: Callable[[Program], None], programs: dict[int, Program], streams: dict[int, Any]
-    ) -> None:  # fmt: skip
-        if self.drafted:
-            return  # the first has been passed on already
+    def _pass_on(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+        """Make the draft, where one is wanted; only the first."""
+        if self.draft is None or self.drafted:
+            return
         first = _joined(programs, classes(programs, streams, self.world_size))
         self.drafted = [(one, one.members) for one in first.ranks]
-        draft(first)
+        self.draft(first)
 
     def stands(self, program: Program) -> bool:
         """Whether the draft has the recordings of this program, for the same ranks."""

@@ -98,9 +98,8 @@ class Kernels:
         for name, value in schema.defaults.items():
             self._namespace[f"d{number}_{name}"] = value
         source = "\n".join(generate(schema, number))
-        exec(
-            compile(source, f"{__file__}:generated", "exec"), self._namespace
-        )  # (a name by which tracebacks leave it out)
+        # (by this name tracebacks leave it out)
+        exec(compile(source, f"{__file__}:generated", "exec"), self._namespace)
         kernel: Callable[..., Any] = self._namespace[f"k{number}"]
         return kernel
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from anychip.standins import causal_conv1d, recording
 from anychip.standins.fused import fused, gradients
-from anychip.standins.mamba_scan import Scan, scanned, scanned_backward
+from anychip.standins.mamba_scan import Scan, keep, scanned, scanned_backward
 from anychip.standins.recording import any_on_chip, layout
 
 Tensor = torch.Tensor
@@ -159,9 +159,7 @@ class _SplitScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
         out, final, kept = _block(*args)
-        ctx.save_for_backward(kept, *args[:11])
-        ctx.how = args[11:]
-        ctx.set_materialize_grads(False)
+        keep(ctx, kept, args, 11)
         return out, final
 
     @staticmethod

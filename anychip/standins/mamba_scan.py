@@ -216,15 +216,20 @@ def scanned_backward(
             of_bias[0] if of_bias else None, grad_initial], gated  # fmt: skip
 
 
+def keep(ctx: Any, made: Tensor, args: tuple[Any, ...], tensors: int) -> None:
+    """For the backward: what the forward made, the first arguments, which are tensors, and the others as `ctx.how`."""
+    ctx.save_for_backward(made, *args[:tensors])
+    ctx.how = args[tensors:]
+    ctx.set_materialize_grads(False)
+
+
 class Scan(torch.autograd.Function):
     """`scanned` on the chip; returns (out, final states)."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
         out, kept, final = scanned(*args)
-        ctx.save_for_backward(kept, *args[:10])
-        ctx.how = args[10:]
-        ctx.set_materialize_grads(False)
+        keep(ctx, kept, args, 10)
         return out, final
 
     @staticmethod

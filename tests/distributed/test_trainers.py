@@ -7,6 +7,13 @@ from anychip.device.launch import record
 from anychip.record import Program
 from anychip.spec import load_chip
 
+REPLICAS = """
+torch.distributed.init_process_group("nccl")
+torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(16, 16).cuda())
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+x = torch.rand(8, 16, device="cuda")
+"""
 STEP = """
 for _ in range(4):
     model(x).sum().backward()
@@ -78,11 +85,7 @@ def test_a_launcher_that_ends_in_torchs_runs_its_script_as_this_rank(tmp_path: P
 import os, sys
 import torch
 assert os.environ["ASKED"] == "yes" and sys.argv[1:] == ["--size", "16"]
-torch.distributed.init_process_group("nccl")
-torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(16, 16).cuda())
-optimizer = torch.optim.SGD(model.parameters(), 0.1)
-x = torch.rand(8, 16, device="cuda")
+{REPLICAS}
 {STEP}
 """)
     program = run(tmp_path, f"""
@@ -202,19 +205,13 @@ def test_a_draft_is_what_is_returned_unless_a_sample_does_otherwise(tmp_path: Pa
         script = tmp_path / "train.py"
         script.write_text(f"""
 import os, torch
-torch.distributed.init_process_group("nccl")
-torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(16, 16).cuda())
-optimizer = torch.optim.SGD(model.parameters(), 0.1)
-x = torch.rand(8, 16, device="cuda")
+{REPLICAS}
 {extra}
 {STEP}
 """, encoding="utf-8")  # fmt: skip
         drafts: list[Program] = []
-        with (
-            (tmp_path / "log").open("w") as log,
-            contextlib.redirect_stderr(log),
-        ):  # (a file: what prints is not read here)
+        # (into a file: what prints is not read here, and a draft is looked for meanwhile)
+        with (tmp_path / "log").open("w") as log, contextlib.redirect_stderr(log):
             found = record([str(script)], load_chip("h100"), world_size=4, devices=4, draft=drafts.append)
         return drafts, found
 

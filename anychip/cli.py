@@ -283,7 +283,7 @@ def _misplaced_options_named(args: argparse.Namespace, argv: list[str]) -> Itera
 
 
 def _one_recording(args: argparse.Namespace) -> None:
-    from anychip.api import places_of
+    from anychip.places import places_of
 
     counts = sorted({place.num_chips for place in places_of(args.on)})
     if len(counts) > 1:

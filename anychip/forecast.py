@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 
-import numpy as np
-
 from anychip.cost.fusion import fuse
 from anychip.cost.machine import machine
 from anychip.cost.support import unsupported
@@ -128,7 +126,8 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         tokens_per_step=tokens, samples_per_step=samples, matrix_dtype=total["dtype"],
         executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window),
         top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
-        step_times_s=window.times_s, warnings=warnings_of(timeline, window, held.peak_bytes),
+        step_times_s=window.times_s,
+        warnings=warnings_of(timeline, window, held.peak_bytes) + unsupported(program.ops, chip),
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
         values_read=reads(timeline.program, window.begin, window.end, window.count),
     )  # fmt: skip
@@ -205,7 +204,6 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
         found.append("Only one step was recorded: its figures include what happens once.")
     if peak_bytes > chip.memory_bytes:
         found.append(f"{chip.id}: needs {peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
-    found += unsupported((timeline.program.ops[index] for index in np.unique(timeline.op[window.ops(timeline)])), chip)
     names = {packet(op.name) for op in timeline.program.ops if not work(op).known}
     if names:
         shown = ", ".join(sorted(names)[:8]) + (" ..." if len(names) > 8 else "")

@@ -27,17 +27,18 @@ MAY_IMPORT = {
     "figures": {"errors", "units", "spec", "record", "cost", "timeline"},
     "forecast": {"errors", "units", "spec", "record", "cost", "timeline", "memory", "figures"},
     "job": {"errors", "units", "spec", "record", "cost", "timeline", "figures", "forecast", "network", "cluster"},
-    "dtypes": {"cost", "record", "spec"},
     "memory": {"errors", "units", "record"},
     "drivers": {"errors", "units", "spec", "record"},
     # stand-ins are written on the device's kernels; the device hangs them in when it is installed
     "device": {"errors", "units", "spec", "record", "cost", "timeline", "network", "memory", "drivers", "standins", "whole"},
     "standins": {"errors", "record", "drivers", "device"},
     "report": {"errors", "units", "spec", "record", "cost", "timeline", "figures", "forecast", "cluster", "api", "memory", "whole"},
-    "api": {"argv", "errors", "units", "targets", "spec", "record", "forecast", "job", "network", "cluster", "device", "dtypes", "memory"},
+    "places": {"errors", "targets", "spec", "network", "job"},
+    "recordings": {"argv", "errors", "places", "spec", "record", "device"},
+    "api": {"errors", "places", "recordings", "spec", "record", "forecast", "job", "network", "cluster", "memory"},
     "port": {"errors", "units", "spec", "source"},
     "measure": {"errors", "units", "spec", "record", "cost", "whole"},
-    "cli": {"errors", "audit", "measure", "port", "units", "api", "spec", "report"},
+    "cli": {"errors", "audit", "measure", "port", "units", "api", "places", "spec", "report"},
     "__main__": {"cli"},
 }  # fmt: skip
 # What only the device may import: everything else works where torch is not installed.

@@ -12,15 +12,18 @@ from anychip.cost.work import Work, packet, work
 from anychip.record import Op
 from anychip.spec import Chip
 
-# kind of Work -> use of a dtype, as platform files name it
-USES = {"elementwise": "elementwise", "fused": "elementwise", "reduction": "reduction", "copy": "storage"}
+# kind of Work -> use of a dtype, as platform files name it; what computes nothing stores
+USES = {"elementwise": "elementwise", "fused": "elementwise", "reduction": "reduction"}
 SAYS = {
     "error": "{chip} has no {dtype} {what}: the program would fail there",
     "emulated": "{chip} emulates {dtype} {what}",
     "cast": "{chip} computes {dtype} {what} in another dtype, with other results",
     "fallback": "{chip} sends {dtype} {what} back to the host's CPU: copies and CPU time are not priced",
 }
+ALWAYS = ("error", "fallback")  # told of every tensor, the others only of what an op computes in
 WHAT = {"matmul": "matrix products", "elementwise": "arithmetic", "reduction": "reductions", "storage": "tensors"}
+# Products made for small integers, where torch.mm of these is refused: as good as the chip's own products of them.
+INTEGER_PRODUCTS = ("aten._int_mm", "aten._weight_int8pack_mm", "aten._weight_int4pack_mm")
 
 
 class Use(NamedTuple):
@@ -30,33 +33,51 @@ class Use(NamedTuple):
     use: str
 
 
-def use_of(op: Op, task: Work) -> Use | None:
-    """What the op computes in; None for what computes nothing."""
-    use = "matmul" if task.unit == "matrix" else USES.get(task.kind)
-    floating = [t.dtype for t in op.tensors + op.outputs if t.on_chip and t.dtype.startswith(("float", "bfloat"))]
-    return Use(floating[0], use) if use and floating and task.kernels else None
+def uses_of(op: Op, task: Work) -> tuple[Use | None, set[Use]]:
+    """What the op computes in, None for what computes nothing, and in which dtypes it has its tensors on the chip.
+
+    Of a product only the operands count: what it keeps beside its result (row sums in float32) is no product.
+    """
+    use = "matmul" if task.unit == "matrix" else USES.get(task.kind, "storage")
+    tensors = op.tensors[:2] if use == "matmul" else op.tensors + op.outputs
+    dtypes = [tensor.dtype for tensor in tensors if tensor.on_chip]
+    computed = dtypes if use == "matmul" else [one for one in dtypes if one.startswith(("float", "bfloat"))]
+    if not computed or not task.kernels or task.kind in ("view", "none"):
+        return None, {Use(dtype, use) for dtype in dtypes}
+    return Use(computed[0], use), {Use(dtype, use) for dtype in dtypes}
 
 
 def unsupported(ops: Iterable[Op], chip: Chip) -> tuple[str, ...]:
     """One sentence for each dtype and use that is not native on the chip, with how it was priced."""
-    found: dict[Use, list[Op]] = {}
-    for op in ops:
-        use = use_of(op, work(op))
-        if use is not None:
-            found.setdefault(use, []).append(op)
+    computed: dict[Use, list[Op]] = {}
+    stored: dict[Use, list[Op]] = {}
     on = machine(chip)
-    return tuple(filter(None, (_sentence(use, members, on) for use, members in found.items())))
+    for op in ops:
+        if packet(op.name) in INTEGER_PRODUCTS and chip.peak_flop_per_s("int8", "matrix"):
+            continue
+        main, all_uses = uses_of(op, work(op))
+        if main is not None:
+            computed.setdefault(main, []).append(op)
+        for use in all_uses:
+            if chip.platform.supports(use.dtype, use.use) in ALWAYS:
+                stored.setdefault(use, []).append(op)
+    said = {use: _computed(use, members, on) for use, members in computed.items()}
+    said |= {use: _told(use, members, chip) for use, members in stored.items() if not said.get(use)}
+    return tuple(filter(None, said.values()))
 
 
-def _sentence(use: Use, ops: list[Op], on: Machine) -> str | None:
+def _computed(use: Use, ops: list[Op], on: Machine) -> str | None:
     answer, short = on.chip.platform.supports(use.dtype, use.use), work(ops[0]).dtype
     runs_as = on.runs_as(short) if use.use == "matmul" else short
     has_rate = runs_as == short or short == "tf32" or any(rate.dtype == short for rate in on.rates.all("gemm.rate"))
     if answer not in SAYS and has_rate:
         return None
-    says = SAYS.get(answer, "{chip} publishes no rate of {dtype} {what}")
+    priced = "" if has_rate else f" Priced as {runs_as}." if runs_as else " Priced by an assumed rate."
+    return _told(use, ops, on.chip) + priced
+
+
+def _told(use: Use, ops: list[Op], chip: Chip) -> str:
+    says = SAYS.get(chip.platform.supports(use.dtype, use.use), "{chip} publishes no rate of {dtype} {what}")
     names = sorted({packet(op.name) for op in ops})
     shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
-    text = says.format(chip=on.chip.id, dtype=use.dtype, what=WHAT[use.use])
-    priced = "" if has_rate else f" Priced as {runs_as}." if runs_as else " Priced by an assumed rate."
-    return f"{text} ({shown}).{priced}"
+    return f"{says.format(chip=chip.id, dtype=use.dtype, what=WHAT[use.use])} ({shown})."

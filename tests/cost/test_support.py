@@ -6,7 +6,7 @@ import pytest
 from anychip.cost import machine, price_op
 from anychip.cost.support import unsupported
 from anychip.forecast import forecast
-from anychip.record import Kind, Program, word
+from anychip.record import Kind, Op, Program, TensorMeta, word
 from anychip.spec import load_chip
 from tests.cost.ops import add, mm, op, t
 
@@ -22,6 +22,8 @@ CASES = [
     (mm(64, 64, 64, "float64"), "ascend-910b", "huawei-ascend-910b2 has no float64 matrix products", "an assumed rate"),
     (mm(64, 64, 64, "float64"), "tpu-v5p", "google-tpu-v5p emulates float64 matrix products", "an assumed rate"),
     (mm(64, 64, 64, "float32"), "tpu-v5p", "google-tpu-v5p emulates float32 matrix products", ""),
+    (mm(64, 64, 64, "int8"), "a100", "nvidia-a100-sxm-80gb has no int8 matrix products: the program would fail there", ""),
+    (add(10, dtype="float64"), "ascend-910b", "huawei-ascend-910b2 sends float64 arithmetic back to the host's CPU", ""),
     (mm(64, 64, 64, "float64"), "gaudi2", "intel-gaudi2 computes float64 matrix products in another dtype", "an assumed rate"),
 ]  # fmt: skip
 
@@ -38,6 +40,23 @@ def test_said_in_one_sentence_with_how_it_was_priced(call, name, says, priced):
                                             (mm(8, 8, 8, "float64"), "a100"), (mm(8, 8, 8, "float32"), "mi300x")])  # fmt: skip
 def test_what_is_native_is_not_mentioned(call, name):
     assert unsupported([call], load_chip(name)) == ()
+
+
+def test_products_made_for_small_integers_are_native():
+    a = t(64, 64, dtype="int8")
+    assert unsupported([op("aten._int_mm.default", a, a, out=t(64, 64, dtype="int32"))], load_chip("a100")) == ()
+
+
+def test_what_stays_on_the_host_is_nothing_to_the_chip():
+    x = TensorMeta((64, 64), (64, 1), "float8_e4m3fn", on_chip=False)
+    assert unsupported([op("aten.mm.default", x, x, out=x)], load_chip("a100")) == ()
+
+
+def test_what_a_product_keeps_beside_its_result_is_no_product():
+    """Attention in bfloat16 returns row sums in float32, which a TPU would have to emulate as a product."""
+    q, sums = t(2, 4, 64, 32), t(2, 4, 64, dtype="float32")
+    call = Op("aten._scaled_dot_product_flash_attention.default", (q, q, q), outputs=(q, sums))
+    assert unsupported([call], load_chip("tpu-v5p")) == ()
 
 
 def test_priced_in_the_dtype_that_it_runs_in():

@@ -113,9 +113,9 @@ def test_files_are_named_by_target_and_rank(answer, tmp_path):
 
 def test_many_counts_are_a_table(monkeypatch):
     def fake(program, places, *_):
-        return {(place.chip.id, place.num_chips): alike(place.num_chips) for place in places}, []
+        return {place: alike(place.num_chips) for place in places}, []
 
-    monkeypatch.setattr(api, "_record_all", fake)
+    monkeypatch.setattr(api, "record_all", fake)
     answer = api.forecast(__file__, on="h100:2..64")
     text = shown(answer)
     rows = [line.split() for line in text.splitlines() if line.startswith("h100:")]

@@ -1,0 +1,224 @@
+"""What is recorded for which place: one recording for all chips that would have answered the program alike.
+
+A recording is priced on another chip as it stands where that chip would have answered every question that the program
+asked in the same way; where an answer differs the program might have done something else, so it is recorded again.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from anychip.argv import check
+from anychip.errors import BadUse, ProgramFailed, error_line
+from anychip.places import Place, places_of
+from anychip.record.program import Program, Question
+from anychip.spec import Chip
+
+INTERRUPTED = 130  # exit code after Ctrl-C
+
+Say = Callable[[str], None]
+Argv = str | os.PathLike[str] | Sequence[str]
+
+
+def record(
+    program: Argv,
+    on: str | Chip,
+    *,
+    module: bool = False,
+    steps: int | None = None,
+    calls: int | None = None,
+    step_mark: str | None = None,
+    host: str = "modelled",
+    device: str = "cuda",
+    imbalance: float = 1.0,
+    show_output: bool = True,
+    num_chips: int = 1,
+    chips_per_node: int = 8,
+    ranks: str = "distinct",
+    jobs: int = 2,
+    cluster: str | None = None,
+    draft: Callable[[Program], None] | None = None,
+) -> Program:
+    """Run a program on a virtual chip, shapes only, in a process of its own, and keep what it did.
+
+    on: a chip, or a target of several chips: then num_chips, chips_per_node and cluster are as it says. num_chips: above 1
+    the program runs as a job of as many ranks, with torchrun's environment, of which each distinct one is recorded (ranks
+    "all": every one), at most `jobs` at a time. chips_per_node: how many a rank sees. cluster: whose network the
+    program's clocks go by.
+
+    program: script and its arguments, or with `module` a module's name and its arguments. It runs with your rights.
+    steps, calls: where it is ended; without, after 3 steps, or 2 of a job of more than 1,024 ranks. host: "measured" adds the host's time as it passed here, the recording's own
+    included, so that it is an upper bound. show_output: forward what it prints to stderr. imbalance: fullest
+    over mean where data decide a split. draft: called with a job's recording while its last samples run: it is the one that
+    is returned, unless they do otherwise than it says. step_mark: name of a function whose returns end steps. device: planned; other
+    values than the default raise BadUse.
+    Raises BadUse for a missing script, ProgramFailed if it failed before the first step, UnsupportedTorch.
+    """
+    argv = argv_of(program, module)
+    place, *others = places_of(on)
+    if others:
+        raise BadUse(f"{on}: a recording is of one number of chips of one kind")
+    if place.num_chips > 1:
+        num_chips, chips_per_node, cluster = place.num_chips, place.node_chips, place.cluster
+    _not_yet(device)
+    from anychip.device import launch
+
+    return launch.record(
+        argv,
+        place.chip,
+        steps=steps,
+        module=module,
+        calls=calls,
+        step_mark=step_mark,
+        host=host,
+        device=device,
+        imbalance=imbalance,
+        show_output=show_output,
+        world_size=num_chips,
+        devices=min(num_chips, chips_per_node),
+        ranks=ranks,
+        jobs=jobs,
+        cluster=cluster,
+        draft=draft,
+    )
+
+
+def _not_yet(device: str) -> None:
+    """Refuse what would otherwise be passed over in silence."""
+    if device != "cuda":
+        raise BadUse(f"--device {device} is not there yet: programs see every chip as cuda. Try it without --device.")
+
+
+def argv_of(program: Argv, module: bool) -> list[str]:
+    """The program's command line. Raises BadUse where there is no such script or module."""
+    argv = [os.fspath(program)] if isinstance(program, str | os.PathLike) else list(program)
+    check(argv, module)
+    return argv
+
+
+def record_all(
+    program: Argv, places: Sequence[Place], jobs: int, progress: Say, options: Mapping[str, Any]
+) -> tuple[dict[Place, Program], list[str]]:
+    """For each number of chips one recording, for all chips that would have answered alike, and one more for each that
+    would not; and what to say of places on which the program fails. What it prints is shown of the first.
+
+    options: keyword arguments of `record`. Raises ProgramFailed where the program fails everywhere or is interrupted before
+    its first step; what ends it later also ends what else was to be recorded.
+    """
+    argv_of(program, bool(options.get("module")))
+    found: dict[Place, Program] = {}
+    failed: dict[Place, ProgramFailed] = {}
+    for count in dict.fromkeys(place.num_chips for place in places):
+        alike = [place for place in places if place.num_chips == count]
+        mine = {**options}
+        if count > 1:
+            first = alike[0]
+            mine |= {"num_chips": count, "chips_per_node": first.node_chips, "jobs": jobs, "cluster": first.cluster}
+        if found or failed:
+            mine["show_output"] = False
+        recorded = _record_chips(program, list(dict.fromkeys(place.chip for place in alike)), jobs, progress, mine)
+        for place in alike:
+            one = recorded[place.chip.id]
+            if isinstance(one, Program):
+                found[place] = one
+            elif one.exit_code == INTERRUPTED:
+                raise one
+            else:
+                failed[place] = one
+        if any(isinstance(one, Program) and one.meta.get("interrupted") for one in recorded.values()):
+            break
+    if not found:
+        raise next(iter(failed.values()))
+    return {place: found[place] for place in places if place in found}, _left_out(found, failed)
+
+
+def _record_chips(
+    program: Argv, chips: Sequence[Chip], jobs: int, progress: Say, options: Mapping[str, Any]
+) -> dict[str, Program | ProgramFailed]:
+    """By chip one recording for the first and for all that would have answered alike, one more for each that would not, or
+    how the program failed there. Where it fails alike on two chips it is taken to do so on all."""
+    from anychip.device.answers import differing
+
+    count = options.get("num_chips", 1)
+    found: dict[str, Program | ProgramFailed] = {}
+    left = list(chips)
+    while left:
+        progress(f"recording on {f'{count:,} ' if count > 1 else 'a '}virtual {left[0].id}, shapes only")
+        first = _recorded(program, left[0], options)
+        if isinstance(first, Program):
+            break
+        alike = any(error_line(str(first)) == error_line(str(other)) for other in found.values())
+        found[left.pop(0).id] = first
+        if alike or first.exit_code == INTERRUPTED:
+            return found | {chip.id: first for chip in left}
+        options = {**options, "show_output": False}
+    else:
+        return found
+    ran = f" of {len(first.ranks)} distinct rank{'s' * bool(first.others)}" if count > 1 else ""
+    events = sum(len(rank.tape) for rank in first.ranks)
+    progress(f"recorded {events:,} events, {len(first.ops):,} distinct operations{ran}")
+    again = {chip.id: chip for chip in left[1:] if differing(first, chip)} if not first.meta.get("interrupted") else {}
+    for chip in again.values():
+        question = differing(first, chip)[0]
+        progress(f"recording again on {chip.id}: it answers {question.name} otherwise ({_line(question)})")
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        runs = {
+            name: pool.submit(_recorded, program, chip, {**options, "show_output": False, "draft": None})
+            for name, chip in again.items()
+        }
+        found |= {name: run.result() for name, run in runs.items()}
+    return {chip.id: found.get(chip.id, first) for chip in chips}
+
+
+def _recorded(program: Argv, chip: Chip, options: Mapping[str, Any]) -> Program | ProgramFailed:
+    try:
+        return record(program, chip, **options)
+    except ProgramFailed as error:
+        return error
+
+
+RANKS = re.compile(r"\b(LOCAL_RANK|RANK|WORLD_SIZE|MASTER_ADDR)\b")
+
+
+def _left_out(found: Iterable[Place], failed: Mapping[Place, ProgramFailed]) -> list[str]:
+    """What to say of places on which the program fails; once for a number of chips that none of them gets through."""
+    counts = {place.num_chips for place in found}
+    lines: dict[str, None] = {}
+    for place, error in failed.items():
+        count = place.num_chips
+        where = f"{count:,} chips" if count > 1 and count not in counts else place
+        why = error_line(str(error))
+        hint = f" Is it one of several ranks? Then: --on {place.chip.id}:8" if count == 1 and RANKS.search(why) else ""
+        lines[f"left out, as the program fails on {where}: {why}{hint}"] = None
+    return list(lines)
+
+
+def unlike(program: Program, chips: Sequence[Chip]) -> list[str]:
+    """A warning for each chip that would have answered otherwise, with the first such question and its line."""
+    from anychip.device.answers import differing
+
+    found = []
+    for chip in chips:
+        questions = differing(program, chip)
+        if questions:
+            others = f" and {len(questions) - 1} more" if len(questions) > 1 else ""
+            found.append(
+                f"{chip.id} would have answered {questions[0].name} ({_line(questions[0])}){others} otherwise than the "
+                f"recording was told ({questions[0].answer!r}): there the program might do something else. Record it again."
+            )
+    return found
+
+
+def why_own(program: Program, first: Program, chip: Chip) -> tuple[str, ...]:
+    """The questions for which a chip has a recording of its own; none where it is the first chip's."""
+    if program is first:
+        return ()
+    from anychip.device.answers import differing
+
+    return tuple(dict.fromkeys(question.name for question in differing(first, chip)))
+
+
+def _line(question: Question) -> str:
+    return f"{question.place.file}:{question.place.line}"

@@ -63,13 +63,13 @@ class Stage(pipelining.PipelineStage):  # type: ignore[misc]
         release(self.grad_recv_info.values())
         return found
 
-    def _get_recv_ops(self, recv_infos: Any) -> Any:
+    def _get_recv_ops(self, recv_infos: Any, *group: Any) -> Any:
         for info in recv_infos:
             what = getattr(info, "tensor_meta", None)
             if what is not None and info.buffer is None:
                 made = torch.empty_strided(what.shape, what.stride, dtype=what.dtype, device=self.device)
                 info.buffer = made.requires_grad_(what.requires_grad)
-        return super()._get_recv_ops(recv_infos)
+        return super()._get_recv_ops(recv_infos, *group)  # torch 2.14 says in which group
 
     def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
         found = super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)

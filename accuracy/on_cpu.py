@@ -110,6 +110,8 @@ def pretend() -> None:
     }  # fmt: skip
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
+    # A CUDA build's optimizers ask the accelerator whether a graph is being captured.
+    torch.accelerator.current_accelerator = lambda check_available=False: None
     for place, names in ((torch, FUNCTIONS), (torch.Tensor, METHODS)):
         for name in names:
             setattr(place, name, on_cpu(getattr(place, name)))

@@ -337,6 +337,8 @@ def _ddp() -> None:
         vars(torch.distributed)["set_timeout"] = lambda *_, **__: None
     vars(distributed)["_verify_param_shape_across_processes"] = lambda *_, **__: None
     vars(torch.distributed)["Logger"].set_runtime_stats_and_log = lambda *_: None
+    # All that it does is to count iterations, of which the first is not timed.
+    vars(torch.distributed)["Reducer"].prepare_for_forward = lambda *_: None
 
 
 def _watch_meshes(groups: Groups) -> None:

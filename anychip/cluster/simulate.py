@@ -19,7 +19,8 @@ from anychip.cluster.board import Board, Launch, Leg
 from anychip.cluster.contention import Taken, extra_s
 from anychip.cluster.deadlock import complain_of, complain_of_waiting
 from anychip.cluster.match import POINT_TO_POINT, match
-from anychip.cluster.rank import RankEngine, Script
+from anychip.cluster.rank import RankEngine
+from anychip.cluster.script import Script
 from anychip.cluster.stragglers import Stragglers
 from anychip.cost.fusion import Fusions, fuse
 from anychip.cost.price import EVIDENCE, LIMITS, Prices
@@ -233,15 +234,21 @@ def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None
 
 
 def _advance(engines: list[RankEngine], board: Board) -> None:
-    going = True
-    while going:
-        going = False
-        for engine in engines:
-            going |= engine.advance()
-            while board.settled:
-                going = True
-                launch = board.settled.popleft()
-                engines[launch.index].settle(launch)
+    """Each rank in turn as far as it gets without the others. Only where none gets on does the host of one run ahead of
+    its streams, by which it may come to what another waits for."""
+    while any([_moved(engine, engines, board, ahead=False) for engine in engines]) or any(
+        _moved(engine, engines, board, ahead=True) for engine in engines
+    ):
+        pass
+
+
+def _moved(engine: RankEngine, engines: list[RankEngine], board: Board, ahead: bool) -> bool:
+    going = engine.advance(ahead)
+    while board.settled:
+        going = True
+        launch = board.settled.popleft()
+        engines[launch.index].settle(launch)
+    return going
 
 
 def _is_cut_short(engine: RankEngine) -> bool:
@@ -268,26 +275,36 @@ def _without_gc() -> Iterator[None]:
 
 
 def _by_position(script: Script, timeline: Timeline, extra: Floats) -> Floats:
-    found = np.zeros(script.words.size)
+    found = np.zeros(script.kinds.size)
     found[np.searchsorted(script.keep, timeline.position)] = extra
     return found
 
 
 def _timeline(engine: RankEngine, prices: Prices) -> RankTimeline:
     """What an engine has noted, in the order of its tape."""
-    script, notes = engine.script, engine.notes
-    order = np.argsort(np.array(notes.position, np.int64), kind="stable")
-    position = np.array(notes.position, np.int64)[order]
-    start, duration = (np.array(column, np.float64)[order] for column in (notes.start_s, notes.duration_s))
-    op = script.program.payloads[script.keep[position]] if position.size else position
-    counts, streams = np.array(notes.streams, np.int64).reshape(-1, 2).T
+    script, stretches = engine.script, engine.stretches
+    size = script.kinds.size
+    start, duration, stream = np.full(size, np.nan), np.zeros(size), np.zeros(size, np.int64)
+    began = np.full(len(engine.spans), np.nan)
+    began[: len(engine.began_s)] = engine.began_s
+    start[stretches.positions] = stretches.ends(began, np.array(engine.free_s)) - stretches.durations
+    duration[stretches.positions] = stretches.durations
+    stream[stretches.positions] = np.repeat(engine.streams, stretches.sizes)
+    if engine.noted:
+        noted, starts, durations, streams = zip(*engine.noted, strict=True)
+        at = np.array(noted)
+        start[at], duration[at], stream[at] = starts, durations, streams
+    at = np.flatnonzero(~np.isnan(start))
+    position = script.keep[at]
     # Words that a rank did not come to, when it waited for others that were ended before, happen when all else is over.
-    clock = np.full(script.words.size + 1, engine.host_s)
-    clock[0], clock[1 : len(engine.clock_s) + 1] = 0.0, engine.clock_s
+    clock = stretches.host_clock(began)
+    clock[script.edges] = np.nan
+    clock[script.edges[: len(engine.clock_s)]] = engine.clock_s
+    clock = np.concatenate(([0.0], np.nan_to_num(clock, nan=engine.host_s)))
     before = np.zeros(script.program.tape.size, np.int64)
     before[script.keep] = 1
-    timeline = Timeline(script.program, prices.chip, script.keep[position] if position.size else position, op, start,
-                        duration, np.repeat(streams, counts)[order], clock[np.cumsum(before)], prices)  # fmt: skip
+    timeline = Timeline(script.program, prices.chip, position, script.program.payloads[position], start[at], duration[at],
+                        stream[at], clock[np.cumsum(before)], prices)  # fmt: skip
     return RankTimeline(timeline, script.program.members, script.calls, _waits(engine.launches, script))
 
 

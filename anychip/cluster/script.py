@@ -1,0 +1,177 @@
+"""A rank's recording made ready for the engine: what couples clocks one by one, all between as stretches summed up.
+
+In a stretch the host issues op after op on one stream, and nothing waits. With D the running sum of durations and ready[j]
+the earliest end of an op that the host allows (`timeline.engine`), counted from where the host begins,
+
+    end[i] = D[i] + max(stream's end before, host's clock before + max(ready[j] - D[j], j <= i)),
+
+so that a stretch is three numbers while ranks are advanced, whatever its length, and its ops get their times afterwards.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from anychip.cluster.match import Meeting
+from anychip.cost.price import Prices
+from anychip.network import Collective
+from anychip.record import Kind, Mark, Program
+from anychip.timeline.engine import COUPLING
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+SWITCH = (Kind.RECORD, Kind.STREAM, Kind.WAIT)
+TIMED = (Kind.OP, Kind.HOST, Kind.BATCH, Kind.MARK, *COUPLING)  # all other words take no time
+
+
+def is_cut(meeting: Meeting, every: bool) -> bool:
+    """Does this collective need more than its price? A send and its receive meet even within one class (a ring)."""
+    return every or meeting.at.joint or len(meeting.at.parties) > 1
+
+
+@dataclass
+class Script:
+    """A rank's tape without the words that take no time. Does not depend on times: shared by the simulations of a job.
+
+    keep: positions of its words on the tape. kinds, payloads: of its words. edges: those where clocks couple or ranks meet;
+    edge_words: of each its kind, its payload and its position, and where an event is recorded, another stream taken and
+    one waited for in a row, as around each collective, the payloads of the two that follow.
+    together: for the ops of a batch, the time of its collectives over what they take one by one.
+    """
+
+    program: Program
+    calls: dict[int, Collective]
+    meetings: dict[int, Meeting]
+    keep: Ints
+    kinds: Ints
+    payloads: Ints
+    edges: Ints
+    edge_words: list[tuple[int, int, int, tuple[int, int] | None]]
+    together: Callable[[tuple[int, ...]], float]
+
+    @classmethod
+    def of(cls, program: Program, prices: Prices, calls: dict[int, Collective], meetings: dict[int, Meeting],
+           together: Callable[[tuple[int, ...]], float], every: bool) -> "Script":  # fmt: skip
+        """every: also collectives that need no other recording are told apart from other ops."""
+        kinds, payloads = program.kinds, program.payloads
+        mask = _flags(TIMED)[kinds]
+        mask &= (kinds != Kind.MARK) | ((payloads == Mark.OPTIMIZER_END) & prices.on.graph)
+        keep = np.flatnonzero(mask)
+        kinds, payloads = kinds[keep], payloads[keep]
+        cuts = _flags((*COUPLING, Kind.BATCH))[kinds]
+        launched = np.flatnonzero(kinds == Kind.OP)
+        of_op = prices.blocks | prices.on.called
+        meet = np.zeros(of_op.size, bool)
+        for op, meeting in meetings.items():
+            meet[op] = True
+            of_op[op] |= is_cut(meeting, every)
+        cuts[launched] |= of_op[payloads[launched]]
+        batched = np.cumsum(np.where(kinds == Kind.BATCH, np.where(payloads > 0, 1, -1), 0))[launched] > 0
+        cuts[launched] |= batched & meet[payloads[launched]]
+        edges = np.flatnonzero(cuts)
+        return cls(
+            program, calls, meetings, keep, kinds, payloads, edges, _edge_words(kinds, payloads, edges), together
+        )
+
+
+def _edge_words(kinds: Ints, payloads: Ints, edges: Ints) -> list[tuple[int, int, int, tuple[int, int] | None]]:
+    own, payload = kinds[edges].tolist(), payloads[edges].tolist()
+    switches = np.zeros(edges.size, bool)
+    if edges.size > 2:
+        in_a_row = edges[2:] - edges[:-2] == 2
+        switches[:-2] = in_a_row & np.all(
+            [kinds[edges[i : edges.size - 2 + i]] == kind for i, kind in enumerate(SWITCH)], 0
+        )
+    following: list[tuple[int, int] | None] = [
+        (payload[at + 1], payload[at + 2]) if switch else None for at, switch in enumerate(switches.tolist())
+    ]
+    return list(zip(own, payload, edges.tolist(), following, strict=True))
+
+
+class Stretches:
+    """The n-th is what stands before the n-th edge of a script, and after the last.
+
+    host_s: what the host takes. duration_s: of its ops, one after the other. ready_s: from when the host begins until they
+    end, on a stream that is free; minus infinity where none of them has a kernel. sizes: how many ops it has.
+    """
+
+    def __init__(self, script: Script, prices: Prices, extra_s: Floats | None) -> None:
+        """extra_s: by word what a launch takes beyond its op's price."""
+        kinds, payloads, on = script.kinds, script.payloads, prices.on
+        in_graph = _state(kinds, payloads, Kind.GRAPH) | on.graph
+        compiled = _state(kinds, payloads, Kind.COMPILED)
+        plain = np.ones(kinds.size, bool)
+        plain[script.edges] = False
+        self.positions = np.flatnonzero(plain & (kinds == Kind.OP))
+        ops, in_graph, compiled = payloads[self.positions], in_graph[self.positions], compiled[self.positions]
+        kernels = prices.kernels[ops]
+        host = np.where(compiled, kernels * on.host_launch_s, prices.host_s[ops])
+        first = np.where(compiled, on.host_launch_s, np.minimum(host, on.host_op_s + on.host_launch_s))
+        host[in_graph] = first[in_graph] = 0.0
+        floors = np.where(in_graph & (not on.graph), kernels * on.graph_floor_s, prices.floors_s[ops])
+        self.durations = prices.body_s[ops] + floors
+        if extra_s is not None:
+            self.durations += extra_s[self.positions]
+        spent = np.zeros(kinds.size)
+        spent[self.positions] = host
+        own = plain & (kinds == Kind.HOST)
+        spent[own] = payloads[own] * 1e-9
+        spent[plain & (kinds == Kind.MARK)] = on.host_replay_s  # a whole step was compiled: its launch is all
+        # Sums from each stretch's beginning on: what came before an edge is taken off.
+        begins = np.concatenate(([0], script.edges + 1))
+        ends = np.append(script.edges, kinds.size)
+        clock = np.concatenate(([0.0], np.cumsum(spent)))
+        self.words = np.diff(np.append(begins, kinds.size))  # with the edge that ends it
+        self.clock = clock[1:] - np.repeat(clock[begins], self.words)
+        self.host_s = clock[ends] - clock[begins]
+        self.first = np.searchsorted(self.positions, begins)  # number of the first op of each stretch
+        stop = np.searchsorted(self.positions, ends)
+        self.sizes = stop - self.first
+        total = np.concatenate(([0.0], np.cumsum(self.durations)))
+        self.total = total[1:] - np.repeat(total[self.first], self.sizes)
+        self.duration_s = total[stop] - total[self.first]
+        issued = self.clock[self.positions]
+        ready = np.maximum(issued - host + first + self.durations, issued + self.durations / np.maximum(kernels, 1))
+        ready[kernels == 0] = -np.inf
+        self.late = _highest_so_far(ready - self.total, self.first, self.sizes)
+        last = np.append(self.late, -np.inf)[np.where(self.sizes > 0, stop - 1, -1)]
+        self.ready_s = last + self.duration_s
+
+    def ends(self, began_s: Floats, free_s: Floats) -> Floats:
+        """When their ops end. By stretch: the host's clock, and when its stream is free (not a number: its ops never run)."""
+        begun, free = np.repeat(began_s, self.sizes), np.repeat(free_s, self.sizes)
+        found: Floats = self.total + np.maximum(free, begun + self.late)
+        return found
+
+    def host_clock(self, began_s: Floats) -> Floats:
+        """The host's clock after each word of the stretches; what it says of edges is of no use."""
+        found: Floats = np.repeat(began_s, self.words) + self.clock
+        return found
+
+
+def _state(kinds: Ints, payloads: Ints, kind: Kind) -> Flags:
+    """By word whether the last word of a kind before it said so."""
+    at = np.flatnonzero(kinds == kind)
+    said: Flags = np.concatenate(([False], payloads[at] > 0))[np.cumsum(kinds == kind)]
+    return said
+
+
+def _highest_so_far(values: Floats, first: Ints, sizes: Ints) -> Floats:
+    """The running maximum within each stretch, by doubling."""
+    found, place = values.copy(), np.arange(values.size) - np.repeat(first, sizes)
+    step = 1
+    while step < sizes.max(initial=0):
+        at = np.flatnonzero(place >= step)
+        found[at] = np.maximum(found[at], found[at - step])
+        step *= 2
+    return found
+
+
+def _flags(kinds: tuple[Kind, ...]) -> Flags:
+    found = np.zeros(max(Kind) + 1, bool)
+    found[list(kinds)] = True
+    return found

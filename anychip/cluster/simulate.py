@@ -236,7 +236,7 @@ def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None
 def _advance(engines: list[RankEngine], board: Board) -> None:
     """Each rank in turn as far as it gets without the others. Only where none gets on does the host of one run ahead of
     its streams, by which it may come to what another waits for."""
-    while any([_moved(engine, engines, board, ahead=False) for engine in engines]) or any(
+    while sum(_moved(engine, engines, board, ahead=False) for engine in engines) or any(
         _moved(engine, engines, board, ahead=True) for engine in engines
     ):
         pass

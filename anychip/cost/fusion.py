@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from anychip.cost.regions import Beyond, Instead, Lives, Region, Regions, Words, spans
+from anychip.cost.regions import Beyond, Instead, Lives, Regions, Words, spans
 from anychip.cost.work import mutated, work
 from anychip.record import Kind, Op, Program, TensorMeta, word
 from anychip.record.tape import ALLOC, DEF, FREE, KIND_BITS, KIND_MASK, OP, USE
@@ -98,20 +98,21 @@ def _fuse(program: Program, begins: Words, ends: Words, fusions: "Fusions | None
     common = _renumbered(program.tape, numbers)
     regions = Regions(common, begins, ends, program.block_bytes)
     lives = Lives(program, regions, ends)
-    tape, at, size, unmade = [], 0, 0, Unmade()
-    for number, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
-        region = regions[number]
-        done = shared.of(region, lives.beyond(number))
-        if done.again:
-            lives.remember(number, done.again)
-        tape += [common[at:begin], region.named(done.words)]
-        size += begin - at
-        if done.unmade.size:
-            unmade.add(region.blocks, size, done)
-        size += done.words.size
-        at = end
-    tape.append(common[at:])
-    words, block_bytes = unmade.taken_out(np.concatenate(tape), program.block_bytes)
+    done: list[Done] = []
+    for number in range(begins.size):
+        done.append(shared.of(number, regions, lives))
+        if done[-1].again:
+            lives.remember(number, done[-1].again)
+    sizes = np.array([one.words.size for one in done])
+    made = regions.named(np.concatenate([one.words for one in done]), np.repeat(np.arange(sizes.size), sizes))
+    pieces = zip(np.split(common, np.stack((begins, ends), 1).ravel())[::2], [*np.split(made, np.cumsum(sizes)[:-1]), made[:0]],
+                 strict=True)  # fmt: skip
+    places = begins + np.concatenate(([0], np.cumsum(sizes - (ends - begins))))[:-1]
+    words, block_bytes = _taken_out(
+        np.concatenate([one for piece in pieces for one in piece]),
+        program.block_bytes,
+        *_unmade_in(done, regions, places),
+    )
     # Its own ops keep their numbers; what they were fused to comes after them.
     used = np.unique(words[(words & KIND_MASK) == OP] >> KIND_BITS)
     back = np.full(len(shared.ops), -1)
@@ -130,45 +131,45 @@ def _renumbered(words: Words, numbers: Words) -> Words:
     return out
 
 
-class Unmade:
-    """Blocks that no kernel of their region writes, with where on the fused tape they are allocated; what each is made of (-1:
-    nothing that has to stay), and where on the tape that is there."""
+def _unmade_in(done: "list[Done]", regions: Regions, places: Words) -> tuple[Words, Words, Words, Words]:
+    """Blocks that no kernel of their region writes, in the order of the tape: where on the fused tape they are allocated,
+    which they are, what each is made of (-1: nothing that has to stay), and where that is there. places: where each region's
+    words begin on that tape."""
+    of = np.repeat(np.arange(len(done)), [one.unmade.shape[1] for one in done])
+    block, place, source, source_place = np.concatenate([one.unmade for one in done], axis=1)
+    names, first = regions.blocks, regions.first_block[of]
+    sources = np.full(of.size, -1)
+    sources[source >= 0] = names[(first + source)[source >= 0]]
+    return places[of] + place, names[first + block], sources, places[of] + source_place
 
-    def __init__(self) -> None:
-        self.found: list[Words] = []  # rows: place, block, source, source's place
 
-    def add(self, names: Words, begin: int, done: "Done") -> None:
-        """Of a region whose words begin there."""
-        block, place, source, source_place = done.unmade
-        sources = np.where(source >= 0, names[source], -1)
-        self.found.append(np.stack((begin + place, names[block], sources, begin + source_place)))
-
-    def taken_out(self, words: Words, block_bytes: Words) -> tuple[Words, Words]:
-        """(the tape without their ALLOC and FREE words, and the FREE of what a block is made of no earlier than the block's own,
-        bytes of each block). Latest first, so that of a chain each is held as long as the last that is made of it. A block
-        number that is taken anew meanwhile is another block's then."""
-        if not self.found:
-            return words, block_bytes
-        made, block, source, where = np.concatenate(self.found, axis=1)[:, ::-1]  # (found in the order of the tape)
-        order, kept, out = np.arange(words.size + 1, dtype=np.float64), np.ones(words.size + 1, bool), words.copy()
-        order[-1] = np.inf
-        allocs, frees = Places(words, ALLOC), Places(words, FREE)
-        gone, let = frees.after(block, made), frees.after(source, where)
-        kept[made] = kept[gone] = False
-        taken = allocs.after(source, let)
-        new: list[int] = []
-        held = np.flatnonzero((source >= 0) & (let < words.size))
-        for one, end, leave, again in zip(*(these[held].tolist() for these in (source, gone, let, taken)), strict=True):
-            until = float(order[end])
-            if order[leave] >= until:
-                continue
-            order[leave] = until
-            if until > again:
-                number = block_bytes.size + len(new)
-                out[leave], out[allocs.before(one, leave)] = number << KIND_BITS | FREE, number << KIND_BITS | ALLOC
-                new.append(int(block_bytes[one]))
-        at = np.argsort(order[:-1], kind="stable")
-        return out[at[kept[at]]], np.append(block_bytes, np.array(new, block_bytes.dtype))
+def _taken_out(words: Words, block_bytes: Words, made: Words, block: Words, source: Words,
+               where: Words) -> tuple[Words, Words]:  # fmt: skip
+    """(a tape without the ALLOC and FREE words of blocks that nothing writes, and the FREE of what one is made of no earlier
+    than the block's own, bytes of each block). Latest first, so that of a chain each is held as long as the last that is made
+    of it. A block number that is taken anew meanwhile is another block's then."""
+    if not made.size:
+        return words, block_bytes
+    made, block, source, where = (one[::-1] for one in (made, block, source, where))
+    order, kept, out = np.arange(words.size + 1, dtype=np.float64), np.ones(words.size + 1, bool), words.copy()
+    order[-1] = np.inf
+    allocs, frees = Places(words, ALLOC), Places(words, FREE)
+    gone, let = frees.after(block, made), frees.after(source, where)
+    kept[made] = kept[gone] = False
+    taken = allocs.after(source, let)
+    new: list[int] = []
+    held = np.flatnonzero((source >= 0) & (let < words.size))
+    for one, end, leave, again in zip(*(these[held].tolist() for these in (source, gone, let, taken)), strict=True):
+        until = float(order[end])
+        if order[leave] >= until:
+            continue
+        order[leave] = until
+        if until > again:
+            number = block_bytes.size + len(new)
+            out[leave], out[allocs.before(one, leave)] = number << KIND_BITS | FREE, number << KIND_BITS | ALLOC
+            new.append(int(block_bytes[one]))
+    at = np.argsort(order[:-1], kind="stable")
+    return out[at[kept[at]]], np.append(block_bytes, np.array(new, block_bytes.dtype))
 
 
 class Places:
@@ -230,11 +231,14 @@ class Fusions:
             self._facts.append(Facts.of(op))
         return self._numbers[op]
 
-    def of(self, region: "Region", beyond: Beyond) -> Done:
+    def of(self, number: int, regions: Regions, lives: Lives) -> Done:
         """A region, whose ops are numbered as here, fused."""
-        key = region.key, beyond.key
+        region = regions[number]
+        key = region.key, lives.key(number)
         if key not in self._known:
-            fused = fuse_region(region.words.tolist(), self.ops, self._facts, region.sizes.tolist(), beyond)
+            fused = fuse_region(
+                region.words.tolist(), self.ops, self._facts, region.sizes.tolist(), lives.beyond(number)
+            )
             own = np.arange(len(self.ops))
             new = [self.number(op) for op in fused.ops[own.size :]]
             words = _renumbered(np.asarray(fused.words, np.int64), np.concatenate((own, np.array(new, np.int64))))

@@ -40,27 +40,16 @@ class Region(NamedTuple):
     """A region's words with its blocks, events and modules numbered as they come, a block that is allocated anew as another
     one: the same where a region comes again.
 
-    words: so numbered. blocks, events, modules: what each number is called. sizes: bytes of each block.
+    words: so numbered. sizes: bytes of each block.
     """
 
     words: Words
-    blocks: Words
-    events: Words
-    modules: Words
     sizes: Words
 
     @property
     def key(self) -> bytes:
         """Equal for regions that fuse alike, among the same ops."""
         return self.words.tobytes() + self.sizes.tobytes()
-
-    def named(self, words: Words) -> Words:
-        """Words that were made of `self.words`, with the region's own blocks, events and modules."""
-        kinds, out = words & KIND_MASK, words.copy()
-        for named, names in ((IS_BLOCK, self.blocks), (IS_EVENT, self.events), (IS_MODULE, self.modules)):
-            at = named[kinds]
-            out[at] = names[words[at] >> KIND_BITS] << KIND_BITS | kinds[at]
-        return out
 
 
 class Regions:
@@ -113,18 +102,26 @@ class Regions:
         return names[comes], firsts, at[comes], goes
 
     def __getitem__(self, number: int) -> Region:
-        blocks, events, modules, words = (
-            slice(firsts[number], firsts[number + 1])
-            for firsts in (self.first_block, self.first_event, self.first_module, self.first)
-        )
-        return Region(
-            self.words[words], self.blocks[blocks], self.events[events], self.modules[modules], self.sizes[blocks]
-        )
+        words, blocks = (slice(*firsts[number : number + 2].tolist()) for firsts in (self.first, self.first_block))
+        return Region(self.words[words], self.sizes[blocks])
+
+    def named(self, words: Words, of: Words) -> Words:
+        """Words that were made of those of regions, with the regions' own blocks, events and modules. of: of which region each
+        word is."""
+        kinds, out = words & KIND_MASK, words.copy()
+        for named, names, firsts in (
+            (IS_BLOCK, self.blocks, self.first_block),
+            (IS_EVENT, self.events, self.first_event),
+            (IS_MODULE, self.modules, self.first_module),
+        ):
+            at = np.flatnonzero(named[kinds])
+            out[at] = names[firsts[of[at]] + (words[at] >> KIND_BITS)] << KIND_BITS | kinds[at]
+        return out
 
 
-def region_of(words: Words, block_bytes: Any) -> Region:
+def one_region(words: Words, block_bytes: Any) -> Regions:
     """Words that are a region by themselves."""
-    return Regions(words, np.zeros(1, np.int64), np.array([words.size]), block_bytes)[0]
+    return Regions(words, np.zeros(1, np.int64), np.array([words.size]), block_bytes)
 
 
 class Instead(NamedTuple):
@@ -143,10 +140,6 @@ class Beyond:
     back: frozenset[int] = frozenset()
     again: Mapping[int, Instead] = field(default_factory=dict)
 
-    @property
-    def key(self) -> object:
-        return self.ended, self.back, frozenset(self.again.items())
-
 
 class Lives:
     """When blocks are freed and when regions read them, over a whole program, as its regions see it."""
@@ -157,6 +150,7 @@ class Lives:
         self.end = kinds.size
         self.frees, self.reads = (self._places(kinds, payloads, kind) for kind in (Kind.FREE, Kind.USE))
         self.again: dict[int, tuple[Instead, int]] = {}  # block -> (what, since where)
+        self.is_again = np.zeros(regions.blocks.max(initial=0) + 1, bool)
         # Of each block of each region: is it freed before another op runs, and read by another region before it is freed?
         blocks, of = regions.blocks, np.repeat(np.arange(ends.size), np.diff(regions.first_block))
         after = ends[of]
@@ -176,27 +170,34 @@ class Lives:
         last = np.append(ops, self.end)[np.searchsorted(ops, ends)]
         return np.append(others, self.end)[np.searchsorted(others, last, side="right")]
 
+    def key(self, number: int) -> object:
+        """Equal where `beyond` is."""
+        ended, back = self._of(self.ended, number), self._of(self.back, number)
+        return ended.tobytes(), back.tobytes(), tuple(self._read_again(number).items())
+
     def beyond(self, number: int) -> Beyond:
         """Of this region, after those before it."""
-        first, last = self.regions.first_block[number], self.regions.first_block[number + 1]
-        ended, back = (frozenset(np.flatnonzero(one[first:last]).tolist()) for one in (self.ended, self.back))
-        if not self.again:
-            return Beyond(ended, back)
+        ended, back = (frozenset(np.flatnonzero(self._of(one, number)).tolist()) for one in (self.ended, self.back))
+        return Beyond(ended, back, self._read_again(number))
+
+    def _of(self, by_block: npt.NDArray[Any], number: int) -> npt.NDArray[Any]:
+        return by_block[self.regions.first_block[number] : self.regions.first_block[number + 1]]
+
+    def _read_again(self, number: int) -> dict[int, Instead]:
+        names = self._of(self.regions.blocks, number)
+        at = np.flatnonzero(self._of(self.regions.given, number) & self.is_again[names])
+        if not at.size:
+            return {}
         start = int(self.regions.begins[number]) - 1
-        given = np.flatnonzero(self.regions.given[first:last])
-        places = dict(zip(self.regions.blocks[first:last][given].tolist(), given.tolist(), strict=True))
-        known = {places[block]: (block, *self.again[block]) for block in sorted(places.keys() & self.again.keys())}
-        return Beyond(
-            ended,
-            back,
-            {
-                place: Instead(
-                    places.get(what.block, place) if self._holds(what.block, since, start) else place, what.size
-                )
-                for place, (block, what, since) in known.items()
-                if self._holds(block, since, start)
-            },
-        )
+        given = np.flatnonzero(self._of(self.regions.given, number))
+        places = dict(zip(names[given].tolist(), given.tolist(), strict=True))
+        found = {}
+        for place, block in zip(at.tolist(), names[at].tolist(), strict=True):
+            what, since = self.again[block]
+            if self._holds(block, since, start):
+                kept = self._holds(what.block, since, start)
+                found[place] = Instead(places.get(what.block, place) if kept else place, what.size)
+        return found
 
     def _next(self, places: Words, blocks: Words, after: Words) -> Words:
         """Where each block's next word stands; the program's end where there is none."""
@@ -212,4 +213,5 @@ class Lives:
         first, stop = self.regions.first_block[number], int(self.ends[number])
         names = self.regions.blocks
         for place, what in again.items():
+            self.is_again[names[first + place]] = True
             self.again[int(names[first + place])] = Instead(int(names[first + what.block]), what.size), stop

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from anychip.cost.fusion import fuse_words
 from anychip.cost.price import Prices
-from anychip.cost.regions import Region, region_of
+from anychip.cost.regions import Region, one_region
 from anychip.record import Kind, Op
 from anychip.record.tape import (
     COMPILED,
@@ -234,7 +234,8 @@ class Engine:
 
     def _run_region(self, inner: Words) -> None:
         """The words between a region's begin and its end."""
-        region = region_of(inner, self.block_bytes)
+        regions = one_region(inner, self.block_bytes)
+        region = regions[0]
         key = region.key
         if key not in self._fused:
             self._fused[key] = self._fuse(region)
@@ -245,7 +246,7 @@ class Engine:
             self.host_s += burst.host_s
             return
         outer, self.prices, self.compiled = self.prices, prices, True
-        self._walk(region.named(words).tolist(), 0)
+        self._walk(regions.named(words, np.zeros(words.size, np.int64)).tolist(), 0)
         self.prices, self.compiled = outer, False
 
     def _fuse(self, region: Region) -> tuple[Words, Prices, Burst | None]:

@@ -190,7 +190,7 @@ def scales(x: Tensor, recipe: str, shape: tuple[int, ...]) -> Tensor:
 def low_mm(a: Tensor, b: Tensor, recipe: str, out: Tensor | None = None) -> Tensor:
     """[M, K] @ [N, K].T with FP8 or FP4 operands, both with K innermost."""
     one = scales(a, recipe, (a.shape[0], 1)), scales(b, recipe, (1, b.shape[0]))
-    options = {"out_dtype": torch.bfloat16, "use_fast_accum": recipe != "row"}
+    options = {"out_dtype": torch.bfloat16 if out is None else out.dtype, "use_fast_accum": recipe != "row"}
     if out is None:
         return torch._scaled_mm(a, b.t(), *one, **options)
     return torch._scaled_mm(a, b.t(), *one, **options, out=out)
@@ -264,12 +264,15 @@ def _weight_gradient(x: Tensor, grad: Tensor, g8_t: Tensor | None, how: How, wei
 
 
 def product_into(a: Tensor, b: Tensor, how: How, main: Tensor | None) -> Tensor | None:
-    """A weight's gradient: a.T @ b of [rows, n] and [rows, k], or of FP8's [n, rows] and [k, rows]; added to main, if any."""
+    """A weight's gradient: a.T @ b of [rows, n] and [rows, k], or of FP8's [n, rows] and [k, rows]; added to main, if any.
+
+    Transformer Engine adds inside the product in FP8 too (`accumulate_wgrad_into_param_main_grad`), which no product of torch's
+    does: here it writes over what is there, in the same kernel's time.
+    """
     if a.dtype in LOW:
-        own = low_mm(a, b, how.low)
+        own = low_mm(a, b, how.low, main)
         if main is None:
             return own
-        main.add_(own)
     elif main is None:
         return a.t() @ b
     elif main.dtype == a.dtype:

@@ -152,6 +152,42 @@ def dequantize_4bit(A: Tensor, quant_state: QuantState, *_args: Any, **_options:
     return result
 
 
+class MatMul4Bit(torch.autograd.Function):
+    """Input by a weight made 16 bits wide by one kernel, and again in the backward: only the 4 bits are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, A: Tensor, B: Tensor, out: Any = None, bias: Any = None, quant_state: Any = None) -> Tensor:
+        ctx.packed, ctx.state = B, quant_state
+        return F.linear(A, dequantize_4bit(B, quant_state).to(A.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        wide = dequantize_4bit(ctx.packed, ctx.state).to(grad.dtype) if ctx.needs_input_grad[0] else None
+        bias = grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.needs_input_grad[3] else None
+        return grad @ wide if wide is not None else None, None, None, bias, None
+
+
+def gemv_4bit(A: Tensor, B: Tensor, out: Any = None, transposed_A: bool = False, transposed_B: bool = False,
+              state: Any = None) -> Tensor:  # fmt: skip
+    """One row by a weight of 4 bits, which is read as it is."""
+    rows, width = state.shape
+    if not recording.any_on_chip([A]):
+        return torch.zeros(*A.shape[:-1], rows, dtype=A.dtype)
+    like = torch.empty(*A.shape[:-1], rows, dtype=A.dtype, device="meta")
+    made = recording.launch("custom.bitsandbytes.gemv_4bit", (A, B, state.absmax), [recording.layout(like)], (),
+                            (("flop", 2 * rows * width),))  # fmt: skip
+    result: Tensor = made[0]
+    return result
+
+
+def matmul_4bit(A: Tensor, B: Tensor, quant_state: QuantState, out: Any = None, bias: Any = None) -> Tensor:
+    """[..., k] by a quantised [n, k], given turned or not. One row that nobody needs a gradient of goes to `gemv_4bit`."""
+    if A.numel() == A.shape[-1] and not A.requires_grad:
+        result = gemv_4bit(A, B, state=quant_state)
+        return result if bias is None else result + bias
+    return MatMul4Bit.apply(A, B, out, bias, quant_state)  # type: ignore[no-any-return, no-untyped-call]
+
+
 class Params4bit(torch.nn.Parameter):
     """A weight that becomes 4 bits wide when it is moved to the chip."""
 
@@ -178,14 +214,16 @@ class Params4bit(torch.nn.Parameter):
                                       options["quant_storage"])  # fmt: skip
         if self.module is not None:  # type: ignore[attr-defined]
             self.module.quant_state = state  # type: ignore[attr-defined]
-        return Params4bit(packed, self.requires_grad, state, **options)
+        # In place, as there: a module that is moved keeps its parameter and takes its data.
+        self.data, self.quant_state = packed, state
+        return self
 
     def cuda(self, device: Any = None, non_blocking: bool = False) -> Any:  # type: ignore[override]
         return self.to(device="cuda" if device is None else device, non_blocking=non_blocking)
 
 
 class Linear4bit(torch.nn.Linear):
-    """The weight is made 16 bits wide by one kernel, then multiplied."""
+    """A product by a weight of 4 bits; by a plain one until it is moved to the chip."""
 
     def __init__(self, input_features: int, output_features: int, bias: bool = True, compute_dtype: Any = None,
                  compress_statistics: bool = True, quant_type: str = "fp4", quant_storage: torch.dtype = torch.uint8,
@@ -199,9 +237,10 @@ class Linear4bit(torch.nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         state = getattr(self.weight, "quant_state", None) or getattr(self, "quant_state", None)
         dtype = self.compute_dtype or x.dtype
-        weight = self.weight if state is None else dequantize_4bit(self.weight.data, state)
         bias = None if self.bias is None else self.bias.to(dtype)
-        return F.linear(x.to(dtype), weight.to(dtype), bias).to(x.dtype)
+        if state is None:
+            return F.linear(x.to(dtype), self.weight.to(dtype), bias).to(x.dtype)
+        return matmul_4bit(x.to(dtype), self.weight.data.t(), state, bias=bias).to(x.dtype)
 
 
 class LinearFP4(Linear4bit):
@@ -303,7 +342,7 @@ _FUNCTIONAL: dict[str, Any] = {
     "quantize_4bit": quantize_4bit, "dequantize_4bit": dequantize_4bit, "QuantState": QuantState,
     "quantize_nf4": lambda A, **options: quantize_4bit(A, quant_type="nf4", **options),
     "quantize_fp4": lambda A, **options: quantize_4bit(A, quant_type="fp4", **options),
-    "dequantize_nf4": dequantize_4bit, "dequantize_fp4": dequantize_4bit,
+    "dequantize_nf4": dequantize_4bit, "dequantize_fp4": dequantize_4bit, "gemv_4bit": gemv_4bit,
 }  # fmt: skip
 _NN: dict[str, Any] = {
     "Linear8bitLt": Linear8bitLt, "Linear4bit": Linear4bit, "LinearNF4": LinearNF4, "LinearFP4": LinearFP4,
@@ -311,7 +350,8 @@ _NN: dict[str, Any] = {
 }  # fmt: skip
 
 MODULES: dict[str, dict[str, Any]] = {
-    "bitsandbytes": {},
+    "bitsandbytes": {"matmul_4bit": matmul_4bit},
+    "bitsandbytes.autograd._functions": {"MatMul4Bit": MatMul4Bit},
     "bitsandbytes.optim": {**_OPTIMIZERS, "GlobalOptimManager": GlobalOptimManager},
     "bitsandbytes.nn": _NN,
     "bitsandbytes.nn.modules": _NN,
@@ -319,9 +359,9 @@ MODULES: dict[str, dict[str, Any]] = {
 }
 
 UNCOVERED: dict[str, tuple[str, ...]] = {
-    "bitsandbytes": ("research", "triton", "cextension", "autograd", "matmul", "matmul_4bit", "MatmulLtState", "modules"),
+    "bitsandbytes": ("research", "triton", "cextension", "matmul", "MatmulLtState", "modules"),
     "bitsandbytes.nn": ("OutlierAwareLinear", "SwitchBackLinear", "Embedding8bit", "Embedding4bit", "EmbeddingNF4"),
     "bitsandbytes.optim": ("AdEMAMix", "AdEMAMix8bit", "PagedAdEMAMix"),
-    "bitsandbytes.functional": ("quantize_blockwise", "dequantize_blockwise", "int8_vectorwise_quant", "gemv_4bit",
+    "bitsandbytes.functional": ("quantize_blockwise", "dequantize_blockwise", "int8_vectorwise_quant",
                                 "create_dynamic_map", "igemmlt"),
 }  # fmt: skip

@@ -99,7 +99,18 @@ def test_fused_linear_cross_entropy_never_holds_all_logits(libraries: Recorded) 
 
 def test_quantised_layers_keep_their_sizes(libraries: Recorded) -> None:
     assert libraries.said["4bit"] == [[64 * 128 // 2, 1], "torch.uint8"]
+    assert libraries.said["4bit kept"] == 4 * 128 * 2  # the output alone: the backward makes the weight wide again
+    assert libraries.count("custom.bitsandbytes.dequantize_4bit") == 2
     assert libraries.said["int8"] == ["torch.int8", [6, 112], [4, 64]]
+
+
+def test_a_row_by_a_quantised_layer_reads_its_four_bits(libraries: Recorded) -> None:
+    task = libraries.work("custom.bitsandbytes.gemv_4bit")
+    scales = 64 * 128 // 64  # a byte each: compressed
+    assert (task.flop, task.bytes_moved) == (2 * 64 * 128, 64 * 128 // 2 + scales + (64 + 128) * 2)
+
+
+def test_int8_products_are_the_chips_own(libraries: Recorded) -> None:
     assert libraries.count("aten._int_mm") == 1
 
 

@@ -112,7 +112,12 @@ def bitsandbytes() -> None:
     four = bnb.nn.Linear4bit(64, 128, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4").to("cuda")
     said["4bit"] = [list(four.weight.shape), str(four.weight.dtype)]
     x = new(4, 64)
-    four(x).sum().backward()
+    before = torch.cuda.memory_allocated()
+    y = four(x)
+    said["4bit kept"] = torch.cuda.memory_allocated() - before
+    y.sum().backward()
+    with torch.no_grad():
+        bnb.matmul_4bit(new(1, 64).detach(), four.weight.t(), four.weight.quant_state)
     eight = bnb.nn.Linear8bitLt(64, 112, bias=False, has_fp16_weights=False).cuda()
     said["int8"] = [str(eight.weight.dtype), list(eight(new(6, 64)).shape), list(x.grad.shape)]
 

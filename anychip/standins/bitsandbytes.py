@@ -350,7 +350,11 @@ _NN: dict[str, Any] = {
 }  # fmt: skip
 
 MODULES: dict[str, dict[str, Any]] = {
-    "bitsandbytes": {"matmul_4bit": matmul_4bit},
+    "bitsandbytes": {
+        "matmul_4bit": matmul_4bit,
+        "supported_torch_devices": {"cpu", "cuda"},
+        "features": {"multi_backend"},
+    },
     "bitsandbytes.autograd._functions": {"MatMul4Bit": MatMul4Bit},
     "bitsandbytes.optim": {**_OPTIMIZERS, "GlobalOptimManager": GlobalOptimManager},
     "bitsandbytes.nn": _NN,

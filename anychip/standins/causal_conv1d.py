@@ -19,7 +19,7 @@ Tensor = torch.Tensor
 
 
 def not_covered(what: str) -> NotImplementedError:
-    return NotImplementedError(f"causal_conv1d is not installed, and anychip's stand-in for it does not cover {what}.")
+    return NotImplementedError(f"anychip's stand-in for causal_conv1d does not cover {what}.")
 
 
 def _flop(x: Tensor, weight: Tensor, bias: Any, seq_idx: Any, before: Any, silu: bool) -> int:

@@ -1,6 +1,7 @@
-"""The import hook: serves a stand-in where a program imports a library that is not installed.
+"""The import hook: serves a stand-in where a program imports a library that is not installed, or whose kernels are native
+code, which runs on no virtual chip.
 
-It stands behind all other finders, so an installed package always wins; nothing is written to disk.
+For the others it stands behind all other finders, so an installed package wins; nothing is written to disk.
 `LIBRARIES` is the list; each row names the file here that has the names (`MODULES`) and the version that it follows.
 $ANYCHIP_WITHOUT names those (by commas) that are to be absent, for a program that takes another path without them.
 """
@@ -8,15 +9,17 @@ $ANYCHIP_WITHOUT names those (by commas) that are to be absent, for a program th
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.metadata
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 from anychip.standins import recording
-from anychip.standins.guarded import asked_by_find_spec, hidden
+from anychip.standins.guarded import asked_by_find_spec, hidden, is_installed
 from anychip.standins.telling import telling
 
 
@@ -27,6 +30,7 @@ class Library:
     file: str
     priced: str
     key: str = ""  # in a platform's [libraries]; the name itself where empty
+    native: bool = False  # its kernels are compiled: served in place of an installed one too
     tells: bool = True  # the report names it at its first use; False where each kernel is named by itself
     serves: tuple[str, ...] = ()  # installed packages that are written for it: to them it is there, as to the program
 
@@ -37,25 +41,35 @@ TRAINERS = ("megatron", "nemo")
 MODELS = (*TRAINERS, "transformers", "mamba_ssm")
 
 LIBRARIES: dict[str, Library] = {
-    "flash_attn": Library("flash_attn", "its attention is priced as torch's fused attention"),
-    "apex": Library("apex", "its optimizers and norms are priced as torch's fused ones", serves=TRAINERS),
-    "amp_C": Library("amp_c", "its list kernels are priced as torch's", "apex", serves=TRAINERS),
-    "fused_weight_gradient_mlp_cuda": Library("wgrad", "its products are priced as torch's", "apex", serves=TRAINERS),
+    "flash_attn": Library("flash_attn", "its attention is priced as torch's fused attention", native=True),
+    "apex": Library("apex", "its optimizers and norms are priced as torch's fused ones", serves=TRAINERS, native=True),
+    "amp_C": Library("amp_c", "its list kernels are priced as torch's", "apex", serves=TRAINERS, native=True),
+    "fused_weight_gradient_mlp_cuda": Library(
+        "wgrad", "its products are priced as torch's", "apex", serves=TRAINERS, native=True
+    ),
     **{
-        name: Library("softmax", "its kernels are priced by FLOP and bytes as fused ones", "apex", serves=TRAINERS)
+        name: Library(
+            "softmax", "its kernels are priced by FLOP and bytes as fused ones", "apex", True, serves=TRAINERS
+        )
         for name in ("scaled_upper_triang_masked_softmax_cuda", "scaled_masked_softmax_cuda", "scaled_softmax_cuda")
     },
-    "xformers": Library("xformers", "its attention is priced as torch's fused attention"),
-    "bitsandbytes": Library("bitsandbytes", "its optimizers are priced by bytes, its layers as products of torch's"),
+    "xformers": Library("xformers", "its attention is priced as torch's fused attention", native=True),
+    "bitsandbytes": Library(
+        "bitsandbytes", "its optimizers are priced by bytes, its layers as products of torch's", native=True
+    ),
     "transformer_engine": Library(
-        "transformer_engine", "its layers are priced as torch's products and norms", serves=TRAINERS
+        "transformer_engine", "its layers are priced as torch's products and norms", native=True, serves=TRAINERS
     ),
     "liger_kernel": Library("liger_kernel", "its kernels are priced by FLOP and bytes as fused ones"),
-    "mamba_ssm": Library("mamba_ssm", "its scans are priced by the products and bytes of their kernels", serves=MODELS),
-    "causal_conv1d": Library("causal_conv1d", "its convolutions are priced by FLOP and bytes", serves=MODELS),
+    "mamba_ssm": Library(
+        "mamba_ssm", "its scans are priced by the products and bytes of their kernels", serves=MODELS, native=True
+    ),
+    "causal_conv1d": Library(
+        "causal_conv1d", "its convolutions are priced by FLOP and bytes", serves=MODELS, native=True
+    ),
     "deepspeed": Library("deepspeed", "its fused optimizers are priced as torch's"),
     "triton": Library("triton", "its kernels are priced by the bytes of their tensors", tells=False),
-    "cupy": Library("cupy", "its raw kernels are priced by the bytes of their tensors", tells=False),
+    "cupy": Library("cupy", "its raw kernels are priced by the bytes of their tensors", tells=False, native=True),
 }
 
 
@@ -66,28 +80,51 @@ NEEDED = {
 }
 
 
-class Finder(importlib.abc.MetaPathFinder):
-    """Finds stand-ins; the last finder of the process."""
+@cache
+def installed(name: str) -> bool:
+    """Whether a package of that name lies where packages are installed."""
+    spec = importlib.machinery.PathFinder.find_spec(name)
+    return spec is not None and is_installed(spec.origin or "")
+
+
+def spec_of(fullname: str) -> importlib.machinery.ModuleSpec | None:
+    """Of a stand-in's module; None where no stand-in is to be served. Raises ImportError for what it lacks."""
+    top = fullname.partition(".")[0]
+    library = LIBRARIES.get(top) if top not in os.environ.get("ANYCHIP_WITHOUT", "").split(",") else None
+    if library is None or (fullname == top and not installed(top) and hidden(library.serves)):
+        return None
+    if fullname != top and not hasattr(sys.modules.get(top), "__anychip__"):
+        return None  # a module that an installed library lacks is not ours to add
+    file = importlib.import_module(f"anychip.standins.{library.file}")
+    tables = modules_of(file)
+    if fullname in tables:
+        return importlib.machinery.ModuleSpec(fullname, Loader(fullname, top, file), is_package=True)
+    parent, _, name = fullname.rpartition(".")
+    if name in getattr(file, "UNCOVERED", {}).get(parent, ()):
+        raise ImportError(not_covered(top, fullname), name=fullname)
+    raise ModuleNotFoundError(not_covered(top, fullname), name=fullname)
+
+
+class NativeFinder(importlib.abc.MetaPathFinder):
+    """Finds stand-ins for libraries of native code that are installed; the first finder of the process."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         top = fullname.partition(".")[0]
+        library = LIBRARIES.get(top)
+        return spec_of(fullname) if library is not None and library.native and installed(top) else None
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Finds stand-ins for libraries that are not installed; the last finder of the process."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if fullname in NEEDED and not asked_by_find_spec():
             raise ModuleNotFoundError(NEEDED[fullname], name=fullname)
-        library = LIBRARIES.get(top) if top not in os.environ.get("ANYCHIP_WITHOUT", "").split(",") else None
-        if library is None or (fullname == top and hidden(library.serves)):
-            return None
-        if fullname != top and not hasattr(sys.modules.get(top), "__anychip__"):
-            return None  # a module that an installed library lacks is not ours to add
-        file = importlib.import_module(f"anychip.standins.{library.file}")
-        tables = modules_of(file)
-        if fullname in tables:
-            return importlib.machinery.ModuleSpec(fullname, Loader(fullname, top, file), is_package=True)
-        parent, _, name = fullname.rpartition(".")
-        if name in getattr(file, "UNCOVERED", {}).get(parent, ()):
-            raise ImportError(not_covered(top, fullname), name=fullname)
-        raise ModuleNotFoundError(not_covered(top, fullname), name=fullname)
+        return spec_of(fullname)
 
 
 def modules_of(file: ModuleType) -> Mapping[str, Mapping[str, Any]]:
@@ -115,7 +152,7 @@ class Loader(importlib.abc.Loader):
         module.__dict__["__anychip__"] = True
         module.__dict__["__getattr__"] = _missing(self.top, self.fullname, self.file)
         if self.fullname == self.top:
-            module.__dict__["__version__"] = f"{self.file.VERSION}+anychip"
+            module.__dict__["__version__"] = f"{_version(self.top) or self.file.VERSION}+anychip"
             served = getattr(self.file, "served", None)
             if served is not None:
                 served()
@@ -135,8 +172,22 @@ def _missing(top: str, fullname: str, file: ModuleType) -> Callable[[str], Any]:
     return __getattr__
 
 
+def _version(top: str) -> str | None:
+    """Of the installed library that the stand-in is served in place of; a local part ("+cu12") gives way."""
+    try:
+        return importlib.metadata.version(top).partition("+")[0] if installed(top) else None
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def absence(top: str) -> str:
+    """Why a stand-in is served."""
+    return f"the kernels of {top} run on no virtual chip" if installed(top) else f"{top} is not installed"
+
+
 def not_covered(top: str, name: str) -> str:
-    return f"{top} is not installed, and anychip's stand-in for it does not cover {name}; install {top} to use it."
+    remedy = "" if LIBRARIES[top].native else f"; install {top} to use it"
+    return f"{absence(top)}, and anychip's stand-in for it does not cover {name}{remedy}."
 
 
 def _warn(top: str) -> None:
@@ -149,4 +200,4 @@ def _warn(top: str) -> None:
     where = f" ({platform.id} has none)" if inside == "none" else ""
     if inside not in ("none", "sdpa", "torch", "triton", None):
         where = f" ({platform.id} has {inside} for it)"
-    runtime.recorder.warn(f"{top} is not installed{where}: {library.priced}")
+    runtime.recorder.warn(f"{absence(top)}{where}: {library.priced}")

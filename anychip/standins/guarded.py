@@ -20,7 +20,7 @@ def hidden(serves: Sequence[str] = ()) -> bool:
         if _is_import_machinery(name) or "/anychip/standins/" in name:
             probed = probed or (frame.f_code.co_name == "find_spec" and name.endswith("util>"))
             probed = probed or (frame.f_code.co_name == "find_spec" and name.endswith("importlib/util.py"))
-        elif not _installed(name) or frame.f_globals.get("__name__", "").partition(".")[0] in serves:
+        elif not is_installed(name) or frame.f_globals.get("__name__", "").partition(".")[0] in serves:
             return False
         elif probed or covered(frame.f_code, frame.f_lasti):
             return True
@@ -51,7 +51,8 @@ def _is_import_machinery(filename: str) -> bool:
     return filename.startswith("<frozen importlib") or "/importlib/" in filename
 
 
-def _installed(filename: str) -> bool:
+def is_installed(filename: str) -> bool:
+    """Whether a file lies where packages are installed."""
     return "site-packages" in filename or "dist-packages" in filename
 
 

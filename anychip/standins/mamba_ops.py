@@ -20,7 +20,7 @@ Tensor = torch.Tensor
 
 
 def not_covered(what: str) -> NotImplementedError:
-    return NotImplementedError(f"mamba_ssm is not installed, and anychip's stand-in for it does not cover {what}.")
+    return NotImplementedError(f"anychip's stand-in for mamba_ssm does not cover {what}.")
 
 
 # Gated norm -----------------------------------------------------------------------------------------------------------

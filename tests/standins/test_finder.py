@@ -22,15 +22,16 @@ PROGRAM = """
         said["program guarded"] = False
     import megatron.core                # an installed trainer
     said["trainer guarded"] = megatron.core.HAVE_TE
-    import flash_attn, apex, torch
+    import flash_attn, liger_kernel, cupy, torch
     said["version"], said["file"] = flash_attn.__version__, getattr(flash_attn, "__file__", None)
-    said["installed wins"] = apex.__version__
+    said["installed wins"], said["native"] = liger_kernel.__version__, cupy.__version__
     for name in ("nonsense", "flash_attn_triton"):
         try:
             getattr(flash_attn, name)
         except AttributeError as error:
             said[name] = str(error)
-    for statement in ("from flash_attn import nonsense", "import flash_attn.models.gpt", "import torchvision", "import apex.amp"):
+    for statement in ("from flash_attn import nonsense", "import flash_attn.models.gpt", "import torchvision", "import liger_kernel.ops",
+                      "import cupy.linalg"):
         try:
             exec(statement)
         except ImportError as error:
@@ -48,7 +49,7 @@ LIBRARY = """
         GUARDED = True
     except ImportError:
         GUARDED = False
-    FOUND = importlib.util.find_spec("liger_kernel") is not None
+    FOUND = importlib.util.find_spec("xformers") is not None
 
     def unguarded():
         import deepspeed.ops.adam
@@ -69,8 +70,11 @@ TRAINER = """
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     folder = tmp_path_factory.mktemp("finder")
     packages = folder / "site-packages"
-    (packages / "apex").mkdir(parents=True)
-    (packages / "apex" / "__init__.py").write_text('__version__ = "installed"\n', encoding="utf-8")
+    for name, text in (("liger_kernel", '__version__ = "installed"'), ("cupy", 'raise ImportError("libcuda.so.1")')):
+        (packages / name).mkdir(parents=True)
+        (packages / name / "__init__.py").write_text(text, encoding="utf-8")
+    (packages / "cupy-13.9.dist-info").mkdir()
+    (packages / "cupy-13.9.dist-info" / "METADATA").write_text("Name: cupy\nVersion: 13.9+cu12\n", encoding="utf-8")
     (packages / "probing.py").write_text(textwrap.dedent(LIBRARY), encoding="utf-8")
     (packages / "megatron" / "core").mkdir(parents=True)
     (packages / "megatron" / "core" / "__init__.py").write_text(textwrap.dedent(TRAINER), encoding="utf-8")
@@ -102,7 +106,13 @@ def test_a_stand_in_says_what_it_is_and_is_on_no_disk(said: dict[str, object]) -
 
 def test_an_installed_package_wins_whole(said: dict[str, object]) -> None:
     assert said["installed wins"] == "installed"
-    assert said["import apex.amp"] == ["ModuleNotFoundError", "No module named 'apex.amp'"]
+    assert said["import liger_kernel.ops"] == ["ModuleNotFoundError", "No module named 'liger_kernel.ops'"]
+
+
+def test_an_installed_package_of_native_code_is_stood_for(said: dict[str, object]) -> None:
+    assert said["native"] == "13.9+anychip"
+    told = "the kernels of cupy run on no virtual chip, and anychip's stand-in for it does not cover cupy.linalg."
+    assert said["import cupy.linalg"] == ["ImportError", told]
 
 
 def test_a_name_that_the_real_package_lacks_is_missing(said: dict[str, object]) -> None:
@@ -113,7 +123,7 @@ def test_a_name_that_the_real_package_lacks_is_missing(said: dict[str, object]) 
 
 
 def test_a_name_that_is_not_covered_says_so(said: dict[str, object]) -> None:
-    assert "does not cover flash_attn.flash_attn_triton; install flash_attn" in str(said["flash_attn_triton"])
+    assert "does not cover flash_attn.flash_attn_triton." in str(said["flash_attn_triton"])
     assert "does not cover flash_attn.models" in str(said["import flash_attn.models.gpt"])
 
 

@@ -18,6 +18,7 @@ from anychip.cluster.match import Meeting
 from anychip.cost.price import Prices
 from anychip.network import Collective
 from anychip.record import Kind, Mark, Program
+from anychip.record.tape import flags
 from anychip.timeline.engine import COUPLING
 
 Ints = npt.NDArray[np.int64]
@@ -58,11 +59,11 @@ class Script:
            together: Callable[[tuple[int, ...]], float], every: bool) -> "Script":  # fmt: skip
         """every: also collectives that need no other recording are told apart from other ops."""
         kinds, payloads = program.kinds, program.payloads
-        mask = _flags(TIMED)[kinds]
+        mask = flags(TIMED)[kinds]
         mask &= (kinds != Kind.MARK) | ((payloads == Mark.OPTIMIZER_END) & prices.on.graph)
         keep = np.flatnonzero(mask)
         kinds, payloads = kinds[keep], payloads[keep]
-        cuts = _flags((*COUPLING, Kind.BATCH))[kinds]
+        cuts = flags((*COUPLING, Kind.BATCH))[kinds]
         launched = np.flatnonzero(kinds == Kind.OP)
         of_op = prices.blocks | prices.on.called
         meet = np.zeros(of_op.size, bool)
@@ -168,10 +169,4 @@ def _highest_so_far(values: Floats, first: Ints, sizes: Ints) -> Floats:
         at = np.flatnonzero(place >= step)
         found[at] = np.maximum(found[at], found[at - step])
         step *= 2
-    return found
-
-
-def _flags(kinds: tuple[Kind, ...]) -> Flags:
-    found = np.zeros(max(Kind) + 1, bool)
-    found[list(kinds)] = True
     return found

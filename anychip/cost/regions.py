@@ -10,19 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from anychip.record import Kind, Program
-from anychip.record.tape import ALLOC, DEF, FREE, KIND_BITS, KIND_MASK, OF_BLOCKS, OF_EVENTS, OF_MODULES, OP
+from anychip.record.tape import ALLOC, DEF, FREE, KIND_BITS, KIND_MASK, OF_BLOCKS, OF_EVENTS, OF_MODULES, OP, flags
 
 Words = npt.NDArray[np.int64]
 
 
-def _table(kinds: tuple[Kind, ...]) -> npt.NDArray[np.bool_]:
-    """Whether a kind is one of these, by its number."""
-    found = np.zeros(KIND_MASK + 1, bool)
-    found[list(kinds)] = True
-    return found
-
-
-IS_BLOCK, IS_EVENT, IS_MODULE = _table(OF_BLOCKS), _table(OF_EVENTS), _table(OF_MODULES)
+IS_BLOCK, IS_EVENT, IS_MODULE = flags(OF_BLOCKS), flags(OF_EVENTS), flags(OF_MODULES)
 
 
 def spans(program: Program) -> tuple[Words, Words]:

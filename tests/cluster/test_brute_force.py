@@ -111,7 +111,7 @@ WITH_OTHERS = st.one_of(
 
 @st.composite
 def jobs(draw):
-    """A job whose ranks do things in one order, of which some are moved on some ranks."""
+    """A job whose ranks do things in one order, of which some are moved on some ranks, or left out."""
     world = draw(st.integers(2, 4))
     everyone = tuple(range(world))
     ranks = [Rank(rank, world, [(everyone, "all")]) for rank in everyone]
@@ -141,7 +141,9 @@ def jobs(draw):
     for rank, at, to in draw(st.lists(st.tuples(*[st.integers(0, 30)] * 3), max_size=3)):
         mine = todo[rank % world]
         if mine:
-            mine.insert(to % len(mine), mine.pop(at % len(mine)))
+            one = mine.pop(at % len(mine))
+            if to:
+                mine.insert(to % (len(mine) + 1), one)
     for me, things in zip(ranks, todo, strict=True):
         for do, *arguments in things:
             do(me, *arguments)

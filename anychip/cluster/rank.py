@@ -12,7 +12,7 @@ from typing import Any
 
 from anychip.cluster.board import Board, Launch, Leg
 from anychip.cluster.match import POINT_TO_POINT, Meeting
-from anychip.cluster.script import Floats, Script, Stretches, is_cut
+from anychip.cluster.script import Floats, Script, Stretches
 from anychip.cluster.stragglers import lag
 from anychip.cost.price import Prices
 from anychip.record.tape import BATCH, COMPILED, OP, READ, RECORD, STREAM, SYNC, SYNC_EVENT, WAIT
@@ -161,10 +161,9 @@ class RankEngine(Engine):
         return kind == SYNC_EVENT and payload in self.moments
 
     def _op(self, op: int, position: int) -> bool:
-        meeting = self.script.meetings.get(op)
-        if meeting is not None and self.batch is not None:
+        if self.batch is not None and op in self.script.meetings:
             self.batch.append((position, op))
-        elif meeting is not None and is_cut(meeting, self.jitter > 0):
+        elif op in self.script.met:
             self._issue([(position, op)])
         elif (self.prices.blocks[op] or self.on.called) and self.stream in self.queues:
             return False
@@ -230,6 +229,7 @@ class RankEngine(Engine):
             share = self.script.together(tuple(op for _, op in ops))
             for leg in launch.legs:
                 leg.time_s *= share if leg.call.kind not in POINT_TO_POINT else 1.0
+        launch.legs[0].time_s += self._floor(0.0, 1)
         if self.jitter:
             self._lag(launch)
         self.launches.append(launch)

@@ -148,7 +148,10 @@ class Walk:
             sizes[key] = calls[at], sizes.get(key, (None, 0))[1] + calls[at].nbytes
         whole, apart = sum(self.cost(*one) for one in sizes.values()), sum(alone[at] for at in many)
         share = min(whole / apart, 1.0) if apart and len(calls) > 1 else 1.0
-        return [one * (share if at in many else 1.0) for at, one in enumerate(alone)]
+        found = [one * (share if at in many else 1.0) for at, one in enumerate(alone)]
+        if self.graph and not self.on.graph:
+            found[0] += self.on.graph_floor_s  # as for any launch
+        return found
 
     def cost(self, call, nbytes):
         ranks = self.rank.groups[call.group].ranks if call.peer is None else (self.rank.rank, call.peer)

@@ -186,11 +186,25 @@ class Lives:
         places = dict(zip(names[given].tolist(), given.tolist(), strict=True))
         found = {}
         for place, block in zip(at.tolist(), names[at].tolist(), strict=True):
-            what, since = self.again[block]
-            if self._holds(block, since, start):
-                kept = self._holds(what.block, since, start)
-                found[place] = Instead(places.get(what.block, place) if kept else place, what.size)
+            what = self._instead_of(block, start)
+            if what is not None:
+                found[place] = Instead(places.get(what.block, place), what.size)
         return found
+
+    def _instead_of(self, block: int, start: int) -> Instead | None:
+        """What is read there instead of a block, down to what is in memory (-1: it is there no more); None for one that is."""
+        what: Instead | None = None
+        followed: set[int] = set()
+        while block in self.again and block not in followed:
+            followed.add(block)
+            made_of, since = self.again[block]
+            if not self._holds(block, since, start):
+                break
+            what = made_of
+            block = what.block
+            if not self._holds(block, since, start):
+                return Instead(-1, what.size)
+        return what
 
     def _next(self, places: Words, blocks: Words, after: Words) -> Words:
         """Where each block's next word stands; the program's end where there is none."""

@@ -109,7 +109,8 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         memory_by_kind=worst.memory.by_kind,
         time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean),
         top_ops=top, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes)), step_times_s=tuple(times),
-        warnings=_warnings(parts, worst, chip) + unsupported(program.ops, chip),
+        warnings=_warnings(parts, worst, chip)
+        + unsupported(dict.fromkeys(op for rank in program.ranks for op in rank.ops), chip),
         cluster=fabric.cluster.id if fabric.cluster is not None else None,
         ranks=tuple(_rank(part, one, chip) for part, (one, _) in zip(parts, mine, strict=True)),
         axes=axes, critical_path=_path(timeline, parts),

@@ -14,8 +14,8 @@ from anychip.network import Collective
 
 @dataclass(slots=True, eq=False)
 class Leg:
-    """One collective of a launch, the `turn`-th of its party at its meeting, as the host has issued them. lag_s: how much later than this rank the slowest of those it stands for arrives.
-    late: the class that arrived last."""
+    """One collective of a launch, the `turn`-th of its party at its meeting, as the host has issued them. lag_s: how much later
+    than this rank the slowest of those it stands for arrives. late: the class that arrived last, of several at once the first."""
 
     position: int
     op: int
@@ -90,7 +90,7 @@ class Board:
             self._begin(gathering, launch)
 
     def _begin(self, gathering: Gathering, current: Launch) -> None:
-        last = max(gathering.legs, key=lambda pair: pair[0].ready_s)[0]
+        last = min((launch for launch, _ in gathering.legs), key=lambda one: (-one.ready_s, one.index))
         start = last.ready_s + max(leg.lag_s for _, leg in gathering.legs)
         time = max(leg.time_s for _, leg in gathering.legs)
         for launch, leg in gathering.legs:

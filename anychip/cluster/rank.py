@@ -1,9 +1,9 @@
 """`RankEngine`: one rank's recording on its own clock, as far as it can be told without the others.
 
 The engine of one chip, with streams that can be held up: a collective whose partners have not arrived holds its stream,
-and whatever is put on it, or on a stream that waits for an event of it, waits in a queue; the host goes on issuing until
-it needs such a stream itself. Then `advance` returns, and goes on once partners have arrived. Holding back is a matter
-of the simulation only: no time depends on the order in which ranks are advanced.
+and whatever is put on it, or on a stream that waits for an event of it, waits in a queue. A host that comes to such a stream
+is not walked on, which saves the queue, until partners have arrived, or until nobody else gets on: then it runs `ahead`, as
+it may issue what others wait for. No time depends on the order in which ranks are advanced, nor on how far.
 """
 
 from collections import deque
@@ -12,7 +12,7 @@ from typing import Any
 
 from anychip.cluster.board import Board, Launch, Leg
 from anychip.cluster.match import POINT_TO_POINT, Meeting
-from anychip.cluster.script import Floats, Script, Stretches, is_cut
+from anychip.cluster.script import Floats, Script, Stretches
 from anychip.cluster.stragglers import lag
 from anychip.cost.price import Prices
 from anychip.record.tape import BATCH, COMPILED, OP, READ, RECORD, STREAM, SYNC, SYNC_EVENT, WAIT
@@ -68,8 +68,8 @@ class RankEngine(Engine):
         return len(self.began_s) == len(self.spans) and not self.queues
 
     def advance(self, ahead: bool) -> bool:
-        """Walk on until the host has to wait for what is not known yet, or to the end; unless `ahead`, no further than to
-        what waits in a queue. True if any word was walked."""
+        """Walk on until the host has to wait for what is not known yet, or to the end; unless `ahead`, no further than to a
+        stream that is held up. True if it came past a word that couples clocks."""
         words, spans, began_s, clock_s, queues = (
             self.script.edge_words,
             self.spans,
@@ -161,10 +161,9 @@ class RankEngine(Engine):
         return kind == SYNC_EVENT and payload in self.moments
 
     def _op(self, op: int, position: int) -> bool:
-        meeting = self.script.meetings.get(op)
-        if meeting is not None and self.batch is not None:
+        if self.batch is not None and op in self.script.meetings:
             self.batch.append((position, op))
-        elif meeting is not None and is_cut(meeting, self.jitter > 0):
+        elif op in self.script.met:
             self._issue([(position, op)])
         elif (self.prices.blocks[op] or self.on.called) and self.stream in self.queues:
             return False
@@ -230,6 +229,7 @@ class RankEngine(Engine):
             share = self.script.together(tuple(op for _, op in ops))
             for leg in launch.legs:
                 leg.time_s *= share if leg.call.kind not in POINT_TO_POINT else 1.0
+        launch.legs[0].time_s += self._floor(0.0, 1)
         if self.jitter:
             self._lag(launch)
         self.launches.append(launch)
@@ -309,5 +309,6 @@ class RankEngine(Engine):
         return moment.streams
 
     def waiting(self) -> list[tuple[Launch, Leg]]:
-        """What holds this rank up: legs whose partners have not arrived."""
-        return [(launch, leg) for launch in self.heads.values() for leg in launch.legs if leg.late < 0]
+        """What holds this rank up: legs whose partners have not arrived, in the order of its tape."""
+        found = [(launch, leg) for launch in self.heads.values() for leg in launch.legs if leg.late < 0]
+        return sorted(found, key=lambda one: one[1].position)

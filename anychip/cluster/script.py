@@ -18,6 +18,7 @@ from anychip.cluster.match import Meeting
 from anychip.cost.price import Prices
 from anychip.network import Collective
 from anychip.record import Kind, Mark, Program
+from anychip.record.tape import flags
 from anychip.timeline.engine import COUPLING
 
 Ints = npt.NDArray[np.int64]
@@ -28,18 +29,14 @@ SWITCH = (Kind.RECORD, Kind.STREAM, Kind.WAIT)
 TIMED = (Kind.OP, Kind.HOST, Kind.BATCH, Kind.MARK, *COUPLING)  # all other words take no time
 
 
-def is_cut(meeting: Meeting, every: bool) -> bool:
-    """Does this collective need more than its price? A send and its receive meet even within one class (a ring)."""
-    return every or meeting.at.joint or len(meeting.at.parties) > 1
-
-
 @dataclass
 class Script:
     """A rank's tape without the words that take no time. Does not depend on times: shared by the simulations of a job.
 
     keep: positions of its words on the tape. kinds, payloads: of its words. edges: those where clocks couple or ranks meet;
     edge_words: of each its kind, its payload and its position, and where an event is recorded, another stream taken and
-    one waited for in a row, as around each collective, the payloads of the two that follow.
+    one waited for in a row, as around each collective, the payloads of the two that follow. met: ops that are collectives which
+    need more than their price: a send and its receive meet even within one class (a ring).
     together: for the ops of a batch, the time of its collectives over what they take one by one.
     """
 
@@ -51,31 +48,33 @@ class Script:
     payloads: Ints
     edges: Ints
     edge_words: list[tuple[int, int, int, tuple[int, int] | None]]
+    met: frozenset[int]
     together: Callable[[tuple[int, ...]], float]
 
     @classmethod
     def of(cls, program: Program, prices: Prices, calls: dict[int, Collective], meetings: dict[int, Meeting],
            together: Callable[[tuple[int, ...]], float], every: bool) -> "Script":  # fmt: skip
-        """every: also collectives that need no other recording are told apart from other ops."""
+        """every: also collectives that need no other recording are told apart from other ops. So they are where the thread
+        that calls an op runs it, which it does not do for those."""
         kinds, payloads = program.kinds, program.payloads
-        mask = _flags(TIMED)[kinds]
+        mask = flags(TIMED)[kinds]
         mask &= (kinds != Kind.MARK) | ((payloads == Mark.OPTIMIZER_END) & prices.on.graph)
         keep = np.flatnonzero(mask)
         kinds, payloads = kinds[keep], payloads[keep]
-        cuts = _flags((*COUPLING, Kind.BATCH))[kinds]
+        cuts = flags((*COUPLING, Kind.BATCH))[kinds]
         launched = np.flatnonzero(kinds == Kind.OP)
         of_op = prices.blocks | prices.on.called
+        every = every or prices.on.called
+        met = [op for op, one in meetings.items() if every or one.at.joint or len(one.at.parties) > 1]
+        of_op[met] = True
         meet = np.zeros(of_op.size, bool)
-        for op, meeting in meetings.items():
-            meet[op] = True
-            of_op[op] |= is_cut(meeting, every)
+        meet[list(meetings)] = True
         cuts[launched] |= of_op[payloads[launched]]
         batched = np.cumsum(np.where(kinds == Kind.BATCH, np.where(payloads > 0, 1, -1), 0))[launched] > 0
         cuts[launched] |= batched & meet[payloads[launched]]
         edges = np.flatnonzero(cuts)
-        return cls(
-            program, calls, meetings, keep, kinds, payloads, edges, _edge_words(kinds, payloads, edges), together
-        )
+        return cls(program, calls, meetings, keep, kinds, payloads, edges, _edge_words(kinds, payloads, edges),
+                   frozenset(met), together)  # fmt: skip
 
 
 def _edge_words(kinds: Ints, payloads: Ints, edges: Ints) -> list[tuple[int, int, int, tuple[int, int] | None]]:
@@ -168,10 +167,4 @@ def _highest_so_far(values: Floats, first: Ints, sizes: Ints) -> Floats:
         at = np.flatnonzero(place >= step)
         found[at] = np.maximum(found[at], found[at - step])
         step *= 2
-    return found
-
-
-def _flags(kinds: tuple[Kind, ...]) -> Flags:
-    found = np.zeros(max(Kind) + 1, bool)
-    found[list(kinds)] = True
     return found

@@ -10,19 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from anychip.record import Kind, Program
-from anychip.record.tape import ALLOC, DEF, FREE, KIND_BITS, KIND_MASK, OF_BLOCKS, OF_EVENTS, OF_MODULES, OP
+from anychip.record.tape import ALLOC, DEF, FREE, KIND_BITS, KIND_MASK, OF_BLOCKS, OF_EVENTS, OF_MODULES, OP, flags
 
 Words = npt.NDArray[np.int64]
 
 
-def _table(kinds: tuple[Kind, ...]) -> npt.NDArray[np.bool_]:
-    """Whether a kind is one of these, by its number."""
-    found = np.zeros(KIND_MASK + 1, bool)
-    found[list(kinds)] = True
-    return found
-
-
-IS_BLOCK, IS_EVENT, IS_MODULE = _table(OF_BLOCKS), _table(OF_EVENTS), _table(OF_MODULES)
+IS_BLOCK, IS_EVENT, IS_MODULE = flags(OF_BLOCKS), flags(OF_EVENTS), flags(OF_MODULES)
 
 
 def spans(program: Program) -> tuple[Words, Words]:
@@ -193,11 +186,25 @@ class Lives:
         places = dict(zip(names[given].tolist(), given.tolist(), strict=True))
         found = {}
         for place, block in zip(at.tolist(), names[at].tolist(), strict=True):
-            what, since = self.again[block]
-            if self._holds(block, since, start):
-                kept = self._holds(what.block, since, start)
-                found[place] = Instead(places.get(what.block, place) if kept else place, what.size)
+            what = self._instead_of(block, start)
+            if what is not None:
+                found[place] = Instead(places.get(what.block, place), what.size)
         return found
+
+    def _instead_of(self, block: int, start: int) -> Instead | None:
+        """What is read there instead of a block, down to what is in memory (-1: it is there no more); None for one that is."""
+        what: Instead | None = None
+        followed: set[int] = set()
+        while block in self.again and block not in followed:
+            followed.add(block)
+            made_of, since = self.again[block]
+            if not self._holds(block, since, start):
+                break
+            what = made_of
+            block = what.block
+            if not self._holds(block, since, start):
+                return Instead(-1, what.size)
+        return what
 
     def _next(self, places: Words, blocks: Words, after: Words) -> Words:
         """Where each block's next word stands; the program's end where there is none."""

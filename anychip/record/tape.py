@@ -5,7 +5,11 @@ what keeps recording cheap; numpy reads the whole tape at once, which is what ke
 payload means is said beside each kind. Nothing on the tape is a time: times come from a chip.
 """
 
+from collections.abc import Iterable
 from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
 
 KIND_BITS = 5
 KIND_MASK = (1 << KIND_BITS) - 1
@@ -68,6 +72,13 @@ class Mark(IntEnum):
 class AllocatorCall(IntEnum):
     EMPTY_CACHE = 0
     RESET_PEAK = 1
+
+
+def flags(kinds: Iterable[Kind]) -> npt.NDArray[np.bool_]:
+    """By a kind's number whether it is one of these."""
+    found = np.zeros(KIND_MASK + 1, bool)
+    found[list(kinds)] = True
+    return found
 
 
 def word(kind: Kind, payload: int = 0) -> int:

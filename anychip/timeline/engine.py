@@ -37,14 +37,14 @@ from anychip.record.tape import (
     SYNC_EVENT,
     WAIT,
     Mark,
+    flags,
 )
 from anychip.spec import Chip
 
 Words = npt.NDArray[np.int64]
 
 COUPLING = (Kind.STREAM, Kind.RECORD, Kind.WAIT, Kind.SYNC, Kind.SYNC_EVENT, Kind.READ, Kind.COMPILED, Kind.GRAPH)
-_CUTS = np.zeros(KIND_MASK + 1, bool)
-_CUTS[list(COUPLING)] = True
+_CUTS = flags(COUPLING)
 OPTIMIZER_END = int(Mark.OPTIMIZER_END)
 SHORT = 24  # a stretch of fewer words is walked in Python: cheaper than a dozen numpy calls
 

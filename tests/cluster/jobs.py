@@ -51,7 +51,7 @@ class Rank:
         self.rank, self.world, self.groups = rank, world, [Group(*group) for group in groups]
         self.members = tuple(members) if members is not None else (rank,)
         self.tape, self.ops, self.events, self.line = [], [], 0, 0
-        self.places = []
+        self.places, self.blocks = [], []
 
     def op(self, found):
         if found not in self.ops:
@@ -118,8 +118,8 @@ class Rank:
         return self.call("recv_", group, elements, peer=peer)
 
     def program(self, **rest):
-        return Program(np.array(self.tape, np.int64), self.ops, np.zeros(0, np.int64), places=self.places, rank=self.rank,
-                       world_size=self.world, groups=self.groups, members=self.members, **rest)  # fmt: skip
+        return Program(np.array(self.tape, np.int64), self.ops, np.array(self.blocks, np.int64), places=self.places,
+                       rank=self.rank, world_size=self.world, groups=self.groups, members=self.members, **rest)  # fmt: skip
 
 
 def job(*ranks):

@@ -127,6 +127,14 @@ def test_the_worst_rank_that_does_not_fit_is_named():
     assert any("rank 2 need up to 90.0 GiB" in text or "rank 2 needs" in text for text in found.warnings)
 
 
+def test_dtypes_that_the_chip_lacks_are_told_of_every_rank():
+    """The last stage's product would fail there, which is not the first one's."""
+    first, last = (Rank(i, 2, [((0, 1), "pp")]) for i in range(2))
+    last.add(last.op(mm(64, 64, 64, "float8_e4m3fn")))
+    found = forecast_job(job(steps(first), steps(last)), load_chip("a100"), Net())
+    assert any("no float8_e4m3fn matrix products" in text for text in found.warnings)
+
+
 def test_the_critical_path_leads_through_the_slow_rank():
     ranks = [steps(Rank(i, 2, [((0, 1), "dp")]), seconds=0.1 + 0.1 * i) for i in range(2)]
     found = forecast(job(*ranks))

@@ -61,6 +61,17 @@ def test_a_collective_starts_when_the_last_has_arrived_and_ends_for_all_at_once(
     close(timeline.ranks[0].waits[0].ready_s, 0.1)
 
 
+def test_of_several_that_arrive_last_the_first_is_the_late_one():
+    """Whichever the simulation comes to first: rank 0 stops at what it receives, which rank 1 sends later."""
+    one, other, early = (Rank(rank, 3, [((0, 1, 2), "dp"), ((0, 1), "pp")][: 2 - rank // 2]) for rank in range(3))
+    one.run(one.recv(1, 10**6, group=1))
+    other.run(other.send(0, 10**6, group=1))
+    for rank in (one, other, early):
+        rank.run(rank.call("allreduce_", 0, 10))
+    ranks = simulate(job(one, other, early), H100, Wire()).ranks
+    assert [rank.waits[-1].late for rank in ranks] == [0, 0, 0]
+
+
 def test_compute_goes_on_beside_a_collective_whose_partner_is_late():
     fast, slow = Rank(0, 2, world(2)), Rank(1, 2, world(2))
     fast.compute(0.1)

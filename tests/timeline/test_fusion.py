@@ -200,6 +200,18 @@ def test_what_only_the_backward_wants_is_made_again():
     assert fused == [("fused", 2000, 4000, 1), ("mm", 4000, 800, 1), ("fused", 4000, 2000, 1)]
 
 
+@pytest.mark.parametrize(("b", "d"), [(1, 3), (3, 1)])
+def test_what_is_made_of_what_is_made_again_is_made_of_what_is_there(b, d):
+    # forward: b = relu(a), c = float32(b); d = relu(b), e = float32(d); backward: f = b + d, g = a + f. Neither b nor d is
+    # written, whatever their numbers: the first two read a (2,000) and write 4,000 each, the last reads a and writes g.
+    first = region(call(UNARY, [0], [b]), call(CAST, [b], [2]))
+    second = region(call(UNARY, [b], [d]), call(CAST, [d], [4]))
+    backward = region(call(BINARY, [b, d], [5]), call(BINARY, [0, 5], [6]), freed=[5])
+    words = [*words_of(first), w(Kind.OP, 4), *words_of(second), w(Kind.OP, 4), *words_of(backward)]
+    fused = launched(fuse(program(words, OPS, [6000] * 20)))
+    assert [one for one in fused if one[0] == "fused"] == [("fused", 2000, 4000, 1)] * 2 + [("fused", 2000, 2000, 1)]
+
+
 def test_a_block_that_is_freed_and_used_anew_is_another():
     # b is freed after the region, so what the second region reads is not b: b is not kept for it, and not made again
     forward = region(call(UNARY, [0], [1]), call(CAST, [1], [2]))

@@ -32,7 +32,8 @@ def _silent(text: str) -> None:
 class Answer:
     """Forecasts of one program on several targets, in the order asked.
 
-    names: the targets as they were asked for, ranges written out. chips: of each its chip. programs: the recording that each forecast was priced from; one object where one recording served several chips.
+    names: the targets as they were asked for, ranges written out. chips: of each its chip. programs: the recording that each
+    forecast was priced from; one object where one recording served several chips.
     own_recordings: for each chip the questions that it answers otherwise than the first chip, for which it was recorded
     on its own. reserved_bytes: the most that PyTorch's caching allocator would hold of the chip's memory; None for chips
     whose steps are compiled whole, which have no such allocator.

@@ -4,7 +4,7 @@ Every rank walks its tape word by word from the start, with what is known of the
 one whose partners have not all come is None, and so is what depends on that. A host stops where it would wait for a None.
 After each round the collectives whose parties all have a time to come at get their start; then all walk anew, until a
 round finds nothing more. Written from `anychip.record.tape` and `anychip.timeline.engine`, sharing nothing with the engines.
-Left out: noise, contention, classes of ranks.
+Left out: noise, contention, recordings of which one rank meets some that another stands for.
 """
 
 from anychip.cost.fusion import fuse
@@ -185,7 +185,7 @@ def brute_force(program, chip, wire):
     """(each rank's `Walk`, what met: meeting -> (start, end, who came last)). Raises Deadlock."""
     ranks = [fuse(rank) for rank in program.ranks]
     prices = [Prices(rank.ops, chip) for rank in ranks]
-    met = {}
+    own, met = {rank.rank for rank in ranks}, {}
     while True:
         walks = [Walk(rank, priced, wire, met) for rank, priced in zip(ranks, prices, strict=True)]
         came = {}
@@ -195,7 +195,9 @@ def brute_force(program, chip, wire):
         for legs in came.values():
             if len({(call.nbytes, call.kind in ("send", "recv") or call.kind) for _, call, _, _ in legs.values()}) > 1:
                 raise Deadlock("collectives do not fit")
-        found = {key: legs for key, legs in came.items() if key not in met and len(legs) == len(key[1] or key[0])}
+        found = {
+            key: legs for key, legs in came.items() if key not in met and len(legs) == len(own & set(key[1] or key[0]))
+        }
         if not found:
             break
         for key, legs in found.items():

@@ -21,13 +21,16 @@ EVENTS = st.integers(100, 101)
 STREAMS = [0, 1, COMM, COMM + 1]
 WIRE = Wire(1e9, 2e-5)
 
-# What a rank does; each adds words to its tape. A call is (name, ranks, elements), or for a message ("to", (from, to), elements).
+# What a rank does; each adds words to its tape. A call is (name, ranks, elements), for a message ("to", (from, to), elements),
+# and among the ranks that a recording stands for ("own", None, elements).
 
 
 def word_of(me, call):
     name, ranks, elements = call
+    if name == "own":
+        return me.call("allreduce_", 0, elements)
     if name == "to":
-        return me.send(ranks[1], elements) if me.rank == ranks[0] else me.recv(ranks[0], elements)
+        return me.send(ranks[1], elements, 1) if me.rank == ranks[0] else me.recv(ranks[0], elements, 1)
     return me.call(name, [group.ranks for group in me.groups].index(ranks), elements)
 
 
@@ -101,6 +104,7 @@ ALONE = st.one_of(
     ON_EVENTS,
     st.tuples(st.just(runs), st.integers(0, len(OPS) - 1), st.integers(1, 3)),
     st.tuples(st.just(says), st.just(Kind.SYNC), st.integers(0, 2)),
+    st.tuples(st.sampled_from([starts, calls]), st.sampled_from(STREAMS), st.just(("own", None, 1000))),
     st.sampled_from([(says, Kind.READ, 0), (says, Kind.HOST, 70_000), (waits,), (compiled,), (replayed,), (steps,)]),
 )
 WITH_OTHERS = st.one_of(
@@ -112,14 +116,16 @@ WITH_OTHERS = st.one_of(
 @st.composite
 def jobs(draw):
     """A job whose ranks do things in one order, of which some are moved on some ranks, or left out."""
-    world = draw(st.integers(2, 4))
-    everyone = tuple(range(world))
-    ranks = [Rank(rank, world, [(everyone, "all")]) for rank in everyone]
+    copies = draw(st.integers(1, 2))  # for how many ranks a recording stands
+    everyone = tuple(range(0, copies * draw(st.integers(2, 4)), copies))
     subsets = st.sets(st.sampled_from(everyone), min_size=1).map(lambda ranks: tuple(sorted(ranks)))
     some = draw(subsets.filter(lambda ranks: len(ranks) > 1))
-    for rank in some if some != everyone else ():
-        ranks[rank] = Rank(rank, world, [(everyone, "all"), (some, "some")])
-    todo = [[] for _ in everyone]
+    ranks = []
+    for rank in everyone:
+        own = tuple(range(rank, rank + copies))
+        groups = [(own, "dp"), (everyone, "all")] + [(some, "some")] * (rank in some and some != everyone)
+        ranks.append(Rank(rank, copies * len(everyone), groups, own))
+    todo = {rank: [] for rank in everyone}
     for _ in range(draw(st.integers(0, 14))):
         for rank in draw(subsets):
             todo[rank].append(draw(ALONE))
@@ -130,6 +136,7 @@ def jobs(draw):
         elif len(together) == 2:
             ways = st.sampled_from([together, together[::-1]])
             wanted = [("to", draw(ways), size) for size in draw(sizes)]
+            wanted += [("own", None, 1000)] * draw(st.integers(0, 1))
         else:
             continue
         for rank in together:
@@ -139,13 +146,13 @@ def jobs(draw):
             todo[one] += crossing(one, other, ahead=True) + draw(st.lists(ON_EVENTS, max_size=5)) + [(runs, 0, 1)]
             todo[other] += crossing(other, one, ahead=False)
     for rank, at, to in draw(st.lists(st.tuples(*[st.integers(0, 30)] * 3), max_size=3)):
-        mine = todo[rank % world]
+        mine = todo[everyone[rank % len(everyone)]]
         if mine:
             one = mine.pop(at % len(mine))
             if to:
                 mine.insert(to % (len(mine) + 1), one)
-    for me, things in zip(ranks, todo, strict=True):
-        for do, *arguments in things:
+    for me in ranks:
+        for do, *arguments in todo[me.rank]:
             do(me, *arguments)
     return job(*ranks)
 
@@ -167,9 +174,11 @@ def check(program, chip):
         assert timeline.stream.tolist() == [stream for _, (_, _, stream) in expected]
         np.testing.assert_allclose(timeline.start_s, [start for _, (start, _, _) in expected], rtol=0, atol=1e-11)
         np.testing.assert_allclose(timeline.end_s, [end for _, (_, end, _) in expected], rtol=0, atol=1e-11)
-        waited = {wait.position: wait for wait in rank.waits}
+        waited = {wait.position: wait for wait in rank.waits if rank.calls[wait.op].group}
         legs = {
-            position: (met[key], walk.come[key, way][0]) for (key, way), position in walk.legs.items() if key in met
+            position: (met[key], walk.come[key, way][0])
+            for (key, way), position in walk.legs.items()
+            if key in met and key[0] != rank.members
         }
         assert waited.keys() == legs.keys()
         for position, ((start, _, last), ready) in legs.items():

@@ -11,14 +11,14 @@ class, receiving class); a class that was split off (a slow node) goes along wit
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from anychip.errors import BadProgramFile
+from anychip.errors import AnychipError, BadProgramFile
 from anychip.network import Collective
-from anychip.record import Group, Kind, Program
+from anychip.record import Group, Kind, Program, word
 
 Node = tuple[int, int]  # (class, index of one of its groups)
 Slot = tuple[int, str]  # (class, "send" | "recv" | "all"): a party
@@ -97,6 +97,50 @@ def match(programs: Sequence[Program], calls: Sequence[Mapping[int, Collective]]
         if not channel:
             at.parties = {(index, "all") for index in members[root]}
     return found
+
+
+def with_sources(programs: Sequence[Program], calls: Sequence[Mapping[int, Collective]],
+                 ) -> tuple[list[Program], list[dict[int, Collective]]]:  # fmt: skip
+    """The recordings and their calls with a source for each receive from any rank: the ranks that send there, in turn, as
+    nobody is told to be first. Raises AnychipError where one recording stands for several of them."""
+    if not any(call.kind == "recv" and call.peer is None for wanted in calls for call in wanted.values()):
+        return list(programs), [dict(wanted) for wanted in calls]
+    class_of = classes_of(programs)
+    found = [_with_sources(index, programs, calls, class_of) for index in range(len(programs))]
+    return [program for program, _ in found], [wanted for _, wanted in found]
+
+
+def _with_sources(index: int, programs: Sequence[Program], calls: Sequence[Mapping[int, Collective]],
+                  class_of: npt.NDArray[np.int64]) -> tuple[Program, dict[int, Collective]]:  # fmt: skip
+    program, wanted = programs[index], dict(calls[index])
+    named = {call.peer for call in wanted.values() if call.kind == "recv"}
+    ops, tape = list(program.ops), program.tape.copy()
+    for op, call in calls[index].items():
+        if call.kind != "recv" or call.peer is not None:
+            continue
+        to = [{one.peer for one in theirs.values() if one.kind == "send"} - {None} for theirs in calls]
+        sending = [other for other, peers in enumerate(to) if program.rank in peers] or [
+            other for other, peers in enumerate(to) if any(class_of[peer] == index for peer in peers)
+        ]
+        several = [other for other in sending if len(programs[other].members) > 1]
+        if several:
+            raise AnychipError(
+                f"rank {program.rank} receives from any rank, and one recording stands for {len(programs[several[0]].members)} of "
+                "those that send to it. Try --ranks all, or name the source of each receive."
+            )
+        sources = [programs[other].rank for other in sending if programs[other].rank not in named]
+        at = np.flatnonzero(tape == word(Kind.OP, op))
+        for number, source in enumerate(sources):
+            tape[at[number :: len(sources)]] = word(Kind.OP, len(ops))
+            wanted[len(ops)] = call._replace(peer=source)
+            ops.append(program.ops[op])
+        if sources:
+            del wanted[op]
+        else:  # it never comes
+            wanted[op] = call._replace(
+                peer=next(rank for rank in program.groups[call.group].ranks if rank != program.rank)
+            )
+    return replace(program, ops=ops, tape=tape), wanted
 
 
 class _Table:

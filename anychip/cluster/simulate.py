@@ -18,7 +18,7 @@ import numpy.typing as npt
 from anychip.cluster.board import Board, Launch, Leg
 from anychip.cluster.contention import Taken, extra_s
 from anychip.cluster.deadlock import complain_of, complain_of_waiting
-from anychip.cluster.match import POINT_TO_POINT, match
+from anychip.cluster.match import POINT_TO_POINT, match, with_sources
 from anychip.cluster.rank import RankEngine
 from anychip.cluster.script import Script
 from anychip.cluster.stragglers import Stragglers
@@ -106,7 +106,7 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
     wanted = stragglers or Stragglers()
     fusions = Fusions()
     programs, origin, odd = _split([fuse(rank, fusions) for rank in program.ranks], wanted, node_chips)
-    calls = [_calls(rank) for rank in programs]
+    programs, calls = with_sources(programs, [_calls(rank) for rank in programs])
     prices = [Prices(rank.ops, chip) for rank in programs]
     worn = _worn(fabric, wanted.degraded_link)
     taken = [

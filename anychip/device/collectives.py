@@ -74,6 +74,7 @@ class Call:
 class Collectives:
     def __init__(self, runtime: Runtime, groups: Groups) -> None:
         self.runtime, self.groups = runtime, groups
+        self._heard: dict[tuple[int, ...], int] = {}
         self.kept: deque[Any] = deque(maxlen=4096)  # C++ holds a Work, but not its Python half
         # Of the coalesced batch that is open: small tensors to receive.
         self.batch: list[tuple[Call, torch.Tensor]] | None = None
@@ -119,9 +120,18 @@ class Collectives:
         self._values(call)
         work = Pending(self, call.outputs, event)
         work.late, self.late = self.late, []
+        if call.name == "recv_any_source_":
+            work.source = self._next_source(call)
         if event is not None and self.batch is None and called_by_autograd():
             self.unwaited.append(work)
         return work
+
+    def _next_source(self, call: Call) -> int:
+        """Whom a receive from any rank is told to have heard from, within the group: the others in turn, as nobody is known to be
+        first."""
+        others = [place for place, rank in enumerate(call.ranks) if rank != self.groups.rank]
+        turn = self._heard[call.ranks] = self._heard.get(call.ranks, -1) + 1
+        return others[turn % len(others)] if others else 0
 
     # ------------------------------------------------------------ the tape
 
@@ -314,6 +324,10 @@ class Pending(Work):
         # Weakly: a work is kept for longer than the tensors that it was about may live.
         self.tensors = [weakref.ref(tensor) for tensor in tensors]
         self.late: list[tuple[Call, torch.Tensor]] = []  # small tensors whose values a peer sends
+        self.source = -1  # of a receive from any rank
+
+    def _source_rank(self) -> int:
+        return self.source
 
     def wait(self, timeout: timedelta = timedelta(0)) -> bool:
         late, self.late = self.late, []

@@ -3,7 +3,7 @@
 import pytest
 
 from anychip.cluster import simulate
-from anychip.errors import BadProgramFile, Deadlock
+from anychip.errors import AnychipError, BadProgramFile, Deadlock
 from anychip.spec import load_chip
 from tests.cluster.jobs import Rank, Wire, job
 
@@ -107,3 +107,20 @@ def test_recordings_that_do_not_make_up_a_job():
         simulate(job(one, other), H100, Wire())
     with pytest.raises(BadProgramFile, match="no recording stands for rank 1"):
         simulate(job(one), H100, Wire())
+
+
+def test_a_receive_from_any_rank_to_which_nobody_sends():
+    one, other = pair()
+    one.at(10).run(one.call("recv_any_source_", 0, 100))
+    other.compute(1e-3)
+    assert "train.py:10" in told(one, other)
+
+
+def test_a_receive_from_any_of_ranks_that_one_recording_stands_for():
+    """They would come one after another, and there is one of them."""
+    group = [((0, 1, 2), "workers")]
+    one, others = Rank(0, 3, group), Rank(1, 3, group, members=(1, 2))
+    one.run(one.call("recv_any_source_", 0, 100)).run(one.call("recv_any_source_", 0, 100))
+    others.run(others.send(0, 100))
+    with pytest.raises(AnychipError, match="Try --ranks all"):
+        simulate(job(one, others), H100, Wire())

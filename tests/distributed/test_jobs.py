@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from anychip.cluster import simulate
 from anychip.device.launch import record
 from anychip.errors import ProgramFailed
+from anychip.network import Fabric
 from anychip.record import Kind, Mark, Program
 from anychip.record.steps import find_steps
 from anychip.spec import load_chip
@@ -158,3 +160,14 @@ def test_what_a_rank_failed_by_is_named_however_deep_it_failed(
         record([str(script)], load_chip("h100"), world_size=2, devices=2)
     told = capfd.readouterr().err.partition("anychip: rank 1 failed:")[2]
     assert told.splitlines()[1] == "MemoryError: no room for the eighth layer"
+
+
+def test_a_receive_from_any_rank_hears_from_each_in_turn() -> None:
+    program = job("any_source.py", 4, steps=2)
+    assert program.meta["exit_code"] == 0
+    assert len(find_steps(program)) == 2
+    chip = load_chip("h100")
+    (receiver,) = [
+        one for one in simulate(program, chip, Fabric.of(chip, 4, None), node_chips=8).ranks if one.rank == 0
+    ]
+    assert Counter(call.peer for call in receiver.calls.values() if call.kind == "recv") == {1: 1, 2: 1, 3: 1}

@@ -161,7 +161,10 @@ def attention() -> None:
             assert nn.functional.scaled_dot_product_attention(q, q, q).is_cuda
     parameters = torch.backends.cuda.SDPAParams(q, q, q, None, 0.0, True, False)
     assert torch.backends.cuda.can_use_flash_attention(parameters)
-    assert torch.backends.cuda.preferred_linalg_library() is not None
+    for library in ("cusolver", "magma", "default"):
+        assert torch.backends.cuda.preferred_linalg_library(library) is not None
+    for library in ("cublaslt", "cublas", "default"):
+        assert torch.backends.cuda.preferred_blas_library(library) is not None
     torch.backends.cuda.cufft_plan_cache.max_size = 10
     torch.backends.cuda.cufft_plan_cache.clear()
 

@@ -59,7 +59,7 @@ class CudaApi:
         )  # fmt: skip
         return {
             **dict.fromkeys(quiet, nothing),
-            "_cuda_getCompiledVersion": lambda: 12080,
+            "_cuda_getCompiledVersion": cuda_version,
             "_cuda_getArchFlags": lambda: self.runtime.ask("arch"),
             "_cuda_getAllocatorBackend": lambda: "native",
             "_cuda_cudaCachingAllocator_is_enabled": lambda: True,
@@ -245,13 +245,19 @@ class CudaApi:
         module.cudaError = CudaError  # type: ignore[attr-defined]
         module.cudaGetErrorString = lambda code: f"error {int(code)}"  # type: ignore[attr-defined]
         module.cudaMemGetInfo = self.memory_info  # type: ignore[attr-defined]
-        module.cudaRuntimeGetVersion = lambda: 12080  # type: ignore[attr-defined]
+        module.cudaRuntimeGetVersion = cuda_version  # type: ignore[attr-defined]
         return module
+
+
+def cuda_version() -> int:
+    """`torch.version.cuda` as CUDA's C functions write it: 12080 for 12.8."""
+    major, minor = str(torch.version.cuda).split(".")[:2]
+    return int(major) * 1000 + int(minor) * 10
 
 
 def _config(text: str) -> Callable[[], str]:
     """What `torch.__config__.show()` says, which with CUDA asks its library."""
-    return lambda: text + "  - CUDA Runtime 12.8 (virtual chip)\n"
+    return lambda: text + f"  - CUDA Runtime {torch.version.cuda} (virtual chip)\n"
 
 
 def _nothing(*_args: Any, **_kwargs: Any) -> None:

@@ -65,8 +65,8 @@ def functions(runtime: Any, error: type[Exception]) -> dict[str, Callable[..., A
         "nvmlDeviceGetMultiProcessorCount": lambda _: runtime.ask("multi_processor_count"),
         "nvmlDeviceGetNumGpuCores": lambda _: runtime.ask("multi_processor_count") * 128,
         "nvmlDeviceGetP2PStatus": constant(0), "nvmlDeviceGetMinorNumber": lambda device: device.index,
-        "nvmlSystemGetDriverVersion": constant(smi.DRIVER), "nvmlSystemGetNVMLVersion": constant(f"12.{smi.DRIVER}"),
-        "nvmlSystemGetCudaDriverVersion": constant(12080), "nvmlSystemGetCudaDriverVersion_v2": constant(12080),
+        "nvmlSystemGetDriverVersion": constant(smi.DRIVER), "nvmlSystemGetNVMLVersion": constant(f"13.{smi.DRIVER}"),
+        "nvmlSystemGetCudaDriverVersion": constant(13000), "nvmlSystemGetCudaDriverVersion_v2": constant(13000),
         "nvmlDeviceSetCpuAffinity": constant(None), "nvmlDeviceGetCpuAffinity": lambda _, words: [~0 % 2**64] * words,
     }  # fmt: skip
 

@@ -74,6 +74,9 @@ def bf16() -> None:
 def cuda_version() -> None:
     major, minor = torch.version.cuda.split(".")
     assert int(major) >= 11 and int(minor) >= 0 and torch.cuda.nccl.version() >= (2, 0)
+    assert torch._C._cuda_getCompiledVersion() == int(major) * 1000 + int(minor) * 10
+    build = torch.__version__.partition("+cu")[2]  # torchvision refuses a torch that names another CUDA than its own
+    assert not build.isdigit() or f"{major}{minor}" == build
 
 
 @idiom("torch.version.hip")

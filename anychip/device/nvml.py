@@ -21,6 +21,7 @@ CONSTANTS = {
     "NVML_PCIE_UTIL_TX_BYTES": 0, "NVML_PCIE_UTIL_RX_BYTES": 1, "NVML_FEATURE_ENABLED": 1, "NVML_FEATURE_DISABLED": 0,
     "NVML_P2P_CAPS_INDEX_NVLINK": 2, "NVML_P2P_STATUS_OK": 0,
 }  # fmt: skip
+ERRORS = ("NotSupported", "NotFound", "DriverNotLoaded", "LibraryNotFound", "Uninitialized")
 
 
 class NVMLError(Exception):
@@ -90,9 +91,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        named = {
-            f"NVMLError_{name}": type(f"NVMLError_{name}", (NVMLError,), {}) for name in ("NotSupported", "NotFound")
-        }
+        named = {f"NVMLError_{name}": type(f"NVMLError_{name}", (NVMLError,), {}) for name in ERRORS}
         module.__dict__.update(CONSTANTS, NVMLError=NVMLError, __version__=VERSION, **named)
         module.__dict__.update(functions(self.runtime, NVMLError))
 

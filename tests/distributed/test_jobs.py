@@ -72,6 +72,15 @@ def test_batch_norms_meet_across_ranks() -> None:
     assert {tensor.numel for op in gathered for tensor in op.tensors} == {17, 17 * 8}
 
 
+def test_flat_shards_are_gathered_for_each_pass() -> None:
+    """Their parameters are views of memory that was freed and written since: looking at one raised torch's error."""
+    program = job("flat_shards.py", 4)
+    assert program.meta["exit_code"] == 0
+    counted = collectives(program, of_step=1)
+    # three blocks, each gathered for its forward and for its backward, and its gradients scattered once
+    assert (counted["_allgather_base_"], counted["_reduce_scatter_base_"]) == (6, 3)
+
+
 def test_sharding_takes_the_same_recording_at_8_and_at_16384_ranks() -> None:
     small, large = job("sharded.py", 8, 2), job("sharded.py", 16384, 8)
     assert [len(one.members) for one in small.ranks] == [8]

@@ -108,12 +108,19 @@ class _Answering(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
-        ours = functions(self.runtime, module.__dict__.get("NVMLError", NVMLError))
-        module.__dict__.update({name: one for name, one in ours.items() if name in module.__dict__})
+        answer(module, self.runtime)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
 
 
+def answer(module: ModuleType, runtime: Any) -> None:
+    """Put our functions in the place of the package's, of those that it has."""
+    ours = functions(runtime, module.__dict__.get("NVMLError", NVMLError))
+    module.__dict__.update({name: one for name, one in ours.items() if name in module.__dict__})
+
+
 def install(runtime: Any) -> None:
     sys.meta_path.insert(0, Finder(runtime))
+    if "pynvml" in sys.modules:  # torch.cuda imports it where it is installed
+        answer(sys.modules["pynvml"], runtime)

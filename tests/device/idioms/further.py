@@ -83,11 +83,22 @@ def scaled() -> None:
     assert a.is_cuda and a.element_size() == 1 and a.to(torch.float32).dtype == torch.float32
 
 
-@idiom("torch._C._jit_set_texpr_fuser_enabled")
+class Gated(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(x) * x + torch.tanh(x)
+
+
+@idiom("torch._C._jit_set_texpr_fuser_enabled", "torch.jit.fuser")
 def jit_switches() -> None:
     torch._C._jit_set_texpr_fuser_enabled(False)
     torch._C._jit_override_can_fuse_on_gpu(True)
     torch._C._jit_set_nvfuser_enabled(False)
+    gated = torch.jit.script(Gated()).cuda()
+    for fuser in ("fuser1", "fuser2"):
+        with torch.jit.fuser(fuser):
+            for _ in range(4):  # the third call is the first that a CUDA build would fuse
+                gated(torch.randn(8, 8, device="cuda", requires_grad=True)).sum().backward()
+    assert torch._C._jit_can_fuse_on_gpu() and not torch._C._jit_texpr_fuser_enabled()
 
 
 @idiom("init_device_mesh(cuda)")

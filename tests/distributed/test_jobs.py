@@ -54,6 +54,11 @@ def test_data_parallel_replicas_are_one_class_apart_from_the_one_that_prints() -
             assert (Kind.WAIT, over) in words[at:optimizer]
 
 
+def test_collectives_that_torch_would_compare_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_DISTRIBUTED_DEBUG", "DETAIL")
+    assert collectives(job("ddp.py", 2), of_step=1)["allreduce_"] == 2
+
+
 def test_batch_norms_meet_across_ranks() -> None:
     """`convert_sync_batchnorm` ended in a table of dispatch keys: torch has no meta kernel for what it calls."""
     program = job("sync_norm.py", 8)

@@ -251,7 +251,9 @@ def install_hooks(native: Native, count: int) -> None:
     hooks = ctypes.cast(get_hooks(), ctypes.POINTER(c_uint64))
     slots = vtable_slots("ATen/detail/AcceleratorHooksInterface.h", "AcceleratorHooksInterface")
     own = vtable_slots("ATen/detail/CUDAHooksInterface.h", "CUDAHooksInterface")
-    table = _copy_vtable(hooks[0], len(slots) + len(own) + 8)
+    # A CUDA build has hooks that ask CUDA itself. The interface's own, which a CPU build has, ask nobody.
+    plain = ctypes.addressof(c_uint64.in_dll(cpu, "_ZTVN2at18CUDAHooksInterfaceE")) + 16
+    table = _copy_vtable(plain, len(slots) + len(own) + 8)
     device_type = native.device[0] & 0xFF
 
     def set_device(_this: int, index: int) -> None:
@@ -281,8 +283,9 @@ def install_hooks(native: Native, count: int) -> None:
     # The hooks of a CUDA build declare more of their own; `hasCUDA` follows the shared part.
     first_own = max(slots.values()) + 1
     names = [name for name in own if name not in slots and not name.startswith("~")]
+    has = ("hasCUDA", "hasMAGMA", "hasCuSOLVER", "hasCuBLASLt")  # programs choose among the last three
     for offset, name in enumerate(names):
-        if name in ("hasCUDA", "getNumGPUs"):
+        if name in (*has, "getNumGPUs"):
             table[first_own + offset] = native.constant(count if name == "getNumGPUs" else 1)
     hooks[0] = ctypes.addressof(table)
 

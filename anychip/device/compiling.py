@@ -49,10 +49,20 @@ class Compiled(torch.nn.Module):
         return self
 
 
+def _fuse_nothing(setter: str, getter: str) -> None:
+    """Turn one of TorchScript's fusers off for good: a CUDA build's compile for a real chip. What the program sets is kept."""
+    if not hasattr(torch._C, setter):
+        return
+    kept = [getattr(torch._C, getter)()]
+    getattr(torch._C, setter)(False)
+    setattr(torch._C, setter, lambda on: kept.__setitem__(0, on))
+    setattr(torch._C, getter, lambda: kept[0])
+
+
 def install(runtime: Runtime) -> None:
     """Put our `torch.compile` and `nn.Module.compile` in place of torch's; TorchScript compiles no kernels."""
-    for fuser in ("_jit_override_can_fuse_on_gpu", "_jit_set_texpr_fuser_enabled"):
-        getattr(torch._C, fuser, lambda on: None)(False)
+    _fuse_nothing("_jit_override_can_fuse_on_gpu", "_jit_can_fuse_on_gpu")
+    _fuse_nothing("_jit_set_texpr_fuser_enabled", "_jit_texpr_fuser_enabled")
 
     def region(function: Callable[..., Any], args: Any, kwargs: Any, graphed: bool = False) -> Any:
         runtime.regions.begin(graphed)

@@ -27,6 +27,7 @@ class CudaApi:
         self.memory_fraction = 1.0
         self.benchmark_limit = 10
         self.workspace = 32 * 1024 * 1024
+        self.raw = dict[int, torch.Tensor]()
 
     def attributes(self) -> dict[str, Any]:
         """Name in `torch._C` -> function, class or constant."""
@@ -40,7 +41,7 @@ class CudaApi:
                 "_cuda_getCurrentRawStream", "_cuda_isCurrentStreamCapturing", "_cuda_memoryStats",
                 "_cuda_resetPeakMemoryStats", "_cuda_resetAccumulatedMemoryStats", "_cuda_emptyCache",
                 "_cuda_memorySnapshot", "_cuda_hostMemoryStats", "_cuda_setMemoryFraction",
-                "_cuda_getMemoryFraction",
+                "_cuda_getMemoryFraction", "_cuda_cudaCachingAllocator_raw_alloc", "_cuda_cudaCachingAllocator_raw_delete",
             )
         }  # fmt: skip
         return {**functions, **self.constants(), **self.types()}
@@ -55,11 +56,12 @@ class CudaApi:
             "_cuda_beginAllocateToPool", "_cuda_endAllocateToPool", "_cuda_releasePool", "_cuda_changeCurrentAllocator",
             "_cuda_beginAllocateCurrentThreadToPool", "_cuda_beginAllocateCurrentStreamToPool",
             "_cuda_cudaCachingAllocator_enable", "_cuda_setMemoryMetadata", "_cuda_resetCublasWorkspaceSize",
-            "_cuda_resetCublasLtWorkspaceSize", "_cuda_tunableop_enable", "_cuda_tunableop_tuning_enable",
+            "_cuda_resetCublasLtWorkspaceSize", "_cuda_tunableop_set_numerical_check_tolerances",
+            "_cudnn_set_conv_benchmark_empty_cache",
         )  # fmt: skip
         return {
             **dict.fromkeys(quiet, nothing),
-            "_cuda_getCompiledVersion": lambda: 12080,
+            "_cuda_getCompiledVersion": cuda_version,
             "_cuda_getArchFlags": lambda: self.runtime.ask("arch"),
             "_cuda_getAllocatorBackend": lambda: "native",
             "_cuda_cudaCachingAllocator_is_enabled": lambda: True,
@@ -75,7 +77,7 @@ class CudaApi:
             "_cuda_setCublasWorkspaceSize": lambda size: setattr(self, "workspace", size),
             "_cuda_getCublasLtWorkspaceSize": lambda: self.workspace,
             "_cuda_setCublasLtWorkspaceSize": lambda size: setattr(self, "workspace", size),
-            "_cuda_tunableop_is_enabled": lambda: False,
+            **_tunable_operators(),
             "_cuda_getMemoryMetadata": lambda: "",
             "_graph_pool_handle": self.graph_pool_handle,
             "_nccl_version": lambda: (2 << 32) | (28 << 16) | 9,
@@ -198,6 +200,14 @@ class CudaApi:
     def emptyCache(self, *_: Any) -> None:
         self.memory().empty_cache()
 
+    def cudaCachingAllocator_raw_alloc(self, size: int, stream: int) -> int:
+        block = torch.empty(size, dtype=torch.uint8, device="cuda")
+        self.raw[block.data_ptr()] = block
+        return block.data_ptr()
+
+    def cudaCachingAllocator_raw_delete(self, address: int) -> None:
+        del self.raw[address]
+
     def memorySnapshot(self, *_: Any) -> dict[str, Any]:
         return self.memory().snapshot()
 
@@ -245,13 +255,42 @@ class CudaApi:
         module.cudaError = CudaError  # type: ignore[attr-defined]
         module.cudaGetErrorString = lambda code: f"error {int(code)}"  # type: ignore[attr-defined]
         module.cudaMemGetInfo = self.memory_info  # type: ignore[attr-defined]
-        module.cudaRuntimeGetVersion = lambda: 12080  # type: ignore[attr-defined]
+        module.cudaRuntimeGetVersion = cuda_version  # type: ignore[attr-defined]
         return module
+
+
+def cuda_version() -> int:
+    """`torch.version.cuda` as CUDA's C functions write it: 12080 for 12.8."""
+    major, minor = str(torch.version.cuda).split(".")[:2]
+    return int(major) * 1000 + int(minor) * 10
 
 
 def _config(text: str) -> Callable[[], str]:
     """What `torch.__config__.show()` says, which with CUDA asks its library."""
-    return lambda: text + "  - CUDA Runtime 12.8 (virtual chip)\n"
+    return lambda: text + f"  - CUDA Runtime {torch.version.cuda} (virtual chip)\n"
+
+
+def _tunable_operators() -> dict[str, Callable[..., Any]]:
+    """`torch.cuda.tunable`: its settings are kept, and nothing is tuned."""
+    kept: dict[str, Any] = {
+        "max_tuning_duration": 30, "max_tuning_iterations": 100, "rotating_buffer_size": 0, "cublaslt_requested_algo_count": -1,
+        "filename": "tunableop_results0.csv", "results": (), "validators": (),
+        "tunableop": False, "tunableop_tuning": True, "record_untuned": False,
+    }  # fmt: skip
+
+    def get(name: str) -> Callable[[], Any]:
+        return lambda: kept[name]
+
+    def set_(name: str) -> Callable[..., None]:
+        return lambda value, *_: kept.update({name: value})
+
+    found: dict[str, Callable[..., Any]] = {"_cuda_tunableop_read_file": lambda _: False}
+    for name, value in kept.items():
+        if isinstance(value, bool):
+            found[f"_cuda_{name}_enable"], found[f"_cuda_{name}_is_enabled"] = set_(name), get(name)
+        else:
+            found[f"_cuda_tunableop_set_{name}"], found[f"_cuda_tunableop_get_{name}"] = set_(name), get(name)
+    return found
 
 
 def _nothing(*_args: Any, **_kwargs: Any) -> None:

@@ -133,6 +133,8 @@ def _backends(runtime: Runtime) -> None:
     for name in ("ProcessGroupNCCL", "ProcessGroupGloo"):
         setattr(c10d, name, VirtualBackend)
         setattr(torch.distributed, name, VirtualBackend)
+    # TORCH_DISTRIBUTED_DEBUG=DETAIL has gloo compare what ranks call: here they are not there to be compared.
+    vars(c10d)["_create_process_group_wrapper"] = lambda wrapped_pg, **_: wrapped_pg
     known = set(c10d.Backend.backend_list)
     for name in runtime.chip.platform.collective_backends:
         if name not in known:
@@ -289,11 +291,13 @@ def _objects(groups: Groups) -> None:
         object_list[:] = from_root(ranks, root, object_list, "broadcast_object_list")
 
     def scatter_object_list(
-        output: list[Any], objects: Any = None, src: Any = None, group: Any = None, group_src: Any = None
-    ) -> None:
+        scatter_object_output_list: list[Any], scatter_object_input_list: Any = None, src: Any = None, group: Any = None,
+        group_src: Any = None,
+    ) -> None:  # fmt: skip
         ranks = ranks_of(group)
         root = ranks[group_src] if group_src is not None else src or 0
-        output[0] = from_root(ranks, root, objects, "scatter_object_list")[ranks.index(groups.rank)]
+        given = from_root(ranks, root, scatter_object_input_list, "scatter_object_list")
+        scatter_object_output_list[0] = given[ranks.index(groups.rank)]
 
     def from_root(ranks: tuple[int, ...], root: int, mine: Any, what: str) -> Any:
         if groups.mailbox is None or len(ranks) == 1:

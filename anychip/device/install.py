@@ -11,7 +11,7 @@ from typing import Any
 
 from anychip.spec import Chip
 
-CUDA_VERSION = "12.8"  # what programs that look at torch.version.cuda are told
+CUDA_VERSION = "12.8"  # what programs that look at torch.version.cuda are told where torch was built without CUDA
 
 
 def install(chip: Chip, **options: Any) -> Any:
@@ -44,6 +44,8 @@ class _BeforeTorchCuda(importlib.abc.MetaPathFinder):
         from anychip.device.cuda_api import CudaApi
         from anychip.device.runtime import Runtime
 
+        # A CUDA build keeps its own: libraries that were built beside it compare.
+        torch.version.cuda = torch.version.cuda or CUDA_VERSION
         self.runtime = Runtime(self.chip, **self.options)
         api = CudaApi(self.runtime)
         for name, value in api.attributes().items():
@@ -110,7 +112,6 @@ def _complete(runtime: Any) -> None:
     ):
         part.install(runtime)
     torch.autograd.set_multithreading_enabled(False)
-    torch.version.cuda = CUDA_VERSION
     runtime.tensors.drain()
     runtime.recorder.tape.clear()
     cuda_api.await_first_use(runtime)

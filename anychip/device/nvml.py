@@ -21,6 +21,7 @@ CONSTANTS = {
     "NVML_PCIE_UTIL_TX_BYTES": 0, "NVML_PCIE_UTIL_RX_BYTES": 1, "NVML_FEATURE_ENABLED": 1, "NVML_FEATURE_DISABLED": 0,
     "NVML_P2P_CAPS_INDEX_NVLINK": 2, "NVML_P2P_STATUS_OK": 0,
 }  # fmt: skip
+ERRORS = ("NotSupported", "NotFound", "DriverNotLoaded", "LibraryNotFound", "Uninitialized")
 
 
 class NVMLError(Exception):
@@ -65,8 +66,8 @@ def functions(runtime: Any, error: type[Exception]) -> dict[str, Callable[..., A
         "nvmlDeviceGetMultiProcessorCount": lambda _: runtime.ask("multi_processor_count"),
         "nvmlDeviceGetNumGpuCores": lambda _: runtime.ask("multi_processor_count") * 128,
         "nvmlDeviceGetP2PStatus": constant(0), "nvmlDeviceGetMinorNumber": lambda device: device.index,
-        "nvmlSystemGetDriverVersion": constant(smi.DRIVER), "nvmlSystemGetNVMLVersion": constant(f"12.{smi.DRIVER}"),
-        "nvmlSystemGetCudaDriverVersion": constant(12080), "nvmlSystemGetCudaDriverVersion_v2": constant(12080),
+        "nvmlSystemGetDriverVersion": constant(smi.DRIVER), "nvmlSystemGetNVMLVersion": constant(f"13.{smi.DRIVER}"),
+        "nvmlSystemGetCudaDriverVersion": constant(13000), "nvmlSystemGetCudaDriverVersion_v2": constant(13000),
         "nvmlDeviceSetCpuAffinity": constant(None), "nvmlDeviceGetCpuAffinity": lambda _, words: [~0 % 2**64] * words,
     }  # fmt: skip
 
@@ -90,9 +91,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        named = {
-            f"NVMLError_{name}": type(f"NVMLError_{name}", (NVMLError,), {}) for name in ("NotSupported", "NotFound")
-        }
+        named = {f"NVMLError_{name}": type(f"NVMLError_{name}", (NVMLError,), {}) for name in ERRORS}
         module.__dict__.update(CONSTANTS, NVMLError=NVMLError, __version__=VERSION, **named)
         module.__dict__.update(functions(self.runtime, NVMLError))
 
@@ -109,12 +108,19 @@ class _Answering(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
-        ours = functions(self.runtime, module.__dict__.get("NVMLError", NVMLError))
-        module.__dict__.update({name: one for name, one in ours.items() if name in module.__dict__})
+        answer(module, self.runtime)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
 
 
+def answer(module: ModuleType, runtime: Any) -> None:
+    """Put our functions in the place of the package's, of those that it has."""
+    ours = functions(runtime, module.__dict__.get("NVMLError", NVMLError))
+    module.__dict__.update({name: one for name, one in ours.items() if name in module.__dict__})
+
+
 def install(runtime: Any) -> None:
     sys.meta_path.insert(0, Finder(runtime))
+    if "pynvml" in sys.modules:  # torch.cuda imports it where it is installed
+        answer(sys.modules["pynvml"], runtime)

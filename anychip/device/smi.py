@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 UUID = "GPU-00000000-0000-0000-0000-{index:012d}"
-DRIVER = "570.00"
+DRIVER, DRIVER_CUDA = "580.00", "13.0"  # the newest CUDA that the driver runs
 UNITS = (" MiB", " %", " W")
 
 
@@ -55,7 +55,7 @@ def text(known: dict[str, Any], arguments: list[str]) -> str:
         return ""
     if "-L" in arguments or "--list-gpus" in arguments:
         return "".join(f"GPU {one['index']}: {one['name']} (UUID: {one['uuid']})\n" for one in rows)
-    head = f"| NVIDIA-SMI {DRIVER}   Driver Version: {DRIVER}   CUDA Version: 12.8   (virtual chip) |\n"
+    head = f"| NVIDIA-SMI {DRIVER}   Driver Version: {DRIVER}   CUDA Version: {DRIVER_CUDA}   (virtual chip) |\n"
     used = known["used_mib"], known["total_mib"]
     return head + "".join(
         f"| {one['index']}  {one['name']} | {used[0]}MiB / {used[1]}MiB | 100%  Default |\n" for one in rows

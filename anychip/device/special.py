@@ -41,6 +41,7 @@ class Special:
             "aten::set_.source_Storage_storage_offset": self._on_cpu("set_", "source_Storage_storage_offset"),
             "aten::set_.source_Tensor": self._on_cpu("set_", "source_Tensor"),
             "aten::set_": self.set_empty,
+            "aten::is_set_to": self._on_cpu("is_set_to", "default"),
             "aten::record_stream": self.record_stream,
         }
 

@@ -27,6 +27,7 @@ PROGRAM = """
     adjacency = torch.sparse_coo_tensor(places, torch.ones(3), (3, 3)).cuda()
     torch.sparse.mm(adjacency, torch.randn(3, 4, device="cuda"))
     nn.RMSNorm(8).cuda().half()(torch.randn(6, 8, device="cuda").half())
+    nn.BatchNorm2d(4).cuda()(torch.randn(2, 4, 8, 8, device="cuda", requires_grad=True)).sum().backward()
 """
 
 BY_HAND = """
@@ -52,6 +53,12 @@ def recorded(text: str) -> Program:
 
 def ops(name: str) -> list[Op]:
     return [op for op in recorded(PROGRAM).ops if op.name == f"aten.{name}.default"]
+
+
+def test_a_norm_is_the_same_operator_on_every_build_of_torch() -> None:
+    """A CUDA build would choose cuDNN's, and the same program be told apart by where it was recorded."""
+    assert len(ops("native_batch_norm")) == len(ops("native_batch_norm_backward")) == 1
+    assert not ops("cudnn_batch_norm")
 
 
 def test_an_lstm_is_one_operator_forward_and_one_backward() -> None:

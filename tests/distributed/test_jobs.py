@@ -56,6 +56,11 @@ def test_data_parallel_replicas_are_one_class_apart_from_the_one_that_prints() -
             assert (Kind.WAIT, over) in words[at:optimizer]
 
 
+def test_collectives_that_torch_would_compare_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_DISTRIBUTED_DEBUG", "DETAIL")
+    assert collectives(job("ddp.py", 2), of_step=1)["allreduce_"] == 2
+
+
 def test_batch_norms_meet_across_ranks() -> None:
     """`convert_sync_batchnorm` ended in a table of dispatch keys: torch has no meta kernel for what it calls."""
     program = job("sync_norm.py", 8)
@@ -72,6 +77,15 @@ def test_batch_norms_meet_across_ranks() -> None:
     # each of the three gathers mean and inverse deviation of 8 channels and a count: 17 numbers from each of 8 ranks
     gathered = [op for op in program.ops if op.name.startswith("c10d._allgather")]
     assert {tensor.numel for op in gathered for tensor in op.tensors} == {17, 17 * 8}
+
+
+def test_flat_shards_are_gathered_for_each_pass() -> None:
+    """Their parameters are views of memory that was freed and written since: looking at one raised torch's error."""
+    program = job("flat_shards.py", 4)
+    assert program.meta["exit_code"] == 0
+    counted = collectives(program, of_step=1)
+    # three blocks, each gathered for its forward and for its backward, and its gradients scattered once
+    assert (counted["_allgather_base_"], counted["_reduce_scatter_base_"]) == (6, 3)
 
 
 def test_sharding_takes_the_same_recording_at_8_and_at_16384_ranks() -> None:

@@ -24,6 +24,36 @@ def pools() -> None:
     assert pool.id is not None
 
 
+@idiom("torch.cuda.caching_allocator_alloc", "torch.cuda.memory.list_gpu_processes")
+def memory_by_address() -> None:
+    before = torch.cuda.memory_allocated()
+    address = torch.cuda.caching_allocator_alloc(4096)
+    assert address and torch.cuda.memory_allocated() == before + 4096
+    torch.cuda.caching_allocator_delete(address)
+    assert torch.cuda.memory_allocated() == before and torch.cuda.memory.list_gpu_processes()
+
+
+@idiom("Tensor.is_set_to")
+def same_memory() -> None:
+    x = torch.ones(4, device="cuda")
+    assert torch.empty(0, device="cuda").set_(x).is_set_to(x) and not torch.ones(4, device="cuda").is_set_to(x)
+
+
+@idiom("torch.cuda.tunable")
+def tunable() -> None:
+    settings = torch.cuda.tunable
+    settings.enable(True)
+    settings.set_max_tuning_duration(5)
+    settings.set_max_tuning_iterations(3)
+    settings.set_filename("tuned.csv", insert_device_ordinal=True)
+    settings.set_rotating_buffer_size(0)
+    assert settings.is_enabled() and settings.tuning_is_enabled() and not settings.record_untuned_is_enabled()
+    assert (settings.get_max_tuning_duration(), settings.get_max_tuning_iterations()) == (5, 3)
+    assert settings.get_filename() == "tuned.csv" and settings.get_rotating_buffer_size() == 0
+    assert not settings.get_results() and not settings.get_validators()
+    settings.enable(False)
+
+
 @idiom("torch.cuda.ExternalStream")
 def external_stream() -> None:
     stream = torch.cuda.Stream()
@@ -53,11 +83,22 @@ def scaled() -> None:
     assert a.is_cuda and a.element_size() == 1 and a.to(torch.float32).dtype == torch.float32
 
 
-@idiom("torch._C._jit_set_texpr_fuser_enabled")
+class Gated(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(x) * x + torch.tanh(x)
+
+
+@idiom("torch._C._jit_set_texpr_fuser_enabled", "torch.jit.fuser")
 def jit_switches() -> None:
     torch._C._jit_set_texpr_fuser_enabled(False)
     torch._C._jit_override_can_fuse_on_gpu(True)
     torch._C._jit_set_nvfuser_enabled(False)
+    gated = torch.jit.script(Gated()).cuda()
+    for fuser in ("fuser1", "fuser2"):
+        with torch.jit.fuser(fuser):
+            for _ in range(4):  # the third call is the first that a CUDA build would fuse
+                gated(torch.randn(8, 8, device="cuda", requires_grad=True)).sum().backward()
+    assert torch._C._jit_can_fuse_on_gpu() and not torch._C._jit_texpr_fuser_enabled()
 
 
 @idiom("init_device_mesh(cuda)")

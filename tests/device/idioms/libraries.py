@@ -52,6 +52,9 @@ def nccl() -> None:
     found = [None]
     dist.all_gather_object(found, objects[0])
     assert found == objects
+    scattered = [None]
+    dist.scatter_object_list(scatter_object_output_list=scattered, scatter_object_input_list=objects, src=0)
+    assert scattered == objects
     dist.all_to_all_single(whole, x)
     assert dist.get_rank(dist.new_group([0])) == 0
 

@@ -74,6 +74,9 @@ def bf16() -> None:
 def cuda_version() -> None:
     major, minor = torch.version.cuda.split(".")
     assert int(major) >= 11 and int(minor) >= 0 and torch.cuda.nccl.version() >= (2, 0)
+    assert torch._C._cuda_getCompiledVersion() == int(major) * 1000 + int(minor) * 10
+    build = torch.__version__.partition("+cu")[2]  # torchvision refuses a torch that names another CUDA than its own
+    assert not build.isdigit() or f"{major}{minor}" == build
 
 
 @idiom("torch.version.hip")
@@ -161,7 +164,10 @@ def attention() -> None:
             assert nn.functional.scaled_dot_product_attention(q, q, q).is_cuda
     parameters = torch.backends.cuda.SDPAParams(q, q, q, None, 0.0, True, False)
     assert torch.backends.cuda.can_use_flash_attention(parameters)
-    assert torch.backends.cuda.preferred_linalg_library() is not None
+    for library in ("cusolver", "magma", "default"):
+        assert torch.backends.cuda.preferred_linalg_library(library) is not None
+    for library in ("cublaslt", "cublas", "default"):
+        assert torch.backends.cuda.preferred_blas_library(library) is not None
     torch.backends.cuda.cufft_plan_cache.max_size = 10
     torch.backends.cuda.cufft_plan_cache.clear()
 

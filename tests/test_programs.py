@@ -275,8 +275,12 @@ def test_children_run_on_their_own_and_the_recording_is_the_parents(way, said, t
 @pytest.mark.parametrize(
     ("chip", "dtype", "said"),
     [
-        ("a100", "float8_e4m3fn", "float8_e4m3fn products (aten.addmm) end in an error there"),
-        ("v100", "bfloat16", "bfloat16 products (aten.addmm) are emulated there"),
+        (
+            "a100",
+            "float8_e4m3fn",
+            "has no float8_e4m3fn matrix products: the program would fail there (aten.addmm, aten.mm)",
+        ),
+        ("v100", "bfloat16", "emulates bfloat16 matrix products (aten.addmm, aten.mm)"),
     ],
 )
 def test_a_dtype_that_the_chip_lacks_is_told(chip, dtype, said):

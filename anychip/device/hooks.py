@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from anychip.device._torch import watch_engine
@@ -303,7 +304,7 @@ class Hooks:
     def _block(self, parameter: Any) -> int | None:
         """The number of the block that a parameter is in."""
         parameter = unwrapped(getattr(parameter, "_local_tensor", parameter))  # a DTensor's part on this rank
-        if parameter.device.type == "cpu":
+        if parameter.device.type == "cpu" or is_lazy(parameter):
             return None
         block = self.runtime.tensors.by_address.get(parameter.untyped_storage().data_ptr())
         return block.words >> KIND_BITS if block is not None and block.words else None

@@ -234,7 +234,22 @@ def _binomial(of: SimpleNamespace) -> list[Any]:
     return [like(of.count)]
 
 
-@rule("aten::fake_quantize_per_tensor_affine_cachemask", "aten::fake_quantize_per_channel_affine_cachemask")
+@rule(
+    "aten::fake_quantize_per_tensor_affine_cachemask", "aten::fake_quantize_per_channel_affine_cachemask",
+    "aten::_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+)  # fmt: skip
 def _fake_quantize(of: SimpleNamespace) -> list[Any]:
     """output, and where it was not cut off."""
     return [like(of.self_), (tuple(of.self_.shape), torch.bool)]
+
+
+@rule("aten::_fake_quantize_learnable_per_tensor_affine", "aten::_fake_quantize_learnable_per_channel_affine")
+def _fake_quantize_learnable(of: SimpleNamespace) -> list[Any]:
+    return [like(of.self_)]
+
+
+@rule("aten::geqrf")
+def _geqrf(of: SimpleNamespace) -> list[Any]:
+    """The matrix that holds both factors, and the reflectors' scales."""
+    *batch, rows, columns = of.self_.shape
+    return [like(of.self_), ((*batch, min(rows, columns)), of.self_.dtype)]

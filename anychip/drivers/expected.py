@@ -297,7 +297,7 @@ def _joined(values: Values, call: Call) -> list[Known]:
 @expected(*FILLS)
 def _filled(values: Values, call: Call) -> list[Known]:
     if "full" in call.name or call.name == "fill_":
-        return [Known(uniform=certain(values, call.args[1]))]
+        return [Known(uniform=certain(values, call.args[2 if call.name == "new_full" else 1]))]
     return [Known(uniform=float("ones" in call.name))]
 
 

@@ -36,7 +36,9 @@ UNIFORM: dict[str, float] = {
 GUESS = {"any": False, "all": True}
 
 # ops that fill a tensor: seen where it is of integers or a mask
-FILLS = ("full", "ones", "zeros", "full_like", "ones_like", "zeros_like", "fill_", "zero_")
+FILLS = (
+    "full", "ones", "zeros", "full_like", "ones_like", "zeros_like", "new_full", "new_ones", "new_zeros", "fill_", "zero_",
+)  # fmt: skip
 
 # ops that hand a uniform value on: base name -> f(value, elements of the input for each of the result)
 CARRY: dict[str, Callable[[float, int], float]] = {

@@ -89,7 +89,7 @@ def test_published_best_shapes_are_met(chip):
 def test_attention_meets_its_curve(length, measured):
     chip = load_chip("h100")
     level = machine(chip).attention_rate("flash", False, False, 128, length)
-    assert level.value == pytest.approx(measured * 0.85)  # the long-run derate of its rates file
+    assert level.value == pytest.approx(measured * 0.845)  # the long-run derate of its rates file
     assert level.evidence == "measured"
 
 
@@ -258,7 +258,7 @@ def test_variants_of_one_die_share_its_products_but_not_its_memory():
     assert cut.gemm("fp16").points == whole.gemm("fp16").points
     assert (cut.memory_bytes_per_s, whole.memory_bytes_per_s) == (1328.25e9, 1610e9)
     # the same die at 500 W: its own long-run derate
-    assert machine(load_chip("nvidia-h100-sxm-96gb")).gemm("bf16").sustained == 0.713
+    assert machine(load_chip("nvidia-h100-sxm-96gb")).gemm("bf16").sustained == 0.715
 
 
 def test_grouped_products_are_slower_than_equal_dense_ones():

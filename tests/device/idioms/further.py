@@ -229,5 +229,35 @@ def sampling() -> None:
     nn.functional.gumbel_softmax(chip(2, 4), hard=True)
 
 
+@idiom("lazy modules")
+def lazy() -> None:
+    model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(2)).cuda()
+    model(chip(4, 3)).sum().backward()
+    assert model[0].weight.shape == (8, 3) and model[0].weight.is_cuda and model[0].weight.grad is not None
+
+
+@idiom("spectrograms and back")
+def spectrograms() -> None:
+    window = torch.hann_window(400, device="cuda")
+    assert torch.istft(
+        torch.stft(chip(1, 4000), 400, window=window, return_complex=True), 400, window=window
+    ).shape == (1, 4000)
+    assert not torch.equal(chip(4000).min().lt(0.1), torch.ones((), dtype=torch.bool, device="cuda"))
+    assert chip(3).new_ones((), dtype=torch.bool).item() and chip(3).new_full((2,), 7, dtype=torch.int64).tolist() == [
+        7,
+        7,
+    ]
+
+
+@idiom("quantization-aware training")
+def fake_quantization() -> None:
+    quantize = torch.ao.quantization.FakeQuantize().cuda()
+    weight = chip(4, 4, requires_grad=True)
+    quantize(weight).sum().backward()
+    assert weight.grad is not None
+    factors, scales = torch.geqrf(chip(2, 5, 3))
+    assert factors.shape == (2, 5, 3) and scales.shape == (2, 3)
+
+
 if __name__ == "__main__":
     main()

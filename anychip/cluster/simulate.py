@@ -119,7 +119,8 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
         _together(rank, asked, worn if unlike else fabric)
         for rank, asked, unlike in zip(programs, calls, odd, strict=True)
     ]
-    scripts = [Script.of(*parts, every) for parts in zip(programs, prices, calls, meetings, together, strict=True)]
+    with _without_gc():
+        scripts = [Script.of(*parts, every) for parts in zip(programs, prices, calls, meetings, together, strict=True)]
     ranks = _run(scripts, prices, None, wanted.jitter)
     if contention:
         extra = [extra_s(rank.timeline, mine) for rank, mine in zip(ranks, taken, strict=True)]
@@ -264,7 +265,7 @@ def _is_cut_short(engine: RankEngine) -> bool:
 
 @contextmanager
 def _without_gc() -> Iterator[None]:
-    """What the engines make lives until they are done, so looking for garbage in it finds nothing and takes half the time."""
+    """What scripts and engines make lives until all is done, so looking for garbage in it finds nothing and takes half the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -12,6 +12,7 @@ class, receiving class); a class that was split off (a slow node) goes along wit
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -106,29 +107,30 @@ def with_sources(programs: Sequence[Program], calls: Sequence[Mapping[int, Colle
     if not any(call.kind == "recv" and call.peer is None for wanted in calls for call in wanted.values()):
         return list(programs), [dict(wanted) for wanted in calls]
     class_of = classes_of(programs)
-    found = [_with_sources(index, programs, calls, class_of) for index in range(len(programs))]
+    sent_to = [{one.peer for one in theirs.values() if one.kind == "send"} - {None} for theirs in calls]
+    found = [_with_sources(index, programs, calls[index], sent_to, class_of) for index in range(len(programs))]
     return [program for program, _ in found], [wanted for _, wanted in found]
 
 
-def _with_sources(index: int, programs: Sequence[Program], calls: Sequence[Mapping[int, Collective]],
+def _with_sources(index: int, programs: Sequence[Program], calls: Mapping[int, Collective], sent_to: Sequence[set[Any]],
                   class_of: npt.NDArray[np.int64]) -> tuple[Program, dict[int, Collective]]:  # fmt: skip
-    program, wanted = programs[index], dict(calls[index])
+    """calls: of this recording. sent_to: of each recording the ranks that it sends to."""
+    program, wanted = programs[index], dict(calls)
+    sending = [other for other, peers in enumerate(sent_to) if program.rank in peers] or [
+        other for other, peers in enumerate(sent_to) if any(class_of[peer] == index for peer in peers)
+    ]
+    several = [other for other in sending if len(programs[other].members) > 1]
     named = {call.peer for call in wanted.values() if call.kind == "recv"}
     ops, tape = list(program.ops), program.tape.copy()
-    for op, call in calls[index].items():
+    sources = [programs[other].rank for other in sending if programs[other].rank not in named]
+    for op, call in calls.items():
         if call.kind != "recv" or call.peer is not None:
             continue
-        to = [{one.peer for one in theirs.values() if one.kind == "send"} - {None} for theirs in calls]
-        sending = [other for other, peers in enumerate(to) if program.rank in peers] or [
-            other for other, peers in enumerate(to) if any(class_of[peer] == index for peer in peers)
-        ]
-        several = [other for other in sending if len(programs[other].members) > 1]
         if several:
             raise AnychipError(
                 f"rank {program.rank} receives from any rank, and one recording stands for {len(programs[several[0]].members)} of "
                 "those that send to it. Try --ranks all, or name the source of each receive."
             )
-        sources = [programs[other].rank for other in sending if programs[other].rank not in named]
         at = np.flatnonzero(tape == word(Kind.OP, op))
         for number, source in enumerate(sources):
             tape[at[number :: len(sources)]] = word(Kind.OP, len(ops))

@@ -105,8 +105,10 @@ def _fuse(program: Program, begins: Words, ends: Words, fusions: "Fusions | None
             lives.remember(number, done[-1].again)
     sizes = np.array([one.words.size for one in done])
     made = regions.named(np.concatenate([one.words for one in done]), np.repeat(np.arange(sizes.size), sizes))
-    pieces = zip(np.split(common, np.stack((begins, ends), 1).ravel())[::2], [*np.split(made, np.cumsum(sizes)[:-1]), made[:0]],
-                 strict=True)  # fmt: skip
+    outside = np.split(common, np.stack((begins, ends), 1).ravel())[
+        ::2
+    ]  # one more than regions; so is what comes after each
+    pieces = zip(outside, np.split(made, np.cumsum(sizes)), strict=True)
     places = begins + np.concatenate(([0], np.cumsum(sizes - (ends - begins))))[:-1]
     words, block_bytes = _taken_out(
         np.concatenate([one for piece in pieces for one in piece]),

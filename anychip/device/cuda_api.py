@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from anychip.device import comm, profiler
+from anychip.device import comm, profiler, smi
 from anychip.device.cuda_types import CUDA_DEVICE, DeviceProperties, FftPlans, classes
 from anychip.device.runtime import Runtime
 from anychip.memory import TapeMemory
@@ -260,9 +260,7 @@ class CudaApi:
 
 
 def cuda_version() -> int:
-    """`torch.version.cuda` as CUDA's C functions write it: 12080 for 12.8."""
-    major, minor = str(torch.version.cuda).split(".")[:2]
-    return int(major) * 1000 + int(minor) * 10
+    return smi.cuda_number(str(torch.version.cuda))
 
 
 def _config(text: str) -> Callable[[], str]:

@@ -21,6 +21,7 @@ CONSTANTS = {
     "NVML_PCIE_UTIL_TX_BYTES": 0, "NVML_PCIE_UTIL_RX_BYTES": 1, "NVML_FEATURE_ENABLED": 1, "NVML_FEATURE_DISABLED": 0,
     "NVML_P2P_CAPS_INDEX_NVLINK": 2, "NVML_P2P_STATUS_OK": 0,
 }  # fmt: skip
+CUDA = smi.cuda_number(smi.DRIVER_CUDA)
 ERRORS = ("NotSupported", "NotFound", "DriverNotLoaded", "LibraryNotFound", "Uninitialized")
 
 
@@ -66,8 +67,8 @@ def functions(runtime: Any, error: type[Exception]) -> dict[str, Callable[..., A
         "nvmlDeviceGetMultiProcessorCount": lambda _: runtime.ask("multi_processor_count"),
         "nvmlDeviceGetNumGpuCores": lambda _: runtime.ask("multi_processor_count") * 128,
         "nvmlDeviceGetP2PStatus": constant(0), "nvmlDeviceGetMinorNumber": lambda device: device.index,
-        "nvmlSystemGetDriverVersion": constant(smi.DRIVER), "nvmlSystemGetNVMLVersion": constant(f"13.{smi.DRIVER}"),
-        "nvmlSystemGetCudaDriverVersion": constant(13000), "nvmlSystemGetCudaDriverVersion_v2": constant(13000),
+        "nvmlSystemGetDriverVersion": constant(smi.DRIVER), "nvmlSystemGetNVMLVersion": constant(f"{CUDA // 1000}.{smi.DRIVER}"),
+        "nvmlSystemGetCudaDriverVersion": constant(CUDA), "nvmlSystemGetCudaDriverVersion_v2": constant(CUDA),
         "nvmlDeviceSetCpuAffinity": constant(None), "nvmlDeviceGetCpuAffinity": lambda _, words: [~0 % 2**64] * words,
     }  # fmt: skip
 

@@ -19,6 +19,12 @@ DRIVER, DRIVER_CUDA = "580.00", "13.0"  # the newest CUDA that the driver runs
 UNITS = (" MiB", " %", " W")
 
 
+def cuda_number(version: str) -> int:
+    """A version of CUDA as its C functions write it: 12080 for 12.8."""
+    major, minor = version.split(".")[:2]
+    return int(major) * 1000 + int(minor) * 10
+
+
 def facts(runtime: Any) -> dict[str, Any]:
     """What there is to be said of the chip now."""
     runtime.tensors.drain()

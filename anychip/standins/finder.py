@@ -49,7 +49,7 @@ LIBRARIES: dict[str, Library] = {
     ),
     **{
         name: Library(
-            "softmax", "its kernels are priced by FLOP and bytes as fused ones", "apex", True, serves=TRAINERS
+            "softmax", "its kernels are priced by FLOP and bytes as fused ones", "apex", native=True, serves=TRAINERS
         )
         for name in ("scaled_upper_triang_masked_softmax_cuda", "scaled_masked_softmax_cuda", "scaled_softmax_cuda")
     },

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anychip.cost import Work, work
+from anychip.cost import Work, price_op, work
 from anychip.cost.work import packet
+from anychip.spec import load_chip
 from anychip.standins import causal_conv1d, mamba_ops, mamba_ssm
 from anychip.standins.mamba_scan import scanned
 from tests.standins.recorded import Recorded
@@ -162,6 +163,17 @@ def test_the_scans_products_are_those_of_state_space_duality(mamba: Recorded) ->
     # pairs of the chunk under its mask, and the state before it
     assert first(mamba, "custom.mamba_ssm.chunk_scan").flop == 2 * (2 * 4 * 8) * 128 * 64 * (64 + 32)
     assert (state.unit, state.dtype) == ("matrix", "bf16")
+
+
+def test_a_scan_takes_what_was_measured_on_h100(tmp_path: Path) -> None:
+    """Tokens a second of the five kernels by https://github.com/vllm-project/vllm/pull/27299, fitted at all its lengths."""
+    h100 = load_chip("h100")
+    ops = Recorded(HERE / "programs" / "scan_lengths.py", tmp_path / "said.json").ops
+    kernels = [op for op in ops if op.name.startswith("custom.mamba_ssm")]
+    assert len(kernels) == 3 * 5
+    for n, (tokens, tokens_per_s) in enumerate([(4096, 12.06e6), (32768, 11.80e6), (262144, 10.82e6)]):
+        forecast_s = sum(price_op(op, h100).time_s for op in kernels[5 * n : 5 * n + 5])
+        assert forecast_s == pytest.approx(tokens / tokens_per_s, rel=0.12)
 
 
 def test_convolution_and_selective_scan_cost_their_operations(mamba: Recorded) -> None:

@@ -18,7 +18,11 @@ RECOMPUTED = {"none": {}, "full": {"recompute_granularity": "full", "recompute_m
 RECIPES = {"tensor": "delayed", "block": "blockwise", "mx": "mxfp8"}
 BACKENDS = {"flash": "flash", "cudnn": "fused"}  # of Transformer Engine's attention
 NORMS = {"layer": "LayerNorm", "rms": "RMSNorm"}
-POSITIONS = {"rope": "rope", "learned": "learned_absolute", "none": "none"}
+POSITIONS = {"rope": "rope", "rope_complex": "yarn", "learned": "learned_absolute", "none": "none"}
+# GPT-OSS': https://huggingface.co/openai/gpt-oss-120b/blob/main/config.json
+YARN = {"rotary_scaling_factor": 32.0, "original_max_position_embeddings": 4096, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": None,
+        "mscale_all_dim": None, "correction_range_round_to_int": False}  # fmt: skip
+CLAMPED = {"activation_func_clamp_value": 7.0, "glu_linear_offset": 1.0}  # of its experts, which alone have biases
 
 
 # Options of the reference transformer that this program reads, or that say how it does something that this does not do.
@@ -41,6 +45,8 @@ def unable(options: Mapping[str, Any]) -> str | None:
         "a compiled model": get("compile", "none") != "none",
         "attention in FP8": get("attention") == "cudnn8",
         "attention of no kind that it has": get("attention", "flash") not in (*BACKENDS, "products"),
+        "products in FP4": get("dtype") == "fp4",
+        "heads that those of keys do not divide": get("heads", 1) % (get("kv_heads") or get("heads", 1)) != 0,
         f"FP8 scaled by {get('recipe')}": get("dtype") == "fp8" and get("recipe", "tensor") not in RECIPES,
         "sequences split over ranks without fused attention": get("cp", 1) > 1 and get("attention") == "products",
         "learned positions of a split sequence": get("cp", 1) > 1 and get("position") == "learned",
@@ -103,6 +109,7 @@ def expert_tp(args: Namespace) -> int:
 def config_of(args: Namespace) -> Any:
     import torch
     import torch.nn.functional as F
+    from megatron.core.fusions.fused_bias_geglu import quick_gelu
     from megatron.core.transformer import TransformerConfig
     from megatron.core.transformer.enums import AttnBackend
 
@@ -115,6 +122,7 @@ def config_of(args: Namespace) -> Any:
     if args.experts:
         experts = {
             "num_moe_experts": args.experts, "moe_router_topk": args.chosen, "moe_grouped_gemm": True,
+            "moe_router_pre_softmax": args.chosen == 1, **(CLAMPED if args.bias and args.gated else {}),
             "moe_ffn_hidden_size": args.expert_ffn or args.ffn, "moe_token_dispatcher_type": "alltoall",
             "moe_router_load_balancing_type": "none", "moe_router_force_load_balancing": True,
             "moe_permute_fusion": args.fusion, "expert_model_parallel_size": args.ep, "expert_tensor_parallel_size": expert_tp(args),
@@ -122,10 +130,11 @@ def config_of(args: Namespace) -> Any:
             "moe_layer_freq": [int(number >= args.dense_layers) for number in range(args.layers)],
         }  # fmt: skip
     backend = BACKENDS.get(args.attention)
-    return TransformerConfig(
+    gate = quick_gelu if args.experts and args.bias else F.silu
+    config = TransformerConfig(
         num_layers=args.layers, hidden_size=args.hidden, num_attention_heads=args.heads, num_query_groups=args.kv_heads,
         kv_channels=args.head_dim, ffn_hidden_size=args.ffn, hidden_dropout=args.dropout, attention_dropout=args.dropout,
-        add_bias_linear=args.bias, gated_linear_unit=args.gated, activation_func=F.silu if args.gated else F.gelu,
+        add_bias_linear=args.bias, gated_linear_unit=args.gated, activation_func=gate if args.gated else F.gelu,
         normalization=NORMS[args.norm], attention_backend=AttnBackend[backend] if backend else AttnBackend.auto,
         bias_activation_fusion=args.fusion and (args.bias or args.gated), masked_softmax_fusion=args.fusion,
         bias_dropout_fusion=args.fusion and not (args.experts and args.bias), apply_rope_fusion=args.fusion and args.position == "rope",
@@ -138,6 +147,10 @@ def config_of(args: Namespace) -> Any:
         perform_initialization=False, transformer_impl="local" if is_local(args) else "transformer_engine",
         **recompute, **fp8, **experts,
     )  # fmt: skip
+    if args.position == "rope_complex":
+        for name, value in YARN.items():
+            setattr(config, f"yarn_{name}", value)
+    return config
 
 
 def is_local(args: Namespace) -> bool:

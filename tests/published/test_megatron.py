@@ -82,6 +82,8 @@ def test_a_run_that_megatron_core_cannot_express_says_why():
     assert "LoRA" in programmed(plan_of(lora_rank=8), told).instead
     assert "FSDP" in programmed(plan_of(sharding="fsdp"), told).instead
     assert "option separate" in programmed(plan_of(separate=True), told).instead
+    assert "FP4" in programmed(plan_of(dtype="fp4"), told).instead
+    assert "heads" in programmed(plan_of(kv_heads=24), told).instead
     assert programmed(plan_of(lora_rank=8), told).program == Plan.program
     assert programmed(plan_of(), []) == plan_of()
 

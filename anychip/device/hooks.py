@@ -39,6 +39,24 @@ def unwrapped(tensor: Any) -> Any:
     return tensor
 
 
+STEPS_ON_HOST = (
+    "An optimizer steps on the host (offloaded parameters): the CPU's time for it is not in the forecast; --host measured "
+    "counts this machine's."
+)
+
+
+def rests_on_host(module: torch.nn.Module, parameters: list[Any]) -> bool:
+    """Whether parameters that lie on the host between calls are gathered on the chip for them: FSDP's CPU offload.
+
+    FSDP2's are DTensors of a mesh of chips; FSDP1's modules know the device that they compute on.
+    """
+    meshes = (getattr(one, "device_mesh", None) for one in parameters)
+    devices = (getattr(one, "compute_device", None) for one in module.modules())
+    return any(mesh is not None and mesh.device_type != "cpu" for mesh in meshes) or any(
+        isinstance(device, torch.device) and device.type != "cpu" for device in devices
+    )
+
+
 class Steps:
     """Counts steps and calls, and says when to stop.
 
@@ -119,6 +137,7 @@ class Hooks:
         self._outer: list[int] = []  # modules that are being called, by index
         self._watched: Any = None  # a parameter of the module that was called last, weakly
         self._had_gradient = False
+        self._resting: set[int] = set()  # parameters of models that work on the chip and rest on the host, by id
 
     def install(self) -> None:
         self._hook_modules()
@@ -181,7 +200,10 @@ class Hooks:
         every = list(module.parameters())
         parameters = [one for one in every if one.device.type != "cpu"]
         if every and not parameters:
-            return original(module, *args, **kwargs)  # a model on the host is nothing to the chip
+            if not rests_on_host(module, every):
+                return original(module, *args, **kwargs)  # a model on the host is nothing to the chip
+            parameters = every
+            self._resting.update(id(one) for one in every)
         training = torch.is_grad_enabled() and any(one.requires_grad for one in parameters)
         marked = bool(parameters)
         if marked:
@@ -285,8 +307,10 @@ class Hooks:
 
     def _optimizer_begin(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         parameters = [one for group in optimizer.param_groups for one in group["params"]]
-        if not any(one.device.type != "cpu" for one in parameters):
-            return
+        if all(one.device.type == "cpu" for one in parameters):
+            if self._resting.isdisjoint(id(one) for one in parameters):
+                return
+            self.runtime.recorder.warn(STEPS_ON_HOST)
         number = self._optimizers.setdefault(optimizer, len(self._optimizers))
         self.steps.optimizer(number)
         self._new_step()

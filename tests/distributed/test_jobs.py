@@ -56,6 +56,18 @@ def test_data_parallel_replicas_are_one_class_apart_from_the_one_that_prints() -
             assert (Kind.WAIT, over) in words[at:optimizer]
 
 
+@pytest.mark.parametrize("how", [("1", "orig"), ("1", "flat"), ("2",)], ids=" ".join)
+def test_steps_are_found_where_shards_rest_on_the_host(how: tuple[str, ...]) -> None:
+    """Each layer's call was taken for a step of its own: an optimizer of the host's tensors alone said nothing."""
+    program = job("offloaded.py", 4, *how)
+    steps = find_steps(program)
+    assert len(steps) == 3
+    for step in steps:
+        marks = program.payloads[step.begin : step.end][program.kinds[step.begin : step.end] == Kind.MARK].tolist()
+        assert marks.count(Mark.FORWARD_BEGIN) == marks.count(Mark.OPTIMIZER_BEGIN) == 1
+    assert any("steps on the host" in one for one in program.meta["warnings"])
+
+
 def test_collectives_that_torch_would_compare_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_DISTRIBUTED_DEBUG", "DETAIL")
     assert collectives(job("ddp.py", 2), of_step=1)["allreduce_"] == 2

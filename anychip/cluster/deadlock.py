@@ -72,9 +72,8 @@ def complain_of_waiting(engines: Sequence[RankEngine], board: Board) -> NoReturn
 def _how_sure(engines: Sequence[RankEngine]) -> str:
     """Told where some ranks were taken to do as others do."""
     programs = [engine.script.program for engine in engines]
-    if all(len(program.members) == 1 for program in programs):
-        return ""
-    return f" {len(programs)} of {programs[0].world_size:,} ranks ran; --ranks all makes it certain."
+    ran, world_size = programs[0].meta.get("ran", len(programs)), programs[0].world_size
+    return "" if ran == world_size else f" {ran:,} of {world_size:,} ranks ran; --ranks all makes it certain."
 
 
 def _missing(engines: Sequence[RankEngine], missing: Sequence[int], own: int) -> str:

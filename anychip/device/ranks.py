@@ -144,7 +144,11 @@ def likeness(
     receives from a rank that does otherwise has to be there for it."""
     first = sorted(programs)
     sends = {rank: {op.kwarg("peer") for op in one.ops if op.name in SENDS} for rank, one in programs.items()}
-    kind = {rank: next(one for one in first if one == rank or alike(streams[rank], streams[one])) for rank in first}
+
+    def matched(one: int, other: int) -> bool:
+        return alike(streams[one], streams[other]) and not _goes_on(programs[one], programs[other])
+
+    kind = {rank: next(one for one in first if one == rank or matched(rank, one)) for rank in first}
     partners: dict[int, set[int]] = {}
 
     def mixed(one: int, other: int) -> bool:
@@ -159,9 +163,16 @@ def likeness(
         kind = finer
 
     def same(one: int, other: int) -> bool:
-        return alike(streams[one], streams[other]) and not mixed(one, other)
+        return matched(one, other) and not mixed(one, other)
 
     return same
+
+
+def _goes_on(one: Program, other: Program) -> bool:
+    """Whether one of two ranks communicates after the other has issued all of its ops."""
+    mine, its = _issued(one), _issued(other)
+    longer, rest = (one, mine[its.size :]) if mine.size > its.size else (other, its[mine.size :])
+    return any(longer.ops[op].name.startswith("c10d.") for op in np.unique(rest))
 
 
 def spread(owner: npt.NDArray[np.int64], program: Program) -> None:

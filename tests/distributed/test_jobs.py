@@ -9,7 +9,7 @@ import pytest
 
 from anychip.cluster import simulate
 from anychip.device.launch import record
-from anychip.errors import ProgramFailed
+from anychip.errors import Deadlock, ProgramFailed
 from anychip.network import Fabric
 from anychip.record import Kind, Mark, Program
 from anychip.record.steps import find_steps
@@ -147,6 +147,17 @@ def test_every_rank_of_a_small_world_can_be_run() -> None:
     everyone = job("ddp.py", 4, ranks="all")
     few = job("ddp.py", 4)
     assert [one.members for one in everyone.ranks] == [one.members for one in few.ranks] == [(0,), (1, 2, 3)]
+
+
+@pytest.mark.parametrize("ranks", ["all", "distinct"])
+def test_only_the_rank_that_sends_is_said_to_send(ranks: str) -> None:
+    """A rank that ends sooner was taken to do as one that goes on, since its ops are how the other's begin."""
+    program = job("unmatched.py", 4, ranks=ranks)
+    h100 = load_chip("h100")
+    with pytest.raises(Deadlock) as told:
+        simulate(program, h100, Fabric.of(h100, 4, None))
+    assert "rank 0: send of 4.00 KiB float32 to rank 1" in str(told.value)
+    assert ("makes it certain" in str(told.value)) == (ranks == "distinct")
 
 
 def test_a_deadlock_is_named_with_its_ranks_and_lines(capfd: pytest.CaptureFixture[str]) -> None:

@@ -340,7 +340,16 @@ def _ddp() -> None:
     if not hasattr(torch.distributed, "set_timeout"):  # torch 2.14 has it; trainers written for it run here too
         vars(torch.distributed)["set_timeout"] = lambda *_, **__: None
     vars(distributed)["_verify_param_shape_across_processes"] = lambda *_, **__: None
-    vars(torch.distributed)["Logger"].set_runtime_stats_and_log = lambda *_: None
+    logger = vars(torch.distributed)["Logger"]
+    logger.set_runtime_stats_and_log = lambda *_: None
+    describe = logger.set_construction_data_and_log
+
+    def set_construction_data_and_log(self: Any, *args: Any) -> None:
+        """Of a group by the name of gloo it asks gloo's own C++ for its threads, and here that is another class."""
+        if not any("gloo" in backend for backend, _ in c10d._world.pg_map.values()):
+            describe(self, *args)
+
+    logger.set_construction_data_and_log = set_construction_data_and_log
     # All that it does is to count iterations, of which the first is not timed.
     vars(torch.distributed)["Reducer"].prepare_for_forward = lambda *_: None
 

@@ -73,6 +73,13 @@ def test_collectives_that_torch_would_compare_run(monkeypatch: pytest.MonkeyPatc
     assert collectives(job("ddp.py", 2), of_step=1)["allreduce_"] == 2
 
 
+def test_replicas_may_meet_over_a_group_called_gloo(tmp_path: Path) -> None:
+    script = tmp_path / "gloo.py"
+    script.write_text((PROGRAMS / "ddp.py").read_text().replace('"nccl"', '"gloo"'))
+    program = record([str(script)], load_chip("h100"), world_size=2, devices=2, show_output=False)
+    assert collectives(program, of_step=1)["allreduce_"] == 2
+
+
 def test_batch_norms_meet_across_ranks() -> None:
     """`convert_sync_batchnorm` ended in a table of dispatch keys: torch has no meta kernel for what it calls."""
     program = job("sync_norm.py", 8)

@@ -119,10 +119,12 @@ def config_of(args: Namespace) -> Any:
         recompute = {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": args.recompute_layers}  # fmt: skip
     fp8 = {"fp8": "hybrid", "fp8_recipe": RECIPES[args.recipe]} if args.dtype == "fp8" else {}
     experts: dict[str, Any] = {}
+    is_clamped = bool(args.experts and args.bias and args.gated)
+    gate = quick_gelu if is_clamped else F.silu
     if args.experts:
         experts = {
             "num_moe_experts": args.experts, "moe_router_topk": args.chosen, "moe_grouped_gemm": True,
-            "moe_router_pre_softmax": args.chosen == 1, **(CLAMPED if args.bias and args.gated else {}),
+            "moe_router_pre_softmax": args.chosen == 1, **(CLAMPED if is_clamped else {}),
             "moe_ffn_hidden_size": args.expert_ffn or args.ffn, "moe_token_dispatcher_type": "alltoall",
             "moe_router_load_balancing_type": "none", "moe_router_force_load_balancing": True,
             "moe_permute_fusion": args.fusion, "expert_model_parallel_size": args.ep, "expert_tensor_parallel_size": expert_tp(args),
@@ -130,7 +132,6 @@ def config_of(args: Namespace) -> Any:
             "moe_layer_freq": [int(number >= args.dense_layers) for number in range(args.layers)],
         }  # fmt: skip
     backend = BACKENDS.get(args.attention)
-    gate = quick_gelu if args.experts and args.bias else F.silu
     config = TransformerConfig(
         num_layers=args.layers, hidden_size=args.hidden, num_attention_heads=args.heads, num_query_groups=args.kv_heads,
         kv_channels=args.head_dim, ffn_hidden_size=args.ffn, hidden_dropout=args.dropout, attention_dropout=args.dropout,
@@ -148,8 +149,7 @@ def config_of(args: Namespace) -> Any:
         **recompute, **fp8, **experts,
     )  # fmt: skip
     if args.position == "rope_complex":
-        for name, value in YARN.items():
-            setattr(config, f"yarn_{name}", value)
+        vars(config).update({f"yarn_{name}": value for name, value in YARN.items()})
     return config
 
 

@@ -27,6 +27,10 @@ END = {True: word(Kind.MARK, Mark.FORWARD_END), False: word(Kind.MARK, Mark.INFE
 
 ATTRIBUTED = 2  # steps in which backward passes are told apart by module: what comes after repeats them
 MANY_CALLS = 100  # without a step: the user is told how to end such a recording
+STEPS_ON_HOST = (
+    "An optimizer steps on the host (offloaded parameters): the CPU's time for it is not in the forecast; --host measured "
+    "counts this machine's."
+)
 
 
 functorch: Any = torch._C._functorch
@@ -37,12 +41,6 @@ def unwrapped(tensor: Any) -> Any:
     while functorch.is_functorch_wrapped_tensor(tensor):
         tensor = functorch.get_unwrapped(tensor)
     return tensor
-
-
-STEPS_ON_HOST = (
-    "An optimizer steps on the host (offloaded parameters): the CPU's time for it is not in the forecast; --host measured "
-    "counts this machine's."
-)
 
 
 def rests_on_host(module: torch.nn.Module, parameters: list[Any]) -> bool:
@@ -310,7 +308,8 @@ class Hooks:
         if all(one.device.type == "cpu" for one in parameters):
             if self._resting.isdisjoint(id(one) for one in parameters):
                 return
-            self.runtime.recorder.warn(STEPS_ON_HOST)
+            if optimizer not in self._optimizers:
+                self.runtime.recorder.warn(STEPS_ON_HOST)
         number = self._optimizers.setdefault(optimizer, len(self._optimizers))
         self.steps.optimizer(number)
         self._new_step()

@@ -146,7 +146,12 @@ def likeness(
     sends = {rank: {op.kwarg("peer") for op in one.ops if op.name in SENDS} for rank, one in programs.items()}
 
     def matched(one: int, other: int) -> bool:
-        return alike(streams[one], streams[other]) and not _goes_on(programs[one], programs[other])
+        """One may be ended sooner, but not before the other is through with communicating."""
+        shorter, longer = sorted((one, other), key=lambda rank: streams[rank].size)
+        issued = streams[shorter].size
+        return alike(streams[one], streams[other]) and (
+            issued == streams[longer].size or not _communicates(programs[longer], issued)
+        )
 
     kind = {rank: next(one for one in first if one == rank or matched(rank, one)) for rank in first}
     partners: dict[int, set[int]] = {}
@@ -168,11 +173,9 @@ def likeness(
     return same
 
 
-def _goes_on(one: Program, other: Program) -> bool:
-    """Whether one of two ranks communicates after the other has issued all of its ops."""
-    mine, its = _issued(one), _issued(other)
-    longer, rest = (one, mine[its.size :]) if mine.size > its.size else (other, its[mine.size :])
-    return any(longer.ops[op].name.startswith("c10d.") for op in np.unique(rest))
+def _communicates(program: Program, after: int) -> bool:
+    """Whether the rank does once it has issued so many ops."""
+    return any(program.ops[op].name.startswith("c10d.") for op in np.unique(_issued(program)[after:]))
 
 
 def spread(owner: npt.NDArray[np.int64], program: Program) -> None:

@@ -11,7 +11,7 @@ AnychipError            something the user can mend; the text says what, where, 
 +-- ProgramFailed       the user's program ended with an error (its exit code is kept)
 +-- UnsupportedTorch    this torch cannot carry the virtual device
 +-- UnsupportedDtype    the chip has no such dtype
-+-- Deadlock            ranks of a job wait for one another for ever (exit code 1: the answer is bad news)
++-- Deadlock            ranks of a job wait for one another for ever, or call what does not fit
 """
 
 import re
@@ -77,5 +77,3 @@ class UnsupportedDtype(AnychipError):
 
 class Deadlock(AnychipError):
     """The job would hang: which ranks, which collective, which line."""
-
-    exit_code = 1

@@ -113,7 +113,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         + unsupported(dict.fromkeys(op for rank in program.ranks for op in rank.ops), chip),
         cluster=fabric.cluster.id if fabric.cluster is not None else None,
         ranks=tuple(_rank(part, one, chip) for part, (one, _) in zip(parts, mine, strict=True)),
-        axes=axes, critical_path=_path(timeline, parts),
+        num_ranks_run=program.num_ranks_run, axes=axes, critical_path=_path(timeline, parts),
         goodput=_goodput(parts, fabric), memory_by_module=worst.memory.by_module,
         first_step_s=max((part.window.first_s for part in parts if part.window.first_s is not None), default=None),
         stepping_memory_bytes=max(part.memory.stepping_bytes for part in parts),

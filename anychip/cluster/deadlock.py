@@ -72,7 +72,7 @@ def complain_of_waiting(engines: Sequence[RankEngine], board: Board) -> NoReturn
 def _how_sure(engines: Sequence[RankEngine]) -> str:
     """Told where some ranks were taken to do as others do."""
     programs = [engine.script.program for engine in engines]
-    ran, world_size = programs[0].meta.get("ran", len(programs)), programs[0].world_size
+    ran, world_size = programs[0].num_ranks_run, programs[0].world_size
     return "" if ran == world_size else f" {ran:,} of {world_size:,} ranks ran; --ranks all makes it certain."
 
 

@@ -21,9 +21,9 @@ from anychip.device._torch import Engine
 from anychip.device._torch_host import implement
 from anychip.device.groups import Groups
 from anychip.device.kernels import canonical, flat_tensors
-from anychip.device.mailbox import Deadlock
 from anychip.device.runtime import Runtime
 from anychip.drivers.values import KEPT, SMALL
+from anychip.errors import Deadlock
 from anychip.record import Kind, Op, word
 from anychip.record.recorder import user_place
 

@@ -63,6 +63,7 @@ class Job:
         self.codes: dict[int, int] = {}
         self.sampled: dict[int, int] = {}  # how samples ended
         self.interrupted = False
+        self.hang = ""  # what ranks wait for that never comes
         self._loaded = False
         self.middle: Middle | None = None  # of a pipeline, taken to do the same
         self.each = False  # nothing is taken to do the same
@@ -183,7 +184,8 @@ class Job:
             if ended.stages and self.middle is not None:
                 self._stood_for(self.middle)
             if code:
-                self._stop_all(f"rank {rank} failed")
+                for other in self.running.values():
+                    self._stop(other.rank, f"rank {rank} failed")
 
     def _stood_for(self, middle: Middle) -> None:
         """The second of a pipeline has left recordings of others, of which some are run to see whether they do so."""
@@ -221,7 +223,7 @@ class Job:
                         known.add(other.rank)
                         self._start(other)
             elif peer in self.codes:
-                self._stop(rank, f"{text}, which has ended without it")
+                self._stop(rank, f"{text}, which has ended without it", hang=not self.codes[peer])
         if any(letter.exists() for letter in letters):
             return  # notes are read one after the other: what a rank waited for may have come since its own was
         live = {rank.rank for rank in self.running.values()}
@@ -237,7 +239,8 @@ class Job:
             return
         if live and live <= set(waiting) and all(peer in live for peer, _ in waiting.values()):
             text = "\n  ".join(line for _, line in sorted(waiting.values()))
-            self._stop_all(f"a deadlock: every rank that runs waits for another:\n  {text}")
+            for rank in live:
+                self._stop(rank, f"every rank that runs waits for another:\n  {text}", hang=True)
 
     def _known(self) -> set[int]:
         """The ranks that run or have ended; samples are none of them."""
@@ -255,15 +258,13 @@ class Job:
                     importlib.import_module(name)
         gc.freeze()
 
-    def _stop(self, rank: int, text: str) -> None:
-        """Tell a rank that waits that what it waits for never comes."""
+    def _stop(self, rank: int, text: str, hang: bool = False) -> None:
+        """Tell a rank that waits that what it waits for never comes; hang: not since another has failed."""
+        if hang and not self.hang:
+            self.hang = text
         note = self.folder / f"stop-{rank}"
         if not note.exists():
             appear(note, text.encode())
-
-    def _stop_all(self, text: str) -> None:
-        for rank in self.running.values():
-            self._stop(rank.rank, text)
 
     def _interrupt(self, *_: Any) -> None:
         self.interrupted = True
@@ -359,6 +360,8 @@ class Job:
         code = self._failed()
         if code and not first.meta.get("exit_code"):
             first.meta["exit_code"] = code
+        if code and self.hang:
+            first.meta["hang"] = self.hang
         failed = next((rank for rank, status in self.codes.items() if status), None)
         if failed:
             log = self.folder / f"rank-{failed}.log"

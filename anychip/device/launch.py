@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from anychip.errors import AnychipError, ProgramFailed, UnsupportedTorch
+from anychip.errors import AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
 from anychip.record import Program
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
@@ -186,6 +186,8 @@ def _result(
         program.meta["interrupted"] = True
     stepped = any(step.kind == "train" for step in find_steps(program))
     if program.meta.get("exit_code") and not stepped and not interrupted:
+        if program.meta.get("hang"):
+            raise Deadlock(f"{name}: the job would hang before its first step is complete: {program.meta['hang']}")
         raise ProgramFailed(
             f"{name} failed with exit code {program.meta['exit_code']} before its first step was complete; "
             f"its own message is above.\n{errors}".rstrip(),

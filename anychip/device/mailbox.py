@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from anychip.errors import AnychipError
+from anychip.errors import Deadlock
 from anychip.record import Place
 from anychip.whole import whole
 
@@ -26,10 +26,6 @@ def appear(path: Path, data: bytes) -> None:
     """Write a file of a job's folder: who waits for it sees all of it or nothing."""
     with whole(path) as place:
         place.write_bytes(data)
-
-
-class Deadlock(AnychipError):
-    """Ranks wait for one another in a circle, or for one that has ended."""
 
 
 class Mailbox:

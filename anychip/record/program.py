@@ -75,6 +75,11 @@ class Program:
     others: "list[Program]" = field(default_factory=list)
 
     @property
+    def num_ranks_run(self) -> int:
+        """Of this job's ranks, how many ran from end to end: its kinds of ranks, and those that were run to confirm them."""
+        return int(self.meta.get("ran", len(self.ranks)))
+
+    @property
     def ranks(self) -> "list[Program]":
         """The recordings of all distinct ranks, this one first."""
         return [self, *self.others]

@@ -17,15 +17,17 @@ NAMED = 8
 
 
 def ran_text(forecast: "Forecast") -> str:
-    """ran: rank 0 for all 64; ran: rank 0, rank 1 for 63."""
-    ranks = forecast.ranks
-    if len(ranks) == 1:
-        return f"ran rank {ranks[0].rank}, which stands for all {forecast.num_chips:,}"
-    if len(ranks) == forecast.num_chips:
-        return f"ran every one of {forecast.num_chips:,} ranks"
-    named = [f"{rank.rank}" + (f" (for {rank.members:,})" if rank.members > 1 else "") for rank in ranks[:NAMED]]
-    more = f" and {len(ranks) - NAMED} more" if len(ranks) > NAMED else ""
-    return f"ran {len(ranks)} of {forecast.num_chips:,} ranks: {', '.join(named)}{more}"
+    """ran rank 0, which stands for all 64; ran every one of 4 ranks; 2 kinds: 0 (for 2), 2 (for 2)."""
+    kinds, ran, chips = forecast.ranks, forecast.num_ranks_run, forecast.num_chips
+    every = f"ran every one of {chips:,} ranks"
+    if len(kinds) == chips or (len(kinds) == 1 and ran == chips):
+        return every
+    if len(kinds) == 1:
+        return f"ran rank {kinds[0].rank}, which stands for all {chips:,}"
+    named = [f"{rank.rank}" + (f" (for {rank.members:,})" if rank.members > 1 else "") for rank in kinds[:NAMED]]
+    more = f" and {len(kinds) - NAMED} more" if len(kinds) > NAMED else ""
+    who = every if ran == chips else f"ran {ran:,} of {chips:,} ranks"
+    return f"{who}{f'; {len(kinds)} kinds' if ran != len(kinds) else ''}: {', '.join(named)}{more}"
 
 
 def many_counts(forecasts: Sequence["Forecast"]) -> bool:

@@ -18,7 +18,7 @@ def pair():
 def told(*ranks):
     with pytest.raises(Deadlock) as error:
         simulate(job(*ranks), H100, Wire())
-    assert error.value.exit_code == 1
+    assert error.value.exit_code == 2
     return str(error.value)
 
 

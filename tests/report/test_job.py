@@ -49,6 +49,10 @@ def test_every_rank_and_one_rank():
     rank = Rank(0, 8, [(tuple(range(8)), "dp")], range(8))
     alike = api.forecast(job(rank.compute(1e-3)), on="h100:8").forecasts[0]
     assert ran_text(alike) == "ran rank 0, which stands for all 8"
+    told = "ran every one of 4 ranks; 2 kinds: 0 (for 2), 2 (for 2)"
+    two = one_f_one_b(2, 1, 1e-3, 1e-3, replicas=2, steps=2)
+    two.meta["ran"] = 4
+    assert ran_text(api.forecast(two, on="h100:4").forecasts[0]) == told
 
 
 def test_json(answer):

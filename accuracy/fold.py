@@ -2,13 +2,17 @@
 a few numbers, so a few small recordings give them for any size.
 
 In: options of the reference transformer. Out: weighted points. With l layers in the fullest part of a stage, v parts in
-each of p stages, L layers in all and m micro-batches, the time of a step is
+each of p stages, L layers in all and m micro-batches, the time of a step is a sum of
 
-    a + b l v + c (m v + p - 1) + d ((m v - 1) l + L / v) + e m
+    1, p                    a step's end; what the first micro-batch meets in each stage
+    v, p v, l v, p l        each part's own, and its weights', of which some travel when a stage first has work
+    m, m v                  what the last stage has beside its layers; one part's start for each slot of the schedule
+    (m v - 1) l + L / v     its layers
 
-(a step's end, each weight's part in it, one part's start for each of the slots of the schedule, its layers, and what the
-last stage has beside them). Memory is a' + b' l v + c' k l with k parts in flight: p on the first stage and one on the
-last of plain 1F1B, p v + p - 1 and p v - p + 1 of the interleaved schedule, at most m v.
+each times a number of its own. Parts of few layers are recorded as deep as they are: what hides behind one layer and what
+behind two is no straight line. So is the regime of the schedule: with as many micro-batches as stages all of an
+interleaved step is warm-up and end. Memory is a' + b' l v + c' k l with k parts in flight: p on the first stage and one
+on the last of plain 1F1B, p v + p - 1 and p v - p + 1 of the interleaved schedule, at most m v.
 """
 
 from collections import Counter
@@ -18,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-STAGES = {False: 3, True: 4}  # recorded of a pipeline (interleaved or not): with a stage that is neither first nor last
+STAGES = 4  # recorded of a pipeline, at least one of which is neither first nor last
 ALWAYS = 100  # layers times micro-batches times stages up to which all is recorded as it is
 UNEVEN = ("recompute_layers", "dense_layers", "routed_every")  # make layers differ from each other
 # Options of layers with experts alone.
@@ -60,9 +64,8 @@ class Size(NamedTuple):
 
     @property
     def time(self) -> list[float]:
-        slots = self.micro * self.parts
-        worked = (slots - 1) * self.most + self.layers / self.parts
-        return [1.0, self.most * self.parts, slots + self.stages - 1, worked, self.micro]
+        p, v, m, deep = self.stages, self.parts, self.micro, self.most
+        return [1.0, p, v, p * v, deep * v, p * deep, m, m * v, (m * v - 1) * deep + self.layers / v]
 
     def memory(self, is_first: bool) -> list[float]:
         p, v = self.stages, self.parts
@@ -172,11 +175,11 @@ def piped(options: Mapping[str, Any]) -> list[Point]:
     whole = Size(p, v, micro, -(-(layers + missing) // (p * v)), layers + missing)
     if layers * micro <= ALWAYS or is_uneven(options):
         return [Point(1.0, options, 1.0, 1.0)]
-    if options.get("mtp"):
-        small = uneven_ends(whole)
-    else:
+    if layers + missing == whole.most * p * v:
         small = candidates(whole, 2 if options["recompute"] == "half" else 1, missing)
-    found = solved(small, whole) or solved(small := small + deeper(whole, small), whole)
+    else:
+        small = uneven(whole, bool(options.get("mtp")))
+    found = solved(small, whole)
     if found is None:
         return [Point(1.0, options, 1.0, 1.0)]
     return [
@@ -187,15 +190,19 @@ def piped(options: Mapping[str, Any]) -> list[Point]:
     ]  # fmt: skip
 
 
-def uneven_ends(whole: Size) -> list[Size]:
-    """Where the last stage may set the pace, since it predicts one token more: short pipelines whose parts, the last too,
-    hold as many layers as in the whole."""
-    p, most = min(whole.stages, STAGES[whole.parts > 1]), int(whole.most)
-    last = whole.layers - most * (whole.stages * whole.parts - 1)
-    return [
-        Size(stages, whole.parts, micro, most, most * (stages * whole.parts - 1) + last)
-        for stages, micro in ((p, p), (p, 2 * p), (p + 1, p + 1))
-    ]
+def uneven(whole: Size, predicts_more: bool) -> list[Size]:
+    """Where not all parts have as many layers: short pipelines of parts as deep as they are, of which as large a share has
+    one fewer; or, predicts_more, the last part fewer by as many, as it has another head."""
+    p, v, most = min(whole.stages, STAGES), whole.parts, int(whole.most)
+    lacking = most * whole.stages * v - whole.layers
+
+    def short(stages: int, micro: int, more: int = 0) -> Size:
+        few = lacking if predicts_more else max(1, round(lacking * stages / whole.stages)) + more
+        return Size(stages, v, micro, most, most * stages * v - few)
+
+    wider = min(whole.stages, p + 2)
+    found = [short(p, m) for m in micro_batches(whole, p)] + [short(wider, micro_batches(whole, wider)[0])]
+    return found if predicts_more else [*found, short(wider, micro_batches(whole, wider)[0], 1)]
 
 
 def solved(small: list[Size], whole: Size) -> tuple[list[float], list[float], list[float]] | None:
@@ -207,29 +214,39 @@ def solved(small: list[Size], whole: Size) -> tuple[list[float], list[float], li
     return None if None in found else found  # type: ignore[return-value]
 
 
-def deeper(whole: Size, small: list[Size]) -> list[Size]:
-    """The first two of the small pipelines with one more stage: where parts of a stage hide what a stage adds."""
+def candidates(whole: Size, each: int, missing: int) -> list[Size]:
+    """Small pipelines that tell the numbers apart: by depth, micro-batches, stages and parts. each: the number of layers of
+    a part is a multiple of it."""
+    p = min(whole.stages, STAGES if whole.parts > 1 else STAGES - 1)
+    stages = [p, p + 1] if whole.stages > p else [p]
+    parts = [2, 3] if whole.parts > 2 else [whole.parts]
+    counts = {n: micro_batches(whole, n)[: 1 if n > p else None] for n in stages}
     return [
-        size_of(one.stages + 1, one.parts, one.micro // one.stages * (one.stages + 1), int(one.most))
-        for one in small[:2]
-        if whole.stages > one.stages and one.micro % one.stages == 0
+        size_of(n, v, m, deep)
+        for deep in depths(whole, each, missing)
+        for n in stages
+        for v in parts
+        for m in counts[n]
     ]
 
 
-def candidates(whole: Size, each: int, missing: int) -> list[Size]:
-    """Small pipelines that tell the numbers apart: two depths, two lengths, and one more stage or part. each: the number of
-    layers of a part is a multiple of it."""
-    p, v = min(whole.stages, STAGES[whole.parts > 1]), min(whole.parts, 2)
-    depths = [each, 2 * each] if not missing else [2 * each, 3 * each]
-    if whole.most <= depths[0]:
-        depths = [int(whole.most)]
-    counts = [p, 2 * p] if whole.micro > p else [whole.micro]
-    found = [size_of(p, v, m, depth) for depth in depths for m in counts]
-    if whole.parts > 2:
-        found += [size_of(p, 3, m, depths[0]) for m in counts[:: len(depths)]]
-    elif whole.stages > p and whole.parts == 1:
-        found += [size_of(p + 1, v, max(p + 1, m), depths[0]) for m in counts[:: len(depths)]]
-    return found
+def depths(whole: Size, each: int, missing: int) -> list[int]:
+    """Layers of a part: its own where a stage has several parts of as many layers each, which are few, else two numbers."""
+    most = int(whole.most)
+    if most <= each or (whole.parts > 1 and whole.layers == most * whole.stages * whole.parts):
+        return [most]
+    return [2, 4] if most >= 4 else [2, 3] if missing else [each, 2 * each]
+
+
+def micro_batches(whole: Size, stages: int) -> list[int]:
+    """As many for each stage as in the whole where they are few, else two numbers of the same regime."""
+    least = 2 if whole.parts > 1 else 1  # for each stage, where a schedule has as many steady slots as it comes to have
+    if whole.micro <= least * whole.stages or whole.micro == (least + 1) * whole.stages:
+        each = whole.micro / whole.stages
+        if each == int(each):
+            return [int(each) * stages]
+        least = 1
+    return [least * stages, (least + 1) * stages] if whole.micro > stages else [whole.micro]
 
 
 def size_of(stages: int, parts: int, micro: int, most: int) -> Size:

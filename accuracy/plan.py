@@ -290,6 +290,8 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
            if name in fixed},
         **{name: bool(fixed.get(name)) for name in ("gated", "bias", "tied", "overlap", "fusion", "fused_loss", "autocast")},
     }  # fmt: skip
+    if split["cp"] > 1 and "cp_comm_type" in fixed:
+        options["cp_comm_type"] = fixed["cp_comm_type"]
     if fixed.get("written_out"):  # as Llama's own code writes it
         written = {"rms": "rms_ops", "rope": "rope_complex" if fixed["written_out"] == "complex" else "rope"}
         options |= {name: written.get(options[name], options[name]) for name in ("norm", "position")}

@@ -60,6 +60,12 @@ def arguments() -> argparse.Namespace:
     add("--norm", choices=("layer", "rms", "rms_ops"), default="rms", help="rms_ops: written out, in 32 bit")
     add("--position", choices=("rope", "rope_complex", "learned", "none"), default="rope")
     add("--attention", choices=("flash", "cudnn", "cudnn8", "products"), default="flash")
+    add(
+        "--cp-comm-type",
+        choices=("p2p", "a2a"),
+        default="p2p",
+        help="keys go around a ring, or heads are exchanged for tokens",
+    )
     add("--recompute", choices=RECOMPUTED, default="none", help="in the backward")
     add("--dtype", choices=("bf16", "fp16", "fp8", "fp4"), default="bf16", help="of products; fp4: NVFP4")
     add("--recipe", choices=("tensor", "row", "block", "mx"), default="tensor", help="scales of FP8")

@@ -58,7 +58,7 @@ class Layer(nn.Module):
             args.hidden, args.heads, args.kv_heads, args.head_dim, args.position == "rope_complex", args.bias,
             args.attention, args.recompute == "attention", args.recompute == "latents", args.dropout, args.window, args.lora_rank,
             args.lora_rank if args.lora_on != "qkv" else 0, args.separate, NORMS[args.norm], args.q_rank, args.kv_rank,
-            args.rope_dim,
+            args.rope_dim, exchanges=args.cp_comm_type == "a2a",
         )  # fmt: skip
         self.norm1, self.norm2 = norm_of(args), norm_of(args)
         self.attention = Attention(shape, how, layout.context, fuse)

@@ -34,6 +34,29 @@ def test_folded_is_as_unfolded(recorder):
     assert sum(weight * part.peak_bytes for weight, part in folded) == pytest.approx(exact.peak_bytes, rel=0.02)
 
 
+SPLIT = {**SHAPE, "tp": 4, "sequence_parallel": True, "sharding": "optimizer", "overlap": True}
+PIPELINES = {
+    "parts of two layers": {**SPLIT, "pp": 4, "vp": 4, "layers": 32, "micro_batches": 16},
+    "as many micro-batches as stages": {**SPLIT, "pp": 6, "vp": 3, "layers": 18, "micro_batches": 6},
+    "deep stages": {**SPLIT, "pp": 4, "layers": 28, "micro_batches": 12},
+    "the last stages with fewer": {**SPLIT, "pp": 6, "layers": 21, "micro_batches": 24, "recompute": "full"},
+}
+
+
+@pytest.mark.parametrize("form", PIPELINES)
+def test_a_folded_pipeline_is_as_the_whole(recorder, form):
+    """Deep parts hide their messages and one layer does not, and few micro-batches are another regime than many: taking the
+    time for linear in layers and in parts was off by 3 to 11%, here and on runs that were published."""
+    whole = PIPELINES[form]
+
+    def time_s(options):
+        return step(recorder, 8 * options["pp"], **options).time_s
+
+    found = points(whole)
+    assert len(found) <= 6
+    assert sum(one.weight * time_s(one.options) for one in found) == pytest.approx(time_s(whole), rel=0.005)
+
+
 def test_what_is_reserved_is_at_least_what_tensors_take(recorder):
     found = recorder.program(Job(argv_of({**SHAPE, "layers": 2}), 1))
     taken, reserved = (priced(found, load_chip("nvidia-h100-sxm"), is_reserved=is_it) for is_it in (False, True))

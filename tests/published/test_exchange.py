@@ -1,0 +1,29 @@
+"""A sequence split over ranks, exchanged for heads, with real numbers over gloo."""
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from accuracy.reference.fused import to_heads, to_tokens
+
+RANKS, CHUNK, HEADS = 2, 3, 4
+
+
+def one_rank(rank, store):
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
+    early, late = rank, 2 * RANKS - 1 - rank  # as much to do for all: an early and a late chunk each
+    tokens = torch.cat([torch.arange(at * CHUNK, (at + 1) * CHUNK) for at in (early, late)])
+    mine = (100 * torch.arange(HEADS) + tokens[:, None]).float()[:, None, :, None].expand(-1, 3, -1, 5)
+    for dtype in (torch.float32, torch.uint8):
+        sent = mine.to(dtype)
+        (whole,) = to_heads([sent], dist.group.WORLD)
+        heads = torch.arange(HEADS).chunk(RANKS)[rank]
+        wanted = (100 * heads + torch.arange(2 * RANKS * CHUNK)[:, None]).float()[:, None, :, None].expand(-1, 3, -1, 5)
+        assert torch.equal(whole, wanted.to(dtype))
+        (back,) = to_tokens([whole], dist.group.WORLD)
+        assert torch.equal(back, sent)
+    dist.destroy_process_group()
+
+
+def test_each_rank_gets_all_tokens_of_its_heads_in_order_and_gives_them_back(tmp_path):
+    mp.spawn(one_rank, args=(tmp_path / "store",), nprocs=RANKS)

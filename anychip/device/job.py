@@ -353,7 +353,9 @@ class Job:
 
     def _assembled(self, programs: dict[int, Program], members: dict[int, list[int]]) -> tuple[int, Program]:
         first = _joined(programs, members)
-        first.meta["ran"] = len(programs) - (len(self.middle.played) if self.middle is not None else 0)
+        played = self.middle.played if self.middle is not None else []
+        first.meta["ran"] = len(programs) - len(played)
+        first.meta["played"] = list(played)
         if self.interrupted:
             first.meta["interrupted"] = True
         code = self._failed()

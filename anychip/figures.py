@@ -264,7 +264,8 @@ def shape_text(op: Op) -> str:
 @dataclass(frozen=True)
 class RankFigures:
     """One distinct rank of a job, per step. members: how many ranks it stands for. place: its position along each named
-    mesh axis. breakdown_s: as a Forecast's. ran: its recording is its own, not put together from another stage's."""
+    mesh axis. breakdown_s: as a Forecast's. ran: how many of these ran: 0 where its recording was put together
+    from another stage's."""
 
     rank: int
     members: int
@@ -272,7 +273,7 @@ class RankFigures:
     peak_memory_bytes: int
     fits: bool
     breakdown_s: Mapping[str, float]
-    ran: bool = True
+    ran: int = 1
 
 
 @dataclass(frozen=True)

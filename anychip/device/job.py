@@ -355,7 +355,7 @@ class Job:
         first = _joined(programs, members)
         played = self.middle.played if self.middle is not None else []
         first.meta["ran"] = len(programs) - len(played)
-        first.meta["played"] = list(played)
+        first.meta["ran_ranks"] = sorted(programs.keys() - set(played))
         if self.interrupted:
             first.meta["interrupted"] = True
         code = self._failed()

@@ -19,15 +19,17 @@ NAMED = 8
 def ran_text(forecast: "Forecast") -> str:
     """ran: rank 0 for all 64; ran: rank 0, rank 1 for 63; and what was put together from those that ran."""
     ranks = [rank for rank in forecast.ranks if rank.ran]
-    others = sum(rank.members for rank in forecast.ranks if not rank.ran)
+    ran, taken = sum(rank.ran for rank in ranks), sum(rank.members for rank in forecast.ranks if not rank.ran)
+    every = ran == forecast.num_chips
     if len(ranks) == 1:
-        return f"ran rank {ranks[0].rank}, which stands for all {forecast.num_chips:,}"
+        alike = f"ran every one of {ran:,} ranks: all do as rank {ranks[0].rank}"
+        return alike if every else f"ran rank {ranks[0].rank}, which stands for all {forecast.num_chips:,}"
     if len(ranks) == forecast.num_chips:
-        return f"ran every one of {forecast.num_chips:,} ranks"
+        return f"ran every one of {ran:,} ranks"
     named = [f"{rank.rank}" + (f" (for {rank.members:,})" if rank.members > 1 else "") for rank in ranks[:NAMED]]
     more = f" and {len(ranks) - NAMED} more" if len(ranks) > NAMED else ""
-    taken = f"; {others:,} put together from these" if others else ""
-    return f"ran {len(ranks)} of {forecast.num_chips:,} ranks: {', '.join(named)}{more}{taken}"
+    others = f"; {taken:,} put together from these" if taken else ""
+    return f"ran {'every one' if every else ran} of {forecast.num_chips:,} ranks: {', '.join(named)}{more}{others}"
 
 
 def many_counts(forecasts: Sequence["Forecast"]) -> bool:

@@ -61,6 +61,12 @@ def complain_of_waiting(engines: Sequence[RankEngine], board: Board) -> NoReturn
             here = set(board.here(leg))
             missing = sorted({index for index, _ in leg.meeting.at.parties - here})
             lines.append(f"{_line(engine, leg)}\n    waits for {_missing(engines, missing, engine.index)}")
+    failed = engines[0].script.program.meta.get("failed_rank")
+    if failed is not None:
+        raise Deadlock(
+            f"rank {failed} failed, its own message is above; other ranks wait for what it would have done.\n  "
+            + "\n  ".join(lines[: 2 * SHOWN])
+        )
     raise Deadlock(
         "the job would hang: ranks wait for what never comes.\n  "
         + "\n  ".join(lines[: 2 * SHOWN])

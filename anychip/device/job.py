@@ -363,6 +363,7 @@ class Job:
             first.meta["exit_code"] = code
         failed = next((rank for rank, status in self.codes.items() if status), None)
         if failed:
+            first.meta["failed_rank"] = failed
             log = self.folder / f"rank-{failed}.log"
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
             # What an error was caused by stands above it, often far.

@@ -43,6 +43,16 @@ def test_collectives_of_other_sizes():
     assert "train.py:7" in text
 
 
+def test_a_rank_that_failed_is_named_before_those_that_wait_for_it():
+    one, other = pair()
+    one.at(3).run(one.recv(1, 10))
+    program = job(one, other)
+    program.meta["failed_rank"] = 1
+    with pytest.raises(Deadlock, match=r"^rank 1 failed, its own message is above") as error:
+        simulate(program, H100, Wire())
+    assert "would hang" not in str(error.value)
+
+
 def test_uneven_all_to_alls_fit():
     one, other = pair()
     one.run(one.call("alltoall_base_", 0, 100))

@@ -80,6 +80,14 @@ def test_gradients_that_leave_at_each_micro_batch_end_no_step(where: str) -> Non
     assert any("steps on the host" in one for one in program.meta["warnings"]) == (where == "cpu")
 
 
+def test_groups_are_split_where_the_device_was_given_at_the_start() -> None:
+    program = job("split.py", 8)
+    groups = {group.axis: group.ranks for group in program.groups}
+    assert (groups["dp"], groups["tp"]) == ((0, 4), (0, 1, 2, 3))
+    assert (0, 1) in [group.ranks for group in program.groups]
+    assert collectives(program, of_step=1)["allreduce_"] == 3
+
+
 def test_collectives_that_torch_would_compare_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_DISTRIBUTED_DEBUG", "DETAIL")
     assert collectives(job("ddp.py", 2), of_step=1)["allreduce_"] == 2

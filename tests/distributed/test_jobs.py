@@ -88,6 +88,12 @@ def test_groups_are_split_where_the_device_was_given_at_the_start() -> None:
     assert collectives(program, of_step=1)["allreduce_"] == 3
 
 
+def test_shards_are_saved_and_loaded(tmp_path: Path) -> None:
+    program = job("checkpoint.py", 4, tmp_path)
+    assert not program.meta.get("exit_code")
+    assert len(find_steps(program)) == 3
+
+
 def test_collectives_that_torch_would_compare_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_DISTRIBUTED_DEBUG", "DETAIL")
     assert collectives(job("ddp.py", 2), of_step=1)["allreduce_"] == 2

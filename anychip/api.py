@@ -271,8 +271,9 @@ def _failure(program: Program) -> list[str]:
         return []
     from anychip.record.steps import find_steps
 
-    steps = len(find_steps(program))
-    return [f"The program ended with exit code {code} after {steps} steps; the figures hold for these."]
+    failed = next((one for one in program.ranks if one.rank == program.meta.get("failed_rank")), program)
+    who = "The program" if failed is program else f"Rank {failed.rank}"
+    return [f"{who} ended with exit code {code} after {len(find_steps(failed))} steps; the figures hold for these."]
 
 
 def _price(program: Program, place: Place, tokens_per_step: int | None, stragglers: "Stragglers") -> "Forecast":

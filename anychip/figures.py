@@ -5,6 +5,7 @@ In: a `Timeline` and a `Window`, the stretch of its tape that figures are taken 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -90,18 +91,19 @@ class Window:
 
 def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, float | None]:
     """(tokens, samples) per step. Tokens: integer inputs of the first embedding after each outermost forward begins.
-    Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given."""
+    Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given. Where some
+    forwards read tokens, those that read none go on with what others have read: a rank's later stages in a pipeline."""
     if not steps:
         return None, None
     kinds, payloads = program.kinds, program.payloads
     positions = np.flatnonzero(kinds == 0)
     ops = payloads[positions]
-    tokens = samples = 0
+    found: list[tuple[int, int]] = []
     for step in steps:
-        for begin in step.forwards:
-            first, last = np.searchsorted(positions, [begin, step.end])
-            found = _batch(program.ops, ops[first:last])
-            tokens, samples = tokens + found[0], samples + found[1]
+        edges = np.searchsorted(positions, [*step.forwards, step.end]).tolist()
+        found += [_batch(program.ops, ops[first:last]) for first, last in pairwise(edges)]
+    tokens = sum(one[0] for one in found)
+    samples = sum(one[1] for one in found if one[0] or not tokens)
     return (tokens / len(steps) or None), (samples / len(steps) or None)
 
 
@@ -262,7 +264,8 @@ def shape_text(op: Op) -> str:
 @dataclass(frozen=True)
 class RankFigures:
     """One distinct rank of a job, per step. members: how many ranks it stands for. place: its position along each named
-    mesh axis. breakdown_s: as a Forecast's."""
+    mesh axis. breakdown_s: as a Forecast's. ran: how many of these ran: 0 where its recording was put together
+    from another stage's."""
 
     rank: int
     members: int
@@ -270,6 +273,7 @@ class RankFigures:
     peak_memory_bytes: int
     fits: bool
     breakdown_s: Mapping[str, float]
+    ran: int = 1
 
 
 @dataclass(frozen=True)

@@ -85,10 +85,9 @@ class Forecast:
     step_times_s: tuple[float, ...] = ()
     energy_bound: str = "power limit times step time"
     warnings: tuple[str, ...] = ()
-    # Of a job of several ranks: the cluster's id where one was named, how many ran, each distinct rank, what each mesh axis takes,
+    # Of a job of several ranks: the cluster's id where one was named, each distinct rank, what each mesh axis takes,
     # which ranks the job's end waits for, the most important first, and what failures leave of the time.
     cluster: str | None = None
-    num_ranks_run: int = 1
     ranks: tuple[RankFigures, ...] = ()
     axes: Mapping[str, AxisFigures] = field(default_factory=dict)
     critical_path: tuple[PathPart, ...] = ()

@@ -112,8 +112,11 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         warnings=_warnings(parts, worst, chip)
         + unsupported(dict.fromkeys(op for rank in program.ranks for op in rank.ops), chip),
         cluster=fabric.cluster.id if fabric.cluster is not None else None,
-        ranks=tuple(_rank(part, one, chip) for part, (one, _) in zip(parts, mine, strict=True)),
-        num_ranks_run=program.num_ranks_run, axes=axes, critical_path=_path(timeline, parts),
+        ranks=tuple(
+            _rank(part, one, chip, {*part.rank.members} & {*program.ran})
+            for part, (one, _) in zip(parts, mine, strict=True)
+        ),
+        axes=axes, critical_path=_path(timeline, parts),
         goodput=_goodput(parts, fabric), memory_by_module=worst.memory.by_module,
         first_step_s=max((part.window.first_s for part in parts if part.window.first_s is not None), default=None),
         stepping_memory_bytes=max(part.memory.stepping_bytes for part in parts),
@@ -255,14 +258,16 @@ def _top_ops(parts: Sequence[Part], most: int = 10) -> tuple[TopOp, ...]:
     return tuple(replace(top, share=top.time_s / busy if busy else 0.0) for top in ranked)
 
 
-def _rank(part: Part, breakdown: Mapping[str, float], chip: Chip) -> RankFigures:
+def _rank(part: Part, breakdown: Mapping[str, float], chip: Chip, ran: set[int]) -> RankFigures:
     place = {
         axis: group.ranks.index(part.rank.rank)
         for axis, group in zip(part.axes, part.program.groups, strict=True)
         if (group.axis is not None or axis == "pp") and part.rank.rank in group.ranks
     }
     peak = part.memory.peak_bytes
-    return RankFigures(part.rank.rank, len(part.rank.members), place, peak, peak <= chip.memory_bytes, breakdown)
+    return RankFigures(
+        part.rank.rank, len(part.rank.members), place, peak, peak <= chip.memory_bytes, breakdown, len(ran)
+    )
 
 
 def _path(timeline: ClusterTimeline, parts: Sequence[Part]) -> tuple[PathPart, ...]:

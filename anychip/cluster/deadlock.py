@@ -7,7 +7,7 @@ import numpy as np
 
 from anychip.cluster.board import Board, Leg
 from anychip.cluster.rank import RankEngine
-from anychip.errors import Deadlock
+from anychip.errors import Deadlock, ProgramFailed
 from anychip.network import Collective
 from anychip.record import Kind, Program
 from anychip.units import memory
@@ -61,6 +61,13 @@ def complain_of_waiting(engines: Sequence[RankEngine], board: Board) -> NoReturn
             here = set(board.here(leg))
             missing = sorted({index for index, _ in leg.meeting.at.parties - here})
             lines.append(f"{_line(engine, leg)}\n    waits for {_missing(engines, missing, engine.index)}")
+    meta = engines[0].script.program.meta
+    if meta.get("failed_rank") is not None:
+        raise ProgramFailed(
+            f"rank {meta['failed_rank']} failed, its own message is above; other ranks wait for what it would have done.\n  "
+            + "\n  ".join(lines[: 2 * SHOWN]),
+            int(meta["exit_code"]),
+        )
     raise Deadlock(
         "the job would hang: ranks wait for what never comes.\n  "
         + "\n  ".join(lines[: 2 * SHOWN])
@@ -72,7 +79,7 @@ def complain_of_waiting(engines: Sequence[RankEngine], board: Board) -> NoReturn
 def _how_sure(engines: Sequence[RankEngine]) -> str:
     """Told where some ranks were taken to do as others do."""
     programs = [engine.script.program for engine in engines]
-    ran, world_size = programs[0].num_ranks_run, programs[0].world_size
+    ran, world_size = len(programs[0].ran), programs[0].world_size
     return "" if ran == world_size else f" {ran:,} of {world_size:,} ranks ran; --ranks all makes it certain."
 
 

@@ -199,6 +199,24 @@ def _foreign_groups(groups: Groups) -> None:
     _in_place_of(original, new_group)
 
 
+def _splitting(groups: Groups) -> None:
+    """A group that is split, as DeviceMesh does where `init_process_group` was given a device: each part is a new group."""
+    original = c10d.split_group
+
+    @wraps(original)
+    def split_group(parent_pg: Any = None, split_ranks: Any = None, *args: Any, **kwargs: Any) -> Any:
+        given = signature(original).bind(parent_pg, split_ranks, *args, **kwargs).arguments
+        if not split_ranks or not all(split_ranks):
+            return original(**given)  # which refuses it
+        members = c10d.get_process_group_ranks(parent_pg)
+        options: dict[str, Any] = {name: given.get(name) for name in ("timeout", "backend", "pg_options", "group_desc")}
+        parts = [[members[one] for one in sorted(part)] for part in split_ranks]
+        made = [c10d.new_group(part, **options) for part in parts]
+        return next((group for group, part in zip(made, parts, strict=True) if groups.rank in part), None)
+
+    _in_place_of(original, split_group)
+
+
 def _in_place_of(original: Any, ours: Any) -> None:
     """Ours under each name by which a module of torch.distributed has got hold of the original (DeviceMesh joins too)."""
     for module in [one for name, one in list(sys.modules.items()) if name.startswith("torch.distributed")]:
@@ -280,6 +298,13 @@ def _objects(groups: Groups) -> None:
         object_list[:] = [obj] * len(object_list)
 
     def gather_object(obj: Any, object_gather_list: Any = None, *_: Any, **__: Any) -> None:
+        planner = sys.modules.get("torch.distributed.checkpoint.default_planner")
+        if planner is not None and object_gather_list is not None:
+            # A checkpoint's parts are all this rank's: they do not make up the whole, and this rank writes each.
+            from torch.distributed.checkpoint._dedup_save_plans import dedup_save_plans
+
+            vars(planner)["_validate_global_plan"] = lambda *_: []
+            vars(planner)["dedup_save_plans"] = lambda plans, *_: dedup_save_plans(plans, True)
         if object_gather_list is not None:
             object_gather_list[:] = [obj] * len(object_gather_list)
 
@@ -386,6 +411,7 @@ def install(runtime: Runtime) -> None:
     _backends(runtime)
     _joining(groups)
     _foreign_groups(groups)
+    _splitting(groups)
     _objects(groups)
     _ddp()
     _watch_meshes(groups)

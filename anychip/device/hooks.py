@@ -8,7 +8,7 @@ so a GAN's two belong to one step.
 import sys
 import weakref
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -53,6 +53,10 @@ def rests_on_host(module: torch.nn.Module, parameters: list[Any]) -> bool:
     return any(mesh is not None and mesh.device_type != "cpu" for mesh in meshes) or any(
         isinstance(device, torch.device) and device.type != "cpu" for device in devices
     )
+
+
+def _parameters(optimizer: Any) -> list[Any]:
+    return [one for group in optimizer.param_groups for one in group["params"]]
 
 
 class Steps:
@@ -135,11 +139,14 @@ class Hooks:
         self._outer: list[int] = []  # modules that are being called, by index
         self._watched: Any = None  # a parameter of the module that was called last, weakly
         self._had_gradient = False
+        self._made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers, whether they have stepped or not
+        self._to_be_used = False  # a trained module's gradients came, and no optimizer has stepped since
         self._resting: set[int] = set()  # parameters of models that work on the chip and rest on the host, by id
 
     def install(self) -> None:
         self._hook_modules()
         self._hook_backward()
+        self._hook_optimizers()
         register_optimizer_step_pre_hook(self._optimizer_begin)
         register_optimizer_step_post_hook(self._optimizer_end)
 
@@ -236,8 +243,10 @@ class Hooks:
                 self.steps.call()
 
     def _stepped_by_hand(self, parameters: list[Any]) -> None:
-        """A program without optimizers drops its gradients once it has used them; so it has taken a step."""
-        watched = self._watched() if self._had_gradient and not self._optimizers else None
+        """A program without optimizers drops its gradients once it has used them; so it has taken a step.
+
+        (DeepSpeed's ZeRO 2 and 3 drop them at each micro-batch, and have an optimizer.)"""
+        watched = self._watched() if self._had_gradient and not self._made else None
         if watched is not None and watched.grad is None:
             self.steps.optimizer(0)
             self._new_step()
@@ -273,8 +282,6 @@ class Hooks:
         watch_engine(self._around_backward)
 
     def _around_backward(self, original: Callable[..., Any], accumulates: bool = True) -> Callable[..., Any]:
-        from functools import wraps
-
         @wraps(original)
         def backward(*args: Any, **kwargs: Any) -> Any:
             depth, self._depth = self._depth, 1  # modules that backward calls again (recompute) are not outermost
@@ -297,20 +304,39 @@ class Hooks:
                 self.tape.append(word(Kind.MARK, Mark.BACKWARD_END))
                 watched = self._watched() if self._watched is not None else None
                 self._had_gradient = watched is not None and watched.grad is not None
+                self._to_be_used |= watched is not None
             if accumulates and not depth:
                 self.steps.backward()
             return result
 
         return backward
 
+    def _hook_optimizers(self) -> None:
+        original = torch.optim.Optimizer.__init__
+
+        @wraps(original)
+        def __init__(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+            original(optimizer, *args, **kwargs)
+            self._made.add(optimizer)
+
+        torch.optim.Optimizer.__init__ = __init__  # type: ignore[method-assign, assignment]
+
+    def _steps_for_chip(self, optimizer: Any) -> bool:
+        """Whether an optimizer of the host's tensors steps on what the chip's model has: no other one has tensors of the
+        chip, and gradients have come of which no use was made (ZeRO-Offload: the host keeps copies of its own)."""
+        others = (one for one in self._made if one is not optimizer)
+        return self._to_be_used and all(one.device.type == "cpu" for other in others for one in _parameters(other))
+
     def _optimizer_begin(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        parameters = [one for group in optimizer.param_groups for one in group["params"]]
+        parameters = _parameters(optimizer)
         if all(one.device.type == "cpu" for one in parameters):
-            if self._resting.isdisjoint(id(one) for one in parameters):
+            known = optimizer in self._optimizers or not self._resting.isdisjoint(id(one) for one in parameters)
+            if not parameters or not (known or self._steps_for_chip(optimizer)):
                 return
             if optimizer not in self._optimizers:
                 self.runtime.recorder.warn(STEPS_ON_HOST)
         number = self._optimizers.setdefault(optimizer, len(self._optimizers))
+        self._to_be_used = False
         self.steps.optimizer(number)
         self._new_step()
         self._note_parameters(parameters)

@@ -354,7 +354,8 @@ class Job:
 
     def _assembled(self, programs: dict[int, Program], members: dict[int, list[int]]) -> tuple[int, Program]:
         first = _joined(programs, members)
-        first.meta["ran"] = len(programs) - (len(self.middle.played) if self.middle is not None else 0)
+        played = self.middle.played if self.middle is not None else []
+        first.meta["ranks_run"] = sorted(programs.keys() - set(played))
         if self.interrupted:
             first.meta["interrupted"] = True
         code = self._failed()
@@ -364,6 +365,7 @@ class Job:
             first.meta["hang"] = self.hang
         failed = next((rank for rank, status in self.codes.items() if status), None)
         if failed:
+            first.meta["failed_rank"] = failed
             log = self.folder / f"rank-{failed}.log"
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
             # What an error was caused by stands above it, often far.

@@ -156,10 +156,13 @@ def _interrupt(child: "subprocess.Popen[bytes]") -> str:
 
 
 def _end_group(child: "subprocess.Popen[bytes]") -> None:
-    """Data loader workers and the like die with the program."""
+    """Data loader workers and the like die with the program.
+
+    The wait has an end: a signal that came while `Popen` had its lock has left it locked (SIGTERM, of a job's time limit)."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(timeout=GRACE_S)
 
 
 def _result(

@@ -111,6 +111,7 @@ class Repeats:
         self.step = 0
         self.folded = 0
         self.depth = 0  # of backwards
+        self.began = 0  # where on the tape the outermost of them did
         self.current: Any = None
         self.histories: dict[Any, History] = {}
         self.before: dict[torch.nn.Module, Any] = {}
@@ -253,6 +254,7 @@ class Repeats:
         if not self.depth:
             # Before any hook of it has run: hooks of what was folded never do.
             self.before = {module: settings(module, found) for module, found in self.holders.items()}
+            self.began = self.runtime.here()
         self.depth += 1
 
     def setting(self, module: torch.nn.Module) -> Any:
@@ -278,7 +280,20 @@ class Repeats:
             return
         if any((one := wanted()) is None or one.grad is not None for wanted in call.inputs):
             call.history.off = True
+        if self._communicated():
+            # FSDP2's hooks on what a module returned gather for its backward before that is seen to begin.
+            if self.folded:
+                self.unfold("collectives between a loss and its model")
+            call.history.off = True
         self.current, call.begin, call.setting = call, self.runtime.here(), self.setting(call.module)
+
+    def _communicated(self) -> bool:
+        """Whether the backward that runs has issued collectives so far."""
+        recorder = self.runtime.recorder
+        words = recorder.tape[self.began :]
+        return any(
+            recorder.ops[one >> KIND_BITS].name.startswith("c10d.") for one in words if one & KIND_MASK == Kind.OP
+        )
 
     def _give_up(self, other: Any) -> None:
         if isinstance(other, Replay):

@@ -15,7 +15,8 @@ OUTPUTS, INPUTS = 0, 1
 
 # c10d operator -> (kind, which of its tensors are counted). The count is that of nccl-tests (PERFORMANCE.md there):
 # all-reduce its buffer, all-gather the whole output, reduce-scatter and all-to-all the whole input. gather and scatter
-# count what one rank gives or gets, which every rank knows.
+# count what one rank gives or gets, which every rank knows. An all-to-all with uneven splits counts the larger of what the rank
+# gives and gets: the fullest rank's link ends it.
 _OPERATORS = {
     "allreduce_": ("all_reduce", OUTPUTS),
     "allreduce_coalesced_": ("all_reduce", OUTPUTS),
@@ -64,15 +65,22 @@ def collective_of(op: Op) -> Collective | None:
     kind, counted = found
     tensors = _tensors(op.args[counted]) or _tensors(op.args[1 - counted])
     extra = dict(op.kwargs)
+    nbytes = _nbytes(tensors)
+    if kind == "all_to_all":
+        nbytes = max(nbytes, _nbytes(_tensors(op.args[OUTPUTS])))
     return Collective(
         kind=kind,
-        nbytes=0 if kind == "barrier" else sum(tensor.numel * tensor.item_bytes for tensor in tensors),
+        nbytes=0 if kind == "barrier" else nbytes,
         dtype=tensors[0].dtype if tensors else "",
         group=int(op.args[2]),
         peer=extra.get("peer"),
         root=extra.get("root"),
         splits=extra.get("splits"),
     )
+
+
+def _nbytes(tensors: list[TensorMeta]) -> int:
+    return sum(tensor.numel * tensor.item_bytes for tensor in tensors)
 
 
 def _tensors(value: Any) -> list[TensorMeta]:

@@ -75,9 +75,10 @@ class Program:
     others: "list[Program]" = field(default_factory=list)
 
     @property
-    def num_ranks_run(self) -> int:
-        """Of this job's ranks, how many ran from end to end: its kinds of ranks, and those that were run to confirm them."""
-        return int(self.meta.get("ran", len(self.ranks)))
+    def ran(self) -> list[int]:
+        """This job's ranks that ran from end to end: of each kind one or, where it was run to confirm it, more; of stages
+        that another stood for none."""
+        return list(self.meta.get("ranks_run", [one.rank for one in self.ranks]))
 
     @property
     def ranks(self) -> "list[Program]":

@@ -51,7 +51,6 @@ def _job(forecast: "Forecast") -> dict[str, Any]:
     """What there is to say of a job of several ranks; empty and null for one chip."""
     return {
         "distinct_ranks": len(forecast.ranks) or 1,
-        "ranks_run": forecast.num_ranks_run,
         "ranks": [asdict(rank) for rank in forecast.ranks],
         "axes": {name: asdict(axis) for name, axis in forecast.axes.items()},
         "critical_path": [asdict(part) for part in forecast.critical_path],

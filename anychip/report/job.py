@@ -17,17 +17,19 @@ NAMED = 8
 
 
 def ran_text(forecast: "Forecast") -> str:
-    """ran rank 0, which stands for all 64; ran every one of 4 ranks; 2 kinds: 0 (for 2), 2 (for 2)."""
-    kinds, ran, chips = forecast.ranks, forecast.num_ranks_run, forecast.num_chips
-    every = f"ran every one of {chips:,} ranks"
-    if len(kinds) == chips or (len(kinds) == 1 and ran == chips):
-        return every
-    if len(kinds) == 1:
-        return f"ran rank {kinds[0].rank}, which stands for all {chips:,}"
-    named = [f"{rank.rank}" + (f" (for {rank.members:,})" if rank.members > 1 else "") for rank in kinds[:NAMED]]
-    more = f" and {len(kinds) - NAMED} more" if len(kinds) > NAMED else ""
-    who = every if ran == chips else f"ran {ran:,} of {chips:,} ranks"
-    return f"{who}{f'; {len(kinds)} kinds' if ran != len(kinds) else ''}: {', '.join(named)}{more}"
+    """ran: rank 0 for all 64; ran: rank 0, rank 1 for 63; and what was put together from those that ran."""
+    ranks = [rank for rank in forecast.ranks if rank.ran]
+    ran, taken = sum(rank.ran for rank in ranks), sum(rank.members for rank in forecast.ranks if not rank.ran)
+    every = ran == forecast.num_chips
+    if len(ranks) == 1:
+        alike = f"ran every one of {ran:,} ranks: all do as rank {ranks[0].rank}"
+        return alike if every else f"ran rank {ranks[0].rank}, which stands for all {forecast.num_chips:,}"
+    if len(ranks) == forecast.num_chips:
+        return f"ran every one of {ran:,} ranks"
+    named = [f"{rank.rank}" + (f" (for {rank.members:,})" if rank.members > 1 else "") for rank in ranks[:NAMED]]
+    more = f" and {len(ranks) - NAMED} more" if len(ranks) > NAMED else ""
+    others = f"; {taken:,} put together from these" if taken else ""
+    return f"ran {'every one' if every else ran} of {forecast.num_chips:,} ranks: {', '.join(named)}{more}{others}"
 
 
 def many_counts(forecasts: Sequence["Forecast"]) -> bool:

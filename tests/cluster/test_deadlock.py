@@ -3,7 +3,7 @@
 import pytest
 
 from anychip.cluster import simulate
-from anychip.errors import AnychipError, BadProgramFile, Deadlock
+from anychip.errors import AnychipError, BadProgramFile, Deadlock, ProgramFailed
 from anychip.spec import load_chip
 from tests.cluster.jobs import Rank, Wire, job
 
@@ -41,6 +41,16 @@ def test_collectives_of_other_sizes():
     assert "404 B" in text
     assert "train.py:5" in text
     assert "train.py:7" in text
+
+
+def test_a_rank_that_failed_is_named_before_those_that_wait_for_it():
+    one, other = pair()
+    other.at(3).run(other.recv(0, 10))
+    program = job(one, other)
+    program.meta |= {"failed_rank": 0, "exit_code": 3}
+    with pytest.raises(ProgramFailed, match=r"^rank 0 failed, its own message is above") as error:
+        simulate(program, H100, Wire())
+    assert error.value.exit_code == 3
 
 
 def test_uneven_all_to_alls_fit():

@@ -112,6 +112,18 @@ def test_later_pipeline_stages_read_no_tokens():
     assert forecast(program).tokens_per_step == 4 * 512
 
 
+def test_a_later_stage_of_the_first_rank_reads_no_tokens():
+    # Two stages a rank, two micro-batches each: what the second stage is given are the first's tokens, counted once.
+    me = Rank(0, 8, [(tuple(range(8)), "dp")], range(8))
+    for _ in range(3):
+        for stage in (0, 0, 1, 1, 0, 1):
+            me.mark(Mark.FORWARD_BEGIN).add(*([] if stage else [me.op(EMBED)]), me.op(mm(512, 512, 512)))
+            me.compute(0.1).mark(Mark.FORWARD_END)
+        me.mark(Mark.OPTIMIZER_BEGIN).compute(0.1).mark(Mark.OPTIMIZER_END)
+    found = forecast(job(me))
+    assert (found.tokens_per_step, found.samples_per_step) == (8 * 3 * 512, 8 * 3 * 4)
+
+
 def test_the_worst_rank_that_does_not_fit_is_named():
     ranks = [Rank(i, 4, [(tuple(range(4)), "pp")]) for i in range(4)]
     programs = [steps(rank, 2).program() for rank in ranks]

@@ -79,6 +79,25 @@ def test_accumulated_gradients_are_folded_and_the_recording_is_the_same(
     assert memory(folded).end_bytes == memory(plain).end_bytes
 
 
+@pytest.mark.parametrize("synced", ["True", "part == 5"])
+def test_what_fsdp_gathers_before_a_backward_is_not_lost(
+    synced: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hooks on a model's output gather the last layer and the one before it: from the third micro-batch on, nobody did."""
+    program = ACCUMULATED.replace(
+        ".cuda()\n", ".cuda()\n    for one in [*model, model]:\n        fully_shard(one)\n", 1
+    )
+    program = program.replace("x, y =", f"model.set_requires_gradient_sync({synced}); x, y =").replace("EXTRA", "pass")
+    path = tmp_path / "program.py"
+    begin = (
+        "import torch\nfrom torch.distributed.fsdp import fully_shard\ntorch.distributed.init_process_group('nccl')\n"
+    )
+    path.write_text(begin + textwrap.dedent(program), encoding="utf-8")
+    folded, plain = both([str(path)], monkeypatch, world_size=4, devices=4)
+    assert happenings(folded) == happenings(plain)
+    assert memory(folded).peak_bytes == memory(plain).peak_bytes
+
+
 def test_stages_of_a_pipeline_are_folded_and_the_recordings_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     folded, plain = both([str(PIPELINE), "4", "12", "Schedule1F1B"], monkeypatch, world_size=8, devices=8)
     assert all(one.meta["folded"] > 6 for one in folded.ranks)

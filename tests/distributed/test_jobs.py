@@ -68,6 +68,32 @@ def test_steps_are_found_where_shards_rest_on_the_host(how: tuple[str, ...]) -> 
     assert any("steps on the host" in one for one in program.meta["warnings"])
 
 
+@pytest.mark.parametrize("where", ["cuda", "cpu"])
+def test_gradients_that_leave_at_each_micro_batch_end_no_step(where: str) -> None:
+    """DeepSpeed's ZeRO 2 and 3: until its optimizer had stepped once, and with offload ever, each micro-batch was a step."""
+    program = job("zero_offload.py", 4, where)
+    steps = find_steps(program)
+    assert len(steps) == 3
+    for step in steps:
+        marks = program.payloads[step.begin : step.end][program.kinds[step.begin : step.end] == Kind.MARK].tolist()
+        assert (marks.count(Mark.FORWARD_BEGIN), marks.count(Mark.OPTIMIZER_BEGIN)) == (2, 1)
+    assert any("steps on the host" in one for one in program.meta["warnings"]) == (where == "cpu")
+
+
+def test_groups_are_split_where_the_device_was_given_at_the_start() -> None:
+    program = job("split.py", 8)
+    groups = {group.axis: group.ranks for group in program.groups}
+    assert (groups["dp"], groups["tp"]) == ((0, 4), (0, 1, 2, 3))
+    assert (0, 1) in [group.ranks for group in program.groups]
+    assert collectives(program, of_step=1)["allreduce_"] == 3
+
+
+def test_shards_are_saved_and_loaded(tmp_path: Path) -> None:
+    program = job("checkpoint.py", 4, tmp_path)
+    assert not program.meta.get("exit_code")
+    assert len(find_steps(program)) == 3
+
+
 def test_collectives_that_torch_would_compare_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_DISTRIBUTED_DEBUG", "DETAIL")
     assert collectives(job("ddp.py", 2), of_step=1)["allreduce_"] == 2

@@ -59,6 +59,8 @@ def test_stages_that_did_not_run_are_as_those_that_do(schedule: str, more: tuple
     taken, each = few["distinct"], few["all"]
     stood_for = any("took the places of" in text for text in taken.meta["warnings"])
     assert stood_for == (schedule not in EACH), taken.meta["warnings"]
+    assert (len(taken.ran) < len(taken.ranks)) == stood_for
+    assert each.meta["ranks_run"] == list(range(world))
     others = {one.rank: one for one in each.ranks}
     for one in taken.ranks:
         other = others[one.rank]

@@ -48,6 +48,11 @@ def test_kind_and_bytes(name, outputs, inputs, kind, nbytes):
     assert (found.kind, found.nbytes, found.group) == (kind, nbytes, 3)
 
 
+def test_a_rank_that_gets_more_than_it_gives_counts_what_it_gets():
+    assert collective_of(op("alltoall_base_", [tensor(12)], [tensor(4)])).nbytes == 12 * 2
+    assert collective_of(op("alltoall_base_", [tensor(4)], [tensor(12)])).nbytes == 12 * 2
+
+
 def test_peer_root_and_splits_are_kept():
     assert collective_of(op("send", [tensor(4)], [tensor(4)], peer=17)).peer == 17
     assert collective_of(op("broadcast_", [tensor(4)], [tensor(4)], root=5)).root == 5

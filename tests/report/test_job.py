@@ -46,13 +46,19 @@ def test_it_has_a_row_for_each_rank_and_axis(answer):
 def test_every_rank_and_one_rank():
     one = api.forecast(one_f_one_b(2, 1, 1e-3, 1e-3, steps=2), on="h100:2").forecasts[0]
     assert ran_text(one) == "ran every one of 2 ranks"
+    program = one_f_one_b(4, 2, 1e-3, 1e-3, steps=2)
+    program.meta["ranks_run"] = [0, 1, 3]  # the second stood for 2
+    some = api.forecast(program, on="h100:4")
+    assert ran_text(some.forecasts[0]) == "ran 3 of 4 ranks: 0, 1, 3; 1 put together from these"
+    assert [rank["ran"] for rank in to_json(some)["targets"][0]["ranks"]] == [1, 1, 0, 1]
     rank = Rank(0, 8, [(tuple(range(8)), "dp")], range(8))
     alike = api.forecast(job(rank.compute(1e-3)), on="h100:8").forecasts[0]
     assert ran_text(alike) == "ran rank 0, which stands for all 8"
-    told = "ran every one of 4 ranks; 2 kinds: 0 (for 2), 2 (for 2)"
-    two = one_f_one_b(2, 1, 1e-3, 1e-3, replicas=2, steps=2)
-    two.meta["ran"] = 4
-    assert ran_text(api.forecast(two, on="h100:4").forecasts[0]) == told
+    program = job(rank.compute(1e-3))
+    program.meta["ranks_run"] = list(range(8))  # --ranks all
+    each = api.forecast(program, on="h100:8").forecasts[0]
+    assert ran_text(each) == "ran every one of 8 ranks: all do as rank 0"
+    assert each.ranks[0].ran == 8
 
 
 def test_json(answer):

@@ -1,0 +1,15 @@
+"""The process that a program is recorded in is ended, whatever came meanwhile."""
+
+import subprocess
+import sys
+
+from anychip.device.launch import _end_group
+
+
+def test_a_signal_that_came_while_popen_was_locked_does_not_hang_the_end() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    lock = child._waitpid_lock  # type: ignore[attr-defined]
+    assert lock.acquire(False)
+    _end_group(child)
+    lock.release()
+    assert child.wait(timeout=5) < 0

@@ -216,7 +216,7 @@ def run(session: Any, module: str, argv: Sequence[str], num_chips: int, out: Pat
     code = 1
     try:
         if num_chips > 1:
-            code, program = job_of(session.fork, folder, num_chips, session.config["jobs"]).run(everyone=False)
+            code, program = job_of(session.fork, folder, num_chips, session.config).run(everyone=False)
             if program is not None:
                 program.save(str(made))
         else:
@@ -232,7 +232,7 @@ def run(session: Any, module: str, argv: Sequence[str], num_chips: int, out: Pat
         os._exit(code)
 
 
-def job_of(fork: Any, folder: Path, num_chips: int, jobs: int) -> Any:
+def job_of(fork: Any, folder: Path, num_chips: int, config: dict[str, Any]) -> Any:
     """A job whose ranks are not sampled: the reference transformer's ranks do what their class does, as tests show."""
     from anychip.device.job import Job as Ranks
 
@@ -240,7 +240,7 @@ def job_of(fork: Any, folder: Path, num_chips: int, jobs: int) -> Any:
         def _sample(self, programs: dict[int, Program], streams: dict[int, Any]) -> bool:
             return True
 
-    return Trusted(folder, num_chips, jobs, fork)
+    return Trusted(folder, num_chips, config["devices"], config["jobs"], fork)
 
 
 def copy(made: Path, out: Path) -> None:

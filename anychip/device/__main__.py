@@ -305,7 +305,10 @@ def run_job(session: Session, config: dict[str, Any]) -> int:
     def draft(program: Program) -> None:
         program.save(out.with_suffix(DRAFT), packed=False)
 
-    job = Job(out.parent, config["world_size"], config["jobs"], session.fork, draft if config["draft"] else None)
+    job = Job(
+        out.parent, config["world_size"], config["devices"], config["jobs"], session.fork,
+        draft if config["draft"] else None,
+    )  # fmt: skip
     code, program = job.run(everyone=config["ranks"] == "all")
     if program is not None and job.stands(program):
         appear(out.with_suffix(STANDS), json.dumps(program.meta).encode())

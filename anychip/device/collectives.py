@@ -154,15 +154,19 @@ class Collectives:
             self.runtime.driver.launch(op)
             return None
         stream = COMM_STREAM + call.group if call.peer is None else self.groups.pair_stream(call.group, call.peer)
-        return self._on_stream(stream, [op])
+        beside, names = self.runtime.micro_pipeline, self.groups.names(call.group)
+        event = self._on_stream(stream, [op], beside.issues(call.name, names, call.inputs))
+        beside.issued(call.name, names, call.outputs, event)
+        return event
 
-    def _on_stream(self, stream: int, words: list[int]) -> int:
-        """Words on a communication stream, behind the current one; returns the event of their end."""
+    def _on_stream(self, stream: int, words: list[int], behind: int | None = None) -> int:
+        """Words on a communication stream, behind an event or all that the current one has so far; returns the event of their
+        end."""
         runtime = self.runtime
         current = int(runtime.native.stream[0])
-        begin, end = runtime.new_event(), runtime.new_event()
+        begin, end = runtime.new_event() if behind is None else behind, runtime.new_event()
         runtime.recorder.tape.extend((
-            word(Kind.RECORD, begin), word(Kind.STREAM, stream), word(Kind.WAIT, begin), *words,
+            *([word(Kind.RECORD, begin)] if behind is None else []), word(Kind.STREAM, stream), word(Kind.WAIT, begin), *words,
             word(Kind.RECORD, end), word(Kind.STREAM, current),
         ))  # fmt: skip
         return end
@@ -178,6 +182,8 @@ class Collectives:
         self._place = -1
 
     def wait(self, event: int) -> None:
+        if self.runtime.micro_pipeline.puts_off(event):
+            return
         self.runtime.recorder.tape.append(word(Kind.WAIT, event))
 
     def wait_for_unwaited(self) -> None:

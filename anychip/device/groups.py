@@ -8,7 +8,7 @@ the real backends; nobody is waited for, except where a value from another rank 
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import wraps
 from inspect import signature
@@ -64,6 +64,10 @@ class Groups:
     def ranks(self, number: int) -> tuple[int, ...]:
         """The ranks of a numbered group."""
         return self._ranks[number]
+
+    def names(self, number: int) -> Sequence[str]:
+        """What process groups of these ranks are called."""
+        return self._names[number]
 
     def around(self, peer: int, ranks: tuple[int, ...]) -> tuple[int, ...]:
         """The smallest group with this rank and a peer in it: of a pipeline its stages, though it may send in the world."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from anychip.device.branches import MOST_APART, World, first_of_others, kinds
 from anychip.device.launch import UNFOLD
 from anychip.device.mailbox import LIBRARIES, appear
 from anychip.device.middle import LEAST, Middle
@@ -48,14 +49,15 @@ class Job:
     """The ranks of one program. fork(rank, tokens) starts one and returns its process id; draft(program) is told of the
     job's recordings while samples are run to see whether they stand for all ranks.
 
-    folder: recordings, logs and mail of the ranks.
+    folder: recordings, logs and mail of the ranks. per_node: so many ranks share a node.
     """
 
     def __init__(
-        self, folder: Path, world_size: int, jobs: int, fork: Callable[[Rank, tuple[int, int]], int],
+        self, folder: Path, world_size: int, per_node: int, jobs: int, fork: Callable[[Rank, tuple[int, int]], int],
         draft: Callable[[Program], None] | None = None,
     ) -> None:  # fmt: skip
-        self.folder, self.world_size, self.fork, self.draft = folder, world_size, fork, draft
+        self.folder, self.world_size, self.per_node = folder, world_size, per_node
+        self.fork, self.draft = fork, draft
         self.drafted: list[tuple[Program, tuple[int, ...]]] = []
         self.tokens = os.pipe()
         os.write(self.tokens[1], b"t" * jobs)
@@ -65,6 +67,7 @@ class Job:
         self.interrupted = False
         self.hang = ""  # what ranks wait for that never comes
         self._loaded = False
+        self._told_apart: Any = None  # kinds of ranks by the program's source
         self.middle: Middle | None = None  # of a pipeline, taken to do the same
         self.each = False  # nothing is taken to do the same
 
@@ -89,7 +92,7 @@ class Job:
             return self.codes.get(0, 1), None
         if not self._failed() and not self.interrupted and not self._sample(programs, streams):
             return self._again()
-        return self._assembled(programs, classes(programs, streams, self.world_size))
+        return self._assembled(programs, self._classes(programs, streams))
 
     def _read_all(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
         """Load the recordings that are new, and run whom they send to or receive from and who may do otherwise."""
@@ -140,7 +143,7 @@ class Job:
                 file.unlink(missing_ok=True)
         self.codes.clear()
         self.sampled.clear()
-        self.middle, self.each = None, True
+        self.middle, self.each, self.hang = None, True, ""
         return self._ran(everyone=False)
 
     # ------------------------------------------------------------ processes
@@ -289,9 +292,10 @@ class Job:
         return bool(fresh)
 
     def _sample(self, programs: dict[int, Program], streams: dict[int, Any]) -> bool:
-        """Run the second and the last rank for a step, and keep them as classes of their own if they do otherwise. False if
-        a middle stage does not do as it was taken to."""
-        owners = {rank: owner for owner, ranks in classes(programs, streams, self.world_size).items() for rank in ranks}
+        """Run whom the program tells apart, and the second and the last rank for a step, and keep them as classes of their own
+        if they do otherwise. False if a middle stage does not do as it was taken to."""
+        self._run_apart(programs, streams)
+        owners = {rank: owner for owner, ranks in self._classes(programs, streams).items() for rank in ranks}
         wanted = {rank: owners[rank] for rank in (1, self.world_size - 1) if rank not in programs}
         stages = self.middle.samples if self.middle is not None and self.middle.played else ()
         for rank, owner in wanted.items():
@@ -324,6 +328,32 @@ class Job:
                 self._read_all(programs, streams)
         return True
 
+    def _run_apart(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+        """Run a rank of each kind that the program's source tells apart from those that run anyway."""
+        if self.each:
+            return
+        found = first_of_others(self._kinds(programs[0]), self._looked_at())
+        if len(found) > MOST_APART:
+            programs[0].meta["warnings"].append(
+                f"The program tells {len(found)} more kinds of ranks apart by their number, of which {MOST_APART} ran: "
+                f"{', '.join(map(str, found[:MOST_APART]))}. For each of them: --ranks all."
+            )
+        if found:
+            self._run(map(Rank, found[:MOST_APART]))
+            self._read_all(programs, streams)
+
+    def _kinds(self, program: Program) -> Any:
+        if self._told_apart is None:
+            self._told_apart = kinds(program, World(self.world_size, self.per_node))
+        return self._told_apart
+
+    def _classes(self, programs: dict[int, Program], streams: dict[int, Any]) -> dict[int, list[int]]:
+        return classes(programs, streams, self.world_size, self._kinds(programs[0]), self._looked_at())
+
+    def _looked_at(self) -> list[int]:
+        """Ranks that run, or are samples of what their class does."""
+        return sorted({*self.codes, 1, self.world_size - 1})
+
     def _sampled(self, rank: int) -> Program | None:
         file = self.folder / f"sample-{rank}.anychip"
         return Program.load(file) if file.exists() else None
@@ -341,7 +371,7 @@ class Job:
         """Make the draft, where one is wanted; only the first."""
         if self.draft is None or self.drafted:
             return
-        first = _joined(programs, classes(programs, streams, self.world_size))
+        first = _joined(programs, self._classes(programs, streams))
         self.drafted = [(one, one.members) for one in first.ranks]
         self.draft(first)
 

@@ -6,7 +6,7 @@ mesh, who shares a group with whom repeats itself, so from one rank's groups all
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,9 +106,14 @@ def around(program: Program, peer: int | None, ranks: tuple[int, ...]) -> tuple[
 
 
 def classes(
-    programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np.uint64]], world_size: int
+    programs: Mapping[int, Program],
+    streams: Mapping[int, npt.NDArray[np.uint64]],
+    world_size: int,
+    kinds: npt.NDArray[np.int64] | None = None,
+    seen: Sequence[int] = (),
 ) -> dict[int, list[int]]:
-    """The ranks that each representative stands for, itself included; every rank of the world once.
+    """The ranks that each representative stands for, itself included; every rank of the world once. kinds: equal for ranks
+    that the program's source does not tell apart; seen: ranks that ran, if only as a sample.
 
     Ranks that no representative reaches by its groups, since somebody in these differs (the last of those that share an
     optimizer's state has less of it), go with those that they are the replicas of, else with the nearest one below.
@@ -134,7 +139,20 @@ def classes(
     left = np.flatnonzero(owner < 0)
     known = np.array(sorted(set(owner[owner >= 0].tolist())), np.int64)
     owner[left] = known[np.searchsorted(known, left, side="right") - 1]
+    if kinds is not None:
+        _as_told(owner, seen, kinds)
     return {int(rank): np.flatnonzero(owner == rank).tolist() for rank in np.unique(owner)}
+
+
+def _as_told(owner: npt.NDArray[np.int64], seen: Sequence[int], kinds: npt.NDArray[np.int64]) -> None:
+    """A rank goes with one that the source does not tell apart from it, where its own representative has none such."""
+    of_kind: dict[int, list[int]] = {}
+    for rank in seen:
+        of_kind.setdefault(int(kinds[rank]), []).append(int(owner[rank]))
+    for rank in np.flatnonzero(~np.isin(np.arange(owner.size), seen)).tolist():
+        its = of_kind.get(int(kinds[rank]), [])
+        if its and owner[rank] not in its:
+            owner[rank] = max((one for one in its if one <= rank), default=its[0])
 
 
 def likeness(

@@ -12,6 +12,7 @@ from anychip.device._torch_tensors import Tensors
 from anychip.device.answers import answer, is_asked_in_vain
 from anychip.device.clock import Clocks, VirtualClock
 from anychip.device.kernels import Kernels
+from anychip.device.micro_pipeline import MicroPipeline
 from anychip.drivers.base import Call
 from anychip.drivers.null import NEAR, NullDriver
 from anychip.memory import TapeMemory
@@ -52,6 +53,7 @@ class Runtime:
         self.tensors = Tensors(self.native, device_type, self.driver.alloc, self.driver.free)
         self.kernels = Kernels(self.recorder, self.driver, self.tensors)
         self.regions = Regions(self)
+        self.micro_pipeline = MicroPipeline(self)
         self.streams = StreamWatcher(self)
         self.groups: Any = None  # of torch.distributed, where this torch has it
         self.collectives: Any = None
@@ -244,6 +246,7 @@ class Regions:
 
     def _open(self, region: int) -> None:
         if region != self.open:
+            self.runtime.micro_pipeline.flush()
             if self.open and region:
                 self.runtime.recorder.tape.append(word(Kind.COMPILED, 0))
             self.open = region
@@ -253,6 +256,7 @@ class Regions:
         if self.in_backward and not self.depth:
             # What a checkpoint computes again, which is with gradients, is not of the node that asks for it.
             self._open(0 if torch.is_grad_enabled() else self._region_of_node())
+        self.runtime.micro_pipeline.before()
 
     def _region_of_node(self) -> int:
         node = torch._C._current_autograd_node()
@@ -272,3 +276,4 @@ class Regions:
                 block = by_address.get(tensor.untyped_storage().data_ptr()) if tensor.is_cuda else None
                 if block is not None and block.nbytes:
                     tape.append(word(kind, block.words >> 5))
+        self.runtime.micro_pipeline.after(call)

@@ -1,0 +1,177 @@
+"""Which ranks a program tells apart by their number: what its own source compares the number with.
+
+Ranks that issue the same ops are one class, of which one runs; that they do is seen from those that ran. A program that
+does something on rank 2 alone shows it on no other. So the comparisons in its source that a rank's number decides
+(`rank == 2`, `local_rank % 4`, `rank < world_size // 2`) are evaluated for all ranks, and of ranks that come out alike in
+all of them one runs. Numbers come from `get_rank()`, RANK and LOCAL_RANK, and names that are usual for them; what else a
+comparison depends on makes it unknown, and it is left out.
+"""
+
+import ast
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from anychip.device.mailbox import installed
+from anychip.record import Program
+
+MOST_APART = 8  # ranks that run for this
+DEPTH = 16  # names that stand for names
+CALLS = {"get_rank": "RANK", "get_node_local_rank": "LOCAL_RANK", "get_world_size": "WORLD_SIZE"}
+USUAL = {"rank": "RANK", "global_rank": "RANK", "local_rank": "LOCAL_RANK", "world_size": "WORLD_SIZE"}
+NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+BINARY = {
+    ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.FloorDiv: np.floor_divide, ast.Mod: np.remainder,
+}  # fmt: skip
+COMPARED = {
+    ast.Eq: np.equal, ast.NotEq: np.not_equal, ast.Lt: np.less, ast.LtE: np.less_equal, ast.Gt: np.greater,
+    ast.GtE: np.greater_equal, ast.Is: np.equal, ast.IsNot: np.not_equal,
+}  # fmt: skip
+Numbers = npt.NDArray[Any]
+
+
+class World(NamedTuple):
+    """size: ranks. local: of a node."""
+
+    size: int
+    local: int
+
+    def number(self, name: str) -> Numbers:
+        """RANK and the like, of every rank."""
+        ranks = np.arange(self.size)
+        fixed = {"WORLD_SIZE": self.size, "LOCAL_WORLD_SIZE": min(self.local, self.size)}
+        return np.full(self.size, fixed[name]) if name in fixed else ranks if name == "RANK" else ranks % self.local
+
+
+def kinds(program: Program, world: World) -> npt.NDArray[np.int64]:
+    """A number for each rank, equal where the program's source does not tell ranks apart."""
+    files = {place.file for place in program.places} | {str(one) for one in program.meta.get("argv", ())[:1]}
+    sources = [path for path in map(Path, sorted(files)) if path.suffix == ".py" and not installed(str(path))]
+    answers = [answer for path in sources for answer in _answers(path, world)]
+    if not answers:
+        return np.zeros(world.size, np.int64)
+    return np.unique(np.stack(answers), axis=1, return_inverse=True)[1].ravel()
+
+
+def first_of_others(kind: npt.NDArray[np.int64], known: Iterable[int]) -> list[int]:
+    """The first rank of each kind that none of the known ranks is of."""
+    seen = set(kind[list(known)].tolist())
+    numbers, first = np.unique(kind, return_index=True)
+    return sorted(int(rank) for number, rank in zip(numbers.tolist(), first, strict=True) if number not in seen)
+
+
+def _answers(path: Path, world: World) -> Iterator[Numbers]:
+    """What each comparison of a file comes to on every rank, where it is not the same on all."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return
+    reader = Reader(tree, world)
+    for node in ast.walk(tree):
+        tests: list[ast.expr] = [node] if isinstance(node, ast.Compare) else []
+        if isinstance(node, ast.If | ast.IfExp | ast.While | ast.Assert):
+            tests = [node.test]
+        elif isinstance(node, ast.BoolOp):
+            tests = node.values
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            tests = [node.operand]
+        for test in tests:
+            value = reader.value(test)
+            if value is not None and (answer := value != 0).any() and not answer.all():
+                yield answer
+
+
+class Reader:
+    """Values of a file's expressions on every rank; None for what a rank's number and constants do not decide."""
+
+    def __init__(self, tree: ast.Module, world: World) -> None:
+        self.world = world
+        self.given: dict[str, list[ast.expr]] = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    self._note(target, node.value)
+            elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
+                self._note(node.target, node.value)
+
+    def _note(self, target: ast.expr, value: ast.expr) -> None:
+        if isinstance(target, ast.Name | ast.Attribute):
+            self.given.setdefault(_last(target), []).append(value)
+        elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+            for one, other in zip(target.elts, value.elts, strict=True):
+                self._note(one, other)
+
+    def value(self, node: ast.expr, depth: int = 0) -> Numbers | None:
+        if depth > DEPTH:
+            return None
+        match node:
+            case ast.Constant(int() as number):
+                return np.full(self.world.size, int(number))
+            case ast.Constant(str() as text) if text.isdigit():
+                return np.full(self.world.size, int(text))
+            case ast.Name() | ast.Attribute():
+                return self._named(_last(node), depth)
+            case ast.BinOp(left, op, right) if type(op) in BINARY:
+                return self._both(BINARY[type(op)], left, right, depth)
+            case ast.Compare(left, [op], [right]) if type(op) in COMPARED:
+                return self._both(COMPARED[type(op)], left, right, depth)
+            case ast.Compare(
+                left, [ast.In() | ast.NotIn() as op], [ast.Tuple(items) | ast.List(items) | ast.Set(items)]
+            ):
+                return self._among(left, items, isinstance(op, ast.In), depth)
+            case ast.UnaryOp(ast.Not(), operand):
+                found = self.value(operand, depth + 1)
+                return None if found is None else found == 0
+            case ast.UnaryOp(ast.USub(), operand):
+                found = self.value(operand, depth + 1)
+                return None if found is None else -found
+            case ast.NamedExpr(_, given):
+                return self.value(given, depth + 1)
+            case ast.IfExp(_, body, other):  # `get_rank() if is_initialized() else 0`
+                return self._first([body, other], depth)
+            case ast.Subscript(_, ast.Constant(str() as name)) if name in NUMBERS:
+                return self.world.number(name)
+            case ast.Call():
+                return self._called(node, depth)
+        return None
+
+    def _called(self, node: ast.Call, depth: int) -> Numbers | None:
+        name = _last(node.func)
+        if name in CALLS and not node.args and not node.keywords:
+            return self.world.number(CALLS[name])
+        if name == "int" and len(node.args) == 1:
+            return self.value(node.args[0], depth + 1)
+        if name in ("get", "getenv") and node.args and isinstance(node.args[0], ast.Constant):
+            return self.world.number(node.args[0].value) if node.args[0].value in NUMBERS else None
+        return None
+
+    def _named(self, name: str, depth: int) -> Numbers | None:
+        found = self._first(self.given.get(name, []), depth)
+        return self.world.number(USUAL[name]) if found is None and name in USUAL else found
+
+    def _first(self, nodes: list[ast.expr], depth: int) -> Numbers | None:
+        """What differs from rank to rank, of several that a name may be, else the only one."""
+        found = [value for node in nodes if (value := self.value(node, depth + 1)) is not None]
+        differs = next((value for value in found if (value != value[0]).any()), None)
+        return differs if differs is not None else found[0] if len(found) == len(nodes) == 1 else None
+
+    def _both(self, how: Any, left: ast.expr, right: ast.expr, depth: int) -> Numbers | None:
+        one, other = self.value(left, depth + 1), self.value(right, depth + 1)
+        if one is None or other is None or (how in (np.floor_divide, np.remainder) and (other == 0).any()):
+            return None
+        return how(one, other)  # type: ignore[no-any-return]
+
+    def _among(self, left: ast.expr, items: list[ast.expr], is_in: bool, depth: int) -> Numbers | None:
+        one, others = self.value(left, depth + 1), [self.value(item, depth + 1) for item in items]
+        if one is None or any(other is None for other in others):
+            return None
+        found = np.any([one == other for other in others], axis=0) if others else np.zeros(self.world.size, bool)
+        return found if is_in else ~found
+
+
+def _last(node: ast.expr) -> str:
+    """The name of a thing without what it belongs to: `rank` of `self.rank`."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

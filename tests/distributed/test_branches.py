@@ -1,0 +1,50 @@
+"""Which ranks a program's source tells apart."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anychip.device.branches import World, first_of_others, kinds
+from anychip.record import Program
+from tests.distributed.test_jobs import job
+
+NONE = np.zeros(0, np.int64)
+BEGIN = "import os, torch.distributed as dist\nr = dist.get_rank()\nlocal = int(os.environ['LOCAL_RANK'])\n"
+
+
+def apart(tmp_path: Path, source: str, known: tuple[int, ...] = (0, 1, 15)) -> list[int]:
+    path = tmp_path / "train.py"
+    path.write_text(source, encoding="utf-8")
+    return first_of_others(kinds(Program(NONE, [], NONE, meta={"argv": [str(path)]}), World(16, 8)), known)
+
+
+@pytest.mark.parametrize(("test", "found"), [
+    ("r == 0", []), ("r", []), ("not r", []), ("r == dist.get_world_size() - 1", []),
+    ("r == 2", [2]), ("r == 2 and step > 1", [2]), ("step and r in (3, 5)", [3]), ("r not in [0, 1, 15]", [2]),
+    ("local == 0", []), ("local == 3", [3]), ("local % 4 == 2", [2]), ("r // 8 == 1 and local == 0", [8]),
+    ("4 <= r", []), ("r > 3 and local < 2", [2, 8]), ("r == step", []), ("step == 2", []), ("r == len(x)", []),
+    ("(q := r - 4) == 0", [4]), ("r % 0 == 1", []), ("r is not None", []),
+])  # fmt: skip
+def test_comparisons_that_a_ranks_number_decides(test: str, found: list[int], tmp_path: Path) -> None:
+    assert apart(tmp_path, f"{BEGIN}for step in range(3):\n    if {test}:\n        pass\n") == found
+
+
+@pytest.mark.parametrize("begin", [
+    "r = int(os.environ.get('RANK', 0))", "r = int(os.getenv('RANK', '0'))", "self.r = dist.get_rank()\nr = self.r",
+    "r = dist.get_rank() if dist.is_initialized() else 0", "r = 0\nr = dist.get_rank()", "w, r = 4, dist.get_rank()",
+    "def main(rank): r = rank", "r = args.global_rank", "r = dist.get_node_local_rank()",
+])  # fmt: skip
+def test_where_a_rank_has_its_number_from(begin: str, tmp_path: Path) -> None:
+    assert apart(tmp_path, f"{begin}\nis_odd_one = r == 5\n") == [5]
+
+
+def test_files_that_cannot_be_read_tell_nothing(tmp_path: Path) -> None:
+    assert apart(tmp_path, "if rank == :\n") == []
+    assert not kinds(Program(NONE, [], NONE, meta={"argv": ["no/such.py"]}), World(16, 8)).any()
+
+
+def test_a_rank_that_alone_does_something_is_a_class_of_its_own() -> None:
+    program = job("unlike.py", 8)
+    assert [one.members for one in program.ranks] == [(0, 1, 3, 4, 5, 6, 7), (2,)]
+    assert 2 in program.ran

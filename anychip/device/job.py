@@ -64,6 +64,7 @@ class Job:
         self.running: dict[int, Rank] = {}
         self.codes: dict[int, int] = {}
         self.sampled: dict[int, int] = {}  # how samples ended
+        self.samples_of: dict[int, int] = {}  # those that were seen to do as the rank that they stand in for
         self.interrupted = False
         self.hang = ""  # what ranks wait for that never comes
         self._loaded = False
@@ -143,6 +144,7 @@ class Job:
                 file.unlink(missing_ok=True)
         self.codes.clear()
         self.sampled.clear()
+        self.samples_of.clear()
         self.middle, self.each, self.hang = None, True, ""
         return self._ran(everyone=False)
 
@@ -317,8 +319,9 @@ class Job:
                 self._run([Rank(rank)])
                 self._read_all(programs, streams)
             elif any(alike(stream(found), one) for one in streams.values()):
-                continue
+                self.samples_of[rank] = owner
             elif within(found, programs[owner]):
+                self.samples_of[rank] = owner
                 programs[0].meta["warnings"].append(
                     f"Rank {rank} does as rank {owner}, on what is left of tensors that do not divide evenly; it is taken to "
                     "have as much. For each of them: --ranks all."
@@ -332,7 +335,7 @@ class Job:
         """Run a rank of each kind that the program's source tells apart from those that run anyway."""
         if self.each:
             return
-        found = first_of_others(self._kinds(programs[0]), self._looked_at())
+        found = first_of_others(self._kinds(programs[0]), {*self.codes, 1, self.world_size - 1})
         if len(found) > MOST_APART:
             programs[0].meta["warnings"].append(
                 f"The program tells {len(found)} more kinds of ranks apart by their number, of which {MOST_APART} ran: "
@@ -348,11 +351,7 @@ class Job:
         return self._told_apart
 
     def _classes(self, programs: dict[int, Program], streams: dict[int, Any]) -> dict[int, list[int]]:
-        return classes(programs, streams, self.world_size, self._kinds(programs[0]), self._looked_at())
-
-    def _looked_at(self) -> list[int]:
-        """Ranks that run, or are samples of what their class does."""
-        return sorted({*self.codes, 1, self.world_size - 1})
+        return classes(programs, streams, self.world_size, self._kinds(programs[0]), self.samples_of)
 
     def _sampled(self, rank: int) -> Program | None:
         file = self.folder / f"sample-{rank}.anychip"

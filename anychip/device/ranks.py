@@ -110,10 +110,10 @@ def classes(
     streams: Mapping[int, npt.NDArray[np.uint64]],
     world_size: int,
     kinds: npt.NDArray[np.int64] | None = None,
-    seen: Sequence[int] = (),
+    samples_of: Mapping[int, int] | None = None,
 ) -> dict[int, list[int]]:
     """The ranks that each representative stands for, itself included; every rank of the world once. kinds: equal for ranks
-    that the program's source does not tell apart; seen: ranks that ran, if only as a sample.
+    that the program's source does not tell apart; samples_of: who did for a step as another.
 
     Ranks that no representative reaches by its groups, since somebody in these differs (the last of those that share an
     optimizer's state has less of it), go with those that they are the replicas of, else with the nearest one below.
@@ -140,19 +140,21 @@ def classes(
     known = np.array(sorted(set(owner[owner >= 0].tolist())), np.int64)
     owner[left] = known[np.searchsorted(known, left, side="right") - 1]
     if kinds is not None:
-        _as_told(owner, seen, kinds)
+        _as_told(owner, sorted(programs), kinds, samples_of or {})
     return {int(rank): np.flatnonzero(owner == rank).tolist() for rank in np.unique(owner)}
 
 
-def _as_told(owner: npt.NDArray[np.int64], seen: Sequence[int], kinds: npt.NDArray[np.int64]) -> None:
+def _as_told(
+    owner: npt.NDArray[np.int64], ran: Sequence[int], kinds: npt.NDArray[np.int64], samples_of: Mapping[int, int]
+) -> None:
     """A rank goes with one that the source does not tell apart from it, where its own representative has none such."""
     of_kind: dict[int, list[int]] = {}
-    for rank in seen:
-        of_kind.setdefault(int(kinds[rank]), []).append(int(owner[rank]))
-    for rank in np.flatnonzero(~np.isin(np.arange(owner.size), seen)).tolist():
-        its = of_kind.get(int(kinds[rank]), [])
-        if its and owner[rank] not in its:
-            owner[rank] = max((one for one in its if one <= rank), default=its[0])
+    for rank, its in sorted([*((rank, int(owner[rank])) for rank in ran), *samples_of.items()]):
+        of_kind.setdefault(int(kinds[rank]), []).append(its)
+    for rank in np.flatnonzero(~np.isin(np.arange(owner.size), ran)).tolist():
+        mine = of_kind.get(int(kinds[rank]), [])
+        if mine and owner[rank] not in mine:
+            owner[rank] = max((one for one in mine if one <= rank), default=mine[0])
 
 
 def likeness(

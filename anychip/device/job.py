@@ -22,7 +22,7 @@ from anychip.device.branches import MOST_APART, World, first_of_others, kinds
 from anychip.device.launch import UNFOLD
 from anychip.device.mailbox import LIBRARIES, appear
 from anychip.device.middle import LEAST, Middle
-from anychip.device.ranks import MOST, alike, classes, stream, wanted, within
+from anychip.device.ranks import MOST, SENDS, alike, classes, stream, wanted, within
 from anychip.errors import ERROR
 from anychip.record import Program
 
@@ -346,8 +346,10 @@ class Job:
             self._read_all(programs, streams)
 
     def _kinds(self, program: Program) -> Any:
+        """Kinds of ranks by the program's source. In a pipeline a rank's number is its place, and each stage is seen to anyway."""
         if self._told_apart is None:
-            self._told_apart = kinds(program, World(self.world_size, self.per_node))
+            is_piped = any(op.name in SENDS for op in program.ops)
+            self._told_apart = kinds(program, World(self.world_size, self.per_node)) * (not is_piped)
         return self._told_apart
 
     def _classes(self, programs: dict[int, Program], streams: dict[int, Any]) -> dict[int, list[int]]:

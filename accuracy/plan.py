@@ -99,19 +99,29 @@ def shape_entry(row: Mapping[str, str]) -> Mapping[str, Any]:
     return {"name": rf"(?i)(?<![a-z0-9.])({'|'.join(forms)})(?![0-9.])", "set": fixed, "blank": blank}
 
 
+# The `re` module keeps 512 patterns; models, chips and rules have more, and each row asks all of them.
+@cache
+def regex(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
+def search(pattern: str, text: str) -> re.Match[str] | None:
+    return regex(pattern).search(text)
+
+
 MATCHED = ("framework", "chip", "model", "recompute", "dtype", "notes", "source_location")
 
 
 def matches(rule: Mapping[str, Any], run: Run) -> bool:
     """Whether every pattern that the rule has is found in the run's column."""
     texts = {name: run.notes if name == "notes" else run[name] for name in MATCHED}
-    return all(re.search(rule[name], texts[name]) for name in MATCHED if name in rule)
+    return all(search(rule[name], texts[name]) for name in MATCHED if name in rule)
 
 
 def plan(run: Run) -> Plan:
     """Raises Unable with the reason."""
     for pattern, reason in FAULTY.items():
-        if re.search(pattern, run.id):
+        if search(pattern, run.id):
             raise Unable(reason)
     if run.marks:
         raise Unable(f"marked {run.marks[0]} by whoever collected it")
@@ -119,7 +129,7 @@ def plan(run: Run) -> Plan:
     told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, run)]
     is_known = bool(told)
     told = told or [rule for rule in rules() if rule.get("fallback") and matches(rule, run)]
-    models = [entry for entry in (*table("models.toml")["model"], *shapes()) if re.search(entry["name"], run["model"])]
+    models = [entry for entry in (*table("models.toml")["model"], *shapes()) if search(entry["name"], run["model"])]
     unable = [entry["unable"] for entry in models if "unable" in entry]
     if unable:
         raise Unable(unable[-1])
@@ -148,7 +158,7 @@ def convention(run: Run) -> Mapping[str, Any] | None:
         return None
     entries = table("conventions.toml")["flop"]
     return next(
-        entry for entry in entries if entry["metric"] == metric and re.search(entry["framework"], run["framework"])
+        entry for entry in entries if entry["metric"] == metric and search(entry["framework"], run["framework"])
     )
 
 
@@ -165,11 +175,11 @@ def programmed(found: Plan, told: list[Mapping[str, Any]]) -> Plan:
 
 def chip_of(run: Run) -> str:
     for entry in table("chips.toml")["chip"]:
-        if re.search(entry["name"], run["chip"]):
+        if search(entry["name"], run["chip"]):
             if "unable" in entry:
                 raise Unable(f"chip {run['chip']!r}: {entry['unable']}")
             return str(entry["id"])
-    named = {name: id for name, id in chip_names().items() if re.search(name, run["chip"])}
+    named = {name: id for name, id in chip_names().items() if search(name, run["chip"])}
     if not named:
         raise Unable(f"chip {run['chip']!r}: no file in the standard")
     return named[max(named, key=len)]
@@ -188,7 +198,7 @@ def chip_names() -> Mapping[str, str]:
 def cluster_of(run: Run) -> str | None:
     """Where the source names a network that is not the chip's usual one."""
     entries = table("chips.toml")["cluster"]
-    return next((str(entry["id"]) for entry in entries if re.search(entry["interconnect"], run["interconnect"])), None)
+    return next((str(entry["id"]) for entry in entries if search(entry["interconnect"], run["interconnect"])), None)
 
 
 def fill(run: Run, blank: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
@@ -229,7 +239,7 @@ def word(column: str, text: str) -> str:
     """What a column's text means; itself where it is such a word already."""
     entries = table("words.toml")[column]
     for entry in entries:
-        match = re.search(entry["text"], text)
+        match = search(entry["text"], text)
         if match:
             return match.expand(entry["value"])
     if text in {re.sub(r":.*", "", entry["value"]) for entry in entries} | {entry["value"] for entry in entries}:
@@ -239,7 +249,7 @@ def word(column: str, text: str) -> str:
 
 def noted(notes: str) -> dict[str, int]:
     """Options that a source's notes give as flags, over what the model's name says."""
-    found = {entry["value"]: re.search(entry["text"], notes) for entry in table("words.toml")["notes"]}
+    found = {entry["value"]: search(entry["text"], notes) for entry in table("words.toml")["notes"]}
     return {name: int(match[1]) for name, match in found.items() if match}
 
 

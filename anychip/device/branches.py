@@ -8,7 +8,7 @@ comparison depends on makes it unknown, and it is left out.
 """
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,6 @@ from anychip.device.mailbox import installed
 from anychip.record import Program
 
 MOST_APART = 8  # ranks that run for this
-DEPTH = 16  # names that stand for names
 CALLS = {"get_rank": "RANK", "get_node_local_rank": "LOCAL_RANK", "get_world_size": "WORLD_SIZE"}
 USUAL = {"rank": "RANK", "global_rank": "RANK", "local_rank": "LOCAL_RANK", "world_size": "WORLD_SIZE"}
 NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
@@ -40,10 +39,10 @@ class World(NamedTuple):
     local: int
 
     def number(self, name: str) -> Numbers:
-        """RANK and the like, of every rank."""
+        """RANK and the like: of every rank, or one number where it is the same for all."""
         ranks = np.arange(self.size)
         fixed = {"WORLD_SIZE": self.size, "LOCAL_WORLD_SIZE": min(self.local, self.size)}
-        return np.full(self.size, fixed[name]) if name in fixed else ranks if name == "RANK" else ranks % self.local
+        return np.asarray(fixed[name]) if name in fixed else ranks if name == "RANK" else ranks % self.local
 
 
 def kinds(program: Program, world: World) -> npt.NDArray[np.int64]:
@@ -63,29 +62,32 @@ def first_of_others(kind: npt.NDArray[np.int64], known: Iterable[int]) -> list[i
     return sorted(int(rank) for number, rank in zip(numbers.tolist(), first, strict=True) if number not in seen)
 
 
-def _answers(path: Path, world: World) -> Iterator[Numbers]:
+def _answers(path: Path, world: World) -> list[Numbers]:
     """What each comparison of a file comes to on every rank, where it is not the same on all."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError):
-        return
-    reader = Reader(tree, world)
-    for node in ast.walk(tree):
-        tests: list[ast.expr] = [node] if isinstance(node, ast.Compare) else []
-        if isinstance(node, ast.If | ast.IfExp | ast.While | ast.Assert):
-            tests = [node.test]
-        elif isinstance(node, ast.BoolOp):
-            tests = node.values
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            tests = [node.operand]
-        for test in tests:
-            value = reader.value(test)
-            if value is not None and (answer := value != 0).any() and not answer.all():
-                yield answer
+        reader = Reader(tree, world)
+        tests = [test for node in ast.walk(tree) for test in _tests(node)]
+        return [value != 0 for test in tests if (value := reader.value(test)) is not None and _differs(value != 0)]
+    except (OSError, SyntaxError, ValueError, TypeError, RecursionError):  # the last: expressions of a thousand terms
+        return []
+
+
+def _tests(node: ast.AST) -> list[ast.expr]:
+    match node:
+        case ast.Compare():
+            return [node]
+        case ast.If() | ast.IfExp() | ast.While() | ast.Assert():
+            return [node.test]
+        case ast.BoolOp():
+            return node.values
+        case ast.UnaryOp(ast.Not(), operand):
+            return [operand]
+    return []
 
 
 class Reader:
-    """Values of a file's expressions on every rank; None for what a rank's number and constants do not decide."""
+    """Values of a file's expressions: one number, or one for each rank; None for what a rank's number and constants do not decide."""
 
     def __init__(self, tree: ast.Module, world: World) -> None:
         self.world = world
@@ -96,6 +98,19 @@ class Reader:
                     self._note(target, node.value)
             elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
                 self._note(node.target, node.value)
+        self.values: dict[str, Numbers] = {}
+        self._settle()
+        for name in USUAL:
+            self.values.setdefault(name, world.number(USUAL[name]))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Values of all names that follow from those that have one; a name's value stays."""
+        before = -1
+        while before != (before := len(self.values)):
+            for name, nodes in self.given.items():
+                if name not in self.values and (found := self._first(nodes)) is not None:
+                    self.values[name] = found
 
     def _note(self, target: ast.expr, value: ast.expr) -> None:
         if isinstance(target, ast.Name | ast.Attribute):
@@ -104,72 +119,72 @@ class Reader:
             for one, other in zip(target.elts, value.elts, strict=True):
                 self._note(one, other)
 
-    def value(self, node: ast.expr, depth: int = 0) -> Numbers | None:
-        if depth > DEPTH:
-            return None
+    def value(self, node: ast.expr) -> Numbers | None:
         match node:
             case ast.Constant(int() as number):
-                return np.full(self.world.size, int(number))
-            case ast.Constant(str() as text) if text.isdigit():
-                return np.full(self.world.size, int(text))
+                return np.asarray(int(number))
+            case ast.Constant(str() as text) if text.isdecimal():
+                return np.asarray(int(text))
             case ast.Name() | ast.Attribute():
-                return self._named(_last(node), depth)
+                return self.values.get(_last(node))
             case ast.BinOp(left, op, right) if type(op) in BINARY:
-                return self._both(BINARY[type(op)], left, right, depth)
+                return self._both(BINARY[type(op)], left, right)
             case ast.Compare(left, [op], [right]) if type(op) in COMPARED:
-                return self._both(COMPARED[type(op)], left, right, depth)
+                return self._both(COMPARED[type(op)], left, right)
             case ast.Compare(
                 left, [ast.In() | ast.NotIn() as op], [ast.Tuple(items) | ast.List(items) | ast.Set(items)]
             ):
-                return self._among(left, items, isinstance(op, ast.In), depth)
+                return self._among(left, items, isinstance(op, ast.In))
             case ast.UnaryOp(ast.Not(), operand):
-                found = self.value(operand, depth + 1)
+                found = self.value(operand)
                 return None if found is None else found == 0
             case ast.UnaryOp(ast.USub(), operand):
-                found = self.value(operand, depth + 1)
+                found = self.value(operand)
                 return None if found is None else -found
             case ast.NamedExpr(_, given):
-                return self.value(given, depth + 1)
+                return self.value(given)
             case ast.IfExp(_, body, other):  # `get_rank() if is_initialized() else 0`
-                return self._first([body, other], depth)
+                return self._first([body, other])
             case ast.Subscript(_, ast.Constant(str() as name)) if name in NUMBERS:
                 return self.world.number(name)
             case ast.Call():
-                return self._called(node, depth)
+                return self._called(node)
         return None
 
-    def _called(self, node: ast.Call, depth: int) -> Numbers | None:
+    def _called(self, node: ast.Call) -> Numbers | None:
         name = _last(node.func)
         if name in CALLS and not node.args and not node.keywords:
             return self.world.number(CALLS[name])
         if name == "int" and len(node.args) == 1:
-            return self.value(node.args[0], depth + 1)
+            return self.value(node.args[0])
         if name in ("get", "getenv") and node.args and isinstance(node.args[0], ast.Constant):
             return self.world.number(node.args[0].value) if node.args[0].value in NUMBERS else None
         return None
 
-    def _named(self, name: str, depth: int) -> Numbers | None:
-        found = self._first(self.given.get(name, []), depth)
-        return self.world.number(USUAL[name]) if found is None and name in USUAL else found
-
-    def _first(self, nodes: list[ast.expr], depth: int) -> Numbers | None:
+    def _first(self, nodes: list[ast.expr]) -> Numbers | None:
         """What differs from rank to rank, of several that a name may be, else the only one."""
-        found = [value for node in nodes if (value := self.value(node, depth + 1)) is not None]
-        differs = next((value for value in found if (value != value[0]).any()), None)
+        found = [value for node in nodes if (value := self.value(node)) is not None]
+        differs = next(filter(_differs, found), None)
         return differs if differs is not None else found[0] if len(found) == len(nodes) == 1 else None
 
-    def _both(self, how: Any, left: ast.expr, right: ast.expr, depth: int) -> Numbers | None:
-        one, other = self.value(left, depth + 1), self.value(right, depth + 1)
+    def _both(self, how: Any, left: ast.expr, right: ast.expr) -> Numbers | None:
+        one, other = self.value(left), self.value(right)
         if one is None or other is None or (how in (np.floor_divide, np.remainder) and (other == 0).any()):
             return None
         return how(one, other)  # type: ignore[no-any-return]
 
-    def _among(self, left: ast.expr, items: list[ast.expr], is_in: bool, depth: int) -> Numbers | None:
-        one, others = self.value(left, depth + 1), [self.value(item, depth + 1) for item in items]
+    def _among(self, left: ast.expr, items: list[ast.expr], is_in: bool) -> Numbers | None:
+        one, others = self.value(left), [self.value(item) for item in items]
         if one is None or any(other is None for other in others):
             return None
-        found = np.any([one == other for other in others], axis=0) if others else np.zeros(self.world.size, bool)
+        found = np.asarray(False)
+        for other in others:
+            found = found | (one == other)
         return found if is_in else ~found
+
+
+def _differs(value: Numbers) -> bool:
+    return bool(value.size and (value != value.flat[0]).any())
 
 
 def _last(node: ast.expr) -> str:

@@ -39,6 +39,20 @@ def test_where_a_rank_has_its_number_from(begin: str, tmp_path: Path) -> None:
     assert apart(tmp_path, f"{begin}\nis_odd_one = r == 5\n") == [5]
 
 
+def test_names_that_stand_for_one_another_many_times_over_take_no_longer(tmp_path: Path) -> None:
+    """Each given eight times by way of the others: following every way took minutes in a file of a published program."""
+    chain = [f"n{one} = n{(one + step) % 40}" for one in range(40) for step in range(1, 9)]
+    assert apart(tmp_path, "\n".join([*chain, "n7 = dist.get_rank()", "n3 == 5"])) == [5]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [f"x = {' + '.join(['r'] * 5000)}", "x = -(r == 2) - (r == 3)", f"x = r * {10**40} == 5", "x = '\u00b2' == r"],
+)
+def test_odd_expressions_are_no_obstacle(odd: str, tmp_path: Path) -> None:
+    assert apart(tmp_path, f"r = dist.get_rank()\n{odd}\n") == []
+
+
 def test_files_that_cannot_be_read_tell_nothing(tmp_path: Path) -> None:
     assert apart(tmp_path, "if rank == :\n") == []
     assert not kinds(Program(NONE, [], NONE, meta={"argv": ["no/such.py"]}), World(16, 8)).any()

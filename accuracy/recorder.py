@@ -137,9 +137,14 @@ class Recorder:
                                             env={**os.environ, "PYTHONPATH": str(HERE.parent)})  # fmt: skip
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps([job.argv, job.num_chips, str(self.path(job)), job.module]) + "\n")
-        self.process.stdin.flush()
-        self.process.stdout.readline()
+        try:
+            self.process.stdin.write(json.dumps([job.argv, job.num_chips, str(self.path(job)), job.module]) + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:  # an import failed, which is no failure of the job's: it is tried again next time
+            raise RuntimeError(f"the process that records ended; `python -c 'import {job.module}'` may say why")
 
 
 def serve(jobs: int) -> None:

@@ -1,6 +1,8 @@
 """The reference transformer, recorded: what is folded is what is not, and each way to split it runs."""
 
+import sys
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 
@@ -155,7 +157,7 @@ def test_a_program_that_fails_says_why(recorder):
 def test_a_last_stage_that_predicts_more_is_folded_as_it_is(recorder):
     shape = {**SHAPE, "hidden": 2048, "heads": 16, "ffn": 4096, "pp": 4, "layers": 7, "micro_batches": 16, "mtp": 1}
     folded = points(shape)
-    assert {one.options["pp"] for one in folded} == {3, 4}
+    assert {one.options["micro_batches"] for one in folded} == {4, 8}
     exact = step(recorder, 4, **shape)
     times = [one.weight * step(recorder, one.options["pp"], **one.options).time_s for one in folded]
     assert sum(times) == pytest.approx(exact.time_s, rel=0.01)
@@ -229,3 +231,12 @@ def test_each_product_of_a_loop_takes_the_host_as_long_as_the_library_needs(reco
     waits = one.payloads[one.kinds == Kind.HOST]
     # two products forward and four backward of each of four experts, in two steps
     assert (waits == 25_000).sum() == 2 * 4 * 6
+
+
+def test_a_process_that_ends_is_told(tmp_path):
+    """And is no failure of the job's that later runs would keep to."""
+    with Recorder(tmp_path) as broken:
+        broken.process = Popen([sys.executable, "-c", "input()"], stdin=PIPE, stdout=PIPE, text=True)
+        with pytest.raises(RuntimeError, match="ended; `python -c 'import accuracy.reference'"):
+            broken.program(Job(("--layers", "1"), 1))
+    assert not list(tmp_path.iterdir())

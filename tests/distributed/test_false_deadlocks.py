@@ -11,7 +11,7 @@ from anychip.device.job import Job, Rank
 @pytest.fixture
 def two(tmp_path):
     """A job of two ranks that wait for each other."""
-    found = Job(tmp_path, 2, 2, lambda rank, tokens: 0)
+    found = Job(tmp_path, 2, 2, 2, lambda rank, tokens: 0)
     found.running = {1: Rank(0), 2: Rank(1)}
     for rank in (0, 1):
         note = [1 - rank, [0, 1], f"rank {rank} waits", f"mail-{1 - rank}-{rank}-0"]

@@ -23,7 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 STAGES = 4  # recorded of a pipeline, at least one of which is neither first nor last
-ALWAYS = 100  # layers times micro-batches times stages up to which all is recorded as it is
+ALWAYS = (
+    2500  # layers times micro-batches up to which all is recorded as it is, which takes about as long as a fold does
+)
 UNEVEN = ("recompute_layers", "dense_layers", "routed_every")  # make layers differ from each other
 # Options of layers with experts alone.
 ROUTED = (
@@ -75,20 +77,21 @@ class Size(NamedTuple):
         return [1.0, self.most * v, flying * self.most]
 
 
-def points(options: Mapping[str, Any]) -> list[Point]:
-    """What to record for these options: themselves, where they are short already. Layers of several kinds are recorded as
-    models of one kind each, weighted by how many layers there are."""
-    found = kinds(options)
+def points(options: Mapping[str, Any], always: int = ALWAYS) -> list[Point]:
+    """What to record for these options: themselves, where they are short already (always: layers times micro-batches of a
+    pipeline up to which they are). Layers of several kinds are recorded as models of one kind each, weighted by how many
+    layers there are."""
+    found = kinds(options, always)
     if len(found) == 1:
-        return straight(options) if options.get("pp", 1) == 1 else piped(options)
+        return straight(options) if options.get("pp", 1) == 1 else piped(options, always)
     return [
         Point(point.weight * share, point.options, point.first * share, point.last * share)
         for share, kind in found
-        for point in points(kind)
+        for point in points(kind, always)
     ]
 
 
-def kinds(options: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any]]]:
+def kinds(options: Mapping[str, Any], always: int) -> list[tuple[float, Mapping[str, Any]]]:
     """Options of a model whose layers are all of one kind, with the share of the layers. `full_every` n: one layer in n sees
     all keys, the others a window. `dense_layers`, `routed_every`: which layers have experts."""
     if "pattern" in options:
@@ -98,7 +101,7 @@ def kinds(options: Mapping[str, Any]) -> list[tuple[float, Mapping[str, Any]]]:
         near = without(options, "full_every")
         return [((every - 1) / every, near), (1 / every, without(near, "window"))]
     layers, first, apart = options["layers"], options.get("dense_layers", 0), options.get("routed_every", 1)
-    is_short = layers <= FEW_LAYERS if options.get("pp", 1) == 1 else layers * options["micro_batches"] <= ALWAYS
+    is_short = layers <= FEW_LAYERS if options.get("pp", 1) == 1 else layers * options["micro_batches"] <= always
     if not options.get("experts") or (not first and apart == 1) or is_short:
         return [(1.0, options)]
     share = sum((number + 1) % apart == 0 for number in range(first, layers)) / layers
@@ -168,12 +171,12 @@ def line(whole: int, two: tuple[int, int] | None) -> list[tuple[float, int]]:
 # A pipeline --------------------------------------------------------------------------------------------------------------
 
 
-def piped(options: Mapping[str, Any]) -> list[Point]:
+def piped(options: Mapping[str, Any], always: int) -> list[Point]:
     p, v = options["pp"], options.get("vp", 1)
     layers, micro = options["layers"], options["micro_batches"]
     missing = 2 if (layers + 2) % (p * v) == 0 and layers % (p * v) and not options.get("mtp") else 0
     whole = Size(p, v, micro, -(-(layers + missing) // (p * v)), layers + missing)
-    if layers * micro <= ALWAYS or is_uneven(options):
+    if layers * micro <= always or is_uneven(options):
         return [Point(1.0, options, 1.0, 1.0)]
     if layers + missing == whole.most * p * v:
         small = candidates(whole, 2 if options["recompute"] == "half" else 1, missing)

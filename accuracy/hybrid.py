@@ -102,13 +102,13 @@ def feed_forward_of(args: Namespace, how: How, fuse: Any) -> nn.Module:
 
 
 def experts_of(args: Namespace, layout: Layout, how: How, fuse: Any) -> nn.Module:
-    from accuracy.reference import experts
+    from accuracy.reference.experts import layer
 
     shape = FeedForwardShape(args.hidden, args.ffn, args.gated, args.bias)
     if not OWN.latent:
-        return Whole(experts.experts_of(args, layout, how, shape, fuse), False)
+        return Whole(layer.experts_of(args, layout, how, shape, fuse), False)
     narrow = Namespace(**{**vars(args), "shared_ffn": 0})
-    inside = experts.experts_of(narrow, layout, how, replace(shape, hidden=OWN.latent), fuse)
+    inside = layer.experts_of(narrow, layout, how, replace(shape, hidden=OWN.latent), fuse)
     shared = FeedForward(shape, how, fuse, args.shared_ffn) if args.shared_ffn else None
     return Whole(Latent(args, inside, shared, how), False)
 

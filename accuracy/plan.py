@@ -419,7 +419,5 @@ def check(options: Mapping[str, Any], chips: int) -> None:
         raise Unable(f"{options['micro_batches']} micro-batches do not divide by {pp} interleaved stages")
     if options.get("lora_rank") and options.get("kv_rank"):
         raise Unable("adapters on latent attention")
-    if pp > 1 and options["sharding"] == "gradients":
-        return
     if options.get("experts") and options["experts"] % options.get("ep", 1):
         raise Unable(f"{options['experts']} experts do not divide by ep {options.get('ep', 1)}")

@@ -72,10 +72,10 @@ class Job(NamedTuple):
 
 @cache
 def program_digest(module: str = MODULE, has_experts: bool = False) -> str:
-    """Of the program's text: of experts.py only where it is imported."""
+    """Of the program's text: of experts only where they are imported."""
     whole = hashlib.blake2b(digest_size=12)
-    for path in sorted((HERE / "reference").glob("*.py")):
-        if has_experts or path.name != "experts.py":
+    for path in sorted((HERE / "reference").rglob("*.py")):
+        if has_experts or path.parent.name != "experts":
             whole.update(path.read_bytes())
     if module != MODULE:
         whole.update((HERE / f"{module.rpartition('.')[2]}.py").read_bytes())
@@ -174,7 +174,7 @@ def serve(jobs: int) -> None:
 # What the reference transformer and torch beneath it import on their way: here once, not in every rank (7 of 8 CPU seconds).
 LIBRARIES = (
     "torch._dynamo", "torch._inductor", "torch.distributed.device_mesh", "torch.distributed.fsdp", "torch.distributed.pipelining",
-    "torch.distributed.tensor", "torch.utils.checkpoint", "accuracy.reference.experts", "accuracy.reference.gradients", "accuracy.reference.model",
+    "torch.distributed.tensor", "torch.utils.checkpoint", "accuracy.reference.experts.layer", "accuracy.reference.gradients", "accuracy.reference.model",
     "accuracy.reference.overlap",
 )  # fmt: skip
 

@@ -153,7 +153,7 @@ def main() -> None:
         dtype = torch.float32 if args.reduce == "fp32" else DTYPES[args.reduce]
         split = args.sharding in ("optimizer", "gradients")
         groups = (layout.shard, layout.expert_shard)
-        buckets = buckets_of(weights, groups, split, dtype, args.sharding == "gradients", device)
+        buckets = buckets_of(weights, groups, split, dtype, device)
         wide = [
             group for group in (layout.shard if split else None, layout.tensor, layout.pipeline) if group is not None
         ]
@@ -267,7 +267,7 @@ def shapes(args: argparse.Namespace, layout: Layout, number: int, parts: int) ->
 def train_step(args: argparse.Namespace, layout: Layout, stages: list[nn.Module], buckets: list[Bucket],
                optimizer: torch.optim.Optimizer, step: Callable[[], Any]) -> None:  # fmt: skip
     for bucket in buckets:
-        bucket.expect(args.micro_batches, args.overlap)
+        bucket.expect(args.micro_batches, args.overlap, between_reductions(args))
     found = step()
     parameters = [p for stage in stages for p in stage.parameters() if p.requires_grad]
     if buckets:
@@ -284,6 +284,14 @@ def train_step(args: argparse.Namespace, layout: Layout, stages: list[nn.Module]
     forget_casts(parameters)
     if found is not None:
         found.item()
+
+
+def between_reductions(args: argparse.Namespace) -> int:
+    """Micro-batches. Split gradients are reduced when the backward leaves the layers they are of: after each micro-batch where
+    there is no pipeline, after as many as an interleaved one has stages, at the end of plain 1F1B."""
+    if args.sharding != "gradients" or (args.pp > 1 and args.vp == 1):
+        return int(args.micro_batches)
+    return int(args.pp)
 
 
 def sum_partial(parameters: list[nn.Parameter], group: dist.ProcessGroup) -> None:

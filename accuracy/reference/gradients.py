@@ -17,8 +17,8 @@ class Bucket:
     """A stretch of the flat buffers that is reduced at once."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], group: dist.ProcessGroup | None, split: bool, dtype: torch.dtype,
-                 every: bool, device: torch.device) -> None:  # fmt: skip
-        self.parameters, self.group, self.split, self.every = parameters, group, split, every
+                 device: torch.device) -> None:  # fmt: skip
+        self.parameters, self.group, self.split = parameters, group, split
         ranks = size(group)
         total = sum(parameter.numel() for parameter in parameters)
         self.total = -(-total // (64 * ranks)) * 64 * ranks
@@ -38,9 +38,10 @@ class Bucket:
         self.master = torch.zeros(state, dtype=torch.float32, device=device)
         self.moments = torch.zeros_like(self.master), torch.zeros_like(self.master)
 
-    def expect(self, micro_batches: int, overlaps: bool) -> None:
-        self.left = len(self.parameters) * micro_batches
-        self.steps, self.overlaps, self.pending = micro_batches, overlaps, None
+    def expect(self, micro_batches: int, overlaps: bool, between: int) -> None:
+        """A step's backwards. between: micro-batches from one reduction to the next."""
+        self.left, self.between = len(self.parameters) * micro_batches, len(self.parameters) * between
+        self.overlaps, self.pending = overlaps, None
 
     def add(self, parameter: nn.Parameter) -> None:
         """Of parameters whose gradient autograd makes."""
@@ -51,8 +52,7 @@ class Bucket:
 
     def ready(self) -> None:
         self.left -= 1
-        each = len(self.parameters)
-        if self.overlaps and (self.left == 0 or (self.every and self.left % each == 0)):
+        if self.overlaps and self.left % self.between == 0:
             self.reduce(is_async=True)
 
     def reduce(self, is_async: bool = False) -> None:
@@ -120,7 +120,7 @@ class Optimizer(torch.optim.Optimizer):
             bucket.gradients.zero_()
 
 
-def buckets_of(parameters: list[nn.Parameter], groups: tuple[Any, Any], split: bool, dtype: torch.dtype, every: bool,
+def buckets_of(parameters: list[nn.Parameter], groups: tuple[Any, Any], split: bool, dtype: torch.dtype,
                device: torch.device) -> list[Bucket]:  # fmt: skip
     """Buckets from the last parameter to the first: the order in which the backward fills them. groups: of parameters
     that all replicas share, and of experts."""
@@ -131,10 +131,10 @@ def buckets_of(parameters: list[nn.Parameter], groups: tuple[Any, Any], split: b
         for parameter in reversed([p for p in parameters if getattr(p, "is_expert", False) is experts]):
             kept.append(parameter)
             if sum(p.numel() for p in kept) >= most:
-                found.append(Bucket(kept, group, split, dtype, every, device))
+                found.append(Bucket(kept, group, split, dtype, device))
                 kept = []
         if kept:
-            found.append(Bucket(kept, group, split, dtype, every, device))
+            found.append(Bucket(kept, group, split, dtype, device))
     return found
 
 

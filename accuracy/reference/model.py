@@ -102,7 +102,7 @@ def feed_forward(args: Namespace, layout: Layout, how: How, number: int) -> nn.M
     shape = FeedForwardShape(args.hidden, args.ffn, args.gated, args.bias, rank, args.separate)
     if not is_routed(args, number):
         return FeedForward(shape, how, fuse_of(args))
-    from accuracy.reference.experts import experts_of
+    from accuracy.reference.experts.layer import experts_of
 
     return experts_of(args, layout, how, shape, fuse_of(args))
 

@@ -5,6 +5,7 @@ Letters as in `mamba_scan`; Mamba's tensors are [b, d, l] with d channels. Left 
 norms of B, C and delta within `mamba_inner_fn`, states by index.
 """
 
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -19,8 +20,7 @@ from anychip.standins.recording import any_on_chip, layout
 Tensor = torch.Tensor
 
 
-def not_covered(what: str) -> NotImplementedError:
-    return NotImplementedError(f"anychip's stand-in for mamba_ssm does not cover {what}.")
+not_covered = partial(recording.not_covered, "mamba_ssm")
 
 
 # Gated norm -----------------------------------------------------------------------------------------------------------

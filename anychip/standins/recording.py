@@ -28,6 +28,11 @@ def any_on_chip(tensors: Sequence[Any]) -> bool:
     return _runtime is not None and any(tensor.device.type == _runtime.device_type for tensor in tensors)
 
 
+def not_covered(library: str, what: str) -> NotImplementedError:
+    """To raise where a call asks for what a stand-in leaves out."""
+    return NotImplementedError(f"anychip's stand-in for {library} does not cover {what}.")
+
+
 class Reference:
     """What an op computes, in torch: what a driver that keeps values runs on CPU tensors."""
 

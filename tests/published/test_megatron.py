@@ -66,7 +66,7 @@ def test_both_programs_agree(recorder, name):
 )
 def test_folded_is_as_unfolded(recorder, more):
     whole = {**SHAPE, **LLAMA, "hidden": 1024, "heads": 8, "ffn": 2816, **more}
-    folded = [(one.weight, forecast(recorder, NAME, one.options.get("pp", 1), one.options)) for one in points(whole)]
+    folded = [(one.weight, forecast(recorder, NAME, one.options.get("pp", 1), one.options)) for one in points(whole, 0)]
     assert len(folded) > 1
     exact = forecast(recorder, NAME, whole.get("pp", 1), whole)
     assert sum(weight * one.time_s for weight, one in folded) == pytest.approx(exact.time_s, rel=0.01)

@@ -54,7 +54,7 @@ def test_a_folded_pipeline_is_as_the_whole(recorder, form):
     def time_s(options):
         return step(recorder, 8 * options["pp"], **options).time_s
 
-    found = points(whole)
+    found = points(whole, always=0)
     assert len(found) <= 6
     assert sum(one.weight * time_s(one.options) for one in found) == pytest.approx(time_s(whole), rel=0.005)
 
@@ -156,7 +156,7 @@ def test_a_program_that_fails_says_why(recorder):
 
 def test_a_last_stage_that_predicts_more_is_folded_as_it_is(recorder):
     shape = {**SHAPE, "hidden": 2048, "heads": 16, "ffn": 4096, "pp": 4, "layers": 7, "micro_batches": 16, "mtp": 1}
-    folded = points(shape)
+    folded = points(shape, always=0)
     assert {one.options["micro_batches"] for one in folded} == {4, 8}
     exact = step(recorder, 4, **shape)
     times = [one.weight * step(recorder, one.options["pp"], **one.options).time_s for one in folded]
@@ -240,3 +240,17 @@ def test_a_process_that_ends_is_told(tmp_path):
         with pytest.raises(RuntimeError, match="the process that records ended"):
             broken.program(Job(("--layers", "1"), 1))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("more", "times"), [({"vp": 2}, 4), ({}, 1), ({"pp": 1}, 8)])
+def test_split_gradients_are_reduced_when_the_backward_leaves_their_layers(recorder, more, times):
+    """8 micro-batches on 2 stages: in runs of 2 on 2 parts, all after each other, or one by one where one stage has all
+    layers. Llama 3 405B was 14% too slow while each was reduced by itself."""
+
+    def reductions(sharding):
+        options = {**SHAPE, "layers": 4, "pp": 2, "micro_batches": 8, "overlap": True, **more, "sharding": sharding}
+        program = recorder.program(Job(argv_of(options), 2 * options["pp"]))
+        names = [program.ops[op].name for op in program.payloads[program.kinds == Kind.OP]]
+        return sum("reduce_scatter" in name for name in names)
+
+    assert reductions("gradients") == times * reductions("optimizer") > 0

@@ -69,7 +69,7 @@ def _answers(path: Path, world: World) -> list[Numbers]:
         reader = Reader(tree, world)
         tests = [test for node in ast.walk(tree) for test in _tests(node)]
         return [value != 0 for test in tests if (value := reader.value(test)) is not None and _differs(value != 0)]
-    except (OSError, SyntaxError, ValueError, TypeError, RecursionError):  # the last: expressions of a thousand terms
+    except (OSError, SyntaxError, ValueError, RecursionError):  # the last: more terms than Python reads
         return []
 
 
@@ -120,11 +120,17 @@ class Reader:
                 self._note(one, other)
 
     def value(self, node: ast.expr) -> Numbers | None:
+        try:
+            return self._value(node)
+        except (ValueError, TypeError, OverflowError, RecursionError):  # beyond 64 bits, a thousand terms
+            return None
+
+    def _value(self, node: ast.expr) -> Numbers | None:
         match node:
             case ast.Constant(int() as number):
-                return np.asarray(int(number))
+                return np.asarray(int(number), np.int64)
             case ast.Constant(str() as text) if text.isdecimal():
-                return np.asarray(int(text))
+                return np.asarray(int(text), np.int64)
             case ast.Name() | ast.Attribute():
                 return self.values.get(_last(node))
             case ast.BinOp(left, op, right) if type(op) in BINARY:
@@ -140,7 +146,7 @@ class Reader:
                 return None if found is None else found == 0
             case ast.UnaryOp(ast.USub(), operand):
                 found = self.value(operand)
-                return None if found is None else -found
+                return None if found is None else -found.astype(np.int64)
             case ast.NamedExpr(_, given):
                 return self.value(given)
             case ast.IfExp(_, body, other):  # `get_rank() if is_initialized() else 0`
@@ -171,7 +177,7 @@ class Reader:
         one, other = self.value(left), self.value(right)
         if one is None or other is None or (how in (np.floor_divide, np.remainder) and (other == 0).any()):
             return None
-        return how(one, other)  # type: ignore[no-any-return]
+        return how(one.astype(np.int64), other.astype(np.int64))  # type: ignore[no-any-return]
 
     def _among(self, left: ast.expr, items: list[ast.expr], is_in: bool) -> Numbers | None:
         one, others = self.value(left), [self.value(item) for item in items]

@@ -49,8 +49,6 @@ LOADED = 2  # bytes at most of elements that are slow to load one by one
 def is_scattered(op: Op) -> bool:
     """Whether an op that computes in 16 bit or less reads or writes something broadcast, or with gaps: its kernel then loads
     no vectors of elements (aten/src/ATen/native/cuda/CUDALoops.cuh, gpu_kernel_impl)."""
-    if op.name.startswith("aten.clone"):
-        return False
     found = [tensor for tensor in (*op.tensors, *op.outputs) if tensor.on_chip and tensor.numel > 1]
     if not found or max(tensor.item_bytes for tensor in found) > LOADED:
         return False
@@ -88,6 +86,12 @@ def pooling(op: Op) -> Work:
 def fill(op: Op) -> Work:
     """Only writes."""
     return vector_work(op, "elementwise", flop=_numel(op), bytes_read=0)
+
+
+@work_of(*_aten(*sorted(names.CONSTANT)))
+def constant(op: Op) -> Work:
+    """Computes nothing: any dtype will do."""
+    return vector_work(op, "copy", bytes_read=0)
 
 
 @work_of(*_aten(*sorted(names.METADATA)), "prim.device", "aten.set_data")
@@ -135,6 +139,12 @@ def concatenate(op: Op) -> Work:
     """Read all, write all; 128 inputs to a launch (aten/src/ATen/native/cuda/Shape.cu)."""
     inputs = max(len(op.tensors), 1)
     return vector_work(op, "copy", kernels=-(-inputs // 128))
+
+
+@work_of("aten.clone")
+def clone(op: Op) -> Work:
+    """However the elements lie."""
+    return vector_work(op, "copy") if any(tensor.on_chip for tensor in op.tensors) else Work(kernels=0)
 
 
 # Softmax, norms, losses, dropout ----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ POINTWISE = _words(
     """
     __ilshift __ixor __lshift __rshift __xor __and __or __iand __ior _conj_physical abs absolute acos acosh add addcdiv
     addcmul angle asin asinh atan atan2 atanh bitwise_and bitwise_left_shift bitwise_not bitwise_or
-    bitwise_right_shift bitwise_xor ceil celu clamp clamp_max clamp_min clip clone complex polar conj_physical copysign
+    bitwise_right_shift bitwise_xor ceil celu clamp clamp_max clamp_min clip complex polar conj_physical copysign
     cos cosh deg2rad digamma div divide elu elu_backward eq erf erfc erfinv exp exp2 expm1 float_power floor
     floor_divide fmax fmin fmod frac frexp gcd ge gelu gelu_backward glu glu_backward greater gt hardshrink
     hardshrink_backward hardsigmoid hardsigmoid_backward hardswish hardswish_backward hardtanh hardtanh_backward
@@ -87,10 +87,11 @@ POOLING = _words(
 )
 
 # Only writes.
+CONSTANT = _words("fill_ fill zero_ zero zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full")
+
 FILL = _words(
     """
-    fill_ fill zero_ zero zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full arange linspace
-    logspace eye scalar_tensor range tril_indices triu_indices hann_window hamming_window
+    arange linspace logspace eye scalar_tensor range tril_indices triu_indices hann_window hamming_window
     normal_ normal normal_functional uniform_ uniform bernoulli_ bernoulli random_ random exponential_ exponential
     cauchy_ geometric_ geometric log_normal_ log_normal rand randn randint rand_like randn_like randint_like randperm
     _standard_gamma_grad _dirichlet_grad

@@ -38,7 +38,7 @@ def uses_of(op: Op, task: Work) -> tuple[Use | None, set[Use]]:
 
     Of a product only the operands count: what it keeps beside its result (row sums in float32) is no product.
     """
-    use = "matmul" if task.unit == "matrix" else USES.get(task.kind, "storage")
+    use = "matmul" if task.unit == "matrix" else USES.get(task.kind, "storage") if task.flop else "storage"
     tensors = op.tensors[:2] if use == "matmul" else op.tensors + op.outputs
     dtypes = [tensor.dtype for tensor in tensors if tensor.on_chip]
     computed = dtypes if use == "matmul" else [one for one in dtypes if one.startswith(("float", "bfloat"))]

@@ -16,6 +16,11 @@ def scaled_mm(size=1024):
     return op("aten._scaled_mm.default", a, a, scale, scale, out=t(size, size))
 
 
+def moved(name):
+    x = t(64, dtype="float8_e4m3fn")
+    return op(f"aten.{name}.default", x, out=x)
+
+
 CASES = [
     (scaled_mm(), "a100", "nvidia-a100-sxm-80gb has no float8_e4m3fn matrix products: the program would fail there", "bf16"),
     (mm(64, 64, 64), "v100", "nvidia-v100-sxm2-32gb emulates bfloat16 matrix products", "fp32"),
@@ -37,7 +42,8 @@ def test_said_in_one_sentence_with_how_it_was_priced(call, name, says, priced):
 
 
 @pytest.mark.parametrize(("call", "name"), [(mm(64, 64, 64), "h100"), (scaled_mm(), "h100"), (add(10), "v100"),
-                                            (mm(8, 8, 8, "float64"), "a100"), (mm(8, 8, 8, "float32"), "mi300x")])  # fmt: skip
+                                            (mm(8, 8, 8, "float64"), "a100"), (mm(8, 8, 8, "float32"), "mi300x"),
+                                            (moved("clone"), "h100"), (moved("zeros_like"), "h100")])  # fmt: skip
 def test_what_is_native_is_not_mentioned(call, name):
     assert unsupported([call], load_chip(name)) == ()
 

@@ -39,7 +39,7 @@ class Groups:
         self.runtime = runtime
         self.rank = 0
         self.mailbox: Mailbox | None = None
-        self.meshes: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.meshes: set[Any] = set()  # kept: at the end, when they are asked for, the program has let go of its own
         self._numbers: dict[tuple[int, ...], int] = {}
         self._known: dict[str, tuple[int, tuple[int, ...]]] = {}
         self._names: list[list[str]] = []
@@ -134,7 +134,10 @@ class VirtualBackend(metaclass=_BackendMeta):
 def _backends(runtime: Runtime) -> None:
     c10d._NCCL_AVAILABLE = c10d._GLOO_AVAILABLE = True
     vars(c10d)["default_pg_nccl_timeout"] = timedelta(minutes=10)
-    for name in ("ProcessGroupNCCL", "ProcessGroupGloo"):
+    names = ["ProcessGroupNCCL", "ProcessGroupGloo"]
+    if hasattr(c10d, "_create_nccl2_process_group"):  # what "nccl" makes from torch 2.15 on
+        names += ["ProcessGroupNCCL2", "ProcessGroupNCCLLazy"]
+    for name in names:
         setattr(c10d, name, VirtualBackend)
         setattr(torch.distributed, name, VirtualBackend)
     # TORCH_DISTRIBUTED_DEBUG=DETAIL has gloo compare what ranks call: here they are not there to be compared.

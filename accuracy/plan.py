@@ -278,6 +278,8 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         split["cp"] = wide
         filled = [*filled, "cp"]
     split["vp"] = number(columns, "vp", 1) if split["pp"] > 1 else 1
+    if fixed.get("interleaved") and "vp" in filled and sizes["layers"] % split["pp"] == 0:
+        split["vp"] = sizes["layers"] // split["pp"]
     cores = int(fixed.get("cores_per_chip", 1))
     split["tp"] = max(split["tp"] // cores, 1)
     dtype, _, recipe = word("dtype", columns["dtype"]).partition(":")
@@ -307,8 +309,8 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         options |= {name: written.get(options[name], options[name]) for name in ("norm", "position")}
     options["sequence_parallel"] = split["tp"] > 1 and word("sequence_parallel", columns["sequence_parallel"]) == "yes"
     if fixed.get("experts"):
-        names = ("experts", "chosen", "shared_ffn", "dense_layers", "routed_every", "grouped", "dispatch", "graph")
-        options |= {name: fixed[name] for name in names if name in fixed}
+        routed = ("experts", "chosen", "shared_ffn", "dense_layers", "routed_every", "grouped", "dispatch", "graph")
+        options |= {name: fixed[name] for name in routed if name in fixed}
         options["expert_ffn"] = fixed.get("expert_ffn", ffn)
         if "shared_experts" in fixed:
             options["shared_ffn"] = fixed["shared_experts"] * options["expert_ffn"]

@@ -4,9 +4,15 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-COMPUTE = ("forward_one_chunk", "backward_one_chunk", "backward_weight_one_chunk", "perform_reduce_grad")
+FORWARD = "forward_one_chunk"
+RELEASE = "release_fwd_send_outputs"  # from torch 2.15 on: once what a micro-batch's forward made is sent
+COMPUTE = (
+    FORWARD, RELEASE, "backward_one_chunk", "backward_weight_one_chunk", "perform_reduce_grad", "start_gradient_reduction",
+    "wait_for_gradient_reduction",
+)  # fmt: skip
 EXCHANGE = ("get_fwd_recv_ops", "get_fwd_send_ops", "get_bwd_recv_ops", "get_bwd_send_ops")
 SET_UP = ("_initialize_stage", "_initialize_stages")
 LAUNCH, WAIT, WAIT_UNSHARD = "launch", "wait", "wait for unshard"
@@ -84,13 +90,17 @@ class Player:
         self.stage_index, self.num_stages, self.has_backward = index, stage.num_stages, stage.has_backward
         self.submod = PlayedModules(number, modules, notes) if modules else None
         for name in COMPUTE:
-            setattr(self, name, lambda *args, name=name, **_: notes.note(name, number, args[0]))
+            setattr(self, name, lambda *args, name=name, **_: notes.note(name, number, *args[:1]))
         for name in EXCHANGE:
             wishes = [
                 Wish(one.exchange, one.stage, one.place, one.peer, notes)
                 for one in notes.wishes.get((name, number), ())
             ]
-            setattr(self, name, lambda _, wishes=wishes: list(wishes))
+            setattr(self, name, partial(self._asked, name, number, wishes, notes))
+
+    def _asked(self, name: str, number: int, wishes: list[Wish], notes: Notes, chunk: int) -> list[Wish]:
+        notes.note(name, number, chunk)
+        return list(wishes)
 
     def _nothing(self, *_: Any) -> None:
         """Two stages of a rank that follow one another hand over without words."""

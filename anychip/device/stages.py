@@ -10,13 +10,15 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from anychip.device.schedules import (
     COMPUTE,
     EXCHANGE,
+    FORWARD,
     LAUNCH,
+    RELEASE,
     SET_UP,
     WAIT,
     WAIT_UNSHARD,
@@ -36,6 +38,7 @@ from anychip.record import Group, Op, Program
 from anychip.record.order import OutOfOrder, Reorder, Stretch
 
 SCHEDULES = "torch.distributed.pipelining.schedules"
+AROUND = (*EXCHANGE, RELEASE)
 OF_TORCH = ("PipelineScheduleSingle", "_PipelineScheduleRuntime", "_batch_p2p", "_wait_batch_p2p")
 
 
@@ -102,9 +105,9 @@ class Stages:
 
     def _watch(self, stage: Any, number: int) -> None:
         """Note what is asked of a stage; once."""
-        if COMPUTE[0] in vars(stage):
+        if FORWARD in vars(stage):
             return
-        for name in COMPUTE:
+        for name in filter(partial(hasattr, stage), COMPUTE):
             setattr(stage, name, self._done(name, number, getattr(stage, name)))
         for name in EXCHANGE:
             setattr(stage, name, self._asked(name, number, getattr(stage, name)))
@@ -117,7 +120,7 @@ class Stages:
     ) -> Callable[..., Any]:
         @wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with self._once(name, stage, args[0] if place is None else place):
+            with self._once(name, stage, *(args[:1] if place is None else [place])):
                 return original(*args, **kwargs)
 
         return call
@@ -134,7 +137,8 @@ class Stages:
     def _asked(self, name: str, stage: int, original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
-            ops = original(*args, **kwargs)
+            with self._once(name, stage, *args[:1]):  # from torch 2.15 on it makes what is received into
+                ops = original(*args, **kwargs)
             if self.now is not None:
                 wishes = tuple(Wish(name, stage, place, self.ranks.index(op.peer) - 1) for place, op in enumerate(ops))
                 self.now.wishes[name, stage] = wishes
@@ -224,7 +228,7 @@ class Plan:
     """A round as it may be done in another order. first..last: its words. once: what comes once in it, as each micro-batch's
     forward and backward; again: an exchange, and the wait for one, by its operations.
 
-    Words between two acts, which free what is no longer named, belong to the latest that comes once. Raises OutOfOrder
+    Words between two acts, which free what is no longer named, belong to the latest that computes. Raises OutOfOrder
     where an exchange would make or free memory.
     """
 
@@ -244,7 +248,9 @@ class Plan:
                 elif not reorder.keeps_memory(end, act.begin):
                     raise OutOfOrder("memory between exchanges")
             if not act.is_exchange:
-                mine = self.once[act.what] = [Stretch(act.begin, act.end)]
+                self.once[act.what] = [Stretch(act.begin, act.end)]
+                if act.what[0] not in AROUND:
+                    mine = self.once[act.what]
             else:
                 if not reorder.keeps_memory(act.begin, act.end):
                     raise OutOfOrder("memory of an exchange")
@@ -277,12 +283,14 @@ class Plan:
         return found
 
 
-def _in_turn(acts: list[Act]) -> dict[tuple[int, bool], list[What]]:
-    """What is done to each of a rank's stages, one after the other: forwards, and all else."""
-    found: dict[tuple[int, bool], list[What]] = {}
+def _in_turn(acts: list[Act]) -> dict[tuple[int, str], list[What]]:
+    """What is done to each of a rank's stages, one after the other: forwards, what is asked for and let go of around
+    exchanges, and all else."""
+    found: dict[tuple[int, str], list[What]] = {}
     for act in acts:
         if not act.is_exchange:
-            found.setdefault((act.what[1], act.what[0] == COMPUTE[0]), []).append(act.what)
+            kind = act.what[0] if act.what[0] == FORWARD or act.what[0] in AROUND else ""
+            found.setdefault((act.what[1], kind), []).append(act.what)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Installed libraries that need a word before they work on a chip that is not there: patched right after their import."""
+"""Libraries that need a word before they work on a chip that is not there: patched right after their import."""
 
 import importlib.abc
 import importlib.machinery
@@ -26,8 +26,16 @@ def _cpp_extension(module: ModuleType) -> None:
     extensions.answer_builds(module)
 
 
+def _pipelining(module: ModuleType) -> None:
+    """From torch 2.15 on the stages connect pair by pair before the first step, which is no part of any."""
+    for name in ("_preconnect_shared_p2p_edges", "_preconnect_p2p_edge_groups"):
+        if hasattr(module, name):
+            setattr(module, name, lambda *_, **__: None)
+
+
 PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "torch.utils.cpp_extension": _cpp_extension,
+    "torch.distributed.pipelining.schedules": _pipelining,
     "torchvision.extension": _torchvision,
     "triton.runtime.autotuner": _triton,
     "triton.runtime.driver": _triton,

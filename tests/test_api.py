@@ -308,3 +308,22 @@ def test_a_job_is_priced_while_its_last_samples_run(jobs, monkeypatch, stands):
     answer = api.forecast(__file__, on="h100:8")
     assert len(prices) == (1 if stands else 2)
     assert answer.programs[0] is prices[-1]
+
+
+STEPS = """
+import torch
+layers = torch.nn.Linear(64, 96), torch.nn.ReLU(), torch.nn.Linear(96, 64)
+model = torch.nn.Sequential(*layers).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    model(torch.randn({shape}, device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(("shape", "samples"), [((4, 16, 64), 4), ((4, 2, 8, 64), 4), ((64, 64), 64)])
+def test_samples_are_the_first_dimension_of_what_a_linear_layer_is_given(shape, samples, tmp_path):
+    """Which torch multiplies as one with the others."""
+    path = tmp_path / "linear.py"
+    path.write_text(STEPS.format(shape=shape), encoding="utf-8")
+    assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == samples

@@ -122,26 +122,11 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64]) -> tuple[int, int]:
             return tokens, samples or (op.args[1].shape[0] if op.args[1].shape else 0)
         if not samples and work(op).kind in ("gemm", "grouped", "conv", "rnn"):
             data = op.args[1] if name in ("aten.addmm", "aten.baddbmm") else op.args[0]
-            samples = _rows(data, op, ops, called) if isinstance(data, TensorMeta) and data.shape else 0
+            samples = data.shape[0] if isinstance(data, TensorMeta) and data.shape else 0
             if work(op).kind in ("conv", "rnn"):
                 # What begins with a convolution or a recurrent layer reads no tokens.
                 return tokens, samples
     return tokens, samples
-
-
-def _rows(data: TensorMeta, op: Op, ops: list[Op], called: npt.NDArray[np.int64]) -> int:
-    """The leading dimension of what a product is given. A linear layer gives it all but the last dimension as one: whether
-    there were more is seen from another op, before or behind it, that has the same numbers in more dimensions."""
-    if len(data.shape) == 2:
-        flat = {(tensor.numel, tensor.shape[-1]) for tensor in (data, *op.outputs) if tensor.shape}
-        for index in dict.fromkeys(called[:NEAR].tolist()):
-            for tensor in (*ops[index].tensors, *ops[index].outputs):
-                if len(tensor.shape) > 2 and (tensor.numel, tensor.shape[-1]) in flat:
-                    return int(tensor.shape[0])
-    return int(data.shape[0])
-
-
-NEAR = 64  # ops of a forward's begin
 
 
 def totals_of(timeline: Timeline, window: Window) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from anychip.cost.price import EVIDENCE, LIMITS
 from anychip.cost.work import Work, packet, work
-from anychip.record import Op, Program, TensorMeta
+from anychip.record import Kind, Op, Program, TensorMeta
 from anychip.record.steps import PHASES, Marks, Step
 from anychip.timeline.price import Timeline
 from anychip.units import memory
@@ -91,19 +91,23 @@ class Window:
 
 def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, float | None]:
     """(tokens, samples) per step. Tokens: integer inputs of the first embedding after each outermost forward begins.
-    Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given. Where some
-    forwards read tokens, those that read none go on with what others have read: a rank's later stages in a pipeline."""
+    Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given, in calls of
+    the module that is called first. Other modules, and where some forwards read tokens those that read none, go on with what
+    was read: a decoder behind its encoder, a rank's later stages in a pipeline."""
     if not steps:
         return None, None
     kinds, payloads = program.kinds, program.payloads
     positions = np.flatnonzero(kinds == 0)
     ops = payloads[positions]
-    found: list[tuple[int, int]] = []
+    tokens = samples = 0
     for step in steps:
         edges = np.searchsorted(positions, [*step.forwards, step.end]).tolist()
-        found += [_batch(program.ops, ops[first:last]) for first, last in pairwise(edges)]
-    tokens = sum(one[0] for one in found)
-    samples = sum(one[1] for one in found if one[0] or not tokens)
+        found = [_batch(program.ops, ops[first:last]) for first, last in pairwise(edges)]
+        read = sum(one[0] for one in found)
+        entered = [int(payloads[at + 1]) if kinds[at + 1] == Kind.ENTER else -1 for at in step.forwards]
+        fed = [(module, one[1]) for module, one in zip(entered, found, strict=True) if one[1] and (one[0] or not read)]
+        tokens += read
+        samples += sum(size for module, size in fed if module == fed[0][0])
     return (tokens / len(steps) or None), (samples / len(steps) or None)
 
 

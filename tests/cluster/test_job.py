@@ -124,6 +124,20 @@ def test_a_later_stage_of_the_first_rank_reads_no_tokens():
     assert (found.tokens_per_step, found.samples_per_step) == (8 * 3 * 512, 8 * 3 * 4)
 
 
+def test_a_later_stage_of_the_first_rank_reads_no_samples():
+    """Of inputs that are no tokens each stage's were counted: twice as many samples with two stages a rank."""
+    me = Rank(0, 8, [(tuple(range(8)), "dp")], range(8))
+    for _ in range(3):
+        for stage in (0, 0, 1, 1, 0, 1):
+            me.mark(Mark.FORWARD_BEGIN).add(w(Kind.ENTER, stage), me.op(mm(4, 512, 512)), w(Kind.EXIT, stage))
+            me.compute(0.1).mark(Mark.FORWARD_END)
+        me.mark(Mark.OPTIMIZER_BEGIN).compute(0.1).mark(Mark.OPTIMIZER_END)
+    program = me.program()
+    program.modules = ["Sequential", "Sequential"]
+    found = forecast(program)
+    assert (found.tokens_per_step, found.samples_per_step) == (None, 8 * 3 * 4)
+
+
 def test_the_worst_rank_that_does_not_fit_is_named():
     ranks = [Rank(i, 4, [(tuple(range(4)), "pp")]) for i in range(4)]
     programs = [steps(rank, 2).program() for rank in ranks]

@@ -10,6 +10,7 @@ import pytest
 from anychip.cluster import simulate
 from anychip.device.launch import record
 from anychip.errors import Deadlock, ProgramFailed
+from anychip.job import forecast_job
 from anychip.network import Fabric
 from anychip.record import Kind, Mark, Program
 from anychip.record.steps import find_steps
@@ -154,6 +155,13 @@ def test_stages_of_a_pipeline_run_together_and_exchange_their_shapes() -> None:
     assert (second["send"], second["recv_"]) == (12, 12)
     peers = {op.kwarg("peer") for op in program.others[0].ops if op.name == "c10d.send.default"}
     assert peers == {0, 4}
+
+
+def test_samples_of_a_rank_with_two_stages_are_counted_once() -> None:
+    chip = load_chip("h100")
+    program = job("pipeline.py", 2, 2, 4, "ScheduleInterleaved1F1B")
+    # four micro-batches of 8 samples, which are no tokens; the second stage of a rank is given them again
+    assert forecast_job(program, chip, Fabric.of(chip, 2)).samples_per_step == 4 * 8
 
 
 @pytest.mark.parametrize("how", ["spawn", "fork"])

@@ -184,6 +184,31 @@ def test_what_ranks_tell_one_another_arrives() -> None:
     assert sum(len(one.members) for one in program.ranks) == 4
 
 
+def test_each_rank_gets_of_an_exchange_what_the_others_have_for_it(tmp_path: Path) -> None:
+    """A rank was given back what it gave: a full expert's rank had no more to compute than the others (--imbalance)."""
+    script = tmp_path / "swap.py"
+    script.write_text(
+        "import torch, torch.distributed as dist\n"
+        "dist.init_process_group('nccl')\n"
+        "rank, size = dist.get_rank(), dist.get_world_size()\n"
+        "mine = torch.arange(2 * size, device='cuda')\n"
+        "got = torch.empty_like(mine)\n"
+        "dist.all_to_all_single(got, mine)\n"
+        "assert got.tolist() == [2 * rank, 2 * rank + 1] * size, got\n"
+        "import torch.distributed._functional_collectives as functional\n"
+        "even = [2] * size\n"
+        "got = functional.all_to_all_single(mine, even, even, dist.group.WORLD)\n"
+        "assert got.tolist() == [2 * rank, 2 * rank + 1] * size, got\n"
+        "parts = [torch.empty(2, dtype=torch.int64, device='cuda') for _ in range(size)]\n"
+        "dist.all_to_all(parts, list(mine.split(2)))\n"
+        "assert [part.tolist() for part in parts] == [[2 * rank, 2 * rank + 1]] * size, parts\n"
+        "torch.nn.Linear(4, 4).cuda()(torch.randn(2, 4, device='cuda'))\n"
+    )
+    program = record([str(script)], load_chip("h100"), world_size=4, devices=4, show_output=False, ranks="all")
+    assert program.meta["exit_code"] == 0
+    assert program.meta["ranks_run"] == [0, 1, 2, 3]
+
+
 def test_every_rank_of_a_small_world_can_be_run() -> None:
     everyone = job("ddp.py", 4, ranks="all")
     few = job("ddp.py", 4)

@@ -89,8 +89,9 @@ def test_groups_are_split_where_the_device_was_given_at_the_start() -> None:
     assert collectives(program, of_step=1)["allreduce_"] == 3
 
 
-def test_shards_are_saved_and_loaded(tmp_path: Path) -> None:
-    program = job("checkpoint.py", 4, tmp_path)
+@pytest.mark.parametrize("how", [(), ("async",)], ids=" ".join)
+def test_shards_are_saved_and_loaded(tmp_path: Path, how: tuple[str, ...]) -> None:
+    program = job("checkpoint.py", 4, tmp_path, *how)
     assert not program.meta.get("exit_code")
     assert len(find_steps(program)) == 3
 

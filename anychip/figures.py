@@ -223,9 +223,9 @@ def by_phase_of(timeline: Timeline, window: Window) -> dict[str, float]:
 
 
 def top_ops_of(timeline: Timeline, window: Window, most: int = 10,
-               name_of: Mapping[int, str] | None = None) -> tuple[TopOp, ...]:  # fmt: skip
-    """Ops of one name and shape that took most of the window's time on the chip. name_of: other names than their own."""
-    name_of = name_of or {}
+               named: Mapping[int, tuple[str, str]] | None = None) -> tuple[TopOp, ...]:  # fmt: skip
+    """Ops of one name and shape that took most of the window's time on the chip. named: other names and shapes than their own."""
+    named = named or {}
     inside = window.ops(timeline)
     ops, duration = timeline.op[inside], timeline.duration_s[inside]
     size = len(timeline.program.ops)
@@ -233,7 +233,7 @@ def top_ops_of(timeline: Timeline, window: Window, most: int = 10,
     groups: dict[tuple[str, str], list[int]] = {}
     for index in np.flatnonzero(counts).tolist():
         op = timeline.program.ops[index]
-        groups.setdefault((name_of.get(index) or packet(op.name), shape_text(op)), []).append(index)
+        groups.setdefault(named.get(index) or (packet(op.name), shape_text(op)), []).append(index)
     total = float(seconds.sum())
     ranked = sorted(groups.items(), key=lambda item: -float(seconds[item[1]].sum()))[:most]
     return tuple(

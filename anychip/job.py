@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from anychip import units
 from anychip.cluster import ClusterTimeline, RankTimeline, Stragglers, simulate
 from anychip.cluster.axes import SEQUENCE_AXES, TENSOR_AXES, axes_of, copies, is_fed, replicas
 from anychip.cluster.deadlock import ranks_text
@@ -17,6 +18,7 @@ from anychip.cluster.goodput import Reliability, goodput
 from anychip.cluster.path import critical_path
 from anychip.cost.price import LIMITS
 from anychip.cost.support import unsupported
+from anychip.cost.work import work
 from anychip.figures import (
     AxisFigures,
     Floats,
@@ -243,12 +245,19 @@ def _batch(parts: Sequence[Part], program: Program) -> tuple[float | None, float
 
 
 def _top_ops(parts: Sequence[Part], most: int = 10) -> tuple[TopOp, ...]:
-    """Ops of one name and shape, means over all chips; a collective's name says along which axis."""
+    """Ops of one name and shape, means over all chips; a collective's name says along which axis, its shape the bytes that
+    nccl-tests would count."""
     found: dict[tuple[str, str], TopOp] = {}
     busy = 0.0
     for part in parts:
-        name_of = {op: f"{call.kind} {part.axes[call.group]}" for op, call in part.rank.calls.items()}
-        for top in top_ops_of(part.rank.timeline, part.window, most=1000, name_of=name_of):
+        named = {
+            op: (
+                f"{call.kind} {part.axes[call.group]}",
+                f"{units.memory(call.nbytes)} {work(part.program.ops[op]).dtype}",
+            )
+            for op, call in part.rank.calls.items()
+        }
+        for top in top_ops_of(part.rank.timeline, part.window, most=1000, named=named):
             known = found.get((top.name, top.shape))
             count, time = top.count * part.weight, top.time_s * part.weight
             busy += time

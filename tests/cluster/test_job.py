@@ -103,6 +103,17 @@ def test_tokens_and_flop_are_of_the_whole_job():
     assert given.tokens_per_step == 100
 
 
+def test_collectives_are_shown_with_all_that_they_move():
+    """A reduce-scatter was shown with the shard that comes out, a coalesced all-reduce with the first of its tensors."""
+    rank = Rank(0, 8, [(tuple(range(8)), "dp")], range(8))
+    several = op("c10d.allreduce_coalesced_.default", (t(2**18), t(2**18)), (t(2**18), t(2**18)), 0)
+    found = forecast(job(rank.run(rank.call("_reduce_scatter_base_", 0, 2**17)).run(rank.op(several))))
+    assert {(one.name, one.shape) for one in found.top_ops} == {
+        ("reduce_scatter dp", "4.00 MiB fp32"),  # 8 * 2**17 * 4
+        ("all_reduce dp", "1.00 MiB bf16"),  # 2 * 2**18 * 2
+    }
+
+
 def test_later_pipeline_stages_read_no_tokens():
     program = one_f_one_b(2, 2, 0.1, 0.1, steps=2, replicas=4)
     for rank in program.ranks:

@@ -80,6 +80,16 @@ def test_groups_without_a_name_are_named_by_use():
     assert axes_of(program, calls) == ["tp", "pp", "ep", "dp", "cp"]
 
 
+def test_an_exchange_outside_of_a_forward_makes_no_experts():
+    """A DTensor laid out anew before the training, or gradients that travel in pieces (ZeRO++), named the replicas "ep"."""
+    rank = Rank(0, 8, [(tuple(range(8)), None)])
+    rank.add(rank.call("alltoall_base_", 0, 10**6)).mark(Mark.FORWARD_BEGIN).compute(0.1).mark(Mark.FORWARD_END)
+    rank.mark(Mark.BACKWARD_BEGIN).add(rank.call("allreduce_", 0, 10**6)).mark(Mark.BACKWARD_END)
+    program = rank.program()
+    calls = {index: found for index, one in enumerate(program.ops) if (found := collective_of(one)) is not None}
+    assert axes_of(program, calls) == ["dp"]
+
+
 def test_tokens_and_flop_are_of_the_whole_job():
     # 4 x 128 tokens a data-parallel rank; 8 ranks in pairs that share them: 4 * 512
     product = mm(512, 512, 512)

@@ -193,6 +193,9 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
     return f"Memory: {share} of the step is in ops limited by bandwidth or by their launch{most}."
 
 
+UNEVEN = 0.05  # by how much the mean step may be off the median one before it is told
+
+
 def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[str, ...]:
     chip = timeline.chip
     found = []
@@ -203,6 +206,13 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
         )
     elif len(window.times_s) == 1 and len(find_steps(timeline.program)) == 1:
         found.append("Only one step was recorded: its figures include what happens once.")
+    mean = sum(window.times_s) / max(len(window.times_s), 1)
+    if abs(mean - window.step_time_s) > UNEVEN * window.step_time_s:
+        shortest, longest = (units.duration(time) for time in (min(window.times_s), max(window.times_s)))
+        found.append(
+            f"Steps took {shortest} to {longest}, {units.duration(mean)} on average; times are of the median one. Where something "
+            "is done once in several steps, --steps takes in more of them."
+        )
     if peak_bytes > chip.memory_bytes:
         found.append(f"{chip.id}: needs {peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
     names = {packet(op.name) for op in timeline.program.ops if not work(op).known}

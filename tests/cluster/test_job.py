@@ -182,6 +182,21 @@ def test_dtypes_that_the_chip_lacks_are_told_of_every_rank():
     assert any("no float8_e4m3fn matrix products" in text for text in found.warnings)
 
 
+def test_steps_that_are_unlike_are_told():
+    """Replicas that meet in every fourth step only (DiLoCo): the median step has nothing of it."""
+
+    def trained(count):
+        rank = Rank(0, 8, [(tuple(range(8)), "dp")], range(8))
+        for number in range(count):
+            rank.mark(Mark.FORWARD_BEGIN).compute(0.1).mark(Mark.FORWARD_END).mark(Mark.OPTIMIZER_BEGIN)
+            (rank.compute(0.3) if number % 4 == 3 else rank).compute(1e-6).mark(Mark.OPTIMIZER_END)
+        return forecast(job(rank))
+
+    (told,) = [text for text in trained(9).warnings if "on average" in text]
+    assert told.startswith("Steps took 100 ms to 400 ms, 175 ms on average")  # eight of them, two with 0.3 s more
+    assert not [text for text in trained(3).warnings if "on average" in text]
+
+
 def test_the_critical_path_leads_through_the_slow_rank():
     ranks = [steps(Rank(i, 2, [((0, 1), "dp")]), seconds=0.1 + 0.1 * i) for i in range(2)]
     found = forecast(job(*ranks))

@@ -6,6 +6,7 @@ In: a `Timeline` and a `Window`, the stretch of its tape that figures are taken 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -112,8 +113,11 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
 
 
 def _batch(ops: list[Op], called: npt.NDArray[np.int64]) -> tuple[int, int]:
-    """(tokens, samples) of the ops called from a forward on."""
+    """(tokens, samples) of the ops called from a forward on. A product gets all dimensions of its input but the last as one;
+    how many of these are samples is seen of what is no product: the ops before it, else the next of as many rows."""
     tokens = samples = 0
+    leading: dict[int, int] = {}  # of inputs of more than two dimensions, by their rows
+    flat = False
     seen: set[int] = set()
     for index in called.tolist():
         if index in seen:
@@ -124,13 +128,30 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64]) -> tuple[int, int]:
         if name == "aten.embedding" and len(op.args) > 1:
             tokens = op.args[1].numel
             return tokens, samples or (op.args[1].shape[0] if op.args[1].shape else 0)
-        if not samples and work(op).kind in ("gemm", "grouped", "conv", "rnn"):
+        product = work(op).kind in ("gemm", "grouped", "conv", "rnn")
+        if not product and (flat or not samples):
+            tensors = [tensor for tensor in (*op.tensors, *op.outputs) if len(tensor.shape) > 1]
+            if not samples:
+                leading = {
+                    **{prod(one.shape[:-1]): _outermost(one) for one in reversed(tensors) if len(one.shape) > 2},
+                    **leading,
+                }
+            elif found := [_outermost(one) for one in tensors if prod(one.shape[:-1]) == samples]:
+                samples, flat = found[0], False
+        if not samples and product:
             data = op.args[1] if name in ("aten.addmm", "aten.baddbmm") else op.args[0]
             samples = data.shape[0] if isinstance(data, TensorMeta) and data.shape else 0
             if work(op).kind in ("conv", "rnn"):
                 # What begins with a convolution or a recurrent layer reads no tokens.
                 return tokens, samples
+            flat = isinstance(data, TensorMeta) and len(data.shape) == 2 and samples not in leading
+            samples = leading.get(samples, samples)
     return tokens, samples
+
+
+def _outermost(tensor: TensorMeta) -> int:
+    """The size of the dimension that is outermost in memory, but for the last: of a batch that was transposed still the batch."""
+    return max(zip(tensor.stride[:-1], tensor.shape, strict=False), key=lambda one: one[0])[1]
 
 
 def totals_of(timeline: Timeline, window: Window) -> dict[str, Any]:

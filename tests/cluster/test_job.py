@@ -7,7 +7,7 @@ from anychip.cluster import Stragglers
 from anychip.cluster.axes import axes_of
 from anychip.job import forecast_job
 from anychip.network import Fabric, collective_of
-from anychip.record import Kind, Mark
+from anychip.record import Kind, Mark, TensorMeta
 from anychip.spec import load_chip
 from tests.cluster.jobs import Rank, Wire, job, one_f_one_b
 from tests.cost.ops import mm, op, t
@@ -111,6 +111,26 @@ def test_tokens_and_flop_are_of_the_whole_job():
     assert found.energy_j == pytest.approx(8 * 700 * found.step_time_s)
     given = forecast(job(rank()), tokens_per_step=100)
     assert given.tokens_per_step == 100
+
+
+ROWS = op("aten.relu.default", t(512, 64), out=t(512, 64))
+SEQUENCES = op("aten.relu.default", t(8, 64, 64), out=t(8, 64, 64))
+TURNED = op("aten._to_copy.default", TensorMeta((64, 8, 64), (64, 4096, 1), "float32"), out=t(64, 8, 64))
+LINEAR = mm(512, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("called", "samples"),
+    [([SEQUENCES, LINEAR], 8), ([LINEAR, SEQUENCES], 8), ([TURNED, LINEAR], 8), ([LINEAR, LINEAR, SEQUENCES], 8),
+     ([LINEAR, ROWS, SEQUENCES], 512), ([ROWS, LINEAR, ROWS], 512), ([LINEAR], 512)],
+)  # fmt: skip
+def test_samples_of_sequences_are_not_counted_by_their_positions(called, samples):
+    """A linear layer on 8 sequences of 64 is a product of 512 rows, and so many samples they were."""
+    rank = Rank(0, 2, [((0, 1), "dp")], range(2))
+    for _ in range(2):
+        rank.mark(Mark.FORWARD_BEGIN).add(*(rank.op(one) for one in called)).mark(Mark.FORWARD_END)
+        rank.mark(Mark.OPTIMIZER_BEGIN).compute(0.1).mark(Mark.OPTIMIZER_END)
+    assert forecast(job(rank)).samples_per_step == 2 * samples
 
 
 def test_collectives_are_shown_with_all_that_they_move():

@@ -242,14 +242,22 @@ def test_what_filled_the_memory_is_told_where_no_step_was_complete(on, who):
     """It ended with the allocator's message alone, which does not say of what there is too much."""
     done = forecast("--quiet", PROGRAMS / "short_of_memory.py", "20", on=(on,))
     assert done.returncode == 1
-    told = done.err.partition("memory at peak, before ")[2].splitlines()
-    assert told[0] == f"{who} was refused 1.00 GiB more of 79.1 GiB:"
+    told = done.err.partition("\nOutOfMemoryError: ")[2].splitlines()
+    assert told[0] == f"{who} was refused 1.00 GiB more of 79.1 GiB"
     held = dict(re.findall(r"^  (\w+) +([\d.]+) GiB$", "\n".join(told), re.MULTILINE))
     # 20 layers of 1 GiB and as much of gradients; of two moments each for 19 of them there is room, and for none more
     assert float(held["parameters"]) == pytest.approx(20, abs=0.5)
     assert float(held["gradients"]) == pytest.approx(20, abs=0.5)
     assert 37 <= float(held["optimizer"]) <= 39
     assert f"--on LARGER{on[4:]} --on nvidia-h100-sxm{on[4:]}" in told[-1]
+
+
+def test_of_several_counts_one_that_does_not_suffice_is_left_out_for_what_it_lacks():
+    done = forecast("--quiet", PROGRAMS / "short_of_memory.py", "20", on=("h200:2", "h100:4"))
+    assert done.returncode == 1
+    assert "left out, as the program fails on 4 chips: OutOfMemoryError: rank 0 was refused 1.00 GiB more" in " ".join(
+        done.err.split()
+    )
 
 
 def test_a_program_that_ran_out_of_memory_after_some_steps_does_not_fit(tmp_path):

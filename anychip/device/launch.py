@@ -179,7 +179,8 @@ def _held(program: Program) -> Iterator[str]:
     many = f":{program.world_size}" if program.world_size > 1 else ""
     who = f"rank {short.rank}" if many else "the program"
     least = CRUMB * found.peak_bytes
-    yield f"memory at peak, before {who} was refused {units.memory(wanted)} more of {units.memory(of_bytes)}:"
+    yield f"OutOfMemoryError: {who} was refused {units.memory(wanted)} more of {units.memory(of_bytes)}"
+    yield "memory at peak, before that"
     for name, nbytes in found.by_kind.items():
         if nbytes > least:
             yield f"  {name:<12}  {units.memory(nbytes)}"

@@ -269,11 +269,13 @@ def _failure(program: Program) -> list[str]:
     code = program.meta.get("exit_code")
     if not code or program.meta.get("interrupted"):
         return []
+    from anychip.forecast import shortage
     from anychip.record.steps import find_steps
 
     failed = next((one for one in program.ranks if one.rank == program.meta.get("failed_rank")), program)
     who = "The program" if failed is program else f"Rank {failed.rank}"
-    return [f"{who} ended with exit code {code} after {len(find_steps(failed))} steps; the figures hold for these."]
+    after = f"after {len(find_steps(failed))} steps{shortage(failed)}"
+    return [f"{who} ended with exit code {code} {after}; the figures hold for these."]
 
 
 def _price(program: Program, place: Place, tokens_per_step: int | None, stragglers: "Stragglers") -> "Forecast":

@@ -6,6 +6,7 @@ In: a `Timeline` and a `Window`, the stretch of its tape that figures are taken 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from anychip.cost.price import EVIDENCE, LIMITS
 from anychip.cost.work import Work, packet, work
-from anychip.record import Op, Program, TensorMeta
+from anychip.record import Kind, Op, Program, TensorMeta
 from anychip.record.steps import PHASES, Marks, Step
 from anychip.timeline.price import Timeline
 from anychip.units import memory
@@ -91,25 +92,32 @@ class Window:
 
 def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, float | None]:
     """(tokens, samples) per step. Tokens: integer inputs of the first embedding after each outermost forward begins.
-    Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given. Where some
-    forwards read tokens, those that read none go on with what others have read: a rank's later stages in a pipeline."""
+    Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given, in calls of
+    the module that is called first. Other modules, and where some forwards read tokens those that read none, go on with what
+    was read: a decoder behind its encoder, a rank's later stages in a pipeline."""
     if not steps:
         return None, None
     kinds, payloads = program.kinds, program.payloads
     positions = np.flatnonzero(kinds == 0)
     ops = payloads[positions]
-    found: list[tuple[int, int]] = []
+    tokens = samples = 0
     for step in steps:
         edges = np.searchsorted(positions, [*step.forwards, step.end]).tolist()
-        found += [_batch(program.ops, ops[first:last]) for first, last in pairwise(edges)]
-    tokens = sum(one[0] for one in found)
-    samples = sum(one[1] for one in found if one[0] or not tokens)
+        found = [_batch(program.ops, ops[first:last]) for first, last in pairwise(edges)]
+        read = sum(one[0] for one in found)
+        entered = [int(payloads[at + 1]) if kinds[at + 1] == Kind.ENTER else -1 for at in step.forwards]
+        fed = [(module, one[1]) for module, one in zip(entered, found, strict=True) if one[1] and (one[0] or not read)]
+        tokens += read
+        samples += sum(size for module, size in fed if module == fed[0][0])
     return (tokens / len(steps) or None), (samples / len(steps) or None)
 
 
 def _batch(ops: list[Op], called: npt.NDArray[np.int64]) -> tuple[int, int]:
-    """(tokens, samples) of the ops called from a forward on."""
+    """(tokens, samples) of the ops called from a forward on. A product gets all dimensions of its input but the last as one;
+    how many of these are samples is seen of what is no product: the ops before it, else the next of as many rows."""
     tokens = samples = 0
+    leading: dict[int, int] = {}  # of inputs of more than two dimensions, by their rows
+    flat = False
     seen: set[int] = set()
     for index in called.tolist():
         if index in seen:
@@ -120,13 +128,30 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64]) -> tuple[int, int]:
         if name == "aten.embedding" and len(op.args) > 1:
             tokens = op.args[1].numel
             return tokens, samples or (op.args[1].shape[0] if op.args[1].shape else 0)
-        if not samples and work(op).kind in ("gemm", "grouped", "conv", "rnn"):
+        product = work(op).kind in ("gemm", "grouped", "conv", "rnn")
+        if not product and (flat or not samples):
+            tensors = [tensor for tensor in (*op.tensors, *op.outputs) if len(tensor.shape) > 1]
+            if not samples:
+                leading = {
+                    **{prod(one.shape[:-1]): _outermost(one) for one in reversed(tensors) if len(one.shape) > 2},
+                    **leading,
+                }
+            elif found := [_outermost(one) for one in tensors if prod(one.shape[:-1]) == samples]:
+                samples, flat = found[0], False
+        if not samples and product:
             data = op.args[1] if name in ("aten.addmm", "aten.baddbmm") else op.args[0]
             samples = data.shape[0] if isinstance(data, TensorMeta) and data.shape else 0
             if work(op).kind in ("conv", "rnn"):
                 # What begins with a convolution or a recurrent layer reads no tokens.
                 return tokens, samples
+            flat = isinstance(data, TensorMeta) and len(data.shape) == 2 and samples not in leading
+            samples = leading.get(samples, samples)
     return tokens, samples
+
+
+def _outermost(tensor: TensorMeta) -> int:
+    """The size of the dimension that is outermost in memory, but for the last: of a batch that was transposed still the batch."""
+    return max(zip(tensor.stride[:-1], tensor.shape, strict=False), key=lambda one: one[0])[1]
 
 
 def totals_of(timeline: Timeline, window: Window) -> dict[str, Any]:
@@ -219,9 +244,9 @@ def by_phase_of(timeline: Timeline, window: Window) -> dict[str, float]:
 
 
 def top_ops_of(timeline: Timeline, window: Window, most: int = 10,
-               name_of: Mapping[int, str] | None = None) -> tuple[TopOp, ...]:  # fmt: skip
-    """Ops of one name and shape that took most of the window's time on the chip. name_of: other names than their own."""
-    name_of = name_of or {}
+               named: Mapping[int, tuple[str, str]] | None = None) -> tuple[TopOp, ...]:  # fmt: skip
+    """Ops of one name and shape that took most of the window's time on the chip. named: other names and shapes than their own."""
+    named = named or {}
     inside = window.ops(timeline)
     ops, duration = timeline.op[inside], timeline.duration_s[inside]
     size = len(timeline.program.ops)
@@ -229,7 +254,7 @@ def top_ops_of(timeline: Timeline, window: Window, most: int = 10,
     groups: dict[tuple[str, str], list[int]] = {}
     for index in np.flatnonzero(counts).tolist():
         op = timeline.program.ops[index]
-        groups.setdefault((name_of.get(index) or packet(op.name), shape_text(op)), []).append(index)
+        groups.setdefault(named.get(index) or (packet(op.name), shape_text(op)), []).append(index)
     total = float(seconds.sum())
     ranked = sorted(groups.items(), key=lambda item: -float(seconds[item[1]].sum()))[:most]
     return tuple(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 
+from anychip import units
 from anychip.cost.fusion import fuse
 from anychip.cost.machine import machine
 from anychip.cost.support import unsupported
@@ -34,7 +35,7 @@ from anychip.record.reads import Read, reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
 from anychip.spec.validated import end_to_end, errors
-from anychip.timeline.memory import memory
+from anychip.timeline.memory import memory, refused, suffices
 from anychip.timeline.price import Timeline, price
 
 __all__ = ["Forecast", "TopOp", "Window", "forecast", "shape_text"]
@@ -114,7 +115,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     held = memory(timeline.program)
     top = top_ops_of(timeline, window)
     return Forecast(
-        chip=chip.id, num_chips=1, fits=held.peak_bytes <= chip.memory_bytes, grade=chip.grade,
+        chip=chip.id, num_chips=1, fits=suffices(chip.memory_bytes, program, held.peak_bytes), grade=chip.grade,
         step_time_s=step_time, step_time_error=error_of(evidence, breakdown, timeline),
         tokens_per_s_per_chip=_per_s(tokens, step_time), samples_per_s=_per_s(samples, step_time),
         mfu=ratio(total["model_flop"], step_time * peak), hfu=ratio(total["flop"], step_time * peak),
@@ -192,6 +193,9 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
     return f"Memory: {share} of the step is in ops limited by bandwidth or by their launch{most}."
 
 
+UNEVEN = 0.05  # by how much the mean step may be off the median one before it is told
+
+
 def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[str, ...]:
     chip = timeline.chip
     found = []
@@ -202,6 +206,13 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
         )
     elif len(window.times_s) == 1 and len(find_steps(timeline.program)) == 1:
         found.append("Only one step was recorded: its figures include what happens once.")
+    mean = sum(window.times_s) / max(len(window.times_s), 1)
+    if abs(mean - window.step_time_s) > UNEVEN * window.step_time_s:
+        shortest, longest = (units.duration(time) for time in (min(window.times_s), max(window.times_s)))
+        found.append(
+            f"Steps took {shortest} to {longest}, {units.duration(mean)} on average; times are of the median one. Where something "
+            "is done once in several steps, --steps takes in more of them."
+        )
     if peak_bytes > chip.memory_bytes:
         found.append(f"{chip.id}: needs {peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
     names = {packet(op.name) for op in timeline.program.ops if not work(op).known}
@@ -209,6 +220,12 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
         shown = ", ".join(sorted(names)[:8]) + (" ..." if len(names) > 8 else "")
         found.append(f"Priced by bytes alone, for want of a formula: {shown}.")
     return tuple(found)
+
+
+def shortage(program: Program) -> str:
+    """Behind how a program ended: what it was refused, if that was why."""
+    wanted, of_bytes = refused(program)
+    return f": it was refused {units.memory(wanted)} more of {units.memory(of_bytes)}" if of_bytes else ""
 
 
 def _per_s(count: float | None, seconds: float) -> float | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from anychip import units
 from anychip.cluster import ClusterTimeline, RankTimeline, Stragglers, simulate
 from anychip.cluster.axes import SEQUENCE_AXES, TENSOR_AXES, axes_of, copies, is_fed, replicas
 from anychip.cluster.deadlock import ranks_text
@@ -17,6 +18,7 @@ from anychip.cluster.goodput import Reliability, goodput
 from anychip.cluster.path import critical_path
 from anychip.cost.price import LIMITS
 from anychip.cost.support import unsupported
+from anychip.cost.work import work
 from anychip.figures import (
     AxisFigures,
     Floats,
@@ -38,7 +40,7 @@ from anychip.record import Program
 from anychip.record.reads import reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
-from anychip.timeline.memory import Memory, memory
+from anychip.timeline.memory import Memory, memory, suffices
 
 BREAKDOWN = ("compute", "memory_bound", "exposed_comm", "bubble", "host")
 
@@ -92,9 +94,13 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     worst = max(parts, key=lambda part: part.memory.peak_bytes)
     top, first = _top_ops(parts), parts[0]
     axes = _axes(parts, [axes for _, axes in mine])
+    ranks = tuple(
+        _rank(part, one, chip, {*part.rank.members} & {*program.ran})
+        for part, (one, _) in zip(parts, mine, strict=True)
+    )
     kernels, host = (mean([total[name] for total in totals]) for name in ("kernels", "host_s"))
     return Forecast(
-        chip=chip.id, num_chips=chips, fits=worst.memory.peak_bytes <= chip.memory_bytes, grade=chip.grade,
+        chip=chip.id, num_chips=chips, fits=all(rank.fits for rank in ranks), grade=chip.grade,
         step_time_s=step_time, step_time_error=error_of(evidence, breakdown, parts[main].rank.timeline),
         tokens_per_s_per_chip=tokens / step_time / chips if tokens and step_time else None,
         samples_per_s=samples / step_time if samples and step_time else None,
@@ -112,10 +118,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         warnings=_warnings(parts, worst, chip)
         + unsupported(dict.fromkeys(op for rank in program.ranks for op in rank.ops), chip),
         cluster=fabric.cluster.id if fabric.cluster is not None else None,
-        ranks=tuple(
-            _rank(part, one, chip, {*part.rank.members} & {*program.ran})
-            for part, (one, _) in zip(parts, mine, strict=True)
-        ),
+        ranks=ranks,
         axes=axes, critical_path=_path(timeline, parts),
         goodput=_goodput(parts, fabric), memory_by_module=worst.memory.by_module,
         first_step_s=max((part.window.first_s for part in parts if part.window.first_s is not None), default=None),
@@ -242,12 +245,19 @@ def _batch(parts: Sequence[Part], program: Program) -> tuple[float | None, float
 
 
 def _top_ops(parts: Sequence[Part], most: int = 10) -> tuple[TopOp, ...]:
-    """Ops of one name and shape, means over all chips; a collective's name says along which axis."""
+    """Ops of one name and shape, means over all chips; a collective's name says along which axis, its shape the bytes that
+    nccl-tests would count."""
     found: dict[tuple[str, str], TopOp] = {}
     busy = 0.0
     for part in parts:
-        name_of = {op: f"{call.kind} {part.axes[call.group]}" for op, call in part.rank.calls.items()}
-        for top in top_ops_of(part.rank.timeline, part.window, most=1000, name_of=name_of):
+        named = {
+            op: (
+                f"{call.kind} {part.axes[call.group]}",
+                f"{units.memory(call.nbytes)} {work(part.program.ops[op]).dtype}",
+            )
+            for op, call in part.rank.calls.items()
+        }
+        for top in top_ops_of(part.rank.timeline, part.window, most=1000, named=named):
             known = found.get((top.name, top.shape))
             count, time = top.count * part.weight, top.time_s * part.weight
             busy += time
@@ -265,9 +275,8 @@ def _rank(part: Part, breakdown: Mapping[str, float], chip: Chip, ran: set[int])
         if (group.axis is not None or axis == "pp") and part.rank.rank in group.ranks
     }
     peak = part.memory.peak_bytes
-    return RankFigures(
-        part.rank.rank, len(part.rank.members), place, peak, peak <= chip.memory_bytes, breakdown, len(ran)
-    )
+    fits = suffices(chip.memory_bytes, part.program, peak)
+    return RankFigures(part.rank.rank, len(part.rank.members), place, peak, fits, breakdown, len(ran))
 
 
 def _path(timeline: ClusterTimeline, parts: Sequence[Part]) -> tuple[PathPart, ...]:

@@ -237,6 +237,54 @@ def test_the_traceback_of_a_program_has_its_frames_and_those_of_torch(tmp_path):
     assert re.findall(r'File "(.+?)", line', done.err) == [str(program)]
 
 
+@pytest.mark.parametrize(("on", "who"), [("h100", "the program"), ("h100:2", "rank 0")])
+def test_what_filled_the_memory_is_told_where_no_step_was_complete(on, who):
+    """It ended with the allocator's message alone, which does not say of what there is too much."""
+    done = forecast("--quiet", PROGRAMS / "short_of_memory.py", "20", on=(on,))
+    assert done.returncode == 1
+    told = done.err.partition("\nOutOfMemoryError: ")[2].splitlines()
+    assert told[0] == f"{who} was refused 1.00 GiB more of 79.1 GiB"
+    held = dict(re.findall(r"^  (\w+) +([\d.]+) GiB$", "\n".join(told), re.MULTILINE))
+    # 20 layers of 1 GiB and as much of gradients; of two moments each for 19 of them there is room, and for none more
+    assert float(held["parameters"]) == pytest.approx(20, abs=0.5)
+    assert float(held["gradients"]) == pytest.approx(20, abs=0.5)
+    assert 37 <= float(held["optimizer"]) <= 39
+    assert f"--on LARGER{on[4:]} --on nvidia-h100-sxm{on[4:]}" in told[-1]
+
+
+def test_of_several_counts_one_that_does_not_suffice_is_left_out_for_what_it_lacks():
+    done = forecast("--quiet", PROGRAMS / "short_of_memory.py", "20", on=("h200:2", "h100:4"))
+    assert done.returncode == 1
+    assert "left out, as the program fails on 4 chips: OutOfMemoryError: rank 0 was refused 1.00 GiB more" in " ".join(
+        done.err.split()
+    )
+
+
+def test_a_program_that_ran_out_of_memory_after_some_steps_does_not_fit(tmp_path):
+    """The steps that it had taken fitted, and so it was said to fit."""
+    done = forecast("--quiet", "--json", tmp_path / "short.json", PROGRAMS / "short_of_memory.py", "12", "16")
+    found = target(tmp_path / "short.json")
+    assert (done.returncode, found["fits"]) == (1, False)
+    assert found["peak_memory_bytes"] < found["memory_bytes"]
+    assert any(
+        "after 2 steps: it was refused 4.00 GiB more of 79.1 GiB" in one
+        for one in json.loads((tmp_path / "short.json").read_text())["warnings"]
+    )
+
+
+@pytest.mark.parametrize("on", ["h100", "h100:2"])
+def test_a_killed_recording_says_by_what(tmp_path, on):
+    """Of a job's rank it said "exit code 247"."""
+    program = tmp_path / "killed.py"
+    program.write_text(
+        "import os, signal, torch\ntorch.zeros(3, device='cuda')\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = forecast("--quiet", str(program), on=(on,))
+    assert done.returncode == 2
+    assert "killed by SIGKILL" in done.err
+    assert "ran out of memory" in done.err
+
+
 def test_what_may_be_a_fault_of_ours_keeps_our_frames():
     def frames(kind):
         try:

@@ -1,7 +1,7 @@
 """The names of a job's mesh axes: as the program gave them, else after what a group is used for.
 
 Programs that build their groups without a DeviceMesh name none. Then a group is "pp" where ranks send to each other,
-"ep" where they exchange all with all, "tp" where activations are summed up in a forward, else "dp".
+"ep" where they exchange all with all in a forward, "tp" where activations are summed up in a forward, else "dp".
 """
 
 from collections.abc import Mapping
@@ -30,10 +30,11 @@ def _used(program: Program, calls: Mapping[int, Collective]) -> dict[int, str]:
     launched = program.payloads[at]
     phase = Marks(program).phase()[at]
     forward = set(np.unique(launched[phase == 1]).tolist())
+    bare = not forward  # no module is called
     found: dict[int, str] = {}
     for names, wanted in (
         ("pp", lambda op, call: call.kind in ("send", "recv")),
-        ("ep", lambda op, call: call.kind == "all_to_all"),
+        ("ep", lambda op, call: (op in forward or bare) and call.kind == "all_to_all"),
         ("tp", lambda op, call: op in forward and call.kind in ("all_reduce", "reduce_scatter") and call.nbytes > SMALL_BYTES),
     ):  # fmt: skip
         for op, call in calls.items():

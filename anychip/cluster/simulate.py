@@ -186,7 +186,7 @@ def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabri
         ranks: Sequence[int] = program.groups[call.group].ranks
         if call.peer is not None:
             ranks = (program.rank, call.peer)
-        cost = fabric.cost(call.kind, call.nbytes, ranks, call.dtype)
+        cost = _cost(fabric, call, ranks, program.rank)
         prices.body_s[index], prices.floors_s[index] = cost.time_s, 0.0
         prices.kernels[index], prices.blocks[index] = 1, False
         prices.evidence[index], prices.limit[index] = EVIDENCE.index(cost.evidence), LIMITS.index("network")
@@ -195,6 +195,16 @@ def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabri
         if cost.limit == "bandwidth":
             taken.tier[index] = names.index(cost.tier)
     return taken
+
+
+def _cost(fabric: Network, call: Collective, ranks: Sequence[int], rank: int) -> CollectiveCost:
+    """An all-to-all in which each rank has one other to give to is so many messages at once, and over with the slowest."""
+    ahead = call.places_on(ranks.index(rank)) if rank in ranks else None
+    if ahead is None:
+        return fabric.cost(call.kind, call.nbytes, ranks, call.dtype)
+    pairs = zip(ranks, (*ranks[ahead:], *ranks[:ahead]), strict=True)
+    slowest = max((fabric.cost("send", call.nbytes, pair, call.dtype) for pair in pairs), key=lambda cost: cost.time_s)
+    return slowest._replace(memory_bytes=2 * slowest.memory_bytes)  # what comes is written, too
 
 
 def _together(program: Program, calls: dict[int, Collective], fabric: Network) -> Callable[[tuple[int, ...]], float]:

@@ -38,6 +38,7 @@ class Session:
         self.runtime: Any = None
         self.hooks: Any = None
         self.saved = False
+        self.short_of_memory = False  # the program ended because the chip's memory did not suffice
         self.rank: int | None = None  # of a job, once this process is one of its ranks
 
     def install(self) -> None:
@@ -75,6 +76,8 @@ class Session:
         import torch
 
         self.runtime.tensors.drain()
+        if self.short_of_memory:
+            meta["refused"] = {"bytes": self.runtime.refused_bytes, "of_bytes": self.runtime.chip.memory_bytes}
         program = self.runtime.recorder.program({
             "argv": self.config["argv"], "module": self.config["module"], "chip": self.runtime.chip.id,
             "torch": torch.__version__, "anychip": __version__, "exit_code": exit_code,
@@ -207,9 +210,12 @@ class Session:
         except KeyboardInterrupt:
             self.save(130, interrupted=True)
             return 130
-        except BaseException:
+        except BaseException as error:
             self._unfold()
             print_program_traceback()
+            from torch import OutOfMemoryError
+
+            self.short_of_memory = any(isinstance(one, OutOfMemoryError) for one in causes_of(error))
             return 1
         return 0
 
@@ -249,15 +255,21 @@ def print_program_traceback() -> None:
     """The program's own traceback, of this error and of those that it came of: its frames and torch's, not ours."""
     error = sys.exception()
     assert error is not None
-    seen: set[int] = set()
+    for one in causes_of(error):
+        one.__traceback__ = without_ours(one)
+    traceback.print_exception(error)
+
+
+def causes_of(error: BaseException) -> list[BaseException]:
+    """An error and those that it came of."""
+    found: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
         one = waiting.pop()
-        if one is not None and id(one) not in seen:
-            seen.add(id(one))
-            one.__traceback__ = without_ours(one)
+        if one is not None and not any(one is other for other in found):
+            found.append(one)
             waiting += [one.__cause__, one.__context__]
-    traceback.print_exception(error)
+    return found
 
 
 def without_ours(error: BaseException) -> TracebackType | None:

@@ -236,9 +236,10 @@ class Collectives:
             return []
         spread = len(call.outputs) == size * len(call.inputs)  # allgather: a list of outputs for each input
         mine = call.ranks.index(self.groups.rank)
+        swapped = call.name == "alltoall_" and len(call.inputs) == len(call.outputs) == size
         found = []
         for number, output in enumerate(call.outputs):
-            source = call.inputs[number // size if spread else min(number, len(call.inputs) - 1)]
+            source = call.inputs[mine if swapped else number // size if spread else min(number, len(call.inputs) - 1)]
             # Of whole numbers as many as are kept: how many tokens each rank has for each of hundreds of experts.
             most = SMALL if output.dtype.is_floating_point or output.dtype.is_complex else KEPT
             small = output.numel() <= most and source.numel() <= SMALL * size
@@ -247,7 +248,10 @@ class Collectives:
                 if call.inputs is not call.outputs:
                     self._forget(output)
                 continue
-            found.append((output, _part(value.reshape(-1), output, mine)))
+            flat = value.reshape(-1)
+            if call.name == "alltoall_base_" and len({*call.at["input_split_sizes"]}) < 2 and flat.numel() % size == 0:
+                flat = flat.view(size, -1)[mine].repeat(size)  # of each of the others what it has for this rank
+            found.append((output, _part(flat, output, mine)))
         return found
 
     def _exchange(self, call: Call) -> None:

@@ -261,14 +261,15 @@ class Hooks:
             for path, child in module.named_modules():
                 self._paths.setdefault(id(child), path or type(module).__name__)
                 own = [block for one in child.parameters(recurse=False) if (block := self._block(one)) is not None]
-                index = self._module_words(child)[0] >> KIND_BITS
+                index = self._module_words(child, own=child is module)[0] >> KIND_BITS
                 self.parameter_modules.update(dict.fromkeys(own, index))
 
-    def _module_words(self, module: torch.nn.Module) -> tuple[int, int]:
+    def _module_words(self, module: torch.nn.Module, own: bool = False) -> tuple[int, int]:
+        """What says that a module is entered and left. own: words that no other module of its name has."""
         known = self._words.get(id(module))
         if known is not None and known[0]() is module:
             return known[1], known[2]
-        index = self.runtime.recorder.module(self._paths.get(id(module), type(module).__name__))
+        index = self.runtime.recorder.module(self._paths.get(id(module), type(module).__name__), own)
         words = word(Kind.ENTER, index), word(Kind.EXIT, index)
         self._words[id(module)] = (weakref.ref(module), *words)
         return words

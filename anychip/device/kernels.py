@@ -127,7 +127,12 @@ class Kernels:
             self.cache.update((key, entry.fast) for key, entry in self.entries.items() if not entry.watched)
 
     def call(self, schema: Schema, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call that the cache does not serve: new shapes, or somebody looks."""
+        """A call that the cache does not serve: new shapes, a tensor made elsewhere, or somebody looks."""
+        device = kwargs.get("device")
+        if device is not None and device.type != self.tensors.device_type:
+            return schema.overload()(
+                *(to_meta(one) for one in args), **kwargs
+            )  # of the chip's tensor only its layout counts
         return self._call_entry(schema, self._known(schema, key, args, kwargs, None), args, kwargs)
 
     def call_made(
@@ -188,12 +193,12 @@ class Kernels:
         return Entry(word, outputs, _fast(word, outputs), watched)
 
     def _device_index(self, tensors: list[torch.Tensor], kwargs: dict[str, Any]) -> int:
-        for tensor in tensors:
-            if tensor.device.type not in ("cpu", "meta"):
-                return tensor.device.index
         device = kwargs.get("device")
         if device is not None and device.index is not None:
             return int(device.index)
+        for tensor in tensors if device is None else ():
+            if tensor.device.type not in ("cpu", "meta"):
+                return tensor.device.index
         return self.tensors.native.device[0] >> 8
 
     def _meta(self, schema: Schema, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

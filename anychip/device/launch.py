@@ -11,21 +11,25 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from anychip import units
 from anychip.errors import AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
 from anychip.record import Program
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
+from anychip.timeline.memory import memory, refused
 
 TORCH_UNFIT = 70  # exit status by which the child says that this torch cannot carry the device
+LOW_BYTE = 256
 UNFOLD = 71  # asks to be run again, without folding micro-batches
 GRACE_S = 5.0
 POLL_S = 0.1
 STEPS, STEPS_OF_MANY = 3, 2  # the first warms up
 DRAFT, STANDS = ".draft", ".stands"  # a job's recordings before its samples have ended; its meta, if they say the same
+MODULES, CRUMB = 6, 1e-3  # whose share of the memory is told, and from which share on
 MANY_RANKS = 1024  # above so many one step more takes long to record and to price
 
 
@@ -165,6 +169,30 @@ def _end_group(child: "subprocess.Popen[bytes]") -> None:
         child.wait(timeout=GRACE_S)
 
 
+def _held(program: Program) -> Iterator[str]:
+    """What filled the memory of the first rank that was refused some more: no figures will say so."""
+    short = next((rank for rank in program.ranks if any(refused(rank))), None)
+    if short is None:
+        return
+    wanted, of_bytes = refused(short)
+    found = memory(short)
+    many = f":{program.world_size}" if program.world_size > 1 else ""
+    who = f"rank {short.rank}" if many else "the program"
+    least = CRUMB * found.peak_bytes
+    yield f"OutOfMemoryError: {who} was refused {units.memory(wanted)} more of {units.memory(of_bytes)}"
+    yield "memory at peak, before that"
+    for name, nbytes in found.by_kind.items():
+        if nbytes > least:
+            yield f"  {name:<12}  {units.memory(nbytes)}"
+    by_module = [f"{name} {units.memory(nbytes)}" for name, nbytes in found.by_module.items() if nbytes > least]
+    if len(by_module) > 1:
+        yield f"by module: {', '.join(by_module[:MODULES])}"
+    yield (
+        "To see all that it takes, forecast it on a chip with more memory first: "
+        f"--on LARGER{many} --on {program.meta['chip']}{many}"
+    )
+
+
 def _result(
     argv: Sequence[str], out: Path, code: int, interrupted: bool, errors: str, drafted: Program | None
 ) -> Program:
@@ -174,9 +202,17 @@ def _result(
     if not out.exists() and not stands.exists():
         if interrupted:
             raise ProgramFailed(f"{name}: interrupted before it did anything on the chip.", 130)
-        if code < 0:
+        # A rank that a signal ended gives its job the low byte of its status.
+        by = next((number for number in signal.valid_signals() if code in (-number, LOW_BYTE - number)), None)
+        if by == signal.SIGKILL:
             raise AnychipError(
-                f"{name}: killed by {signal.Signals(-code).name} while it was recorded; no recording was left. "
+                f"{name}: killed by SIGKILL while it was recorded; no recording was left. If it was not you, this machine ran "
+                "out of memory: tensors of the host take theirs here, also those of a model that is moved to the chip later. "
+                'Make it there: with torch.device("cuda"): model = ...'
+            )
+        if by is not None:
+            raise AnychipError(
+                f"{name}: killed by {signal.Signals(by).name} while it was recorded; no recording was left. "
                 "If it was not you or the system, a chip tensor's memory was touched from the host: please report it."
             )
         raise ProgramFailed(f"{name} ended with exit code {code} before it was recorded.\n{errors}".rstrip(), code or 1)
@@ -193,7 +229,8 @@ def _result(
             raise Deadlock(f"{name}: the job would hang before its first step is complete: {program.meta['hang']}")
         raise ProgramFailed(
             f"{name} failed with exit code {program.meta['exit_code']} before its first step was complete; "
-            f"its own message is above.\n{errors}".rstrip(),
+            f"its own message is above.\n{errors}".rstrip()
+            + "".join(f"\n{line}" for line in _held(program)),
             int(program.meta["exit_code"]),
         )
     return program

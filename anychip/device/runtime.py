@@ -61,6 +61,7 @@ class Runtime:
         self.repeats: Any = None  # where micro-batches are folded
         self.joins: Callable[[int, int], None] = lambda rank, size: None
         self.capturing: Any = None
+        self.refused_bytes = 0  # what was asked for last that did not fit
         self.pools = 0
         self._capture_start = 0
         self._events: dict[int, int] = {}
@@ -80,6 +81,7 @@ class Runtime:
         text = self.memory.check(nbytes)
         if text is not None:
             self.ask("memory_bytes")  # with more memory the program would have gone on
+            self.refused_bytes = nbytes
             raise torch.OutOfMemoryError(text)
 
     def limit_memory(self, fraction: float) -> None:

@@ -54,6 +54,12 @@ class Collective(NamedTuple):
     root: int | None = None
     splits: tuple[int, ...] | None = None
 
+    def places_on(self, place: int) -> int | None:
+        """By how many places of its group the rank at this place passes on all that it has, as a ring does that is written as
+        an all-to-all; None where it goes to several, or to nobody else."""
+        named = [index for index, size in enumerate(self.splits or ()) if size]
+        return (named[0] - place) % len(self.splits or ()) or None if len(named) == 1 else None
+
 
 def collective_of(op: Op) -> Collective | None:
     """The collective that `op` is; None where it is none."""

@@ -103,8 +103,18 @@ class Fabric:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What stands in place of figures that no file knows."""
-        return tuple(tier.assumed for tier in self.tiers if tier.assumed)
+        """What no file says of this chip: whose network it is put in, and what stands in place of unknown figures."""
+        return (*self._borrowed(), *(tier.assumed for tier in self.tiers if tier.assumed))
+
+    def _borrowed(self) -> tuple[str, ...]:
+        """A cluster that was asked for and is built of other chips; what a chip's own file names is no question."""
+        cluster = self.cluster
+        if cluster is None or not self.tiers or self.chip.id in (cluster.chips or (self.chip.id,)):
+            return ()
+        if cluster.id == self.chip.raw.get("cluster"):
+            return ()
+        return (f"{self.chip.id}: cluster {cluster.id} is built of {', '.join(cluster.chips)}; this chip is taken to stand in their "
+                "place, in nodes of as many, on the same network.",)  # fmt: skip
 
     def degraded(self, tier: str, share: float) -> "Fabric":
         """The same with one tier at a share of its rates: a worn link, a switch that is down. Raises BadNetwork."""

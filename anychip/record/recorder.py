@@ -40,8 +40,9 @@ class Recorder:
             self.ops.append(op)
         return found
 
-    def module(self, path: str) -> int:
-        if path not in self._module_index:
+    def module(self, path: str, own: bool = False) -> int:
+        """The index of a module of this name. own: another one than what was called so before, as stages of one class are."""
+        if own or path not in self._module_index:
             self._module_index[path] = len(self.modules)
             self.modules.append(path)
         return self._module_index[path]

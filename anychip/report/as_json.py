@@ -30,6 +30,7 @@ def to_json(answer: "Answer") -> dict[str, Any]:
         "wall_s": dict(answer.wall_s),
         "warnings": list(answer.warnings),
         "interrupted": answer.interrupted,
+        "stragglers": asdict(answer.stragglers) if answer.stragglers is not None else None,
     }
 
 

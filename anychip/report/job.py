@@ -9,6 +9,7 @@ from rich.text import Text
 from anychip import units
 
 if TYPE_CHECKING:
+    from anychip.cluster import Stragglers
     from anychip.figures import GoodputFigures, RankFigures
     from anychip.forecast import Forecast
 
@@ -30,6 +31,19 @@ def ran_text(forecast: "Forecast") -> str:
     more = f" and {len(ranks) - NAMED} more" if len(ranks) > NAMED else ""
     others = f"; {taken:,} put together from these" if taken else ""
     return f"ran {'every one' if every else ran} of {forecast.num_chips:,} ranks: {', '.join(named)}{more}{others}"
+
+
+def unequal_text(stragglers: "Stragglers | None") -> str:
+    """What was asked for that makes ranks unequal."""
+    if stragglers is None:
+        return ""
+    said = (
+        (stragglers.jitter > 0, f"jitter {stragglers.jitter:g}"),
+        (stragglers.slow_node > 1, f"the last node's kernels x{stragglers.slow_node:g}"),
+        (stragglers.degraded_link < 1, f"the last node's network at {stragglers.degraded_link:g} of its rate"),
+    )
+    texts = [text for asked, text in said if asked]
+    return f"unequal ranks: {', '.join(texts)}" if texts else ""
 
 
 def many_counts(forecasts: Sequence["Forecast"]) -> bool:

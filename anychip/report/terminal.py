@@ -85,6 +85,8 @@ def _legend(answer: "Answer") -> Iterator[str]:
         yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade})"
         if forecast.ranks:
             yield f"    {job.ran_text(forecast)}"
+            if unequal := job.unequal_text(answer.stragglers):
+                yield f"    {unequal}"
         if questions:
             yield f"    run again for it: it answers the program otherwise ({', '.join(questions)})"
 

@@ -40,6 +40,17 @@ class Lives:
     block: npt.NDArray[np.int64]
 
 
+def refused(program: Program) -> tuple[int, int]:
+    """(bytes that the program ended for want of, what its chip had in all); (0, 0) where it did not."""
+    found = program.meta.get("refused") or {"bytes": 0, "of_bytes": 0}
+    return int(found["bytes"]), int(found["of_bytes"])
+
+
+def suffices(memory_bytes: int, program: Program, peak_bytes: int) -> bool:
+    """Whether so much memory is enough: for the peak, and more than a program had that was refused some."""
+    return peak_bytes <= memory_bytes and memory_bytes > refused(program)[1]
+
+
 def lives(program: Program) -> Lives:
     """Pair each ALLOC with the next FREE of the same block."""
     kinds = program.kinds
@@ -99,7 +110,7 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
     ends = np.append(marks.at[np.isin(marks.what, (Mark.FORWARD_END, Mark.INFER_END))], size)
     kind[(phase == 1) & (of.died <= ends[np.searchsorted(ends, of.born)])] = KINDS.index("workspace")
     for number, mark, name in ((2, Mark.BACKWARD_END, "gradients"), (3, Mark.OPTIMIZER_END, "optimizer")):
-        ends = np.append(marks.at[marks.what == mark], size)
+        ends = np.append(marks.at[marks.what == mark], size - 1)  # one that failed midway ends with the tape
         over = ends[np.searchsorted(ends, of.born)]
         kind[(phase == number) & (of.died > over)] = KINDS.index(name)
     kind[(of.born < first_forward) & (of.died >= first_end)] = KINDS.index("parameters")

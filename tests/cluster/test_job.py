@@ -7,7 +7,7 @@ from anychip.cluster import Stragglers
 from anychip.cluster.axes import axes_of
 from anychip.job import forecast_job
 from anychip.network import Fabric, collective_of
-from anychip.record import Kind, Mark
+from anychip.record import Kind, Mark, TensorMeta
 from anychip.spec import load_chip
 from tests.cluster.jobs import Rank, Wire, job, one_f_one_b
 from tests.cost.ops import mm, op, t
@@ -80,6 +80,16 @@ def test_groups_without_a_name_are_named_by_use():
     assert axes_of(program, calls) == ["tp", "pp", "ep", "dp", "cp"]
 
 
+def test_an_exchange_outside_of_a_forward_makes_no_experts():
+    """A DTensor laid out anew before the training, or gradients that travel in pieces (ZeRO++), named the replicas "ep"."""
+    rank = Rank(0, 8, [(tuple(range(8)), None)])
+    rank.add(rank.call("alltoall_base_", 0, 10**6)).mark(Mark.FORWARD_BEGIN).compute(0.1).mark(Mark.FORWARD_END)
+    rank.mark(Mark.BACKWARD_BEGIN).add(rank.call("allreduce_", 0, 10**6)).mark(Mark.BACKWARD_END)
+    program = rank.program()
+    calls = {index: found for index, one in enumerate(program.ops) if (found := collective_of(one)) is not None}
+    assert axes_of(program, calls) == ["dp"]
+
+
 def test_tokens_and_flop_are_of_the_whole_job():
     # 4 x 128 tokens a data-parallel rank; 8 ranks in pairs that share them: 4 * 512
     product = mm(512, 512, 512)
@@ -103,6 +113,37 @@ def test_tokens_and_flop_are_of_the_whole_job():
     assert given.tokens_per_step == 100
 
 
+ROWS = op("aten.relu.default", t(512, 64), out=t(512, 64))
+SEQUENCES = op("aten.relu.default", t(8, 64, 64), out=t(8, 64, 64))
+TURNED = op("aten._to_copy.default", TensorMeta((64, 8, 64), (64, 4096, 1), "float32"), out=t(64, 8, 64))
+LINEAR = mm(512, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("called", "samples"),
+    [([SEQUENCES, LINEAR], 8), ([LINEAR, SEQUENCES], 8), ([TURNED, LINEAR], 8), ([LINEAR, LINEAR, SEQUENCES], 8),
+     ([LINEAR, ROWS, SEQUENCES], 512), ([ROWS, LINEAR, ROWS], 512), ([LINEAR], 512)],
+)  # fmt: skip
+def test_samples_of_sequences_are_not_counted_by_their_positions(called, samples):
+    """A linear layer on 8 sequences of 64 is a product of 512 rows, and so many samples they were."""
+    rank = Rank(0, 2, [((0, 1), "dp")], range(2))
+    for _ in range(2):
+        rank.mark(Mark.FORWARD_BEGIN).add(*(rank.op(one) for one in called)).mark(Mark.FORWARD_END)
+        rank.mark(Mark.OPTIMIZER_BEGIN).compute(0.1).mark(Mark.OPTIMIZER_END)
+    assert forecast(job(rank)).samples_per_step == 2 * samples
+
+
+def test_collectives_are_shown_with_all_that_they_move():
+    """A reduce-scatter was shown with the shard that comes out, a coalesced all-reduce with the first of its tensors."""
+    rank = Rank(0, 8, [(tuple(range(8)), "dp")], range(8))
+    several = op("c10d.allreduce_coalesced_.default", (t(2**18), t(2**18)), (t(2**18), t(2**18)), 0)
+    found = forecast(job(rank.run(rank.call("_reduce_scatter_base_", 0, 2**17)).run(rank.op(several))))
+    assert {(one.name, one.shape) for one in found.top_ops} == {
+        ("reduce_scatter dp", "4.00 MiB fp32"),  # 8 * 2**17 * 4
+        ("all_reduce dp", "1.00 MiB bf16"),  # 2 * 2**18 * 2
+    }
+
+
 def test_later_pipeline_stages_read_no_tokens():
     program = one_f_one_b(2, 2, 0.1, 0.1, steps=2, replicas=4)
     for rank in program.ranks:
@@ -122,6 +163,20 @@ def test_a_later_stage_of_the_first_rank_reads_no_tokens():
         me.mark(Mark.OPTIMIZER_BEGIN).compute(0.1).mark(Mark.OPTIMIZER_END)
     found = forecast(job(me))
     assert (found.tokens_per_step, found.samples_per_step) == (8 * 3 * 512, 8 * 3 * 4)
+
+
+def test_a_later_stage_of_the_first_rank_reads_no_samples():
+    """Of inputs that are no tokens each stage's were counted: twice as many samples with two stages a rank."""
+    me = Rank(0, 8, [(tuple(range(8)), "dp")], range(8))
+    for _ in range(3):
+        for stage in (0, 0, 1, 1, 0, 1):
+            me.mark(Mark.FORWARD_BEGIN).add(w(Kind.ENTER, stage), me.op(mm(4, 512, 512)), w(Kind.EXIT, stage))
+            me.compute(0.1).mark(Mark.FORWARD_END)
+        me.mark(Mark.OPTIMIZER_BEGIN).compute(0.1).mark(Mark.OPTIMIZER_END)
+    program = me.program()
+    program.modules = ["Sequential", "Sequential"]
+    found = forecast(program)
+    assert (found.tokens_per_step, found.samples_per_step) == (None, 8 * 3 * 4)
 
 
 def test_the_worst_rank_that_does_not_fit_is_named():
@@ -145,6 +200,21 @@ def test_dtypes_that_the_chip_lacks_are_told_of_every_rank():
     last.add(last.op(mm(64, 64, 64, "float8_e4m3fn")))
     found = forecast_job(job(steps(first), steps(last)), load_chip("a100"), Net())
     assert any("no float8_e4m3fn matrix products" in text for text in found.warnings)
+
+
+def test_steps_that_are_unlike_are_told():
+    """Replicas that meet in every fourth step only (DiLoCo): the median step has nothing of it."""
+
+    def trained(count):
+        rank = Rank(0, 8, [(tuple(range(8)), "dp")], range(8))
+        for number in range(count):
+            rank.mark(Mark.FORWARD_BEGIN).compute(0.1).mark(Mark.FORWARD_END).mark(Mark.OPTIMIZER_BEGIN)
+            (rank.compute(0.3) if number % 4 == 3 else rank).compute(1e-6).mark(Mark.OPTIMIZER_END)
+        return forecast(job(rank))
+
+    (told,) = [text for text in trained(9).warnings if "on average" in text]
+    assert told.startswith("Steps took 100 ms to 400 ms, 175 ms on average")  # eight of them, two with 0.3 s more
+    assert not [text for text in trained(3).warnings if "on average" in text]
 
 
 def test_the_critical_path_leads_through_the_slow_rank():

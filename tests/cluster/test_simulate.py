@@ -136,6 +136,15 @@ def test_a_ring_of_one_class_needs_no_other_recording():
     close(simulate(job(rank), H100, Wire()).total_s, 7 * 0.01, 1e-3)
 
 
+def test_an_all_to_all_that_names_one_neighbour_is_a_message_to_it():
+    """It took half as long between two: of an even one a rank keeps its own part."""
+    rank = Rank(0, 2, world(2, "cp"), range(2))
+    rank.run(rank.call("alltoall_base_", 0, 10**6, splits=(0, 10**6)))
+    wire = Wire()
+    close(simulate(job(rank), H100, wire).total_s, 4e-3)  # 4e6 B / 1e9 B/s
+    assert {(kind, ranks) for kind, _, ranks, _ in wire.asked} == {("send", (0, 1)), ("send", (1, 0))}
+
+
 def test_two_receives_share_the_wire():
     hub = Rank(0, 3, world(3))
     spokes = [Rank(i, 3, world(3)).compute(0.1 * i) for i in (1, 2)]

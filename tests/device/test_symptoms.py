@@ -368,3 +368,23 @@ def test_gradients_of_each_sample_by_a_transform() -> None:
     assert out == [[16, 4, 8], [4, 8], [3, 16, 4]]
     # weight 4 x 8 and bias 4, in fp32, of which the wrappers are no others; and three of both, stacked
     assert sorted(program.block_bytes[program.meta["parameter_blocks"]].tolist()) == [16, 48, 128, 384]
+
+
+def test_what_is_made_like_a_tensor_of_the_chip_is_where_it_is_asked_for() -> None:
+    """`zeros_like(x, device="cpu")` was on the chip: asynchronous checkpoints could not stage their tensors on the host."""
+    _, out = run("""
+        import torch
+        x = torch.randn(4, 6, device="cuda").t()
+        made = [
+            x.new_empty([2], device="cpu"), x.new_zeros([2], device="cpu"), x.new_ones([2], device="cpu"),
+            x.new_full([2], 3.0, device="cpu"), x.new_empty_strided([2], [1], device="cpu"),
+            torch.empty_like(x, device="cpu", pin_memory=True), torch.zeros_like(x, device="cpu"),
+            torch.ones_like(x, device="cpu"), torch.full_like(x, 2.0, device="cpu"), torch.rand_like(x, device="cpu"),
+            torch.randn_like(x, device="cpu"), torch.randint_like(x, 5, device="cpu"),
+        ]
+        zeros = torch.zeros_like(x, device="cpu", dtype=torch.float64)
+        out = [{one.device.type for one in made}, zeros.sum().item(), list(zeros.shape), zeros.stride(),
+               torch.zeros_like(x, device="meta").device.type, torch.zeros_like(x, device="cuda").device.type]
+        out[0] = sorted(out[0])
+    """)
+    assert out == [["cpu"], 0.0, [6, 4], [1, 6], "meta", "cuda"]

@@ -10,6 +10,7 @@ import pytest
 from anychip.cluster import simulate
 from anychip.device.launch import record
 from anychip.errors import Deadlock, ProgramFailed
+from anychip.job import forecast_job
 from anychip.network import Fabric
 from anychip.record import Kind, Mark, Program
 from anychip.record.steps import find_steps
@@ -88,8 +89,9 @@ def test_groups_are_split_where_the_device_was_given_at_the_start() -> None:
     assert collectives(program, of_step=1)["allreduce_"] == 3
 
 
-def test_shards_are_saved_and_loaded(tmp_path: Path) -> None:
-    program = job("checkpoint.py", 4, tmp_path)
+@pytest.mark.parametrize("how", [(), ("async",)], ids=" ".join)
+def test_shards_are_saved_and_loaded(tmp_path: Path, how: tuple[str, ...]) -> None:
+    program = job("checkpoint.py", 4, tmp_path, *how)
     assert not program.meta.get("exit_code")
     assert len(find_steps(program)) == 3
 
@@ -156,6 +158,13 @@ def test_stages_of_a_pipeline_run_together_and_exchange_their_shapes() -> None:
     assert peers == {0, 4}
 
 
+def test_samples_of_a_rank_with_two_stages_are_counted_once() -> None:
+    chip = load_chip("h100")
+    program = job("pipeline.py", 2, 2, 4, "ScheduleInterleaved1F1B")
+    # four micro-batches of 8 samples, which are no tokens; the second stage of a rank is given them again
+    assert forecast_job(program, chip, Fabric.of(chip, 2)).samples_per_step == 4 * 8
+
+
 @pytest.mark.parametrize("how", ["spawn", "fork"])
 def test_a_program_that_starts_its_own_ranks(how: str) -> None:
     program = job("spawned.py", 4, how)
@@ -174,6 +183,31 @@ def test_a_launcher_in_front_of_the_program_is_stepped_over() -> None:
 def test_what_ranks_tell_one_another_arrives() -> None:
     program = job("exchange.py", 4)
     assert sum(len(one.members) for one in program.ranks) == 4
+
+
+def test_each_rank_gets_of_an_exchange_what_the_others_have_for_it(tmp_path: Path) -> None:
+    """A rank was given back what it gave: a full expert's rank had no more to compute than the others (--imbalance)."""
+    script = tmp_path / "swap.py"
+    script.write_text(
+        "import torch, torch.distributed as dist\n"
+        "dist.init_process_group('nccl')\n"
+        "rank, size = dist.get_rank(), dist.get_world_size()\n"
+        "mine = torch.arange(2 * size, device='cuda')\n"
+        "got = torch.empty_like(mine)\n"
+        "dist.all_to_all_single(got, mine)\n"
+        "assert got.tolist() == [2 * rank, 2 * rank + 1] * size, got\n"
+        "import torch.distributed._functional_collectives as functional\n"
+        "even = [2] * size\n"
+        "got = functional.all_to_all_single(mine, even, even, dist.group.WORLD)\n"
+        "assert got.tolist() == [2 * rank, 2 * rank + 1] * size, got\n"
+        "parts = [torch.empty(2, dtype=torch.int64, device='cuda') for _ in range(size)]\n"
+        "dist.all_to_all(parts, list(mine.split(2)))\n"
+        "assert [part.tolist() for part in parts] == [[2 * rank, 2 * rank + 1]] * size, parts\n"
+        "torch.nn.Linear(4, 4).cuda()(torch.randn(2, 4, device='cuda'))\n"
+    )
+    program = record([str(script)], load_chip("h100"), world_size=4, devices=4, show_output=False, ranks="all")
+    assert program.meta["exit_code"] == 0
+    assert program.meta["ranks_run"] == [0, 1, 2, 3]
 
 
 def test_every_rank_of_a_small_world_can_be_run() -> None:

@@ -57,3 +57,13 @@ def test_peer_root_and_splits_are_kept():
     assert collective_of(op("send", [tensor(4)], [tensor(4)], peer=17)).peer == 17
     assert collective_of(op("broadcast_", [tensor(4)], [tensor(4)], root=5)).root == 5
     assert collective_of(op("alltoall_base_", [tensor(4)], [tensor(4)], splits=(1, 3))).splits == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("splits", "place", "ahead"),
+    [((0, 4, 0), 0, 1), ((4, 0, 0), 2, 1), ((0, 0, 4), 0, 2), ((4, 0, 0), 0, None), ((1, 3, 0), 0, None), ((0, 0), 0, None), (None, 0, None)],
+)  # fmt: skip
+def test_what_is_passed_on_to_one_other_only(splits, place, ahead):
+    """Ring attention that rotates its keys and values by an all-to-all (torch's context_parallel, "alltoall")."""
+    call = collective_of(op("alltoall_base_", [tensor(4)], [tensor(4)], **({"splits": splits} if splits else {})))
+    assert call.places_on(place) == ahead

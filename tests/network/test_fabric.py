@@ -190,6 +190,16 @@ def test_chips_without_a_link_of_their_own_meet_across_their_host():
     assert [tier.name for tier in Fabric.of(load_chip("metax-c550"), 8, "pcie-host").tiers] == ["host"]
 
 
+def test_a_cluster_that_is_built_of_other_chips_is_told():
+    """It was taken silently; that a chip of another maker stands there is the user's assumption."""
+    (told,) = Fabric.of(load_chip("mi300x"), 64, "llama3").assumptions
+    assert told.startswith("amd-mi300x: cluster meta-24k-roce is built of nvidia-h100-sxm; ")
+    assert Fabric.of(load_chip("h100"), 64, "llama3").assumptions == ()
+    # Its own file says that it is built as that cluster is, asked for or not; others are built of any chip.
+    for asked in (None, "dgx-h100", "ethernet-400"):
+        assert Fabric.of(load_chip("h20"), 64, asked).assumptions == ()
+
+
 def test_two_boards_of_one_node_are_no_tree():
     node = Fabric.of(load_chip("a100"), 384, "jean-zay")
     # Four rings cross from board to board, each over one chip's PCIe: 2(n-1)/n S/4 over 31 GB/s.

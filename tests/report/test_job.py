@@ -33,6 +33,17 @@ def test_it_says_where_and_which_ranks_ran(answer):
     assert "ran 4 of 16 ranks: 0 (for 4), 4 (for 4), 8 (for 4), 12 (for 4)" in text
 
 
+def test_what_makes_ranks_unequal_is_said(answer):
+    """Times that hold for a slow node looked like those of a sound job."""
+    assert "unequal" not in shown(answer, 100)
+    assert to_json(answer)["stragglers"] == {"jitter": 0, "slow_node": 1, "degraded_link": 1}
+    job_of_two = one_f_one_b(2, 1, 1e-3, 1e-3, steps=2)
+    slow = api.forecast(job_of_two, on="h100:2", jitter=0.02, slow_node=1.5, degraded_link=0.5)
+    text = "unequal ranks: jitter 0.02, the last node's kernels x1.5, the last node's network at 0.5 of its rate"
+    assert text in shown(slow, 120)
+    assert to_json(slow)["stragglers"] == {"jitter": 0.02, "slow_node": 1.5, "degraded_link": 0.5}
+
+
 def test_it_has_a_row_for_each_rank_and_axis(answer):
     text = shown(answer, 100)
     for stage in range(4):

@@ -1,4 +1,4 @@
-"""Shards are written by torch.distributed.checkpoint into a folder, and read again: `checkpoint.py FOLDER`."""
+"""Shards are written by torch.distributed.checkpoint into a folder, and read again: `checkpoint.py FOLDER [async]`."""
 
 import sys
 
@@ -8,7 +8,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import fully_shard
 
-dist.init_process_group("nccl")
+dist.init_process_group("cpu:gloo,cuda:nccl")
 model = torch.nn.Sequential(*[torch.nn.Linear(64, 64) for _ in range(3)]).cuda()
 fully_shard(model)
 optimizer = torch.optim.AdamW(model.parameters())
@@ -17,6 +17,10 @@ for _ in range(3):
     optimizer.step()
     optimizer.zero_grad()
     weights, moments = get_state_dict(model, optimizer)
-    dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=sys.argv[1])
+    state = {"model": weights, "optimizer": moments}
+    if sys.argv[2:] == ["async"]:
+        dcp.async_save(state, checkpoint_id=sys.argv[1]).result()
+    else:
+        dcp.save(state, checkpoint_id=sys.argv[1])
     dcp.load({"model": weights, "optimizer": moments}, checkpoint_id=sys.argv[1])
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments)

@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
 from anychip import __version__
@@ -69,6 +69,13 @@ def positive_float(text: str) -> float:
         value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def at_least_one(text: str) -> float:
+    value = positive_float(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"the fullest has no less than the mean: expected 1 or more, got {text!r}")
     return value
 
 
@@ -128,7 +135,7 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     chip.add_argument("--host", choices=("modelled", "measured"), default="modelled",
                       help="the host's time: from figures of what eager PyTorch takes per op, or with what passed here "
                            "added, the recording's own included: an upper bound")  # fmt: skip
-    chip.add_argument("--imbalance", type=positive_float, metavar="X", default=1.0,
+    chip.add_argument("--imbalance", type=at_least_one, metavar="X", default=1.0,
                       help="fullest over mean where data decide a split, such as experts (default 1, even)")  # fmt: skip
     job = sub.add_argument_group("jobs of several chips")
     job.add_argument("--ranks", choices=("distinct", "all"), default="distinct",
@@ -194,8 +201,10 @@ def _chips_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def forecast(args: argparse.Namespace) -> int:
     argv = _program(args)
-    for path in (args.json, args.trace, args.save, args.memory_snapshot):
+    outputs = {name: getattr(args, name) for name in ("json", "trace", "save", "memory_snapshot")}
+    for path in outputs.values():
         check_writable(path)
+    check_apart(outputs, args.load or argv[0])
     from anychip import api, report
     from anychip.report.progress import Progress
 
@@ -400,6 +409,20 @@ def check_writable(path: str | None) -> None:
         raise BadUse(f"{path}: there is no folder {folder}.")
     if not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise BadUse(f"{path}: no permission to write there.")
+
+
+def check_apart(outputs: Mapping[str, str | None], program: str) -> None:
+    """Raise BadUse where two outputs, by the names of their options, are one file, or one is the program."""
+    told: dict[str, str] = {os.path.realpath(program): ""}
+    for name, path in outputs.items():
+        if path is None or path == "-":
+            continue
+        option = f"--{name.replace('_', '-')}"
+        other = told.setdefault(os.path.realpath(path), option)
+        if not other:
+            raise BadUse(f"{option} {path} would write over what is to be forecast.")
+        if other != option:
+            raise BadUse(f"{other} and {option} would both write {path}.")
 
 
 def write(path: str, text: str) -> None:

@@ -63,6 +63,7 @@ def record(
     if place.num_chips > 1:
         num_chips, chips_per_node, cluster = place.num_chips, place.node_chips, place.cluster
     _not_yet(device)
+    _few_enough(ranks, num_chips)
     from anychip.device import launch
 
     return launch.record(
@@ -91,6 +92,15 @@ def _not_yet(device: str) -> None:
         raise BadUse(f"--device {device} is not there yet: programs see every chip as cuda. Try it without --device.")
 
 
+def _few_enough(ranks: str, num_chips: int) -> None:
+    from anychip.device.ranks import MOST
+
+    if ranks == "all" and num_chips > MOST:
+        raise BadUse(
+            f"--ranks all runs ranks one by one, {MOST} at most: {num_chips:,} are asked for. Without it one rank of each kind runs."
+        )
+
+
 def argv_of(program: Argv, module: bool) -> list[str]:
     """The program's command line. Raises BadUse where there is no such script or module."""
     argv = [os.fspath(program)] if isinstance(program, str | os.PathLike) else list(program)
@@ -108,6 +118,7 @@ def record_all(
     its first step; what ends it later also ends what else was to be recorded.
     """
     argv_of(program, bool(options.get("module")))
+    _few_enough(options.get("ranks", "distinct"), max(place.num_chips for place in places))
     found: dict[Place, Program] = {}
     failed: dict[Place, ProgramFailed] = {}
     for count in dict.fromkeys(place.num_chips for place in places):

@@ -114,6 +114,12 @@ def test_targets_keep_their_order():
         (["--on", "h10O", __file__], ["h10O", "Did you mean", "anychip chips"]),
         (["--on", "h100", "--json", "/no/such/folder/x.json", __file__], ["there is no folder /no/such/folder"]),
         (["--on", "h100", "--trace", "/", __file__], ["is a folder"]),
+        (["--on", "h100", "--json", __file__, __file__], ["--json", "would write over"]),
+        (
+            ["--on", "h100", "--json", "x.json", "--trace", "./x.json", __file__],
+            ["--json and --trace would both write ./x.json"],
+        ),
+        (["--on", "h100:257", "--ranks", "all", __file__], ["256 at most", "257"]),
         (["--on", "h100", "--save", "/no/x", __file__], ["there is no folder /no"]),
     ],
 )

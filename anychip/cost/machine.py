@@ -280,7 +280,7 @@ def gemm_curve(owner: Machine, dtype: str, asked: str = "") -> GemmCurve:
     if overhead is None and not owner.graph:
         overhead = rates.need("gemm.overhead")
     curve = GemmCurve(
-        rate=peak, peak=peak, k0=rates.need("gemm.k0", dtype).value, wave=rates.need("gemm.wave", dtype).value,
+        rate=peak, peak=peak, k0=_k0(owner, dtype), wave=rates.need("gemm.wave", dtype).value,
         overhead_s=overhead.value if overhead else owner.kernel_floor_s,
         sustained=sustained, cores=chip.cores or 1, tile=(tile[0], tile[1]),
         padding=(chip.matrix_unit or (1, 1)) if owner.graph else (1, 1), measured=bool(points), how=how,
@@ -306,6 +306,14 @@ def gemm_curve(owner: Machine, dtype: str, asked: str = "") -> GemmCurve:
             known = gemm_curve(owner, other)
             return _with(curve, rate=peak * min(known.rate / known.peak, 1.0))
     return _with(curve, rate=_level(rates.need("gemm.rate"), peak))
+
+
+def _k0(owner: Machine, dtype: str) -> float:
+    """The inner dimension at which a product's rate halves. What a tile takes before and after its products is time, found on
+    16-bit products: in a dtype of a lower rate fewer elements go by in it."""
+    found = owner.rates.need("gemm.k0", dtype)
+    wide = max(owner.chip.peak_flop_per_s(name) or 0.0 for name in TWINS)
+    return found.value if found.dtype or not wide else found.value * min(owner.peak(dtype, "matrix") / wide, 1.0)
 
 
 def _with(curve: GemmCurve, **changes: object) -> GemmCurve:

@@ -290,3 +290,11 @@ def test_a_point_wise_op_of_16_bit_is_slower_where_its_operands_do_not_lie_alike
     wide = t(8192, 8192, dtype="float32")
     assert body_s("aten.add.Tensor", wide, t(8192, dtype="float32"), out=wide) == pytest.approx(plain * 4 / 3, rel=1e-3)
     assert body_s("aten.clone.default", half) == pytest.approx(plain * 2 / 3)
+
+
+def test_a_product_of_few_terms_in_a_slow_dtype_is_written_as_fast_as_memory_takes_it():
+    """An outer product in 32 bit was priced as 300 terms of each element: ten times what writing it takes."""
+    h100 = load_chip("h100")
+    cost = price_op(mm(30000, 30000, 1, "float32"), h100)
+    written = 30000 * 30000 * 4 / h100.memory_bandwidth_bytes_per_s
+    assert written < cost.time_s < 1.5 * written

@@ -69,9 +69,10 @@ class Tensors:
     """
 
     def __init__(
-        self, native: Native, device_type: str, on_alloc: Callable[[Block], None], on_free: Callable[[Block], None]
-    ) -> None:
-        self.native, self.device_type = native, device_type
+        self, native: Native, device_type: str, count: int, on_alloc: Callable[[Block], None],
+        on_free: Callable[[Block], None],
+    ) -> None:  # fmt: skip
+        self.native, self.device_type, self.count = native, device_type, count
         self.on_alloc, self.on_free = on_alloc, on_free
         self.blocks: list[Block] = []
         self.by_address: dict[int, Block] = {}
@@ -93,6 +94,7 @@ class Tensors:
         key = (shape, stride, dtype, index)
         make = self.makers.get(key)
         if make is None:
+            check_ordinal(index, self.count)
             make = self.makers[key] = self._maker(*key)
             make.layout = key  # type: ignore[attr-defined]
         return make
@@ -161,6 +163,12 @@ def storage_bytes(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.
         return 0
     last = sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     return (last + 1) * ITEM_BYTES.get(dtype_name(dtype), dtype.itemsize)
+
+
+def check_ordinal(index: int, count: int) -> None:
+    """As CUDA's own: raises AcceleratorError where the program sees no device of this number."""
+    if not 0 <= index < count:
+        raise torch.AcceleratorError(f"CUDA error: invalid device ordinal (device {index} of {count})")
 
 
 def probe(tensors: Tensors, count: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from anychip.device import comm, profiler, smi
+from anychip.device._torch_tensors import check_ordinal
 from anychip.device.cuda_types import CUDA_DEVICE, DeviceProperties, FftPlans, classes
 from anychip.device.runtime import Runtime
 from anychip.memory import TapeMemory
@@ -121,8 +122,7 @@ class CudaApi:
         return int(self.runtime.native.device[0] >> 8)
 
     def setDevice(self, index: int) -> None:
-        if not 0 <= index < self.runtime.count:
-            raise torch.AcceleratorError(f"CUDA error: invalid device ordinal (device {index} of {self.runtime.count})")
+        check_ordinal(index, self.runtime.count)
         torch.cuda._lazy_init()
         self.runtime.set_device(index)
 

@@ -50,7 +50,7 @@ class Runtime:
         self.native = Native()
         self.driver = NullDriver(self.recorder, self.clock, self.out_of_memory, chip.memory_bytes, imbalance)
         self.driver.current_stream = lambda: int(self.native.stream[0])
-        self.tensors = Tensors(self.native, device_type, self.driver.alloc, self.driver.free)
+        self.tensors = Tensors(self.native, device_type, count, self.driver.alloc, self.driver.free)
         self.kernels = Kernels(self.recorder, self.driver, self.tensors)
         self.regions = Regions(self)
         self.micro_pipeline = MicroPipeline(self)

@@ -38,7 +38,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: ported. 1: the proof does not hold."""
+    """0: ported. 1: the proof does not hold, or the tree that was written lacks a file."""
     from anychip.port import show
     from anychip.port.project import port
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     said = sys.stderr if args.diff or args.json == "-" else sys.stdout
     if not args.quiet:
         print(show.text(result), file=said)
-    return 1 if result.proof is not None and not result.proof.ok else 0
+    return 1 if result.missing or (result.proof is not None and not result.proof.ok) else 0
 
 
 def _progress(quiet: bool) -> Callable[[str], None]:

@@ -60,12 +60,14 @@ class LeftLine:
 
 @dataclass
 class Result:
-    """What became of a tree. skipped: file -> why. diffs: unified diff per changed file, where it was asked for."""
+    """What became of a tree. skipped: file -> why. missing: those that the new tree lacks. diffs: unified diff per changed
+    file, where it was asked for."""
 
     target: Target
     edits: list[EditLine] = field(default_factory=list)
     left: list[LeftLine] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
     diffs: dict[str, str] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
     num_files: int = 0
@@ -281,6 +283,7 @@ def _write(
                 writing.copy_whole(base / name, into / name)
             except PermissionError as error:
                 result.skipped[name] = f"cannot be copied: {error.strerror}"
+                result.missing.append(name)
         return
     writing.write_whole(into / name, file.bytes_of(new), like=base / name, durable=in_place)
 

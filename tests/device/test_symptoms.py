@@ -388,3 +388,17 @@ def test_what_is_made_like_a_tensor_of_the_chip_is_where_it_is_asked_for() -> No
         out[0] = sorted(out[0])
     """)
     assert out == [["cpu"], 0.0, [6, 4], [1, 6], "meta", "cuda"]
+
+
+def test_a_device_that_the_program_does_not_see_is_refused() -> None:
+    """Its tensors were made all the same: the program would have died on the machine."""
+    _, out = run("""
+        import torch
+        out = []
+        for make in (lambda: torch.empty(1, device="cuda:3"), lambda: torch.ones(1).to("cuda:1"), lambda: torch.cuda.set_device(1)):
+            try:
+                make()
+            except torch.AcceleratorError as error:
+                out.append(str(error))
+    """)
+    assert out == [f"CUDA error: invalid device ordinal (device {number} of 1)" for number in (3, 1, 1)]

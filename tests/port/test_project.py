@@ -322,3 +322,14 @@ def test_lines_of_ipython_stay_and_the_rest_of_a_notebook_is_ported(tmp_path):
     ]  # fmt: skip
     assert made[1]["source"] == sources[1]
     assert made[2]["source"] == ["%%time\n", "z = x.to(DEVICE)"]
+
+
+def test_a_tree_that_lacks_a_file_is_no_success(tree, tmp_path, monkeypatch, capsys):
+    """Exit code 0 had the next command run on a tree without the file."""
+
+    def refuse(source, target):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(writing, "copy_whole", refuse)
+    assert cli.main(["port", str(tree), "--out", str(tmp_path / "out")]) == 1
+    assert "cannot be copied: Permission denied" in capsys.readouterr().out

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from anychip.argv import check
@@ -117,7 +118,7 @@ def record_all(
     options: keyword arguments of `record`. Raises ProgramFailed where the program fails everywhere or is interrupted before
     its first step; what ends it later also ends what else was to be recorded.
     """
-    argv_of(program, bool(options.get("module")))
+    argv = argv_of(program, bool(options.get("module")))
     _few_enough(options.get("ranks", "distinct"), max(place.num_chips for place in places))
     found: dict[Place, Program] = {}
     failed: dict[Place, ProgramFailed] = {}
@@ -141,7 +142,8 @@ def record_all(
         if any(isinstance(one, Program) and one.meta.get("interrupted") for one in recorded.values()):
             break
     if not found:
-        raise next(iter(failed.values()))
+        place, error = next(iter(failed.items()))
+        raise ProgramFailed(f"{error}{_hint(place, _source(argv[0]))}", error.exit_code)
     return {place: found[place] for place in places if place in found}, _left_out(found, failed)
 
 
@@ -193,6 +195,22 @@ def _recorded(program: Argv, chip: Chip, options: Mapping[str, Any]) -> Program 
 RANKS = re.compile(r"\b(LOCAL_RANK|RANK|WORLD_SIZE|MASTER_ADDR)\b")
 
 
+def _hint(place: Place, said: str) -> str:
+    """For a program that failed on one chip and speaks of ranks."""
+    return (
+        f" Is it one of several ranks? Then: --on {place.chip.id}:8"
+        if place.num_chips == 1 and RANKS.search(said)
+        else ""
+    )
+
+
+def _source(script: str) -> str:
+    try:
+        return Path(script).read_text(encoding="utf-8", errors="replace")
+    except OSError:  # a module's name
+        return ""
+
+
 def _left_out(found: Iterable[Place], failed: Mapping[Place, ProgramFailed]) -> list[str]:
     """What to say of places on which the program fails; once for a number of chips that none of them gets through."""
     counts = {place.num_chips for place in found}
@@ -201,8 +219,7 @@ def _left_out(found: Iterable[Place], failed: Mapping[Place, ProgramFailed]) -> 
         count = place.num_chips
         where = f"{count:,} chips" if count > 1 and count not in counts else place
         why = error_line(str(error))
-        hint = f" Is it one of several ranks? Then: --on {place.chip.id}:8" if count == 1 and RANKS.search(why) else ""
-        lines[f"left out, as the program fails on {where}: {why}{hint}"] = None
+        lines[f"left out, as the program fails on {where}: {why}{_hint(place, why)}"] = None
     return list(lines)
 
 

@@ -18,7 +18,7 @@ from anychip.network.curve import Curve
 from anychip.network.geometry import Chips, Geometry, geometry
 from anychip.network.levels import Measured, measured
 from anychip.network.points import Point, points_of_chip
-from anychip.network.tiers import Tier, tiers_of
+from anychip.network.tiers import Tier, most_chips, tiers_of
 from anychip.spec import Chip, Cluster, load_cluster
 
 # By what a library carries out what is no all-reduce, all-gather or reduce-scatter, whatever it has for those.
@@ -104,7 +104,7 @@ class Fabric:
     @property
     def assumptions(self) -> tuple[str, ...]:
         """What no file says of this chip: whose network it is put in, and what stands in place of unknown figures."""
-        return (*self._borrowed(), *(tier.assumed for tier in self.tiers if tier.assumed))
+        return (*self._borrowed(), *self._stretched(), *(tier.assumed for tier in self.tiers if tier.assumed))
 
     def _borrowed(self) -> tuple[str, ...]:
         """A cluster that was asked for and is built of other chips; what a chip's own file names is no question."""
@@ -115,6 +115,16 @@ class Fabric:
             return ()
         return (f"{self.chip.id}: cluster {cluster.id} is built of {', '.join(cluster.chips)}; this chip is taken to stand in their "
                 "place, in nodes of as many, on the same network.",)  # fmt: skip
+
+    def _stretched(self) -> tuple[str, ...]:
+        """A cluster of the chip's own file that is not built as large as was asked for."""
+        cluster = self.cluster
+        most = most_chips(cluster) if cluster is not None else None
+        if cluster is None or most is None or self.num_chips <= most:
+            return ()
+        return (
+            f"cluster {cluster.id} has {most:,} chips at most; {self.num_chips:,} are taken to be joined as it joins them.",
+        )
 
     def degraded(self, tier: str, share: float) -> "Fabric":
         """The same with one tier at a share of its rates: a worn link, a switch that is down. Raises BadNetwork."""

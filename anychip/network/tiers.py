@@ -242,9 +242,15 @@ def _gives(cluster: Cluster, table: str, key: str) -> bool:
     )
 
 
+def most_chips(cluster: Cluster) -> int | None:
+    """As many as a cluster is built of at most; None where it grows."""
+    return min(
+        (limit for limit in (cluster.max_chips, *(tier.chips for tier in cluster.tiers[-1:])) if limit), default=None
+    )
+
+
 def _check_size(chip: Chip, num_chips: int, cluster: Cluster) -> None:
-    limits = [cluster.max_chips, *(tier.chips for tier in cluster.tiers[-1:])]
-    largest = min((limit for limit in limits if limit), default=None)
+    largest = most_chips(cluster)
     if largest is None or num_chips <= largest:
         return
     others = [other.id for other in list_clusters() if chip.id in other.chips and (other.max_chips or 0) >= num_chips]

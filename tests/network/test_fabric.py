@@ -296,3 +296,10 @@ def test_a_cluster_value_works_as_well_as_its_name():
     chip = load_chip("h100")
     by_name, by_value = (Fabric.of(chip, 64, cluster) for cluster in ("dgx-h100", load_cluster("dgx-h100")))
     assert by_name.tiers == by_value.tiers
+
+
+def test_a_cluster_that_is_not_built_so_large_is_told():
+    """The report named it beside the count, and the pair was refused as a target."""
+    (told,) = Fabric.of(load_chip("h100"), 16384).assumptions
+    assert told.startswith("cluster nvidia-dgx-h100-superpod has 1,016 chips at most; 16,384 are taken")
+    assert Fabric.of(load_chip("h100"), 1016).assumptions == ()

@@ -78,6 +78,17 @@ def test_a_program_and_its_port_do_the_same(tmp_path):
     assert len(result.proof.checks) == 5
 
 
+@pytest.mark.slow
+def test_autocast_without_a_dtype_computes_in_the_chips(tmp_path):
+    """CUDA's is float16 and the CPU's bfloat16: a right port was said to compute something else."""
+    (tmp_path / "train.py").write_text(
+        PROGRAM.replace("    loss = ", "    with torch.cuda.amp.autocast():\n        loss = ")
+    )
+    result = port(tmp_path, None, prove="python train.py")
+    assert result.proof is not None
+    assert [check for check in result.proof.checks if not check.ok] == []
+
+
 def test_the_error_that_is_told_is_the_programs_own():
     text = "x\nRuntimeError: theirs\n\nTraceback\nanychip.errors.ProgramFailed: ours\n"
     assert proof._last_error(text) == "RuntimeError: theirs"

@@ -69,7 +69,16 @@ def _always(value: Any) -> Any:
     return lambda *args, **kwargs: value
 
 
+def autocast_dtype(seen: str) -> torch.dtype:
+    """What `autocast` without a dtype computes in on such a device; 16-bit floats on one that this torch does not know."""
+    try:
+        return torch.get_autocast_dtype(seen)
+    except RuntimeError:
+        return torch.float16
+
+
 def imitate(seen: str) -> None:
+    torch.set_autocast_dtype("cpu", autocast_dtype(seen))
     for name, answer in answers().items():
         setattr(torch.cuda, name, answer)
     torch.accelerator.current_accelerator = lambda check_available=False: torch.device(seen)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from anychip.errors import BadUse
-from anychip.port import proof
-from anychip.port.project import port
+from anychip.port import proof, show
+from anychip.port.project import Result, port
+from anychip.port.target import make_target
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD = {"steps": 3, "calls": 3, "parameters": 2, "names": ["aten.mm.default"], "losses": [1.0, 0.5], "outputs": []}
@@ -58,6 +59,16 @@ def test_a_comparison_that_could_not_be_made_is_no_success():
     checks = proof._compare_virtual("x", {"error": "no"}, OLD)
     assert checks[0].ok is None
     assert not proof.Proof(tuple(checks)).ok
+
+
+@pytest.mark.parametrize(("after", "said"), [(OLD, "proof: holds\n"), ({**OLD, "losses": []}, "does NOT hold"),
+                                             ({**OLD, "error": "no"}, "does NOT hold")])  # fmt: skip
+def test_what_could_not_be_compared_is_said(after, said):
+    result = Result(make_target(None), proof=proof.Proof((*proof._compare_cpu(OLD, after),)))
+    assert said in show.text(result) + "\n"
+    missing = proof._compare_cpu({**OLD, "error": "No module named flash_attn"}, OLD)
+    some = Result(make_target(None), proof=proof.Proof((*proof._compare_virtual("x", OLD, OLD), *missing)))
+    assert "proof: holds, as far as it could be compared" in show.text(some)
 
 
 def test_commands(tmp_path):

@@ -58,6 +58,10 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
     if job.many_counts([forecast for _, forecast in columns]) and len(columns) > room:
         console.print()
         console.print(job.counts_table(columns))
+        console.print()
+        console.print(
+            Text(f"In full {columns[-1][0]}, the last; each of the others by itself, or all with --json.", style="dim")
+        )
         columns, reserved = columns[-1:], reserved[-1:]
     for start in range(0, len(columns), room):
         console.print()

@@ -143,7 +143,8 @@ def test_many_counts_are_a_table(monkeypatch):
     assert [row[0] for row in rows if row[-1] in ("yes", "NO")] == [f"h100:{2**i}" for i in range(1, 7)]
     assert max(map(len, text.splitlines())) <= 80
     (step,) = [line for line in text.splitlines() if line.startswith("time of the run")]
-    assert step.count("ms") == 1  # only the last stands in full
+    assert step.count("ms") == 1  # only the last stands in full, as is said
+    assert "In full h100:64, the last" in text
 
 
 def alike(count):

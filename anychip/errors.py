@@ -60,11 +60,11 @@ class BadProgramFile(AnychipError):
 
 
 class ProgramFailed(AnychipError):
-    """The user's program failed: `exit_code` is the program's own."""
+    """The user's program failed: `exit_code` is the program's own. said: the error that ended it, where that is known."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, exit_code: int, said: str = "") -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code, self.said = exit_code, said
 
 
 class UnsupportedTorch(AnychipError):

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from anychip.argv import check
@@ -118,7 +117,7 @@ def record_all(
     options: keyword arguments of `record`. Raises ProgramFailed where the program fails everywhere or is interrupted before
     its first step; what ends it later also ends what else was to be recorded.
     """
-    argv = argv_of(program, bool(options.get("module")))
+    argv_of(program, bool(options.get("module")))
     _few_enough(options.get("ranks", "distinct"), max(place.num_chips for place in places))
     found: dict[Place, Program] = {}
     failed: dict[Place, ProgramFailed] = {}
@@ -143,7 +142,7 @@ def record_all(
             break
     if not found:
         place, error = next(iter(failed.items()))
-        raise ProgramFailed(f"{error}{_hint(place, _source(argv[0]))}", error.exit_code)
+        raise ProgramFailed(f"{error}{_hint(place, error.said)}", error.exit_code, error.said)
     return {place: found[place] for place in places if place in found}, _left_out(found, failed)
 
 
@@ -202,13 +201,6 @@ def _hint(place: Place, said: str) -> str:
         if place.num_chips == 1 and RANKS.search(said)
         else ""
     )
-
-
-def _source(script: str) -> str:
-    try:
-        return Path(script).read_text(encoding="utf-8", errors="replace")
-    except OSError:  # a module's name
-        return ""
 
 
 def _left_out(found: Iterable[Place], failed: Mapping[Place, ProgramFailed]) -> list[str]:

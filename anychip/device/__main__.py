@@ -38,6 +38,7 @@ class Session:
         self.runtime: Any = None
         self.hooks: Any = None
         self.saved = False
+        self.failure = ""  # the error that ended the program
         self.short_of_memory = False  # the program ended because the chip's memory did not suffice
         self.rank: int | None = None  # of a job, once this process is one of its ranks
 
@@ -78,6 +79,8 @@ class Session:
         self.runtime.tensors.drain()
         if self.short_of_memory:
             meta["refused"] = {"bytes": self.runtime.refused_bytes, "of_bytes": self.runtime.chip.memory_bytes}
+        if self.failure:
+            meta["failure"] = self.failure
         program = self.runtime.recorder.program({
             "argv": self.config["argv"], "module": self.config["module"], "chip": self.runtime.chip.id,
             "torch": torch.__version__, "anychip": __version__, "exit_code": exit_code,
@@ -215,6 +218,7 @@ class Session:
             print_program_traceback()
             from torch import OutOfMemoryError
 
+            self.failure = f"{type(error).__name__}: {error}"
             self.short_of_memory = any(isinstance(one, OutOfMemoryError) for one in causes_of(error))
             return 1
         return 0

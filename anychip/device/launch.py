@@ -232,5 +232,6 @@ def _result(
             f"its own message is above.\n{errors}".rstrip()
             + "".join(f"\n{line}" for line in _held(program)),
             int(program.meta["exit_code"]),
+            str(program.meta.get("failure", "")),
         )
     return program

@@ -23,9 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 STAGES = 4  # recorded of a pipeline, at least one of which is neither first nor last
-ALWAYS = (
-    2500  # layers times micro-batches up to which all is recorded as it is, which takes about as long as a fold does
-)
+ALWAYS = 2500  # layers times micro-batches up to which all is recorded as it is: it takes about as long as a fold
 UNEVEN = ("recompute_layers", "dense_layers", "routed_every")  # make layers differ from each other
 # Options of layers with experts alone.
 ROUTED = (

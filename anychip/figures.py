@@ -128,20 +128,21 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64]) -> tuple[int, int]:
         if name == "aten.embedding" and len(op.args) > 1:
             tokens = op.args[1].numel
             return tokens, samples or (op.args[1].shape[0] if op.args[1].shape else 0)
-        product = work(op).kind in ("gemm", "grouped", "conv", "rnn")
-        if not product and (flat or not samples):
+        if samples and not flat:
+            continue  # of what is left only an embedding counts
+        kind = work(op).kind
+        if kind not in ("gemm", "grouped", "conv", "rnn"):
             tensors = [tensor for tensor in (*op.tensors, *op.outputs) if len(tensor.shape) > 1]
             if not samples:
-                leading = {
-                    **{prod(one.shape[:-1]): _outermost(one) for one in reversed(tensors) if len(one.shape) > 2},
-                    **leading,
-                }
+                for one in tensors:
+                    if len(one.shape) > 2:
+                        leading.setdefault(prod(one.shape[:-1]), _outermost(one))
             elif found := [_outermost(one) for one in tensors if prod(one.shape[:-1]) == samples]:
                 samples, flat = found[0], False
-        if not samples and product:
+        elif not samples:
             data = op.args[1] if name in ("aten.addmm", "aten.baddbmm") else op.args[0]
             samples = data.shape[0] if isinstance(data, TensorMeta) and data.shape else 0
-            if work(op).kind in ("conv", "rnn"):
+            if kind in ("conv", "rnn"):
                 # What begins with a convolution or a recurrent layer reads no tokens.
                 return tokens, samples
             flat = isinstance(data, TensorMeta) and len(data.shape) == 2 and samples not in leading

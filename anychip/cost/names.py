@@ -86,7 +86,7 @@ POOLING = _words(
     """
 )
 
-# Only writes.
+# Only write: numbers that are known, and such as are made.
 CONSTANT = _words("fill_ fill zero_ zero zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full")
 
 FILL = _words(

@@ -130,9 +130,8 @@ class Kernels:
         """A call that the cache does not serve: new shapes, a tensor made elsewhere, or somebody looks."""
         device = kwargs.get("device")
         if device is not None and device.type != self.tensors.device_type:
-            return schema.overload()(
-                *(to_meta(one) for one in args), **kwargs
-            )  # of the chip's tensor only its layout counts
+            # Of the chip's tensor only its layout counts.
+            return schema.overload()(*(to_meta(one) for one in args), **kwargs)
         return self._call_entry(schema, self._known(schema, key, args, kwargs, None), args, kwargs)
 
     def call_made(

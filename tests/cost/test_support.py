@@ -11,8 +11,8 @@ from anychip.spec import load_chip
 from tests.cost.ops import add, mm, op, t
 
 
-def scaled_mm(size=1024):
-    a, scale = t(size, size, dtype="float8_e4m3fn"), t(dtype="float32")
+def scaled_mm(size=1024, dtype="float8_e4m3fn"):
+    a, scale = t(size, size, dtype=dtype), t(dtype="float32")
     return op("aten._scaled_mm.default", a, a, scale, scale, out=t(size, size))
 
 
@@ -23,6 +23,7 @@ def moved(name):
 
 CASES = [
     (scaled_mm(), "a100", "nvidia-a100-sxm-80gb has no float8_e4m3fn matrix products: the program would fail there", "bf16"),
+    (scaled_mm(dtype="float8_e5m2"), "a100", "nvidia-a100-sxm-80gb has no float8_e5m2 matrix products: the program would", "bf16"),
     (mm(64, 64, 64), "v100", "nvidia-v100-sxm2-32gb emulates bfloat16 matrix products", "fp32"),
     (mm(64, 64, 64, "float64"), "ascend-910b", "huawei-ascend-910b2 has no float64 matrix products", "an assumed rate"),
     (mm(64, 64, 64, "float64"), "tpu-v5p", "google-tpu-v5p emulates float64 matrix products", "an assumed rate"),
@@ -42,6 +43,7 @@ def test_said_in_one_sentence_with_how_it_was_priced(call, name, says, priced):
 
 
 @pytest.mark.parametrize(("call", "name"), [(mm(64, 64, 64), "h100"), (scaled_mm(), "h100"), (add(10), "v100"),
+                                            (scaled_mm(dtype="float8_e5m2"), "h100"), (scaled_mm(dtype="float8_e5m2"), "b200"),
                                             (mm(8, 8, 8, "float64"), "a100"), (mm(8, 8, 8, "float32"), "mi300x"),
                                             (moved("clone"), "h100"), (moved("zeros_like"), "h100")])  # fmt: skip
 def test_what_is_native_is_not_mentioned(call, name):

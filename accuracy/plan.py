@@ -18,7 +18,7 @@ from accuracy import megatron
 from accuracy.recorder import HYBRID
 from accuracy.rows import Run
 from anychip.network import Fabric
-from anychip.spec import list_chips, load_chip
+from anychip.spec import list_chips, list_clusters, load_chip
 
 HERE = Path(__file__).parent
 # Columns that decide what runs: those of them that a source leaves blank are counted.
@@ -125,7 +125,8 @@ def plan(run: Run) -> Plan:
             raise Unable(reason)
     if run.marks:
         raise Unable(f"marked {run.marks[0]} by whoever collected it")
-    chip, cluster = chip_of(run), cluster_of(run)
+    chip = chip_of(run)
+    cluster = cluster_of(run, chip)
     told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, run)]
     is_known = bool(told)
     told = told or [rule for rule in rules() if rule.get("fallback") and matches(rule, run)]
@@ -187,18 +188,24 @@ def chip_of(run: Run) -> str:
 
 @cache
 def chip_names() -> Mapping[str, str]:
-    """Patterns of the ids and aliases of all chips, whose parts stand together or with a space, dash or underscore between."""
-    names = {name: chip.id for chip in list_chips() for name in (chip.id, *chip.aliases)}
-    return {
-        rf"(?i)(?<![a-z0-9]){'[-_ ]?'.join(re.findall('[a-z]+|[0-9]+', name))}(?![a-z0-9])": id
-        for name, id in names.items()
-    }
+    """Patterns of the ids and aliases of all chips."""
+    return {pattern_of(name): chip.id for chip in list_chips() for name in (chip.id, *chip.aliases)}
 
 
-def cluster_of(run: Run) -> str | None:
-    """Where the source names a network that is not the chip's usual one."""
-    entries = table("chips.toml")["cluster"]
-    return next((str(entry["id"]) for entry in entries if search(entry["interconnect"], run["interconnect"])), None)
+def pattern_of(name: str) -> str:
+    """A name whose parts stand together or with a space, dash or underscore between."""
+    return rf"(?i)(?<![a-z0-9]){'[-_ ]?'.join(re.findall('[a-z]+|[0-9]+', name.lower()))}(?![a-z0-9])"
+
+
+def cluster_of(run: Run, chip: str) -> str | None:
+    """A cluster of the chip that the source names as its network and that is not the chip's usual one."""
+    found = {
+        name: cluster.id for cluster in list_clusters() if chip in cluster.chips
+        for name in (cluster.id, *cluster.aliases, cluster.name.partition(",")[0])
+        if search(pattern_of(name), run["interconnect"])
+    }  # fmt: skip
+    named = found[max(found, key=len)] if found else None
+    return None if named == load_chip(chip).raw.get("cluster") else named
 
 
 def fill(run: Run, blank: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
@@ -298,7 +305,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         **recomputed(recompute, sizes["layers"], split), "sharding": word("zero_or_fsdp", columns["zero_or_fsdp"]),
         "compile": compiled(columns, fixed),
         **{name: value for name, value in split.items() if value > 1},
-        **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank", "lora_on", "pieces", "window", "full_every", "separate", "q_rank", "kv_rank", "rope_dim", "mtp")
+        **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank", "lora_on", "pieces", "window", "full_every", "separate", "q_rank", "kv_rank", "rope_dim", "mtp", "graph")
            if name in fixed},
         **{name: bool(fixed.get(name)) for name in ("gated", "bias", "tied", "overlap", "fusion", "fused_loss", "autocast")},
     }  # fmt: skip
@@ -309,7 +316,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         options |= {name: written.get(options[name], options[name]) for name in ("norm", "position")}
     options["sequence_parallel"] = split["tp"] > 1 and word("sequence_parallel", columns["sequence_parallel"]) == "yes"
     if fixed.get("experts"):
-        routed = ("experts", "chosen", "shared_ffn", "dense_layers", "routed_every", "grouped", "dispatch", "graph")
+        routed = ("experts", "chosen", "shared_ffn", "dense_layers", "routed_every", "grouped", "dispatch")
         options |= {name: fixed[name] for name in routed if name in fixed}
         options["expert_ffn"] = fixed.get("expert_ffn", ffn)
         if "shared_experts" in fixed:

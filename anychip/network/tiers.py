@@ -128,7 +128,11 @@ def _scale_up(chip: Chip, num_chips: int, domain: int, topology: str, cluster: C
         raise BadNetwork(
             f"{chip.id}: how its chips are joined is unknown ({missing[0]}). {_remedy(chip, num_chips, missing[1])}"
         )
-    peer = cluster.peer_bytes_per_s if cluster and given and rate == given else link.peer_one_way_bytes_per_s
+    peer = (
+        link.peer_one_way_bytes_per_s if topology == link.topology else None
+    )  # a switch's is not that of a board of wires
+    if cluster and given and rate == given:
+        peer = cluster.peer_bytes_per_s
     if peer is None and topology == "mesh":
         peer = one_way / (domain - 1)
     part = _equal_parts(num_chips, domain)

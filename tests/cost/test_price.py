@@ -126,6 +126,13 @@ def test_a_small_op_is_its_launch():
     assert host_op_s(add(10), load_chip("a100")) == pytest.approx(8e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "times"), [("gh200", 33.17 / 13.48), ("gb200", 37.08 / 13.48), ("gb300", 37.08 / 13.48)]
+)
+def test_a_grace_takes_longer_to_issue_an_op(name, times):
+    assert host_op_s(add(10), load_chip(name)) == pytest.approx(times * host_op_s(add(10), load_chip("h100")), rel=0.01)
+
+
 def test_a_copy_to_the_chip_takes_the_link():
     chip = load_chip("a100")
     host = t(2**20, dtype="float32", on_chip=False)

@@ -266,6 +266,23 @@ def test_a_cluster_file_can_give_what_the_chips_file_lacks(tmp_path):
     assert network.one_way_bytes_per_s == 25e9
 
 
+@pytest.mark.parametrize(
+    ("chip", "cluster"), [("a100", "perlmutter"), ("a100", "jean-zay"), ("gh200", "alps"), ("gh200", None)]
+)
+def test_on_a_board_without_a_switch_two_chips_have_their_own_wires_alone(chip, cluster):
+    board = Fabric.of(load_chip(chip), 64, cluster).tiers[0]
+    assert (board.chips, board.topology) == (4, "mesh")
+    assert board.peer_bytes_per_s == board.one_way_bytes_per_s / 3
+    assert Fabric.of(load_chip("a100"), 64).tiers[0].peer_bytes_per_s == 300e9  # a switch gives all to one
+
+
+def test_a_rack_of_gb300_is_its_own_cluster():
+    found = Fabric.of(load_chip("gb300"), 144)
+    assert found.cluster.id == "nvidia-gb300-nvl72-rack"
+    assert next(tier.chips for tier in found.tiers) == 72
+    assert found.cluster.node_chips == 4
+
+
 def test_unknown_clusters_ranks_and_kinds():
     chip = load_chip("h100")
     with pytest.raises(UnknownCluster, match="Did you mean 'dgx-h100'"):

@@ -398,6 +398,17 @@ def test_a_chip_is_found_by_any_of_its_names():
         plan(run_of(chip="no such chip"))
 
 
+@pytest.mark.parametrize(
+    ("chip", "network", "cluster"),
+    [("A100 SXM 40GB", "Perlmutter, Slingshot 11", "nersc-perlmutter"), ("A100 SXM 80GB", "Jean Zay", "genci-jean-zay-a100"),
+     ("AMD MI250X (one GCD)", "LUMI", "csc-lumi-g"), ("AMD MI250X", "LUMI", None),  # counted in dies
+     ("GH200", "JUPITER", "jsc-jupiter"), ("GH200", "CSCS Alps", None),  # its usual one
+     ("H100 SXM 80GB", "NVLink4 (DGX H100)", None), ("H100 SXM 80GB", "Perlmutter", None), ("GB300", "NVL72 NVLink5", None)],
+)  # fmt: skip
+def test_a_cluster_that_the_network_is_named_by_is_found_by_any_of_its_names(chip, network, cluster):
+    assert plan(run_of(chip=chip, interconnect=network, tp="1")).cluster == cluster
+
+
 def test_mfu_without_a_convention_is_of_the_models_products_and_the_precisions_peak():
     told = {"value": "0.5", "metric": "mfu", "framework": "somebody's own", **NAMED_ONLY}
     found = plan(run_of(model="Llama 2 7B", **told))

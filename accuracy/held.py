@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from accuracy.plan import Plan, argv_of
-from accuracy.recorder import STEPS, Job, Recorder
+from accuracy.recorder import HOLDING, STEPS, Job, Recorder
 from anychip.cost.fusion import Fusions, fuse
 from anychip.memory import NO_LIMIT, replay
 from anychip.record import Program
@@ -21,7 +21,6 @@ from anychip.record.steps import find_steps
 from anychip.timeline.memory import lives, memory
 
 MEMORY = "memory_gib"  # of a run's metrics
-HOLDING = "accuracy.holding"
 MOST = 6000  # layers times micro-batches: what is recorded in a few minutes; beyond it the folded recordings have to do
 ROUTED = 3  # a layer with experts takes so many times as long to record
 
@@ -40,7 +39,7 @@ def held_job(plan: Plan) -> Job | None:
     elif options.get("tp", 1) > 1 and not options.get("fused_loss"):
         options["loss_parallel"] = True
     is_own = options.keys() - plan.options.keys() - {"steps"}
-    return Job(argv_of(options), plan.num_chips, HOLDING if is_own else Plan.program)
+    return Job(argv_of(options), plan.num_chips, HOLDING if is_own or plan.program == HOLDING else Plan.program)
 
 
 def in_flight(options: Mapping[str, Any]) -> int:
@@ -54,13 +53,14 @@ def most_bytes(recorder: Recorder, plan: Plan, job: Job) -> float:
     """Of the fullest rank, as the source counts (`Plan.memory`). Raises RuntimeError where the program failed."""
     fusions = Fusions()
     programs = [fuse(one, fusions) for one in recorder.program(job).ranks]
-    if plan.options["sharding"] == "fsdp":
+    if plan.options["sharding"] == "fsdp" or "frozen_4bit" in plan.options:
         programs = [from_shards(one) for one in programs]
     return max(counted(one, plan) for one in programs)
 
 
 def from_shards(program: Program) -> Program:
-    """Without what is gone before the first forward: whole weights, that libraries which shard them make on the meta device."""
+    """Without what is gone before the first forward: whole and wide weights. Libraries that shard them make them on the meta
+    device, those that pack them pack one after another."""
     steps = find_steps(program)
     if not steps or not steps[0].forwards:
         return program

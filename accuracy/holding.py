@@ -1,8 +1,8 @@
 """`python -m accuracy.holding`: trains the reference transformer, holding in memory what a run's own library holds.
 
 The reference transformer's steps take as long as those of many libraries; what is held beside its layers differs. Its options are
-those of `accuracy.reference` and a few of its own, and its recordings are looked at for memory alone (`accuracy/held.py`), so
-nothing here touches a step's time.
+those of `accuracy.reference` and a few of its own, and its recordings are looked at for memory alone (`accuracy/held.py`), except
+where frozen weights have 4 bits: those are made wide again before each product, which takes time too.
 """
 
 import argparse
@@ -42,6 +42,11 @@ def options() -> tuple[argparse.Namespace, list[str]]:
         "--torchao", action="store_true", help="weights are cast to FP8 twice, and products are torch.mm's"
     )
     parser.add_argument("--deepspeed", action="store_true", help="copies of gradients as its optimizers make")
+    parser.add_argument(
+        "--frozen-4bit",
+        choices=("layers", "lightning"),
+        help="frozen weights of layers are bitsandbytes' NF4, or also the head's, as Lightning has it",
+    )
     parser.add_argument("--late-moments", action="store_true", help="Adam's state is made in its first step")
     return parser.parse_known_args()
 
@@ -180,7 +185,7 @@ def head_by(chunks: int, keeps: bool, widens: bool = True) -> type[model.Head]:
             wanted = [torch.zeros(len(piece), dtype=torch.int64, device=x.device) for piece in pieces]
             if not keeps:
                 return torch.stack([self.part(p, self.weight, y) for p, y in zip(pieces, wanted, strict=True)])
-            narrow = [nn.functional.linear(piece, self.weight) for piece in pieces]
+            narrow = [product_of(piece, self.weight) for piece in pieces]
             self.logits = [one.float() if widens else one for one in narrow]
             del narrow
             return torch.stack([loss_of(*pair) for pair in zip(self.logits, wanted, strict=True)])
@@ -189,7 +194,7 @@ def head_by(chunks: int, keeps: bool, widens: bool = True) -> type[model.Head]:
 
 
 def loss_of_part(x: Tensor, weight: Tensor, wanted: Tensor) -> Tensor:
-    return loss_of(nn.functional.linear(x, weight).float(), wanted)
+    return loss_of(product_of(x, weight).float(), wanted)
 
 
 def loss_of(logits: Tensor, wanted: Tensor) -> Tensor:
@@ -204,6 +209,69 @@ class Mean(nn.Module):
 
     def forward(self, parts: Tensor, _: Tensor) -> Tensor:
         return parts.mean()
+
+
+# Frozen weights of 4 bits -------------------------------------------------------------------------------------------------
+
+
+def product_of(x: Tensor, weight: Tensor) -> Tensor:
+    """By a weight [n, k], or by one of 4 bits."""
+    state = getattr(weight, "state", None)
+    if state is None:
+        return nn.functional.linear(x, weight)
+    import bitsandbytes  # type: ignore[import-not-found]
+
+    if hasattr(weight, "keeps_input"):
+        x = Keep.apply(x)
+    return bitsandbytes.matmul_4bit(x, weight.t(), state)  # type: ignore[no-any-return]
+
+
+class Keep(torch.autograd.Function):
+    """Holds its input until the backward, as bitsandbytes' 4-bit product did before 0.43.2."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        _ = ctx.saved_tensors
+        return grad
+
+
+class PackedHow(linear.How):
+    """How products run where a weight may have 4 bits."""
+
+    def product(self, x: Tensor, weight: Tensor, gathers: bool) -> Tensor:
+        if hasattr(weight, "state"):
+            return product_of(x, weight)
+        return super().product(x, weight, gathers)
+
+
+def packing(build: Any, kind: str) -> Any:
+    """As `build`, whose frozen weights have 4 bits. A head that is tied to the embedding becomes a weight of its own.
+
+    lightning: makes weights wide in fp16 whatever the model's dtype (fabric/plugins/precision/bitsandbytes.py).
+    """
+
+    def packed(*args: Any) -> list[nn.Module]:
+        from bitsandbytes.functional import quantize_4bit  # type: ignore[import-not-found]
+
+        stages: list[nn.Module] = build(*args)
+        for module in (module for stage in stages for module in stage.modules()):
+            is_one = isinstance(module, linear.Linear) or (kind == "lightning" and isinstance(module, model.Head))
+            if is_one and not module.weight.requires_grad:  # type: ignore[union-attr]
+                wide = module.weight.data.half() if kind == "lightning" else module.weight.data  # type: ignore[operator]
+                low, state = quantize_4bit(wide, quant_type="nf4")
+                module.weight = nn.Parameter(low, requires_grad=False)
+                module.weight.state = state  # type: ignore[attr-defined]
+                if kind == "lightning":
+                    module.weight.keeps_input = True  # type: ignore[attr-defined]
+                module.how = PackedHow(*module.how)  # type: ignore[misc]
+        return stages
+
+    return packed
 
 
 # Written out --------------------------------------------------------------------------------------------------------------
@@ -339,6 +407,8 @@ def main() -> None:
         attention.joins = feedforward.joins = lambda how: how.overlaps  # each product is one, whatever shares its cast
     if own.deepspeed:
         gradients.Bucket, reference.Optimizer = DeepSpeedBucket, DeepSpeedOptimizer  # type: ignore[misc]
+    if own.frozen_4bit:
+        reference.build = packing(reference.build, own.frozen_4bit)
     if own.late_moments:
         gradients.Bucket, reference.Optimizer = LateBucket, LateOptimizer  # type: ignore[misc]
     reference.main()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy import megatron
-from accuracy.recorder import HYBRID
+from accuracy.recorder import HOLDING, HYBRID
 from accuracy.rows import Run
 from anychip.network import Fabric
 from anychip.spec import list_chips, list_clusters, load_chip
@@ -290,8 +290,11 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     cores = int(fixed.get("cores_per_chip", 1))
     split["tp"] = max(split["tp"] // cores, 1)
     dtype, _, recipe = word("dtype", columns["dtype"]).partition(":")
-    if dtype in ("int8", "nf4"):
-        raise Unable(f"{dtype} products")
+    if dtype == "int8":
+        raise Unable("int8 products")
+    packed = fixed.get("frozen_4bit") or ("layers" if recipe == "nf4" else None)
+    if packed and "lora_rank" not in fixed:
+        raise Unable("weights of 4 bits that are trained, or nobody says by which adapters")
     kv = number(columns, "kv_heads", sizes["heads"])
     gated = bool(fixed.get("gated"))
     ffn = number(columns, "ffn", 0) or (None if gated else 4 * sizes["hidden"])
@@ -301,7 +304,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     options: dict[str, Any] = {
         "layers": sizes["layers"], "hidden": sizes["hidden"], "heads": sizes["heads"], "kv_heads": kv, "ffn": ffn,
         "vocab": padded(number(columns, "vocab"), split["tp"]), "seq": sizes["seq_len"], "head_dim": fixed.get("head_dim"),
-        "micro_batch": number(columns, "micro_batch"), "dtype": dtype, "recipe": recipe or None,
+        "micro_batch": number(columns, "micro_batch"), "dtype": dtype, "recipe": (recipe if recipe != "nf4" else "") or None, "frozen_4bit": packed,
         **recomputed(recompute, sizes["layers"], split), "sharding": word("zero_or_fsdp", columns["zero_or_fsdp"]),
         "compile": compiled(columns, fixed),
         **{name: value for name, value in split.items() if value > 1},
@@ -346,7 +349,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     options = {name: value for name, value in options.items() if value is not None}
     check(options, chips)
     found = tuple(sorted(set(filled)))
-    program = HYBRID if "pattern" in options else Plan.program
+    program = HYBRID if "pattern" in options else HOLDING if packed else Plan.program
     return Plan(run, chip, chips, options, found, program, rules=names, offloads=bool(fixed.get("offloads")), cluster=cluster,
                 memory=str(fixed.get("memory", "allocated")), allocator=str(fixed.get("allocator", "")),
                 context_bytes=int(fixed.get("context_mib", 0)) << 20,

@@ -30,9 +30,11 @@ HERE = Path(__file__).parent
 MODULE = "accuracy.reference"
 PACKAGES = {"accuracy.megatron": "megatron-core"}  # what a program is made of, where that is not here
 HYBRID = "accuracy.hybrid"
+HOLDING = "accuracy.holding"
 STANDINS = {
     "accuracy.megatron": ("*.py",),
     HYBRID: ("causal_conv1d.py", "fused.py", "mamba_*.py"),
+    HOLDING: ("bitsandbytes.py",),
 }  # that a program's ops come from
 # What is folded for a short pipeline may need more memory than the whole's ranks have: no recording ends for want of it.
 ROOMY = """
@@ -180,7 +182,7 @@ LIBRARIES = (
 
 
 MORE = {
-    "accuracy.holding": ("accuracy.holding",),
+    HOLDING: (HOLDING,),
     HYBRID: (HYBRID, "accuracy.reference.__main__"),
     "accuracy.megatron": (
         "accuracy.megatron", "accuracy.reference.__main__", "megatron.core.distributed", "megatron.core.models.gpt",

@@ -1,5 +1,7 @@
 """What runs hold: programs as other libraries hold memory, against sums by hand of what each adds."""
 
+from collections import Counter
+
 import pytest
 
 from accuracy.held import HOLDING, from_shards, held_job, in_flight
@@ -7,6 +9,8 @@ from accuracy.plan import Plan, argv_of
 from accuracy.recorder import Job, Recorder
 from accuracy.rows import Run
 from anychip.cost.fusion import fuse
+from anychip.record import Kind
+from anychip.record.steps import find_steps
 from anychip.timeline.memory import lives, memory
 
 MIB = 1 << 20
@@ -173,3 +177,41 @@ def test_moments_that_come_late_are_not_in_the_first_passes(recorder):
     # The last of two stages holds most in its passes, and after the first step 8 bytes for each of its parameters more
     early, late = (peak(recorder, 2, **{**PIPED, "steps": 1}, late_moments=how)[0] for how in (False, True))
     assert early > late
+
+
+PACKED = {**SHAPE, "sharding": "plain", "micro_batches": 1, "recompute": "none", "lora_rank": 8, "lora_on": "all", "fusion": False,
+          "received": "flying"}  # fmt: skip
+
+
+def test_frozen_weights_of_four_bits_hold_a_scale_for_64_and_are_made_wide_for_each_product(recorder):
+    # 4 layers of 12 x 1024^2: from 2 bytes to 1/2 and 4/64. Wide again is one at a time, 4096 x 1024 x 2 bytes at most.
+    (wide,), (packed,) = (ranks(recorder, **PACKED, **how) for how in ({}, {"frozen_4bit": "layers"}))
+    fewer = 4 * 12 * 1024**2 * (2 - 0.5 - 4 / 64)
+    less = memory(from_shards(wide)).peak_bytes - memory(from_shards(packed)).peak_bytes
+    assert fewer - 2 * 8 * MIB < less <= fewer
+    made_wide = sum(times for op, times in calls(packed).items() if op.endswith("dequantize_4bit"))
+    assert made_wide == 2 * (2 * 4 * 4)  # steps; forward and backward, layers, products
+
+
+def calls(program):
+    kinds, payloads = program.kinds, program.payloads
+    return Counter(program.ops[n].name for n in payloads[kinds == int(Kind.OP)])
+
+
+def test_lightning_packs_the_head_too_and_its_products_keep_their_inputs(recorder):
+    # The head's 32768 x 1024 from 2 bytes to 1/2 and 4/64. In a step it is 2 x 64 MiB wide at a time, in fp16 and in bf16, and each
+    # layer keeps four inputs, of which the second product's has 4096 columns.
+    programs = [
+        one for how in ("layers", "lightning")
+        for one in ranks(recorder, **PACKED, loss_chunks=4, kept_logits=True, frozen_4bit=how)
+    ]  # fmt: skip
+    before = [weights_bytes(one) for one in programs]
+    assert before[0] - before[1] == pytest.approx(32768 * 1024 * (2 - 0.5 - 4 / 64), rel=0.01)
+    beside = [memory(from_shards(one)).peak_bytes - held for one, held in zip(programs, before, strict=True)]
+    assert beside[1] - beside[0] > 4 * 1024 * 4096 * 2
+
+
+def weights_bytes(program):
+    """Alive when the first forward begins."""
+    all_lives, first = lives(program), find_steps(program)[0].forwards[0]
+    return sum(all_lives.size[(all_lives.born < first) & (all_lives.died > first)])

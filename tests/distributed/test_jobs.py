@@ -135,6 +135,12 @@ def test_flat_shards_are_gathered_for_each_pass() -> None:
     assert (counted["_allgather_base_"], counted["_reduce_scatter_base_"]) == (6, 3)
 
 
+@pytest.mark.parametrize("kind", ["full", "flat", "sharded"])
+def test_states_of_flat_shards_are_gathered_though_other_ranks_do_not_run(kind: str) -> None:
+    """Each rank is asked which parameters it has states of: with the answers of one alone, others' were missing, an error."""
+    assert job("flat_states.py", 4, kind).meta["exit_code"] == 0
+
+
 def test_sharding_takes_the_same_recording_at_8_and_at_16384_ranks() -> None:
     small, large = job("sharded.py", 8, 2), job("sharded.py", 16384, 8)
     assert [len(one.members) for one in small.ranks] == [8]

@@ -399,8 +399,14 @@ def test_a_chip_is_found_by_any_of_its_names():
 
 
 def test_frozen_weights_of_four_bits_are_of_a_program_that_makes_them_wide():
-    found = plan(run_of(model="Llama 3 8B QLoRA", dtype="bf16, base weights bnb.nf4", framework="transformers, peft", tp="1"))
-    assert (found.program, found.options["frozen_4bit"], found.options["dtype"]) == ("accuracy.holding", "layers", "bf16")
+    found = plan(
+        run_of(model="Llama 3 8B QLoRA", dtype="bf16, base weights bnb.nf4", framework="transformers, peft", tp="1")
+    )
+    assert (found.program, found.options["frozen_4bit"], found.options["dtype"]) == (
+        "accuracy.holding",
+        "layers",
+        "bf16",
+    )
     with pytest.raises(Unable, match="4 bits"):
         plan(run_of(dtype="nf4", tp="1"))
 

@@ -31,6 +31,7 @@ MODULE = "accuracy.reference"
 PACKAGES = {"accuracy.megatron": "megatron-core"}  # what a program is made of, where that is not here
 HYBRID = "accuracy.hybrid"
 HOLDING = "accuracy.holding"
+GRAPHED = "accuracy.graphed"
 STANDINS = {
     "accuracy.megatron": ("*.py",),
     HYBRID: ("causal_conv1d.py", "fused.py", "mamba_*.py"),
@@ -183,6 +184,7 @@ LIBRARIES = (
 
 MORE = {
     HOLDING: (HOLDING,),
+    GRAPHED: (GRAPHED,),
     HYBRID: (HYBRID, "accuracy.reference.__main__"),
     "accuracy.megatron": (
         "accuracy.megatron", "accuracy.reference.__main__", "megatron.core.distributed", "megatron.core.models.gpt",

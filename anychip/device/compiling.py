@@ -5,7 +5,7 @@ blocks that each op reads and writes. Nothing is compiled here: that takes minut
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from anychip.device.runtime import Runtime
 
 UNFUSED = ("eager", "aot_eager")
+GRAPHS = "cudagraphs"  # captures a function's kernels as they are
 GRAPHED_MODES = ("reduce-overhead", "max-autotune")
 
 
@@ -71,6 +72,13 @@ def install(runtime: Runtime) -> None:
         finally:
             runtime.regions.end()
 
+    def graph(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        runtime.regions.begin_graph()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            runtime.regions.end_graph()
+
     def compile(
         model: Any = None, *, backend: Any = "inductor", mode: str | None = None, disable: bool = False, **options: Any
     ) -> Any:
@@ -82,12 +90,13 @@ def install(runtime: Runtime) -> None:
             "no-cudagraphs"
         )
         graphed = graphed or bool((options.get("options") or {}).get("triton.cudagraphs"))
+        run = graph if backend == GRAPHS else partial(region, graphed=graphed)
         if isinstance(model, torch.nn.Module):
-            return Compiled(model, lambda function, args, kwargs: region(function, args, kwargs, graphed))
+            return Compiled(model, run)
 
         @wraps(model)
         def compiled(*args: Any, **kwargs: Any) -> Any:
-            return region(model, args, kwargs, graphed)
+            return run(model, args, kwargs)
 
         compiled._torchdynamo_orig_callable = model  # type: ignore[attr-defined]
         return compiled

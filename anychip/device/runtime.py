@@ -203,6 +203,8 @@ class Regions:
         self.backwards = 0  # that run: one inside another, where reentrant checkpoints compute again
         self.in_backward = False
         self.graphed = False
+        self.graphs = 0  # open ones of functions that are captured as they are, one inside another
+        self.has_graphs = False
         self._starts: list[int] = []
         self._ends: list[int] = []
 
@@ -211,8 +213,8 @@ class Regions:
         self.depth += 1
         if self.depth > 1:
             return
-        self.graphed = graphed
-        if graphed:
+        self.graphed = graphed and not self.graphs
+        if self.graphed:
             self.runtime.recorder.tape.append(word(Kind.GRAPH, 1))
         self._starts.append(torch._C._autograd._get_sequence_nr())
         self._ends.append(0)
@@ -229,22 +231,38 @@ class Regions:
             self.runtime.recorder.tape.append(word(Kind.GRAPH, 0))
         self.runtime.kernels.unwatch(self)
 
+    def begin_graph(self) -> None:
+        """What runs until `end_graph` is one launch, in the kernels that it is made of; so is its backward."""
+        self.graphs += 1
+        if self.graphs == 1:
+            self.has_graphs = True
+            self.runtime.recorder.tape.append(word(Kind.GRAPH, 1))
+
+    def end_graph(self) -> None:
+        self.graphs -= 1
+        if not self.graphs:
+            self.runtime.recorder.tape.append(word(Kind.GRAPH, 0))
+
     def begin_backward(self) -> None:
         self.backwards += 1
-        if self._starts and not self.in_backward:
+        if self.backwards > 1:
+            return
+        if self.graphed or self.has_graphs:
+            self.runtime.recorder.tape.append(word(Kind.GRAPH, 1))
+        if self._starts:
             self.in_backward = True
-            if self.graphed:
-                self.runtime.recorder.tape.append(word(Kind.GRAPH, 1))
             self.runtime.kernels.watch(self)
 
     def end_backward(self) -> None:
         self.backwards -= 1
-        if self.in_backward and not self.backwards:
+        if self.backwards:
+            return
+        if self.in_backward:
             self.in_backward = False
             self._open(0)
-            if self.graphed:
-                self.runtime.recorder.tape.append(word(Kind.GRAPH, 0))
             self.runtime.kernels.unwatch(self)
+        if self.graphed or self.has_graphs:
+            self.runtime.recorder.tape.append(word(Kind.GRAPH, 0))
 
     def _open(self, region: int) -> None:
         if region != self.open:

@@ -224,6 +224,19 @@ def test_compiled_regions_cover_forward_and_backward() -> None:
     assert not any("_foreach" in name for name in called)
 
 
+def test_the_compiler_s_graphs_alone_launch_the_kernels_as_they_are() -> None:
+    graphs = TRAIN.replace("torch.compile(model) if COMPILE", 'torch.compile(model, backend="cudagraphs") if True')
+    (program, _), (eager, _) = run(graphs, steps=2), run(TRAIN.replace("COMPILE", "False"), steps=2)
+    assert names(program) == names(eager)  # nothing is fused
+    assert not (program.kinds == Kind.COMPILED).any()
+    replays = program.payloads[program.kinds == Kind.GRAPH].tolist()
+    assert replays == [1, 0] * (2 * 2)  # a forward and a backward each step
+    is_inside = np.cumsum(np.where(program.kinds == Kind.GRAPH, 2 * program.payloads - 1, 0))
+    inside = {program.ops[n].name for n in program.payloads[(is_inside > 0) & (program.kinds == Kind.OP)]}
+    assert {"aten.addmm.default", "aten.gelu_backward.default"} <= inside
+    assert not any("_foreach" in name for name in inside)
+
+
 def test_a_gan_s_two_optimizers_make_one_step() -> None:
     program, _ = run(
         """

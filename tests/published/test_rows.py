@@ -398,6 +398,17 @@ def test_a_chip_is_found_by_any_of_its_names():
         plan(run_of(chip="no such chip"))
 
 
+@pytest.mark.parametrize(("round", "program"), [("v5.1", "accuracy.graphed"), ("v4.0", "accuracy.reference")])
+def test_layers_of_mlperf_s_adapters_are_graphs_since_round_5(round, program):
+    run = run_of(
+        framework="NVIDIA NeMo Framework Release 25.09",
+        model="Llama 2 70B (LoRA)",
+        notes=f"MLPerf Training {round}",
+        tp="4",
+    )
+    assert plan(run).program == program
+
+
 def test_frozen_weights_of_four_bits_are_of_a_program_that_makes_them_wide():
     found = plan(
         run_of(model="Llama 3 8B QLoRA", dtype="bf16, base weights bnb.nf4", framework="transformers, peft", tp="1")

@@ -119,27 +119,36 @@ def record_all(
     """
     argv_of(program, bool(options.get("module")))
     _few_enough(options.get("ranks", "distinct"), max(place.num_chips for place in places))
+    by_count: dict[int, list[Place]] = {}
+    for place in places:
+        by_count.setdefault(place.num_chips, []).append(place)
+
+    def of(alike: Sequence[Place], at_a_time: int, more: Mapping[str, Any]) -> dict[str, Program | ProgramFailed]:
+        first = alike[0]
+        mine = {**options, **more}
+        if first.num_chips > 1:
+            mine |= {"num_chips": first.num_chips, "chips_per_node": first.node_chips, "cluster": first.cluster,
+                     "jobs": at_a_time}  # fmt: skip
+        return _record_chips(program, list(dict.fromkeys(place.chip for place in alike)), at_a_time, progress, mine)
+
+    # The first alone: its output is shown, and what it prepares once, such as a file of data, is there for the others.
+    first, *others = by_count.values()
+    recorded = [of(first, jobs, {})]
+    if others and not _interrupted(recorded[0]):
+        each = max(jobs // len(others), 1)
+        with ThreadPoolExecutor(max_workers=jobs) as pool:
+            recorded += pool.map(lambda alike: of(alike, each, {"show_output": False}), others)
     found: dict[Place, Program] = {}
     failed: dict[Place, ProgramFailed] = {}
-    for count in dict.fromkeys(place.num_chips for place in places):
-        alike = [place for place in places if place.num_chips == count]
-        mine = {**options}
-        if count > 1:
-            first = alike[0]
-            mine |= {"num_chips": count, "chips_per_node": first.node_chips, "jobs": jobs, "cluster": first.cluster}
-        if found or failed:
-            mine["show_output"] = False
-        recorded = _record_chips(program, list(dict.fromkeys(place.chip for place in alike)), jobs, progress, mine)
+    for alike, ran in zip(by_count.values(), recorded, strict=False):
         for place in alike:
-            one = recorded[place.chip.id]
+            one = ran[place.chip.id]
             if isinstance(one, Program):
                 found[place] = one
             elif one.exit_code == INTERRUPTED:
                 raise one
             else:
                 failed[place] = one
-        if any(isinstance(one, Program) and one.meta.get("interrupted") for one in recorded.values()):
-            break
     if not found:
         place, error = next(iter(failed.items()))
         raise ProgramFailed(f"{error}{_hint(place, error.said)}", error.exit_code, error.said)
@@ -182,6 +191,13 @@ def _record_chips(
         }
         found |= {name: run.result() for name, run in runs.items()}
     return {chip.id: found.get(chip.id, first) for chip in chips}
+
+
+def _interrupted(recorded: Mapping[str, Program | ProgramFailed]) -> bool:
+    return any(
+        one.meta.get("interrupted") if isinstance(one, Program) else one.exit_code == INTERRUPTED
+        for one in recorded.values()
+    )
 
 
 def _recorded(program: Argv, chip: Chip, options: Mapping[str, Any]) -> Program | ProgramFailed:

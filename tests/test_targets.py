@@ -21,11 +21,33 @@ def test_parse(text, target):
     assert parse(text) == target
 
 
-@pytest.mark.parametrize("text", ["", ":8", "h100:", "h100:x", "h100:0", "h100:8..4", "h100@", "h100+", "h100:-1"])
+@pytest.mark.parametrize("text", ["", ":8", "h100@", "h100+", "h100:8:8"])
 def test_what_is_no_target_is_named(text):
     with pytest.raises(BadTarget, match="h100:8") as error:
         parse(text)
     assert "STACK" not in str(error.value)  # it is not there yet
+
+
+@pytest.mark.parametrize(
+    ("count", "why"),
+    [
+        ("-1", "'-1' is no number of chips"),
+        ("0", "'0' is no number of chips"),
+        ("x", "'x' is no number of chips"),
+        ("1.5", "'1.5' is no number of chips"),
+        ("8..x", "'x' is no number of chips"),
+        ("1" * 5000, "1' is no number of chips"),
+        ("", "a number of chips is missing"),
+        ("8..", "a number of chips is missing"),
+        ("8..16..32", "a range has two ends"),
+        ("8..4", "a range begins with the smaller number, as acme.toml:4..8"),
+    ],
+)
+def test_what_is_wrong_with_a_count_is_told_with_a_right_one(count, why):
+    with pytest.raises(BadTarget) as error:
+        parse(f"acme.toml:{count}@pod")
+    assert f"{why}. " in str(error.value)
+    assert "a whole number from 1 (acme.toml:8) or a range (acme.toml:8..64)" in str(error.value)
 
 
 def test_what_is_not_there_yet_says_so():

@@ -288,6 +288,23 @@ def test_a_chip_that_lacks_a_figure_is_left_out_of_several(jobs):
         api.forecast(__file__, on=["thead-ppu:8@pcie-host"])
 
 
+def test_all_that_a_forecast_needs_and_files_lack_is_told_before_anything_runs(jobs):
+    figures = {"memory.main.capacity": None, "memory.main.usable": None, "memory.main.bandwidth": None}
+    h100 = load_chip("h100")
+    bare = h100.with_figures(figures | {path: None for path in h100.figures if path.startswith("peaks.")})
+    half = load_chip("a100").with_figures({"memory.main.capacity": None, "memory.main.usable": None})
+    with pytest.raises(UnknownFigure) as error:
+        api.forecast(__file__, on=[bare, half])
+    bare_needs, half_needs = str(error.value).splitlines()
+    for path in ("memory.main.capacity", "memory.main.bandwidth", "peaks.matrix.bf16"):
+        assert path in bare_needs
+    assert bare_needs.endswith("with their sources")
+    assert "a100-sxm-80gb: memory.main.capacity is unknown, and this needs it." in half_needs
+    assert not jobs
+    usable = half.with_figures({"memory.main.usable": 1e9})
+    assert api.forecast(__file__, on=[half, usable]).left_out == (half.id,)
+
+
 def test_a_recording_is_of_one_target(jobs):
     assert api.record(__file__, "h100:16").world_size == 16
     assert jobs == [("nvidia-h100-sxm", 16, 8, True)]

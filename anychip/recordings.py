@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from anychip.argv import check
-from anychip.errors import BadUse, ProgramFailed, error_line
+from anychip.errors import OUT_OF_MEMORY, BadUse, ProgramFailed, error_line
 from anychip.places import Place, places_of
 from anychip.record.program import Program, Question
 from anychip.spec import Chip
@@ -141,8 +141,8 @@ def record_all(
         if any(isinstance(one, Program) and one.meta.get("interrupted") for one in recorded.values()):
             break
     if not found:
-        place, error = next(iter(failed.items()))
-        raise ProgramFailed(f"{error}{_hint(place, error.said)}", error.exit_code, error.said)
+        (place, error), *others = failed.items()
+        raise ProgramFailed(f"{error}{_hint(place, error.said)}{_also(dict(others))}", error.exit_code, error.said)
     return {place: found[place] for place in places if place in found}, _left_out(found, failed)
 
 
@@ -150,7 +150,8 @@ def _record_chips(
     program: Argv, chips: Sequence[Chip], jobs: int, progress: Say, options: Mapping[str, Any]
 ) -> dict[str, Program | ProgramFailed]:
     """By chip one recording for the first and for all that would have answered alike, one more for each that would not, or
-    how the program failed there. Where it fails alike on two chips it is taken to do so on all."""
+    how the program failed there. Where it fails alike on two chips it is taken to do so on all, unless it is memory that they
+    have too little of."""
     from anychip.device.answers import differing
 
     count = options.get("num_chips", 1)
@@ -161,7 +162,8 @@ def _record_chips(
         first = _recorded(program, left[0], options)
         if isinstance(first, Program):
             break
-        alike = any(error_line(str(first)) == error_line(str(other)) for other in found.values())
+        why = error_line(str(first))
+        alike = not why.startswith(OUT_OF_MEMORY) and any(why == error_line(str(other)) for other in found.values())
         found[left.pop(0).id] = first
         if alike or first.exit_code == INTERRUPTED:
             return found | {chip.id: first for chip in left}
@@ -203,14 +205,23 @@ def _hint(place: Place, said: str) -> str:
     )
 
 
-def _left_out(found: Iterable[Place], failed: Mapping[Place, ProgramFailed]) -> list[str]:
-    """What to say of places on which the program fails; once for a number of chips that none of them gets through."""
-    counts = {place.num_chips for place in found}
-    lines: dict[str, None] = {}
+def _also(failed: Mapping[Place, ProgramFailed]) -> str:
+    """Behind how the program fails on the first place: on which others, and how."""
+    places: dict[str, list[str]] = {}
     for place, error in failed.items():
+        places.setdefault(error_line(str(error)), []).append(str(place))
+    return "".join(f"\nIt fails on {', '.join(where)}, too: {why}" for why, where in places.items())
+
+
+def _left_out(found: Iterable[Place], failed: Mapping[Place, ProgramFailed]) -> list[str]:
+    """What to say of places on which the program fails; once for a number of chips on which it fails alike on all."""
+    counts = {place.num_chips for place in found}
+    whys = {place: error_line(str(error)) for place, error in failed.items()}
+    lines: dict[str, None] = {}
+    for place, why in whys.items():
         count = place.num_chips
-        where = f"{count:,} chips" if count > 1 and count not in counts else place
-        why = error_line(str(error))
+        alike = all(other == why for at, other in whys.items() if at.num_chips == count)
+        where = f"{count:,} chips" if count > 1 and count not in counts and alike else place
         lines[f"left out, as the program fails on {where}: {why}{_hint(place, why)}"] = None
     return list(lines)
 

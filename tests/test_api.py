@@ -129,6 +129,28 @@ def test_a_program_that_fails_on_one_chip_is_answered_for_the_others(calls, monk
         api.forecast(__file__, on=["h100", "mi300x", "a100"])
 
 
+def test_each_chip_that_is_short_of_memory_is_told_and_none_is_spared(calls, monkeypatch):
+    first = launch.record
+    short = {"nvidia-h100-sxm": 79, "nvidia-h800-sxm": 79, "nvidia-a100-sxm-40gb": 39}
+
+    def record(argv, chip, **options):
+        if chip.id in short:
+            raise ProgramFailed(
+                f"x failed.\nOutOfMemoryError: refused 16 GiB more of {short[chip.id]} GiB\n  weights 64 GiB", 1
+            )
+        return first(argv, chip, **options)
+
+    monkeypatch.setattr(launch, "record", record)
+    on = ["h100", "h800", "a100-40gb"]
+    assert api.forecast(__file__, on=[*on, "mi300x"]).names == ("mi300x",)
+    with pytest.raises(ProgramFailed) as failed:
+        api.forecast(__file__, on=on)
+    assert str(failed.value).splitlines()[-2:] == [
+        "It fails on nvidia-h800-sxm, too: OutOfMemoryError: refused 16 GiB more of 79 GiB",
+        "It fails on nvidia-a100-sxm-40gb, too: OutOfMemoryError: refused 16 GiB more of 39 GiB",
+    ]
+
+
 @pytest.mark.parametrize(("line", "hint"), [
     ("os.environ['LOCAL_RANK']", r"several ranks\? Then: --on nvidia-h100-sxm:8"),
     ("os.environ.get('LOCAL_RANK', 0) / 0", r"is above\.$"),
@@ -270,6 +292,21 @@ def test_numbers_of_chips_on_which_the_program_fails_are_left_out(jobs, monkeypa
     assert left_out == [f"left out, as the program fails on {n} chips: 4 ranks cannot make a mesh of 8" for n in (2, 4)]
     with pytest.raises(ProgramFailed):
         api.forecast(__file__, on="h100:2..4")
+
+
+def test_chips_on_which_the_program_fails_unlike_are_told_apart(jobs, monkeypatch):
+    first = launch.record
+
+    def record(argv, chip, **options):
+        if options["world_size"] < 8:
+            raise ProgramFailed(f"OutOfMemoryError: refused 1 GiB more of {chip.id}'s", 1)
+        return first(argv, chip, **options)
+
+    monkeypatch.setattr(launch, "record", record)
+    warnings = api.forecast(__file__, on=["h100:4..8", "a100:4"]).warnings
+    for chip in ("nvidia-h100-sxm", "nvidia-a100-sxm-80gb"):
+        told = f"OutOfMemoryError: refused 1 GiB more of {chip}'s"
+        assert f"left out, as the program fails on {chip}:4: {told}" in warnings
 
 
 def test_the_line_that_tells_the_error_is_shown(jobs, monkeypatch):

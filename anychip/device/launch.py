@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from anychip import units
-from anychip.errors import AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
+from anychip.errors import OUT_OF_MEMORY, AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
 from anychip.record import Program
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
@@ -179,7 +179,7 @@ def _held(program: Program) -> Iterator[str]:
     many = f":{program.world_size}" if program.world_size > 1 else ""
     who = f"rank {short.rank}" if many else "the program"
     least = CRUMB * found.peak_bytes
-    yield f"OutOfMemoryError: {who} was refused {units.memory(wanted)} more of {units.memory(of_bytes)}"
+    yield f"{OUT_OF_MEMORY}: {who} was refused {units.memory(wanted)} more of {units.memory(of_bytes)}"
     yield "memory at peak, before that"
     for name, nbytes in found.by_kind.items():
         if nbytes > least:

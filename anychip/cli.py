@@ -117,7 +117,8 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     add = sub.add_argument
     add("--on", action="append", metavar="TARGET", default=[],
         help="CHIP[:COUNT[..COUNT]][@CLUSTER], an id or alias of `anychip chips` or a chip file; repeat to compare; "
-             "a range is doubled up to its end; what the program prints is the first one's")  # fmt: skip
+             "with a COUNT, even 1, the program is started as by torchrun; a range is doubled up to its end; "
+             "what the program prints is the first one's")  # fmt: skip
     length = sub.add_argument_group("how much of the program")
     length.add_argument("--steps", type=positive, metavar="N",
                         help="end the program after N training steps; the first warms up (default 3; 2 of a job of "
@@ -294,11 +295,11 @@ def _misplaced_options_named(args: argparse.Namespace, argv: list[str]) -> Itera
 def _one_recording(args: argparse.Namespace) -> None:
     from anychip.places import places_of
 
-    counts = sorted({place.num_chips for place in places_of(args.on)})
-    if len(counts) > 1:
+    names = {(place.num_chips, place.is_job): place.name for place in places_of(args.on)}
+    if len(names) > 1:
+        first, *_, last = names.values()
         raise BadUse(
-            f"--save keeps one recording, and a program does something else on {counts[0]} chips than on {counts[-1]}: "
-            "give one number of chips."
+            f"--save keeps one recording, and a program does something else on {first} than on {last}: give one number of chips."
         )
 
 

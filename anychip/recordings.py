@@ -34,7 +34,7 @@ def record(
     device: str = "cuda",
     imbalance: float = 1.0,
     show_output: bool = True,
-    num_chips: int = 1,
+    num_chips: int | None = None,
     chips_per_node: int = 8,
     ranks: str = "distinct",
     jobs: int = 2,
@@ -43,10 +43,10 @@ def record(
 ) -> Program:
     """Run a program on a virtual chip, shapes only, in a process of its own, and keep what it did.
 
-    on: a chip, or a target of several chips: then num_chips, chips_per_node and cluster are as it says. num_chips: above 1
-    the program runs as a job of as many ranks, with torchrun's environment, of which each distinct one is recorded (ranks
-    "all": every one), at most `jobs` at a time. chips_per_node: how many a rank sees. cluster: whose network the
-    program's clocks go by.
+    on: a chip, or a target with a number of chips: then num_chips, chips_per_node and cluster are as it says. num_chips: the
+    program runs as a job of as many ranks, with torchrun's environment, of which each distinct one is recorded (ranks
+    "all": every one), at most `jobs` at a time; None: on one chip, by itself. chips_per_node: how many a rank sees. cluster:
+    whose network the program's clocks go by.
 
     program: script and its arguments, or with `module` a module's name and its arguments. It runs with your rights.
     steps, calls: where it is ended; without, after 3 steps, or 2 of a job of more than 1,024 ranks. step_mark: name of a
@@ -60,10 +60,11 @@ def record(
     place, *others = places_of(on)
     if others:
         raise BadUse(f"{on}: a recording is of one number of chips of one kind")
-    if place.num_chips > 1:
+    if place.is_job:
         num_chips, chips_per_node, cluster = place.num_chips, place.node_chips, place.cluster
     _not_yet(device)
-    _few_enough(ranks, num_chips)
+    world_size = num_chips or 1
+    _few_enough(ranks, world_size)
     from anychip.device import launch
 
     return launch.record(
@@ -77,8 +78,9 @@ def record(
         device=device,
         imbalance=imbalance,
         show_output=show_output,
-        world_size=num_chips,
-        devices=min(num_chips, chips_per_node),
+        is_job=num_chips is not None,
+        world_size=world_size,
+        devices=min(world_size, chips_per_node),
         ranks=ranks,
         jobs=jobs,
         cluster=cluster,
@@ -111,8 +113,8 @@ def argv_of(program: Argv, module: bool) -> list[str]:
 def record_all(
     program: Argv, places: Sequence[Place], jobs: int, progress: Say, options: Mapping[str, Any]
 ) -> tuple[dict[Place, Program], list[str]]:
-    """For each number of chips one recording, for all chips that would have answered alike, and one more for each that
-    would not; and what to say of places on which the program fails. What it prints is shown of the first.
+    """For each number of chips, one apart from none given, one recording for all chips that would have answered alike, and one
+    more for each that would not; and what to say of places on which the program fails. What it prints is shown of the first.
 
     options: keyword arguments of `record`. Raises ProgramFailed where the program fails everywhere or is interrupted before
     its first step; what ends it later also ends what else was to be recorded.
@@ -121,10 +123,10 @@ def record_all(
     _few_enough(options.get("ranks", "distinct"), max(place.num_chips for place in places))
     found: dict[Place, Program] = {}
     failed: dict[Place, ProgramFailed] = {}
-    for count in dict.fromkeys(place.num_chips for place in places):
-        alike = [place for place in places if place.num_chips == count]
+    for count, is_job in dict.fromkeys((place.num_chips, place.is_job) for place in places):
+        alike = [place for place in places if (place.num_chips, place.is_job) == (count, is_job)]
         mine = {**options}
-        if count > 1:
+        if is_job:
             first = alike[0]
             mine |= {"num_chips": count, "chips_per_node": first.node_chips, "jobs": jobs, "cluster": first.cluster}
         if found or failed:
@@ -199,9 +201,7 @@ RANKS = re.compile(r"\b(LOCAL_RANK|RANK|WORLD_SIZE|MASTER_ADDR)\b")
 def _hint(place: Place, said: str) -> str:
     """For a program that failed on one chip and speaks of ranks."""
     return (
-        f" Is it one of several ranks? Then: --on {place.chip.id}:8"
-        if place.num_chips == 1 and RANKS.search(said)
-        else ""
+        f" Is it one of several ranks? Then: --on {place.chip.id}:8" if not place.is_job and RANKS.search(said) else ""
     )
 
 

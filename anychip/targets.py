@@ -15,21 +15,21 @@ _COUNT = re.compile(r"0*[1-9]\d{,8}")  # digits without end are no number that i
 
 @dataclass(frozen=True)
 class Target:
-    """chip: id, alias or file. counts: (lowest, highest) number of chips, equal where one number was given."""
+    """chip: id, alias or file. counts: (lowest, highest) number of chips, equal where one number was given, None where none
+    was: one chip, for a program that is started by itself, not as a job."""
 
     chip: str
-    counts: tuple[int, int] = (1, 1)
+    counts: tuple[int, int] | None = None
     cluster: str | None = None
     stack: str | None = None
 
     @property
     def count(self) -> int:
         """The highest number of chips."""
-        return self.counts[1]
+        return self.counts[1] if self.counts else 1
 
     def __str__(self) -> str:
-        low, high = self.counts
-        count = "" if high == 1 else f":{low}" if low == high else f":{low}..{high}"
+        count = f":{'..'.join(map(str, dict.fromkeys(self.counts)))}" if self.counts else ""
         cluster = f"@{self.cluster}" if self.cluster else ""
         return f"{self.chip}{count}{cluster}" + (f"+{self.stack}" if self.stack else "")
 
@@ -39,7 +39,7 @@ def parse(text: str) -> Target:
     match = _PATTERN.fullmatch(text)
     if match is None:
         raise BadTarget(f"{text!r} is not a target; a target is {GRAMMAR}, for example h100 or h100:8")
-    counts = (1, 1) if match["count"] is None else _counts(text, match["chip"], match["count"])
+    counts = None if match["count"] is None else _counts(text, match["chip"], match["count"])
     return Target(match["chip"], counts, match["cluster"], match["stack"])
 
 
@@ -67,6 +67,8 @@ def expand(text: str) -> list[Target]:
     target = parse(text)
     if target.stack is not None:
         raise BadTarget(_no_stack(text, target))
+    if target.counts is None:
+        return [target]
     low, high = target.counts
     counts = [low]
     while counts[-1] * 2 <= high:

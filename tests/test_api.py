@@ -253,6 +253,25 @@ def test_one_chip_and_many_side_by_side(jobs):
     assert set(answer.forecasts[1].axes) == {"dp"}
 
 
+def test_a_job_of_one_is_recorded_apart_from_the_program_by_itself(monkeypatch):
+    found = []
+
+    def record(argv, chip, **options):
+        found.append((options["is_job"], options["world_size"]))
+        return job_of(chip, options["world_size"]) if options["world_size"] > 1 else recording(chip)
+
+    monkeypatch.setattr(launch, "record", record)
+    answer = api.forecast(__file__, on=["h100", "h100:1..2", "mi300x:1"])
+    assert answer.names == ("h100", "h100:1", "h100:2", "mi300x:1")
+    assert found == [(False, 1), (True, 1), (True, 2)]
+    assert answer.programs[1] is answer.programs[3] is not answer.programs[0]
+    assert api.forecast(answer.programs[1], on=["h100", "h100:1"]).names == ("h100", "h100:1")
+    found.clear()
+    for on in ("h100", "h100:1", load_chip("h100")):
+        api.record(__file__, on)
+    assert found == [(False, 1), (True, 1), (False, 1)]
+
+
 def test_a_recording_of_a_job_is_priced_on_as_many_chips():
     saved = job_of(load_chip("h100"), 8)
     assert api.forecast(saved, on=["mi300x", "h100:8"]).names == ("mi300x:8", "h100:8")

@@ -109,6 +109,7 @@ def test_targets_keep_their_order():
         (["--on", "h100+rocm", __file__], ["not there yet"]),
         (["--on", "h100", "--jitter", "0.1", __file__], ["several chips"]),
         (["--on", "h100:8", "--jitter", "-1", __file__], ["jitter -1"]),
+        (["--on", "h100", "--on", "h100:1", "--save", "x.anychip", __file__], ["on h100 than on h100:1: "]),
         (["--on", "h100:8..64", "--save", "x.anychip", __file__], ["--save", "one number of chips"]),
         (["--on", "h100", "--load", "x.anychip", "--ranks", "all"], ["--ranks", "leave out one"]),
         (["--on", "h10O", __file__], ["h10O", "Did you mean", "anychip chips"]),

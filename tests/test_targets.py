@@ -13,7 +13,7 @@ from anychip.targets import Target, expand, parse
         ("h100:8", Target("h100", (8, 8))),
         ("h100:8..64", Target("h100", (8, 64))),
         ("ascend-910b:16384@pod", Target("ascend-910b", (16384, 16384), "pod")),
-        ("mi300x@pod+rocm", Target("mi300x", (1, 1), "pod", "rocm")),
+        ("mi300x@pod+rocm", Target("mi300x", None, "pod", "rocm")),
         ("./my chips/acme.toml", Target("./my chips/acme.toml")),
     ],
 )
@@ -58,7 +58,7 @@ def test_what_is_not_there_yet_says_so():
 @pytest.mark.parametrize(
     ("text", "counts"),
     [
-        ("h100", [1]),
+        ("h100:1", [1]),
         ("h100:8", [8]),
         ("h100:8..64", [8, 16, 32, 64]),
         ("h100:3..20", [3, 6, 12, 20]),
@@ -70,9 +70,14 @@ def test_a_range_is_doubled_up_to_its_end(text, counts):
     assert [target.count for target in expand(text)] == counts
 
 
-@pytest.mark.parametrize("text", ["h100", "h100:8", "h100:8..64", "ascend-910b:16384@pod", "mi300x@pod+rocm"])
+@pytest.mark.parametrize("text", ["h100", "h100:1", "h100:8", "h100:1..64", "ascend-910b:16384@pod", "mi300x@pod+rocm"])
 def test_a_target_prints_as_it_is_written(text):
     assert str(parse(text)) == text
+
+
+def test_a_chip_without_a_number_is_not_a_job_of_one():
+    assert expand("h100") == [Target("h100")] != expand("h100:1")
+    assert Target("h100").count == 1
 
 
 def test_every_target_of_a_range_keeps_its_cluster():

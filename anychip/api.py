@@ -186,7 +186,7 @@ def _as_known(places: Iterable[Place], of: Callable[[Place], One]) -> tuple[dict
         except UnknownFigure as error:
             lacking.append(error)
     if not found:
-        raise lacking[0]
+        raise UnknownFigure("\n".join(dict.fromkeys(map(str, lacking))))
     return found, [f"left out: {error}" for error in lacking]
 
 

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import signal
 import sys
 import threading
@@ -118,7 +117,8 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     add = sub.add_argument
     add("--on", action="append", metavar="TARGET", default=[],
         help="CHIP[:COUNT[..COUNT]][@CLUSTER], an id or alias of `anychip chips` or a chip file; repeat to compare; "
-             "a range is doubled up to its end; what the program prints is the first one's")  # fmt: skip
+             "with a COUNT, even 1, the program is started as by torchrun; a range is doubled up to its end; "
+             "what the program prints is the first one's")  # fmt: skip
     length = sub.add_argument_group("how much of the program")
     length.add_argument("--steps", type=positive, metavar="N",
                         help="end the program after N training steps; the first warms up (default 3; 2 of a job of "
@@ -159,7 +159,7 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     out.add_argument("--quiet", action="store_true", help="no progress and no table; warnings and errors stay")
     add("-m", dest="module", nargs=argparse.REMAINDER, metavar="module args...", help="run a module, as python -m does")
     add("program", nargs=argparse.REMAINDER, metavar="script.py args...", help="the program and its own arguments")
-    sub.set_defaults(run=forecast, own_help=sub.format_help)
+    sub.set_defaults(run=forecast)
 
 
 def _chips_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -283,22 +283,23 @@ def _misplaced_options_named(args: argparse.Namespace, argv: list[str]) -> Itera
     try:
         yield
     except ProgramFailed as error:
-        own = set(re.findall(r"--[a-z-]+", args.own_help()))
+        own = {option for option in _options(args.command) if option.startswith("--")}
         ours = [word for word in argv[1:] if word.partition("=")[0] in own]
-        if error.exit_code == 2 and ours:
+        # What parses arguments ends with 2, or with an error that tells the one it does not know.
+        if ours and (error.exit_code == 2 or any(word.partition("=")[0] in error.said for word in ours)):
             words = f"{error}\n{', '.join(ours)} stood behind {argv[0]} and so went to it: anychip's own options come first."
-            raise ProgramFailed(words, 2) from error
+            raise ProgramFailed(words, error.exit_code, error.said) from error
         raise
 
 
 def _one_recording(args: argparse.Namespace) -> None:
     from anychip.places import places_of
 
-    counts = sorted({place.num_chips for place in places_of(args.on)})
-    if len(counts) > 1:
+    names = {(place.num_chips, place.is_job): place.name for place in places_of(args.on)}
+    if len(names) > 1:
+        first, *_, last = names.values()
         raise BadUse(
-            f"--save keeps one recording, and a program does something else on {counts[0]} chips than on {counts[-1]}: "
-            "give one number of chips."
+            f"--save keeps one recording, and a program does something else on {first} than on {last}: give one number of chips."
         )
 
 
@@ -435,16 +436,23 @@ def write(path: str, text: str) -> None:
         file.write(text + "\n")
 
 
-def _no_such_option(command: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
-    known = [option for action in command._actions for option in action.option_strings]
-    like = get_close_matches(unknown[0].partition("=")[0], known, 1, cutoff=0.7)
-    return f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {like[0]}?" if like else "")
+def _options(command: argparse.ArgumentParser) -> list[str]:
+    return [option for action in command._actions for option in action.option_strings]
+
+
+def _no_such_option(command: argparse.ArgumentParser, runs_program: bool, unknown: Sequence[str]) -> str:
+    option = unknown[0].partition("=")[0]
+    like = get_close_matches(option, _options(command), 1, cutoff=0.7)
+    said = f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {like[0]}?" if like else "")
+    if runs_program:
+        said += f"\nOptions before the program are anychip's. One of the program's own stands behind it: script.py {option} ..."
+    return said
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args, unknown = parser().parse_known_args(argv)
     if unknown:
-        args.command.error(_no_such_option(args.command, unknown))
+        args.command.error(_no_such_option(args.command, args.run is forecast, unknown))
     if threading.current_thread() is threading.main_thread():
         # Ended by `kill` or a job scheduler: the recording process must not be left behind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

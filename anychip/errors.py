@@ -17,6 +17,7 @@ AnychipError            something the user can mend; the text says what, where, 
 import re
 
 ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Deadlock)\b")  # how a line of Python's begins that tells an error
+OUT_OF_MEMORY = "OutOfMemoryError"  # as torch calls it
 
 
 def error_line(text: str) -> str:

@@ -10,7 +10,7 @@ from math import sqrt
 
 from anychip import units
 from anychip.cost.fusion import fuse
-from anychip.cost.machine import machine
+from anychip.cost.machine import A_PEAK, known_peaks
 from anychip.cost.support import unsupported
 from anychip.cost.work import packet, work
 from anychip.figures import (
@@ -135,8 +135,15 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
 
 
 def check_figures(chip: Chip) -> None:
-    """Raise UnknownFigure where a chip's file lacks what every price needs: its memory's bandwidth, any peak."""
-    machine(chip).lowest_peak()
+    """Raise UnknownFigure, with all of them, where a chip's file lacks what every forecast needs: its memory's size and
+    bandwidth, any peak."""
+    known = {
+        "memory.main.capacity": chip.get("memory.main.usable") or chip.get("memory.main.capacity"),
+        "memory.main.bandwidth": chip.get("memory.main.bandwidth"),
+        A_PEAK: known_peaks(chip),
+    }
+    if lacking := [path for path, value in known.items() if not value]:
+        raise chip.lacks(*lacking)
 
 
 def reserved_bytes(program: Program, capacity_bytes: int) -> int:

@@ -1,7 +1,7 @@
 """Where a program is to run: each target that was asked for, with its chip and its network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,14 @@ OnChips = str | Chip | Sequence[str | Chip]
 
 @dataclass(frozen=True)
 class Place:
-    """One target: a number of chips, in a named cluster or as the chip's own file joins them. name: as it was asked for."""
+    """One target: a number of chips, in a named cluster or as the chip's own file joins them. name: as it was asked for.
+    is_job: a number of chips was given, even one: the program is started as torchrun starts each of so many ranks."""
 
     name: str
     chip: Chip
     num_chips: int = 1
     cluster: str | None = None
+    is_job: bool = False
 
     @cached_property
     def fabric(self) -> "Fabric | None":
@@ -44,7 +46,7 @@ class Place:
         return node_chips(self.fabric)
 
     def __str__(self) -> str:
-        return self.chip.id + (f":{self.num_chips}" if self.num_chips > 1 else "")
+        return self.chip.id + (f":{self.num_chips}" if self.is_job else "")
 
 
 def places_of(on: OnChips, ranks: int = 1) -> list[Place]:
@@ -55,14 +57,15 @@ def places_of(on: OnChips, ranks: int = 1) -> list[Place]:
     wanted = [on] if isinstance(on, str | Chip) else list(on)
     if not wanted:
         raise BadUse("no chip given; see: anychip chips")
-    found: dict[tuple[Chip, int, str | None], Place] = {}
+    found: dict[tuple[Chip, int, str | None, bool], Place] = {}
     for one in wanted:
         if isinstance(one, Chip):
-            found.setdefault((one, ranks, None), Place(one.id, one, ranks))
+            found.setdefault((one, ranks, None, ranks > 1), Place(one.id, one, ranks, is_job=ranks > 1))
             continue
         for target in targets.expand(one):
-            count = ranks if ":" not in one and target.count == 1 else target.count
-            chip = load_chip(target.chip)
-            name = str(target) if count == target.count else f"{target.chip}:{count}"
-            found.setdefault((chip, count, target.cluster), Place(name, chip, count, target.cluster))
+            if target.counts is None and ranks > 1:
+                target = replace(target, counts=(ranks, ranks))
+            chip, is_job = load_chip(target.chip), target.counts is not None
+            place = Place(str(target), chip, target.count, target.cluster, is_job)
+            found.setdefault((chip, place.num_chips, place.cluster, is_job), place)
     return list(found.values())

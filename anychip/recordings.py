@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from anychip.argv import check
-from anychip.errors import BadUse, ProgramFailed, error_line
+from anychip.errors import OUT_OF_MEMORY, BadUse, ProgramFailed, error_line
 from anychip.places import Place, places_of
 from anychip.record.program import Program, Question
 from anychip.spec import Chip
@@ -34,7 +34,7 @@ def record(
     device: str = "cuda",
     imbalance: float = 1.0,
     show_output: bool = True,
-    num_chips: int = 1,
+    num_chips: int | None = None,
     chips_per_node: int = 8,
     ranks: str = "distinct",
     jobs: int = 2,
@@ -43,10 +43,10 @@ def record(
 ) -> Program:
     """Run a program on a virtual chip, shapes only, in a process of its own, and keep what it did.
 
-    on: a chip, or a target of several chips: then num_chips, chips_per_node and cluster are as it says. num_chips: above 1
-    the program runs as a job of as many ranks, with torchrun's environment, of which each distinct one is recorded (ranks
-    "all": every one), at most `jobs` at a time. chips_per_node: how many a rank sees. cluster: whose network the
-    program's clocks go by.
+    on: a chip, or a target with a number of chips: then num_chips, chips_per_node and cluster are as it says. num_chips: the
+    program runs as a job of as many ranks, with torchrun's environment, of which each distinct one is recorded (ranks
+    "all": every one), at most `jobs` at a time; None: on one chip, by itself. chips_per_node: how many a rank sees. cluster:
+    whose network the program's clocks go by.
 
     program: script and its arguments, or with `module` a module's name and its arguments. It runs with your rights.
     steps, calls: where it is ended; without, after 3 steps, or 2 of a job of more than 1,024 ranks. step_mark: name of a
@@ -60,10 +60,11 @@ def record(
     place, *others = places_of(on)
     if others:
         raise BadUse(f"{on}: a recording is of one number of chips of one kind")
-    if place.num_chips > 1:
+    if place.is_job:
         num_chips, chips_per_node, cluster = place.num_chips, place.node_chips, place.cluster
     _not_yet(device)
-    _few_enough(ranks, num_chips)
+    world_size = num_chips or 1
+    _few_enough(ranks, world_size)
     from anychip.device import launch
 
     return launch.record(
@@ -77,8 +78,9 @@ def record(
         device=device,
         imbalance=imbalance,
         show_output=show_output,
-        world_size=num_chips,
-        devices=min(num_chips, chips_per_node),
+        is_job=num_chips is not None,
+        world_size=world_size,
+        devices=min(world_size, chips_per_node),
         ranks=ranks,
         jobs=jobs,
         cluster=cluster,
@@ -111,22 +113,22 @@ def argv_of(program: Argv, module: bool) -> list[str]:
 def record_all(
     program: Argv, places: Sequence[Place], jobs: int, progress: Say, options: Mapping[str, Any]
 ) -> tuple[dict[Place, Program], list[str]]:
-    """For each number of chips one recording, for all chips that would have answered alike, and one more for each that
-    would not; and what to say of places on which the program fails. What it prints is shown of the first.
+    """For each number of chips, one apart from none given, one recording for all chips that would have answered alike, and one
+    more for each that would not; and what to say of places on which the program fails. What it prints is shown of the first.
 
     options: keyword arguments of `record`. Raises ProgramFailed where the program fails everywhere or is interrupted before
     its first step; what ends it later also ends what else was to be recorded.
     """
     argv_of(program, bool(options.get("module")))
     _few_enough(options.get("ranks", "distinct"), max(place.num_chips for place in places))
-    by_count: dict[int, list[Place]] = {}
+    by_count: dict[tuple[int, bool], list[Place]] = {}
     for place in places:
-        by_count.setdefault(place.num_chips, []).append(place)
+        by_count.setdefault((place.num_chips, place.is_job), []).append(place)
 
     def of(alike: Sequence[Place], at_a_time: int, more: Mapping[str, Any]) -> dict[str, Program | ProgramFailed]:
         first = alike[0]
         mine = {**options, **more}
-        if first.num_chips > 1:
+        if first.is_job:
             mine |= {"num_chips": first.num_chips, "chips_per_node": first.node_chips, "cluster": first.cluster,
                      "jobs": at_a_time}  # fmt: skip
         return _record_chips(program, list(dict.fromkeys(place.chip for place in alike)), at_a_time, progress, mine)
@@ -150,8 +152,8 @@ def record_all(
             else:
                 failed[place] = one
     if not found:
-        place, error = next(iter(failed.items()))
-        raise ProgramFailed(f"{error}{_hint(place, error.said)}", error.exit_code, error.said)
+        (place, error), *more = failed.items()
+        raise ProgramFailed(f"{error}{_hint(place, error.said)}{_also(dict(more))}", error.exit_code, error.said)
     return {place: found[place] for place in places if place in found}, _left_out(found, failed)
 
 
@@ -159,7 +161,8 @@ def _record_chips(
     program: Argv, chips: Sequence[Chip], jobs: int, progress: Say, options: Mapping[str, Any]
 ) -> dict[str, Program | ProgramFailed]:
     """By chip one recording for the first and for all that would have answered alike, one more for each that would not, or
-    how the program failed there. Where it fails alike on two chips it is taken to do so on all."""
+    how the program failed there. Where it fails alike on two chips it is taken to do so on all, unless it is memory that they
+    have too little of."""
     from anychip.device.answers import differing
 
     count = options.get("num_chips", 1)
@@ -170,7 +173,8 @@ def _record_chips(
         first = _recorded(program, left[0], options)
         if isinstance(first, Program):
             break
-        alike = any(error_line(str(first)) == error_line(str(other)) for other in found.values())
+        why = error_line(str(first))
+        alike = not why.startswith(OUT_OF_MEMORY) and any(why == error_line(str(other)) for other in found.values())
         found[left.pop(0).id] = first
         if alike or first.exit_code == INTERRUPTED:
             return found | {chip.id: first for chip in left}
@@ -213,20 +217,27 @@ RANKS = re.compile(r"\b(LOCAL_RANK|RANK|WORLD_SIZE|MASTER_ADDR)\b")
 def _hint(place: Place, said: str) -> str:
     """For a program that failed on one chip and speaks of ranks."""
     return (
-        f" Is it one of several ranks? Then: --on {place.chip.id}:8"
-        if place.num_chips == 1 and RANKS.search(said)
-        else ""
+        f" Is it one of several ranks? Then: --on {place.chip.id}:8" if not place.is_job and RANKS.search(said) else ""
     )
 
 
-def _left_out(found: Iterable[Place], failed: Mapping[Place, ProgramFailed]) -> list[str]:
-    """What to say of places on which the program fails; once for a number of chips that none of them gets through."""
-    counts = {place.num_chips for place in found}
-    lines: dict[str, None] = {}
+def _also(failed: Mapping[Place, ProgramFailed]) -> str:
+    """Behind how the program fails on the first place: on which others, and how."""
+    places: dict[str, list[str]] = {}
     for place, error in failed.items():
+        places.setdefault(error_line(str(error)), []).append(str(place))
+    return "".join(f"\nIt fails on {', '.join(where)}, too: {why}" for why, where in places.items())
+
+
+def _left_out(found: Iterable[Place], failed: Mapping[Place, ProgramFailed]) -> list[str]:
+    """What to say of places on which the program fails; once for a number of chips on which it fails alike on all."""
+    counts = {place.num_chips for place in found}
+    whys = {place: error_line(str(error)) for place, error in failed.items()}
+    lines: dict[str, None] = {}
+    for place, why in whys.items():
         count = place.num_chips
-        where = f"{count:,} chips" if count > 1 and count not in counts else place
-        why = error_line(str(error))
+        alike = all(other == why for at, other in whys.items() if at.num_chips == count)
+        where = f"{count:,} chips" if count > 1 and count not in counts and alike else place
         lines[f"left out, as the program fails on {where}: {why}{_hint(place, why)}"] = None
     return list(lines)
 

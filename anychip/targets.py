@@ -9,42 +9,54 @@ from dataclasses import dataclass, replace
 from anychip.errors import BadTarget
 
 GRAMMAR = "CHIP[:COUNT[..COUNT]][@CLUSTER]"
-_PATTERN = re.compile(
-    r"(?P<chip>[^:@+]+)(:(?P<low>\d+)(\.\.(?P<high>\d+))?)?(@(?P<cluster>[^:@+]+))?(\+(?P<stack>[^:@+]+))?"
-)
+_PATTERN = re.compile(r"(?P<chip>[^:@+]+)(:(?P<count>[^:@+]*))?(@(?P<cluster>[^:@+]+))?(\+(?P<stack>[^:@+]+))?")
+_COUNT = re.compile(r"0*[1-9]\d{,8}")  # digits without end are no number that int would read
 
 
 @dataclass(frozen=True)
 class Target:
-    """chip: id, alias or file. counts: (lowest, highest) number of chips, equal where one number was given."""
+    """chip: id, alias or file. counts: (lowest, highest) number of chips, equal where one number was given, None where none
+    was: one chip, for a program that is started by itself, not as a job."""
 
     chip: str
-    counts: tuple[int, int] = (1, 1)
+    counts: tuple[int, int] | None = None
     cluster: str | None = None
     stack: str | None = None
 
     @property
     def count(self) -> int:
         """The highest number of chips."""
-        return self.counts[1]
+        return self.counts[1] if self.counts else 1
 
     def __str__(self) -> str:
-        low, high = self.counts
-        count = "" if high == 1 else f":{low}" if low == high else f":{low}..{high}"
+        count = f":{'..'.join(map(str, dict.fromkeys(self.counts)))}" if self.counts else ""
         cluster = f"@{self.cluster}" if self.cluster else ""
         return f"{self.chip}{count}{cluster}" + (f"+{self.stack}" if self.stack else "")
 
 
 def parse(text: str) -> Target:
-    """Read a TARGET. Raises BadTarget, naming the text and the grammar."""
+    """Read a TARGET. Raises BadTarget, naming the text and what is wrong with it."""
     match = _PATTERN.fullmatch(text)
     if match is None:
         raise BadTarget(f"{text!r} is not a target; a target is {GRAMMAR}, for example h100 or h100:8")
-    low = int(match["low"] or 1)
-    high = int(match["high"] or low)
-    if low < 1 or high < low:
-        raise BadTarget(f"{text!r}: counts are whole numbers from 1, the smaller first, for example h100:8..64")
-    return Target(match["chip"], (low, high), match["cluster"], match["stack"])
+    counts = None if match["count"] is None else _counts(text, match["chip"], match["count"])
+    return Target(match["chip"], counts, match["cluster"], match["stack"])
+
+
+def _counts(text: str, chip: str, given: str) -> tuple[int, int]:
+    ends = given.split("..")
+    wrong = [end for end in ends if not _COUNT.fullmatch(end)]
+    if wrong:
+        why = f"{wrong[0]!r} is no number of chips" if wrong[0] else "a number of chips is missing"
+    elif len(ends) > 2:
+        why = "a range has two ends"
+    elif int(ends[0]) > int(ends[-1]):
+        why = f"a range begins with the smaller number, as {chip}:{ends[1]}..{ends[0]}"
+    else:
+        return int(ends[0]), int(ends[-1])
+    raise BadTarget(
+        f"{text!r}: {why}. After the colon stands a whole number from 1 ({chip}:8) or a range ({chip}:8..64)"
+    )
 
 
 def expand(text: str) -> list[Target]:
@@ -55,6 +67,8 @@ def expand(text: str) -> list[Target]:
     target = parse(text)
     if target.stack is not None:
         raise BadTarget(_no_stack(text, target))
+    if target.counts is None:
+        return [target]
     low, high = target.counts
     counts = [low]
     while counts[-1] * 2 <= high:

@@ -129,6 +129,28 @@ def test_a_program_that_fails_on_one_chip_is_answered_for_the_others(calls, monk
         api.forecast(__file__, on=["h100", "mi300x", "a100"])
 
 
+def test_each_chip_that_is_short_of_memory_is_told_and_none_is_spared(calls, monkeypatch):
+    first = launch.record
+    short = {"nvidia-h100-sxm": 79, "nvidia-h800-sxm": 79, "nvidia-a100-sxm-40gb": 39}
+
+    def record(argv, chip, **options):
+        if chip.id in short:
+            raise ProgramFailed(
+                f"x failed.\nOutOfMemoryError: refused 16 GiB more of {short[chip.id]} GiB\n  weights 64 GiB", 1
+            )
+        return first(argv, chip, **options)
+
+    monkeypatch.setattr(launch, "record", record)
+    on = ["h100", "h800", "a100-40gb"]
+    assert api.forecast(__file__, on=[*on, "mi300x"]).names == ("mi300x",)
+    with pytest.raises(ProgramFailed) as failed:
+        api.forecast(__file__, on=on)
+    assert str(failed.value).splitlines()[-2:] == [
+        "It fails on nvidia-h800-sxm, too: OutOfMemoryError: refused 16 GiB more of 79 GiB",
+        "It fails on nvidia-a100-sxm-40gb, too: OutOfMemoryError: refused 16 GiB more of 39 GiB",
+    ]
+
+
 @pytest.mark.parametrize(("line", "hint"), [
     ("os.environ['LOCAL_RANK']", r"several ranks\? Then: --on nvidia-h100-sxm:8"),
     ("os.environ.get('LOCAL_RANK', 0) / 0", r"is above\.$"),
@@ -231,6 +253,25 @@ def test_one_chip_and_many_side_by_side(jobs):
     assert set(answer.forecasts[1].axes) == {"dp"}
 
 
+def test_a_job_of_one_is_recorded_apart_from_the_program_by_itself(monkeypatch):
+    found = []
+
+    def record(argv, chip, **options):
+        found.append((options["is_job"], options["world_size"]))
+        return job_of(chip, options["world_size"]) if options["world_size"] > 1 else recording(chip)
+
+    monkeypatch.setattr(launch, "record", record)
+    answer = api.forecast(__file__, on=["h100", "h100:1..2", "mi300x:1"])
+    assert answer.names == ("h100", "h100:1", "h100:2", "mi300x:1")
+    assert found == [(False, 1), (True, 1), (True, 2)]
+    assert answer.programs[1] is answer.programs[3] is not answer.programs[0]
+    assert api.forecast(answer.programs[1], on=["h100", "h100:1"]).names == ("h100", "h100:1")
+    found.clear()
+    for on in ("h100", "h100:1", load_chip("h100")):
+        api.record(__file__, on)
+    assert found == [(False, 1), (True, 1), (False, 1)]
+
+
 def test_a_recording_of_a_job_is_priced_on_as_many_chips():
     saved = job_of(load_chip("h100"), 8)
     assert api.forecast(saved, on=["mi300x", "h100:8"]).names == ("mi300x:8", "h100:8")
@@ -272,6 +313,21 @@ def test_numbers_of_chips_on_which_the_program_fails_are_left_out(jobs, monkeypa
         api.forecast(__file__, on="h100:2..4")
 
 
+def test_chips_on_which_the_program_fails_unlike_are_told_apart(jobs, monkeypatch):
+    first = launch.record
+
+    def record(argv, chip, **options):
+        if options["world_size"] < 8:
+            raise ProgramFailed(f"OutOfMemoryError: refused 1 GiB more of {chip.id}'s", 1)
+        return first(argv, chip, **options)
+
+    monkeypatch.setattr(launch, "record", record)
+    warnings = api.forecast(__file__, on=["h100:4..8", "a100:4"]).warnings
+    for chip in ("nvidia-h100-sxm", "nvidia-a100-sxm-80gb"):
+        told = f"OutOfMemoryError: refused 1 GiB more of {chip}'s"
+        assert f"left out, as the program fails on {chip}:4: {told}" in warnings
+
+
 def test_the_line_that_tells_the_error_is_shown(jobs, monkeypatch):
     fails_below(4, "x failed.\nValueError: 2 is too few\nW1127 a library warns at its end", monkeypatch)
     warnings = api.forecast(__file__, on="h100:2..4").warnings
@@ -286,6 +342,23 @@ def test_a_chip_that_lacks_a_figure_is_left_out_of_several(jobs):
     assert [text for text in answer.warnings if text.startswith("left out: thead-ppu")]
     with pytest.raises(UnknownFigure):
         api.forecast(__file__, on=["thead-ppu:8@pcie-host"])
+
+
+def test_all_that_a_forecast_needs_and_files_lack_is_told_before_anything_runs(jobs):
+    figures = {"memory.main.capacity": None, "memory.main.usable": None, "memory.main.bandwidth": None}
+    h100 = load_chip("h100")
+    bare = h100.with_figures(figures | {path: None for path in h100.figures if path.startswith("peaks.")})
+    half = load_chip("a100").with_figures({"memory.main.capacity": None, "memory.main.usable": None})
+    with pytest.raises(UnknownFigure) as error:
+        api.forecast(__file__, on=[bare, half])
+    bare_needs, half_needs = str(error.value).splitlines()
+    for path in ("memory.main.capacity", "memory.main.bandwidth", "peaks.matrix.bf16"):
+        assert path in bare_needs
+    assert bare_needs.endswith("with their sources")
+    assert "a100-sxm-80gb: memory.main.capacity is unknown, and this needs it." in half_needs
+    assert not jobs
+    usable = half.with_figures({"memory.main.usable": 1e9})
+    assert api.forecast(__file__, on=[half, usable]).left_out == (half.id,)
 
 
 def test_a_recording_is_of_one_target(jobs):

@@ -109,6 +109,7 @@ def test_targets_keep_their_order():
         (["--on", "h100+rocm", __file__], ["not there yet"]),
         (["--on", "h100", "--jitter", "0.1", __file__], ["several chips"]),
         (["--on", "h100:8", "--jitter", "-1", __file__], ["jitter -1"]),
+        (["--on", "h100", "--on", "h100:1", "--save", "x.anychip", __file__], ["on h100 than on h100:1: "]),
         (["--on", "h100:8..64", "--save", "x.anychip", __file__], ["--save", "one number of chips"]),
         (["--on", "h100", "--load", "x.anychip", "--ranks", "all"], ["--ranks", "leave out one"]),
         (["--on", "h10O", __file__], ["h10O", "Did you mean", "anychip chips"]),
@@ -148,11 +149,38 @@ def test_a_file_that_cannot_be_written_is_told_before_the_program_runs(tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
-def test_options_behind_the_program_are_named_where_it_refuses_them(tmp_path, capfd):
+REFUSES = {
+    2: "import argparse\nargparse.ArgumentParser().parse_args()",
+    1: "import sys\nraise ValueError(f'these are not used: {sys.argv[1:]}')",
+}
+
+
+@pytest.mark.parametrize("code", REFUSES)
+def test_options_behind_the_program_are_named_where_it_refuses_them(code, tmp_path, capfd):
     script = tmp_path / "train.py"
-    script.write_text("import argparse\nargparse.ArgumentParser().parse_args()")
-    assert cli.main(["forecast", "--on", "h100", str(script), "--save=x.anychip", "--width", "3"]) == 2
-    assert f"--save=x.anychip stood behind {script} and so went to it" in capfd.readouterr().err
+    script.write_text(REFUSES[code])
+    assert cli.main(["forecast", "--on", "h100", str(script), "--save=x.anychip", "--batch-size", "3"]) == code
+    assert f"\n--save=x.anychip stood behind {script} and so went to it" in capfd.readouterr().err
+
+
+def test_options_behind_a_program_that_fails_for_another_reason_are_its_own(tmp_path, capfd):
+    script = tmp_path / "train.py"
+    script.write_text("raise ValueError('no data')")
+    assert cli.main(["forecast", "--on", "h100", str(script), "--steps", "3"]) == 1
+    assert "stood behind" not in capfd.readouterr().err
+
+
+def test_an_option_that_is_not_there_may_be_the_programs(capsys):
+    for option, told in (("--batch-size=4", "--batch-size=4\n"), ("--step", "--step; did you mean --steps?\n")):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["forecast", "--on", "h100", option, "train.py"])
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert f"unrecognized arguments: {told}Options before the program are anychip's. " in said
+        assert f"script.py {option.partition('=')[0]} ...\n" in said
+    with pytest.raises(SystemExit):
+        cli.main(["chips", "check", "--batch-size=4"])
+    assert "program" not in capsys.readouterr().err
 
 
 def run(*argv, **kwargs):

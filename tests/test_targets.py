@@ -13,7 +13,7 @@ from anychip.targets import Target, expand, parse
         ("h100:8", Target("h100", (8, 8))),
         ("h100:8..64", Target("h100", (8, 64))),
         ("ascend-910b:16384@pod", Target("ascend-910b", (16384, 16384), "pod")),
-        ("mi300x@pod+rocm", Target("mi300x", (1, 1), "pod", "rocm")),
+        ("mi300x@pod+rocm", Target("mi300x", None, "pod", "rocm")),
         ("./my chips/acme.toml", Target("./my chips/acme.toml")),
     ],
 )
@@ -21,11 +21,33 @@ def test_parse(text, target):
     assert parse(text) == target
 
 
-@pytest.mark.parametrize("text", ["", ":8", "h100:", "h100:x", "h100:0", "h100:8..4", "h100@", "h100+", "h100:-1"])
+@pytest.mark.parametrize("text", ["", ":8", "h100@", "h100+", "h100:8:8"])
 def test_what_is_no_target_is_named(text):
     with pytest.raises(BadTarget, match="h100:8") as error:
         parse(text)
     assert "STACK" not in str(error.value)  # it is not there yet
+
+
+@pytest.mark.parametrize(
+    ("count", "why"),
+    [
+        ("-1", "'-1' is no number of chips"),
+        ("0", "'0' is no number of chips"),
+        ("x", "'x' is no number of chips"),
+        ("1.5", "'1.5' is no number of chips"),
+        ("8..x", "'x' is no number of chips"),
+        ("1" * 5000, "1' is no number of chips"),
+        ("", "a number of chips is missing"),
+        ("8..", "a number of chips is missing"),
+        ("8..16..32", "a range has two ends"),
+        ("8..4", "a range begins with the smaller number, as acme.toml:4..8"),
+    ],
+)
+def test_what_is_wrong_with_a_count_is_told_with_a_right_one(count, why):
+    with pytest.raises(BadTarget) as error:
+        parse(f"acme.toml:{count}@pod")
+    assert f"{why}. " in str(error.value)
+    assert "a whole number from 1 (acme.toml:8) or a range (acme.toml:8..64)" in str(error.value)
 
 
 def test_what_is_not_there_yet_says_so():
@@ -36,7 +58,7 @@ def test_what_is_not_there_yet_says_so():
 @pytest.mark.parametrize(
     ("text", "counts"),
     [
-        ("h100", [1]),
+        ("h100:1", [1]),
         ("h100:8", [8]),
         ("h100:8..64", [8, 16, 32, 64]),
         ("h100:3..20", [3, 6, 12, 20]),
@@ -48,9 +70,14 @@ def test_a_range_is_doubled_up_to_its_end(text, counts):
     assert [target.count for target in expand(text)] == counts
 
 
-@pytest.mark.parametrize("text", ["h100", "h100:8", "h100:8..64", "ascend-910b:16384@pod", "mi300x@pod+rocm"])
+@pytest.mark.parametrize("text", ["h100", "h100:1", "h100:8", "h100:1..64", "ascend-910b:16384@pod", "mi300x@pod+rocm"])
 def test_a_target_prints_as_it_is_written(text):
     assert str(parse(text)) == text
+
+
+def test_a_chip_without_a_number_is_not_a_job_of_one():
+    assert expand("h100") == [Target("h100")] != expand("h100:1")
+    assert Target("h100").count == 1
 
 
 def test_every_target_of_a_range_keeps_its_cluster():

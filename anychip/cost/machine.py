@@ -201,8 +201,7 @@ class Machine:
         return next((name for name in names if peak(name, "matrix") or peak(name, "vector")), None)
 
     def lowest_peak(self) -> float:
-        known = [self.chip.peak_flop_per_s(d, e) or 0.0 for d in RUNS_AS for e in ("matrix", "vector")]
-        return min((value for value in known if value), default=0.0) or self.chip.need("peaks.matrix.bf16")
+        return min(known_peaks(self.chip), default=0.0) or self.chip.need(A_PEAK)
 
     def gemm(self, dtype: str, how: str = "") -> GemmCurve:
         return _gemm(self, dtype, how)
@@ -237,6 +236,14 @@ class Machine:
 
 def _level(row: Rate, peak: float) -> float:
     return row.value * peak if row.is_share else row.value
+
+
+A_PEAK = "peaks.matrix.bf16"  # what to add where there is none
+
+
+def known_peaks(chip: Chip) -> list[float]:
+    found = [chip.peak_flop_per_s(dtype, engine) for dtype in RUNS_AS for engine in ("matrix", "vector")]
+    return [value for value in found if value]
 
 
 @cache

@@ -308,6 +308,8 @@ def main() -> int:
         return TORCH_UNFIT
     if config["world_size"] > 1:
         return run_job(session, config)
+    if config["is_job"]:
+        os.environ.update(environment(0, 1, 1))
     code = session.run()
     session.save(code)
     return code

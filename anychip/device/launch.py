@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from anychip import units
-from anychip.errors import AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
+from anychip.errors import OUT_OF_MEMORY, AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
 from anychip.record import Program
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
@@ -46,6 +46,7 @@ def record(
     devices: int = 1,
     imbalance: float = 1.0,
     show_output: bool = True,
+    is_job: bool = False,
     world_size: int = 1,
     ranks: str = "distinct",
     jobs: int = 2,
@@ -54,8 +55,9 @@ def record(
 ) -> Program:
     """Run `argv` (script and arguments, or with `module` a module and arguments) on a virtual `chip`.
 
-    steps: how many to record; None for 3, or 2 of a job of more than 1,024 ranks. devices: how many chips one process sees: those of a node. world_size: ranks of the job, one a chip; above 1 the
-    program runs as each of its distinct ranks ("all": as every one), at most `jobs` at a time, with torchrun's environment. cluster: whose network the clock goes by.
+    steps: how many to record; None for 3, or 2 of a job of more than 1,024 ranks. devices: how many chips one process sees: those of a node. is_job: the program
+    finds torchrun's environment, as it does wherever there are several ranks. world_size: ranks of the job, one a chip; above 1 the
+    program runs as each of its distinct ranks ("all": as every one), at most `jobs` at a time. cluster: whose network the clock goes by.
     draft: called with the recording of a job while its last samples run, which seldom change it: then it is the one
     that is returned.
     What the program prints goes to stderr unless `show_output` is False. Ctrl-C stops it and keeps what it
@@ -69,7 +71,7 @@ def record(
         config = {
             "argv": list(argv), "module": module, "chip": str(chip.file), "steps": steps, "calls": calls,
             "step_mark": step_mark, "host": host, "device": device, "devices": devices, "imbalance": imbalance, "out": str(out),
-            "world_size": world_size, "ranks": ranks, "jobs": jobs, "cluster": cluster, "fold": ranks != "all",
+            "is_job": is_job, "world_size": world_size, "ranks": ranks, "jobs": jobs, "cluster": cluster, "fold": ranks != "all",
             "draft": draft is not None,
         }  # fmt: skip
         drafts = Drafts(out.with_suffix(DRAFT), draft)
@@ -179,7 +181,7 @@ def _held(program: Program) -> Iterator[str]:
     many = f":{program.world_size}" if program.world_size > 1 else ""
     who = f"rank {short.rank}" if many else "the program"
     least = CRUMB * found.peak_bytes
-    yield f"OutOfMemoryError: {who} was refused {units.memory(wanted)} more of {units.memory(of_bytes)}"
+    yield f"{OUT_OF_MEMORY}: {who} was refused {units.memory(wanted)} more of {units.memory(of_bytes)}"
     yield "memory at peak, before that"
     for name, nbytes in found.by_kind.items():
         if nbytes > least:

@@ -48,11 +48,12 @@ class Special:
     # ------------------------------------------------------------ helpers
 
     def note(
-        self, name: str, args: tuple[Any, ...], outputs: tuple[Any, ...] = (), mutates: tuple[int, ...] = ()
-    ) -> None:
+        self, name: str, args: tuple[Any, ...], outputs: tuple[Any, ...] = (), mutates: tuple[int, ...] = (),
+        kwargs: tuple[tuple[str, Any], ...] = (),
+    ) -> None:  # fmt: skip
         """Put an op on the tape that no generated kernel stands for."""
         self.driver.launch(
-            self.recorder.op_word(Op(name, canonical(args), (), tuple(meta_of(one) for one in outputs), mutates))
+            self.recorder.op_word(Op(name, canonical(args), kwargs, tuple(meta_of(one) for one in outputs), mutates))
         )
 
     def make(self, shape: Any, dtype: torch.dtype, index: int, stride: Any = None) -> torch.Tensor:
@@ -130,15 +131,15 @@ class Special:
         torch.broadcast_shapes(target.shape, source.shape)
         if target.numel() == 0:
             return target
-        self.note("aten.copy_.default", (target, source, non_blocking), mutates=(0,))
+        host = source if self.on_chip(target) else target
+        is_async = non_blocking and host.is_pinned()  # what is not pinned the driver stages, and the host waits for it
+        self.note("aten.copy_.default", (target, source, is_async), mutates=(0,))
         if self.on_chip(target):
             self.driver.copy_in(target, source)
-            if not non_blocking:
-                self.driver.synchronize(self.stream())
         else:
             target.copy_(self.driver.copy_out(source))
-            if not non_blocking:
-                self.driver.synchronize(self.stream())
+        if not is_async:
+            self.driver.synchronize(self.stream())
         return target
 
     def _copy_on_chip(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> torch.Tensor:
@@ -163,7 +164,9 @@ class Special:
         stride = copied_stride(tensor, memory_format)
         if device is not None and device.type == "cpu":
             result = torch.empty_strided(tensor.shape, stride, dtype=dtype, device="cpu")
-            self.note("aten._to_copy.default", (tensor,), (result,))
+            # torch takes pinned memory for the result where it is not to wait.
+            said = (("non_blocking", True),) if non_blocking else ()
+            self.note("aten._to_copy.default", (tensor,), (result,), kwargs=said)
             result = self.driver.copy_out(tensor).to(dtype)
             if not non_blocking:
                 self.recorder.read()
@@ -172,20 +175,22 @@ class Special:
                 if result.stride() == stride
                 else torch.empty_strided(tensor.shape, stride, dtype=dtype, device="cpu").copy_(result)
             )
-        key = ("_to_copy", meta_of(tensor), stride, dtype, self.index_of(device or tensor.device))
+        is_async = non_blocking and not self.on_chip(tensor) and tensor.is_pinned()
+        key = ("_to_copy", meta_of(tensor), stride, dtype, is_async, self.index_of(device or tensor.device))
         entry = self.kernels.cache.get(key)
         if entry is not None:
             self.driver.launch(entry[0])
             made: torch.Tensor = entry[1]()
             return made
-        return self._to_copy_on_chip(key, tensor, stride, dtype)
+        options = {"dtype": dtype, "non_blocking": True} if is_async else {"dtype": dtype}
+        return self._to_copy_on_chip(key, tensor, stride, options)
 
     def _to_copy_on_chip(
-        self, key: Any, tensor: torch.Tensor, stride: tuple[int, ...], dtype: torch.dtype
+        self, key: Any, tensor: torch.Tensor, stride: tuple[int, ...], options: dict[str, Any]
     ) -> torch.Tensor:
-        schema = schema_of("aten::_to_copy")
+        schema, dtype = schema_of("aten::_to_copy"), options["dtype"]
         return self.kernels.call_made(
-            schema, key, (tensor,), {"dtype": dtype}, [self.tensors.maker(tuple(tensor.shape), stride, dtype, key[-1])]
+            schema, key, (tensor,), options, [self.tensors.maker(tuple(tensor.shape), stride, dtype, key[-1])]
         )
 
     def stream(self) -> int:

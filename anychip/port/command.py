@@ -25,7 +25,9 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     add("path", metavar="PATH", help="a file or folder: Python, notebooks, scripts, Dockerfiles, settings, CUDA C++")
     add("--on", metavar="CHIP", help="write the form of this chip's PyTorch plug-in (default: portable PyTorch)")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--out", metavar="DIR", help="write the whole tree, ported, into a new or empty folder")
+    how.add_argument(
+        "--out", metavar="DIR", help="write the whole tree, ported, into an empty or new folder (made with its parents)"
+    )
     how.add_argument("--diff", action="store_true", help="print a patch and change nothing")
     how.add_argument("--in-place", action="store_true", help="change the files; refused where git could not undo it")
     add("--prove", metavar="COMMAND",

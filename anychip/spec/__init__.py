@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def check(paths: "Sequence[str | Path] | None" = None) -> list[Problem]:
-    """Every problem of the given files and folders, of all files of the standard where none is given."""
+    """Every problem of the given files and folders, of all files of the standard where none is given. Raises BadUse for one that
+    is not there."""
     from anychip.spec.checking import check as run
 
     return run(paths)

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from anychip.errors import AnychipError
+from anychip.errors import AnychipError, BadUse
 from anychip.spec import catalogue
 from anychip.spec.context import Context, Subject, subject
 from anychip.spec.fields import SCHEMAS
@@ -32,7 +32,7 @@ def rules() -> tuple[ModuleType, ...]:
 
 
 def check(paths: Sequence[str | Path] | None = None) -> list[Problem]:
-    """Every problem of the given files and folders, of all files where none is given."""
+    """Every problem of the given files and folders, of all files where none is given. Raises BadUse for one that is not there."""
     files = all_files() if not paths else list(_files(paths))
     context = Context.of_all(files)
     found = [problem for file in files for problem in _check_file(file, context)]
@@ -53,6 +53,11 @@ def all_files() -> list[Path]:
 
 
 def _files(paths: Sequence[str | Path]) -> Iterator[Path]:
+    missing = [str(path) for path in paths if not Path(path).exists()]
+    if missing:
+        raise BadUse(
+            f"there is no such file or folder: {', '.join(missing)}. To begin a chip: anychip chips new --like CHIP"
+        )
     for place in map(Path, paths):
         if place.is_dir():
             yield from sorted(file for file in place.rglob("*") if file.suffix == ".toml" or _is_table(file))

@@ -126,9 +126,14 @@ class Chip:
         """As `get`, for what cannot be done without: raises UnknownFigure."""
         value = self.get(path)
         if value is None:
-            message = f"{self.id}: {path} is unknown, and this needs it. Add it to {self.file}, with its source"
-            raise UnknownFigure(message)
+            raise self.lacks(path)
         return value
+
+    def lacks(self, *paths: str) -> UnknownFigure:
+        """What to raise where these figures are unknown and cannot be done without."""
+        are, them, their = ("is", "it", "its source") if len(paths) == 1 else ("are", "them", "their sources")
+        what = f"{', '.join(paths)} {are} unknown, and this needs {them}"
+        return UnknownFigure(f"{self.id}: {what}. Add {them} to {self.file}, with {their}")
 
     def _count(self, path: str) -> int | None:
         value = self.get(path)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from anychip.cost.work import work
 from anychip.device.launch import record
 from anychip.device.schemas import IN_PLACE_VIEWS
 from anychip.record import Kind
@@ -402,3 +403,32 @@ def test_a_device_that_the_program_does_not_see_is_refused() -> None:
                 out.append(str(error))
     """)
     assert out == [f"CUDA error: invalid device ordinal (device {number} of 1)" for number in (3, 1, 1)]
+
+
+def test_only_copies_of_pinned_memory_go_on_without_the_host() -> None:
+    """A loader that pins its batches and asks for non_blocking overlaps them with the steps; one that only asks does not."""
+    program, _ = run("""
+        import torch
+        def pair(x, y, **options):
+            x.to("cuda", **options)
+            y.copy_(x, **options)
+        chip = torch.empty(5, device="cuda")
+        pair(torch.ones(1), chip[:1])
+        pair(torch.ones(2), chip[:2], non_blocking=True)
+        pair(torch.ones(3).pin_memory(), chip[:3])
+        pair(torch.ones(4).pin_memory(), chip[:4], non_blocking=True)
+        chip.to("cpu")
+        torch.empty(6, device="cuda").to("cpu", non_blocking=True)
+        torch.empty(7).copy_(torch.empty(7, device="cuda"), non_blocking=True)
+        torch.empty(8, pin_memory=True).copy_(torch.empty(8, device="cuda"), non_blocking=True)
+        out = None
+    """)
+    copies = [
+        op
+        for op in program.ops
+        if "copy" in op.name and {True, False} == {x.on_chip for x in (*op.tensors, *op.outputs)}
+    ]
+    asynchronous = sorted(op.tensors[0].numel for op in copies if not work(op).blocks_host)
+    # torch takes pinned memory for the result of the six
+    assert asynchronous == [4, 4, 6, 8]
+    assert len(copies) == 12

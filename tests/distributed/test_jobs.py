@@ -36,6 +36,13 @@ def collectives(program: Program, of_step: int | None = None) -> Counter[str]:
     return Counter(re.sub(r"c10d\.|\.default", "", name) for name in names if name.startswith("c10d."))
 
 
+def test_a_job_of_one_finds_the_environment_of_torchrun_too() -> None:
+    with pytest.raises(ProgramFailed, match="RANK"):
+        job("ddp.py", 1)
+    (step, *_) = find_steps(job("ddp.py", 1, is_job=True))
+    assert step.kind == "train"
+
+
 def test_data_parallel_replicas_are_one_class_apart_from_the_one_that_prints() -> None:
     program = job("ddp.py", 8)
     assert [(one.rank, len(one.members)) for one in program.ranks] == [(0, 1), (1, 7)]

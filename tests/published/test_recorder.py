@@ -195,7 +195,7 @@ def test_tokens_go_once_to_each_node_and_there_once_to_each_rank(recorder):
 def test_a_step_in_one_graph_leaves_the_host_nothing_to_do(recorder):
     shape = {"layers": 1, "seq": 128, "hidden": 512, "heads": 4, "kv_heads": 4, "ffn": 1024, "micro_batches": 4}
     eager, graph = (step(recorder, **shape, graph=on) for on in (False, True))
-    assert graph.time_s < 0.8 * eager.time_s
+    assert graph.time_s < 0.85 * eager.time_s
     assert graph.breakdown_s["host"] < eager.breakdown_s["host"]
 
 

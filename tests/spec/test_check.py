@@ -7,7 +7,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from anychip.errors import BadChipFile
+from anychip.errors import BadChipFile, BadUse
 from anychip.spec import check, fix, json_schema, load_chip
 from anychip.spec.catalogue import STANDARD
 from anychip.spec.checking import all_files, rules
@@ -88,8 +88,10 @@ def test_what_is_no_toml_is_told_in_one_line(write: Write, data: bytes, told: st
         load_chip(file)
 
 
-def test_a_file_that_is_not_there() -> None:
-    assert "cannot be read" in messages(Path("nowhere.toml"))
+@pytest.mark.parametrize("look", [check, fix])
+def test_files_that_are_not_there_are_wrong_use(look: Callable[..., object], write: Write) -> None:
+    with pytest.raises(BadUse, match=r"no such file or folder: nowhere\.toml, no/folder\. "):
+        look([write(), Path("nowhere.toml"), "no/folder"])
 
 
 def test_line_of_finds_tables_keys_and_list_entries() -> None:

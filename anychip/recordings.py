@@ -181,7 +181,7 @@ def _record_chips(
         options = {**options, "show_output": False}
     else:
         return found
-    ran = f" of {len(first.ranks)} distinct rank{'s' * bool(first.others)}" if count > 1 else ""
+    ran = f" of {len(first.ranks)} distinct rank{'s' * bool(first.others)} of {count:,}" if count > 1 else ""
     events = sum(len(rank.tape) for rank in first.ranks)
     progress(f"recorded {events:,} events, {len(first.ops):,} distinct operations{ran}")
     again = {chip.id: chip for chip in left[1:] if differing(first, chip)} if not first.meta.get("interrupted") else {}

@@ -268,7 +268,7 @@ def described(result: Result) -> str:
 
 def command(found: Plan) -> str:
     """What forecasts this run without folding."""
-    where_ = f" --cluster {found.cluster}" if found.cluster else ""
+    where_ = f"@{found.cluster}" if found.cluster else ""
     return f"anychip forecast --on {found.chip}:{found.num_chips}{where_} -m {found.program} {shlex.join(found.argv)}"
 
 

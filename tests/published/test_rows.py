@@ -1,11 +1,13 @@
 """Published rows become runs, and runs become command lines, or a reason."""
 
 import csv
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
+from accuracy.__main__ import command
 from accuracy.fold import points
 from accuracy.page import memory_by_source
 from accuracy.plan import Unable, argv_of, plan
@@ -14,6 +16,7 @@ from accuracy.reference.layout import layout_of
 from accuracy.rows import BadRows, join, read, where
 from accuracy.score import GIB, Result
 from accuracy.truth_of_runs import step_time_s
+from anychip.targets import parse
 
 PUBLISHED = Path(__file__).parents[2] / "accuracy" / "published"
 LLAMA = {
@@ -431,6 +434,16 @@ def test_frozen_weights_of_four_bits_are_of_a_program_that_makes_them_wide():
 )  # fmt: skip
 def test_a_cluster_that_the_network_is_named_by_is_found_by_any_of_its_names(chip, network, cluster):
     assert plan(run_of(chip=chip, interconnect=network, tp="1")).cluster == cluster
+
+
+def test_the_command_of_a_run_names_a_target(monkeypatch):
+    found = plan(run_of(chip="A100 SXM 80GB", chips="16", interconnect="Jean Zay"))
+    words = shlex.split(command(found))
+    assert words[:3] == ["anychip", "forecast", "--on"]
+    target = parse(words[3])
+    assert (target.chip, target.count, target.cluster) == ("nvidia-a100-sxm-80gb", 16, "genci-jean-zay-a100")
+    monkeypatch.setattr("sys.argv", [words[5], *words[6:]])
+    assert arguments().seq == 8192
 
 
 def test_mfu_without_a_convention_is_of_the_models_products_and_the_precisions_peak():

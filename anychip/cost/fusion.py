@@ -12,6 +12,8 @@ Engine's) do. Autograd frees what ends with the region just before the next op, 
 Memory is what the kernels leave: a block that none of them writes is not allocated, and what its backward makes it of is
 freed no earlier than the block would have been.
 
+A product whose rows are no multiple of what a kernel loads at a time may be padded, as Inductor does where that is faster.
+
 Left out: epilogues of matrix products.
 """
 
@@ -42,6 +44,7 @@ class Facts(NamedTuple):
     dtype: str
     reads: tuple[int, ...]
     writes: tuple[int, ...]
+    ragged: bool = False
 
     @classmethod
     def of(cls, op: Op) -> "Facts":
@@ -54,7 +57,7 @@ class Facts(NamedTuple):
         elements = max((t.numel for t in worked if t.on_chip), default=0)
         fusible = task.kind in FUSIBLE and not task.host_bytes  # (what crosses the link to the host stays a kernel)
         reads, writes = _nbytes(op.tensors, most[0]), _nbytes(op.outputs + changed, most[1])
-        return cls(elements, fusible, task.flop, task.dtype, reads, writes)
+        return cls(elements, fusible, task.flop, task.dtype, reads, writes, task.ragged_bytes > 0 and not task.padded)
 
 
 def _nbytes(tensors: tuple[TensorMeta, ...], most: int) -> tuple[int, ...]:
@@ -282,6 +285,9 @@ def fuse_region(
     for group, outside in zip(groups, wanted, strict=True):
         if not group.fusible:
             launched[group.at] = group.ops[0]
+            if facts[group.ops[0]].ragged:
+                out_ops.append(replace(ops[group.ops[0]], kwargs=(*ops[group.ops[0]].kwargs, ("padded", True))))
+                launched[group.at] = len(out_ops) - 1
             written |= group.writes.keys() | group.reads.keys()
             continue
         writes = {block: size for block, size in group.writes.items() if block in outside and block not in again}

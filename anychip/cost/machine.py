@@ -206,6 +206,13 @@ class Machine:
     def gemm(self, dtype: str, how: str = "") -> GemmCurve:
         return _gemm(self, dtype, how)
 
+    @cached_property
+    def ragged_share(self) -> float:
+        """Of its rate that a product of ragged matrices reaches: the chip's own, else its generation's; 1 where nothing is known."""
+        own = self.rates.first("gemm.ragged")
+        alike = self.rates.default.all("gemm.ragged") if self.rates.default else ()
+        return own.value if own else next((row.value for row in alike if row.shape == self.chip.generation), 1.0)
+
     def memory_s(self, nbytes: float) -> float:
         """Seconds to read and write so many bytes: at the rate that a copy of this size was measured with, where caches
         are seen; else at main memory's."""

@@ -120,6 +120,10 @@ def _products_s(task: Work, on: Machine) -> tuple[float, str]:
             worst = max(worst, EVIDENCE.index(evidence))
     if task.kind in ("grouped", "custom"):
         total /= on.rates.need(f"gemm.{task.kind}").value
+    if task.ragged_bytes and on.ragged_share < 1.0:
+        slow = total / on.ragged_share
+        total = min(slow, total + on.memory_s(2 * task.ragged_bytes)) if task.padded else slow
+        worst = EVIDENCE.index("modelled")
     # A convolution's product is implicit: the curve of explicit ones is a model of it at best.
     return total, EVIDENCE[worst if like else max(worst, 2)]
 

@@ -9,6 +9,8 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
   gemm.k0, gemm.wave        shape of the curve: inner dimension at which the rate halves, exponent of wave filling
   gemm.overhead             fixed time of a product
   gemm.sustained            rate in a long run over rate in a benchmark (clocks, power)
+  gemm.ragged               share of its rate that a product reaches of 16-bit operands whose rows are no multiple of 16 bytes; in default.csv
+                            shape says for which generation of chips
   conv, conv.data, conv.weight    a measured convolution and its two gradients, as a row of its implicit product: MxNxK, then
                             "channels_last" where its maps lie so
   attention.forward, attention.backward      a measured fused attention; shape "flash d128 causal s2048"

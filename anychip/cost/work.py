@@ -56,7 +56,8 @@ class Work:
     mode; 0 for what only changes metadata. model_flop: flop that the mathematics needs (a fused attention's
     backward recomputes its scores; that is executed but is not model work). host_bytes: bytes over the host link.
     blocks_host: the program waits for this op. fixed_s: seconds that it takes on any chip (a sleep). known: False for an op without a formula.
-    scattered: its kernel finds each element's place on its own, since the operands do not lie alike.
+    scattered: its kernel finds each element's place on its own, since the operands do not lie alike. ragged_bytes: of a product's
+    16-bit operands whose rows are no multiple of ROW_BYTES. padded: a compiler may copy those to rows that are.
     """
 
     flop: int = 0
@@ -74,6 +75,8 @@ class Work:
     fixed_s: float = 0.0
     known: bool = True
     scattered: bool = False
+    ragged_bytes: int = 0
+    padded: bool = False
 
     @property
     def bytes_moved(self) -> int:
@@ -208,8 +211,31 @@ def gemm_work(op: Op, products: tuple[Gemm, ...], kind: str = "gemm", **changes:
         "flop": flop, "model_flop": flop, "bytes_read": read, "bytes_written": written, "unit": "matrix", "kind": kind,
         "dtype": matrix_dtype(op, allow_tf32=kind != "gemm"), "gemm": products,
         "kernels": len(products) if flop else 0,
+        "ragged_bytes": sum(one.nbytes for one in operands(op) if is_ragged(one)) if kind == "gemm" else 0,
+        "padded": bool(op.kwarg("padded")),
     }  # fmt: skip
     return Work(**(fields | changes))
+
+
+ROW_BYTES = (
+    16  # of a load by cp.async and ldmatrix, and what the rows of a tensor-map descriptor (TMA) must be multiples of
+)
+
+
+def operands(op: Op) -> list[TensorMeta]:
+    """The two matrices that a product multiplies: its last ones, after what it adds them to."""
+    return [one for one in op.args if isinstance(one, TensorMeta)][-2:]
+
+
+def is_ragged(tensor: TensorMeta) -> bool:
+    """A matrix of 16-bit elements whose rows (columns, where those lie in one piece) a kernel cannot load ROW_BYTES at a time."""
+    if len(tensor.shape) < 2 or tensor.dtype not in ("float16", "bfloat16") or 1 in tensor.shape[-2:]:
+        return False
+    (rows, columns), (down, across) = tensor.shape[-2:], tensor.stride[-2:]
+    if across != 1 and down != 1:
+        return False  # copied before the product
+    run, apart = (columns, down) if across == 1 else (rows, across)
+    return bool(run * tensor.item_bytes % ROW_BYTES or apart * tensor.item_bytes % ROW_BYTES)
 
 
 def vector_work(op: Op, kind: str, flop: int = 0, kernels: int = 1, **changes: Any) -> Work:

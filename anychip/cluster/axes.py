@@ -1,13 +1,16 @@
 """The names of a job's mesh axes: as the program gave them, else after what a group is used for.
 
 Programs that build their groups without a DeviceMesh name none. Then a group is "pp" where ranks send to each other,
-"ep" where they exchange all with all in a forward, "tp" where activations are summed up in a forward, else "dp".
+"cp" where they exchange all with all right before and after an attention (heads for parts of a sequence), "ep" where they
+do so elsewhere in a forward, "tp" where activations are summed up in a forward, else "dp".
 """
 
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
+from anychip.cost.work import work
 from anychip.network import Collective
 from anychip.record import Kind, Program
 from anychip.record.steps import Marks
@@ -31,15 +34,35 @@ def _used(program: Program, calls: Mapping[int, Collective]) -> dict[int, str]:
     phase = Marks(program).phase()[at]
     forward = set(np.unique(launched[phase == 1]).tolist())
     bare = not forward  # no module is called
+    around = _around_attention(program, calls, launched)
     found: dict[int, str] = {}
     for names, wanted in (
         ("pp", lambda op, call: call.kind in ("send", "recv")),
+        ("cp", lambda op, call: call.group in around),
         ("ep", lambda op, call: (op in forward or bare) and call.kind == "all_to_all"),
         ("tp", lambda op, call: op in forward and call.kind in ("all_reduce", "reduce_scatter") and call.nbytes > SMALL_BYTES),
     ):  # fmt: skip
         for op, call in calls.items():
             if wanted(op, call):
                 found.setdefault(call.group, names)
+    return found
+
+
+def _around_attention(program: Program, calls: Mapping[int, Collective], launched: npt.NDArray[np.int64]) -> set[int]:
+    """Groups that exchange all with all on both sides of a fused attention, without a product between: experts have those of
+    a layer there."""
+    found: set[int] = set()
+    last, attends = -1, False
+    for op in launched.tolist() if any(call.kind == "all_to_all" for call in calls.values()) else ():
+        task = work(program.ops[op])
+        if op in calls and calls[op].kind == "all_to_all":
+            if attends and calls[op].group == last:
+                found.add(last)
+            last, attends = calls[op].group, False
+        elif task.attention is not None:
+            attends = last >= 0
+        elif task.gemm:
+            last, attends = -1, False
     return found
 
 

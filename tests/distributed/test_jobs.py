@@ -142,6 +142,16 @@ def test_flat_shards_are_gathered_for_each_pass() -> None:
     assert (counted["_allgather_base_"], counted["_reduce_scatter_base_"]) == (6, 3)
 
 
+def test_sequences_that_are_exchanged_for_heads_are_no_experts_and_are_counted_once() -> None:
+    chip = load_chip("h100")
+    found = forecast_job(job("ulysses.py", 8), chip, Fabric.of(chip, 8))
+    assert {name: axis.size for name, axis in found.axes.items()} == {"cp": 4, "dp": 8}
+    assert (found.samples_per_step, found.tokens_per_step) == (
+        2 * 2,
+        8 * 2 * 128,
+    )  # two groups of four, two samples each
+
+
 @pytest.mark.parametrize("kind", ["full", "flat", "sharded"])
 def test_states_of_flat_shards_are_gathered_though_other_ranks_do_not_run(kind: str) -> None:
     """Each rank is asked which parameters it has states of: with the answers of one alone, others' were missing, an error."""

@@ -173,6 +173,7 @@ class Machine:
     graph_floor_s: float
     host_op_s: float
     host_launch_s: float
+    host_product_s: float
     host_replay_s: float
     host_read_s: float
     host_link_bytes_per_s: float
@@ -267,11 +268,13 @@ def build(chip: Chip, rates: Rates) -> Machine:
     link = _level(rates.need("host_link.rate"), chip.host_link_bandwidth_bytes_per_s or peak_bandwidth / 2)
     seconds = {op: rates.need(op).value for op in ("kernel.floor", "kernel.floor_graph", "host.op", "host.launch",
                                                    "host.replay", "host.read")}  # fmt: skip
+    # A host that was measured by whole steps has it in its ops.
+    product = rates.first("host.product") or (None if rates.first("host.op") else rates.need("host.product"))
     return Machine(
         chip, rates, min(_level(memory, peak_bandwidth), peak_bandwidth), peak_bandwidth, memory.kind == "measured",
         rates.need("vector.rate").value, rates.need("memory.scattered").value, seconds["kernel.floor"],
         min(seconds["kernel.floor_graph"], seconds["kernel.floor"]), seconds["host.op"], seconds["host.launch"],
-        seconds["host.replay"], 0.0 if chip.execution == "host" else seconds["host.read"], link, chip.execution == "graph",
+        product.value if product else 0.0, seconds["host.replay"], 0.0 if chip.execution == "host" else seconds["host.read"], link, chip.execution == "graph",
         chip.execution == "host",
     )  # fmt: skip
 

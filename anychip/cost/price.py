@@ -159,7 +159,7 @@ def _attention_s(task: Work, on: Machine) -> tuple[float, str]:
 
 
 def host_op_s(op: Op, chip: Chip) -> float:
-    """Host seconds to issue an op eagerly: reaching the launch, then one launch per kernel."""
+    """Host seconds to issue an op eagerly: reaching the launch, one launch per kernel, and what a library of products does first."""
     on = machine(chip)
     return 0.0 if on.graph else host_work_s(as_called(op, work(op)) if on.called else work(op), on)
 
@@ -167,7 +167,7 @@ def host_op_s(op: Op, chip: Chip) -> float:
 def host_work_s(task: Work, on: Machine) -> float:
     if on.called:
         return on.host_op_s * max(task.kernels, 1)
-    return on.host_op_s + task.kernels * on.host_launch_s
+    return on.host_op_s + task.kernels * on.host_launch_s + len(task.gemm) * on.host_product_s
 
 
 class Prices:

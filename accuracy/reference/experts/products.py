@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from accuracy.reference.experts.shape import ExpertsShape
 from accuracy.reference.linear import E4M3, E5M2, FP4, How, cached_cast, cast, low_mm, ones, product_into
 
-PRODUCT_S = 33e-6 - 8e-6  # of the host for each product of a loop, beyond what an op takes (see `into`)
+PRODUCT_S = 33e-6 - 13.5e-6  # of the host for each product of a loop, beyond what a product takes (see `into`)
 
 
 class GroupedProduct(torch.autograd.Function):

@@ -7,8 +7,9 @@ asked in the same way; where an answer differs the program might have done somet
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+from typing import Any, TypeVar
 
 from anychip.argv import check
 from anychip.errors import OUT_OF_MEMORY, BadUse, ProgramFailed, error_line
@@ -20,6 +21,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 
 Say = Callable[[str], None]
 Argv = str | os.PathLike[str] | Sequence[str]
+Ran = TypeVar("Ran")
 
 
 def record(
@@ -135,20 +137,18 @@ def record_all(
 
     # The first alone: its output is shown, and what it prepares once, such as a file of data, is there for the others.
     first, *others = by_count.values()
-    recorded = [of(first, jobs, {})]
-    if others and not _interrupted(recorded[0]):
+    recorded = [(first, of(first, jobs, {}))]
+    if others and not _interrupted(recorded[0][1]):
         each = max(jobs // len(others), 1)
-        with ThreadPoolExecutor(max_workers=jobs) as pool:
-            recorded += pool.map(lambda alike: of(alike, each, {"show_output": False}), others)
+        beside = _side_by_side(jobs, [partial(of, alike, each, {"show_output": False}) for alike in others])
+        recorded += [(alike, ran) for alike, ran in zip(others, beside, strict=True) if ran is not None]
     found: dict[Place, Program] = {}
     failed: dict[Place, ProgramFailed] = {}
-    for alike, ran in zip(by_count.values(), recorded, strict=False):
+    for alike, ran in recorded:
         for place in alike:
             one = ran[place.chip.id]
             if isinstance(one, Program):
                 found[place] = one
-            elif one.exit_code == INTERRUPTED:
-                raise one
             else:
                 failed[place] = one
     if not found:
@@ -188,13 +188,26 @@ def _record_chips(
     for chip in again.values():
         question = differing(first, chip)[0]
         progress(f"recording again on {chip.id}: it answers {question.name} otherwise ({_line(question)})")
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
-        runs = {
-            name: pool.submit(_recorded, program, chip, {**options, "show_output": False, "draft": None})
-            for name, chip in again.items()
-        }
-        found |= {name: run.result() for name, run in runs.items()}
+    shown = {**options, "show_output": False, "draft": None}
+    ran_again = _side_by_side(jobs, [partial(_recorded, program, chip, shown) for chip in again.values()])
+    never = ProgramFailed("it was interrupted before it ran there", INTERRUPTED)
+    found |= {name: one or never for name, one in zip(again, ran_again, strict=True)}
     return {chip.id: found.get(chip.id, first) for chip in chips}
+
+
+def _side_by_side(at_a_time: int, calls: Sequence[Callable[[], Ran]]) -> list[Ran | None]:
+    """What the calls give, so many at a time. Ctrl-C ends what runs, which keeps what it has; None is of what had not begun."""
+    from anychip.device.launch import interrupt_all
+
+    with ThreadPoolExecutor(max_workers=at_a_time) as pool:
+        runs = [pool.submit(call) for call in calls]
+        try:
+            wait(runs)
+        except KeyboardInterrupt:
+            for run in runs:
+                run.cancel()
+            interrupt_all()
+        return [None if run.cancelled() else run.result() for run in runs]
 
 
 def _interrupted(recorded: Mapping[str, Program | ProgramFailed]) -> bool:

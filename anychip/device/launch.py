@@ -95,6 +95,17 @@ class Drafts:
             self.wanted(self.program)
 
 
+# Programs that run now -> whether they were asked to end. Only the main thread hears Ctrl-C.
+_running: "dict[subprocess.Popen[bytes], bool]" = {}
+
+
+def interrupt_all() -> None:
+    """Ask the programs that other threads record to save what they have, and end."""
+    for child in tuple(_running):
+        _running[child] = True
+        child.send_signal(signal.SIGINT)
+
+
 def _run(config: dict[str, Any], show_output: bool, drafts: Drafts) -> tuple[int, bool, str]:
     """Exit status, whether the user interrupted, and the end of what it said where that was not shown."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **_package_path()}
@@ -106,6 +117,7 @@ def _run(config: dict[str, Any], show_output: bool, drafts: Drafts) -> tuple[int
     )  # fmt: skip
     text = ""
     interrupted = False
+    _running[child] = False
     try:
         text = _pump(child, show_output) if stream is subprocess.PIPE else ""
         while True:
@@ -118,6 +130,7 @@ def _run(config: dict[str, Any], show_output: bool, drafts: Drafts) -> tuple[int
         interrupted = True
         text += _interrupt(child)
     finally:
+        interrupted |= _running.pop(child)
         _end_group(child)
     return child.returncode, interrupted, text
 

@@ -199,6 +199,8 @@ def _side_by_side(at_a_time: int, calls: Sequence[Callable[[], Ran]]) -> list[Ra
     """What the calls give, so many at a time. Ctrl-C ends what runs, which keeps what it has; None is of what had not begun."""
     from anychip.device.launch import interrupt_all
 
+    if not calls:
+        return []
     with ThreadPoolExecutor(max_workers=at_a_time) as pool:
         runs = [pool.submit(call) for call in calls]
         try:

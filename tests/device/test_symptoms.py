@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from anychip.cost import work
 from anychip.device.launch import record
 from anychip.device.schemas import IN_PLACE_VIEWS
 from anychip.record import Kind
@@ -402,3 +403,29 @@ def test_a_device_that_the_program_does_not_see_is_refused() -> None:
                 out.append(str(error))
     """)
     assert out == [f"CUDA error: invalid device ordinal (device {number} of 1)" for number in (3, 1, 1)]
+
+
+def test_products_run_shortened_where_the_program_says_so() -> None:
+    """`set_float32_matmul_precision("high")` was heard by nobody: products took eight times as long as they do."""
+    program, _ = run("""
+        import torch
+        x, w = torch.randn(64, 64, device="cuda"), torch.randn(8, 8, 3, 3, device="cuda")
+        torch.mm(x, x)
+        torch.set_float32_matmul_precision("high")
+        torch.mm(x, x)
+        torch.mm(x, x)
+        torch.mm(x.bfloat16(), x.bfloat16())
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.bmm(x[None], x[None])
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        torch.bmm(x[None], x[None])
+        torch.conv2d(x.view(1, 8, 16, 32), w)
+        torch.backends.cudnn.allow_tf32 = False
+        torch.conv2d(x.view(1, 8, 16, 32), w)
+        out = []
+    """)
+    dtypes = [(op.name.split(".")[1], work(op).dtype) for op in program.ops if work(op).unit == "matrix"]
+    assert dtypes == [
+        ("mm", "fp32"), ("mm", "tf32"), ("mm", "bf16"), ("bmm", "fp32"), ("bmm", "tf32"), ("convolution", "tf32"),
+        ("convolution", "fp32"),
+    ]  # fmt: skip

@@ -38,16 +38,18 @@ def find_steps(program: Program) -> list[Step]:
 
 class Marks:
     """The marks of a tape: `at`, their positions, `what`, which mark each is, `optimizer`, which one had stepped last;
-    forwards that are recomputed inside a backward are left out."""
+    forwards that are recomputed inside a backward are left out, and backwards that are run inside one (both are what a
+    reentrant checkpoint does)."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
         positions = np.flatnonzero(program.kinds == Kind.MARK)
         marks = program.payloads[positions]
-        opened = np.cumsum((marks == Mark.BACKWARD_BEGIN).astype(np.int64) - (marks == Mark.BACKWARD_END))
-        inside = opened > 0
+        begins = marks == Mark.BACKWARD_BEGIN
+        opened = np.cumsum(begins.astype(np.int64) - (marks == Mark.BACKWARD_END))
+        inside = opened - begins > 0
         calls = np.isin(marks, (Mark.FORWARD_BEGIN, Mark.FORWARD_END, Mark.INFER_BEGIN, Mark.INFER_END))
-        keep = ~(inside & calls)
+        keep = ~(inside & (calls | begins | (marks == Mark.BACKWARD_END)))
         self.at: Ints = positions[keep]
         self.what: Ints = marks[keep]
         named = np.flatnonzero(program.kinds == Kind.OPTIMIZER)

@@ -103,7 +103,7 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
     phase = marks.phase()[of.born]
     size = program.tape.size
     steps = find_steps(program)
-    first_forward = steps[0].forwards[0] if steps and steps[0].forwards else _first(marks, Mark.FORWARD_BEGIN, size)
+    first_forward = steps[0].forwards[0] if steps and steps[0].forwards else _begun(marks, size)
     first_end = steps[0].end if steps else size
     kind = np.full(of.size.size, KINDS.index("other"))
     kind[(phase == 1) | (phase == 2)] = KINDS.index("activations")
@@ -117,6 +117,10 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
     return kind
 
 
-def _first(marks: Marks, mark: Mark, default: int) -> int:
-    found = marks.at[marks.what == mark]
-    return int(found[0]) if found.size else default
+def _begun(marks: Marks, default: int) -> int:
+    """Where the first forward begins; where no module is called with gradients, the first thing that is done with them."""
+    for first in ((Mark.FORWARD_BEGIN,), (Mark.INFER_BEGIN, Mark.BACKWARD_BEGIN)):
+        found = marks.at[np.isin(marks.what, first)]
+        if found.size:
+            return int(found[0])
+    return default

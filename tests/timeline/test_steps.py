@@ -68,6 +68,18 @@ def test_a_forward_inside_a_backward_is_no_step():
     assert steps(*[FORWARD, again, optimizer()] * 2) == [("train", 1)] * 2
 
 
+def test_a_reentrant_checkpoint_stays_in_its_backward():
+    """It calls a module again and runs a backward of its own, after which the outer one goes on."""
+    op = w(Kind.OP, 0)
+    call = [w(Kind.ENTER, 0), *FORWARD, w(Kind.EXIT, 0)]
+    marks = Marks(
+        program([*FORWARD, mark(M.BACKWARD_BEGIN), *call, *BACKWARD, op, *call, mark(M.BACKWARD_END), op], OPS)
+    )
+    at_ops = marks.program.kinds == Kind.OP
+    assert [PHASES[phase] for phase in marks.phase()[at_ops]] == ["forward", *["backward"] * 4, "other"]
+    assert marks.recomputed[at_ops].tolist() == [False, True, False, False, True, False]
+
+
 def test_a_step_that_was_cut_off_does_not_count():
     assert steps(FORWARD, BACKWARD, optimizer(), FORWARD, BACKWARD) == [("train", 1)]
 

@@ -110,7 +110,8 @@ class Values:
         """The one value that all elements of a chip tensor are known to have, or None."""
         uniform = self.uniform.get(tensor.untyped_storage().data_ptr())
         if uniform is None:
-            alias = self.alias(tensor) if tensor.dtype in INDEX_LIKE and tensor.numel() else None
+            known = tensor.dtype in INDEX_LIKE or tensor.numel() <= SMALL
+            alias = self.alias(tensor) if known and tensor.numel() else None
             if alias is None:
                 return None
             least, most = alias.aminmax()

@@ -429,3 +429,41 @@ def test_products_run_shortened_where_the_program_says_so() -> None:
         ("mm", "fp32"), ("mm", "tf32"), ("mm", "bf16"), ("bmm", "fp32"), ("bmm", "tf32"), ("convolution", "tf32"),
         ("convolution", "fp32"),
     ]  # fmt: skip
+
+
+def test_a_beam_that_has_no_rival_goes_on() -> None:
+    """Beam search ended after one token: scores that were never set, -1e9, were taken for better than a beam's."""
+    _, out = run("""
+        import torch
+        scores = torch.log_softmax(torch.randn(4, 8, device="cuda"), -1)
+        finished = torch.zeros(4, 8, dtype=torch.bool, device="cuda")
+        worst = torch.where(finished, scores.min(dim=1, keepdim=True)[0], -1.0e9)
+        better = torch.any(scores[:, :1] > worst, dim=-1)
+        out = [bool(better.all()), bool((scores < float("-inf")).any()), bool((scores < 3.0).all()), worst[0, 0].item()]
+    """)
+    assert out == [True, False, True, -1e9]
+
+
+def test_the_best_of_several_vocabularies_are_no_ends_of_one() -> None:
+    """Of 4 beams times 32,000 tokens the middle is where a vocabulary begins: one beam had ended at once."""
+    _, out = run("""
+        import torch
+        beams = [torch.randn(2, beams * 32000, device="cuda").topk(2 * beams).indices % 32000 for beams in (1, 2, 3, 4, 5, 6, 8)]
+        out = [min(one.min().item() for one in beams), max(one.max().item() for one in beams)]
+    """)
+    assert 1000 < out[0] < out[1] < 31000
+
+
+def test_a_sampler_takes_as_many_boxes_as_it_chose() -> None:
+    """Mask R-CNN marks 128 boxes of one kind and 384 of another in masks of 2,005; all 2,005 went on to its heads."""
+    _, out = run("""
+        import torch
+        chosen, others = (torch.zeros(2005, dtype=torch.uint8, device="cuda") for _ in range(2))
+        chosen[torch.randperm(2005, device="cuda")[:128]] = 1
+        others[torch.randperm(2005, device="cuda")[:384]] = 1
+        grid = torch.zeros(100, 20, dtype=torch.bool, device="cuda")
+        grid[torch.randperm(100, device="cuda")[:25]] = True
+        out = [one.nonzero().shape[0] for one in (chosen, chosen | others, grid)]
+    """)
+    assert abs(out.pop(1) - 512) < 30
+    assert out == [128, 500]

@@ -467,3 +467,23 @@ def test_a_sampler_takes_as_many_boxes_as_it_chose() -> None:
     """)
     assert abs(out.pop(1) - 512) < 30
     assert out == [128, 500]
+
+
+def test_a_compiler_does_not_run_out_of_what_its_kernels_never_write() -> None:
+    """Twelve maps of 8 GB that one kernel adds up as it makes them were refused on a chip of 80 GB."""
+    text = """
+        import torch
+        def total(x):
+            maps = [torch.sin(x * k) for k in range(12)]
+            return sum(maps[1:], maps[0])
+        total = {compiled}(total)
+        try:
+            out = [list(total(torch.empty({size}, device="cuda", dtype=torch.bfloat16)).shape)]
+        except torch.OutOfMemoryError:
+            out = ["refused"]
+    """
+    answers = [
+        run(text.format(compiled=compiled, size=size))[1]
+        for compiled, size in (("", 4_000_000_000), ("torch.compile", 4_000_000_000), ("torch.compile", 45_000_000_000))
+    ]
+    assert answers == [["refused"], [[4_000_000_000]], ["refused"]]

@@ -59,6 +59,7 @@ class Kernels:
         self.cache: dict[Any, Any] = {}
         self.entries: dict[Any, Entry] = {}
         self.watchers: list[Watcher] = []
+        self.devices: set[int] = set()  # that anything was computed on
         self._namespace: dict[str, Any] = {}
 
     # ------------------------------------------------------------ registration
@@ -177,6 +178,7 @@ class Kernels:
         if outputs is None:
             same_device(schema, args, kwargs)
             index = self._device_index(tensors, kwargs)
+            self._used(index)
             outputs = [self._makers(one, index) for one in self._meta(schema, args, kwargs)]
         layouts = [layout_of(make) for make in flat_makers(outputs)]
         metas = tuple(TensorMeta(shape, stride, dtype_name(dtype)) for shape, stride, dtype, _ in layouts)
@@ -191,6 +193,15 @@ class Kernels:
         written = [tensor.numel() for tensor in mutated] + [prod(shape) for shape, *_ in layouts]
         watched = self.driver.wants(tensors, written, schema)
         return Entry(word, outputs, _fast(word, outputs), watched)
+
+    def _used(self, index: int) -> None:
+        if index not in self.devices:
+            self.devices.add(index)
+            if len(self.devices) == 2:
+                self.recorder.warn(
+                    "The program uses several chips from one process (as DataParallel does): their work is counted one after "
+                    "another, and their memory together, as one chip's. A process for each chip is forecast as it would run."
+                )
 
     def _device_index(self, tensors: list[torch.Tensor], kwargs: dict[str, Any]) -> int:
         device = kwargs.get("device")

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from anychip.cost import work
 from anychip.device.launch import record
 from anychip.device.schemas import IN_PLACE_VIEWS
+from anychip.errors import ProgramFailed
 from anychip.record import Kind
 from anychip.record.steps import Marks
 from anychip.spec import load_chip
@@ -487,3 +489,25 @@ def test_a_compiler_does_not_run_out_of_what_its_kernels_never_write() -> None:
         for compiled, size in (("", 4_000_000_000), ("torch.compile", 4_000_000_000), ("torch.compile", 45_000_000_000))
     ]
     assert answers == [["refused"], [[4_000_000_000]], ["refused"]]
+
+
+def test_a_backward_of_one_number_is_no_step_of_a_program_that_failed() -> None:
+    """Some begin with one, around a fault of some system: a program that then found no data was forecast at 22 us a step."""
+    with pytest.raises(ProgramFailed, match="before its first step was complete"):
+        run("""
+            import torch
+            torch.empty(1, device="cuda", requires_grad=True).backward()
+            raise SystemExit("no data")
+        """)
+
+
+def test_a_process_that_uses_several_chips_is_told_of() -> None:
+    """DataParallel's replicas were counted as one chip's work without a word."""
+    text = """
+        import torch
+        model = torch.nn.DataParallel(torch.nn.Linear(8, 8).cuda(), list(range({count})))
+        model(torch.randn(16, 8, device="cuda")).sum().backward()
+    """
+    told = [run(text.format(count=count), devices=4)[0].meta["warnings"] for count in (1, 4)]
+    assert told[0] == []
+    assert "several chips from one process" in told[1][0]

@@ -511,3 +511,33 @@ def test_a_process_that_uses_several_chips_is_told_of() -> None:
     told = [run(text.format(count=count), devices=4)[0].meta["warnings"] for count in (1, 4)]
     assert told[0] == []
     assert "several chips from one process" in told[1][0]
+
+
+def test_a_parameter_that_wraps_others_is_where_they_are() -> None:
+    """torchao's quantised weights have no memory of their own: the first call of their module ended the program."""
+    program, out = run(
+        """
+        import torch
+        class Quantised(torch.Tensor):
+            @staticmethod
+            def __new__(cls, numbers, scale):
+                return torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=torch.bfloat16, device=numbers.device)
+            def __init__(self, numbers, scale):
+                self.numbers, self.scale, self.mesh = numbers, scale, "no tensor, as a DTensor's"
+            def __tensor_flatten__(self):
+                return ["numbers", "scale", "mesh"], None
+            @classmethod
+            def __torch_dispatch__(cls, func, types, args, kwargs=None):
+                if func is torch.ops.aten.detach.default:
+                    return Quantised(args[0].numbers, args[0].scale)
+                raise NotImplementedError(func)
+        layer = torch.nn.Linear(64, 32, bias=False, device="cuda")
+        numbers, scale = torch.zeros(32, 64, dtype=torch.int8, device="cuda"), torch.ones(32, 1, device="cuda")
+        layer.weight = torch.nn.Parameter(Quantised(numbers, scale), requires_grad=False)
+        layer.forward = lambda x: x @ (layer.weight.numbers * layer.weight.scale).t()
+        out = [list(layer(torch.randn(4, 64, device="cuda")).shape)]
+        """,
+        calls=2,
+    )
+    assert out == [[4, 32]]
+    assert sorted(program.block_bytes[program.meta["parameter_blocks"]].tolist()) == [128, 2048]

@@ -15,7 +15,7 @@ from anychip.record.steps import Marks
 from anychip.spec import load_chip
 from anychip.timeline.memory import memory
 from anychip.timeline.modules import module_at
-from tests.device.test_device import run
+from tests.device.test_device import names, run
 
 
 def test_a_list_of_indices_comes_back_as_it_was_sent() -> None:
@@ -541,3 +541,17 @@ def test_a_parameter_that_wraps_others_is_where_they_are() -> None:
     )
     assert out == [[4, 32]]
     assert sorted(program.block_bytes[program.meta["parameter_blocks"]].tolist()) == [128, 2048]
+
+
+def test_flex_attention_is_one_kernel_in_32_bit_too() -> None:
+    """Under autocast rotary embeddings leave queries in 32 bit: attention was priced as products with all scores written."""
+    program, _ = run("""
+        import torch
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+        mask = create_block_mask(lambda b, h, q, k: q >= k, None, None, 512, 512, device="cuda")
+        q = torch.randn(2, 4, 512, 64, device="cuda", requires_grad=True)
+        torch.compile(flex_attention)(q, q, q, block_mask=mask).sum().backward()
+    """)
+    done = set(names(program))
+    assert {"aten._flash_attention_forward.default", "aten._flash_attention_backward.default"} <= done
+    assert not any(name.startswith("aten.bmm") for name in done)

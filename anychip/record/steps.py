@@ -18,6 +18,9 @@ from anychip.record.tape import Kind, Mark
 Ints = npt.NDArray[np.int64]
 
 PHASES = ("other", "forward", "backward", "optimizer")
+# mark -> the index of the phase that it begins, or ends
+BEGINS = {Mark.FORWARD_BEGIN: 1, Mark.INFER_BEGIN: 1, Mark.BACKWARD_BEGIN: 2, Mark.OPTIMIZER_BEGIN: 3}
+ENDS = {Mark.FORWARD_END: 1, Mark.INFER_END: 1, Mark.BACKWARD_END: 2, Mark.OPTIMIZER_END: 3}
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,23 @@ class Marks:
         return keep
 
     def phase(self) -> npt.NDArray[np.int8]:
-        """For each word of the tape an index into PHASES."""
-        begins = {Mark.FORWARD_BEGIN: 1, Mark.INFER_BEGIN: 1, Mark.BACKWARD_BEGIN: 2, Mark.OPTIMIZER_BEGIN: 3}
-        values = np.array([begins.get(Mark(mark), 0) for mark in self.what.tolist()], np.int8)
+        """For each word of the tape an index into PHASES: of the innermost that has begun and not ended, as a closure's
+        backward is inside its optimizer, and a gradient that a model takes of itself inside its forward."""
+        opened: list[int] = []
+        values = [0]
+        for mark in self.what.tolist():
+            if mark == Mark.OPTIMIZER_BEGIN and BEGINS[mark] in opened:
+                del opened[
+                    opened.index(BEGINS[mark]) :
+                ]  # the last one failed midway: those that are left are outermost
+            if mark in BEGINS:
+                opened.append(BEGINS[mark])
+            elif ENDS.get(mark) in opened:
+                while opened.pop() != ENDS[mark]:
+                    pass  # one that failed midway has no end
+            values.append(opened[-1] if opened else 0)
         edges = np.concatenate([[0], self.at, [self.program.tape.size]])
-        return np.repeat(np.concatenate([np.zeros(1, np.int8), values]), np.diff(edges))
+        return np.repeat(np.array(values, np.int8), np.diff(edges))
 
     @cached_property
     def recomputed(self) -> npt.NDArray[np.bool_]:

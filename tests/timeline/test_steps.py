@@ -80,6 +80,20 @@ def test_a_reentrant_checkpoint_stays_in_its_backward():
     assert marks.recomputed[at_ops].tolist() == [False, True, False, False, True, False]
 
 
+def test_what_goes_on_after_a_phase_inside_it_is_in_its_own():
+    """LBFGS calls a closure between its own ops, and a model that predicts forces takes gradients inside its forward."""
+    op = w(Kind.OP, 0)
+    forces = [mark(M.FORWARD_BEGIN), op, *BACKWARD, op, mark(M.FORWARD_END)]
+    closure = [w(Kind.OPTIMIZER, 0), mark(M.OPTIMIZER_BEGIN), op, *FORWARD, *BACKWARD, op, mark(M.OPTIMIZER_END)]
+    marks = Marks(program([*forces, op, *closure, op], OPS))
+    found = [PHASES[phase] for phase in marks.phase()[marks.program.kinds == Kind.OP]]
+    inside = ["forward", "backward", "forward", "other"], ["optimizer", "forward", "backward", "optimizer", "other"]
+    assert found == [*inside[0], *inside[1]]
+    failed = [w(Kind.OPTIMIZER, 0), mark(M.OPTIMIZER_BEGIN), op]
+    marks = Marks(program([*failed, *FORWARD, *optimizer(), op], OPS))
+    assert PHASES[marks.phase()[-1]] == "other"
+
+
 def test_a_step_that_was_cut_off_does_not_count():
     assert steps(FORWARD, BACKWARD, optimizer(), FORWARD, BACKWARD) == [("train", 1)]
 

@@ -287,7 +287,7 @@ def rnn_backward(op: Op) -> Work:
 def _batches(op: Op, batch_first: int) -> Sequence[int]:
     """How many sequences each time step has. batch_first: the position of that argument; data that are packed are told by
     the fourth after it, `batch_sizes`."""
-    shape = op.args[0].shape
+    shape: tuple[int, ...] = op.args[0].shape
     if len(shape) == 3:
         first = bool(arg(op, batch_first, "batch_first", False))
         return (shape[0 if first else 1],) * shape[1 if first else 0]

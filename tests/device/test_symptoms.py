@@ -555,3 +555,18 @@ def test_flex_attention_is_one_kernel_in_32_bit_too() -> None:
     done = set(names(program))
     assert {"aten._flash_attention_forward.default", "aten._flash_attention_backward.default"} <= done
     assert not any(name.startswith("aten.bmm") for name in done)
+
+
+def test_bags_of_a_sparse_table_give_sparse_gradients() -> None:
+    """`EmbeddingBag(sparse=True)` gave a gradient as large as its table, which SparseAdam refuses."""
+    program, out = run("""
+        import torch
+        bag = torch.nn.EmbeddingBag(1000, 8, mode="sum", sparse=True, device="cuda")
+        dense = torch.nn.EmbeddingBag(1000, 8, mode="mean", device="cuda")
+        indices = torch.randint(0, 1000, (16, 4), device="cuda")
+        (bag(indices).sum() + dense(indices).sum()).backward()
+        out = [bag.weight.grad.is_sparse, bag.weight.grad._nnz(), dense.weight.grad.is_sparse]
+        torch.optim.SGD(bag.parameters(), 0.1).step()
+    """)
+    assert out == [True, 64, False]
+    assert "aten._sparse_add_.default" in names(program)

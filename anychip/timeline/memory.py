@@ -70,7 +70,7 @@ def memory(program: Program) -> Memory:
     parameters: born before the first forward and alive at the end of the first step (or of the tape); gradients: born
     in a backward and alive when it ends; optimizer: born in an optimizer step and alive when it ends; activations: born in
     a forward and kept for its backward, or flowing through a backward; workspace: born in a forward and gone before it
-    ends. Inputs and temporaries outside of phases are other.
+    ends. Inputs, temporaries outside of phases, and what a forward makes for longer than the step after it are other.
     """
     all_lives = lives(program)
     if not all_lives.size.size:
@@ -113,6 +113,10 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
         ends = np.append(marks.at[marks.what == mark], size - 1)  # one that failed midway ends with the tape
         over = ends[np.searchsorted(ends, of.born)]
         kind[(phase == number) & (of.died > over)] = KINDS.index(name)
+    # What outlives a whole step after its own is kept for itself, and for no backward: DistributedDataParallel's buckets, caches.
+    trained = np.array([step.end for step in steps if step.kind == "train"], np.int64)
+    next_end = np.append(trained, (size + 1, size + 1))[np.searchsorted(trained, of.born, side="right") + 1]
+    kind[(phase == 1) & (of.died >= next_end)] = KINDS.index("other")
     kind[(of.born < first_forward) & (of.died >= first_end)] = KINDS.index("parameters")
     return kind
 

@@ -30,3 +30,18 @@ def test_parameters_of_a_program_that_calls_no_module_with_gradients():
     held = memory(program([w(ALLOC, 0), w(OP, 0), *step, w(OP, 0)], OPS, [100, 30, 100, 200]))
     kinds = {name: size for name, size in held.by_kind.items() if size}
     assert kinds == {"parameters": 100, "activations": 30, "gradients": 100, "optimizer": 200}
+
+
+def test_buckets_that_a_forward_makes_are_no_activations():
+    """DistributedDataParallel makes its buckets anew in the second forward, and keeps them."""
+
+    def step(*made):
+        return [
+            mark(Mark.FORWARD_BEGIN), *(w(ALLOC, block) for block in made), w(ALLOC, 1), w(OP, 0), mark(Mark.FORWARD_END),
+            mark(Mark.BACKWARD_BEGIN), w(OP, 0), w(FREE, 1), mark(Mark.BACKWARD_END),
+            w(Kind.OPTIMIZER, 0), mark(Mark.OPTIMIZER_BEGIN), w(OP, 0), mark(Mark.OPTIMIZER_END),
+        ]  # fmt: skip
+
+    held = memory(program([w(ALLOC, 0), w(OP, 0), *step(), *step(2), *step()], OPS, [100, 30, 50]))
+    kinds = {name: size for name, size in held.by_kind.items() if size}
+    assert kinds == {"parameters": 100, "activations": 30, "other": 50}

@@ -570,3 +570,18 @@ def test_bags_of_a_sparse_table_give_sparse_gradients() -> None:
     """)
     assert out == [True, 64, False]
     assert "aten._sparse_add_.default" in names(program)
+
+
+def test_a_few_elements_of_a_large_cache_are_written() -> None:
+    """The host made a copy of the whole, 76 GB, to keep what they are."""
+    _, out = run("""
+        import torch
+        cache = torch.empty(19_000_000_000, dtype=torch.float32, device="cuda")
+        cache[:16].fill_(3.0)
+        cache[16:20] = torch.arange(4.0)
+        cache[:4].masked_fill_(torch.ones(4, dtype=torch.bool, device="cuda"), -1e9)
+        small = torch.zeros(64, device="cuda")
+        small[:16].fill_(3.0)
+        out = [list(cache[:2].tolist()), small[15:17].tolist()]
+    """)
+    assert out == [[1.0, 1.0], [3.0, 0.0]]

@@ -226,8 +226,9 @@ def _strangers(programs: list[Program]) -> list[str]:
         if one.world_size > 1 and not any(op.name.startswith("c10d.") for rank in one.ranks for op in rank.ops)
     }  # fmt: skip
     return [
-        f"The program's {size:,} ranks never communicate: the figures are of {size:,} copies of it, side by side. Does it "
-        "join a process group (torch.distributed.init_process_group)?"
+        f"The program's {size:,} ranks never communicate in what was recorded: the figures are of {size:,} copies of it, side "
+        "by side. Does it join a process group (torch.distributed.init_process_group)? If its ranks meet every so many steps "
+        "only: --steps records more."
         for size in sorted(sizes)
     ]
 

@@ -29,7 +29,7 @@ def custom(op: Op) -> Work:
     )  # fmt: skip
 
 
-@family("triton.", "extension.", "cupy.")
+@family("triton.", "extension.", "cupy.", "cuda.")
 def launched(op: Op) -> Work:
     """Kernels of which only the tensors are known: ``bytes`` as their source loads and stores them, else each tensor's."""
     read, written = traffic(op)

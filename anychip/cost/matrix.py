@@ -4,6 +4,7 @@ FLOP are counted, 2 per multiply and add; they agree with torch.utils.flop_count
 attention counts the half that is executed.
 """
 
+from collections.abc import Sequence
 from math import ceil, prod
 from typing import Any, NamedTuple
 
@@ -274,42 +275,44 @@ def _attention_shape(q: TensorMeta, k: TensorMeta, heads_first: bool, packed: An
 @work_of("aten._cudnn_rnn", "aten.miopen_rnn", "aten._thnn_fused_rnn")
 def rnn(op: Op) -> Work:
     """A whole recurrent stack in one call: every weight matrix meets every time step and sequence."""
-    source = op.args[0]
-    matrices = [w for w in _weights(op) if len(w.shape) == 2]
-    batch_first = bool(arg(op, 10 if "cudnn" in op.name else 8, "batch_first", False))
-    return _rnn_work(op, source, matrices, batch_first, passes=1)
+    return _rnn_work(op, _batches(op, 10 if "cudnn" in op.name else 8), passes=1)
 
 
 @work_of("aten._cudnn_rnn_backward", "aten.miopen_rnn_backward")
 def rnn_backward(op: Op) -> Work:
     """Gradients of the data and of the weights: twice the forward."""
-    source = op.args[0]
-    matrices = [w for w in _weights(op) if len(w.shape) == 2]
-    batch_first = bool(arg(op, 14 if "cudnn" in op.name else 12, "batch_first", False))
-    return _rnn_work(op, source, matrices, batch_first, passes=2)
+    return _rnn_work(op, _batches(op, 14 if "cudnn" in op.name else 13), passes=2)
+
+
+def _batches(op: Op, batch_first: int) -> Sequence[int]:
+    """How many sequences each time step has. batch_first: the position of that argument; data that are packed are told by
+    the fourth after it, `batch_sizes`."""
+    shape: tuple[int, ...] = op.args[0].shape
+    if len(shape) == 3:
+        first = bool(arg(op, batch_first, "batch_first", False))
+        return (shape[0 if first else 1],) * shape[1 if first else 0]
+    sizes: Sequence[int] = arg(op, batch_first + 4, "batch_sizes", ())
+    return sizes or (1,) * shape[0]
 
 
 def _weights(op: Op) -> tuple[TensorMeta, ...]:
     return tuple(w for w in op.args[1] if isinstance(w, TensorMeta)) if len(op.args) > 1 else ()
 
 
-def _rnn_work(op: Op, source: TensorMeta, matrices: list[TensorMeta], batch_first: bool, passes: int) -> Work:
+def _rnn_work(op: Op, batches: Sequence[int], passes: int) -> Work:
     """Per layer and direction (two matrices): one product over all steps for the input, then per step a product with
     the recurrent matrix and a point-wise cell, which is what limits it. Recurrent weights are read at every step."""
-    if len(source.shape) == 3:
-        batch, steps = (source.shape[0], source.shape[1]) if batch_first else (source.shape[1], source.shape[0])
-    else:
-        batch, steps = 1, source.shape[0]
+    matrices = [w for w in _weights(op) if len(w.shape) == 2]
     products = []
     for index, matrix in enumerate(matrices):
         n, k = matrix.shape
         whole = index % 2 == 0
-        products += [Gemm(1, batch * steps, n, k)] if whole else [Gemm(1, batch, n, k)] * steps
+        products += [Gemm(1, sum(batches), n, k)] if whole else [Gemm(1, batch, n, k) for batch in batches]
     products *= passes
     read, written = traffic(op)
     recurrent = nbytes(matrices[1::2])
-    cells = steps * len(matrices) // 2
-    return gemm_work(op, tuple(products), kind="rnn", bytes_read=read + passes * recurrent * max(steps - 1, 0),
+    cells = len(batches) * len(matrices) // 2
+    return gemm_work(op, tuple(products), kind="rnn", bytes_read=read + passes * recurrent * max(len(batches) - 1, 0),
                      bytes_written=written, kernels=len(products) + passes * cells)  # fmt: skip
 
 

@@ -41,6 +41,15 @@ def sparse_mv(op: Op) -> Work:
     return vector_work(op, "index", flop=2 * nnz, kernels=2, bytes_read=read + 4 * nnz)
 
 
+@work_of("aten._sparse_add_")
+def add_in_place(op: Op) -> Work:
+    """A dense tensor plus a sparse one of nnz values: what is there of it at these places is read and written. Two launches:
+    places are made numbers first (add_out_dense_sparse_cuda in aten/src/ATen/native/sparse/cuda/SparseCUDATensorMath.cu)."""
+    indices, values = op.tensors[1:3]
+    return vector_work(op, "index", flop=2 * values.numel, kernels=2, bytes_read=indices.nbytes + 2 * values.nbytes,
+                       bytes_written=values.nbytes)  # fmt: skip
+
+
 @work_of("aten._coalesce")
 def coalesce(op: Op) -> Work:
     """Places are sorted as 8-byte keys with 8-byte positions, 8 bits a pass, then values gathered and summed."""

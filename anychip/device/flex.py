@@ -11,6 +11,8 @@ import torch
 from anychip.device.attention import scaled_dot_product_attention
 from anychip.device.runtime import Runtime
 
+FUSED = (torch.float16, torch.bfloat16, torch.float32)  # dtypes that its kernel is made for
+
 
 def kept(mask: Any, queries: int, keys: int) -> tuple[bool, int | None] | None:
     """(causal, keys to the left that a query sees, None for all) of a mask function; None if it cannot be asked."""
@@ -61,7 +63,7 @@ def install(runtime: Runtime) -> None:
         return_aux: Any = None,
     ) -> Any:  # fmt: skip
         """query [B, H, L, D], key [B, Hk, S, D], value [B, Hk, S, Dv] -> [B, H, L, Dv]."""
-        if query.device.type == "cpu" or query.dtype not in (torch.float16, torch.bfloat16):
+        if query.device.type == "cpu" or query.dtype not in FUSED:
             return original(
                 query,
                 key,

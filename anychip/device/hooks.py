@@ -260,7 +260,7 @@ class Hooks:
         if id(module) not in self._paths:
             for path, child in module.named_modules():
                 self._paths.setdefault(id(child), path or type(module).__name__)
-                own = [block for one in child.parameters(recurse=False) if (block := self._block(one)) is not None]
+                own = [block for one in child.parameters(recurse=False) for block in self._blocks(one)]
                 index = self._module_words(child, own=child is module)[0] >> KIND_BITS
                 self.parameter_modules.update(dict.fromkeys(own, index))
 
@@ -349,15 +349,19 @@ class Hooks:
             self.runtime.repeats.step += 1
 
     def _note_parameters(self, parameters: list[Any]) -> None:
-        self.parameters.update(block for one in parameters if (block := self._block(one)) is not None)
+        self.parameters.update(block for one in parameters for block in self._blocks(one))
 
-    def _block(self, parameter: Any) -> int | None:
-        """The number of the block that a parameter is in."""
-        parameter = unwrapped(getattr(parameter, "_local_tensor", parameter))  # a DTensor's part on this rank
+    def _blocks(self, parameter: Any) -> list[int]:
+        """The numbers of the blocks that a parameter is in: of a wrapper (a DTensor, quantised numbers and their scales) those
+        of the tensors inside."""
+        if hasattr(parameter, "__tensor_flatten__"):
+            inside = (getattr(parameter, name) for name in parameter.__tensor_flatten__()[0])  # (and a DTensor's mesh)
+            return [block for one in inside if isinstance(one, torch.Tensor) for block in self._blocks(one)]
+        parameter = unwrapped(parameter)
         if parameter.device.type == "cpu" or is_lazy(parameter):
-            return None
+            return []
         block = self.runtime.tensors.by_address.get(parameter.untyped_storage().data_ptr())
-        return block.words >> KIND_BITS if block is not None and block.words else None
+        return [block.words >> KIND_BITS] if block is not None and block.words else []
 
     def _optimizer_end(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if optimizer in self._optimizers:

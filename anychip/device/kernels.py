@@ -59,6 +59,7 @@ class Kernels:
         self.cache: dict[Any, Any] = {}
         self.entries: dict[Any, Entry] = {}
         self.watchers: list[Watcher] = []
+        self.devices: set[int] = set()  # that anything was computed on
         self._namespace: dict[str, Any] = {}
 
     # ------------------------------------------------------------ registration
@@ -68,7 +69,7 @@ class Kernels:
         self._key = DISPATCH_KEYS[self.tensors.device_type]
         self._namespace = {
             "_get": self.cache.get, "_launch": self.driver.launch, "_first": self.call,
-            "_numbers": frozenset((int, float, bool, complex, type(None))),
+            "_numbers": frozenset((int, float, bool, complex, type(None))), "_precision": fp32_precision,
         }  # fmt: skip
         self._library = torch._C._dispatch_library("IMPL", "aten", self._key, __file__, 0)
         with warnings.catch_warnings():
@@ -177,6 +178,7 @@ class Kernels:
         if outputs is None:
             same_device(schema, args, kwargs)
             index = self._device_index(tensors, kwargs)
+            self._used(index)
             outputs = [self._makers(one, index) for one in self._meta(schema, args, kwargs)]
         layouts = [layout_of(make) for make in flat_makers(outputs)]
         metas = tuple(TensorMeta(shape, stride, dtype_name(dtype)) for shape, stride, dtype, _ in layouts)
@@ -184,12 +186,22 @@ class Kernels:
         positions = tuple(n for n, tensor in enumerate(tensors) if any(tensor is other for other in mutated))
         op = Op(
             f"aten.{schema.base}.{schema.overload_name or 'default'}",
-            canonical(args), tuple((k, canonical(v)) for k, v in kwargs.items()), metas, positions,
+            canonical(args), tuple((k, canonical(v)) for k, v in kwargs.items()) + precision(schema, tensors), metas,
+            positions,
         )  # fmt: skip
         word = self.recorder.op_word(op)
         written = [tensor.numel() for tensor in mutated] + [prod(shape) for shape, *_ in layouts]
         watched = self.driver.wants(tensors, written, schema)
         return Entry(word, outputs, _fast(word, outputs), watched)
+
+    def _used(self, index: int) -> None:
+        if index not in self.devices:
+            self.devices.add(index)
+            if len(self.devices) == 2:
+                self.recorder.warn(
+                    "The program uses several chips from one process (as DataParallel does): their work is counted one after "
+                    "another, and their memory together, as one chip's. A process for each chip is forecast as it would run."
+                )
 
     def _device_index(self, tensors: list[torch.Tensor], kwargs: dict[str, Any]) -> int:
         device = kwargs.get("device")
@@ -280,6 +292,21 @@ def _fast(word: int, outputs: list[Any]) -> Any:
     if len(outputs) == 1 and callable(outputs[0]):
         return word, outputs[0]
     return word, outputs
+
+
+# ---------------------------------------------------------------- settings
+
+# `set_float32_matmul_precision`, `allow_tf32` and `fp32_precision` all end here: what holds for "cuda" and one kind of op
+fp32_precision = torch._C._get_fp32_precision_getter
+SHORT_BY_DEFAULT = {"matmul": False, "conv": True, "rnn": True}  # torch's own; only what differs is noted
+
+
+def precision(schema: Schema, tensors: list[torch.Tensor]) -> tuple[tuple[str, bool], ...]:
+    """A product's keyword `allow_tf32`, where the program set it otherwise than torch does by itself."""
+    if schema.shortened is None or all(tensor.dtype != torch.float32 for tensor in tensors):
+        return ()
+    allowed = fp32_precision("cuda", schema.shortened) == "tf32"
+    return () if allowed == SHORT_BY_DEFAULT[schema.shortened] else (("allow_tf32", allowed),)
 
 
 # ---------------------------------------------------------------- values in and out
@@ -380,7 +407,9 @@ def generate(schema: Schema, number: int) -> list[str]:
             parameters.append("*")
         default = f"=d{number}_{argument.name}" if argument.name in schema.defaults else ""
         parameters.append(argument.name + default)
-    key = ", ".join([str(number), *(part for argument in schema.arguments if (part := argument.key(schema)))])
+    setting = [f'_precision("cuda", {schema.shortened!r})'] if schema.shortened else []
+    parts = [str(number), *(part for argument in schema.arguments if (part := argument.key(schema))), *setting]
+    key = ", ".join(parts)
     positional = "".join(f"{argument.name}, " for argument in schema.arguments if not argument.kwarg_only)
     keywords = ", ".join(f"{a.name!r}: {a.name}" for a in schema.arguments if a.kwarg_only)
     return [

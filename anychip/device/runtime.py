@@ -5,8 +5,10 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
+from anychip.cost.fusion import fuse
 from anychip.device._torch import Native
 from anychip.device._torch_tensors import Tensors
 from anychip.device.answers import answer, is_asked_in_vain
@@ -16,6 +18,7 @@ from anychip.device.micro_pipeline import MicroPipeline
 from anychip.drivers.base import Call
 from anychip.drivers.null import NEAR, NullDriver
 from anychip.memory import TapeMemory
+from anychip.memory.tape import TapeAllocator
 from anychip.record import Kind, Op, word
 from anychip.record.recorder import Recorder
 from anychip.spec import Chip
@@ -79,10 +82,30 @@ class Runtime:
     def out_of_memory(self, nbytes: int) -> None:
         """Called when an allocation comes near the chip's memory: raise if PyTorch's allocator would."""
         text = self.memory.check(nbytes)
-        if text is not None:
+        if text is not None and not self._fits_fused(nbytes):
             self.ask("memory_bytes")  # with more memory the program would have gone on
             self.refused_bytes = nbytes
             raise torch.OutOfMemoryError(text)
+
+    def _fits_fused(self, nbytes: int) -> bool:
+        """Whether it may fit, as a compiler's kernels do not write all that its regions are run to write here. Of one that
+        is still open that is not known yet.
+
+        As much as is then left may be asked for before it is looked at again; the forecast sees all of it fused.
+        """
+        if not self.regions.any:
+            return False
+        program = self.recorder.program({})
+        if self.regions.open:
+            program.tape = program.tape[: np.flatnonzero(program.kinds == Kind.COMPILED)[-1]]
+        program = fuse(program)
+        fused = TapeAllocator(self.memory.capacity_bytes, self.memory.settings)
+        fused.run(program.tape.tolist(), program.block_bytes.tolist())
+        left = self.memory.capacity_bytes - fused.allocator.allocated_bytes - nbytes
+        if left < 0:
+            return False
+        self.driver.check_above_bytes = self.driver.used_bytes + nbytes + left
+        return True
 
     def limit_memory(self, fraction: float) -> None:
         self.memory.limit(int(self.chip.memory_bytes * fraction))
@@ -207,6 +230,10 @@ class Regions:
         self.has_graphs = False
         self._starts: list[int] = []
         self._ends: list[int] = []
+
+    @property
+    def any(self) -> bool:
+        return bool(self._starts)
 
     def begin(self, graphed: bool = False) -> None:
         """graphed: the compiler also captures a CUDA graph, so the region is one launch."""

@@ -34,6 +34,15 @@ OWN_OUT = {"dtype_out"}
 # Operators that torch composes on the host and has one kernel for on its chips (FSDP2 copies in and out by them).
 OWN_KERNEL = {"aten::_chunk_cat", "aten::_chunk_cat.out", "aten::split_with_sizes_copy.out"}
 
+# Products whose float32 operands a program's settings may shorten to TF32: base name -> what torch calls the setting.
+SHORTENED = {
+    **dict.fromkeys(("mm", "addmm", "addmm_", "_addmm_activation", "bmm", "baddbmm", "baddbmm_", "addbmm", "addbmm_", "linear"),
+                    "matmul"),
+    **dict.fromkeys(("convolution", "convolution_backward", "convolution_overrideable", "convolution_backward_overrideable"),
+                    "conv"),
+    "_cudnn_rnn": "rnn", "_cudnn_rnn_backward": "rnn",
+}  # fmt: skip
+
 # What a generated kernel can return; an integer among tensors depends on shapes alone.
 RESULTS = {"Tensor", "List[Tensor]", "Optional[Tensor]", "int"}
 
@@ -118,6 +127,11 @@ class Schema:
     @cached_property
     def unchecked(self) -> bool:
         return self.base.startswith(UNCHECKED_PREFIXES)
+
+    @cached_property
+    def shortened(self) -> str | None:
+        """The setting that says whether float32 operands are shortened, if it is a product."""
+        return SHORTENED.get(self.base)
 
     @cached_property
     def checks_shapes(self) -> bool:

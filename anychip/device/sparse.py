@@ -162,7 +162,7 @@ class Sparse:
     def add_(self, one: torch.Tensor, other: torch.Tensor, *, alpha: Any = 1) -> torch.Tensor:
         if one.is_sparse:
             return one.copy_(self.add(one, other, alpha=alpha))
-        self.note("aten.add_.Tensor", (one, other, alpha), mutates=(0,))
+        self.note("aten._sparse_add_.default", (one, other, alpha), mutates=(0,))
         return one
 
     def sub(self, one: torch.Tensor, other: torch.Tensor, *, alpha: Any = 1) -> torch.Tensor:

@@ -43,7 +43,22 @@ class Special:
             "aten::set_": self.set_empty,
             "aten::is_set_to": self._on_cpu("is_set_to", "default"),
             "aten::record_stream": self.record_stream,
+            "aten::_embedding_bag_backward": self.embedding_bag_backward,
         }
+
+    @staticmethod
+    def embedding_bag_backward(
+        grad: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, bags: torch.Tensor, bag_size: torch.Tensor,
+        maximum: torch.Tensor, num_weights: int, by_frequency: bool, mode: int, sparse: bool, weights: Any, padding: int = -1,
+    ) -> torch.Tensor:  # fmt: skip
+        """What torch's own kernel chooses between: a table of gradients, or a sparse one of the rows that were used."""
+        result: torch.Tensor
+        rest = num_weights, by_frequency, mode, weights, padding
+        if sparse:
+            result = torch.ops.aten._embedding_bag_sparse_backward(grad, indices, offsets, bags, bag_size, *rest)
+        else:
+            result = torch.ops.aten._embedding_bag_dense_backward(grad, indices, bags, bag_size, maximum, *rest)
+        return result
 
     # ------------------------------------------------------------ helpers
 

@@ -7,6 +7,8 @@ A rule gets the values known so far and the call, and says what is known of each
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import zip_longest
+from math import prod
 from typing import Any
 
 import torch
@@ -34,6 +36,8 @@ class Known:
         whole = tensor.numel() * tensor.element_size() == storage.nbytes()
         if self.uniform is not None and whole and tensor.dtype in INDEX_LIKE:
             values.uniform[address] = self.uniform
+        elif self.uniform is not None and 0 < tensor.numel() <= SMALL:  # of small ones every op is seen
+            values.put(tensor, torch.full(tensor.shape, self.uniform, dtype=tensor.dtype, device="cpu"))
         if self.counts is not None:
             values.put(tensor, torch.tensor(self.counts, device="cpu").to(tensor.dtype).reshape(tensor.shape))
         if self.value is not None:
@@ -136,14 +140,17 @@ def _topk(values: Values, call: Call) -> list[Known]:
     return [NOTHING, Known(span=size, value=_spread(call.outputs[1], dim, size, values.imbalance))]
 
 
+# Tokens of a special meaning are at the ends of a vocabulary, and beam search picks among several of them, one after
+# another: so far in, no small number of vocabularies ends nearby. (Of all numbers the golden ratio is least like a fraction.)
+NO_FRACTION = (3 - 5**0.5) / 2
+
+
 def _spread(indices: torch.Tensor, dim: int, size: int, imbalance: float) -> torch.Tensor | None:
     """Indices below `size` that differ along `dim` and are used alike, as far as they can be; None for many of them."""
     if not 0 < indices.numel() <= SMALL or not indices.dim() or imbalance != 1.0:
         return None
     in_row_last = indices.movedim(dim, -1).shape
-    numbers = (
-        torch.arange(indices.numel(), device="cpu") + size // 2
-    ) % size  # tokens of a special meaning are at the ends
+    numbers = (torch.arange(indices.numel(), device="cpu") + int(size * NO_FRACTION)) % size
     return numbers.reshape(in_row_last).movedim(-1, dim)
 
 
@@ -208,12 +215,18 @@ def _negation(values: Values, call: Call) -> list[Known]:
 
 
 COMPARE = {"lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
+EXTREME = 1e9  # no score, loss or norm is as large: who writes such a number means "less (or more) than any"
 
 
 @expected(*COMPARE)
 def _in_range(values: Values, call: Call) -> list[Known]:
-    """One integer that is compared with a number, as checks of labels do: what its plausible value says."""
+    """Whatever is less than what stands for more than any. One integer that is compared with a number, as checks of
+    labels do: what its plausible value says."""
     one, other = call.args[:2]
+    if one.dtype.is_floating_point:
+        sides = [certain(values, side) for side in (one, other)]
+        if sum(side is not None and abs(side) >= EXTREME for side in sides) == 1:
+            return [Known(uniform=float(COMPARE[call.name](*(0.0 if side is None else side for side in sides))))]
     if isinstance(other, torch.Tensor) or one.dtype.is_floating_point or one.dtype == torch.bool or one.numel() != 1:
         return []
     return [Known(guess=int(COMPARE[call.name](values.guess.get(one.untyped_storage().data_ptr(), 1), other)))]
@@ -315,6 +328,19 @@ def _scatter(values: Values, call: Call) -> list[Known]:
     """A one-hot mask: as many elements are set as there are indices."""
     target, index = call.args[0], call.args[2]
     return [Known(share=min(index.numel() / max(target.numel(), 1), 1.0))]
+
+
+@expected("index_put_", "_index_put_impl_")
+def _put(values: Values, call: Call) -> list[Known]:
+    """Elements of a mask that are set by their numbers, as samplers of boxes do: as many as there are numbers."""
+    target, indices = call.args[:2]
+    value, before = certain(values, call.args[2]), share_of(values, target)
+    given = [one for one in indices if one is not None]
+    if value not in (0, 1) or before is None or argument(call, 3, "accumulate") or any(map(_is_mask, given)):
+        return []
+    whole = [size for size, one in zip_longest(target.shape, indices) if one is None]
+    put = prod(torch.broadcast_shapes(*(one.shape for one in given))) * prod(whole) / max(target.numel(), 1)
+    return [Known(share=before + (value - before) * min(put, 1.0))]
 
 
 @expected("sum")

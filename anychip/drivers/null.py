@@ -146,7 +146,7 @@ class NullDriver:
             if alias is None and not any(tensor is other for other in call.mutated):
                 return False
             if alias is None:
-                if tensor.numel() > most or not overwrites(call.name):
+                if tensor.numel() > most or not overwrites(call.name) or not self.values.keeps(tensor):
                     return False
                 self.values.put(tensor, torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu"))
                 alias = self.values.alias(tensor)

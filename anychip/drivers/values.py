@@ -81,6 +81,11 @@ class Values:
         empty = torch.empty(0, dtype=tensor.dtype, device="cpu")
         return empty.set_(base.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
 
+    def keeps(self, tensor: torch.Tensor) -> bool:
+        """Whether what a tensor is a part of may have values: of a cache as large as a chip the host has no copy."""
+        storage = tensor.untyped_storage()
+        return storage.nbytes() <= KEPT * tensor.element_size() or storage.data_ptr() in self.real
+
     def put(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
         """Give a chip tensor (whole or a view of one that has values) the values of a CPU tensor."""
         storage = tensor.untyped_storage()
@@ -88,6 +93,8 @@ class Values:
         if not storage.nbytes():
             return  # all empty tensors share one address
         self.uniform.pop(address, None)
+        if not self.keeps(tensor):
+            return
         if address not in self.real:
             self.real[address] = torch.zeros(storage.nbytes(), dtype=torch.uint8, device="cpu")
         alias = self.alias(tensor)
@@ -110,7 +117,8 @@ class Values:
         """The one value that all elements of a chip tensor are known to have, or None."""
         uniform = self.uniform.get(tensor.untyped_storage().data_ptr())
         if uniform is None:
-            alias = self.alias(tensor) if tensor.dtype in INDEX_LIKE and tensor.numel() else None
+            known = tensor.dtype in INDEX_LIKE or tensor.numel() <= SMALL
+            alias = self.alias(tensor) if known and tensor.numel() else None
             if alias is None:
                 return None
             least, most = alias.aminmax()

@@ -79,6 +79,7 @@ class TapeMemory:
 
     def __init__(self, tape: list[int], block_bytes: list[int], capacity_bytes: int, settings: str = "") -> None:
         self.tape, self.block_bytes = tape, block_bytes
+        self.capacity_bytes, self.settings = capacity_bytes, settings
         self.replayed = TapeAllocator(capacity_bytes, settings)
         self._read = 0
 
@@ -117,6 +118,7 @@ class TapeMemory:
         self.tape.append(word(Kind.ALLOC_CALL, AllocatorCall.EMPTY_CACHE))
 
     def limit(self, capacity_bytes: int) -> None:
+        self.capacity_bytes = capacity_bytes
         self._now().capacity_bytes = capacity_bytes
 
     def check(self, nbytes: int) -> str | None:

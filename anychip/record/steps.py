@@ -18,6 +18,9 @@ from anychip.record.tape import Kind, Mark
 Ints = npt.NDArray[np.int64]
 
 PHASES = ("other", "forward", "backward", "optimizer")
+# mark -> the index of the phase that it begins, or ends
+BEGINS = {Mark.FORWARD_BEGIN: 1, Mark.INFER_BEGIN: 1, Mark.BACKWARD_BEGIN: 2, Mark.OPTIMIZER_BEGIN: 3}
+ENDS = {Mark.FORWARD_END: 1, Mark.INFER_END: 1, Mark.BACKWARD_END: 2, Mark.OPTIMIZER_END: 3}
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,18 @@ def find_steps(program: Program) -> list[Step]:
 
 class Marks:
     """The marks of a tape: `at`, their positions, `what`, which mark each is, `optimizer`, which one had stepped last;
-    forwards that are recomputed inside a backward are left out."""
+    forwards that are recomputed inside a backward are left out, and backwards that are run inside one (both are what a
+    reentrant checkpoint does)."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
         positions = np.flatnonzero(program.kinds == Kind.MARK)
         marks = program.payloads[positions]
-        opened = np.cumsum((marks == Mark.BACKWARD_BEGIN).astype(np.int64) - (marks == Mark.BACKWARD_END))
-        inside = opened > 0
+        begins = marks == Mark.BACKWARD_BEGIN
+        opened = np.cumsum(begins.astype(np.int64) - (marks == Mark.BACKWARD_END))
+        inside = opened - begins > 0
         calls = np.isin(marks, (Mark.FORWARD_BEGIN, Mark.FORWARD_END, Mark.INFER_BEGIN, Mark.INFER_END))
-        keep = ~(inside & calls)
+        keep = ~(inside & (calls | begins | (marks == Mark.BACKWARD_END)))
         self.at: Ints = positions[keep]
         self.what: Ints = marks[keep]
         named = np.flatnonzero(program.kinds == Kind.OPTIMIZER)
@@ -81,11 +86,23 @@ class Marks:
         return keep
 
     def phase(self) -> npt.NDArray[np.int8]:
-        """For each word of the tape an index into PHASES."""
-        begins = {Mark.FORWARD_BEGIN: 1, Mark.INFER_BEGIN: 1, Mark.BACKWARD_BEGIN: 2, Mark.OPTIMIZER_BEGIN: 3}
-        values = np.array([begins.get(Mark(mark), 0) for mark in self.what.tolist()], np.int8)
+        """For each word of the tape an index into PHASES: of the innermost that has begun and not ended, as a closure's
+        backward is inside its optimizer, and a gradient that a model takes of itself inside its forward."""
+        opened: list[int] = []
+        values = [0]
+        for mark in self.what.tolist():
+            if mark == Mark.OPTIMIZER_BEGIN and BEGINS[mark] in opened:
+                del opened[
+                    opened.index(BEGINS[mark]) :
+                ]  # the last one failed midway: those that are left are outermost
+            if mark in BEGINS:
+                opened.append(BEGINS[mark])
+            elif ENDS.get(mark) in opened:
+                while opened.pop() != ENDS[mark]:
+                    pass  # one that failed midway has no end
+            values.append(opened[-1] if opened else 0)
         edges = np.concatenate([[0], self.at, [self.program.tape.size]])
-        return np.repeat(np.concatenate([np.zeros(1, np.int8), values]), np.diff(edges))
+        return np.repeat(np.array(values, np.int8), np.diff(edges))
 
     @cached_property
     def recomputed(self) -> npt.NDArray[np.bool_]:

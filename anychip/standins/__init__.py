@@ -11,11 +11,12 @@ from typing import Any
 
 def install(runtime: Any) -> None:
     """Serve stand-ins on the virtual chip of this process. Call once, after torch is imported."""
-    from anychip.standins import extensions, recording
+    from anychip.standins import extensions, nvrtc, recording
     from anychip.standins.finder import Finder, NativeFinder
     from anychip.standins.patches import AfterImport
 
     recording.set_runtime(runtime)
+    nvrtc.install()
     sys.meta_path.insert(0, AfterImport())
     sys.meta_path.insert(0, NativeFinder())
     sys.meta_path.append(Finder())

@@ -21,6 +21,8 @@ _PARAMETERS = re.compile(r"__global__[\w\s]*?\b{}\s*\(([^)]*)\)", re.S)
 class RawKernel:
     """A kernel of CUDA C. `kernel(grid, block, args)` records one op, `cupy.<name>`."""
 
+    library = "cupy"
+
     def __init__(
         self, code: str, name: str, options: Sequence[str] = (), backend: str = "nvrtc", **_options: Any
     ) -> None:
@@ -31,18 +33,20 @@ class RawKernel:
         tensors = [one for one in args if isinstance(one, torch.Tensor)]
         blocks = [block for one in args if (block := _block(one)) is not None]
         if not blocks and not recording.any_on_chip(tensors):
-            raise ValueError(f"cupy kernel {self.name}: no argument is a tensor on the chip or the address of one")
-        cost = custom.COSTS.get(f"cupy.{self.name}")
+            raise ValueError(
+                f"{self.library} kernel {self.name}: no argument is a tensor on the chip or the address of one"
+            )
+        cost = custom.COSTS.get(f"{self.library}.{self.name}")
         if cost is not None:
-            custom.record_call(f"custom.cupy.{self.name}", cost, tuple(args), {})
+            custom.record_call(f"custom.{self.library}.{self.name}", cost, tuple(args), {})
             return
         written = [one for n, one in enumerate(args) if isinstance(one, torch.Tensor) and n not in self.const]
         moved = sum(one.numel() * one.element_size() for one in tensors) + sum(block.nbytes for block in blocks)
         # An address would make an op of its own of every call, and says nothing beyond its block's bytes.
         plain = tuple("address" if _block(one) is not None else _plain(one) for one in args)
-        recording.launch(f"cupy.{self.name}", plain, (), written, (("bytes", moved),))
+        recording.launch(f"{self.library}.{self.name}", plain, (), written, (("bytes", moved),))
         recording.runtime().recorder.warn(
-            f"cupy kernel {self.name}: priced by the bytes of its tensors; anychip.kernel gives it its cost"
+            f"{self.library} kernel {self.name}: priced by the bytes of its tensors; anychip.kernel gives it its cost"
         )
 
 

@@ -137,6 +137,13 @@ def modules_of(file: ModuleType) -> Mapping[str, Mapping[str, Any]]:
     return tables
 
 
+def told_of(top: str, names: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Names of a library that the report tells of once one of them is used."""
+    if not LIBRARIES[top].tells:
+        return names
+    return {name: telling(value, top, lambda: _warn(top)) for name, value in names.items()}
+
+
 class Loader(importlib.abc.Loader):
     def __init__(self, fullname: str, top: str, file: ModuleType) -> None:
         self.fullname, self.top, self.file = fullname, top, file
@@ -145,10 +152,7 @@ class Loader(importlib.abc.Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        names = modules_of(self.file)[self.fullname]
-        if LIBRARIES[self.top].tells:
-            names = {name: telling(value, self.top, lambda: _warn(self.top)) for name, value in names.items()}
-        module.__dict__.update(names)
+        module.__dict__.update(told_of(self.top, modules_of(self.file)[self.fullname]))
         module.__dict__["__anychip__"] = True
         module.__dict__["__getattr__"] = _missing(self.top, self.fullname, self.file)
         if self.fullname == self.top:

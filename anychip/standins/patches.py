@@ -27,6 +27,12 @@ def _cpp_extension(module: ModuleType) -> None:
     extensions.answer_builds(module)
 
 
+def _hub(module: ModuleType) -> None:
+    from anychip.standins import hub
+
+    hub.patch(module)
+
+
 def _pipelining(module: ModuleType) -> None:
     """From torch 2.15 on the stages connect pair by pair before the first step, which is no part of any."""
     for name in ("_preconnect_shared_p2p_edges", "_preconnect_p2p_edge_groups"):
@@ -67,6 +73,7 @@ def _is_trained(name: str, managed: Any) -> bool:
 
 
 PATCHES: dict[str, Callable[[ModuleType], None]] = {
+    "kernels": _hub,
     "torch.utils.cpp_extension": _cpp_extension,
     "torch.distributed.fsdp._optim_utils": _optimizer_states,
     "torch.distributed.pipelining.schedules": _pipelining,

@@ -70,7 +70,7 @@ def memory(program: Program) -> Memory:
     parameters: born before the first forward and alive at the end of the first step (or of the tape); gradients: born
     in a backward and alive when it ends; optimizer: born in an optimizer step and alive when it ends; activations: born in
     a forward and kept for its backward, or flowing through a backward; workspace: born in a forward and gone before it
-    ends. Inputs and temporaries outside of phases are other.
+    ends. Inputs, temporaries outside of phases, and what a forward makes for longer than the step after it are other.
     """
     all_lives = lives(program)
     if not all_lives.size.size:
@@ -103,7 +103,7 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
     phase = marks.phase()[of.born]
     size = program.tape.size
     steps = find_steps(program)
-    first_forward = steps[0].forwards[0] if steps and steps[0].forwards else _first(marks, Mark.FORWARD_BEGIN, size)
+    first_forward = steps[0].forwards[0] if steps and steps[0].forwards else _begun(marks, size)
     first_end = steps[0].end if steps else size
     kind = np.full(of.size.size, KINDS.index("other"))
     kind[(phase == 1) | (phase == 2)] = KINDS.index("activations")
@@ -113,10 +113,18 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
         ends = np.append(marks.at[marks.what == mark], size - 1)  # one that failed midway ends with the tape
         over = ends[np.searchsorted(ends, of.born)]
         kind[(phase == number) & (of.died > over)] = KINDS.index(name)
+    # What outlives a whole step after its own is kept for itself, and for no backward: DistributedDataParallel's buckets, caches.
+    trained = np.array([step.end for step in steps if step.kind == "train"], np.int64)
+    next_end = np.append(trained, (size + 1, size + 1))[np.searchsorted(trained, of.born, side="right") + 1]
+    kind[(phase == 1) & (of.died >= next_end)] = KINDS.index("other")
     kind[(of.born < first_forward) & (of.died >= first_end)] = KINDS.index("parameters")
     return kind
 
 
-def _first(marks: Marks, mark: Mark, default: int) -> int:
-    found = marks.at[marks.what == mark]
-    return int(found[0]) if found.size else default
+def _begun(marks: Marks, default: int) -> int:
+    """Where the first forward begins; where no module is called with gradients, the first thing that is done with them."""
+    for first in ((Mark.FORWARD_BEGIN,), (Mark.INFER_BEGIN, Mark.BACKWARD_BEGIN)):
+        found = marks.at[np.isin(marks.what, first)]
+        if found.size:
+            return int(found[0])
+    return default

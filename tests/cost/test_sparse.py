@@ -36,3 +36,10 @@ def test_coalescing_sorts_its_places():
                    out=t(500, dtype="float32")))  # fmt: skip
     assert task.known
     assert task.bytes_written == 64_000 + 2_000
+
+
+def test_a_sparse_gradient_touches_the_rows_that_it_has():
+    """A table of 1,000,000 rows of 64, of which 4,096 were used: 1 MB each of gradient, read and written, and 8 bytes an index."""
+    table, values = t(1_000_000, 64, dtype="float32"), t(4096, 64, dtype="float32")
+    task = work(op("aten._sparse_add_.default", table, t(1, 4096, dtype="int64"), values, -0.1, mutates=(0,)))
+    assert (task.bytes_read, task.bytes_written) == (4096 * 8 + 2 * 4096 * 256, 4096 * 256)

@@ -221,6 +221,20 @@ def test_lstm_reads_recurrent_weights_at_every_step():
     assert task.bytes_read > 34 * 800 * 200 * 4
 
 
+def test_an_lstm_of_packed_data_has_as_many_steps_as_the_longest_sequence():
+    """Three sequences of 3, 2 and 1: three steps, of 3, 2 and 1 of them; each row was taken for a step of its own."""
+    x, hx = t(6, 200, dtype="float32"), t(1, 3, 200, dtype="float32")
+    w = (t(800, 200, dtype="float32"), t(800, 200, dtype="float32"), t(800, dtype="float32"), t(800, dtype="float32"))
+    call = op("aten._cudnn_rnn.default", x, w, 4, None, hx, hx, 2, 200, 0, 1, False, 0.0, True, False, (3, 2, 1), None,
+              out=(x, hx, hx))  # fmt: skip
+    back = op("aten._cudnn_rnn_backward.default", x, w, 4, None, hx, hx, x, x, hx, hx, 2, 200, 0, 1, False, 0.0, True,
+              False, (3, 2, 1), None, out=(x, hx, hx))  # fmt: skip
+    assert [product.m for product in work(call).gemm] == [6, 3, 2, 1]
+    assert work(call).flop == 2 * 6 * (800 * 200 + 800 * 200)
+    assert work(call).kernels == 4 + 3
+    assert (work(back).flop, work(back).kernels) == (2 * work(call).flop, 2 * 7)
+
+
 def test_causal_attention_counts_half():
     q = t(12, 12, 1024, 64)
     lse = t(12, 12, 1024, dtype="float32")

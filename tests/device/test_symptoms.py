@@ -3,17 +3,19 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from anychip.cost.work import work
 from anychip.device.launch import record
 from anychip.device.schemas import IN_PLACE_VIEWS
+from anychip.errors import ProgramFailed
 from anychip.record import Kind
 from anychip.record.steps import Marks
 from anychip.spec import load_chip
 from anychip.timeline.memory import memory
 from anychip.timeline.modules import module_at
-from tests.device.test_device import run
+from tests.device.test_device import names, run
 
 
 def test_a_list_of_indices_comes_back_as_it_was_sent() -> None:
@@ -432,3 +434,183 @@ def test_only_copies_of_pinned_memory_go_on_without_the_host() -> None:
     # torch takes pinned memory for the result of the six
     assert asynchronous == [4, 4, 6, 8]
     assert len(copies) == 12
+
+
+def test_products_run_shortened_where_the_program_says_so() -> None:
+    """`set_float32_matmul_precision("high")` was heard by nobody: products took eight times as long as they do."""
+    program, _ = run("""
+        import torch
+        x, w = torch.randn(64, 64, device="cuda"), torch.randn(8, 8, 3, 3, device="cuda")
+        torch.mm(x, x)
+        torch.set_float32_matmul_precision("high")
+        torch.mm(x, x)
+        torch.mm(x, x)
+        torch.mm(x.bfloat16(), x.bfloat16())
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.bmm(x[None], x[None])
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        torch.bmm(x[None], x[None])
+        torch.conv2d(x.view(1, 8, 16, 32), w)
+        torch.backends.cudnn.allow_tf32 = False
+        torch.conv2d(x.view(1, 8, 16, 32), w)
+        out = []
+    """)
+    dtypes = [(op.name.split(".")[1], work(op).dtype) for op in program.ops if work(op).unit == "matrix"]
+    assert dtypes == [
+        ("mm", "fp32"), ("mm", "tf32"), ("mm", "bf16"), ("bmm", "fp32"), ("bmm", "tf32"), ("convolution", "tf32"),
+        ("convolution", "fp32"),
+    ]  # fmt: skip
+
+
+def test_a_beam_that_has_no_rival_goes_on() -> None:
+    """Beam search ended after one token: scores that were never set, -1e9, were taken for better than a beam's."""
+    _, out = run("""
+        import torch
+        scores = torch.log_softmax(torch.randn(4, 8, device="cuda"), -1)
+        finished = torch.zeros(4, 8, dtype=torch.bool, device="cuda")
+        worst = torch.where(finished, scores.min(dim=1, keepdim=True)[0], -1.0e9)
+        better = torch.any(scores[:, :1] > worst, dim=-1)
+        out = [bool(better.all()), bool((scores < float("-inf")).any()), bool((scores < 3.0).all()), worst[0, 0].item()]
+    """)
+    assert out == [True, False, True, -1e9]
+
+
+def test_the_best_of_several_vocabularies_are_no_ends_of_one() -> None:
+    """Of 4 beams times 32,000 tokens the middle is where a vocabulary begins: one beam had ended at once."""
+    _, out = run("""
+        import torch
+        beams = [torch.randn(2, beams * 32000, device="cuda").topk(2 * beams).indices % 32000 for beams in (1, 2, 3, 4, 5, 6, 8)]
+        out = [min(one.min().item() for one in beams), max(one.max().item() for one in beams)]
+    """)
+    assert 1000 < out[0] < out[1] < 31000
+
+
+def test_a_sampler_takes_as_many_boxes_as_it_chose() -> None:
+    """Mask R-CNN marks 128 boxes of one kind and 384 of another in masks of 2,005; all 2,005 went on to its heads."""
+    _, out = run("""
+        import torch
+        chosen, others = (torch.zeros(2005, dtype=torch.uint8, device="cuda") for _ in range(2))
+        chosen[torch.randperm(2005, device="cuda")[:128]] = 1
+        others[torch.randperm(2005, device="cuda")[:384]] = 1
+        grid = torch.zeros(100, 20, dtype=torch.bool, device="cuda")
+        grid[torch.randperm(100, device="cuda")[:25]] = True
+        out = [one.nonzero().shape[0] for one in (chosen, chosen | others, grid)]
+    """)
+    assert abs(out.pop(1) - 512) < 30
+    assert out == [128, 500]
+
+
+def test_a_compiler_does_not_run_out_of_what_its_kernels_never_write() -> None:
+    """Twelve maps of 8 GB that one kernel adds up as it makes them were refused on a chip of 80 GB."""
+    text = """
+        import torch
+        def total(x):
+            maps = [torch.sin(x * k) for k in range(12)]
+            return sum(maps[1:], maps[0])
+        total = {compiled}(total)
+        try:
+            out = [list(total(torch.empty({size}, device="cuda", dtype=torch.bfloat16)).shape)]
+        except torch.OutOfMemoryError:
+            out = ["refused"]
+    """
+    answers = [
+        run(text.format(compiled=compiled, size=size))[1]
+        for compiled, size in (("", 4_000_000_000), ("torch.compile", 4_000_000_000), ("torch.compile", 45_000_000_000))
+    ]
+    assert answers == [["refused"], [[4_000_000_000]], ["refused"]]
+
+
+def test_a_backward_of_one_number_is_no_step_of_a_program_that_failed() -> None:
+    """Some begin with one, around a fault of some system: a program that then found no data was forecast at 22 us a step."""
+    with pytest.raises(ProgramFailed, match="before its first step was complete"):
+        run("""
+            import torch
+            torch.empty(1, device="cuda", requires_grad=True).backward()
+            raise SystemExit("no data")
+        """)
+
+
+def test_a_process_that_uses_several_chips_is_told_of() -> None:
+    """DataParallel's replicas were counted as one chip's work without a word."""
+    text = """
+        import torch
+        model = torch.nn.DataParallel(torch.nn.Linear(8, 8).cuda(), list(range({count})))
+        model(torch.randn(16, 8, device="cuda")).sum().backward()
+    """
+    told = [run(text.format(count=count), devices=4)[0].meta["warnings"] for count in (1, 4)]
+    assert told[0] == []
+    assert "several chips from one process" in told[1][0]
+
+
+def test_a_parameter_that_wraps_others_is_where_they_are() -> None:
+    """torchao's quantised weights have no memory of their own: the first call of their module ended the program."""
+    program, out = run(
+        """
+        import torch
+        class Quantised(torch.Tensor):
+            @staticmethod
+            def __new__(cls, numbers, scale):
+                return torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=torch.bfloat16, device=numbers.device)
+            def __init__(self, numbers, scale):
+                self.numbers, self.scale, self.mesh = numbers, scale, "no tensor, as a DTensor's"
+            def __tensor_flatten__(self):
+                return ["numbers", "scale", "mesh"], None
+            @classmethod
+            def __torch_dispatch__(cls, func, types, args, kwargs=None):
+                if func is torch.ops.aten.detach.default:
+                    return Quantised(args[0].numbers, args[0].scale)
+                raise NotImplementedError(func)
+        layer = torch.nn.Linear(64, 32, bias=False, device="cuda")
+        numbers, scale = torch.zeros(32, 64, dtype=torch.int8, device="cuda"), torch.ones(32, 1, device="cuda")
+        layer.weight = torch.nn.Parameter(Quantised(numbers, scale), requires_grad=False)
+        layer.forward = lambda x: x @ (layer.weight.numbers * layer.weight.scale).t()
+        out = [list(layer(torch.randn(4, 64, device="cuda")).shape)]
+        """,
+        calls=2,
+    )
+    assert out == [[4, 32]]
+    assert sorted(program.block_bytes[program.meta["parameter_blocks"]].tolist()) == [128, 2048]
+
+
+def test_flex_attention_is_one_kernel_in_32_bit_too() -> None:
+    """Under autocast rotary embeddings leave queries in 32 bit: attention was priced as products with all scores written."""
+    program, _ = run("""
+        import torch
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+        mask = create_block_mask(lambda b, h, q, k: q >= k, None, None, 512, 512, device="cuda")
+        q = torch.randn(2, 4, 512, 64, device="cuda", requires_grad=True)
+        torch.compile(flex_attention)(q, q, q, block_mask=mask).sum().backward()
+    """)
+    done = set(names(program))
+    assert {"aten._flash_attention_forward.default", "aten._flash_attention_backward.default"} <= done
+    assert not any(name.startswith("aten.bmm") for name in done)
+
+
+def test_bags_of_a_sparse_table_give_sparse_gradients() -> None:
+    """`EmbeddingBag(sparse=True)` gave a gradient as large as its table, which SparseAdam refuses."""
+    program, out = run("""
+        import torch
+        bag = torch.nn.EmbeddingBag(1000, 8, mode="sum", sparse=True, device="cuda")
+        dense = torch.nn.EmbeddingBag(1000, 8, mode="mean", device="cuda")
+        indices = torch.randint(0, 1000, (16, 4), device="cuda")
+        (bag(indices).sum() + dense(indices).sum()).backward()
+        out = [bag.weight.grad.is_sparse, bag.weight.grad._nnz(), dense.weight.grad.is_sparse]
+        torch.optim.SGD(bag.parameters(), 0.1).step()
+    """)
+    assert out == [True, 64, False]
+    assert "aten._sparse_add_.default" in names(program)
+
+
+def test_a_few_elements_of_a_large_cache_are_written() -> None:
+    """The host made a copy of the whole, 76 GB, to keep what they are."""
+    _, out = run("""
+        import torch
+        cache = torch.empty(19_000_000_000, dtype=torch.float32, device="cuda")
+        cache[:16].fill_(3.0)
+        cache[16:20] = torch.arange(4.0)
+        cache[:4].masked_fill_(torch.ones(4, dtype=torch.bool, device="cuda"), -1e9)
+        small = torch.zeros(64, device="cuda")
+        small[:16].fill_(3.0)
+        out = [list(cache[:2].tolist()), small[15:17].tolist()]
+    """)
+    assert out == [[1.0, 1.0], [3.0, 0.0]]

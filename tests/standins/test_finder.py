@@ -36,6 +36,11 @@ PROGRAM = """
             exec(statement)
         except ImportError as error:
             said[statement] = [type(error).__name__, str(error)]
+    import kernels
+    said["hub"] = [kernels.get_kernel(f"someone/{{name}}", version=1) for name in ("activation", "paged-attention")]
+    said["hub has"] = [kernels.has_kernel(f"someone/{{name}}") for name in ("flash-attn3", "activation")]
+    attention = kernels.get_kernel("someone/flash-attention-3").flash_attn_interface
+    said["hub attention"] = attention.flash_attn_func.__module__
     said["torchvision spec"] = importlib.util.find_spec("torchvision") is None
     torch.zeros(1, device="cuda")
     json.dump(said, open(sys.argv[1], "w"))
@@ -66,6 +71,14 @@ TRAINER = """
 """
 
 
+KERNELS = """
+    def get_kernel(repo_id, *, version=None):
+        return f"downloaded {repo_id} {version}"
+    def has_kernel(repo_id):
+        return False
+"""
+
+
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     folder = tmp_path_factory.mktemp("finder")
@@ -73,6 +86,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     for name, text in (("liger_kernel", '__version__ = "installed"'), ("cupy", 'raise ImportError("libcuda.so.1")')):
         (packages / name).mkdir(parents=True)
         (packages / name / "__init__.py").write_text(text, encoding="utf-8")
+    (packages / "kernels.py").write_text(textwrap.dedent(KERNELS), encoding="utf-8")
     (packages / "cupy-13.9.dist-info").mkdir()
     (packages / "cupy-13.9.dist-info" / "METADATA").write_text("Name: cupy\nVersion: 13.9+cu12\n", encoding="utf-8")
     (packages / "probing.py").write_text(textwrap.dedent(LIBRARY), encoding="utf-8")
@@ -167,3 +181,10 @@ def test_a_stand_in_that_is_not_wanted_is_absent(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("ANYCHIP_WITHOUT", "xformers,apex")
     assert Finder().find_spec("apex", None) is None
     assert Finder().find_spec("flash_attn", None) is not None
+
+
+def test_a_kernel_of_the_hub_is_the_stand_in_of_its_library(said: dict[str, object]) -> None:
+    """Programs ask the Hub for FlashAttention; of others it knows best."""
+    assert said["hub attention"] == "anychip.standins.flash_attn"
+    assert said["hub has"] == [True, False]
+    assert said["hub"] == ["downloaded someone/activation 1", "downloaded someone/paged-attention 1"]

@@ -103,6 +103,9 @@ EXTENSIONS = """
     kernel = cupy.RawKernel("extern \\"C\\" __global__ void axpy(const float* x, float* y) {}", "axpy")
     kernel((1,), (32,), (a, a))
     kernel((1,), (32,), (a.data_ptr(), a[5].data_ptr()))
+    compiled = torch.cuda._compile_kernel("extern \\"C\\" __global__ void scale(const float* x, float* y, int n) {}", "scale")
+    compiled.set_shared_memory_config(64 * 1024)
+    compiled(grid=(4, 1, 1), block=(256, 1, 1), args=[a, torch.empty_like(a), a.numel()], stream=torch.cuda.Stream())
     json.dump(said, open(sys.argv[1], "w"))
 """
 
@@ -270,6 +273,13 @@ def test_cupy_kernels_count_their_tensors_given_whole_or_by_address(extensions: 
     assert [op.mutates for op in ops] == [(0, 1), ()]  # one tensor given twice; the second parameter is not const
     assert [work(op).bytes_moved for op in ops] == [2 * 800, 2 * 800]  # 200 floats, behind each address too
     assert constants("__global__ void axpy(const float* x, float* y, int n)", "axpy") == {0}
+
+
+def test_a_kernel_that_torch_compiles_while_the_program_runs_is_one_op(extensions: Recorded) -> None:
+    (op,) = [op for op in extensions.ops if op.name == "cuda.scale"]
+    assert op.mutates == (1,)
+    assert work(op).bytes_moved == 2 * 800
+    assert any(one.startswith("cuda kernel scale: priced by the bytes") for one in extensions.warnings)
 
 
 # anychip.kernel -------------------------------------------------------------------------------------------------------

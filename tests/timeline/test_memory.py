@@ -1,7 +1,7 @@
 """What is live, and when."""
 
 from anychip.timeline.memory import memory
-from tests.timeline.tapes import ALLOC, FREE, OP, Mark, mark, program, t, w
+from tests.timeline.tapes import ALLOC, FREE, OP, Kind, Mark, mark, program, t, w
 from tests.timeline.tapes import op as call
 
 OPS = [call("aten.relu.default", t(4), out=t(4))]
@@ -18,3 +18,30 @@ def test_the_peak_of_steps_is_told_apart_from_that_of_the_start():
 def test_without_steps_the_two_peaks_are_one():
     held = memory(program([w(ALLOC, 0), w(OP, 0), w(FREE, 0), w(ALLOC, 1), w(OP, 0)], OPS, [200, 100]))
     assert held.peak_bytes == held.stepping_bytes == 200
+
+
+def test_parameters_of_a_program_that_calls_no_module_with_gradients():
+    """Reentrant checkpoints of a list of blocks: whatever was alive after the first step was a parameter."""
+    step = [
+        mark(Mark.INFER_BEGIN), w(ALLOC, 1), w(OP, 0), mark(Mark.INFER_END),
+        mark(Mark.BACKWARD_BEGIN), w(ALLOC, 2), w(OP, 0), mark(Mark.BACKWARD_END),
+        w(Kind.OPTIMIZER, 0), mark(Mark.OPTIMIZER_BEGIN), w(ALLOC, 3), w(OP, 0), mark(Mark.OPTIMIZER_END),
+    ]  # fmt: skip
+    held = memory(program([w(ALLOC, 0), w(OP, 0), *step, w(OP, 0)], OPS, [100, 30, 100, 200]))
+    kinds = {name: size for name, size in held.by_kind.items() if size}
+    assert kinds == {"parameters": 100, "activations": 30, "gradients": 100, "optimizer": 200}
+
+
+def test_buckets_that_a_forward_makes_are_no_activations():
+    """DistributedDataParallel makes its buckets anew in the second forward, and keeps them."""
+
+    def step(*made):
+        return [
+            mark(Mark.FORWARD_BEGIN), *(w(ALLOC, block) for block in made), w(ALLOC, 1), w(OP, 0), mark(Mark.FORWARD_END),
+            mark(Mark.BACKWARD_BEGIN), w(OP, 0), w(FREE, 1), mark(Mark.BACKWARD_END),
+            w(Kind.OPTIMIZER, 0), mark(Mark.OPTIMIZER_BEGIN), w(OP, 0), mark(Mark.OPTIMIZER_END),
+        ]  # fmt: skip
+
+    held = memory(program([w(ALLOC, 0), w(OP, 0), *step(), *step(2), *step()], OPS, [100, 30, 50]))
+    kinds = {name: size for name, size in held.by_kind.items() if size}
+    assert kinds == {"parameters": 100, "activations": 30, "other": 50}

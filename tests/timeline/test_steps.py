@@ -68,6 +68,32 @@ def test_a_forward_inside_a_backward_is_no_step():
     assert steps(*[FORWARD, again, optimizer()] * 2) == [("train", 1)] * 2
 
 
+def test_a_reentrant_checkpoint_stays_in_its_backward():
+    """It calls a module again and runs a backward of its own, after which the outer one goes on."""
+    op = w(Kind.OP, 0)
+    call = [w(Kind.ENTER, 0), *FORWARD, w(Kind.EXIT, 0)]
+    marks = Marks(
+        program([*FORWARD, mark(M.BACKWARD_BEGIN), *call, *BACKWARD, op, *call, mark(M.BACKWARD_END), op], OPS)
+    )
+    at_ops = marks.program.kinds == Kind.OP
+    assert [PHASES[phase] for phase in marks.phase()[at_ops]] == ["forward", *["backward"] * 4, "other"]
+    assert marks.recomputed[at_ops].tolist() == [False, True, False, False, True, False]
+
+
+def test_what_goes_on_after_a_phase_inside_it_is_in_its_own():
+    """LBFGS calls a closure between its own ops, and a model that predicts forces takes gradients inside its forward."""
+    op = w(Kind.OP, 0)
+    forces = [mark(M.FORWARD_BEGIN), op, *BACKWARD, op, mark(M.FORWARD_END)]
+    closure = [w(Kind.OPTIMIZER, 0), mark(M.OPTIMIZER_BEGIN), op, *FORWARD, *BACKWARD, op, mark(M.OPTIMIZER_END)]
+    marks = Marks(program([*forces, op, *closure, op], OPS))
+    found = [PHASES[phase] for phase in marks.phase()[marks.program.kinds == Kind.OP]]
+    inside = ["forward", "backward", "forward", "other"], ["optimizer", "forward", "backward", "optimizer", "other"]
+    assert found == [*inside[0], *inside[1]]
+    failed = [w(Kind.OPTIMIZER, 0), mark(M.OPTIMIZER_BEGIN), op]
+    marks = Marks(program([*failed, *FORWARD, *optimizer(), op], OPS))
+    assert PHASES[marks.phase()[-1]] == "other"
+
+
 def test_a_step_that_was_cut_off_does_not_count():
     assert steps(FORWARD, BACKWARD, optimizer(), FORWARD, BACKWARD) == [("train", 1)]
 

@@ -230,7 +230,7 @@ def test_each_product_of_a_loop_takes_the_host_as_long_as_the_library_needs(reco
     one = recorder.program(Job(argv_of(ROUTED), 2)).ranks[0]
     waits = one.payloads[one.kinds == Kind.HOST]
     # two products forward and four backward of each of four experts, in two steps
-    assert (waits == 25_000).sum() == 2 * 4 * 6
+    assert (waits == 19_500).sum() == 2 * 4 * 6
 
 
 def test_a_process_that_ends_is_told(tmp_path):

@@ -104,13 +104,16 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
     size = program.tape.size
     steps = find_steps(program)
     first_forward = steps[0].forwards[0] if steps and steps[0].forwards else _begun(marks, size)
-    first_end = steps[0].end if steps else size
+    # One that failed midway ends with the last that it did: whether its interpreter then gives back what it held is chance.
+    done = int(np.flatnonzero((program.kinds == Kind.OP) | (program.kinds == Kind.ALLOC)).max(initial=-1)) + 1
+    first_end = steps[0].end if steps else done
     kind = np.full(of.size.size, KINDS.index("other"))
     kind[(phase == 1) | (phase == 2)] = KINDS.index("activations")
     ends = np.append(marks.at[np.isin(marks.what, (Mark.FORWARD_END, Mark.INFER_END))], size)
     kind[(phase == 1) & (of.died <= ends[np.searchsorted(ends, of.born)])] = KINDS.index("workspace")
     for number, mark, name in ((2, Mark.BACKWARD_END, "gradients"), (3, Mark.OPTIMIZER_END, "optimizer")):
-        ends = np.append(marks.at[marks.what == mark], size - 1)  # one that failed midway ends with the tape
+        ends = marks.at[marks.what == mark]
+        ends = np.append(ends, ends.max(initial=done - 1))
         over = ends[np.searchsorted(ends, of.born)]
         kind[(phase == number) & (of.died > over)] = KINDS.index(name)
     # What outlives a whole step after its own is kept for itself, and for no backward: DistributedDataParallel's buckets, caches.

@@ -45,3 +45,19 @@ def test_buckets_that_a_forward_makes_are_no_activations():
     held = memory(program([w(ALLOC, 0), w(OP, 0), *step(), *step(2), *step()], OPS, [100, 30, 50]))
     kinds = {name: size for name, size in held.by_kind.items() if size}
     assert kinds == {"parameters": 100, "activations": 30, "other": 50}
+
+
+def test_what_a_program_held_that_failed_midway_whether_or_not_its_interpreter_gives_it_back():
+    """With another variable in the environment the interpreter's end freed the moments, and "other" was what filled a chip."""
+    words = [
+        w(ALLOC, 0), w(OP, 0), mark(Mark.FORWARD_BEGIN), w(ALLOC, 1), w(OP, 0), mark(Mark.FORWARD_END),
+        mark(Mark.BACKWARD_BEGIN), w(ALLOC, 2), w(OP, 0), w(FREE, 1), mark(Mark.BACKWARD_END),
+        w(Kind.OPTIMIZER, 0), mark(Mark.OPTIMIZER_BEGIN), w(ALLOC, 3), w(OP, 0), w(ALLOC, 4), w(OP, 0), w(FREE, 4),
+        w(ALLOC, 5), w(OP, 0),
+    ]  # fmt: skip
+    given_back = [w(FREE, block) for block in (3, 5, 2, 0)]
+    left, freed = (memory(program([*words, *end], OPS, [100, 30, 100, 90, 10, 80])) for end in ([], given_back))
+    assert left.by_kind == freed.by_kind
+    assert {name: size for name, size in freed.by_kind.items() if size} == {
+        "parameters": 100, "gradients": 100, "optimizer": 170,
+    }  # fmt: skip

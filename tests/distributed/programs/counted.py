@@ -40,3 +40,6 @@ with Count():
     runpy.run_path(sys.argv[0], run_name="__main__")
 with open(f"{out}/{os.environ['RANK']}.json", "w") as file:
     json.dump(calls, file)
+# With every count written: gloo's threads at times abort an interpreter that ends ("terminate called without an active
+# exception", one run of fifteen on two busy cores), and what they do then is not what is tested.
+os._exit(0)

@@ -284,10 +284,11 @@ def fuse_region(
     written: set[int] = set()
     for group, outside in zip(groups, wanted, strict=True):
         if not group.fusible:
-            launched[group.at] = group.ops[0]
-            if facts[group.ops[0]].ragged:
-                out_ops.append(replace(ops[group.ops[0]], kwargs=(*ops[group.ops[0]].kwargs, ("padded", True))))
-                launched[group.at] = len(out_ops) - 1
+            alone = group.ops[0]
+            launched[group.at] = alone
+            if facts[alone].ragged:
+                launched[group.at] = len(out_ops)
+                out_ops.append(replace(ops[alone], kwargs=(*ops[alone].kwargs, ("padded", True))))
             written |= group.writes.keys() | group.reads.keys()
             continue
         writes = {block: size for block, size in group.writes.items() if block in outside and block not in again}

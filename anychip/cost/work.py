@@ -217,9 +217,8 @@ def gemm_work(op: Op, products: tuple[Gemm, ...], kind: str = "gemm", **changes:
     return Work(**(fields | changes))
 
 
-ROW_BYTES = (
-    16  # of a load by cp.async and ldmatrix, and what the rows of a tensor-map descriptor (TMA) must be multiples of
-)
+# Of a load by cp.async and ldmatrix, and what the rows of a tensor-map descriptor (TMA) must be multiples of.
+ROW_BYTES = 16
 
 
 def operands(op: Op) -> list[TensorMeta]:

@@ -128,9 +128,8 @@ def _scale_up(chip: Chip, num_chips: int, domain: int, topology: str, cluster: C
         raise BadNetwork(
             f"{chip.id}: how its chips are joined is unknown ({missing[0]}). {_remedy(chip, num_chips, missing[1])}"
         )
-    peer = (
-        link.peer_one_way_bytes_per_s if topology == link.topology else None
-    )  # a switch's is not that of a board of wires
+    # A switch's rate between two chips is not that of a board of wires.
+    peer = link.peer_one_way_bytes_per_s if topology == link.topology else None
     if cluster and given and rate == given:
         peer = cluster.peer_bytes_per_s
     if peer is None and topology == "mesh":

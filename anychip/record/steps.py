@@ -92,9 +92,8 @@ class Marks:
         values = [0]
         for mark in self.what.tolist():
             if mark == Mark.OPTIMIZER_BEGIN and BEGINS[mark] in opened:
-                del opened[
-                    opened.index(BEGINS[mark]) :
-                ]  # the last one failed midway: those that are left are outermost
+                # The last one failed midway: those that are left are outermost.
+                del opened[opened.index(BEGINS[mark]) :]
             if mark in BEGINS:
                 opened.append(BEGINS[mark])
             elif ENDS.get(mark) in opened:

@@ -87,10 +87,15 @@ def installed(name: str) -> bool:
     return spec is not None and is_installed(spec.origin or "")
 
 
+def is_absent(library: str) -> bool:
+    """Whether the user wants the program to find no such library."""
+    return library in os.environ.get("ANYCHIP_WITHOUT", "").split(",")
+
+
 def spec_of(fullname: str) -> importlib.machinery.ModuleSpec | None:
     """Of a stand-in's module; None where no stand-in is to be served. Raises ImportError for what it lacks."""
     top = fullname.partition(".")[0]
-    library = LIBRARIES.get(top) if top not in os.environ.get("ANYCHIP_WITHOUT", "").split(",") else None
+    library = None if is_absent(top) else LIBRARIES.get(top)
     if library is None or (fullname == top and not installed(top) and hidden(library.serves)):
         return None
     if fullname != top and not hasattr(sys.modules.get(top), "__anychip__"):

@@ -4,12 +4,11 @@ They are compiled for one kind of chip and one build of torch, and run on no vir
 """
 
 import importlib
-import os
 import re
 from types import ModuleType
 from typing import Any
 
-from anychip.standins.finder import LIBRARIES, modules_of, told_of
+from anychip.standins.finder import LIBRARIES, is_absent, modules_of, told_of
 
 # part of a repository's name -> the library that its kernels are of
 HUB = {
@@ -22,7 +21,7 @@ def library_of(repository: str) -> str | None:
     """`kernels-community/flash-attn3` -> flash_attn; None where there is no stand-in, or it is to be absent."""
     name = re.sub(r"\W", "_", repository.rpartition("/")[2].lower())
     library = next((library for part, library in HUB.items() if part in name), None)
-    return None if library in os.environ.get("ANYCHIP_WITHOUT", "").split(",") else library
+    return None if library is None or is_absent(library) else library
 
 
 def module_of(library: str) -> ModuleType:

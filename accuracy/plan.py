@@ -304,7 +304,8 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     options: dict[str, Any] = {
         "layers": sizes["layers"], "hidden": sizes["hidden"], "heads": sizes["heads"], "kv_heads": kv, "ffn": ffn,
         "vocab": padded(number(columns, "vocab"), split["tp"]), "seq": sizes["seq_len"], "head_dim": fixed.get("head_dim"),
-        "micro_batch": number(columns, "micro_batch"), "dtype": dtype, "recipe": (recipe if recipe != "nf4" else "") or None, "frozen_4bit": packed,
+        "micro_batch": number(columns, "micro_batch"), "dtype": dtype, "recipe": None if recipe in ("", "nf4") else recipe,
+        "frozen_4bit": packed,
         **recomputed(recompute, sizes["layers"], split), "sharding": word("zero_or_fsdp", columns["zero_or_fsdp"]),
         "compile": compiled(columns, fixed),
         **{name: value for name, value in split.items() if value > 1},

@@ -274,8 +274,8 @@ def build(chip: Chip, rates: Rates) -> Machine:
         chip, rates, min(_level(memory, peak_bandwidth), peak_bandwidth), peak_bandwidth, memory.kind == "measured",
         rates.need("vector.rate").value, rates.need("memory.scattered").value, seconds["kernel.floor"],
         min(seconds["kernel.floor_graph"], seconds["kernel.floor"]), seconds["host.op"], seconds["host.launch"],
-        product.value if product else 0.0, seconds["host.replay"], 0.0 if chip.execution == "host" else seconds["host.read"], link, chip.execution == "graph",
-        chip.execution == "host",
+        product.value if product else 0.0, seconds["host.replay"], 0.0 if chip.execution == "host" else seconds["host.read"],
+        link, chip.execution == "graph", chip.execution == "host",
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy import megatron
-from accuracy.recorder import GRAPHED, HOLDING, HYBRID
+from accuracy.recorder import GATHERED, GRAPHED, HOLDING, HYBRID
 from accuracy.rows import Run
 from anychip.network import Fabric
 from anychip.spec import list_chips, list_clusters, load_chip
@@ -109,7 +109,7 @@ def search(pattern: str, text: str) -> re.Match[str] | None:
     return regex(pattern).search(text)
 
 
-MATCHED = ("framework", "chip", "model", "recompute", "dtype", "notes", "source_location")
+MATCHED = ("framework", "chip", "model", "recompute", "dtype", "pp", "notes", "source_location")
 
 
 def matches(rule: Mapping[str, Any], run: Run) -> bool:
@@ -350,8 +350,8 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     options = {name: value for name, value in options.items() if value is not None}
     check(options, chips)
     found = tuple(sorted(set(filled)))
-    program = next((name for name, holds in ((HYBRID, "pattern" in options), (HOLDING, packed), (GRAPHED, fixed.get("layer_graphs")))
-                    if holds), Plan.program)  # fmt: skip
+    program = next((name for name, holds in ((HYBRID, "pattern" in options), (HOLDING, packed), (GRAPHED, fixed.get("layer_graphs")),
+                                              (GATHERED, fixed.get("each_parameter"))) if holds), Plan.program)  # fmt: skip
     return Plan(run, chip, chips, options, found, program, rules=names, offloads=bool(fixed.get("offloads")), cluster=cluster,
                 memory=str(fixed.get("memory", "allocated")), allocator=str(fixed.get("allocator", "")),
                 context_bytes=int(fixed.get("context_mib", 0)) << 20,

@@ -32,6 +32,7 @@ PACKAGES = {"accuracy.megatron": "megatron-core"}  # what a program is made of, 
 HYBRID = "accuracy.hybrid"
 HOLDING = "accuracy.holding"
 GRAPHED = "accuracy.graphed"
+GATHERED = "accuracy.gathered"
 STANDINS = {
     "accuracy.megatron": ("*.py",),
     HYBRID: ("causal_conv1d.py", "fused.py", "mamba_*.py"),
@@ -185,6 +186,7 @@ LIBRARIES = (
 MORE = {
     HOLDING: (HOLDING,),
     GRAPHED: (GRAPHED,),
+    GATHERED: (GATHERED,),
     HYBRID: (HYBRID, "accuracy.reference.__main__"),
     "accuracy.megatron": (
         "accuracy.megatron", "accuracy.reference.__main__", "megatron.core.distributed", "megatron.core.models.gpt",

@@ -70,6 +70,14 @@ class Call:
         """Global rank of who is sent to or received from."""
         return self.ranks[self.at[PEER[self.name]]] if self.name in PEER else None
 
+    @property
+    def pieces(self) -> list[torch.Tensor]:
+        """The list, one tensor for each rank, that NCCL's backend copies from or to one buffer, each on its own; those of
+        unequal sizes travel as they are (torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp, which others' backends follow)."""
+        found = {"allgather_": self.outputs, "reduce_scatter_": self.inputs}.get(self.name, [])
+        alike = len({tensor.shape for tensor in found}) == 1 and found[0].device.type != "cpu"
+        return found if alike else []
+
 
 class Collectives:
     def __init__(self, runtime: Runtime, groups: Groups) -> None:
@@ -149,13 +157,23 @@ class Collectives:
         if "reduce_op" in call.at:
             kwargs.append(("op", REDUCTIONS[int(call.at["reduce_op"].op())]))
         args = (canonical(tuple(call.outputs)), canonical(tuple(call.inputs)), call.group)
-        op = recorder.op_word(Op(f"c10d.{call.name}.default", args, tuple(kwargs)))
+        words = [recorder.op_word(Op(f"c10d.{call.name}.default", args, tuple(kwargs)))]
+        pieces = call.pieces
+        if pieces:
+            # The buffer is given back at once, on the host's clock, as the real one is.
+            flat = pieces[0].new_empty((len(pieces), *pieces[0].shape))
+            ends = (flat[0], pieces[0]) if call.name == "reduce_scatter_" else (pieces[0], flat[0])
+            copies = [
+                recorder.op_word(Op("aten.copy_.default", canonical(ends), (("non_blocking", True),), (), (0,)))
+            ] * len(pieces)
+            words = [*copies, *words] if call.name == "reduce_scatter_" else [*words, *copies]
         if self.batch is not None or not call.at.get("async_op", True):
-            self.runtime.driver.launch(op)
+            for op in words:
+                self.runtime.driver.launch(op)
             return None
         stream = COMM_STREAM + call.group if call.peer is None else self.groups.pair_stream(call.group, call.peer)
         beside, names = self.runtime.micro_pipeline, self.groups.names(call.group)
-        event = self._on_stream(stream, [op], beside.issues(call.name, names, call.inputs))
+        event = self._on_stream(stream, words, beside.issues(call.name, names, call.inputs))
         beside.issued(call.name, names, call.outputs, event)
         return event
 

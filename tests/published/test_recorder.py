@@ -8,7 +8,7 @@ import pytest
 
 from accuracy.fold import points
 from accuracy.plan import argv_of
-from accuracy.recorder import Job, Recorder
+from accuracy.recorder import GATHERED, Job, Recorder
 from accuracy.runner import priced
 from anychip.record import Kind
 from anychip.spec import load_chip
@@ -94,6 +94,19 @@ def test_each_way_to_split_runs(recorder, options):
     names = {rank.ops[index].name for rank in found.ranks for index in rank.payloads[rank.kinds == Kind.OP]}
     assert any(name.startswith("c10d.") for name in names)
     assert priced(found, load_chip("nvidia-h100-sxm")).time_s > 0
+
+
+def test_parameters_that_are_gathered_one_by_one_are_waited_for(recorder):
+    """As DeepSpeed's first ZeRO-3: in lists of pieces, whose copies grow with the ranks, and not beside the products."""
+    shape = argv_of({**SHAPE, "kv_heads": 32, "gated": False, "layers": 2, "sharding": "fsdp", "dtype": "fp16",
+                     "recompute": "full", "norm": "layer", "tied": True})  # fmt: skip
+
+    def on(num_chips, module):
+        return priced(recorder.program(Job(shape, num_chips, module)), load_chip("nvidia-h100-sxm"))
+
+    whole, few, many = on(512, "accuracy.reference"), on(64, GATHERED), on(512, GATHERED)
+    assert many.time_s > 1.5 * whole.time_s
+    assert many.time_s > few.time_s + whole.breakdown_s["exposed_comm"]
 
 
 def test_split_experts_gather_their_tokens(recorder):

@@ -401,6 +401,22 @@ def test_a_chip_is_found_by_any_of_its_names():
         plan(run_of(chip="no such chip"))
 
 
+SC21 = {"framework": "Megatron-LM", "chip": "A100 SXM 80GB", "micro_batch": "", "global_batch": "512"}
+
+
+@pytest.mark.parametrize(("pp", "micro_batch"), [("1", 4), ("", 4), ("2", 1)])
+def test_a_model_without_a_pipeline_has_micro_batches_of_four(pp, micro_batch):
+    found = plan(run_of(**{**SC21, "pp": pp, "chips": "4", "tp": "1"}))
+    assert found.options["micro_batch"] == micro_batch
+    assert "micro_batch" in found.filled
+
+
+def test_the_first_zero_3_is_a_program_of_its_own():
+    row = {**SC21, "framework": "Megatron-LM + DeepSpeed ZeRO-3", "zero_or_fsdp": "ZeRO-3", "micro_batch": "1"}
+    assert plan(run_of(**row, source_location="SC21 Table 2")).program == "accuracy.gathered"
+    assert plan(run_of(**row, source_location="a later one")).program == "accuracy.reference"
+
+
 @pytest.mark.parametrize(("round", "program"), [("v5.1", "accuracy.graphed"), ("v4.0", "accuracy.reference")])
 def test_layers_of_mlperf_s_adapters_are_graphs_since_round_5(round, program):
     run = run_of(

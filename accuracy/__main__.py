@@ -14,6 +14,7 @@ import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from accuracy.fold import points
@@ -24,7 +25,7 @@ from accuracy.plot import scatter
 from accuracy.recorder import HYBRID, Job, Recorder, cache_folder
 from accuracy.rows import BadRows, Run, read, where
 from accuracy.runner import forecast, is_priced, jobs_of, write
-from accuracy.score import GIB, Result, grouped, ids_by_reason, left_out
+from accuracy.score import GIB, Result, grouped, ids_by_reason, levels
 from accuracy.truth_of_runs import step_time_s
 from accuracy.why import is_other, memory_is_other
 from anychip.spec import load_chip
@@ -144,18 +145,21 @@ LEAST_RUNS = 3  # of a source on a chip, for its error to count
 
 
 def validated(results: list[Result]) -> str:
-    """Rows of standard/validated.csv: chip, source, number of runs, mean error, and the same with the source left out."""
+    """Rows of standard/validated.csv: chip, source, kind of layers, number of runs, mean error, and the same by the level of the
+    other sources."""
     results = [result for result in results if not is_other(result)]
-    crossed = left_out(results, by_chip)
-    lines = ["chip,source,n,mean_abs,left_out"]
-    for name, (summary, _) in grouped(
-        [r for r in results if r.plan], lambda r: f"{by_chip(r)}: {r.run.source}"
-    ).items():
-        if summary is None or summary.n < LEAST_RUNS:
-            continue
-        chip, source = name.split(": ")
-        blind = f"{crossed[name][1].mean_abs:.4f}" if name in crossed else ""
-        lines.append(f"{chip},{source},{summary.n},{summary.mean_abs:.4f},{blind}")
+    level = levels(results, by_chip)
+    groups: dict[tuple[str, str, str], list[float]] = {}
+    for result in results:
+        if result.plan and result.error is not None:
+            key = by_chip(result), result.run.source, result.plan.layers
+            groups.setdefault(key, []).append(result.error)
+    lines = ["chip,source,layers,n,mean_abs,left_out"]
+    for (chip, source, layers), errors in sorted(groups.items()):
+        if len(errors) >= LEAST_RUNS:
+            other = level.get((chip, source))
+            blind = f"{fmean(abs((1 + error) * other - 1) for error in errors):.4f}" if other else ""
+            lines.append(f"{chip},{source},{layers},{len(errors)},{fmean(map(abs, errors)):.4f},{blind}")
     return "\n".join(lines) + "\n"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 RECOMPUTED = {"none": {}, "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
               "attention": {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]},
               "mlp": {"recompute_granularity": "selective", "recompute_modules": ["mlp"]}}  # fmt: skip
-RECIPES = {"tensor": "delayed", "block": "blockwise", "mx": "mxfp8"}
+RECIPES = {"tensor": "delayed", "current": "tensorwise", "block": "blockwise", "mx": "mxfp8"}
 BACKENDS = {"flash": "flash", "cudnn": "fused"}  # of Transformer Engine's attention
 NORMS = {"layer": "LayerNorm", "rms": "RMSNorm"}
 POSITIONS = {"rope": "rope", "rope_complex": "yarn", "learned": "learned_absolute", "none": "none"}

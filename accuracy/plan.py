@@ -19,6 +19,7 @@ from accuracy.recorder import GATHERED, GRAPHED, HOLDING, HYBRID
 from accuracy.rows import Run
 from anychip.network import Fabric
 from anychip.spec import list_chips, list_clusters, load_chip
+from anychip.spec.validated import DENSE, EXPERTS, OWN_KERNELS
 
 HERE = Path(__file__).parent
 # Columns that decide what runs: those of them that a source leaves blank are counted.
@@ -55,6 +56,11 @@ class Plan:
     @property
     def argv(self) -> tuple[str, ...]:
         return argv_of(self.options)
+
+    @property
+    def layers(self) -> str:
+        """As `anychip.forecast.layers_of` tells them of the recording."""
+        return OWN_KERNELS if self.program == HYBRID else EXPERTS if self.options.get("experts") else DENSE
 
 
 def argv_of(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -304,7 +310,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     options: dict[str, Any] = {
         "layers": sizes["layers"], "hidden": sizes["hidden"], "heads": sizes["heads"], "kv_heads": kv, "ffn": ffn,
         "vocab": padded(number(columns, "vocab"), split["tp"]), "seq": sizes["seq_len"], "head_dim": fixed.get("head_dim"),
-        "micro_batch": number(columns, "micro_batch"), "dtype": dtype, "recipe": None if recipe in ("", "nf4") else recipe,
+        "micro_batch": number(columns, "micro_batch"), "dtype": dtype, "recipe": None if recipe in ("", "nf4") else fixed.get("recipe", recipe),
         "frozen_4bit": packed,
         **recomputed(recompute, sizes["layers"], split), "sharding": word("zero_or_fsdp", columns["zero_or_fsdp"]),
         "compile": compiled(columns, fixed),

@@ -4,7 +4,7 @@ In: a recorded Program and a Chip. Out: step time with its error, memory, rates,
 all rests. Figures are per step, over the steps after the first, which warms up.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 
@@ -30,11 +30,11 @@ from anychip.figures import (
     totals_of,
 )
 from anychip.memory import replay
-from anychip.record import Program
+from anychip.record import Op, Program
 from anychip.record.reads import Read, reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
-from anychip.spec.validated import end_to_end, errors
+from anychip.spec.validated import DENSE, EXPERTS, OWN_KERNELS, Compared, end_to_end, errors
 from anychip.timeline.memory import memory, refused, suffices
 from anychip.timeline.price import Timeline, price
 
@@ -96,6 +96,7 @@ class Forecast:
     memory_by_module: Mapping[str, int] = field(default_factory=dict)
     stepping_memory_bytes: int = 0
     first_step_s: float | None = None
+    compared: Compared | None = None  # what the step's error comes from, where whole runs were compared
     values_read: tuple[Read, ...] = ()
 
 
@@ -114,9 +115,10 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     peak = peak_of(timeline, total["dtype"])
     held = memory(timeline.program)
     top = top_ops_of(timeline, window)
+    compared = end_to_end(chip.id, layers_of(timeline.program.ops))
     return Forecast(
         chip=chip.id, num_chips=1, fits=suffices(chip.memory_bytes, program, held.peak_bytes), grade=chip.grade,
-        step_time_s=step_time, step_time_error=error_of(evidence, breakdown, timeline),
+        step_time_s=step_time, step_time_error=error_of(evidence, breakdown, timeline, compared),
         tokens_per_s_per_chip=_per_s(tokens, step_time), samples_per_s=_per_s(samples, step_time),
         mfu=ratio(total["model_flop"], step_time * peak), hfu=ratio(total["flop"], step_time * peak),
         model_flop_per_step=total["model_flop"], peak_memory_bytes=held.peak_bytes, memory_bytes=chip.memory_bytes,
@@ -130,7 +132,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         step_times_s=window.times_s,
         warnings=warnings_of(timeline, window, held.peak_bytes) + unsupported(program.ops, chip),
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
-        values_read=reads(timeline.program, window.begin, window.end, window.count),
+        values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
     )  # fmt: skip
 
 
@@ -152,15 +154,16 @@ def reserved_bytes(program: Program, capacity_bytes: int) -> int:
     return replay(fuse(program), capacity_bytes).reserved_bytes
 
 
-def error_of(evidence: Mapping[str, float], breakdown: Mapping[str, float], timeline: Timeline) -> float:
-    """One sigma. Where whole runs were compared on the chip, their error; else parts of one kind err together, and kinds
-    and the level of the chip's products apart. The host, ops without a formula and the chip's file come on top."""
+def error_of(
+    evidence: Mapping[str, float], breakdown: Mapping[str, float], timeline: Timeline, compared: Compared | None
+) -> float:
+    """One sigma. Where whole runs were compared on the chip, the error of those with such layers; else parts of one kind err
+    together, and kinds and the level of the chip's products apart. The host, ops without a formula and the chip's file come on top."""
     known = errors()
     total = sum(breakdown.values()) or 1.0
     host, compute = breakdown["host"] / total, breakdown["compute"] / total
-    validated = end_to_end(timeline.chip.id)
-    if validated is not None:
-        parts = [validated * (1 - host), evidence["bytes_only"] * known["evidence", "bytes_only"]]
+    if compared is not None:
+        parts = [compared.sigma * (1 - host), evidence["bytes_only"] * known["evidence", "bytes_only"]]
     else:
         device = sum(share * known["evidence", name] for name, share in evidence.items()) * (1 - host)
         rates = timeline.prices.on.rates
@@ -169,6 +172,20 @@ def error_of(evidence: Mapping[str, float], breakdown: Mapping[str, float], time
         parts = [device, 0.0 if measured else compute * known["level", ""]]
     grade = known.get(("grade", timeline.chip.grade), known["grade", "D"])
     return sqrt(sum(part**2 for part in (*parts, host * known["host", ""], grade)))
+
+
+MOST_EXPERTS = 1024  # of a layer; more scores are of a vocabulary, from which a token is drawn
+
+
+def layers_of(ops: Iterable[Op]) -> str:
+    """Which kind of layers the program has. Tokens go to experts where the largest few of their scores are kept."""
+    ops = list(ops)
+    tasks = [work(op) for op in ops]
+    if any(task.kind == "custom" and task.gemm for task in tasks):
+        return OWN_KERNELS
+    scores = [op.args[0].shape[-1] for op in ops if packet(op.name) == "aten.topk" and op.args[0].shape]
+    is_routed = any(task.kind == "grouped" for task in tasks) or any(count <= MOST_EXPERTS for count in scores)
+    return EXPERTS if is_routed else DENSE
 
 
 # Where the host issues ops for this share of a step, and the chip waits for it for this share, the host sets the pace.

@@ -34,12 +34,13 @@ from anychip.figures import (
     top_ops_of,
     totals_of,
 )
-from anychip.forecast import Forecast, error_of, limit_of, ratio, warnings_of
+from anychip.forecast import Forecast, error_of, layers_of, limit_of, ratio, warnings_of
 from anychip.network import USUAL_NODE, Fabric
 from anychip.record import Program
 from anychip.record.reads import reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
+from anychip.spec.validated import end_to_end
 from anychip.timeline.memory import Memory, memory, suffices
 
 BREAKDOWN = ("compute", "memory_bound", "exposed_comm", "bubble", "host")
@@ -98,10 +99,12 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         _rank(part, one, chip, {*part.rank.members} & {*program.ran})
         for part, (one, _) in zip(parts, mine, strict=True)
     )
+    all_ops = dict.fromkeys(op for rank in program.ranks for op in rank.ops)
+    compared = end_to_end(chip.id, layers_of(all_ops))
     kernels, host = (mean([total[name] for total in totals]) for name in ("kernels", "host_s"))
     return Forecast(
         chip=chip.id, num_chips=chips, fits=all(rank.fits for rank in ranks), grade=chip.grade,
-        step_time_s=step_time, step_time_error=error_of(evidence, breakdown, parts[main].rank.timeline),
+        step_time_s=step_time, step_time_error=error_of(evidence, breakdown, parts[main].rank.timeline, compared),
         tokens_per_s_per_chip=tokens / step_time / chips if tokens and step_time else None,
         samples_per_s=samples / step_time if samples and step_time else None,
         mfu=ratio(model, step_time * peak), hfu=ratio(flop, step_time * peak), model_flop_per_step=model,
@@ -115,15 +118,14 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         memory_by_kind=worst.memory.by_kind,
         time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean),
         top_ops=top, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes)), step_times_s=tuple(times),
-        warnings=_warnings(parts, worst, chip)
-        + unsupported(dict.fromkeys(op for rank in program.ranks for op in rank.ops), chip),
+        warnings=_warnings(parts, worst, chip) + unsupported(all_ops, chip),
         cluster=fabric.cluster.id if fabric.cluster is not None else None,
         ranks=ranks,
         axes=axes, critical_path=_path(timeline, parts),
         goodput=_goodput(parts, fabric), memory_by_module=worst.memory.by_module,
         first_step_s=max((part.window.first_s for part in parts if part.window.first_s is not None), default=None),
         stepping_memory_bytes=max(part.memory.stepping_bytes for part in parts),
-        values_read=reads(first.program, first.window.begin, first.window.end, first.window.count),
+        values_read=reads(first.program, first.window.begin, first.window.end, first.window.count), compared=compared,
     )  # fmt: skip
 
 

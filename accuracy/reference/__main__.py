@@ -68,7 +68,7 @@ def arguments() -> argparse.Namespace:
     )
     add("--recompute", choices=RECOMPUTED, default="none", help="in the backward")
     add("--dtype", choices=("bf16", "fp16", "fp8", "fp4"), default="bf16", help="of products; fp4: NVFP4")
-    add("--recipe", choices=("tensor", "row", "block", "mx"), default="tensor", help="scales of FP8")
+    add("--recipe", choices=("tensor", "current", "row", "block", "mx"), default="tensor", help="scales of FP8")
     add("--sharding", choices=SHARDED, default="ddp", help="of data-parallel state")
     add("--reduce", choices=("fp32", "bf16", "fp16"), default="fp32", help="dtype of gradients")
     add("--autocast", action="store_true", help="weights in 32 bit, products in --dtype")

@@ -24,7 +24,7 @@ BLOCK = 16  # values of NVFP4 that share a scale
 
 class How(NamedTuple):
     """How products run. sequence: the sequence is split over the tensor group outside of them. low: "" for 16 bit,
-    else the FP8 recipe: "tensor" (one scale), "row", "block" or "mx" (scales along the inner dimension), or "nv" for NVFP4.
+    else the FP8 recipe: "tensor" (one scale, of the steps before), "current" (one, of the tensor as it is), "row", "block" or "mx" (scales along the inner dimension), or "nv" for NVFP4.
     plain: as PyTorch's own layer, whose gradients autograd keeps and whose dtype autocast may choose.
     pieces: above 1, into how many a product is cut to run beside its communication (`overlap`)."""
 
@@ -126,16 +126,22 @@ class Exchange(torch.autograd.Function):
 
 
 @torch.compile
-def to_tensor_scaled(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def to_tensor_scaled(x: Tensor, dtype: torch.dtype, scale: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
     """Cast and its transpose by a scale that is known beforehand: one pass."""
-    low = (x * 1.0).to(dtype)
+    low = (x * scale).to(dtype)
     return low, low.t().contiguous()
 
 
 @torch.compile
-def to_tensor_scaled_once(x: Tensor, dtype: torch.dtype) -> Tensor:
+def to_tensor_scaled_once(x: Tensor, dtype: torch.dtype, scale: Tensor | float = 1.0) -> Tensor:
     """The cast alone."""
-    return (x * 1.0).to(dtype)
+    return (x * scale).to(dtype)
+
+
+@torch.compile
+def scale_of(x: Tensor) -> Tensor:
+    """By the largest value: a pass of its own."""
+    return x.abs().amax().reciprocal()
 
 
 @torch.compile
@@ -165,11 +171,13 @@ def cast(x: Tensor, dtype: torch.dtype, recipe: str, once: bool = False) -> tupl
     if recipe == "nv":
         low, across = to_packed(x)
         return low.view(FP4), across.view(FP4)
+    scale = scale_of(x) if recipe == "current" else 1.0
+    has_one = recipe in ("tensor", "current")
     if once:
-        low = to_tensor_scaled_once(x, dtype) if recipe == "tensor" else to_row_scaled_once(x)
+        low = to_tensor_scaled_once(x, dtype, scale) if has_one else to_row_scaled_once(x)
         return low, low
-    if recipe == "tensor":
-        return to_tensor_scaled(x, dtype)  # type: ignore[no-any-return]
+    if has_one:
+        return to_tensor_scaled(x, dtype, scale)  # type: ignore[no-any-return]
     return to_row_scaled(x, E4M3)  # type: ignore[no-any-return]
 
 

@@ -86,13 +86,19 @@ def _legend(answer: "Answer") -> Iterator[str]:
         target = chip.id + (f":{forecast.num_chips}" if forecast.num_chips > 1 else "")
         target += f"@{forecast.cluster}" if forecast.cluster else ""
         arrow = f"{name} -> {target}" if name != target else target
-        yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade})"
+        yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade}{_compared(forecast)})"
         if forecast.ranks:
             yield f"    {job.ran_text(forecast)}"
             if unequal := job.unequal_text(answer.stragglers):
                 yield f"    {unequal}"
         if questions:
             yield f"    run again for it: it answers the program otherwise ({', '.join(questions)})"
+
+
+def _compared(forecast: "Forecast") -> str:
+    """Which published runs the error comes from."""
+    found = forecast.compared
+    return f"; error of {found.runs} runs, {found.layers}" if found else ""
 
 
 def _figures(columns: Sequence[tuple[str, "Forecast"]], reserved: Sequence[int | None]) -> Table:

@@ -1,5 +1,5 @@
 """How far forecasts were off where they could be compared: `standard/errors.csv` by what a time rests on, and
-`standard/validated.csv` by chip, from published runs with their source left out (`python -m accuracy --validated`).
+`standard/validated.csv` by chip and kind of layers, from published runs with their source left out (`python -m accuracy --validated`).
 
 Relative errors, one sigma in the first file, mean absolute in the second.
 """
@@ -7,6 +7,7 @@ Relative errors, one sigma in the first file, mean absolute in the second.
 import csv
 from collections.abc import Mapping
 from functools import cache
+from typing import NamedTuple
 
 from anychip.spec import catalogue
 
@@ -19,17 +20,48 @@ def errors() -> Mapping[tuple[str, str], float]:
     return {(row["part"], row["name"]): float(row["error"]) for row in rows("errors.csv")}
 
 
+# Kinds of layers, which err apart: products of a library and attention; tokens sent to some of many experts; products inside of
+# kernels of their own, as state-space models have.
+DENSE, EXPERTS, OWN_KERNELS = "dense", "experts", "own kernels"
+
+
+class Compared(NamedTuple):
+    """sigma: of a step's time. runs: published ones that it comes from. layers: of those runs."""
+
+    sigma: float
+    runs: int
+    layers: str
+
+
 @cache
-def end_to_end(chip_id: str) -> float | None:
-    """One sigma of a step's time on this chip for programs like the published ones: each source forecast without what
-    was fitted to it. None where no whole run was compared."""
-    found = [
-        (int(row["n"]), float(row["left_out"] or row["mean_abs"]))
-        for row in rows("validated.csv")
-        if row["chip"] == chip_id
-    ]
-    total = sum(n for n, _ in found)
-    return SIGMA * sum(n * error for n, error in found) / total if total else None
+def end_to_end(chip_id: str, layers: str = DENSE) -> Compared | None:
+    """How far off whole runs on this chip were, each source forecast without what was fitted to it. Where none had such layers:
+    those of the chip's other runs, times what such layers are worse where both were compared. None where no whole run was."""
+    own = [row for row in rows("validated.csv") if row["chip"] == chip_id]
+    alike = [row for row in own if row["layers"] == layers]
+    if not own:
+        return None
+    runs = sum(int(row["n"]) for row in alike or own)
+    kinds = "/".join(sorted({row["layers"] for row in alike or own}))
+    return Compared(SIGMA * mean(alike or own) * (1.0 if alike else worse(layers)), runs, kinds)
+
+
+def worse(layers: str) -> float:
+    """By what the error of such layers is larger than that of others, on chips that have runs of both; at least 1."""
+    table = rows("validated.csv")
+    both = {row["chip"] for row in table if row["layers"] == layers}
+    both &= {row["chip"] for row in table if row["layers"] != layers}
+    found = [row for row in table if row["chip"] in both]
+    if not found:
+        return 1.0
+    such, others = ([row for row in found if (row["layers"] == layers) is same] for same in (True, False))
+    return max(mean(such) / mean(others), 1.0)
+
+
+def mean(found: list[dict[str, str]]) -> float:
+    """Mean absolute error, weighted by runs."""
+    total = sum(int(row["n"]) for row in found)
+    return sum(int(row["n"]) * float(row["left_out"] or row["mean_abs"]) for row in found) / total
 
 
 def rows(name: str) -> list[dict[str, str]]:

@@ -1,7 +1,8 @@
 """Products of Transformer Engine's layers, in FP8 inside of `fp8_autocast`, else as torch does them.
 
 A linear layer in FP8 is: cast of the input, cast of the weight, one scaled product; backward a cast of the gradient and two
-scaled products. Refused where the chip has no FP8 product, as there.
+scaled products; with scales of the moment (`Float8CurrentScaling`) a pass for the largest value before each cast. Refused
+where the chip has no FP8 product, as there.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 
 from anychip.standins import recording, te_parallel
 from anychip.standins.recording import layout
-from anychip.standins.te_recipe import RECIPES
+from anychip.standins.te_recipe import RECIPES, Recipe
 
 Tensor = torch.Tensor
 
@@ -121,20 +122,36 @@ def _added(grad: Tensor, x: Tensor, _one: Tensor, _two: Tensor, main_grad: Tenso
 
 class Fp8Products(te_parallel.Products):
     """Products in FP8. Transposes come with the casts; what travels between ranks is 8 bits wide too, and is turned when it
-    has arrived. kept: the casts of a weight, made at a step's first micro-batch."""
+    has arrived. kept: the casts of a weight, made at a step's first micro-batch. split: of the layer."""
 
-    def __init__(self, kept: tuple[Tensor, Tensor] | None = None) -> None:
-        self.kept = kept
+    def __init__(self, kept: tuple[Tensor, Tensor] | None, split: te_parallel.Split) -> None:
+        self.kept, self.split = kept, split
+        self.finds_scales = isinstance(_Fp8.recipe, Recipe) and _Fp8.recipe.float8_current_scaling()
 
     def of_input(self, x: Tensor, once: bool) -> tuple[Tensor, Tensor]:
+        self.find_scale(x, "column")
         return (_cast_once(x, E4M3),) * 2 if once else _cast(x, E4M3)
 
     def of_weight(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        self.kept = self.kept or _cast(weight, E4M3)
+        if self.kept is None:
+            self.find_scale(weight)
+            self.kept = _cast(weight, E4M3)
         return self.kept
 
     def of_grad(self, grad: Tensor, once: bool) -> tuple[Tensor, Tensor]:
+        self.find_scale(grad, "row")
         return (_cast_once(grad, E5M2),) * 2 if once else _cast(grad, E5M2)
+
+    def find_scale(self, x: Tensor, mode: str = "") -> None:
+        """A pass for the largest value, where the tensor is scaled by it; in layers of that mode the ranks hold parts of one
+        tensor and find its largest together."""
+        if not self.finds_scales:
+            return
+        scalar = layout(torch.empty((), device="meta"))
+        largest = recording.launch("custom.transformer_engine.amax", (x,), [scalar], (), (("flop", x.numel()),))[0]
+        if self.split.gathers and self.split.mode == mode:
+            torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, self.split.group)
+        recording.launch("custom.transformer_engine.compute_scale", (largest,), [scalar], (), (("flop", 1),))
 
     def turned(self, x: Tensor) -> Tensor:
         return x.t().contiguous()
@@ -173,7 +190,7 @@ def linear(x: Tensor, weight: Tensor, bias: Any, split: te_parallel.Split = WHOL
     assert not any(size % 16 for size in sizes), (
         f"FP8 execution requires all dimensions to be divisible by 16, got {sizes[:2]} and {tuple(weight.shape)}"
     )
-    products = Fp8Products(getattr(weight, "_casts", None) if is_first_microbatch is False else None)
+    products = Fp8Products(getattr(weight, "_casts", None) if is_first_microbatch is False else None, split)
     out = te_parallel.product(x, weight, bias, split, products, fuse)
     if is_first_microbatch:
         weight._casts = products.kept  # type: ignore[attr-defined]

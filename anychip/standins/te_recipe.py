@@ -1,4 +1,4 @@
-"""`transformer_engine.common.recipe`: how FP8 scales are kept. Which recipe is used changes no shape here."""
+"""`transformer_engine.common.recipe`: how FP8 scales are kept. Which recipe is used changes no shape here, but what is read."""
 
 from dataclasses import dataclass, fields
 from enum import Enum

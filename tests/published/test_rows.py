@@ -401,6 +401,18 @@ def test_a_chip_is_found_by_any_of_its_names():
         plan(run_of(chip="no such chip"))
 
 
+@pytest.mark.parametrize(("framework", "dtype", "recipe"), [
+    ("Megatron-Bridge (Megatron-Core)", "fp8-cs", "current"),
+    ("Megatron-Bridge (Megatron-Core)", "fp8", "current"),
+    ("NeMo 25.04", "fp8 (per-tensor current scaling)", "current"),
+    ("NeMo 24.07", "fp8", "tensor"),
+    ("torchtitan", "fp8 (float8 tensorwise linears)", "current"),
+    ("Megatron-Bridge (Megatron-Core)", "mxfp8", "mx"),
+])  # fmt: skip
+def test_scales_of_fp8_are_what_the_source_says(framework, dtype, recipe):
+    assert plan(run_of(framework=framework, dtype=dtype)).options["recipe"] == recipe
+
+
 SC21 = {"framework": "Megatron-LM", "chip": "A100 SXM 80GB", "micro_batch": "", "global_batch": "512"}
 
 

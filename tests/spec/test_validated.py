@@ -15,14 +15,30 @@ def folder(tmp_path, monkeypatch):
     validated.errors.cache_clear()
 
 
+TABLE = """chip,source,layers,n,mean_abs,left_out
+x,a,dense,10,0.02,0.04
+x,b,dense,30,0.05,0.08
+x,b,experts,20,0.14,0.14
+y,a,dense,5,0.01,
+"""
+
+
 def test_sources_weigh_by_their_runs(folder):
     # (10 * 0.04 + 30 * 0.08) / 40 = 0.07; as one sigma of a normal distribution: * sqrt(pi / 2) = 0.0877
-    (folder / "validated.csv").write_text(
-        "chip,source,n,mean_abs,left_out\nx,a,10,0.02,0.04\nx,b,30,0.05,0.08\ny,a,5,0.01,\n", encoding="utf-8"
-    )
-    assert validated.end_to_end("x") == pytest.approx(0.0877, abs=1e-4)
+    (folder / "validated.csv").write_text(TABLE, encoding="utf-8")
+    assert validated.end_to_end("x") == (pytest.approx(0.0877, abs=1e-4), 40, "dense")
     # one source only: no level could be fitted without it, so its plain error
-    assert validated.end_to_end("y") == pytest.approx(0.01253, abs=1e-5)
+    assert validated.end_to_end("y") == (pytest.approx(0.01253, abs=1e-5), 5, "dense")
+
+
+def test_layers_of_another_kind_have_their_own_error(folder):
+    (folder / "validated.csv").write_text(TABLE, encoding="utf-8")
+    assert validated.end_to_end("x", validated.EXPERTS) == (pytest.approx(0.1755, abs=1e-4), 20, "experts")
+    # never compared on this chip: the error of its other runs, times 0.14 / 0.07
+    assert validated.end_to_end("y", validated.EXPERTS) == (pytest.approx(0.02507, abs=1e-5), 5, "dense")
+    # nor anywhere; and what is easier elsewhere makes no chip better than it was
+    assert validated.end_to_end("x", validated.OWN_KERNELS).layers == "dense/experts"
+    assert validated.worse(validated.OWN_KERNELS) == validated.worse(validated.DENSE) == 1.0
 
 
 def test_a_chip_that_was_never_compared_has_no_error_of_its_own(folder):

@@ -16,8 +16,10 @@ import sys
 import torch
 import transformer_engine.pytorch as te
 from contextlib import nullcontext
+from transformer_engine.common import recipe
 
-sequence, fuse, fp8 = (flag == "1" for flag in sys.argv[1:4])
+sequence, fuse = (flag == "1" for flag in sys.argv[1:3])
+fp8 = {"0": None, "1": recipe.DelayedScaling(), "2": recipe.Float8CurrentScaling()}[sys.argv[3]]
 torch.distributed.init_process_group("nccl")
 group = torch.distributed.group.WORLD
 options = dict(tp_group=group, sequence_parallel=sequence, fuse_wgrad_accumulation=fuse, params_dtype=torch.bfloat16)
@@ -34,7 +36,7 @@ if fuse:
 optimizer = torch.optim.SGD(model.parameters(), 0.1)
 for _ in range(4):
     x = torch.rand(16 if sequence else 64, 1, 32, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-    with te.fp8_autocast() if fp8 else nullcontext():
+    with te.fp8_autocast(fp8_recipe=fp8) if fp8 else nullcontext():
         out = model(x)
     assert out.shape == x.shape
     out.sum().backward()
@@ -79,6 +81,20 @@ def test_along_the_sequence_inputs_are_gathered_and_outputs_scattered(tmp_path: 
 def test_without_it_outputs_and_gradients_are_summed_up(tmp_path: Path) -> None:
     _, wires = step(run(tmp_path, 0, 0, 0))
     assert wires == [("allreduce_", (ROWS, WIDTH))] * 2
+
+
+def test_scales_of_the_moment_take_a_pass_over_each_tensor_that_is_cast(tmp_path: Path) -> None:
+    """The input, the weight and the gradient of each layer; of tensors that ranks hold parts of, its largest is theirs all."""
+    delayed, wires_delayed = step(run(tmp_path, 1, 0, 1))
+    current, wires = step(run(tmp_path, 1, 0, 2))
+    assert delayed["custom.transformer_engine.amax"] == 0
+    assert current["custom.transformer_engine.amax"] == 6
+    assert current["custom.transformer_engine.compute_scale"] == 6
+    # Of the column layer's input forward, of the row layer's gradient backward.
+    assert [one for one in wires if one[0] == "allreduce_"] == [("allreduce_", ())] * 2
+    assert [one for one in wires if one[0] != "allreduce_"] == wires_delayed
+    casts = {name: count for name, count in delayed.items() if "cast" in name}
+    assert casts == {name: count for name, count in current.items() if "cast" in name}
 
 
 @pytest.mark.parametrize("fp8", [0, 1])

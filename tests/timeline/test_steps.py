@@ -7,7 +7,8 @@ import pytest
 from anychip.forecast import forecast
 from anychip.record.steps import PHASES, Marks, find_steps
 from anychip.spec import load_chip
-from tests.timeline.tapes import Kind, Mark, add, mark, mm, program, w
+from tests.timeline.tapes import Kind, Mark, add, mark, mm, program, t, w
+from tests.timeline.tapes import op as made
 
 M = Mark
 FORWARD = [mark(M.FORWARD_BEGIN), w(Kind.OP, 0), mark(M.FORWARD_END)]
@@ -147,6 +148,22 @@ def test_a_chip_without_a_measured_product_has_a_wider_error():
     known, unknown = (forecast(tape, load_chip(name)) for name in ("a100", "nvidia-h20"))
     assert known.step_time_error < 0.2
     assert unknown.step_time_error > 0.3
+
+
+@pytest.mark.parametrize(("op", "layers"), [
+    (mm(512, 512, 512), "dense"),
+    (made("aten.topk.default", t(4096, 128), 8, out=(t(4096, 8), t(4096, 8, dtype="int64"))), "experts"),
+    (made("aten.topk.default", t(1, 128256), 8, out=(t(1, 8), t(1, 8, dtype="int64"))), "dense"),  # a token is drawn
+    (made("custom.scan", t(64, 64), out=t(64, 64), products=((1, 64, 64, 64),)), "own kernels"),
+])  # fmt: skip
+def test_layers_are_told_by_what_they_launch(op, layers):
+    """Their error is that of published runs with such layers: wider for those that were forecast worse."""
+    tape = program(chain.from_iterable([FORWARD, BACKWARD, optimizer()] * 3), [op] * 3)
+    found = forecast(tape, load_chip("h100"))
+    assert found.compared.layers == layers
+    if layers != "dense":
+        plain = forecast(program(chain.from_iterable([FORWARD, BACKWARD, optimizer()] * 3), OPS), load_chip("h100"))
+        assert found.compared.sigma > plain.compared.sigma
 
 
 def test_the_first_call_is_told_apart():

@@ -314,7 +314,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         "frozen_4bit": packed,
         **recomputed(recompute, sizes["layers"], split), "sharding": word("zero_or_fsdp", columns["zero_or_fsdp"]),
         "compile": compiled(columns, fixed),
-        **{name: value for name, value in split.items() if value > 1},
+        "replicas": slices_of(run), **{name: value for name, value in split.items() if value > 1},
         **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank", "lora_on", "pieces", "window", "full_every", "separate", "q_rank", "kv_rank", "rope_dim", "mtp", "graph")
            if name in fixed},
         **{name: bool(fixed.get(name)) for name in ("gated", "bias", "tied", "overlap", "fusion", "fused_loss", "autocast")},
@@ -369,6 +369,16 @@ PATTERNED = ("pattern", "mamba_heads", "mamba_head_dim", "mamba_groups", "mamba_
              "bf16_layers")  # fmt: skip
 # Of rules: what a run holds in memory beside its layers.
 HOLDS = ("steps", "loss_chunks", "kept_logits", "deepspeed", "torchao", "mingpt", "late_moments")
+
+
+def slices_of(run: Run) -> int | None:
+    """Slices of a TPU job that each hold all parameters: FSDP goes over the wires inside of one, data parallelism between them. None
+    where there is one, or the source has FSDP go over all."""
+    if not search("(?i)over (remaining )?ICI(?! and DCN)", run["zero_or_fsdp"]):
+        return None
+    told = search(r"(?i)(\d+) slices", run["interconnect"])
+    found = int(told[1]) if told else run.whole("dp") or 1
+    return found if found > 1 else None
 
 
 def node_of(chip: str, cluster: str | None, chips: int, ep: int) -> int:

@@ -30,7 +30,7 @@ def arguments() -> argparse.Namespace:
         ("layers", 12, "of the whole model"), ("hidden", 768, ""), ("heads", 12, ""), ("kv-heads", 0, "0: as many as heads"),
         ("head-dim", 0, "0: hidden / heads"), ("ffn", 0, "0: 4 x hidden"), ("vocab", 50304, ""), ("seq", 1024, ""),
         ("window", 0, "keys that a query sees; 0: all"), ("micro-batch", 1, "sequences"), ("micro-batches", 1, "per step"),
-        ("tp", 1, "tensor parallel"), ("cp", 1, "context parallel"), ("pp", 1, "pipeline stages"),
+        ("tp", 1, "tensor parallel"), ("cp", 1, "context parallel"), ("pp", 1, "pipeline stages"), ("replicas", 1, "of what FSDP splits"),
         ("vp", 1, "parts of a stage"), ("ep", 1, "expert parallel"), ("experts", 0, ""), ("chosen", 2, "experts per token"),
         ("expert-ffn", 0, ""), ("shared-ffn", 0, ""), ("dense-layers", 0, "before those with experts"),
         ("routed-every", 1, "of how many layers one has experts: the last"), ("node", 0, "expert-parallel ranks of a node, 0: all"),
@@ -132,6 +132,12 @@ def shard(args: argparse.Namespace, layout: Layout, stages: list[nn.Module]) -> 
         assert isinstance(stage, Stage)
         if layout.shard is not None and args.sharding == "fsdp":
             mesh = DeviceMesh.from_group(layout.shard, "cuda")
+            if layout.copies is not None:
+                copies, parts = dist.get_process_group_ranks(layout.copies), dist.get_process_group_ranks(layout.shard)
+                ranks = torch.tensor([[part + copy - layout.rank for part in parts] for copy in copies])
+                mesh = DeviceMesh.from_group(
+                    [layout.copies, layout.shard], "cuda", mesh=ranks, mesh_dim_names=("replicate", "shard")
+                )
             for layer in stage.layers:
                 fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=args.pp == 1)
             fully_shard(stage, mesh=mesh, mp_policy=policy)

@@ -11,7 +11,8 @@ import torch.distributed as dist
 @dataclass(frozen=True)
 class Layout:
     """This rank's place and groups; a group of one rank is None. dp is replicas, `shard` the ranks that share a
-    parameter: replicas times context. expert_shard: those that share an expert."""
+    parameter: replicas times context. copies: of HSDP, the ranks that hold the same part of it in each copy. expert_shard: those
+    that share an expert."""
 
     rank: int
     tp: int
@@ -24,6 +25,7 @@ class Layout:
     context: dist.ProcessGroup | None = None
     pipeline: dist.ProcessGroup | None = None
     shard: dist.ProcessGroup | None = None
+    copies: dist.ProcessGroup | None = None
     expert: dist.ProcessGroup | None = None
     expert_shard: dist.ProcessGroup | None = None
 
@@ -47,6 +49,10 @@ def layout_of(args: Namespace) -> Layout:
     stage_size = world // args.pp
     wide = args.tp if args.expert_tp else 1  # ranks that share one expert's products
     assert stage_size % (args.ep * wide) == 0, f"{stage_size} ranks of a stage do not divide by ep {args.ep} x {wide}"
+    assert stage_size % (args.replicas * args.tp) == 0, (
+        f"{stage_size} ranks of a stage do not divide by {args.replicas} replicas"
+    )
+    copy = stage_size // args.replicas  # ranks that hold a copy of the stage's parameters, by parts
     first = rank // stage_size * stage_size
     inside = range(first, first + stage_size)
 
@@ -59,7 +65,8 @@ def layout_of(args: Namespace) -> Layout:
         tensor=group("tp", lambda r: r // tp),
         context=group("cp", lambda r: (r // shard, r % tp)) if args.cp > 1 else None,  # type: ignore[arg-type, return-value]
         pipeline=group("pp", lambda r: r % stage_size, range(world)) if args.pp > 1 else None,
-        shard=group("dp", lambda r: r % tp),
+        shard=group("dp", lambda r: (r % tp, (r - first) // copy)),  # type: ignore[arg-type, return-value]
+        copies=group("dp_copies", lambda r: (r - first) % copy) if args.replicas > 1 else None,
         expert=group("ep", lambda r: ((r - first) // (args.ep * wide), r % wide)) if args.ep > 1 else None,  # type: ignore[arg-type, return-value]
         expert_shard=group("expert_dp", lambda r: (r - first) % (args.ep * wide)) if args.experts else None,
     )  # fmt: skip

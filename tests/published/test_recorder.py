@@ -96,6 +96,17 @@ def test_each_way_to_split_runs(recorder, options):
     assert priced(found, load_chip("nvidia-h100-sxm")).time_s > 0
 
 
+def test_replicas_split_their_parameters_each_and_sum_gradients_between_them(recorder):
+    shape = {**SHAPE, "layers": 2, "sharding": "fsdp", "tp": 2, "sequence_parallel": True}
+    whole, copies = (recorder.program(Job(argv_of({**shape, **more}), 16)) for more in ({}, {"replicas": 4}))
+    sizes = [
+        {(op.name.split(".")[1], len(one.groups[op.args[2]].ranks)) for op in one.ops if op.name.startswith("c10d.")}
+        for one in (whole.ranks[0], copies.ranks[0])
+    ]
+    assert ("_allgather_base_", 8) in sizes[0]
+    assert {("_allgather_base_", 2), ("_reduce_scatter_base_", 2), ("allreduce_", 4)} <= sizes[1]
+
+
 def test_parameters_that_are_gathered_one_by_one_are_waited_for(recorder):
     """As DeepSpeed's first ZeRO-3: in lists of pieces, whose copies grow with the ranks, and not beside the products."""
     shape = argv_of({**SHAPE, "kv_heads": 32, "gated": False, "layers": 2, "sharding": "fsdp", "dtype": "fp16",

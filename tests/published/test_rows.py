@@ -413,6 +413,24 @@ def test_scales_of_fp8_are_what_the_source_says(framework, dtype, recipe):
     assert plan(run_of(framework=framework, dtype=dtype)).options["recipe"] == recipe
 
 
+@pytest.mark.parametrize(("split", "interconnect", "dp", "replicas"), [
+    ("FSDP 256 over ICI", "ICI torus in slice; DCN between slices", "4", 4),
+    ("FSDP over ICI; data parallel over DCN", "ICI torus; 2 slices joined over DCN", "", 2),
+    ("FSDP over ICI", "ICI torus", "", None),
+    ("FSDP over ICI and DCN", "ICI torus; 2 slices joined over DCN", "", None),
+    ("FSDP2 64", "8x50 GB/s", "4", None),
+])  # fmt: skip
+def test_each_slice_of_a_tpu_job_holds_all_parameters(split, interconnect, dp, replicas):
+    row = {
+        "framework": "MaxText (JAX/XLA)",
+        "chip": "TPU v5e",
+        "chips": "1024",
+        "zero_or_fsdp": split,
+        "interconnect": interconnect,
+    }
+    assert plan(run_of(**row, dp=dp, tp="1", global_batch="1024", micro_batch="1")).options.get("replicas") == replicas
+
+
 SC21 = {"framework": "Megatron-LM", "chip": "A100 SXM 80GB", "micro_batch": "", "global_batch": "512"}
 
 

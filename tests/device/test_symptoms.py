@@ -614,3 +614,35 @@ def test_a_few_elements_of_a_large_cache_are_written() -> None:
         out = [list(cache[:2].tolist()), small[15:17].tolist()]
     """)
     assert out == [[1.0, 1.0], [3.0, 0.0]]
+
+
+def test_a_compiled_backward_may_leave_out_what_has_no_gradient() -> None:
+    """As dynamo lets it; where nothing is compiled torch refuses it, and so it does where a tensor's own is left out."""
+    _, out = run("""
+        import torch
+
+        class Scaled(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x, weight, scale, given):
+                ctx.save_for_backward(x, weight)
+                ctx.given = given
+                return x * weight * scale
+
+            @staticmethod
+            def backward(ctx, grad):
+                x, weight = ctx.saved_tensors
+                return (grad * weight, grad * x, None, None, None)[: ctx.given] if ctx.given else grad * weight
+
+        def train(function, given, learns=True):
+            x = torch.ones(4, device="cuda", requires_grad=True)
+            weight = torch.ones(4, device="cuda", requires_grad=learns)
+            try:
+                function(x, weight, 2.0, given).sum().backward()
+            except RuntimeError as error:
+                return str(error).rpartition("(")[2]
+            return x.grad is not None and (weight.grad is not None) == learns
+
+        compiled = torch.compile(Scaled.apply)
+        out = [train(compiled, 2), train(compiled, 5), train(compiled, 1), train(compiled, 0, learns=False), train(Scaled.apply, 2)]
+    """)
+    assert out == [True, True, "expected 4, got 1)", True, "expected 4, got 2)"]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from anychip.cost.work import work
 from anychip.network import Collective
 from anychip.record import Kind, Program
-from anychip.record.steps import Marks
+from anychip.record.steps import Marks, Phase
 
 TENSOR_AXES = ("tp", "tensor", "tensor_parallel", "model", "model_parallel", "mp")  # ranks of one sample
 SEQUENCE_AXES = ("cp", "context", "context_parallel")  # ranks of parts of one sample
@@ -32,7 +32,7 @@ def _used(program: Program, calls: Mapping[int, Collective]) -> dict[int, str]:
     at = np.flatnonzero(program.kinds == Kind.OP)
     launched = program.payloads[at]
     phase = Marks(program).phase()[at]
-    forward = set(np.unique(launched[phase == 1]).tolist())
+    forward = set(np.unique(launched[phase == Phase.FORWARD]).tolist())
     bare = not forward  # no module is called
     around = _around_attention(program, calls, launched)
     found: dict[int, str] = {}
@@ -76,7 +76,7 @@ def replicas(program: Program, calls: Mapping[int, Collective], axes: list[str])
     """How many ranks hold the same parameters and optimizer state: along groups whose gradients are all-reduced, and of
     which nothing is gathered or scattered (replicas; shards are)."""
     at = np.flatnonzero(program.kinds == Kind.OP)
-    later = set(np.unique(program.payloads[at][Marks(program).phase()[at] != 1]).tolist())
+    later = set(np.unique(program.payloads[at][Marks(program).phase()[at] != Phase.FORWARD]).tolist())
     summed = {call.group for op, call in calls.items()
               if call.kind == "all_reduce" and op in later and call.nbytes > SMALL_BYTES}  # fmt: skip
     sharded = {call.group for call in calls.values() if call.kind in ("all_gather", "reduce_scatter")}

@@ -11,7 +11,7 @@ from anychip.device.launch import record
 from anychip.device.schemas import IN_PLACE_VIEWS
 from anychip.errors import ProgramFailed
 from anychip.record import Kind
-from anychip.record.steps import Marks
+from anychip.record.steps import Marks, Phase
 from anychip.spec import load_chip
 from anychip.timeline.memory import memory
 from anychip.timeline.modules import module_at
@@ -119,7 +119,7 @@ def test_a_backward_is_told_apart_by_module() -> None:
     """)
     modules = module_at(program)
     of: dict[str, list[str]] = {}
-    backward = Marks(program).phase() == 2
+    backward = Marks(program).phase() == Phase.BACKWARD
     for at in np.flatnonzero(backward & (program.kinds == Kind.OP)).tolist():
         name = program.ops[int(program.payloads[at])].name.split(".")[1]
         of.setdefault(program.modules[modules[at]] if modules[at] >= 0 else "", []).append(name)

@@ -23,7 +23,7 @@ SMALL_BYTES = 1 << 16  # a loss or a norm, not activations
 
 def axes_of(program: Program, calls: Mapping[int, Collective]) -> list[str]:
     """A name for each of the program's groups."""
-    used = _used(program, calls)
+    used = _used(program, calls) if not all(group.axis for group in program.groups) else {}
     return [group.axis or used.get(index, "dp") for index, group in enumerate(program.groups)]
 
 
@@ -51,17 +51,21 @@ def _used(program: Program, calls: Mapping[int, Collective]) -> dict[int, str]:
 def _around_attention(program: Program, calls: Mapping[int, Collective], launched: npt.NDArray[np.int64]) -> set[int]:
     """Groups that exchange all with all on both sides of a fused attention, without a product between: experts have those of
     a layer there."""
+    exchanges = {op: call.group for op, call in calls.items() if call.kind == "all_to_all"}
+    if not exchanges:
+        return set()
+    tasks = [work(op) for op in program.ops]
+    decides = np.array([op in exchanges or bool(task.attention or task.gemm) for op, task in enumerate(tasks)])
     found: set[int] = set()
     last, attends = -1, False
-    for op in launched.tolist() if any(call.kind == "all_to_all" for call in calls.values()) else ():
-        task = work(program.ops[op])
-        if op in calls and calls[op].kind == "all_to_all":
-            if attends and calls[op].group == last:
+    for op in launched[decides[launched]].tolist():
+        if op in exchanges:
+            if attends and exchanges[op] == last:
                 found.add(last)
-            last, attends = calls[op].group, False
-        elif task.attention is not None:
+            last, attends = exchanges[op], False
+        elif tasks[op].attention is not None:
             attends = last >= 0
-        elif task.gemm:
+        else:
             last, attends = -1, False
     return found
 

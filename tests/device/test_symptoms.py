@@ -1,5 +1,6 @@
 """What stopped real programs on the virtual chip, each as a few lines of our own. Named after the symptom."""
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -646,3 +647,31 @@ def test_a_compiled_backward_may_leave_out_what_has_no_gradient() -> None:
         out = [train(compiled, 2), train(compiled, 5), train(compiled, 1), train(compiled, 0, learns=False), train(Scaled.apply, 2)]
     """)
     assert out == [True, True, "expected 4, got 1)", True, "expected 4, got 2)"]
+
+
+def test_what_waits_for_a_loss_to_fall_ends_and_is_told() -> None:
+    """A tolerance is not reached before the steps are recorded; what compares two losses stops, and its line is named."""
+    train = """
+        import torch
+        model = torch.nn.Linear(64, 64).cuda()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        def step():
+            optimizer.zero_grad()
+            loss = model(torch.ones(2, 64, device="cuda")).square().mean()
+            loss.backward()
+            optimizer.step()
+            return loss
+    """
+    ends = {
+        "while step() > 1e-3: pass": "",
+        "while not (step() < torch.tensor([1e-3], device='cuda')).all(): pass": "",
+        "best, last = step().item(), step().item()": "program.py:12 after 2 of 3 steps --steps 2",
+        "x = torch.randn(4, device='cuda')\nwhile x.norm() > 1e-3: x = x / 2": "program.py:13: answered True 200 times",
+        "x = torch.randn(4, device='cuda')\nlast = x.sum().item()": "program.py:13 without a step",
+    }
+    for end, told in ends.items():
+        program, _ = run(textwrap.dedent(train) + end)
+        (said,) = program.meta["warnings"] or [""]
+        assert bool(told) == bool(said), (end, said)
+        assert all(word in said for word in told.split()), (end, said)
+        assert (program.meta["steps"] == 3) == (not told)

@@ -119,6 +119,8 @@ class Marks:
             elif ENDS.get(mark) in opened:
                 while opened.pop() != ENDS[mark]:
                     pass  # one that failed midway has no end
+            elif mark == Mark.OPTIMIZER_END:
+                values[-1] = Phase.OPTIMIZER  # a program's own, whose begin is not seen: all since what was before it
             values.append(opened[-1] if opened else Phase.OTHER)
         edges = np.concatenate([[0], self.at, [self.program.tape.size]])
         return np.repeat(np.array(values, np.int8), np.diff(edges))

@@ -11,7 +11,7 @@ import pytest
 
 from anychip.device import machine_code, smi
 from anychip.device.launch import record
-from anychip.record import Kind, Op, Program
+from anychip.record import Kind, Mark, Op, Program
 from anychip.record.op import TensorMeta
 from anychip.record.steps import Marks, Phase, find_steps
 from anychip.report.trace import PHASE_THREAD, trace
@@ -70,6 +70,17 @@ OWN = """
                 parameter.add_(moments[parameter].lerp_(parameter.grad, 0.1), alpha=-0.1)
                 parameter.grad.zero_()
         loss.item()
+"""
+
+
+LATE = """
+    import torch
+    model, optimizer = torch.nn.Linear(512, 512).cuda(), None
+    while True:
+        model(torch.randn(64, 512, device="cuda")).sum().backward()
+        optimizer = optimizer or torch.optim.SGD(model.parameters(), 0.1)
+        optimizer.step()
+        optimizer.zero_grad()
 """
 
 
@@ -144,6 +155,12 @@ def test_an_optimizer_of_the_programs_own_is_what_writes_parameters() -> None:
     assert int(lives(program).size[kinds_of(program, lives(program)) == KINDS.index("optimizer")].sum()) == state_bytes
     events = trace(price(program, load_chip("h100")))["traceEvents"]
     assert [one["name"] for one in events if one.get("tid") == PHASE_THREAD].count("optimizer") == 3
+
+
+def test_an_optimizer_that_is_made_after_the_first_backward_is_torchs() -> None:
+    program = recorded(LATE)
+    assert [len(step.forwards) for step in find_steps(program)] == [1, 1, 1]
+    assert int(((program.kinds == Kind.MARK) & (program.payloads == Mark.OPTIMIZER_END)).sum()) == 3
 
 
 @pytest.mark.parametrize("code", [machine_code.pinned_allocate(1, 2, "arm64"), machine_code.is_pinned("arm64")])

@@ -19,7 +19,7 @@ from accuracy.recorder import GATHERED, GRAPHED, HOLDING, HYBRID
 from accuracy.rows import Run
 from anychip.network import Fabric
 from anychip.spec import list_chips, list_clusters, load_chip
-from anychip.spec.validated import DENSE, EXPERTS, OWN_KERNELS
+from anychip.spec.validated import DENSE, EXPERTS, OWN_PRODUCTS
 
 HERE = Path(__file__).parent
 # Columns that decide what runs: those of them that a source leaves blank are counted.
@@ -60,7 +60,7 @@ class Plan:
     @property
     def layers(self) -> str:
         """As `anychip.forecast.layers_of` tells them of the recording."""
-        return OWN_KERNELS if self.program == HYBRID else EXPERTS if self.options.get("experts") else DENSE
+        return OWN_PRODUCTS if self.program == HYBRID else EXPERTS if self.options.get("experts") else DENSE
 
 
 def argv_of(options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -15,11 +15,12 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
-from anychip import __version__
+from anychip import __version__, chips
 from anychip.audit import command as audit_command
 from anychip.errors import AnychipError, BadUse, ProgramFailed
 from anychip.measure import command as measure_command
 from anychip.port import command as port_command
+from anychip.whole import check_writable, write, written
 
 CARE = (
     "forecast runs your program, with your rights: whatever it writes, deletes or sends, it does. The chip is "
@@ -37,17 +38,6 @@ examples:
   anychip forecast --on tpu-v5p --load run.anychip
 
 care: {CARE}
-"""
-CHIPS = """\
-Which chips are there, and what is known of each? Every figure has its kind, source and date; unknown is said.
-
-examples:
-  anychip chips                       all chips: id, aliases, vendor, platform, grade
-  anychip chips show h100             one chip, every figure with its source
-  anychip chips check my-chip.toml    all problems of a file at once, with their place
-  anychip chips new --like h100 acme-one > acme-one.toml
-  anychip chips clusters              all clusters, for --on CHIP:COUNT@CLUSTER; with an id, one of them
-  anychip chips links nvlink4         one link, every figure with its source; without an id, all of them
 """
 
 
@@ -89,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     main_parser.add_argument("--version", action="version", version=f"anychip {__version__}")
     verbs = main_parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _forecast_parser(verbs)
-    _chips_parser(verbs)
+    chips.add_parser(_sub(verbs, "chips", "which chips are there, and what is known of each?", chips.CHIPS))
     measure_command.add_parser(_sub(verbs, "measure", "how fast is this device really?", measure_command.MEASURE))
     audit_command.add_parser(_sub(verbs, "audit", "how bound to CUDA is this code?", audit_command.AUDIT))
     port_command.add_parser(_sub(verbs, "port", "the code, moved to portable PyTorch or one chip's", port_command.PORT))
@@ -162,43 +152,6 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     sub.set_defaults(run=forecast)
 
 
-def _chips_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    sub = _sub(verbs, "chips", "which chips are there, and what is known of each?", CHIPS)
-    sub.add_argument("--json", metavar="FILE", nargs="?", const="-", help="the list as JSON (schema 1); - for stdout")
-    sub.add_argument("--markdown", action="store_true", help="the table of the README: peaks, memory, links, gaps")
-    sub.set_defaults(run=chips)
-    actions = sub.add_subparsers(dest="action", metavar="[show | check | schema | new | clusters | links]")
-
-    show = _sub(actions, "show", "every figure of a chip, with kind, source and date")
-    show.add_argument("chip", metavar="ID", help="id, alias or file of a chip")
-    show.add_argument("--platform", action="store_true", help="also its platform: dtypes, collectives, attention")
-    show.add_argument("--json", metavar="FILE", nargs="?", const="-", default=argparse.SUPPRESS, help="as JSON")
-    show.add_argument("--markdown", action="store_true", default=argparse.SUPPRESS, help="as a Markdown page")
-    show.set_defaults(run=chips_show)
-
-    check = _sub(actions, "check", "all problems of chip files at once, with their place and what to write instead")
-    check.add_argument("paths", nargs="*", metavar="PATH", help="files or folders (default: the whole standard)")
-    check.add_argument("--fix", action="store_true", help="repair what can be repaired without knowing the chip")
-    check.add_argument("--json", metavar="FILE", nargs="?", const="-", default=argparse.SUPPRESS, help="as JSON")
-    check.set_defaults(run=chips_check)
-
-    schema = _sub(actions, "schema", "the JSON Schema of chip files, for editors")
-    schema.add_argument("kind", nargs="?", default="chips", choices=("chips", "platforms", "links", "clusters"),
-                        help="of which files (default chips)")  # fmt: skip
-    schema.set_defaults(run=chips_schema)
-
-    new = _sub(actions, "new", "a chip file to start from, on stdout, with another chip's figures to be replaced")
-    new.add_argument("id", metavar="NEW-ID", nargs="?", default="vendor-product", help="its id: vendor-product")
-    new.add_argument("--like", metavar="ID", required=True, help="the chip whose platform and fields it takes")
-    new.set_defaults(run=chips_new)
-
-    for kind, run in (("clusters", chips_clusters), ("links", chips_links)):
-        sheets = _sub(actions, kind, f"the {kind} of the standard, or one of them with every figure")
-        sheets.add_argument("id", nargs="?", metavar="ID", help="id, alias or file; all of them without")
-        sheets.add_argument("--json", metavar="FILE", nargs="?", const="-", default=argparse.SUPPRESS, help="as JSON")
-        sheets.set_defaults(run=run)
-
-
 def forecast(args: argparse.Namespace) -> int:
     argv = _program(args)
     outputs = {name: getattr(args, name) for name in ("json", "trace", "save", "memory_snapshot")}
@@ -232,29 +185,19 @@ def forecast(args: argparse.Namespace) -> int:
     for warning in answer.warnings if args.quiet or args.json == "-" else ():
         print(f"warning: {warning}", file=sys.stderr)
     # Last, so that a full disk takes nothing but the file.
-    with _written(args.save):
+    with written(args.save):
         if args.save:
             answer.programs[0].save(args.save)
-    with _written(args.json):
+    with written(args.json):
         if args.json:
             write(args.json, json.dumps(report.to_json(answer), indent=2))
-    with _written(args.trace):
+    with written(args.trace):
         for place in report.write_traces(answer, args.trace) if args.trace else ():
             print(f"anychip: wrote {place}", file=sys.stderr)
-    with _written(args.memory_snapshot):
+    with written(args.memory_snapshot):
         if args.memory_snapshot:
             report.write_memory_snapshots(answer, args.memory_snapshot)
     return answer.exit_code
-
-
-@contextlib.contextmanager
-def _written(path: str | None) -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise BadUse(f"{path}: cannot be written: {error.strerror or error}.") from None
 
 
 def _program(args: argparse.Namespace) -> list[str]:
@@ -312,106 +255,6 @@ def _only_for_recording(args: argparse.Namespace) -> None:
         raise BadUse(f"{', '.join(given)} say how to record, and {args.load} is a recording: leave out one of them.")
 
 
-def chips(args: argparse.Namespace) -> int:
-    from anychip import spec
-    from anychip.report import chips as page
-
-    found = spec.list_chips()
-    if args.json:
-        write(args.json, json.dumps(page.list_json([spec.load_chip(entry.file) for entry in found]), indent=2))
-    elif args.markdown:
-        from anychip.spec.pages import all_chips, chip_table
-
-        print("\n".join(chip_table(all_chips())))
-    else:
-        print(page.list_text(found))
-    return 0
-
-
-def chips_show(args: argparse.Namespace) -> int:
-    from anychip import spec
-    from anychip.report import chips as page
-
-    chip = spec.load_chip(args.chip)
-    if args.json:
-        write(args.json, json.dumps(page.chip_json(chip), indent=2))
-    elif args.markdown:
-        from anychip.spec.pages import chip_page
-
-        print(chip_page(chip))
-    else:
-        print(page.chip_text(chip, asked=args.chip, platform=args.platform))
-    return 0
-
-
-def chips_check(args: argparse.Namespace) -> int:
-    from anychip.report import chips as page
-    from anychip.spec.checking import check, fix
-
-    if args.fix:
-        for path in fix(args.paths or None):
-            print(f"fixed: {path}", file=sys.stderr)
-    problems = check(args.paths or None)
-    if args.json:
-        write(args.json, json.dumps(page.problems_json(problems), indent=2))
-    else:
-        print(page.problems_text(problems))
-    return 1 if problems else 0
-
-
-def chips_schema(args: argparse.Namespace) -> int:
-    from anychip import spec
-
-    print(json.dumps(spec.json_schema(args.kind), indent=2))
-    return 0
-
-
-def chips_new(args: argparse.Namespace) -> int:
-    from datetime import date
-
-    from anychip.spec.new import new_chip
-
-    print(new_chip(args.id, like=args.like, date=date.today().isoformat()), end="")
-    return 0
-
-
-def chips_clusters(args: argparse.Namespace) -> int:
-    from anychip import spec
-    from anychip.report import networks as page
-
-    found = [spec.load_cluster(args.id)] if args.id else spec.list_clusters()
-    if args.json:
-        write(args.json, json.dumps(page.sheets_json("clusters", found), indent=2))
-    else:
-        print(page.sheet_text(found[0], args.id) if args.id else page.clusters_text(found))
-    return 0
-
-
-def chips_links(args: argparse.Namespace) -> int:
-    from anychip import spec
-    from anychip.report import networks as page
-
-    found = [spec.load_wire(args.id)] if args.id else spec.list_wires()
-    if args.json:
-        write(args.json, json.dumps(page.sheets_json("links", found), indent=2))
-    else:
-        print(page.sheet_text(found[0], args.id) if args.id else page.links_text(found))
-    return 0
-
-
-def check_writable(path: str | None) -> None:
-    """Raise BadUse if a file cannot be written there: told before minutes are spent on what would go into it."""
-    if path is None or path == "-":
-        return
-    folder = os.path.dirname(path) or "."
-    if os.path.isdir(path):
-        raise BadUse(f"{path}: is a folder; name a file in it.")
-    if not os.path.isdir(folder):
-        raise BadUse(f"{path}: there is no folder {folder}.")
-    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        raise BadUse(f"{path}: no permission to write there.")
-
-
 def check_apart(outputs: Mapping[str, str | None], program: str) -> None:
     """Raise BadUse where two outputs, by the names of their options, are one file, or one is the program."""
     told: dict[str, str] = {os.path.realpath(program): ""}
@@ -424,16 +267,6 @@ def check_apart(outputs: Mapping[str, str | None], program: str) -> None:
             raise BadUse(f"{option} {path} would write over what is to be forecast.")
         if other != option:
             raise BadUse(f"{other} and {option} would both write {path}.")
-
-
-def write(path: str, text: str) -> None:
-    """Write text to a file, or to stdout if the path is -."""
-    if path == "-":
-        print(text)
-        return
-    check_writable(path)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
 
 
 def _options(command: argparse.ArgumentParser) -> list[str]:

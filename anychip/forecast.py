@@ -4,11 +4,15 @@ In: a recorded Program and a Chip. Out: step time with its error, memory, rates,
 all rests. Figures are per step, over the steps after the first, which warms up.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 
+import numpy as np
+
 from anychip import units
+from anychip.cost.custom import OWN_KERNELS
 from anychip.cost.fusion import fuse
 from anychip.cost.machine import A_PEAK, known_peaks
 from anychip.cost.support import unsupported
@@ -30,11 +34,11 @@ from anychip.figures import (
     totals_of,
 )
 from anychip.memory import replay
-from anychip.record import Op, Program
+from anychip.record import Kind, Op, Program
 from anychip.record.reads import Read, reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
-from anychip.spec.validated import DENSE, EXPERTS, OWN_KERNELS, Compared, end_to_end, errors
+from anychip.spec.validated import DENSE, EXPERTS, OWN_PRODUCTS, Compared, end_to_end, errors
 from anychip.timeline.memory import memory, refused, suffices
 from anychip.timeline.price import Timeline, price
 
@@ -130,7 +134,9 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window),
         top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
         step_times_s=window.times_s,
-        warnings=warnings_of(timeline, window, held.peak_bytes) + unsupported(program.ops, chip),
+        warnings=(
+            *warnings_of(timeline, window, held.peak_bytes), *by_bytes_alone(timeline.program), *unsupported(program.ops, chip),
+        ),
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
         values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
     )  # fmt: skip
@@ -182,7 +188,7 @@ def layers_of(ops: Iterable[Op]) -> str:
     ops = list(ops)
     tasks = [work(op) for op in ops]
     if any(task.kind == "custom" and task.gemm for task in tasks):
-        return OWN_KERNELS
+        return OWN_PRODUCTS
     scores = [op.args[0].shape[-1] for op in ops if packet(op.name) == "aten.topk" and op.args[0].shape]
     is_routed = any(task.kind == "grouped" for task in tasks) or any(count <= MOST_EXPERTS for count in scores)
     return EXPERTS if is_routed else DENSE
@@ -239,9 +245,32 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
         )
     if peak_bytes > chip.memory_bytes:
         found.append(f"{chip.id}: needs {peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
-    names = {packet(op.name) for op in timeline.program.ops if not work(op).known}
-    if names:
-        shown = ", ".join(sorted(names)[:8]) + (" ..." if len(names) > 8 else "")
+    return tuple(found)
+
+
+def by_bytes_alone(*programs: Program) -> tuple[str, ...]:
+    """What has no formula, in one line each: kernels of the program's own, which its author can give a cost and of which those that
+    move most are named, and other ops."""
+    own: Counter[str] = Counter()
+    others: set[str] = set()
+    for program in programs:
+        launches = np.bincount(program.payloads[program.kinds == Kind.OP], minlength=len(program.ops)).tolist()
+        for op, count in zip(program.ops, launches, strict=True):
+            if work(op).known:
+                continue
+            if op.name.startswith(OWN_KERNELS):
+                own[op.name] += count * work(op).bytes_moved
+            else:
+                others.add(packet(op.name))
+    found = []
+    if own:
+        shown = ", ".join(name for name, _ in own.most_common(3)) + (", ..." if len(own) > 3 else "")
+        found.append(
+            f"Priced by the bytes of their tensors alone: {units.several(len(own), 'kernel')} of the program's own ({shown}). "
+            "anychip.kernel gives a kernel its cost, see docs/kernels.md."
+        )
+    if others:
+        shown = ", ".join(sorted(others)[:8]) + (", ..." if len(others) > 8 else "")
         found.append(f"Priced by bytes alone, for want of a formula: {shown}.")
     return tuple(found)
 

@@ -34,7 +34,7 @@ from anychip.figures import (
     top_ops_of,
     totals_of,
 )
-from anychip.forecast import Forecast, error_of, layers_of, limit_of, ratio, warnings_of
+from anychip.forecast import Forecast, by_bytes_alone, error_of, layers_of, limit_of, ratio, warnings_of
 from anychip.network import USUAL_NODE, Fabric
 from anychip.record import Program
 from anychip.record.reads import reads
@@ -312,6 +312,7 @@ def _goodput(parts: Sequence[Part], fabric: Fabric) -> GoodputFigures | None:
 def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]:
     """As of one chip, with the ranks that do not fit named."""
     found = [text for part in parts for text in warnings_of(part.rank.timeline, part.window, 0)]
+    found += by_bytes_alone(*(part.rank.timeline.program for part in parts))
     over = [part for part in parts if part.memory.peak_bytes > chip.memory_bytes]
     if over:
         ranks = sorted(rank for part in over for rank in part.rank.members)

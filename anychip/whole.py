@@ -1,9 +1,11 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what a command says of one that cannot be written."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from anychip.errors import BadUse
 
 
 @contextmanager
@@ -20,3 +22,37 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_writable(path: str | None) -> None:
+    """Raise BadUse if a file cannot be written there: told before minutes are spent on what would go into it."""
+    if path is None or path == "-":
+        return
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        raise BadUse(f"{path}: is a folder; name a file in it.")
+    if not os.path.isdir(folder):
+        raise BadUse(f"{path}: there is no folder {folder}.")
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise BadUse(f"{path}: no permission to write there.")
+
+
+def write(path: str, text: str) -> None:
+    """Write text to a file, or to stdout if the path is -; names that are no text as they were."""
+    if path == "-":
+        print(text)
+        return
+    check_writable(path)
+    with written(path), whole(path) as place:
+        place.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
+
+
+@contextmanager
+def written(path: str | None) -> Iterator[None]:
+    """What is written inside is written there: where it cannot be, BadUse says so."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise BadUse(f"{path}: cannot be written: {error.strerror or error}.") from None

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "anychip"
 # part -> the parts it may import, besides itself; a part is a module or subpackage directly under anychip.
 MAY_IMPORT = {
     "errors": set(),
-    "whole": set(),
+    "whole": {"errors"},
     "units": set(),
     "targets": {"errors"},
     "argv": {"errors"},
@@ -36,9 +36,10 @@ MAY_IMPORT = {
     "places": {"errors", "targets", "spec", "network", "job"},
     "recordings": {"argv", "errors", "places", "spec", "record", "device"},
     "api": {"errors", "places", "recordings", "spec", "record", "forecast", "job", "network", "cluster", "memory"},
-    "port": {"errors", "units", "spec", "source"},
+    "port": {"errors", "units", "spec", "source", "whole"},
     "measure": {"errors", "units", "spec", "record", "cost", "whole"},
-    "cli": {"errors", "audit", "measure", "port", "units", "api", "places", "spec", "report"},
+    "chips": {"spec", "report", "whole"},
+    "cli": {"errors", "audit", "measure", "port", "chips", "api", "places", "report", "whole"},
     "__main__": {"cli"},
 }  # fmt: skip
 # What only the device may import: everything else works where torch is not installed.

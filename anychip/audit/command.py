@@ -2,10 +2,11 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from anychip.whole import check_writable, write
 
 if TYPE_CHECKING:
     from anychip.audit.engine import Audit
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     outputs = [args.json, args.sarif, args.html, args.write_baseline]
     for path in outputs:
-        _check(path)
+        check_writable(path)
     from anychip.audit.engine import audit_all
 
     answer = audit_all(
@@ -88,15 +89,15 @@ def _write_all(args: argparse.Namespace, answer: "Audit") -> None:
     from anychip.audit.baseline import write_baseline
 
     if args.json:
-        _write(args.json, json.dumps(to_json(answer), indent=2))
+        write(args.json, json.dumps(to_json(answer), indent=2))
     if args.sarif:
-        _write(args.sarif, json.dumps(to_sarif(answer), indent=1))
+        write(args.sarif, json.dumps(to_sarif(answer), indent=1))
     if args.html:
         from anychip.audit.html import to_html
 
-        _write(args.html, to_html(answer))
+        write(args.html, to_html(answer))
     if args.write_baseline:
-        _write(args.write_baseline, write_baseline(answer.findings))
+        write(args.write_baseline, write_baseline(answer.findings))
 
 
 def _too_much(args: argparse.Namespace, answer: "Audit") -> bool:
@@ -144,33 +145,3 @@ def _progress(quiet: bool) -> Callable[[int, int], None] | None:
         sys.stderr.flush()
 
     return say
-
-
-def _check(path: str | None) -> None:
-    """Raise BadUse if a file cannot be written there, before minutes are spent."""
-    from anychip.errors import BadUse
-
-    if path is None or path == "-":
-        return
-    folder = os.path.dirname(path) or "."
-    if os.path.isdir(path) or not os.path.isdir(folder):
-        raise BadUse(
-            f"{path}: {'is a folder; name a file in it' if os.path.isdir(path) else f'there is no folder {folder}'}."
-        )
-    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        raise BadUse(f"{path}: no permission to write there.")
-
-
-def _write(path: str, text: str) -> None:
-    """Whole or not at all: to a file beside it, then renamed."""
-    if path == "-":
-        print(text)
-        return
-    from anychip.errors import BadUse
-    from anychip.whole import whole
-
-    try:
-        with whole(path) as place:
-            place.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise BadUse(f"{path}: cannot be written: {error.strerror or error}.") from None

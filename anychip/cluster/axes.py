@@ -13,7 +13,7 @@ import numpy.typing as npt
 from anychip.cost.work import work
 from anychip.network import Collective
 from anychip.record import Kind, Program
-from anychip.record.steps import Marks
+from anychip.record.steps import Marks, Phase
 
 TENSOR_AXES = ("tp", "tensor", "tensor_parallel", "model", "model_parallel", "mp")  # ranks of one sample
 SEQUENCE_AXES = ("cp", "context", "context_parallel")  # ranks of parts of one sample
@@ -23,7 +23,7 @@ SMALL_BYTES = 1 << 16  # a loss or a norm, not activations
 
 def axes_of(program: Program, calls: Mapping[int, Collective]) -> list[str]:
     """A name for each of the program's groups."""
-    used = _used(program, calls)
+    used = _used(program, calls) if not all(group.axis for group in program.groups) else {}
     return [group.axis or used.get(index, "dp") for index, group in enumerate(program.groups)]
 
 
@@ -32,7 +32,7 @@ def _used(program: Program, calls: Mapping[int, Collective]) -> dict[int, str]:
     at = np.flatnonzero(program.kinds == Kind.OP)
     launched = program.payloads[at]
     phase = Marks(program).phase()[at]
-    forward = set(np.unique(launched[phase == 1]).tolist())
+    forward = set(np.unique(launched[phase == Phase.FORWARD]).tolist())
     bare = not forward  # no module is called
     around = _around_attention(program, calls, launched)
     found: dict[int, str] = {}
@@ -51,17 +51,21 @@ def _used(program: Program, calls: Mapping[int, Collective]) -> dict[int, str]:
 def _around_attention(program: Program, calls: Mapping[int, Collective], launched: npt.NDArray[np.int64]) -> set[int]:
     """Groups that exchange all with all on both sides of a fused attention, without a product between: experts have those of
     a layer there."""
+    exchanges = {op: call.group for op, call in calls.items() if call.kind == "all_to_all"}
+    if not exchanges:
+        return set()
+    tasks = [work(op) for op in program.ops]
+    decides = np.array([op in exchanges or bool(task.attention or task.gemm) for op, task in enumerate(tasks)])
     found: set[int] = set()
     last, attends = -1, False
-    for op in launched.tolist() if any(call.kind == "all_to_all" for call in calls.values()) else ():
-        task = work(program.ops[op])
-        if op in calls and calls[op].kind == "all_to_all":
-            if attends and calls[op].group == last:
+    for op in launched[decides[launched]].tolist():
+        if op in exchanges:
+            if attends and exchanges[op] == last:
                 found.add(last)
-            last, attends = calls[op].group, False
-        elif task.attention is not None:
+            last, attends = exchanges[op], False
+        elif tasks[op].attention is not None:
             attends = last >= 0
-        elif task.gemm:
+        else:
             last, attends = -1, False
     return found
 
@@ -76,7 +80,7 @@ def replicas(program: Program, calls: Mapping[int, Collective], axes: list[str])
     """How many ranks hold the same parameters and optimizer state: along groups whose gradients are all-reduced, and of
     which nothing is gathered or scattered (replicas; shards are)."""
     at = np.flatnonzero(program.kinds == Kind.OP)
-    later = set(np.unique(program.payloads[at][Marks(program).phase()[at] != 1]).tolist())
+    later = set(np.unique(program.payloads[at][Marks(program).phase()[at] != Phase.FORWARD]).tolist())
     summed = {call.group for op, call in calls.items()
               if call.kind == "all_reduce" and op in later and call.nbytes > SMALL_BYTES}  # fmt: skip
     sharded = {call.group for call in calls.values() if call.kind in ("all_gather", "reduce_scatter")}

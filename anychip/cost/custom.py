@@ -29,7 +29,10 @@ def custom(op: Op) -> Work:
     )  # fmt: skip
 
 
-@family("triton.", "extension.", "cupy.", "cuda.")
+OWN_KERNELS = ("triton.", "extension.", "cupy.", "cuda.")  # a program's own, by how it brings them
+
+
+@family(*OWN_KERNELS)
 def launched(op: Op) -> Work:
     """Kernels of which only the tensors are known: ``bytes`` as their source loads and stores them, else each tensor's."""
     read, written = traffic(op)

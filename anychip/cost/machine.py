@@ -158,7 +158,7 @@ def _apart(a: Sequence[float], b: Sequence[float]) -> float:
     return float(sum(log2(x / y) ** 2 for x, y in zip(a, b, strict=True)) ** 0.5)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Machine:
     """A chip as pricing sees it. Seconds and bytes/s; `gemm(dtype)` and `attention_rate` are looked up when needed."""
 
@@ -178,7 +178,7 @@ class Machine:
     host_read_s: float
     host_link_bytes_per_s: float
     graph: bool
-    called: bool = False  # ops run in the thread that calls them: no launch, no stream, no link
+    called: bool  # ops run in the thread that calls them: no launch, no stream, no link
 
     def peak(self, dtype: str, engine: str) -> float:
         """Dense peak in flop/s of the dtype, or of the one that the chip computes it in; the other engine's where this
@@ -266,17 +266,29 @@ def build(chip: Chip, rates: Rates) -> Machine:
     memory = rates.need("memory.rate")
     # Without a host link the host is the chip: a copy reads and writes its one memory.
     link = _level(rates.need("host_link.rate"), chip.host_link_bandwidth_bytes_per_s or peak_bandwidth / 2)
-    seconds = {op: rates.need(op).value for op in ("kernel.floor", "kernel.floor_graph", "host.op", "host.launch",
-                                                   "host.replay", "host.read")}  # fmt: skip
+    floor_s = rates.need("kernel.floor").value
     # A host that was measured by whole steps has it in its ops.
     product = rates.first("host.product") or (None if rates.first("host.op") else rates.need("host.product"))
+    called = chip.execution == "host"
     return Machine(
-        chip, rates, min(_level(memory, peak_bandwidth), peak_bandwidth), peak_bandwidth, memory.kind == "measured",
-        rates.need("vector.rate").value, rates.need("memory.scattered").value, seconds["kernel.floor"],
-        min(seconds["kernel.floor_graph"], seconds["kernel.floor"]), seconds["host.op"], seconds["host.launch"],
-        product.value if product else 0.0, seconds["host.replay"], 0.0 if chip.execution == "host" else seconds["host.read"],
-        link, chip.execution == "graph", chip.execution == "host",
-    )  # fmt: skip
+        chip=chip,
+        rates=rates,
+        memory_bytes_per_s=min(_level(memory, peak_bandwidth), peak_bandwidth),
+        memory_peak_bytes_per_s=peak_bandwidth,
+        memory_measured=memory.kind == "measured",
+        vector_share=rates.need("vector.rate").value,
+        scattered_share=rates.need("memory.scattered").value,
+        kernel_floor_s=floor_s,
+        graph_floor_s=min(rates.need("kernel.floor_graph").value, floor_s),
+        host_op_s=rates.need("host.op").value,
+        host_launch_s=rates.need("host.launch").value,
+        host_product_s=product.value if product else 0.0,
+        host_replay_s=rates.need("host.replay").value,
+        host_read_s=0.0 if called else rates.need("host.read").value,
+        host_link_bytes_per_s=link,
+        graph=chip.execution == "graph",
+        called=called,
+    )
 
 
 @cache

@@ -11,8 +11,8 @@ def _words(text: str) -> frozenset[str]:
 
 POINTWISE = _words(
     """
-    __ilshift __ixor __lshift __rshift __xor __and __or __iand __ior _conj_physical abs absolute acos acosh add addcdiv
-    addcmul angle asin asinh atan atan2 atanh bitwise_and bitwise_left_shift bitwise_not bitwise_or
+    __ilshift__ __ixor__ __lshift__ __rshift__ __irshift__ __xor__ __and__ __or__ __iand__ __ior__
+    _conj_physical abs absolute acos acosh add addcdiv addcmul angle asin asinh atan atan2 atanh bitwise_and bitwise_left_shift bitwise_not bitwise_or
     bitwise_right_shift bitwise_xor ceil celu clamp clamp_max clamp_min clip complex polar conj_physical copysign
     cos cosh deg2rad digamma div divide elu elu_backward eq erf erfc erfinv exp exp2 expm1 float_power floor
     floor_divide fmax fmin fmod frac frexp gcd ge gelu gelu_backward glu glu_backward greater gt hardshrink

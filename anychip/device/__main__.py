@@ -23,6 +23,7 @@ from anychip.errors import UnsupportedTorch
 from anychip.network import Fabric
 from anychip.record import Program
 from anychip.spec import load_chip
+from anychip.units import several
 
 WRONG_USE = 2
 
@@ -81,6 +82,8 @@ class Session:
             meta["refused"] = {"bytes": self.runtime.refused_bytes, "of_bytes": self.runtime.chip.memory_bytes}
         if self.failure:
             meta["failure"] = self.failure
+        if not exit_code and not meta.get("stopped"):
+            self._tell_what_may_have_ended_it()
         program = self.runtime.recorder.program({
             "argv": self.config["argv"], "module": self.config["module"], "chip": self.runtime.chip.id,
             "torch": torch.__version__, "anychip": __version__, "exit_code": exit_code,
@@ -97,6 +100,26 @@ class Session:
         if self.runtime.stages is not None and not exit_code:
             for rank, other in self.runtime.stages.others(program).items():
                 other.save(out.with_name(f"rank-{rank}.anychip"), packed=False)
+
+    def _tell_what_may_have_ended_it(self) -> None:
+        """Programs stop where a loss is small enough, or no longer falls: of one that was to make more steps the last answer that
+        was made up is told, unless it is already. One that only calls a model has no steps to make."""
+        steps, values = self.hooks.steps, self.runtime.driver.values
+        only_calls = self.config["calls"] or (steps.done_calls and not steps.complete)
+        if values.made_up is None or values.has_alternated or only_calls or steps.complete >= steps.steps:
+            return
+        place, answer = values.made_up
+        done = (
+            f"after {steps.complete} of {several(steps.steps, 'step')}"
+            if steps.complete
+            else "without a step of an optimizer"
+        )
+        enough = f", or --steps {steps.complete}" if steps.complete > 1 else ""
+        self.runtime.recorder.warn(
+            f"The program ended by itself {done}. The last value that it read of the chip was {answer}, at {place.text}; values are "
+            "made up where numbers decide them (docs/values.md). If that ended it, as a tolerance or early stopping does, give it "
+            f"more patience{enough}."
+        )
 
     def finish(self) -> None:
         """Enough steps: save, and end the process here.

@@ -60,8 +60,28 @@ def _fuse_nothing(setter: str, getter: str) -> None:
     setattr(torch._C, getter, lambda: kept[0])
 
 
+def _gradients_by_place(runtime: Runtime) -> None:
+    """Of what the backward of an `autograd.Function` in a compiled function returns, dynamo takes the gradients of tensors, each by
+    its place: one too few or too many for the other arguments is no error there, as it is where nothing is compiled."""
+    node_class = torch.autograd.function.BackwardCFunction
+    original = node_class.apply
+
+    @wraps(original)
+    def apply(node: Any, *args: Any) -> Any:
+        found = original(node, *args)
+        if not runtime.regions.of_node():
+            return found
+        gradients, wanted = found if isinstance(found, tuple) else (found,), node.needs_input_grad
+        if any(wanted[len(gradients) :]):
+            return found  # one is missing: torch says so
+        return (gradients + (None,) * len(wanted))[: len(wanted)]
+
+    node_class.apply = apply  # type: ignore[method-assign]
+
+
 def install(runtime: Runtime) -> None:
     """Put our `torch.compile` and `nn.Module.compile` in place of torch's; TorchScript compiles no kernels."""
+    _gradients_by_place(runtime)
     _fuse_nothing("_jit_override_can_fuse_on_gpu", "_jit_can_fuse_on_gpu")
     _fuse_nothing("_jit_set_texpr_fuser_enabled", "_jit_texpr_fuser_enabled")
 

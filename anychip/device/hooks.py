@@ -2,7 +2,8 @@
 
 A step is over at the first forward call of a trained module after every optimizer of the step has stepped; where none
 is called, when the first of them steps again. Which optimizers those are is known once one steps for the second time,
-so a GAN's two belong to one step.
+so a GAN's two belong to one step. A program that makes none has its own: parameters are written between a backward and the
+next forward.
 """
 
 import sys
@@ -18,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from anychip.device._torch import watch_engine
 from anychip.device.backward import BackwardModules
 from anychip.device.runtime import Runtime
+from anychip.drivers.base import Call
 from anychip.record import Kind, Mark, word
 from anychip.record.tape import KIND_BITS
 
@@ -122,6 +124,42 @@ class Steps:
             self.finish()
 
 
+class OwnOptimizer:
+    """The optimizer of a program that has none of torch's, known by what it does. Sees every call from the end of a backward to
+    the next forward, and says how one begins and where the last of it so far ends."""
+
+    def __init__(
+        self, runtime: Runtime, is_parameter: Callable[[torch.Tensor], bool], begins: Callable[[], None]
+    ) -> None:
+        self.tape, self.kernels = runtime.recorder.tape, runtime.kernels
+        self.is_parameter, self.begins = is_parameter, begins
+        self.watches = False
+        self._end: int | None = None
+
+    def watch(self) -> None:
+        self.close()
+        self.watches, self._end = True, None
+        self.kernels.watch(self)
+
+    def close(self) -> None:
+        if self.watches:
+            self.watches = False
+            self.kernels.unwatch(self)
+
+    def before(self) -> None:
+        pass
+
+    def after(self, call: Call) -> None:
+        if not any(self.is_parameter(one) for one in call.mutated):
+            return
+        if self._end is None:
+            self.begins()
+        else:
+            self.tape[self._end] = word(Kind.OPTIMIZER, 0)  # it has not ended there
+        self._end = len(self.tape)
+        self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_END))
+
+
 class Hooks:
     """Installed once; writes marks and module paths on the tape."""
 
@@ -138,7 +176,7 @@ class Hooks:
         self.backward = BackwardModules(self.tape)
         self._outer: list[int] = []  # modules that are being called, by index
         self._watched: Any = None  # a parameter of the module that was called last, weakly
-        self._had_gradient = False
+        self._own_optimizer = OwnOptimizer(runtime, self._is_parameter, self._own_optimizer_begins)
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers, whether they have stepped or not
         self._to_be_used = False  # a trained module's gradients came, and no optimizer has stepped since
         self._resting: set[int] = set()  # parameters of models that work on the chip and rest on the host, by id
@@ -214,7 +252,8 @@ class Hooks:
         if marked:
             self.runtime.clocks.count_host()
             if training:
-                self._stepped_by_hand(parameters)
+                self._own_optimizer.close()
+                self._watched = weakref.ref(next(one for one in parameters if one.requires_grad))
                 self.steps.forward()
             self.tape.append(BEGIN[training])
             if id(module) not in self._paths:
@@ -241,20 +280,6 @@ class Hooks:
             if marked:
                 self.tape.append(END[training])
                 self.steps.call()
-
-    def _stepped_by_hand(self, parameters: list[Any]) -> None:
-        """A program without optimizers drops its gradients once it has used them; so it has taken a step.
-
-        (DeepSpeed's ZeRO 2 and 3 drop them at each micro-batch, and have an optimizer.)"""
-        watched = self._watched() if self._had_gradient and not self._made else None
-        if watched is not None and watched.grad is None:
-            self.steps.optimizer(0)
-            self._new_step()
-            self._note_parameters(parameters)
-            marks = word(Kind.MARK, Mark.OPTIMIZER_BEGIN), word(Kind.MARK, Mark.OPTIMIZER_END)
-            self.tape.extend((word(Kind.OPTIMIZER, 0), *marks))
-        self._watched = weakref.ref(next(one for one in parameters if one.requires_grad))
-        self._had_gradient = False
 
     def _name_submodules(self, module: torch.nn.Module) -> None:
         if id(module) not in self._paths:
@@ -304,8 +329,9 @@ class Hooks:
                     repeats.end_backward()
                 self.tape.append(word(Kind.MARK, Mark.BACKWARD_END))
                 watched = self._watched() if self._watched is not None else None
-                self._had_gradient = watched is not None and watched.grad is not None
                 self._to_be_used |= watched is not None
+                if watched is not None and accumulates and not depth and not self._made:
+                    self._own_optimizer.watch()
             if accumulates and not depth:
                 self.steps.backward()
             return result
@@ -319,8 +345,17 @@ class Hooks:
         def __init__(optimizer: Any, *args: Any, **kwargs: Any) -> None:
             original(optimizer, *args, **kwargs)
             self._made.add(optimizer)
+            self._own_optimizer.close()
 
         torch.optim.Optimizer.__init__ = __init__  # type: ignore[method-assign, assignment]
+
+    def _is_parameter(self, tensor: torch.Tensor) -> bool:
+        return self._depth == 0 and not self.parameters.isdisjoint(self._blocks(tensor))
+
+    def _own_optimizer_begins(self) -> None:
+        self.steps.optimizer(0)
+        self._new_step()
+        self.tape.append(word(Kind.OPTIMIZER, 0))
 
     def _steps_for_chip(self, optimizer: Any) -> bool:
         """Whether an optimizer of the host's tensors steps on what the chip's model has: no other one has tensors of the

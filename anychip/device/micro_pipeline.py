@@ -63,7 +63,7 @@ class MicroPipeline:
                 blocks |= writes
             if self.product is not None and self.product[1] & reads:
                 self.product[1].update(writes)
-        elif self.held and (taken or call.name.rstrip("_") not in POINTWISE):
+        elif self.held and (taken or {call.name, call.name.removesuffix("_")}.isdisjoint(POINTWISE)):
             self._wait(self._at)
 
     def issues(self, name: str, group: Sequence[str], inputs: Sequence[torch.Tensor]) -> int | None:

@@ -302,10 +302,11 @@ class Regions:
     def before(self) -> None:
         if self.in_backward and not self.depth:
             # What a checkpoint computes again, which is with gradients, is not of the node that asks for it.
-            self._open(0 if torch.is_grad_enabled() else self._region_of_node())
+            self._open(0 if torch.is_grad_enabled() else self.of_node())
         self.runtime.micro_pipeline.before()
 
-    def _region_of_node(self) -> int:
+    def of_node(self) -> int:
+        """The region whose forward made the autograd node that runs; 0 where none did."""
         node = torch._C._current_autograd_node()
         if node is None:
             return 0

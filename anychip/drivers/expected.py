@@ -220,16 +220,16 @@ EXTREME = 1e9  # no score, loss or norm is as large: who writes such a number me
 
 @expected(*COMPARE)
 def _in_range(values: Values, call: Call) -> list[Known]:
-    """Whatever is less than what stands for more than any. One integer that is compared with a number, as checks of
-    labels do: what its plausible value says."""
-    one, other = call.args[:2]
-    if one.dtype.is_floating_point:
-        sides = [certain(values, side) for side in (one, other)]
-        if sum(side is not None and abs(side) >= EXTREME for side in sides) == 1:
-            return [Known(uniform=float(COMPARE[call.name](*(0.0 if side is None else side for side in sides))))]
-    if isinstance(other, torch.Tensor) or one.dtype.is_floating_point or one.dtype == torch.bool or one.numel() != 1:
+    """Whatever is less than what stands for more than any. One element that is compared with a number: what its plausible
+    value says, so that a label is in its range, and a loss is not below a tolerance, as it would be if it were read."""
+    compare, (one, other) = COMPARE[call.name], call.args[:2]
+    sides = [certain(values, side) for side in (one, other)]
+    if one.dtype.is_floating_point and sum(side is not None and abs(side) >= EXTREME for side in sides) == 1:
+        return [Known(uniform=float(compare(*(0.0 if side is None else side for side in sides))))]
+    if sides[1] is None or one.dtype == torch.bool or one.numel() != 1:
         return []
-    return [Known(guess=int(COMPARE[call.name](values.guess.get(one.untyped_storage().data_ptr(), 1), other)))]
+    guess = 1 if one.dtype.is_floating_point else values.guess.get(one.untyped_storage().data_ptr(), 1)
+    return [Known(guess=int(compare(guess if sides[0] is None else sides[0], sides[1])))]
 
 
 @expected("any", "all")
@@ -237,6 +237,8 @@ def _any_all(values: Values, call: Call) -> list[Known]:
     """Of n elements of which a share s is true: one is with 1 - (1 - s)**n, all are with s**n."""
     share = of(values, call.args[0]).share
     (out,) = call.outputs
+    if share is None and call.args[0].numel() == 1:
+        return [Known(guess=of(values, call.args[0]).guess)]
     if share is None or not out.numel():
         return []
     each = call.args[0].numel() / out.numel()

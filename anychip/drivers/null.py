@@ -29,7 +29,7 @@ class NullDriver:
         self, recorder: Recorder, clock: Clock, out_of_memory: Callable[[int], None], memory_bytes: int,
         imbalance: float = 1.0,
     ) -> None:  # fmt: skip
-        self.recorder, self.clock, self.values = recorder, clock, Values(imbalance)
+        self.recorder, self.clock, self.values = recorder, clock, Values(imbalance, recorder.warn)
         self.launch = recorder.tape.append
         self.used_bytes = 0
         self.check_above_bytes = int(memory_bytes * NEAR)

@@ -9,7 +9,8 @@ Three sources, in this order (docs/values.md has a row per operator):
    different ones there are: a one-hot mask over 8 experts selects an eighth. What cannot be told apart gets an
    equal part, and parts add up (`--imbalance` makes the first the largest).
 4. *Plausible constants*, by dtype: 1.0, 1, False. Constants can trap a program in a loop, so a boolean
-   that is read again and again at one line starts to alternate.
+   that is read again and again at one line starts to alternate, which the report tells. Where a program ends before
+   its steps are recorded, the report tells the last constant that it was given: it may have decided that.
 """
 
 from collections import Counter
@@ -17,6 +18,7 @@ from collections.abc import Callable
 
 import torch
 
+from anychip.record.program import Place
 from anychip.record.recorder import user_place
 
 SMALL = 256  # elements: larger tensors carry no values
@@ -57,8 +59,10 @@ LOOP_READS = 200  # reads of one boolean at one line before it alternates
 class Values:
     """Values of chip tensors by the address of their storage."""
 
-    def __init__(self, imbalance: float = 1.0) -> None:
-        self.imbalance = imbalance
+    def __init__(self, imbalance: float = 1.0, warn: Callable[[str], None] = lambda text: None) -> None:
+        self.imbalance, self.warn = imbalance, warn
+        self.has_alternated = False
+        self.made_up: tuple[Place, float | int | bool] | None = None  # the last constant, and where it was read
         self.real: dict[int, torch.Tensor] = {}  # address -> bytes on the CPU
         self.uniform: dict[int, float] = {}
         self.guess: dict[int, int] = {}
@@ -132,13 +136,27 @@ class Values:
         uniform = self.uniform.get(tensor.untyped_storage().data_ptr())
         if uniform is not None:
             return bool(uniform) if tensor.dtype == torch.bool else uniform
-        if tensor.dtype == torch.bool:
-            place = user_place()
-            count = self.reads[place.file, place.line]
-            self.reads[place.file, place.line] += 1
-            guess = bool(self.guess.get(tensor.untyped_storage().data_ptr(), False))
-            return guess ^ (count >= LOOP_READS and bool(count % 2))
-        return 1.0 if tensor.dtype.is_floating_point else self.guess.get(tensor.untyped_storage().data_ptr(), 1)
+        place = user_place()
+        value = self._constant(tensor, place)
+        self.made_up = place, value
+        return value
+
+    def _constant(self, tensor: torch.Tensor, place: Place) -> float | int | bool:
+        if tensor.dtype.is_floating_point:
+            return 1.0
+        guess = self.guess.get(tensor.untyped_storage().data_ptr())
+        if tensor.dtype != torch.bool:
+            return 1 if guess is None else guess
+        count = self.reads[place.file, place.line]
+        self.reads[place.file, place.line] += 1
+        if count == LOOP_READS:
+            self.has_alternated = True
+            self.warn(
+                f"{place.text}: a condition on values of the chip was answered {bool(guess)} {LOOP_READS} times, then {not guess} "
+                "every other time, so that a loop that waits for that ends. How often it runs depends on numbers, which are not "
+                "computed (docs/values.md): figures per step or call hold, those of the whole run do not."
+            )
+        return bool(guess) ^ (count >= LOOP_READS and bool(count % 2))
 
     def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
         """A CPU copy of a chip tensor: its real values, or plausible ones where it is small, else zeros."""

@@ -3,7 +3,8 @@
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
+
+from anychip.whole import write
 
 PORT = """\
 The code, moved: to portable PyTorch, which still runs on CUDA unchanged, or with --on to the form that one chip's PyTorch
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet and sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
     if args.json:
-        _write(args.json, show.dumps(result))
+        write(args.json, show.dumps(result))
     if args.diff and args.json != "-":
         _print_diff("".join(result.diffs.values()))
     said = sys.stderr if args.diff or args.json == "-" else sys.stdout
@@ -86,12 +87,3 @@ def _print_diff(text: str) -> None:
         sys.stdout.buffer.flush()
     else:
         sys.stdout.write(text)
-
-
-def _write(path: str, text: str) -> None:
-    if path == "-":
-        print(text)
-        return
-    from anychip.port.writing import write_whole
-
-    write_whole(Path(path), (text + "\n").encode())

@@ -28,6 +28,11 @@ class Place(NamedTuple):
     line: int
     function: str
 
+    @property
+    def text(self) -> str:
+        """As messages name it: train.py:12."""
+        return f"{os.path.basename(self.file)}:{self.line}"
+
 
 @dataclass(frozen=True)
 class Group:

@@ -7,6 +7,7 @@ bare tensors, a frozen network whose input is trained), each round of the optimi
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cached_property
 
 import numpy as np
@@ -17,10 +18,29 @@ from anychip.record.tape import Kind, Mark
 
 Ints = npt.NDArray[np.int64]
 
-PHASES = ("other", "forward", "backward", "optimizer")
-# mark -> the index of the phase that it begins, or ends
-BEGINS = {Mark.FORWARD_BEGIN: 1, Mark.INFER_BEGIN: 1, Mark.BACKWARD_BEGIN: 2, Mark.OPTIMIZER_BEGIN: 3}
-ENDS = {Mark.FORWARD_END: 1, Mark.INFER_END: 1, Mark.BACKWARD_END: 2, Mark.OPTIMIZER_END: 3}
+
+class Phase(IntEnum):
+    """What a word of the tape is part of."""
+
+    OTHER = 0
+    FORWARD = 1
+    BACKWARD = 2
+    OPTIMIZER = 3
+
+
+PHASES = tuple(phase.name.lower() for phase in Phase)
+BEGINS = {
+    Mark.FORWARD_BEGIN: Phase.FORWARD,
+    Mark.INFER_BEGIN: Phase.FORWARD,
+    Mark.BACKWARD_BEGIN: Phase.BACKWARD,
+    Mark.OPTIMIZER_BEGIN: Phase.OPTIMIZER,
+}
+ENDS = {
+    Mark.FORWARD_END: Phase.FORWARD,
+    Mark.INFER_END: Phase.FORWARD,
+    Mark.BACKWARD_END: Phase.BACKWARD,
+    Mark.OPTIMIZER_END: Phase.OPTIMIZER,
+}
 
 
 @dataclass(frozen=True)
@@ -86,10 +106,10 @@ class Marks:
         return keep
 
     def phase(self) -> npt.NDArray[np.int8]:
-        """For each word of the tape an index into PHASES: of the innermost that has begun and not ended, as a closure's
+        """For each word of the tape its Phase: of the innermost that has begun and not ended, as a closure's
         backward is inside its optimizer, and a gradient that a model takes of itself inside its forward."""
-        opened: list[int] = []
-        values = [0]
+        opened: list[Phase] = []
+        values = [Phase.OTHER]
         for mark in self.what.tolist():
             if mark == Mark.OPTIMIZER_BEGIN and BEGINS[mark] in opened:
                 # The last one failed midway: those that are left are outermost.
@@ -99,7 +119,9 @@ class Marks:
             elif ENDS.get(mark) in opened:
                 while opened.pop() != ENDS[mark]:
                     pass  # one that failed midway has no end
-            values.append(opened[-1] if opened else 0)
+            elif mark == Mark.OPTIMIZER_END:
+                values[-1] = Phase.OPTIMIZER  # a program's own, whose begin is not seen: all since what was before it
+            values.append(opened[-1] if opened else Phase.OTHER)
         edges = np.concatenate([[0], self.at, [self.program.tape.size]])
         return np.repeat(np.array(values, np.int8), np.diff(edges))
 
@@ -115,7 +137,7 @@ class Marks:
         # A backward may itself be called from inside a module; count from the depth at which it began.
         latest = np.searchsorted(begins, np.arange(kinds.size), side="right") - 1
         base = np.where(latest >= 0, depth[begins[np.maximum(latest, 0)]], 0)
-        return np.asarray((phase == 2) & (depth > base))
+        return np.asarray((phase == Phase.BACKWARD) & (depth > base))
 
 
 def _marked_steps(marks: Marks) -> list[Step]:

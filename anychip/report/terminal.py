@@ -32,6 +32,7 @@ MODULES = 6
 OP_WIDTH = 36  # an operation's name and shape, and how often it is called
 TIME_WIDTH = 7
 STEP_WORDS = {"train": "step time", "call": "time per call", "run": "time of the run"}
+ONE_OF = {"train": "step", "call": "call", "run": "run"}  # what figures are of
 BREAKDOWN = {
     "compute": "compute",
     "memory_bound": "memory, launch",
@@ -115,16 +116,19 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
     def row(label: str, cell: Callable[["Forecast"], str | Text]) -> Row:
         return label, [cell(forecast) for forecast in forecasts]
 
+    one = ONE_OF[forecasts[0].step_kind]
     yield row(STEP_WORDS[forecasts[0].step_kind], lambda f: Text(units.duration(f.step_time_s), style="bold"))
     yield row("  +- one sigma", lambda f: units.share(f.step_time_error))
     if forecasts[0].step_kind == "call" and any((f.first_step_s or 0.0) > LONGER * f.step_time_s for f in forecasts):
         yield row("  the first call", lambda f: units.duration(f.first_step_s))
     if any(f.tokens_per_s_per_chip is not None for f in forecasts):
+        yield row(f"tokens per {one}", lambda f: _whole(f.tokens_per_step))
         yield row(
             "tokens/s" if all(f.num_chips == 1 for f in forecasts) else "tokens/s a chip",
             lambda f: units.rate(f.tokens_per_s_per_chip),
         )
     elif any(f.samples_per_s is not None for f in forecasts):
+        yield row(f"samples per {one}", lambda f: _whole(f.samples_per_step))
         yield row("samples/s", lambda f: units.rate(f.samples_per_s))
     yield row("MFU", lambda f: f"{units.share(f.mfu)} of {f.matrix_dtype}")
     yield row("peak memory", lambda f: units.memory(f.peak_memory_bytes))
@@ -136,9 +140,8 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
         yield "  reserved", ["-" if most is None else units.memory(most) for most in reserved]
     yield row("  of", lambda f: units.memory(f.memory_bytes))
     yield row("  fits", lambda f: "yes" if f.fits else Text("NO", style="bold red"))
-    yield row("energy, at most", lambda f: "-" if f.energy_j is None else f"{units.figures(f.energy_j)} J")
-    many = f"USD/1000 {'calls' if forecasts[0].step_kind == 'call' else 'steps'}"
-    yield row(many, lambda f: "-" if f.cost_usd is None else f"{units.figures(f.cost_usd * 1000)}")
+    yield row(f"energy/{one}, max", lambda f: "-" if f.energy_j is None else f"{units.figures(f.energy_j)} J")
+    yield row(f"USD/1000 {one}s", lambda f: "-" if f.cost_usd is None else f"{units.figures(f.cost_usd * 1000)}")
     yield from _section("time limited by", forecasts, lambda f: f.breakdown_s, BREAKDOWN, units.duration)
     axes = {name: name for f in forecasts for name in f.axes}
     yield from _section("network alone", forecasts, lambda f: job.seconds(f, "exposed_s"), axes, units.duration)
@@ -152,6 +155,10 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
     kinds = {name: name for f in forecasts for name in f.memory_by_kind}
     yield from _section("memory at peak", forecasts, _kinds_that_count, kinds, units.memory)
     yield from _section("evidence", forecasts, lambda f: f.evidence, EVIDENCE, units.share)
+
+
+def _whole(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
 
 
 def _kinds_that_count(forecast: "Forecast") -> Mapping[str, int]:
@@ -191,9 +198,11 @@ def _beside(columns: list[tuple[str, "Forecast"]], width: int) -> Iterator[list[
 
 
 def _top_ops(columns: Sequence[tuple[str, "Forecast"]], alone: bool) -> Table:
-    """The operations that take most of the step, with what each takes on every target; for one target also why."""
+    """The operations that take most of the step, with what each takes on every target; for one target also why. Last, what all
+    others take: with those above all of the time on the chip."""
+    forecasts = [forecast for _, forecast in columns]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("top operations, per step", ratio=1, overflow="fold")
+    table.add_column(f"top operations, per {ONE_OF[forecasts[0].step_kind]}", ratio=1, overflow="fold")
     table.add_column("calls", justify="right", no_wrap=True)
     for name, _ in columns:
         table.add_column("time" if alone else name, justify="right", max_width=COLUMN_WIDTH, overflow="fold")
@@ -201,12 +210,25 @@ def _top_ops(columns: Sequence[tuple[str, "Forecast"]], alone: bool) -> Table:
         for name in ("share", "limit", "evidence"):
             table.add_column(name, justify="right" if name == "share" else "left", no_wrap=True)
     table.expand = True
-    for ops in _ranked([forecast for _, forecast in columns]):
+    left = [sum(forecast.time_by_phase_s.values()) for forecast in forecasts]
+    for ops in _ranked(forecasts):
         known = next(op for op in ops if op is not None)
         times = [units.duration(op.time_s) if op else "-" for op in ops]
-        why = [units.share(known.share), known.limit, EVIDENCE[known.evidence]] if alone else []
+        why = (
+            [_of_step(known.time_s, forecasts[0]), known.limit.replace("_", " "), EVIDENCE[known.evidence]]
+            if alone
+            else []
+        )
         table.add_row(f"{_short(known.name)} {known.shape}", units.count(known.count), *times, *why)
+        left = [rest - (op.time_s if op else 0.0) for rest, op in zip(left, ops, strict=True)]
+    if max(left) > CRUMB * max(forecast.step_time_s for forecast in forecasts):
+        shares = [_of_step(left[0], forecasts[0])] if alone else []
+        table.add_row("all others", "", *(units.duration(rest) for rest in left), *shares)
     return table
+
+
+def _of_step(time_s: float, forecast: "Forecast") -> str:
+    return units.share(time_s / forecast.step_time_s) if forecast.step_time_s else "-"
 
 
 def _ranked(forecasts: Sequence["Forecast"]) -> list[list["TopOp | None"]]:
@@ -241,8 +263,7 @@ def _values_read(forecast: "Forecast") -> Iterator[str]:
     total = sum(read.count for read in forecast.values_read)
     places = [f"{os.path.basename(read.file)}:{read.line} ({_rate(read.count)})" for read in forecast.values_read]
     more = ", ..." if len(places) > PLACES else ""
-    unit = "call" if forecast.step_kind == "call" else "step"
-    yield f"values read from the chip: {_rate(total)} per {unit}, at {', '.join(places[:PLACES])}{more}"
+    yield f"values read from the chip: {_rate(total)} per {ONE_OF[forecast.step_kind]}, at {', '.join(places[:PLACES])}{more}"
 
 
 def _by_module(forecast: "Forecast") -> Iterator[str]:

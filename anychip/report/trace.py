@@ -202,14 +202,17 @@ def _phases_on_chip(timeline: Timeline) -> Iterator[Event]:
     at = np.flatnonzero(program.kinds == Kind.MARK)
     spans: list[tuple[str, float, float]] = []
     begun: tuple[str, int] | None = None
+    last = 0
     for position in at.tolist():
-        mark = Mark(int(program.payloads[position]))
+        mark, before, last = Mark(int(program.payloads[position])), last, position
+        if mark == Mark.OPTIMIZER_END and begun is None:
+            begun = "optimizer", before  # a program's own, whose begin is not seen
         if mark in BEGINS:
             begun = (BEGINS[mark], position)
         elif mark in ENDS and begun is not None:
-            first, last = np.searchsorted(timeline.position, (begun[1], position))
-            if last > first:
-                spans.append((begun[0], timeline.start_s[first], timeline.end_s[first:last].max()))
+            first, past = np.searchsorted(timeline.position, (begun[1], position))
+            if past > first:
+                spans.append((begun[0], timeline.start_s[first], timeline.end_s[first:past].max()))
             begun = None
     for index, (name, start, end) in enumerate(spans):
         limit = spans[index + 1][1] if index + 1 < len(spans) else end

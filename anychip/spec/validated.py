@@ -22,7 +22,7 @@ def errors() -> Mapping[tuple[str, str], float]:
 
 # Kinds of layers, which err apart: products of a library and attention; tokens sent to some of many experts; products inside of
 # kernels of their own, as state-space models have.
-DENSE, EXPERTS, OWN_KERNELS = "dense", "experts", "own kernels"
+DENSE, EXPERTS, OWN_PRODUCTS = "dense", "experts", "own kernels"
 
 
 class Compared(NamedTuple):

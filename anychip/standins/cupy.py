@@ -45,9 +45,6 @@ class RawKernel:
         # An address would make an op of its own of every call, and says nothing beyond its block's bytes.
         plain = tuple("address" if _block(one) is not None else _plain(one) for one in args)
         recording.launch(f"{self.library}.{self.name}", plain, (), written, (("bytes", moved),))
-        recording.runtime().recorder.warn(
-            f"{self.library} kernel {self.name}: priced by the bytes of its tensors; anychip.kernel gives it its cost"
-        )
 
 
 def _plain(value: Any) -> Any:

@@ -54,9 +54,6 @@ class ExtensionFunction:
         moved = sum(one.numel() * one.element_size() for one in tensors)
         moved += sum(prod(shape) * dtype.itemsize for shape, _, dtype in outputs)
         made = recording.launch(self.op, args, outputs, tensors if found is None else (), (("bytes", moved),))
-        recording.runtime().recorder.warn(
-            f"{self.op}: a CUDA extension, priced by the bytes of its tensors; anychip.kernel gives it its cost"
-        )
         return made if isinstance(found, list) else made[0] if made else None
 
     def _returned(self, args: tuple[Any, ...]) -> Any:

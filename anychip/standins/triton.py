@@ -45,9 +45,6 @@ def record_launch(function: Any, holder: Any, args: Sequence[Any], kwargs: dict[
         return
     given = tuple(tensors.get(param, value) for param, value in bound.items())
     recording.launch(name, given, (), [tensors[param] for param in written], (("bytes", moved),))
-    recording.runtime().recorder.warn(
-        f"Triton kernel {function.__name__}: priced by the bytes of its tensors; anychip.kernel gives it its cost"
-    )
 
 
 def hand_on(holder: Any) -> None:

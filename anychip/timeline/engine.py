@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from anychip.cost.fusion import fuse_words
+from anychip.cost.kernels import fuse_words
 from anychip.cost.price import Prices
 from anychip.cost.regions import Region, one_region
 from anychip.record import Kind, Op

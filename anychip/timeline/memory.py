@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anychip.record import Kind, Mark, Program
-from anychip.record.steps import Marks, find_steps
+from anychip.record.steps import Marks, Phase, find_steps
 from anychip.timeline.modules import memory_by_module
 
 KINDS = ("parameters", "gradients", "optimizer", "activations", "workspace", "other")
@@ -108,18 +108,21 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
     done = int(np.flatnonzero((program.kinds == Kind.OP) | (program.kinds == Kind.ALLOC)).max(initial=-1)) + 1
     first_end = steps[0].end if steps else done
     kind = np.full(of.size.size, KINDS.index("other"))
-    kind[(phase == 1) | (phase == 2)] = KINDS.index("activations")
+    kind[(phase == Phase.FORWARD) | (phase == Phase.BACKWARD)] = KINDS.index("activations")
     ends = np.append(marks.at[np.isin(marks.what, (Mark.FORWARD_END, Mark.INFER_END))], size)
-    kind[(phase == 1) & (of.died <= ends[np.searchsorted(ends, of.born)])] = KINDS.index("workspace")
-    for number, mark, name in ((2, Mark.BACKWARD_END, "gradients"), (3, Mark.OPTIMIZER_END, "optimizer")):
+    kind[(phase == Phase.FORWARD) & (of.died <= ends[np.searchsorted(ends, of.born)])] = KINDS.index("workspace")
+    for made_in, mark, name in (
+        (Phase.BACKWARD, Mark.BACKWARD_END, "gradients"),
+        (Phase.OPTIMIZER, Mark.OPTIMIZER_END, "optimizer"),
+    ):
         ends = marks.at[marks.what == mark]
         ends = np.append(ends, ends.max(initial=done - 1))
         over = ends[np.searchsorted(ends, of.born)]
-        kind[(phase == number) & (of.died > over)] = KINDS.index(name)
+        kind[(phase == made_in) & (of.died > over)] = KINDS.index(name)
     # What outlives a whole step after its own is kept for itself, and for no backward: DistributedDataParallel's buckets, caches.
     trained = np.array([step.end for step in steps if step.kind == "train"], np.int64)
     next_end = np.append(trained, (size + 1, size + 1))[np.searchsorted(trained, of.born, side="right") + 1]
-    kind[(phase == 1) & (of.died >= next_end)] = KINDS.index("other")
+    kind[(phase == Phase.FORWARD) & (of.died >= next_end)] = KINDS.index("other")
     kind[(of.born < first_forward) & (of.died >= first_end)] = KINDS.index("parameters")
     return kind
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from anychip.cost import machine, price_op, work
-from anychip.cost.fusion import fuse_words
+from anychip.cost.kernels import fuse_words
 from anychip.record import Kind, TensorMeta, word
 from anychip.spec import load_chip
 from tests.cost.ops import op, t

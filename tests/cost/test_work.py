@@ -62,6 +62,12 @@ def test_a_host_scalar_costs_nothing():
     assert task.bytes_moved == 40
 
 
+@pytest.mark.parametrize("name", ["aten.__lshift__.Scalar", "aten.__irshift__.Tensor", "aten.__and__.Tensor"])
+def test_operators_named_after_pythons_own_are_one_pass(name):
+    task = work(op(name, t(10, dtype="int32"), 1, out=t(10, dtype="int32")))
+    assert (task.known, task.kind, task.bytes_moved) == (True, "elementwise", 80)
+
+
 @pytest.mark.parametrize("name", ["aten.view.default", "aten.as_strided.default", "aten.empty.memory_format"])
 def test_metadata_launches_nothing(name):
     task = work(op(name, t(10), out=t(10)))

@@ -6,14 +6,18 @@ from pathlib import Path
 from struct import unpack_from
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
 
 from anychip.device import machine_code, smi
 from anychip.device.launch import record
-from anychip.record import Op, Program
+from anychip.record import Kind, Mark, Op, Program
 from anychip.record.op import TensorMeta
-from anychip.record.steps import find_steps
+from anychip.record.steps import Marks, Phase, find_steps
+from anychip.report.trace import PHASE_THREAD, trace
 from anychip.spec import load_chip
+from anychip.timeline import price
+from anychip.timeline.memory import KINDS, kinds_of, lives
 
 PROGRAM = """
     import torch
@@ -40,6 +44,43 @@ BY_HAND = """
             model(torch.randn(2, 4, device="cuda")).sum().backward()
         for parameter in model.parameters():
             parameter.data.add_(parameter.grad, alpha=-0.1)
+"""
+
+
+OWN = """
+    import torch
+    from torch import nn
+    model = nn.Linear(512, 512).cuda()
+    size = 1 << 22
+    while True:  # gradients come and are dropped, and nothing is learnt
+        try:
+            model(torch.randn(size, 512, device="cuda")).sum().backward()
+        except torch.cuda.OutOfMemoryError:
+            break
+        model.zero_grad()
+        size *= 2
+    moments = {}
+    while True:
+        loss = model(torch.randn(64, 512, device="cuda")).sum()
+        loss.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter not in moments:
+                    moments[parameter] = torch.zeros_like(parameter)
+                parameter.add_(moments[parameter].lerp_(parameter.grad, 0.1), alpha=-0.1)
+                parameter.grad.zero_()
+        loss.item()
+"""
+
+
+LATE = """
+    import torch
+    model, optimizer = torch.nn.Linear(512, 512).cuda(), None
+    while True:
+        model(torch.randn(64, 512, device="cuda")).sum().backward()
+        optimizer = optimizer or torch.optim.SGD(model.parameters(), 0.1)
+        optimizer.step()
+        optimizer.zero_grad()
 """
 
 
@@ -96,6 +137,30 @@ def test_a_program_without_an_optimizer_takes_steps_by_hand() -> None:
     steps = find_steps(program)
     assert [step.kind for step in steps] == ["train"] * 3
     assert [len(step.forwards) for step in steps] == [2, 2, 2]
+
+
+def test_an_optimizer_of_the_programs_own_is_what_writes_parameters() -> None:
+    """And a search for the largest batch, before it, takes no steps. From the backward to the last write: two momenta and two sums."""
+    program = recorded(OWN)
+    assert program.meta["steps"] == 3
+    first, *others = find_steps(program)
+    assert [len(step.forwards) for step in others] == [1, 1]
+    assert len(first.forwards) > 2
+    at = np.flatnonzero(program.kinds == Kind.OP)
+    in_optimizer = at[Marks(program).phase()[at] == Phase.OPTIMIZER]
+    done = [program.ops[op].name.split(".")[1] for op in program.payloads[in_optimizer]]
+    weight, bias = ["lerp_", "add_", "zero_"], ["lerp_", "add_"]
+    assert done == ["zeros_like", *weight, "zeros_like", *bias, *(weight + bias) * 2]
+    state_bytes = (512 * 512 + 512) * 4
+    assert int(lives(program).size[kinds_of(program, lives(program)) == KINDS.index("optimizer")].sum()) == state_bytes
+    events = trace(price(program, load_chip("h100")))["traceEvents"]
+    assert [one["name"] for one in events if one.get("tid") == PHASE_THREAD].count("optimizer") == 3
+
+
+def test_an_optimizer_that_is_made_after_the_first_backward_is_torchs() -> None:
+    program = recorded(LATE)
+    assert [len(step.forwards) for step in find_steps(program)] == [1, 1, 1]
+    assert int(((program.kinds == Kind.MARK) & (program.payloads == Mark.OPTIMIZER_END)).sum()) == 3
 
 
 @pytest.mark.parametrize("code", [machine_code.pinned_allocate(1, 2, "arm64"), machine_code.is_pinned("arm64")])

@@ -1,5 +1,6 @@
 """What stopped real programs on the virtual chip, each as a few lines of our own. Named after the symptom."""
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from anychip.device.launch import record
 from anychip.device.schemas import IN_PLACE_VIEWS
 from anychip.errors import ProgramFailed
 from anychip.record import Kind
-from anychip.record.steps import Marks
+from anychip.record.steps import Marks, Phase
 from anychip.spec import load_chip
 from anychip.timeline.memory import memory
 from anychip.timeline.modules import module_at
@@ -119,7 +120,7 @@ def test_a_backward_is_told_apart_by_module() -> None:
     """)
     modules = module_at(program)
     of: dict[str, list[str]] = {}
-    backward = Marks(program).phase() == 2
+    backward = Marks(program).phase() == Phase.BACKWARD
     for at in np.flatnonzero(backward & (program.kinds == Kind.OP)).tolist():
         name = program.ops[int(program.payloads[at])].name.split(".")[1]
         of.setdefault(program.modules[modules[at]] if modules[at] >= 0 else "", []).append(name)
@@ -614,3 +615,63 @@ def test_a_few_elements_of_a_large_cache_are_written() -> None:
         out = [list(cache[:2].tolist()), small[15:17].tolist()]
     """)
     assert out == [[1.0, 1.0], [3.0, 0.0]]
+
+
+def test_a_compiled_backward_may_leave_out_what_has_no_gradient() -> None:
+    """As dynamo lets it; where nothing is compiled torch refuses it, and so it does where a tensor's own is left out."""
+    _, out = run("""
+        import torch
+
+        class Scaled(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x, weight, scale, given):
+                ctx.save_for_backward(x, weight)
+                ctx.given = given
+                return x * weight * scale
+
+            @staticmethod
+            def backward(ctx, grad):
+                x, weight = ctx.saved_tensors
+                return (grad * weight, grad * x, None, None, None)[: ctx.given] if ctx.given else grad * weight
+
+        def train(function, given, learns=True):
+            x = torch.ones(4, device="cuda", requires_grad=True)
+            weight = torch.ones(4, device="cuda", requires_grad=learns)
+            try:
+                function(x, weight, 2.0, given).sum().backward()
+            except RuntimeError as error:
+                return str(error).rpartition("(")[2]
+            return x.grad is not None and (weight.grad is not None) == learns
+
+        compiled = torch.compile(Scaled.apply)
+        out = [train(compiled, 2), train(compiled, 5), train(compiled, 1), train(compiled, 0, learns=False), train(Scaled.apply, 2)]
+    """)
+    assert out == [True, True, "expected 4, got 1)", True, "expected 4, got 2)"]
+
+
+def test_what_waits_for_a_loss_to_fall_ends_and_is_told() -> None:
+    """A tolerance is not reached before the steps are recorded; what compares two losses stops, and its line is named."""
+    train = """
+        import torch
+        model = torch.nn.Linear(64, 64).cuda()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        def step():
+            optimizer.zero_grad()
+            loss = model(torch.ones(2, 64, device="cuda")).square().mean()
+            loss.backward()
+            optimizer.step()
+            return loss
+    """
+    ends = {
+        "while step() > 1e-3: pass": "",
+        "while not (step() < torch.tensor([1e-3], device='cuda')).all(): pass": "",
+        "best, last = step().item(), step().item()": "program.py:12 after 2 of 3 steps --steps 2",
+        "x = torch.randn(4, device='cuda')\nwhile x.norm() > 1e-3: x = x / 2": "program.py:13: answered True 200 times",
+        "x = torch.randn(4, device='cuda')\nlast = x.sum().item()": "program.py:13 without a step",
+    }
+    for end, told in ends.items():
+        program, _ = run(textwrap.dedent(train) + end)
+        (said,) = program.meta["warnings"] or [""]
+        assert bool(told) == bool(said), (end, said)
+        assert all(word in said for word in told.split()), (end, said)
+        assert (program.meta["steps"] == 3) == (not told)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from anychip import api
+from anychip import api, units
 from anychip.record import Kind, Op, Program, TensorMeta, word
 from anychip.report import terminal
 
@@ -67,7 +67,7 @@ def test_warnings_and_limits_are_at_the_end(answer):
 def test_an_unknown_figure_is_a_dash_never_zero(answer):
     forecasts = tuple(replace(forecast, energy_j=None) for forecast in answer.forecasts)
     (line,) = [x for x in shown(replace(answer, forecasts=forecasts)).splitlines() if x.startswith("energy")]
-    assert line.split()[3:] == ["-"] * 4
+    assert line.split()[2:] == ["-"] * 4
 
 
 def test_operations_have_one_name_in_the_table_and_below_it():
@@ -81,6 +81,33 @@ def test_operations_have_one_name_in_the_table_and_below_it():
     assert "aten." not in text
     assert "h100: Compute: " in text
     assert "mm 4096x4096x4096 bf16 alone takes" in " ".join(text.split())
+
+
+def test_operations_and_all_others_add_up_to_the_time_on_the_chip(program):
+    (forecast,) = (answer := api.forecast(program, on="h100")).forecasts
+    first, *_ = forecast.top_ops
+    busy_s = sum(forecast.time_by_phase_s.values())
+    text = shown(replace(answer, forecasts=(replace(forecast, top_ops=(first,)),)))
+    (line,) = [line.split() for line in text.splitlines() if line.startswith("all others")]
+    assert line[2:4] == units.duration(busy_s - first.time_s).split()
+    assert line[4] == units.share((busy_s - first.time_s) / forecast.step_time_s)
+    assert "all others" not in shown(answer)  # there are none
+
+
+@pytest.mark.parametrize(("kind", "one"), [("train", "step"), ("call", "call"), ("run", "run")])
+def test_figures_say_what_they_are_of(answer, kind, one):
+    forecasts = tuple(
+        replace(f, step_kind=kind, tokens_per_step=4096.0, tokens_per_s_per_chip=1.0) for f in answer.forecasts
+    )
+    lines = shown(replace(answer, forecasts=forecasts)).splitlines()
+    assert [line.split()[3:] for line in lines if line.startswith(f"tokens per {one}")] == [["4,096"] * 4]
+    for begin in (
+        f"energy/{one}, max",
+        f"USD/1000 {one}s",
+        f"top operations, per {one}",
+        "values read from the chip: 1 per " + one,
+    ):
+        assert [begin for line in lines if line.startswith(begin)] == [begin]
 
 
 def test_crumbs_of_memory_are_not_shown(answer):

@@ -37,8 +37,8 @@ def test_layers_of_another_kind_have_their_own_error(folder):
     # never compared on this chip: the error of its other runs, times 0.14 / 0.07
     assert validated.end_to_end("y", validated.EXPERTS) == (pytest.approx(0.02507, abs=1e-5), 5, "dense")
     # nor anywhere; and what is easier elsewhere makes no chip better than it was
-    assert validated.end_to_end("x", validated.OWN_KERNELS).layers == "dense/experts"
-    assert validated.worse(validated.OWN_KERNELS) == validated.worse(validated.DENSE) == 1.0
+    assert validated.end_to_end("x", validated.OWN_PRODUCTS).layers == "dense/experts"
+    assert validated.worse(validated.OWN_PRODUCTS) == validated.worse(validated.DENSE) == 1.0
 
 
 def test_a_chip_that_was_never_compared_has_no_error_of_its_own(folder):

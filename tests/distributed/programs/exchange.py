@@ -5,10 +5,10 @@ import torch.distributed as dist
 
 dist.init_process_group("cpu:gloo,cuda:nccl")
 rank, size = dist.get_rank(), dist.get_world_size()
+width = 48
 if rank == 0:
     dist.send(torch.tensor([48, 7], device="cuda"), dst=1)
     dist.send_object_list([{"width": 96}], dst=1)
-    width = 48
 elif rank == 1:
     shape = torch.zeros(2, dtype=torch.int64, device="cuda")
     dist.recv(shape, src=0)

@@ -96,6 +96,17 @@ def settings(module: torch.nn.Module, fields: list[dict[str, Any]]) -> tuple[Any
     return tuple(found)
 
 
+def fed(fields: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
+    """The attributes through which a module is given what it works on beside its arguments, and which want gradients: a later
+    stage's input in Megatron-LM (`set_input_tensor`)."""
+    return [
+        (one, name)
+        for one in fields
+        for name, value in one.items()
+        if type(value) is torch.Tensor and value.requires_grad and not computed(value) and value.grad is None
+    ]
+
+
 def traces(module: torch.nn.Module) -> tuple[Any, ...]:
     """What a call may leave in its modules and in the host's random numbers: counters, longer lists, an auxiliary loss."""
     found: list[Any] = [random.getstate(), torch.default_generator.get_state().numpy().tobytes()]

@@ -20,7 +20,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from anychip.device._torch_tensors import storage_bytes
-from anychip.device.alike import Unlike, describe, holders, settings, traces
+from anychip.device.alike import Unlike, describe, fed, holders, settings, traces
 from anychip.device.launch import UNFOLD
 from anychip.device.runtime import Runtime
 from anychip.record.chunk import Chunk, Writer, read
@@ -125,13 +125,14 @@ class Repeats:
 
     def call(self, module: torch.nn.Module, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The module's result; run(*args, **kwargs) really calls it."""
-        given, spec = pytree.tree_flatten((args, kwargs))
+        held = fed(self._holders(module))
+        given, spec = pytree.tree_flatten((args, kwargs, [fields[name] for fields, name in held]))
         key = self._key(module, given)
         history = self.histories.setdefault(key, History()) if key is not None else None
         if history is None or history.off:
             return run(*args, **kwargs)
         if history.repeats(self.step) and _ready(history):
-            return self._again(module, history, given, lambda leaves: _called(run, leaves, spec))
+            return self._again(module, history, given, lambda leaves: _called(run, leaves, spec, held))
         begin, before = self.runtime.here(), traces(module)
         result = run(*args, **kwargs)
         if traces(module) == before:  # (what is set up at a first call is not left behind by the next)
@@ -338,11 +339,14 @@ class Repeats:
             described = tuple(describe(one, 0) for one in given)
         except Unlike:
             return None
-        if module not in self.holders:
-            self.holders[module] = holders(module)
         autocast = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
         stream = int(self.runtime.native.stream[0])
-        return id(module), described, settings(module, self.holders[module]), autocast, stream
+        return id(module), described, settings(module, self._holders(module)), autocast, stream
+
+    def _holders(self, module: torch.nn.Module) -> list[dict[str, Any]]:
+        if module not in self.holders:
+            self.holders[module] = holders(module)
+        return self.holders[module]
 
 
 class Replay:
@@ -430,6 +434,14 @@ def _ready(history: History) -> bool:
     return any(one.known is not None for one in backwards) or (not backwards and history.ran >= FIRST)
 
 
-def _called(run: Run, leaves: list[Any], spec: Any) -> Any:
-    args, kwargs = pytree.tree_unflatten(leaves, spec)
-    return run(*args, **kwargs)
+def _called(run: Run, leaves: list[Any], spec: Any, held: list[tuple[dict[str, Any], str]]) -> Any:
+    """As `call`'s run; held: attributes that are inputs too, for as long as it runs."""
+    args, kwargs, values = pytree.tree_unflatten(leaves, spec)
+    before = [fields[name] for fields, name in held]
+    try:
+        for (fields, name), value in zip(held, values, strict=True):
+            fields[name] = value
+        return run(*args, **kwargs)
+    finally:
+        for (fields, name), value in zip(held, before, strict=True):
+            fields[name] = value

@@ -79,6 +79,32 @@ def test_accumulated_gradients_are_folded_and_the_recording_is_the_same(
     assert memory(folded).end_bytes == memory(plain).end_bytes
 
 
+def test_what_a_module_is_given_through_an_attribute_gets_its_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the later stages of a pipeline in Megatron-LM, which send it on: the stage before waited for what never came."""
+    program = ACCUMULATED.replace("EXTRA", "pass").replace(
+        "    model = ",
+        """    class Stage(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.given = torch.nn.Sequential(*[Block() for _ in range(3)]), None
+        def forward(self, scale):
+            return self.layers(self.given) * scale
+
+    model = Stage().cuda() or """,
+        1,
+    )
+    program = program.replace("loss = ((model(x)", "x.requires_grad_(); model.given = x; loss = ((model(0.5)")
+    program = program.replace("loss.backward()", "loss.backward(); x.grad.mul_(2)")
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(program), encoding="utf-8")
+    folded, plain = both([str(path)], monkeypatch)
+    assert folded.meta["folded"] == 18 - 3 - 2 - 2
+    assert happenings(folded) == happenings(plain)
+    assert memory(folded).peak_bytes == memory(plain).peak_bytes
+
+
 @pytest.mark.parametrize("synced", ["True", "part == 5"])
 def test_what_fsdp_gathers_before_a_backward_is_not_lost(
     synced: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

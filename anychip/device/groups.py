@@ -305,13 +305,6 @@ def _objects(groups: Groups) -> None:
         object_list[:] = [obj] * len(object_list)
 
     def gather_object(obj: Any, object_gather_list: Any = None, *_: Any, **__: Any) -> None:
-        planner = sys.modules.get("torch.distributed.checkpoint.default_planner")
-        if planner is not None and object_gather_list is not None:
-            # A checkpoint's parts are all this rank's: they do not make up the whole, and this rank writes each.
-            from torch.distributed.checkpoint._dedup_save_plans import dedup_save_plans
-
-            vars(planner)["_validate_global_plan"] = lambda *_: []
-            vars(planner)["dedup_save_plans"] = lambda plans, *_: dedup_save_plans(plans, True)
         if object_gather_list is not None:
             object_gather_list[:] = [obj] * len(object_gather_list)
 

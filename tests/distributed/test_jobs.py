@@ -96,8 +96,9 @@ def test_groups_are_split_where_the_device_was_given_at_the_start() -> None:
     assert collectives(program, of_step=1)["allreduce_"] == 3
 
 
-@pytest.mark.parametrize("how", [(), ("async",)], ids=" ".join)
+@pytest.mark.parametrize("how", [("64",), ("64", "async"), ("65",)], ids=" ".join)
 def test_shards_are_saved_and_loaded(tmp_path: Path, how: tuple[str, ...]) -> None:
+    """Of 65 rows on 4 ranks the last has 14, not 17: it was given the first rank's plan, and failed at what it lacks."""
     program = job("checkpoint.py", 4, tmp_path, *how)
     assert not program.meta.get("exit_code")
     assert len(find_steps(program)) == 3
@@ -156,6 +157,12 @@ def test_sequences_that_are_exchanged_for_heads_are_no_experts_and_are_counted_o
 def test_states_of_flat_shards_are_gathered_though_other_ranks_do_not_run(kind: str) -> None:
     """Each rank is asked which parameters it has states of: with the answers of one alone, others' were missing, an error."""
     assert job("flat_states.py", 4, kind).meta["exit_code"] == 0
+
+
+@pytest.mark.parametrize("ranks", ["distinct", "all"])
+def test_a_local_state_is_put_together_from_what_the_ranks_would_hold(ranks: str) -> None:
+    """Each was taken to hold this rank's part of a flat parameter: parts that overlap, an error."""
+    assert job("flat_states.py", 7, "local", ranks=ranks).meta["exit_code"] == 0
 
 
 def test_sharding_takes_the_same_recording_at_8_and_at_16384_ranks() -> None:

@@ -142,8 +142,9 @@ class Collectives:
         kwargs: list[tuple[str, Any]] = []
         if call.peer is not None:
             kwargs.append(("peer", call.peer))
-        if call.at.get("input_split_sizes"):
-            kwargs.append(("splits", tuple(call.at["input_split_sizes"])))
+        for name, sizes in (("splits", "input_split_sizes"), ("received", "output_split_sizes")):
+            if call.at.get(sizes):
+                kwargs.append((name, tuple(call.at[sizes])))
         if "root_rank" in call.at:
             kwargs.append(("root", call.ranks[call.at["root_rank"]]))
         if "reduce_op" in call.at:

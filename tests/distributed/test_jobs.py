@@ -11,7 +11,7 @@ from anychip.cluster import simulate
 from anychip.device.launch import record
 from anychip.errors import Deadlock, ProgramFailed
 from anychip.job import forecast_job
-from anychip.network import Fabric
+from anychip.network import Fabric, collective_of
 from anychip.record import Kind, Mark, Program
 from anychip.record.steps import find_steps
 from anychip.spec import load_chip
@@ -238,6 +238,30 @@ def test_each_rank_gets_of_an_exchange_what_the_others_have_for_it(tmp_path: Pat
     program = record([str(script)], load_chip("h100"), world_size=4, devices=4, show_output=False, ranks="all")
     assert program.meta["exit_code"] == 0
     assert program.meta["ranks_run"] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("how", ["single", "list"])
+def test_an_uneven_exchange_takes_what_its_fullest_rank_takes(how: str) -> None:
+    """The fourth gives ten times as much as the others; of the eight it was taken to do as the second."""
+    few, everyone = job("uneven.py", 8, how), job("uneven.py", 8, how, ranks="all")
+    assert few.meta["ranks_run"] == [0, 3]
+    chip = load_chip("h100")
+    calls = {
+        rank: next(call for call in map(collective_of, one.ops) if call is not None)
+        for one in everyone.ranks
+        for rank in one.members
+    }
+    calls = dict(sorted(calls.items()))
+    for rank, call in calls.items():  # what one gives another is what that one gets of it
+        assert [call.sent[other] for other in calls] == [calls[other].received[rank] for other in calls]
+    took = []
+    for program in (few, everyone):
+        timeline = simulate(program, chip, Fabric.of(chip, 8, None))
+        ends = {wait.end_s - wait.start_s for rank in timeline.ranks for wait in rank.waits}
+        took.append(max(ends))
+    # 640 rows of 4 KiB for each of eight: 20 MiB leave the fourth rank, of which it keeps an eighth
+    network = Fabric.of(chip, 8, None).cost("all_to_all", 8 * 640 * 4096, range(8), "float32")
+    assert took == [pytest.approx(network.time_s, rel=0.01)] * 2
 
 
 def test_every_rank_of_a_small_world_can_be_run() -> None:

@@ -19,7 +19,7 @@ from anychip.device.job import Job, Rank
 from anychip.device.launch import DRAFT, STANDS, TORCH_UNFIT
 from anychip.device.mailbox import Mailbox, appear
 from anychip.device.stages import Stages
-from anychip.errors import UnsupportedTorch
+from anychip.errors import UnsupportedProgram, UnsupportedTorch
 from anychip.network import Fabric
 from anychip.record import Program
 from anychip.spec import load_chip
@@ -213,6 +213,10 @@ class Session:
         except KeyboardInterrupt:
             self.save(130, interrupted=True)
             return 130
+        except UnsupportedProgram as error:
+            print(f"anychip: {error}", file=sys.stderr)
+            self.failure = str(error)
+            return error.exit_code
         except BaseException as error:
             self._unfold()
             print_program_traceback()

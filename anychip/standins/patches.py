@@ -32,6 +32,12 @@ def _hub(module: ModuleType) -> None:
     hub.patch(module)
 
 
+def _symmetric_memory(module: ModuleType) -> None:
+    from anychip.standins import symmetric_memory
+
+    symmetric_memory.patch(module)
+
+
 def _pipelining(module: ModuleType) -> None:
     """From torch 2.15 on the stages connect pair by pair before the first step, which is no part of any."""
     for name in ("_preconnect_shared_p2p_edges", "_preconnect_p2p_edge_groups"):
@@ -52,6 +58,7 @@ PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "kernels": _hub,
     "torch.utils.cpp_extension": _cpp_extension,
     "torch.distributed._shard.sharded_tensor.api": _checkpoints("shard_metadata"),
+    "torch.distributed._symmetric_memory": _symmetric_memory,
     "torch.distributed.checkpoint.default_planner": _checkpoints("accept_parts"),
     "torch.distributed.checkpoint.planner_helpers": _checkpoints("read_in_place"),
     "torch.distributed.checkpoint.utils": _checkpoints("plan_alone"),

@@ -21,6 +21,7 @@ from torch.distributed import distributed_c10d as c10d
 from anychip.device import sharding
 from anychip.device.mailbox import Mailbox
 from anychip.device.runtime import Runtime
+from anychip.errors import UnsupportedProgram
 from anychip.record import Group
 from anychip.record.recorder import user_place
 
@@ -379,6 +380,30 @@ def _ddp() -> None:
     vars(torch.distributed)["Reducer"].prepare_for_forward = lambda *_: None
 
 
+def _rpc() -> None:
+    """A call of another worker runs there, and there nobody is."""
+    from torch.distributed import rpc
+
+    original = getattr(rpc, "init_rpc", None)
+    if original is None:  # a build without it
+        return
+
+    @wraps(original)
+    def init_rpc(name: str, backend: Any = None, rank: int = -1, world_size: Any = None, **options: Any) -> None:
+        size = int(world_size or os.environ.get("WORLD_SIZE", 1))
+        if size == 1:
+            return original(name, backend, rank, world_size, **options)  # type: ignore[no-any-return]
+        place = user_place()
+        raise UnsupportedProgram(
+            f"{place.file}:{place.line} starts torch.distributed.rpc among {size} workers: what one asks of another (rpc_sync, "
+            "remote, RRef, distributed autograd) runs there, and of a virtual job each rank runs by itself. Try the same exchange "
+            "by torch.distributed (send and recv, broadcast_object_list; torch.distributed.pipelining for stages), or one "
+            "worker's own work without RPC, --on CHIP."
+        )
+
+    _in_place_of(original, init_rpc)
+
+
 def _watch_meshes(groups: Groups) -> None:
     """Remember device meshes: their dimensions have the names that the report uses."""
     from torch.distributed.device_mesh import DeviceMesh
@@ -414,6 +439,7 @@ def install(runtime: Runtime) -> None:
     _splitting(groups)
     _objects(groups)
     _ddp()
+    _rpc()
     _watch_meshes(groups)
     _coalescing(lambda group, device: one.begin_batch(), lambda group, device: one.end_batch(group))
     spawning.install()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from anychip.api import forecast
 from anychip.cluster import simulate
 from anychip.device.launch import record
 from anychip.errors import Deadlock, ProgramFailed
@@ -296,6 +297,24 @@ def test_a_program_for_another_number_of_ranks_is_refused(tmp_path: Path) -> Non
     with pytest.raises(ProgramFailed, match="joins 4 ranks, and 8 chips") as error:
         record([str(script)], load_chip("h100"), world_size=8, devices=8, show_output=False)
     assert error.value.exit_code == 2
+
+
+def test_one_process_with_several_chips_is_told_of_once() -> None:
+    """DataParallel was also called as many copies of the program, side by side."""
+    told = forecast(job("replicated.py", 4), on="h100:4").warnings
+    assert len(told) == 1
+    assert told[0].startswith("The program uses several chips from one process")
+    assert "--on CHIP:COUNT" in told[0]
+
+
+def test_workers_that_call_one_another_are_refused_in_a_sentence() -> None:
+    """They ended in a trace of torch's agent, which took the name of one worker for that of two."""
+    with pytest.raises(ProgramFailed) as error:
+        job("remote.py", 4)
+    assert error.value.exit_code == 2
+    assert "remote.py:9 starts torch.distributed.rpc among 4 workers" in error.value.said
+    assert "Try the same exchange by torch.distributed" in error.value.said
+    assert job("remote.py", 1, is_job=True).meta["exit_code"] == 0
 
 
 def test_what_a_rank_failed_by_is_named_however_deep_it_failed(

@@ -79,6 +79,7 @@ class Collectives:
         # Of the coalesced batch that is open: small tensors to receive.
         self.batch: list[tuple[Call, torch.Tensor]] | None = None
         self.late: list[tuple[Call, torch.Tensor]] = []  # of the receive that is being issued
+        self.gathered: list[torch.Tensor] = []
         self.unwaited: list[Pending] = []  # called by C++ in a backward: whoever called waits at its end
         self._place = -1
         self._told: dict[tuple[tuple[int, ...], str], int] = {}  # broadcasts, by ranks and root
@@ -118,7 +119,9 @@ class Collectives:
         if any(tensor.device.type != "cpu" for tensor in (*call.outputs, *call.inputs)):
             event = self._note(call)
         self._values(call)
-        work = Pending(self, call.outputs, event)
+        work = Pending(self, call.outputs, event, gathers=call.name == "allgather_")
+        # Until the next one: a program may ask for the future of a gather into a list that nobody else holds.
+        self.gathered = call.outputs if work.gathers and call.at["async_op"] else []
         work.late, self.late = self.late, []
         if call.name == "recv_any_source_":
             work.source = self._next_source(call)
@@ -327,11 +330,14 @@ class Collectives:
 
 
 class Pending(Work):
-    """A collective that the host has issued. event: what a stream that needs it waits for; None: nothing to wait for."""
+    """A collective that the host has issued. event: what a stream that needs it waits for; None: nothing to wait for.
+    gathers: into a list of tensors, of which a future has one, as torch's NCCL backend does."""
 
-    def __init__(self, collectives: Collectives, tensors: list[torch.Tensor], event: int | None) -> None:
+    def __init__(
+        self, collectives: Collectives, tensors: list[torch.Tensor], event: int | None, gathers: bool = False
+    ) -> None:
         super().__init__()
-        self.collectives, self.event = collectives, event
+        self.collectives, self.event, self.gathers = collectives, event, gathers
         # Weakly: a work is kept for longer than the tensors that it was about may live.
         self.tensors = [weakref.ref(tensor) for tensor in tensors]
         self.late: list[tuple[Call, torch.Tensor]] = []  # small tensors whose values a peer sends
@@ -362,7 +368,8 @@ class Pending(Work):
 
     def get_future(self) -> Any:
         future: Any = torch.futures.Future()
-        future.set_result(self.result())
+        result = self.result()
+        future.set_result([torch.stack(result)] if self.gathers and result else result)
         return future
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import wraps
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch._C._distributed_c10d import FakeProcessGroup, Store
@@ -235,9 +235,12 @@ def _in_place_of(original: Any, ours: Any) -> None:
 class VirtualStore(Store):
     """A key-value store in which every other rank has done what this one did, under its own number."""
 
+    alive: ClassVar[list["VirtualStore"]] = []  # C++ holds a store, but not its Python half
+
     def __init__(self, rank: int, size: int) -> None:
         super().__init__()
         self.rank, self.size, self.held = rank, size, dict[str, bytes]()
+        self.alive.append(self)
 
     def set(self, key: str, value: Any) -> None:
         self.held[key] = value if isinstance(value, bytes) else str(value).encode()

@@ -299,6 +299,11 @@ def test_a_program_for_another_number_of_ranks_is_refused(tmp_path: Path) -> Non
     assert error.value.exit_code == 2
 
 
+def test_a_groups_store_and_futures_answer() -> None:
+    """The store's Python half was gone once the group was made, and a future of a gather had a list that was gone too."""
+    assert job("asides.py", 4).meta["exit_code"] == 0
+
+
 def test_one_process_with_several_chips_is_told_of_once() -> None:
     """DataParallel was also called as many copies of the program, side by side."""
     told = forecast(job("replicated.py", 4), on="h100:4").warnings

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -242,10 +243,10 @@ def launched(argv: list[str], module: bool) -> tuple[list[str], bool]:
     """What a launcher of torch would start, and whether that is a module: the ranks are started here, not by it."""
     if not module or argv[0] not in LAUNCHERS:
         return argv, module
-    from torch.distributed.run import parse_args
-
-    asked = parse_args(argv[1:])
-    return [asked.training_script, *asked.training_script_args], bool(asked.module)
+    asked = importlib.import_module(argv[0]).parse_args(argv[1:])
+    # The older of the two tells a rank its number by an argument, too.
+    told = [] if getattr(asked, "use_env", True) else [f"--local-rank={os.environ.get('LOCAL_RANK', 0)}"]
+    return [asked.training_script, *told, *asked.training_script_args], bool(asked.module)
 
 
 def exit_status(end: SystemExit) -> int:

@@ -211,6 +211,23 @@ def test_a_launcher_in_front_of_the_program_is_stepped_over() -> None:
     assert collectives(program)["allreduce_"] == 3
 
 
+@pytest.mark.parametrize(("options", "count"), [((), 1), (("--use_env",), 0)], ids=["argument", "environment"])
+def test_the_older_launcher_tells_a_rank_its_number_by_an_argument(
+    tmp_path: Path, options: tuple[str, ...], count: int
+) -> None:
+    """Scripts that require --local-rank ended at their parser, and --use_env ended the launcher's."""
+    script = tmp_path / "told.py"
+    script.write_text(
+        "import os, sys, torch, torch.distributed as dist\n"
+        "dist.init_process_group('nccl')\n"
+        f"assert sys.argv[1:] == ['--local-rank=' + os.environ['LOCAL_RANK']] * {count} + ['--epochs', '3']\n"
+        "torch.nn.Linear(4, 4).cuda()(torch.randn(2, 4, device='cuda'))\n"
+    )
+    argv = ["torch.distributed.launch", "--nproc_per_node", "2", *options, str(script), "--epochs", "3"]
+    program = record(argv, load_chip("h100"), module=True, world_size=2, devices=2, show_output=False, ranks="all")
+    assert program.meta["exit_code"] == 0
+
+
 def test_what_ranks_tell_one_another_arrives() -> None:
     program = job("exchange.py", 4)
     assert sum(len(one.members) for one in program.ranks) == 4

@@ -159,6 +159,7 @@ class Session:
             self.runtime.stages = Stages(rank.stages, self.runtime.here)
         groups = self.runtime.groups
         groups.rank = rank.rank
+        groups.everyone = self.config["ranks"] == "all"
         groups.mailbox = Mailbox(folder, rank.rank, rank.stands_in_for, tokens)
         fabric = Fabric.of(self.runtime.chip, self.config["world_size"], self.config["cluster"])
         self.runtime.clock.join(fabric, groups)

@@ -52,6 +52,15 @@ POINT_TO_POINT = ("send", "recv_")
 PEER = {"send": "dst", "recv_": "src"}
 SUM, AVERAGE = 0, 1  # c10d::ReduceOp::RedOpType
 REDUCTIONS = ("sum", "avg", "product", "min", "max", "band", "bor", "bxor", "premul_sum")
+# Collectives of one small tensor whose values travel where every rank runs, and what reductions do with all of them.
+SHARED = ("allreduce_", "allgather_", "_allgather_base_", "alltoall_base_")
+REDUCED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "sum": lambda each: each.sum(0),
+    "avg": lambda each: each.sum(0) / len(each),
+    "product": lambda each: each.prod(0),
+    "min": lambda each: each.amin(0),
+    "max": lambda each: each.amax(0),
+}
 
 
 @dataclass(frozen=True)
@@ -228,11 +237,43 @@ class Collectives:
         if call.name == "broadcast_":
             self._from_root(call)
             return
+        if self._of_all(call):
+            return
         if call.name not in ("allreduce_", "allreduce_coalesced_", "reduce_") and call.name not in OUT_OF_PLACE:
             return
         sums = "reduce_op" in call.at and int(call.at["reduce_op"].op()) == SUM
         for output, value in self._results(call, len(call.ranks)):
             self._tell(output, value * len(call.ranks) if sums else value)
+
+    def _of_all(self, call: Call) -> bool:
+        """Small tensors where every rank runs: what each has really travels, but in modules, whose repeated calls a rank leaves
+        out."""
+        if (
+            call.name not in SHARED
+            or len(call.inputs) != 1
+            or call.inputs[0].numel() > SMALL
+            or self.runtime.in_module()
+        ):
+            return False
+        value = self._value(call.inputs[0])
+        each = self.groups.of_each(call.ranks, None if value is None else value.clone(), call.name)
+        if each is None or any(one is None or one.shape != each[0].shape for one in each):
+            return False
+        if call.name == "allreduce_":
+            reduce = REDUCED.get(REDUCTIONS[int(call.at["reduce_op"].op())])
+            if reduce is None:
+                return False
+            parts = [reduce(torch.stack(each)).to(each[0].dtype)]
+        elif call.name == "alltoall_base_":
+            if len({*call.at["input_split_sizes"], *call.at["output_split_sizes"]}) > 1 or each[0].numel() % len(each):
+                return False
+            mine = call.ranks.index(self.groups.rank)
+            parts = [torch.cat([one.reshape(len(each), -1)[mine] for one in each])]
+        else:
+            parts = each if len(call.outputs) == len(each) else [torch.cat([one.reshape(-1) for one in each])]
+        for output, part in zip(call.outputs, parts, strict=True):
+            self._tell(output, part.reshape(output.shape))
+        return True
 
     def _results(self, call: Call, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Outputs and their values before a sum over the ranks; only those whose values are known."""

@@ -2,7 +2,7 @@
 
 The job is what the environment says, as `torchrun` would set it. Groups are torch's own `fake` ones under the names of
 the real backends; nobody is waited for, except where a value from another rank decides what the program does
-(`mailbox`). Objects that all ranks exchange are taken to be equal on all of them.
+(`mailbox`). Objects that all ranks exchange are taken to be equal on all of them, unless all of them run.
 """
 
 import os
@@ -21,7 +21,7 @@ from torch.distributed import distributed_c10d as c10d
 from anychip.device import sharding
 from anychip.device.mailbox import Mailbox
 from anychip.device.runtime import Runtime
-from anychip.errors import UnsupportedProgram
+from anychip.errors import Deadlock, UnsupportedProgram
 from anychip.record import Group
 from anychip.record.recorder import user_place
 
@@ -33,13 +33,15 @@ NAMELESS = ("undefined", "default_pg", "")
 class Groups:
     """The groups of this rank, numbered as they are first used.
 
-    rank, mailbox: set when the process becomes a rank of a job (`become`).
+    rank, mailbox, everyone: set when the process becomes a rank of a job (`become`). everyone: of which all ranks run.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.rank = 0
         self.mailbox: Mailbox | None = None
+        self.everyone = False
+        self._shared: dict[tuple[tuple[int, ...], str], int] = {}
         self.meshes: set[Any] = set()  # kept: at the end, when they are asked for, the program has let go of its own
         self._numbers: dict[tuple[int, ...], int] = {}
         self._known: dict[str, tuple[int, tuple[int, ...]]] = {}
@@ -74,6 +76,18 @@ class Groups:
         """The smallest group with this rank and a peer in it: of a pipeline its stages, though it may send in the world."""
         known = (tuple(one) for one in c10d._world.pg_group_ranks.values())
         return min((one for one in known if peer in one and self.rank in one), key=len, default=ranks)
+
+    def of_each(self, ranks: tuple[int, ...], mine: Any, what: str) -> list[Any] | None:
+        """What each of these ranks has, where all of them run; None where that is not so, or one of them has ended."""
+        if not self.everyone or self.mailbox is None or len(ranks) == 1:
+            return None
+        number = self._shared[ranks, what] = self._shared.get((ranks, what), -1) + 1
+        key, place = f"each-{hash(ranks):x}-{what}-{number}", user_place()
+        self.mailbox.publish(f"{key}-{self.rank}", mine)
+        try:
+            return [self.mailbox.published(f"{key}-{rank}", rank, what, place) for rank in ranks]
+        except Deadlock:
+            return None
 
     def pair_stream(self, group: int, peer: int) -> int:
         """NCCL gives two ranks that send outside of a batch a communicator, and so a stream, of their own."""
@@ -306,11 +320,14 @@ def _objects(groups: Groups) -> None:
         return tuple(c10d.get_process_group_ranks(group))
 
     def all_gather_object(object_list: list[Any], obj: Any, group: Any = None) -> None:
-        object_list[:] = [obj] * len(object_list)
+        object_list[:] = groups.of_each(ranks_of(group), obj, "all_gather_object") or [obj] * len(object_list)
 
-    def gather_object(obj: Any, object_gather_list: Any = None, *_: Any, **__: Any) -> None:
+    def gather_object(
+        obj: Any, object_gather_list: Any = None, dst: Any = None, group: Any = None, group_dst: Any = None
+    ) -> None:
+        each = groups.of_each(ranks_of(group), obj, "gather_object")
         if object_gather_list is not None:
-            object_gather_list[:] = [obj] * len(object_gather_list)
+            object_gather_list[:] = each or [obj] * len(object_gather_list)
 
     def broadcast_object_list(
         object_list: list[Any], src: Any = None, group: Any = None, device: Any = None, group_src: Any = None

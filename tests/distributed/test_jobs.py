@@ -288,6 +288,20 @@ def test_every_rank_of_a_small_world_can_be_run() -> None:
     assert [one.members for one in everyone.ranks] == [one.members for one in few.ranks] == [(0,), (1, 2, 3)]
 
 
+def test_what_ranks_gather_is_theirs_where_all_of_them_run() -> None:
+    """Each took its own length for that of all, padded to it, and the job was said to hang."""
+    program = job("lengths.py", 4, ranks="all")
+    assert program.meta["exit_code"] == 0
+    chip = load_chip("h100")
+    simulate(program, chip, Fabric.of(chip, 4, None))
+    calls = [[call for call in map(collective_of, one.ops) if call is not None] for one in program.ranks]
+    assert {call.nbytes for mine in calls for call in mine if call.kind == "all_gather"} == {4 * 8, 4 * 7 * 64 * 4}
+    exchanged = [call for mine in calls for call in mine if call.sent]
+    rows = sum(4 + one + other for one in range(4) for other in range(4))
+    for side in ("sent", "received"):  # nothing is lost between ranks
+        assert sum(sum(getattr(call, side)) for call in exchanged) == rows * 64 * 4
+
+
 @pytest.mark.parametrize("ranks", ["all", "distinct"])
 def test_only_the_rank_that_sends_is_said_to_send(ranks: str) -> None:
     """A rank that ends sooner was taken to do as one that goes on, since its ops are how the other's begin."""

@@ -319,13 +319,17 @@ def _objects(groups: Groups) -> None:
     def ranks_of(group: Any) -> tuple[int, ...]:
         return tuple(c10d.get_process_group_ranks(group))
 
+    def of_each(group: Any, mine: Any, what: str) -> list[Any] | None:
+        # (rpc's own group, of one worker, is none that torch knows the ranks of)
+        return groups.of_each(ranks_of(group), mine, what) if groups.everyone else None
+
     def all_gather_object(object_list: list[Any], obj: Any, group: Any = None) -> None:
-        object_list[:] = groups.of_each(ranks_of(group), obj, "all_gather_object") or [obj] * len(object_list)
+        object_list[:] = of_each(group, obj, "all_gather_object") or [obj] * len(object_list)
 
     def gather_object(
         obj: Any, object_gather_list: Any = None, dst: Any = None, group: Any = None, group_dst: Any = None
     ) -> None:
-        each = groups.of_each(ranks_of(group), obj, "gather_object")
+        each = of_each(group, obj, "gather_object")
         if object_gather_list is not None:
             object_gather_list[:] = each or [obj] * len(object_gather_list)
 

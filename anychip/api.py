@@ -220,10 +220,12 @@ def _check_used(programs: Iterable[Program], title: str) -> None:
 
 
 def _strangers(programs: list[Program]) -> list[str]:
-    """Of jobs whose ranks have nothing to do with one another: the figures are of so many copies of the program."""
+    """Of jobs whose ranks have nothing to do with one another: the figures are of so many copies of the program. (One that uses
+    several chips from one process is told of already.)"""
     sizes = {
         one.world_size for one in programs
-        if one.world_size > 1 and not any(op.name.startswith("c10d.") for rank in one.ranks for op in rank.ops)
+        if one.world_size > 1 and one.meta.get("chips_used", 1) < 2
+        and not any(op.name.startswith("c10d.") for rank in one.ranks for op in rank.ops)
     }  # fmt: skip
     return [
         f"The program's {size:,} ranks never communicate in what was recorded: the figures are of {size:,} copies of it, side "

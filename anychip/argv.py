@@ -6,6 +6,7 @@ Nothing of it is imported or run: packages are looked into as the import system 
 import ast
 import importlib
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
@@ -23,6 +24,11 @@ def check(argv: Sequence[str], module: bool) -> None:
         return
     path = Path(argv[0])
     if not path.is_file():
+        if not path.is_dir() and shutil.which(argv[0]):
+            raise BadUse(
+                f"{argv[0]} is a command, not a script: name the program that it starts. Instead of torchrun --on CHIP:COUNT starts "
+                "the ranks, or -m torch.distributed.run with its options."
+            )
         there, name = " It is a folder." if path.is_dir() else "", _module_name(path)
         hint = f" For a module: -m {name}" if name else ""
         raise BadUse(f"there is no script {argv[0]!r} (in {os.getcwd()}).{there}{hint}")

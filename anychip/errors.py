@@ -9,6 +9,7 @@ AnychipError            something the user can mend; the text says what, where, 
 +-- BadTarget           a TARGET (CHIP[:COUNT][@CLUSTER]) that cannot be read
 +-- BadProgramFile      a saved program that cannot be read
 +-- ProgramFailed       the user's program ended with an error (its exit code is kept)
++-- UnsupportedProgram  the user's program does what a virtual chip cannot follow
 +-- UnsupportedTorch    this torch cannot carry the virtual device
 +-- UnsupportedDtype    the chip has no such dtype
 +-- Deadlock            ranks of a job wait for one another for ever, or call what does not fit
@@ -66,6 +67,10 @@ class ProgramFailed(AnychipError):
     def __init__(self, message: str, exit_code: int, said: str = "") -> None:
         super().__init__(message)
         self.exit_code, self.said = exit_code, said
+
+
+class UnsupportedProgram(AnychipError):
+    pass
 
 
 class UnsupportedTorch(AnychipError):

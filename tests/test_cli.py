@@ -104,6 +104,7 @@ def test_targets_keep_their_order():
         (["--on", "h100", "-m", "json.no_such"], ["there is no module 'json.no_such'"]),
         (["--on", "h100", "-m", "tests/test_cli.py"], ["leave out -m: tests/test_cli.py"]),
         (["--on", "h100", "."], ["It is a folder"]),
+        (["--on", "h100:8", "sh", "train.py"], ["sh is a command, not a script", "-m torch.distributed.run"]),
         (["--on", "h100:8@nowhere", __file__], ["nowhere"]),
         (["--on", "h100:2048@dgx-h100", __file__], ["1016", "2048"]),
         (["--on", "h100+rocm", __file__], ["not there yet"]),

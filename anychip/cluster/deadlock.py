@@ -80,7 +80,12 @@ def _how_sure(engines: Sequence[RankEngine]) -> str:
     """Told where some ranks were taken to do as others do."""
     programs = [engine.script.program for engine in engines]
     ran, world_size = len(programs[0].ran), programs[0].world_size
-    return "" if ran == world_size else f" {ran:,} of {world_size:,} ranks ran; --ranks all makes it certain."
+    if ran == world_size:
+        return ""
+    return (
+        f" {ran:,} of {world_size:,} ranks ran, and took what they gathered from the others to be as their own: --ranks all makes "
+        "it certain."
+    )
 
 
 def _missing(engines: Sequence[RankEngine], missing: Sequence[int], own: int) -> str:

@@ -198,10 +198,13 @@ def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabri
 
 
 def _cost(fabric: Network, call: Collective, ranks: Sequence[int], rank: int) -> CollectiveCost:
-    """An all-to-all in which each rank has one other to give to is so many messages at once, and over with the slowest."""
-    ahead = call.places_on(ranks.index(rank)) if rank in ranks else None
+    """An all-to-all in which each rank has one other to give to is so many messages at once, and over with the slowest. Any
+    other takes this rank what an even one does of what it gives others, or gets of them."""
+    place = ranks.index(rank) if call.sent and rank in ranks else None
+    ahead = None if place is None else call.places_on(place)
     if ahead is None:
-        return fabric.cost(call.kind, call.nbytes, ranks, call.dtype)
+        nbytes = call.nbytes if place is None else call.travelling_bytes(place)
+        return fabric.cost(call.kind, nbytes, ranks, call.dtype)
     pairs = zip(ranks, (*ranks[ahead:], *ranks[:ahead]), strict=True)
     slowest = max((fabric.cost("send", call.nbytes, pair, call.dtype) for pair in pairs), key=lambda cost: cost.time_s)
     return slowest._replace(memory_bytes=2 * slowest.memory_bytes)  # what comes is written, too

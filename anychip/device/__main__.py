@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -19,7 +20,7 @@ from anychip.device.job import Job, Rank
 from anychip.device.launch import DRAFT, STANDS, TORCH_UNFIT
 from anychip.device.mailbox import Mailbox, appear
 from anychip.device.stages import Stages
-from anychip.errors import UnsupportedTorch
+from anychip.errors import UnsupportedProgram, UnsupportedTorch
 from anychip.network import Fabric
 from anychip.record import Program
 from anychip.spec import load_chip
@@ -88,6 +89,7 @@ class Session:
             "argv": self.config["argv"], "module": self.config["module"], "chip": self.runtime.chip.id,
             "torch": torch.__version__, "anychip": __version__, "exit_code": exit_code,
             "steps": self.hooks.steps.complete, "folded": self.runtime.repeats.folded if self.runtime.repeats else 0, "calls": self.hooks.steps.done_calls,
+            "chips_used": len(self.runtime.kernels.devices),
             "parameter_blocks": sorted(self.hooks.parameters),
             "parameter_modules": [list(pair) for pair in self.hooks.parameter_modules.items()], "wall_s": self.real_time() - self.began_s, **meta,
         })  # fmt: skip
@@ -180,6 +182,7 @@ class Session:
             self.runtime.stages = Stages(rank.stages, self.runtime.here)
         groups = self.runtime.groups
         groups.rank = rank.rank
+        groups.everyone = self.config["ranks"] == "all"
         groups.mailbox = Mailbox(folder, rank.rank, rank.stands_in_for, tokens)
         fabric = Fabric.of(self.runtime.chip, self.config["world_size"], self.config["cluster"])
         self.runtime.clock.join(fabric, groups)
@@ -236,6 +239,10 @@ class Session:
         except KeyboardInterrupt:
             self.save(130, interrupted=True)
             return 130
+        except UnsupportedProgram as error:
+            print(f"anychip: {error}", file=sys.stderr)
+            self.failure = str(error)
+            return error.exit_code
         except BaseException as error:
             self._unfold()
             print_program_traceback()
@@ -260,10 +267,10 @@ def launched(argv: list[str], module: bool) -> tuple[list[str], bool]:
     """What a launcher of torch would start, and whether that is a module: the ranks are started here, not by it."""
     if not module or argv[0] not in LAUNCHERS:
         return argv, module
-    from torch.distributed.run import parse_args
-
-    asked = parse_args(argv[1:])
-    return [asked.training_script, *asked.training_script_args], bool(asked.module)
+    asked = importlib.import_module(argv[0]).parse_args(argv[1:])
+    # The older of the two tells a rank its number by an argument, too.
+    told = [] if getattr(asked, "use_env", True) else [f"--local-rank={os.environ.get('LOCAL_RANK', 0)}"]
+    return [asked.training_script, *told, *asked.training_script_args], bool(asked.module)
 
 
 def exit_status(end: SystemExit) -> int:

@@ -52,6 +52,15 @@ POINT_TO_POINT = ("send", "recv_")
 PEER = {"send": "dst", "recv_": "src"}
 SUM, AVERAGE = 0, 1  # c10d::ReduceOp::RedOpType
 REDUCTIONS = ("sum", "avg", "product", "min", "max", "band", "bor", "bxor", "premul_sum")
+# Collectives of one small tensor whose values travel where every rank runs, and what reductions do with all of them.
+SHARED = ("allreduce_", "allgather_", "_allgather_base_", "alltoall_base_")
+REDUCED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "sum": lambda each: each.sum(0),
+    "avg": lambda each: each.sum(0) / len(each),
+    "product": lambda each: each.prod(0),
+    "min": lambda each: each.amin(0),
+    "max": lambda each: each.amax(0),
+}
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,7 @@ class Collectives:
         # Of the coalesced batch that is open: small tensors to receive.
         self.batch: list[tuple[Call, torch.Tensor]] | None = None
         self.late: list[tuple[Call, torch.Tensor]] = []  # of the receive that is being issued
+        self.gathered: list[torch.Tensor] = []
         self.unwaited: list[Pending] = []  # called by C++ in a backward: whoever called waits at its end
         self._place = -1
         self._told: dict[tuple[tuple[int, ...], str], int] = {}  # broadcasts, by ranks and root
@@ -126,7 +136,9 @@ class Collectives:
         if any(tensor.device.type != "cpu" for tensor in (*call.outputs, *call.inputs)):
             event = self._note(call)
         self._values(call)
-        work = Pending(self, call.outputs, event)
+        work = Pending(self, call.outputs, event, gathers=call.name == "allgather_")
+        # Until the next one: a program may ask for the future of a gather into a list that nobody else holds.
+        self.gathered = call.outputs if work.gathers and call.at["async_op"] else []
         work.late, self.late = self.late, []
         if call.name == "recv_any_source_":
             work.source = self._next_source(call)
@@ -150,8 +162,9 @@ class Collectives:
         kwargs: list[tuple[str, Any]] = []
         if call.peer is not None:
             kwargs.append(("peer", call.peer))
-        if call.at.get("input_split_sizes"):
-            kwargs.append(("splits", tuple(call.at["input_split_sizes"])))
+        for name, sizes in (("splits", "input_split_sizes"), ("received", "output_split_sizes")):
+            if call.at.get(sizes):
+                kwargs.append((name, tuple(call.at[sizes])))
         if "root_rank" in call.at:
             kwargs.append(("root", call.ranks[call.at["root_rank"]]))
         if "reduce_op" in call.at:
@@ -242,11 +255,43 @@ class Collectives:
         if call.name == "broadcast_":
             self._from_root(call)
             return
+        if self._of_all(call):
+            return
         if call.name not in ("allreduce_", "allreduce_coalesced_", "reduce_") and call.name not in OUT_OF_PLACE:
             return
         sums = "reduce_op" in call.at and int(call.at["reduce_op"].op()) == SUM
         for output, value in self._results(call, len(call.ranks)):
             self._tell(output, value * len(call.ranks) if sums else value)
+
+    def _of_all(self, call: Call) -> bool:
+        """Small tensors where every rank runs: what each has really travels, but in modules, whose repeated calls a rank leaves
+        out."""
+        if (
+            call.name not in SHARED
+            or len(call.inputs) != 1
+            or call.inputs[0].numel() > SMALL
+            or self.runtime.in_module()
+        ):
+            return False
+        value = self._value(call.inputs[0])
+        each = self.groups.of_each(call.ranks, None if value is None else value.clone(), call.name)
+        if each is None or any(one is None or one.shape != each[0].shape for one in each):
+            return False
+        if call.name == "allreduce_":
+            reduce = REDUCED.get(REDUCTIONS[int(call.at["reduce_op"].op())])
+            if reduce is None:
+                return False
+            parts = [reduce(torch.stack(each)).to(each[0].dtype)]
+        elif call.name == "alltoall_base_":
+            if len({*call.at["input_split_sizes"], *call.at["output_split_sizes"]}) > 1 or each[0].numel() % len(each):
+                return False
+            mine = call.ranks.index(self.groups.rank)
+            parts = [torch.cat([one.reshape(len(each), -1)[mine] for one in each])]
+        else:
+            parts = each if len(call.outputs) == len(each) else [torch.cat([one.reshape(-1) for one in each])]
+        for output, part in zip(call.outputs, parts, strict=True):
+            self._tell(output, part.reshape(output.shape))
+        return True
 
     def _results(self, call: Call, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Outputs and their values before a sum over the ranks; only those whose values are known."""
@@ -344,11 +389,14 @@ class Collectives:
 
 
 class Pending(Work):
-    """A collective that the host has issued. event: what a stream that needs it waits for; None: nothing to wait for."""
+    """A collective that the host has issued. event: what a stream that needs it waits for; None: nothing to wait for.
+    gathers: into a list of tensors, of which a future has one, as torch's NCCL backend does."""
 
-    def __init__(self, collectives: Collectives, tensors: list[torch.Tensor], event: int | None) -> None:
+    def __init__(
+        self, collectives: Collectives, tensors: list[torch.Tensor], event: int | None, gathers: bool = False
+    ) -> None:
         super().__init__()
-        self.collectives, self.event = collectives, event
+        self.collectives, self.event, self.gathers = collectives, event, gathers
         # Weakly: a work is kept for longer than the tensors that it was about may live.
         self.tensors = [weakref.ref(tensor) for tensor in tensors]
         self.late: list[tuple[Call, torch.Tensor]] = []  # small tensors whose values a peer sends
@@ -379,7 +427,8 @@ class Pending(Work):
 
     def get_future(self) -> Any:
         future: Any = torch.futures.Future()
-        future.set_result(self.result())
+        result = self.result()
+        future.set_result([torch.stack(result)] if self.gathers and result else result)
         return future
 
 

@@ -2,7 +2,7 @@
 
 The job is what the environment says, as `torchrun` would set it. Groups are torch's own `fake` ones under the names of
 the real backends; nobody is waited for, except where a value from another rank decides what the program does
-(`mailbox`). Objects that all ranks exchange are taken to be equal on all of them.
+(`mailbox`). Objects that all ranks exchange are taken to be equal on all of them, unless all of them run.
 """
 
 import os
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import wraps
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch._C._distributed_c10d import FakeProcessGroup, Store
@@ -21,6 +21,7 @@ from torch.distributed import distributed_c10d as c10d
 from anychip.device import sharding
 from anychip.device.mailbox import Mailbox
 from anychip.device.runtime import Runtime
+from anychip.errors import Deadlock, UnsupportedProgram
 from anychip.record import Group
 from anychip.record.recorder import user_place
 
@@ -32,13 +33,15 @@ NAMELESS = ("undefined", "default_pg", "")
 class Groups:
     """The groups of this rank, numbered as they are first used.
 
-    rank, mailbox: set when the process becomes a rank of a job (`become`).
+    rank, mailbox, everyone: set when the process becomes a rank of a job (`become`). everyone: of which all ranks run.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.rank = 0
         self.mailbox: Mailbox | None = None
+        self.everyone = False
+        self._shared: dict[tuple[tuple[int, ...], str], int] = {}
         self.meshes: set[Any] = set()  # kept: at the end, when they are asked for, the program has let go of its own
         self._numbers: dict[tuple[int, ...], int] = {}
         self._known: dict[str, tuple[int, tuple[int, ...]]] = {}
@@ -73,6 +76,18 @@ class Groups:
         """The smallest group with this rank and a peer in it: of a pipeline its stages, though it may send in the world."""
         known = (tuple(one) for one in c10d._world.pg_group_ranks.values())
         return min((one for one in known if peer in one and self.rank in one), key=len, default=ranks)
+
+    def of_each(self, ranks: tuple[int, ...], mine: Any, what: str) -> list[Any] | None:
+        """What each of these ranks has, where all of them run; None where that is not so, or one of them has ended."""
+        if not self.everyone or self.mailbox is None or len(ranks) == 1:
+            return None
+        number = self._shared[ranks, what] = self._shared.get((ranks, what), -1) + 1
+        key, place = f"each-{hash(ranks):x}-{what}-{number}", user_place()
+        self.mailbox.publish(f"{key}-{self.rank}", mine)
+        try:
+            return [self.mailbox.published(f"{key}-{rank}", rank, what, place) for rank in ranks]
+        except Deadlock:
+            return None
 
     def pair_stream(self, group: int, peer: int) -> int:
         """NCCL gives two ranks that send outside of a batch a communicator, and so a stream, of their own."""
@@ -234,9 +249,12 @@ def _in_place_of(original: Any, ours: Any) -> None:
 class VirtualStore(Store):
     """A key-value store in which every other rank has done what this one did, under its own number."""
 
+    alive: ClassVar[list["VirtualStore"]] = []  # C++ holds a store, but not its Python half
+
     def __init__(self, rank: int, size: int) -> None:
         super().__init__()
         self.rank, self.size, self.held = rank, size, dict[str, bytes]()
+        self.alive.append(self)
 
     def set(self, key: str, value: Any) -> None:
         self.held[key] = value if isinstance(value, bytes) else str(value).encode()
@@ -301,19 +319,19 @@ def _objects(groups: Groups) -> None:
     def ranks_of(group: Any) -> tuple[int, ...]:
         return tuple(c10d.get_process_group_ranks(group))
 
+    def of_each(group: Any, mine: Any, what: str) -> list[Any] | None:
+        # (rpc's own group, of one worker, is none that torch knows the ranks of)
+        return groups.of_each(ranks_of(group), mine, what) if groups.everyone else None
+
     def all_gather_object(object_list: list[Any], obj: Any, group: Any = None) -> None:
-        object_list[:] = [obj] * len(object_list)
+        object_list[:] = of_each(group, obj, "all_gather_object") or [obj] * len(object_list)
 
-    def gather_object(obj: Any, object_gather_list: Any = None, *_: Any, **__: Any) -> None:
-        planner = sys.modules.get("torch.distributed.checkpoint.default_planner")
-        if planner is not None and object_gather_list is not None:
-            # A checkpoint's parts are all this rank's: they do not make up the whole, and this rank writes each.
-            from torch.distributed.checkpoint._dedup_save_plans import dedup_save_plans
-
-            vars(planner)["_validate_global_plan"] = lambda *_: []
-            vars(planner)["dedup_save_plans"] = lambda plans, *_: dedup_save_plans(plans, True)
+    def gather_object(
+        obj: Any, object_gather_list: Any = None, dst: Any = None, group: Any = None, group_dst: Any = None
+    ) -> None:
+        each = of_each(group, obj, "gather_object")
         if object_gather_list is not None:
-            object_gather_list[:] = [obj] * len(object_gather_list)
+            object_gather_list[:] = each or [obj] * len(object_gather_list)
 
     def broadcast_object_list(
         object_list: list[Any], src: Any = None, group: Any = None, device: Any = None, group_src: Any = None
@@ -386,6 +404,30 @@ def _ddp() -> None:
     vars(torch.distributed)["Reducer"].prepare_for_forward = lambda *_: None
 
 
+def _rpc() -> None:
+    """A call of another worker runs there, and there nobody is."""
+    from torch.distributed import rpc
+
+    original = getattr(rpc, "init_rpc", None)
+    if original is None:  # a build without it
+        return
+
+    @wraps(original)
+    def init_rpc(name: str, backend: Any = None, rank: int = -1, world_size: Any = None, **options: Any) -> None:
+        size = int(world_size or os.environ.get("WORLD_SIZE", 1))
+        if size == 1:
+            return original(name, backend, rank, world_size, **options)  # type: ignore[no-any-return]
+        place = user_place()
+        raise UnsupportedProgram(
+            f"{place.file}:{place.line} starts torch.distributed.rpc among {size} workers: what one asks of another (rpc_sync, "
+            "remote, RRef, distributed autograd) runs there, and of a virtual job each rank runs by itself. Try the same exchange "
+            "by torch.distributed (send and recv, broadcast_object_list; torch.distributed.pipelining for stages), or one "
+            "worker's own work without RPC, --on CHIP."
+        )
+
+    _in_place_of(original, init_rpc)
+
+
 def _watch_meshes(groups: Groups) -> None:
     """Remember device meshes: their dimensions have the names that the report uses."""
     from torch.distributed.device_mesh import DeviceMesh
@@ -421,6 +463,7 @@ def install(runtime: Runtime) -> None:
     _splitting(groups)
     _objects(groups)
     _ddp()
+    _rpc()
     _watch_meshes(groups)
     _coalescing(lambda group, device: one.begin_batch(), lambda group, device: one.end_batch(group))
     spawning.install()

@@ -22,7 +22,7 @@ from anychip.device.branches import MOST_APART, World, first_of_others, kinds
 from anychip.device.launch import UNFOLD
 from anychip.device.mailbox import LIBRARIES, appear
 from anychip.device.middle import LEAST, Middle
-from anychip.device.ranks import MOST, SENDS, alike, classes, stream, wanted, within
+from anychip.device.ranks import MOST, SENDS, alike, classes, fullest, stream, wanted, within
 from anychip.errors import ERROR
 from anychip.record import Program
 
@@ -332,17 +332,19 @@ class Job:
         return True
 
     def _run_apart(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
-        """Run a rank of each kind that the program's source tells apart from those that run anyway."""
+        """Run a rank of each kind that the program's source tells apart from those that run anyway, and who has most to exchange."""
         if self.each:
             return
-        found = first_of_others(self._kinds(programs[0]), {*self.codes, 1, self.world_size - 1})
+        known = {*self.codes, 1, self.world_size - 1}
+        found = first_of_others(self._kinds(programs[0]), known)
         if len(found) > MOST_APART:
             programs[0].meta["warnings"].append(
                 f"The program tells {len(found)} more kinds of ranks apart by their number, of which {MOST_APART} ran: "
                 f"{', '.join(map(str, found[:MOST_APART]))}. For each of them: --ranks all."
             )
-        if found:
-            self._run(map(Rank, found[:MOST_APART]))
+        apart = {*found[:MOST_APART], *fullest(programs[0], known)}
+        if apart:
+            self._run(map(Rank, sorted(apart)))
             self._read_all(programs, streams)
 
     def _kinds(self, program: Program) -> Any:

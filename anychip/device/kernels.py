@@ -200,7 +200,8 @@ class Kernels:
             if len(self.devices) == 2:
                 self.recorder.warn(
                     "The program uses several chips from one process (as DataParallel does): their work is counted one after "
-                    "another, and their memory together, as one chip's. A process for each chip is forecast as it would run."
+                    "another, and their memory together, as one chip's. For chips that work at the same time give each a process, as "
+                    "DistributedDataParallel has: --on CHIP:COUNT starts them."
                 )
 
     def _device_index(self, tensors: list[torch.Tensor], kwargs: dict[str, Any]) -> int:

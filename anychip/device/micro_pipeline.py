@@ -5,12 +5,12 @@ products take from, and a product whose result is reduce-scattered, into one ker
 groups that have symmetric memory (torch/_inductor/fx_passes/micro_pipeline_tp.py). Nothing is compiled here, so the same
 is put on the tape: products do not wait for the gather that they take from, what follows them does; a reduce-scatter
 waits for what its product waited for, and what follows it for both. The first part of a gather and the last of a
-scatter, which nothing hides, are left out.
+scatter, which nothing hides, are left out. The operators of `torch.ops.symm_mem` that do so are called by programs, too.
 """
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -37,9 +37,30 @@ class MicroPipeline:
         self.held: dict[int, set[int]] = {}
         self.product: tuple[int, set[int]] | None = None  # the event before the last product, and where its result is
         self._at = 0
+        self._fused = False  # in one of torch.ops.symm_mem's own operators
+
+    def fused(self, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        """A kernel that calls a collective and products, as one operator whose products run beside the collective."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            kernels, is_watched = self.runtime.kernels, bool(self.runtime.regions.open)
+            self._fused = True
+            if not is_watched:
+                kernels.watch(self)
+            try:
+                return kernel(*args, **kwargs)
+            finally:
+                if not is_watched:
+                    kernels.unwatch(self)
+                self.flush()
+                self.product, self._fused = None, False
+
+        return run
 
     @property
     def is_on(self) -> bool:
+        if self._fused:
+            return True
         config = sys.modules.get("torch._inductor.config")
         return bool(self.runtime.regions.open and config is not None and config._micro_pipeline_tp)
 
@@ -97,8 +118,8 @@ class MicroPipeline:
 
     def _has(self, group: Sequence[str]) -> bool:
         """Whether products run so in a group of one of these names."""
-        if not self.is_on:
-            return False
+        if not self.is_on or self._fused:
+            return self._fused
         from torch.distributed._symmetric_memory import is_symm_mem_enabled_for_group
 
         return any(is_symm_mem_enabled_for_group(name) for name in group)  # type: ignore[arg-type]

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anychip.network import collective_of
 from anychip.record import Kind, Op, Program, TensorMeta
 
 SENDS = ("c10d.send.default", "c10d.recv_.default")
-RELATIVE = ("peer", "root")  # what names a rank: each has its own
+RELATIVE = ("peer", "root", "received")  # what names ranks: each has its own
 # Overloads whose numbers are values (what a part of a vocabulary begins with), or show in the outputs.
 VALUES = ("Scalar", "Tensor")
 MOST = 256  # ranks that are recorded one by one
@@ -97,6 +98,27 @@ def wanted(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np
             differ = any(not alike(streams[rank], streams[one]) for one in seen)
             missing |= set(ranks) - set(programs) if differ and len(ranks) <= MOST else {peer} - set(programs)
     return missing
+
+
+def fullest(program: Program, known: Iterable[int]) -> set[int]:
+    """Whom a rank gives most and gets most from in uneven all-to-alls, unless one of the known ranks has as much: such an
+    exchange is over with its fullest member, which may do as no other. (Rings, in which each names one other, have none.)"""
+    totals: dict[tuple[str, tuple[int, ...]], npt.NDArray[np.int64]] = {}
+    for op in program.ops:
+        call = collective_of(op) if op.name.startswith("c10d.alltoall") else None
+        if call is None or call.places_on(0) is not None:
+            continue
+        for side, amounts in (("sent", call.sent), ("received", call.received)):
+            if amounts:
+                key = side, program.groups[call.group].ranks
+                totals[key] = totals.get(key, 0) + np.array(amounts, np.int64)
+    ran, found = set(known) - {program.rank}, set()
+    for (_, ranks), total in totals.items():
+        others = {rank: amount for rank, amount in zip(ranks, total.tolist(), strict=True) if rank != program.rank}
+        most = max(others.values(), default=0)
+        if most > max((others[rank] for rank in others if rank in ran), default=min(others.values(), default=0)):
+            found.add(max(others, key=lambda rank: others[rank]))
+    return found
 
 
 def around(program: Program, peer: int | None, ranks: tuple[int, ...]) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ OUTPUTS, INPUTS = 0, 1
 # c10d operator -> (kind, which of its tensors are counted). The count is that of nccl-tests (PERFORMANCE.md there):
 # all-reduce its buffer, all-gather the whole output, reduce-scatter and all-to-all the whole input. gather and scatter
 # count what one rank gives or gets, which every rank knows. An all-to-all with uneven splits counts the larger of what the rank
-# gives and gets: the fullest rank's link ends it.
+# gives and gets: the fullest rank's link ends it (`cluster.board` lets it take as long as its slowest member).
 _OPERATORS = {
     "allreduce_": ("all_reduce", OUTPUTS),
     "allreduce_coalesced_": ("all_reduce", OUTPUTS),
@@ -44,7 +44,7 @@ _OPERATORS = {
 class Collective(NamedTuple):
     """kind: one of KINDS. nbytes: as nccl-tests count it. dtype: of its first tensor, "" without any. group: index into
     the program's `groups`. peer: global rank of the other side of a send or recv, None where any may be. root: global
-    rank. splits: element counts per peer of an uneven all-to-all."""
+    rank. sent, received: bytes to and from each place of the group in an all-to-all that tells them apart, else ()."""
 
     kind: str
     nbytes: int
@@ -52,13 +52,21 @@ class Collective(NamedTuple):
     group: int
     peer: int | None = None
     root: int | None = None
-    splits: tuple[int, ...] | None = None
+    sent: tuple[int, ...] = ()
+    received: tuple[int, ...] = ()
 
     def places_on(self, place: int) -> int | None:
         """By how many places of its group the rank at this place passes on all that it has, as a ring does that is written as
         an all-to-all; None where it goes to several, or to nobody else."""
-        named = [index for index, size in enumerate(self.splits or ()) if size]
-        return (named[0] - place) % len(self.splits or ()) or None if len(named) == 1 else None
+        named = [index for index, size in enumerate(self.sent) if size]
+        return (named[0] - place) % len(self.sent) or None if len(named) == 1 else None
+
+    def travelling_bytes(self, place: int) -> int:
+        """Bytes of the even collective in which as much leaves or reaches the rank at this place as in this one: what it keeps
+        for itself takes no wire, of an even all-to-all an n-th."""
+        if len(self.sent) < 2:
+            return self.nbytes
+        return (self.nbytes - self.sent[place]) * len(self.sent) // (len(self.sent) - 1)
 
 
 def collective_of(op: Op) -> Collective | None:
@@ -72,8 +80,12 @@ def collective_of(op: Op) -> Collective | None:
     tensors = _tensors(op.args[counted]) or _tensors(op.args[1 - counted])
     extra = dict(op.kwargs)
     nbytes = _nbytes(tensors)
+    sent: tuple[int, ...] = ()
+    received: tuple[int, ...] = ()
     if kind == "all_to_all":
         nbytes = max(nbytes, _nbytes(_tensors(op.args[OUTPUTS])))
+        sent = _by_place(op.args[INPUTS], extra.get("splits"))
+        received = _by_place(op.args[OUTPUTS], extra.get("received"))
     return Collective(
         kind=kind,
         nbytes=0 if kind == "barrier" else nbytes,
@@ -81,8 +93,18 @@ def collective_of(op: Op) -> Collective | None:
         group=int(op.args[2]),
         peer=extra.get("peer"),
         root=extra.get("root"),
-        splits=extra.get("splits"),
+        sent=sent,
+        received=received,
     )
+
+
+def _by_place(value: Any, rows: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Bytes for or from each place of a group: of one tensor by the rows of each, else a tensor for each."""
+    sizes = [_nbytes([tensor]) for tensor in _tensors(value)]
+    if rows:
+        whole = sum(rows)
+        return tuple(sum(sizes) * one // whole if whole else 0 for one in rows)
+    return tuple(sizes) if len(sizes) > 1 else ()
 
 
 def _nbytes(tensors: list[TensorMeta]) -> int:

@@ -2,7 +2,6 @@
 
 import importlib.abc
 import importlib.machinery
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -33,6 +32,12 @@ def _hub(module: ModuleType) -> None:
     hub.patch(module)
 
 
+def _symmetric_memory(module: ModuleType) -> None:
+    from anychip.standins import symmetric_memory
+
+    symmetric_memory.patch(module)
+
+
 def _pipelining(module: ModuleType) -> None:
     """From torch 2.15 on the stages connect pair by pair before the first step, which is no part of any."""
     for name in ("_preconnect_shared_p2p_edges", "_preconnect_p2p_edge_groups"):
@@ -40,42 +45,24 @@ def _pipelining(module: ModuleType) -> None:
             setattr(module, name, lambda *_, **__: None)
 
 
-def _optimizer_states(module: ModuleType) -> None:
-    """FullyShardedDataParallel asks all ranks which parameters they hold state of. Ranks that are not run would answer as this
-    one does, which holds a part of a few; together they hold all that are trained."""
-    mapped, gathered = module._map_param_key_to_optim_keys, module._allgather_state_info
+def _checkpoints(name: str) -> Callable[[ModuleType], None]:
+    def patch(module: ModuleType) -> None:
+        from anychip.standins import checkpoints
 
-    def map_all(*args: Any, **options: Any) -> Any:
-        keys, own = mapped(*args, **options)
-        given = inspect.signature(mapped).bind(*args, **options).arguments
-        if given.get("merge_keys"):
-            managed = given["fqn_to_fsdp_param_info"]
-            keys = sorted(
-                {*keys, *(module._OptimStateKey((name,), True) for name in managed if _is_trained(name, managed))}
-            )
-        return keys, own
+        getattr(checkpoints, name)(module)
 
-    def gather_all(state: Any, input_states: dict[str, Any]) -> Any:
-        ranks = gathered(state, input_states)
-        mine, another = ranks[state.rank], (state.rank + 1) % len(ranks)
-        known = next((info for info in mine.values() if info.tensors), None)
-        if known is not None:
-            ranks[another] = {name: info if info.tensors else known for name, info in mine.items()}
-        return ranks
-
-    module._map_param_key_to_optim_keys, module._allgather_state_info = map_all, gather_all  # type: ignore[attr-defined]
-
-
-def _is_trained(name: str, managed: Any) -> bool:
-    info = managed[name]
-    trained = info.param_requires_grad  # empty where parameters are flat, of which every rank holds a part
-    return not trained or bool(trained[info.param_indices[name]])
+    return patch
 
 
 PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "kernels": _hub,
     "torch.utils.cpp_extension": _cpp_extension,
-    "torch.distributed.fsdp._optim_utils": _optimizer_states,
+    "torch.distributed._shard.sharded_tensor.api": _checkpoints("shard_metadata"),
+    "torch.distributed._symmetric_memory": _symmetric_memory,
+    "torch.distributed.checkpoint.default_planner": _checkpoints("accept_parts"),
+    "torch.distributed.checkpoint.planner_helpers": _checkpoints("read_in_place"),
+    "torch.distributed.checkpoint.utils": _checkpoints("plan_alone"),
+    "torch.distributed.fsdp._optim_utils": _checkpoints("gather_states"),
     "torch.distributed.pipelining.schedules": _pipelining,
     "torchvision.extension": _torchvision,
     "triton.runtime.autotuner": _triton,

@@ -107,7 +107,9 @@ def test_many_ranks_are_named_in_short():
     text = told(*ranks)
     assert "ranks 0, 2, 4 ... 62 (32 ranks)" in text
     assert "ranks 1, 3, 5 ... 63 (32 ranks) (ended without it)" in text
-    assert "2 of 64 ranks ran; --ranks all makes it certain" in text
+    assert (
+        "2 of 64 ranks ran, and took what they gathered from the others to be as their own: --ranks all makes" in text
+    )
 
 
 def test_recordings_that_do_not_make_up_a_job():

@@ -145,6 +145,15 @@ def test_an_all_to_all_that_names_one_neighbour_is_a_message_to_it():
     assert {(kind, ranks) for kind, _, ranks, _ in wire.asked} == {("send", (0, 1)), ("send", (1, 0))}
 
 
+def test_what_a_rank_keeps_of_an_uneven_all_to_all_takes_no_wire():
+    rank = Rank(0, 2, world(2, "ep"), range(2))
+    rank.run(rank.call("alltoall_base_", 0, 10**6, splits=(3 * 10**5, 7 * 10**5)))
+    wire = Wire()
+    simulate(job(rank), H100, wire)
+    # 2.8 MB leave; of an even one between two, half of 5.6 MB
+    assert {(kind, nbytes) for kind, nbytes, *_ in wire.asked} == {("all_to_all", 5_600_000)}
+
+
 def test_two_receives_share_the_wire():
     hub = Rank(0, 3, world(3))
     spokes = [Rank(i, 3, world(3)).compute(0.1 * i) for i in (1, 2)]

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from anychip.api import forecast
 from anychip.cluster import simulate
 from anychip.device.launch import record
 from anychip.errors import Deadlock, ProgramFailed
 from anychip.job import forecast_job
-from anychip.network import Fabric
+from anychip.network import Fabric, collective_of
 from anychip.record import Kind, Mark, Program
 from anychip.record.steps import find_steps
 from anychip.spec import load_chip
@@ -96,8 +97,9 @@ def test_groups_are_split_where_the_device_was_given_at_the_start() -> None:
     assert collectives(program, of_step=1)["allreduce_"] == 3
 
 
-@pytest.mark.parametrize("how", [(), ("async",)], ids=" ".join)
+@pytest.mark.parametrize("how", [("64",), ("64", "async"), ("65",)], ids=" ".join)
 def test_shards_are_saved_and_loaded(tmp_path: Path, how: tuple[str, ...]) -> None:
+    """Of 65 rows on 4 ranks the last has 14, not 17: it was given the first rank's plan, and failed at what it lacks."""
     program = job("checkpoint.py", 4, tmp_path, *how)
     assert not program.meta.get("exit_code")
     assert len(find_steps(program)) == 3
@@ -158,6 +160,12 @@ def test_states_of_flat_shards_are_gathered_though_other_ranks_do_not_run(kind: 
     assert job("flat_states.py", 4, kind).meta["exit_code"] == 0
 
 
+@pytest.mark.parametrize("ranks", ["distinct", "all"])
+def test_a_local_state_is_put_together_from_what_the_ranks_would_hold(ranks: str) -> None:
+    """Each was taken to hold this rank's part of a flat parameter: parts that overlap, an error."""
+    assert job("flat_states.py", 7, "local", ranks=ranks).meta["exit_code"] == 0
+
+
 def test_sharding_takes_the_same_recording_at_8_and_at_16384_ranks() -> None:
     small, large = job("sharded.py", 8, 2), job("sharded.py", 16384, 8)
     assert [len(one.members) for one in small.ranks] == [8]
@@ -201,6 +209,23 @@ def test_a_launcher_in_front_of_the_program_is_stepped_over() -> None:
     argv = ["torch.distributed.run", "--nproc-per-node", "2", script, "spawn"]
     program = record(argv, load_chip("h100"), module=True, world_size=2, devices=2, show_output=False)
     assert collectives(program)["allreduce_"] == 3
+
+
+@pytest.mark.parametrize(("options", "count"), [((), 1), (("--use_env",), 0)], ids=["argument", "environment"])
+def test_the_older_launcher_tells_a_rank_its_number_by_an_argument(
+    tmp_path: Path, options: tuple[str, ...], count: int
+) -> None:
+    """Scripts that require --local-rank ended at their parser, and --use_env ended the launcher's."""
+    script = tmp_path / "told.py"
+    script.write_text(
+        "import os, sys, torch, torch.distributed as dist\n"
+        "dist.init_process_group('nccl')\n"
+        f"assert sys.argv[1:] == ['--local-rank=' + os.environ['LOCAL_RANK']] * {count} + ['--epochs', '3']\n"
+        "torch.nn.Linear(4, 4).cuda()(torch.randn(2, 4, device='cuda'))\n"
+    )
+    argv = ["torch.distributed.launch", "--nproc_per_node", "2", *options, str(script), "--epochs", "3"]
+    program = record(argv, load_chip("h100"), module=True, world_size=2, devices=2, show_output=False, ranks="all")
+    assert program.meta["exit_code"] == 0
 
 
 def test_what_ranks_tell_one_another_arrives() -> None:
@@ -255,10 +280,48 @@ def test_lists_of_pieces_are_copied_from_or_to_one_buffer(tmp_path: Path, call: 
     assert all((at < collective) == call.startswith("reduce") for at in copies)
 
 
+@pytest.mark.parametrize("how", ["single", "list"])
+def test_an_uneven_exchange_takes_what_its_fullest_rank_takes(how: str) -> None:
+    """The fourth gives ten times as much as the others; of the eight it was taken to do as the second."""
+    few, everyone = job("uneven.py", 8, how), job("uneven.py", 8, how, ranks="all")
+    assert few.meta["ranks_run"] == [0, 3]
+    chip = load_chip("h100")
+    calls = {
+        rank: next(call for call in map(collective_of, one.ops) if call is not None)
+        for one in everyone.ranks
+        for rank in one.members
+    }
+    calls = dict(sorted(calls.items()))
+    for rank, call in calls.items():  # what one gives another is what that one gets of it
+        assert [call.sent[other] for other in calls] == [calls[other].received[rank] for other in calls]
+    took = []
+    for program in (few, everyone):
+        timeline = simulate(program, chip, Fabric.of(chip, 8, None))
+        ends = {wait.end_s - wait.start_s for rank in timeline.ranks for wait in rank.waits}
+        took.append(max(ends))
+    # 640 rows of 4 KiB for each of eight: 20 MiB leave the fourth rank, of which it keeps an eighth
+    network = Fabric.of(chip, 8, None).cost("all_to_all", 8 * 640 * 4096, range(8), "float32")
+    assert took == [pytest.approx(network.time_s, rel=0.01)] * 2
+
+
 def test_every_rank_of_a_small_world_can_be_run() -> None:
     everyone = job("ddp.py", 4, ranks="all")
     few = job("ddp.py", 4)
     assert [one.members for one in everyone.ranks] == [one.members for one in few.ranks] == [(0,), (1, 2, 3)]
+
+
+def test_what_ranks_gather_is_theirs_where_all_of_them_run() -> None:
+    """Each took its own length for that of all, padded to it, and the job was said to hang."""
+    program = job("lengths.py", 4, ranks="all")
+    assert program.meta["exit_code"] == 0
+    chip = load_chip("h100")
+    simulate(program, chip, Fabric.of(chip, 4, None))
+    calls = [[call for call in map(collective_of, one.ops) if call is not None] for one in program.ranks]
+    assert {call.nbytes for mine in calls for call in mine if call.kind == "all_gather"} == {4 * 8, 4 * 7 * 64 * 4}
+    exchanged = [call for mine in calls for call in mine if call.sent]
+    rows = sum(4 + one + other for one in range(4) for other in range(4))
+    for side in ("sent", "received"):  # nothing is lost between ranks
+        assert sum(sum(getattr(call, side)) for call in exchanged) == rows * 64 * 4
 
 
 @pytest.mark.parametrize("ranks", ["all", "distinct"])
@@ -287,6 +350,29 @@ def test_a_program_for_another_number_of_ranks_is_refused(tmp_path: Path) -> Non
     with pytest.raises(ProgramFailed, match="joins 4 ranks, and 8 chips") as error:
         record([str(script)], load_chip("h100"), world_size=8, devices=8, show_output=False)
     assert error.value.exit_code == 2
+
+
+def test_a_groups_store_and_futures_answer() -> None:
+    """The store's Python half was gone once the group was made, and a future of a gather had a list that was gone too."""
+    assert job("asides.py", 4).meta["exit_code"] == 0
+
+
+def test_one_process_with_several_chips_is_told_of_once() -> None:
+    """DataParallel was also called as many copies of the program, side by side."""
+    told = forecast(job("replicated.py", 4), on="h100:4").warnings
+    assert len(told) == 1
+    assert told[0].startswith("The program uses several chips from one process")
+    assert "--on CHIP:COUNT" in told[0]
+
+
+def test_workers_that_call_one_another_are_refused_in_a_sentence() -> None:
+    """They ended in a trace of torch's agent, which took the name of one worker for that of two."""
+    with pytest.raises(ProgramFailed) as error:
+        job("remote.py", 4)
+    assert error.value.exit_code == 2
+    assert "remote.py:9 starts torch.distributed.rpc among 4 workers" in error.value.said
+    assert "Try the same exchange by torch.distributed" in error.value.said
+    assert job("remote.py", 1, is_job=True).meta["exit_code"] == 0
 
 
 def test_what_a_rank_failed_by_is_named_however_deep_it_failed(

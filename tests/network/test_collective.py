@@ -56,7 +56,20 @@ def test_a_rank_that_gets_more_than_it_gives_counts_what_it_gets():
 def test_peer_root_and_splits_are_kept():
     assert collective_of(op("send", [tensor(4)], [tensor(4)], peer=17)).peer == 17
     assert collective_of(op("broadcast_", [tensor(4)], [tensor(4)], root=5)).root == 5
-    assert collective_of(op("alltoall_base_", [tensor(4)], [tensor(4)], splits=(1, 3))).splits == (1, 3)
+    # rows of one tensor, or a tensor for each place: 2 bytes an element
+    found = collective_of(op("alltoall_base_", [tensor(6)], [tensor(4)], splits=(1, 3), received=(1, 5)))
+    assert (found.sent, found.received) == ((2, 6), (2, 10))
+    found = collective_of(op("alltoall_", [tensor(1), tensor(5)], [tensor(1), tensor(3)]))
+    assert (found.sent, found.received, found.nbytes) == ((2, 6), (2, 10), 12)
+
+
+def test_what_a_rank_keeps_of_an_all_to_all_does_not_travel():
+    uneven = collective_of(op("alltoall_base_", [tensor(9)], [tensor(12)], splits=(6, 3, 3)))
+    # at the first place 6 of 12 elements leave, as of an even one of 9; at the others 9 of 12, as of one of 13.5
+    assert [uneven.travelling_bytes(place) for place in range(3)] == [18, 27, 27]
+    even = collective_of(op("alltoall_base_", [tensor(12)], [tensor(12)], splits=(4, 4, 4)))
+    assert even.travelling_bytes(1) == even.nbytes == 24
+    assert collective_of(op("alltoall_base_", [tensor(12)], [tensor(12)])).travelling_bytes(1) == 24
 
 
 @pytest.mark.parametrize(

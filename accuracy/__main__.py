@@ -146,9 +146,9 @@ LEAST_RUNS = 3  # of a source on a chip, for its error to count
 
 def validated(results: list[Result]) -> str:
     """Rows of standard/validated.csv: chip, source, kind of layers, number of runs, mean error, and the same by the level of the
-    other sources."""
+    other sources' runs of such layers."""
     results = [result for result in results if not is_other(result)]
-    level = levels(results, by_chip)
+    level = levels(results, lambda r: f"{by_chip(r)} {r.plan.layers if r.plan else ''}")
     groups: dict[tuple[str, str, str], list[float]] = {}
     for result in results:
         if result.plan and result.error is not None:
@@ -157,7 +157,7 @@ def validated(results: list[Result]) -> str:
     lines = ["chip,source,layers,n,mean_abs,left_out"]
     for (chip, source, layers), errors in sorted(groups.items()):
         if len(errors) >= LEAST_RUNS:
-            other = level.get((chip, source))
+            other = level.get((f"{chip} {layers}", source))
             blind = f"{fmean(abs((1 + error) * other - 1) for error in errors):.4f}" if other else ""
             lines.append(f"{chip},{source},{layers},{len(errors)},{fmean(map(abs, errors)):.4f},{blind}")
     return "\n".join(lines) + "\n"

@@ -227,16 +227,17 @@ def product_of(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class Keep(torch.autograd.Function):
-    """Holds its input until the backward, as bitsandbytes' 4-bit product did before 0.43.2."""
+    """Holds its input as bitsandbytes' 4-bit product did before 0.43.2: in an attribute (`ctx.tensors`), which a backward does not
+    clear as it does what was saved. So inputs live as long as the graph, until the next micro-batch's loss takes the place
+    of its own, which is when that one's inputs are there as well."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
+        ctx.tensors = (x,)
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        _ = ctx.saved_tensors
         return grad
 
 

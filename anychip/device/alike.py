@@ -83,6 +83,23 @@ def holders(module: torch.nn.Module) -> list[dict[str, Any]]:
     return found
 
 
+Held = tuple[dict[str, Any], str]  # the attributes of something and the name of one of them
+
+
+def held(fields: list[dict[str, Any]]) -> list[Held]:
+    """Where inputs that want gradients were put before a call that does not name them. Views are not meant: those of FSDP1
+    are of parameters."""
+    return [
+        (one, name)
+        for one in fields
+        for name, value in one.items()
+        if isinstance(value, torch.Tensor)
+        and not isinstance(value, torch.nn.Parameter)
+        and not value._is_view()
+        and value.requires_grad
+    ]
+
+
 def settings(module: torch.nn.Module, fields: list[dict[str, Any]]) -> tuple[Any, ...]:
     """All switches among attributes, what is frozen, and what is there or is not (gradients): what has modules do
     something else."""

@@ -107,6 +107,32 @@ def test_stages_of_a_pipeline_are_folded_and_the_recordings_are_the_same(monkeyp
         assert memory(one).peak_bytes == memory(other).peak_bytes
 
 
+@pytest.mark.parametrize(
+    "backwards", ["inputs", "reversed(inputs)"]
+)  # the last one's first: none of such calls was seen
+def test_inputs_that_a_module_holds_get_their_gradients(
+    backwards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Megatron gives a stage its input by an attribute: the gradients that it sends back were none, and the job hung."""
+    text = textwrap.dedent(ACCUMULATED).replace("EXTRA", "x = self.held + x if hasattr(self, 'held') else x")
+    begin, end = text.index("    for part"), text.index("    torch.nn.utils")
+    path = tmp_path / "program.py"
+    path.write_text(text[:begin] + textwrap.indent(textwrap.dedent(f"""
+        inputs = []
+        for part in range(8):
+            model[1].held = torch.empty(8, 64, device="cuda", requires_grad=True)
+            inputs.append((model[1].held, model(torch.ones(8, 64, device="cuda"))))
+        for held, made in {backwards}:
+            made.backward(torch.ones_like(made))
+            held.grad.sum()
+        del inputs, held, made
+        """), "    ") + text[end:], encoding="utf-8")  # fmt: skip
+    folded, plain = both([str(path)], monkeypatch)
+    assert folded.meta["folded"] > 6
+    assert happenings(folded) == happenings(plain)
+    assert memory(folded).peak_bytes == memory(plain).peak_bytes
+
+
 @pytest.mark.parametrize("extra", ["self.calls += 1; x = x * 2 if self.calls % 2 else x", "x = x * float(x.sum() > 0)",
                                    "self.calls += 1", "self.seen.append(1)", "random.random()"])  # fmt: skip
 def test_a_module_that_does_something_else_reads_values_or_leaves_traces_is_not_folded(

@@ -27,7 +27,7 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
   memory.scattered          ratio of memory.rate that point-wise ops of 16 bit reach whose operands do not lie alike
   vector.rate               ratio of the vector peak that point-wise code reaches
   kernel.floor, kernel.floor_graph           device time of an empty kernel, launched by the host or replayed in a graph
-  host.op, host.launch, host.product     host time: of an eager op, per kernel launched, per product beyond that
+  host.op, host.launch, host.product     host time: of an eager op, per kernel launched, per unlike product of it beyond that
   host.replay, host.read    host time: of a replay, of a read
   host_link.rate            bandwidth between host and chip
   borrow                    note begins with the chip (then a colon) whose *curve shape* (never level) stands in; shape says for what

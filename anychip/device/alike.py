@@ -83,6 +83,23 @@ def holders(module: torch.nn.Module) -> list[dict[str, Any]]:
     return found
 
 
+Held = tuple[dict[str, Any], str]  # the attributes of something and the name of one of them
+
+
+def held(fields: list[dict[str, Any]]) -> list[Held]:
+    """Where inputs that want gradients were put before a call that does not name them. Views are not meant: those of FSDP1
+    are of parameters."""
+    return [
+        (one, name)
+        for one in fields
+        for name, value in one.items()
+        if isinstance(value, torch.Tensor)
+        and not isinstance(value, torch.nn.Parameter)
+        and not value._is_view()
+        and value.requires_grad
+    ]
+
+
 def settings(module: torch.nn.Module, fields: list[dict[str, Any]]) -> tuple[Any, ...]:
     """All switches among attributes, what is frozen, and what is there or is not (gradients): what has modules do
     something else."""
@@ -94,17 +111,6 @@ def settings(module: torch.nn.Module, fields: list[dict[str, Any]]) -> tuple[Any
             elif isinstance(value, torch.Tensor):
                 found.append(0)
     return tuple(found)
-
-
-def fed(fields: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
-    """The attributes through which a module is given what it works on beside its arguments, and which want gradients: a later
-    stage's input in Megatron-LM (`set_input_tensor`)."""
-    return [
-        (one, name)
-        for one in fields
-        for name, value in one.items()
-        if type(value) is torch.Tensor and value.requires_grad and not computed(value) and value.grad is None
-    ]
 
 
 def traces(module: torch.nn.Module) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """Micro-batches are recorded once and folded: a module that does the same twice is written on the tape from then on.
 
 In: outermost calls of trained modules and backward passes. A call that does what the last one did, with inputs of the same
-layout and the same settings of its modules, is not run: its words go on the tape again with blocks and events of their own,
+layout (also those that its modules hold, as Megatron's stages do) and the same settings of its modules, is not run: its words go on the tape again with blocks and events of their own,
 its outputs are tensors like the last ones, and their one autograd node writes the words of the backward. Each step's
 first call of a kind runs, so that what a step begins with is seen. Where a backward comes that has not been seen twice, the
 call is made up for: its forward runs without a word, its backward as it is. A call that leaves something behind in its
@@ -20,7 +20,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from anychip.device._torch_tensors import storage_bytes
-from anychip.device.alike import Unlike, describe, fed, holders, settings, traces
+from anychip.device.alike import Held, Unlike, describe, held, holders, settings, traces
 from anychip.device.launch import UNFOLD
 from anychip.device.runtime import Runtime
 from anychip.record.chunk import Chunk, Writer, read
@@ -125,14 +125,17 @@ class Repeats:
 
     def call(self, module: torch.nn.Module, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The module's result; run(*args, **kwargs) really calls it."""
-        held = fed(self._holders(module))
-        given, spec = pytree.tree_flatten((args, kwargs, [fields[name] for fields, name in held]))
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        if module not in self.holders:
+            self.holders[module] = holders(module)
+        places = held(self.holders[module])
+        given = leaves + [fields[name] for fields, name in places]
         key = self._key(module, given)
         history = self.histories.setdefault(key, History()) if key is not None else None
         if history is None or history.off:
             return run(*args, **kwargs)
         if history.repeats(self.step) and _ready(history):
-            return self._again(module, history, given, lambda leaves: _called(run, leaves, spec, held))
+            return self._again(module, history, given, lambda given: _called(run, given, spec, places))
         begin, before = self.runtime.here(), traces(module)
         result = run(*args, **kwargs)
         if traces(module) == before:  # (what is set up at a first call is not left behind by the next)
@@ -341,17 +344,12 @@ class Repeats:
             return None
         autocast = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
         stream = int(self.runtime.native.stream[0])
-        return id(module), described, settings(module, self._holders(module)), autocast, stream
-
-    def _holders(self, module: torch.nn.Module) -> list[dict[str, Any]]:
-        if module not in self.holders:
-            self.holders[module] = holders(module)
-        return self.holders[module]
+        return id(module), described, settings(module, self.holders[module]), autocast, stream
 
 
 class Replay:
-    """A call that was folded: between its forward and its backward. given: the leaves of its arguments; run(given) would
-    really make it."""
+    """A call that was folded: between its forward and its backward. given: the leaves of its arguments and what its modules
+    held for it; run(given) would really make it."""
 
     def __init__(
         self,
@@ -434,14 +432,17 @@ def _ready(history: History) -> bool:
     return any(one.known is not None for one in backwards) or (not backwards and history.ran >= FIRST)
 
 
-def _called(run: Run, leaves: list[Any], spec: Any, held: list[tuple[dict[str, Any], str]]) -> Any:
-    """As `call`'s run; held: attributes that are inputs too, for as long as it runs."""
-    args, kwargs, values = pytree.tree_unflatten(leaves, spec)
-    before = [fields[name] for fields, name in held]
+def _called(run: Run, given: list[Any], spec: Any, places: list[Held]) -> Any:
+    """The result with these instead of what the call was given; modules hold what they did before."""
+    args, kwargs = pytree.tree_unflatten(given[: spec.num_leaves], spec)
+    before = [fields.get(name) for fields, name in places]
+    _hold(places, given[spec.num_leaves :])
     try:
-        for (fields, name), value in zip(held, values, strict=True):
-            fields[name] = value
         return run(*args, **kwargs)
     finally:
-        for (fields, name), value in zip(held, before, strict=True):
-            fields[name] = value
+        _hold(places, before)
+
+
+def _hold(places: list[Held], values: list[Any]) -> None:
+    for (fields, name), value in zip(places, values, strict=True):
+        fields[name] = value

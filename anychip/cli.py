@@ -139,7 +139,7 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     out = sub.add_argument_group("output")
     out.add_argument("--json", metavar="FILE", help="the answer as JSON (schema 1); - for stdout")
     out.add_argument("--trace", metavar="FILE",
-                     help="the last step's timeline for Perfetto or chrome://tracing; gzipped if it ends in .gz; "
+                     help="the timeline of all recorded steps for Perfetto or chrome://tracing; gzipped if it ends in .gz; "
                           "with several targets the target is put before the suffix")  # fmt: skip
     out.add_argument("--memory-snapshot", metavar="FILE",
                      help="every allocation, in the format of torch.cuda.memory._dump_snapshot")  # fmt: skip

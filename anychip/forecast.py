@@ -38,7 +38,7 @@ from anychip.record import Kind, Op, Program
 from anychip.record.reads import Read, reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
-from anychip.spec.validated import DENSE, EXPERTS, OWN_PRODUCTS, Compared, end_to_end, errors
+from anychip.spec.validated import DENSE, EXPERTS, OTHER, OWN_PRODUCTS, Compared, end_to_end, errors
 from anychip.timeline.memory import memory, refused, suffices
 from anychip.timeline.price import Timeline, price
 
@@ -184,9 +184,13 @@ MOST_EXPERTS = 1024  # of a layer; more scores are of a vocabulary, from which a
 
 
 def layers_of(ops: Iterable[Op]) -> str:
-    """Which kind of layers the program has. Tokens go to experts where the largest few of their scores are kept."""
+    """Which kind of layers the program has. Tokens go to experts where the largest few of their scores are kept. What computes
+    mostly something else than products and attention is like no published run."""
     ops = list(ops)
     tasks = [work(op) for op in ops]
+    flop = sum(task.flop for task in tasks)
+    if sum(task.flop for task in tasks if task.kind in ("gemm", "grouped", "custom") or task.attention) <= flop / 2:
+        return OTHER
     if any(task.kind == "custom" and task.gemm for task in tasks):
         return OWN_PRODUCTS
     scores = [op.args[0].shape[-1] for op in ops if packet(op.name) == "aten.topk" and op.args[0].shape]

@@ -92,8 +92,10 @@ def match(programs: Sequence[Program], calls: Sequence[Mapping[int, Collective]]
     for (index, op), meeting in channels.meetings().items():
         found[index][op] = meeting
     members: dict[Node, set[int]] = {}
-    for (index, _), root in home.items():
-        members.setdefault(root, set()).add(index)
+    for (index, group), root in home.items():
+        # Also those whose recordings know nothing of the group, as they never call anything in it: they are waited for.
+        theirs = class_of[list(programs[index].groups[group].ranks)]
+        members.setdefault(root, set()).update((index, *theirs.tolist()))
     for (root, channel), at in rendezvous.known.items():
         if not channel:
             at.parties = {(index, "all") for index in members[root]}

@@ -99,7 +99,9 @@ def _legend(answer: "Answer") -> Iterator[str]:
 def _compared(forecast: "Forecast") -> str:
     """Which published runs the error comes from."""
     found = forecast.compared
-    return f"; error of {found.runs} runs, {found.layers}" if found else ""
+    if found is None:
+        return ""
+    return f"; error of {found.runs} runs, {found.layers}" + (f", times {found.times:.1f}" if found.times > 1.0 else "")
 
 
 def _figures(columns: Sequence[tuple[str, "Forecast"]], reserved: Sequence[int | None]) -> Table:

@@ -23,27 +23,32 @@ def errors() -> Mapping[tuple[str, str], float]:
 # Kinds of layers, which err apart: products of a library and attention; tokens sent to some of many experts; products inside of
 # kernels of their own, as state-space models have.
 DENSE, EXPERTS, OWN_PRODUCTS = "dense", "experts", "own kernels"
+OTHER = "other"  # convolutions, recurrent layers, transforms: whole runs of none were compared
 
 
 class Compared(NamedTuple):
-    """sigma: of a step's time. runs: published ones that it comes from. layers: of those runs."""
+    """sigma: of a step's time. runs: published ones that it comes from. layers: of those runs. times: what their error was
+    taken times, as the program's layers are others."""
 
     sigma: float
     runs: int
     layers: str
+    times: float = 1.0
 
 
 @cache
 def end_to_end(chip_id: str, layers: str = DENSE) -> Compared | None:
     """How far off whole runs on this chip were, each source forecast without what was fitted to it. Where none had such layers:
-    those of the chip's other runs, times what such layers are worse where both were compared. None where no whole run was."""
+    those of the chip's other runs, times what such layers are worse where both were compared. None where no whole run was, or
+    none of anything like it."""
     own = [row for row in rows("validated.csv") if row["chip"] == chip_id]
     alike = [row for row in own if row["layers"] == layers]
-    if not own:
+    if not own or layers == OTHER:
         return None
+    times = 1.0 if alike else worse(layers)
     runs = sum(int(row["n"]) for row in alike or own)
     kinds = "/".join(sorted({row["layers"] for row in alike or own}))
-    return Compared(SIGMA * mean(alike or own) * (1.0 if alike else worse(layers)), runs, kinds)
+    return Compared(SIGMA * mean(alike or own) * times, runs, kinds, times)
 
 
 def worse(layers: str) -> float:

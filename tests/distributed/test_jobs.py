@@ -335,6 +335,27 @@ def test_only_the_rank_that_sends_is_said_to_send(ranks: str) -> None:
     assert ("makes it certain" in str(told.value)) == (ranks == "distinct")
 
 
+@pytest.mark.parametrize("ranks", ["classes", "all"])
+def test_ranks_that_call_nothing_at_all_are_waited_for(ranks: str, tmp_path: Path) -> None:
+    """Their recordings know no group, so the first rank was taken to be alone in it."""
+    script = tmp_path / "alone.py"
+    script.write_text(
+        "import torch, torch.distributed as dist\n"
+        "dist.init_process_group('nccl')\n"
+        "model = torch.nn.Linear(4, 4).cuda()\n"
+        "optimizer = torch.optim.SGD(model.parameters(), 0.1)\n"
+        "for _ in range(3):\n"
+        "    model(torch.randn(2, 4, device='cuda')).sum().backward()\n"
+        "    if dist.get_rank() == 0:\n"
+        "        dist.all_reduce(model.weight.grad)\n"
+        "    optimizer.step()\n"
+    )
+    options = {"ranks": "all"} if ranks == "all" else {}
+    program = record([str(script)], load_chip("h100"), world_size=4, devices=4, show_output=False, **options)  # type: ignore[arg-type]
+    with pytest.raises(Deadlock, match=r"waits for ranks 1, 2, 3 \(ended without it\)"):
+        simulate(program, load_chip("h100"), Fabric.of(load_chip("h100"), 4, None))
+
+
 def test_a_deadlock_is_named_with_its_ranks_and_lines() -> None:
     with pytest.raises(Deadlock) as error:
         job("deadlock.py", 2)

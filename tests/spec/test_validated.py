@@ -26,19 +26,29 @@ y,a,dense,5,0.01,
 def test_sources_weigh_by_their_runs(folder):
     # (10 * 0.04 + 30 * 0.08) / 40 = 0.07; as one sigma of a normal distribution: * sqrt(pi / 2) = 0.0877
     (folder / "validated.csv").write_text(TABLE, encoding="utf-8")
-    assert validated.end_to_end("x") == (pytest.approx(0.0877, abs=1e-4), 40, "dense")
+    assert validated.end_to_end("x") == (pytest.approx(0.0877, abs=1e-4), 40, "dense", 1.0)
     # one source only: no level could be fitted without it, so its plain error
-    assert validated.end_to_end("y") == (pytest.approx(0.01253, abs=1e-5), 5, "dense")
+    assert validated.end_to_end("y") == (pytest.approx(0.01253, abs=1e-5), 5, "dense", 1.0)
 
 
 def test_layers_of_another_kind_have_their_own_error(folder):
     (folder / "validated.csv").write_text(TABLE, encoding="utf-8")
-    assert validated.end_to_end("x", validated.EXPERTS) == (pytest.approx(0.1755, abs=1e-4), 20, "experts")
+    assert validated.end_to_end("x", validated.EXPERTS) == (pytest.approx(0.1755, abs=1e-4), 20, "experts", 1.0)
     # never compared on this chip: the error of its other runs, times 0.14 / 0.07
-    assert validated.end_to_end("y", validated.EXPERTS) == (pytest.approx(0.02507, abs=1e-5), 5, "dense")
+    assert validated.end_to_end("y", validated.EXPERTS) == (
+        pytest.approx(0.02507, abs=1e-5),
+        5,
+        "dense",
+        pytest.approx(2.0, abs=0.01),
+    )
     # nor anywhere; and what is easier elsewhere makes no chip better than it was
     assert validated.end_to_end("x", validated.OWN_PRODUCTS).layers == "dense/experts"
     assert validated.worse(validated.OWN_PRODUCTS) == validated.worse(validated.DENSE) == 1.0
+
+
+def test_what_no_published_run_is_like_has_no_error_of_runs(folder):
+    (folder / "validated.csv").write_text(TABLE, encoding="utf-8")
+    assert validated.end_to_end("x", validated.OTHER) is None
 
 
 def test_a_chip_that_was_never_compared_has_no_error_of_its_own(folder):

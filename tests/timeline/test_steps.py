@@ -158,12 +158,22 @@ def test_a_chip_without_a_measured_product_has_a_wider_error():
 ])  # fmt: skip
 def test_layers_are_told_by_what_they_launch(op, layers):
     """Their error is that of published runs with such layers: wider for those that were forecast worse."""
-    tape = program(chain.from_iterable([FORWARD, BACKWARD, optimizer()] * 3), [op] * 3)
+    tape = program(chain.from_iterable([FORWARD, BACKWARD, optimizer()] * 3), [op, mm(4096, 512, 512), add(4096)])
     found = forecast(tape, load_chip("h100"))
     assert found.compared.layers == layers
     if layers != "dense":
         plain = forecast(program(chain.from_iterable([FORWARD, BACKWARD, optimizer()] * 3), OPS), load_chip("h100"))
         assert found.compared.sigma > plain.compared.sigma
+
+
+def test_what_convolves_is_like_no_published_run():
+    """Of which all multiply matrices: the bar of a network of convolutions is what its operations' times rest on."""
+    x, weight = t(32, 64, 56, 56), t(64, 64, 3, 3)
+    conv = made("aten.convolution.default", x, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, out=x)
+    tape = program(chain.from_iterable([FORWARD, BACKWARD, optimizer()] * 3), [conv] * 3)
+    found = forecast(tape, load_chip("h100"))
+    assert found.compared is None
+    assert 0.05 < found.step_time_error < 0.5
 
 
 def test_the_first_call_is_told_apart():

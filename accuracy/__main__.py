@@ -14,7 +14,6 @@ import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from accuracy.fold import points
@@ -25,7 +24,7 @@ from accuracy.plot import scatter
 from accuracy.recorder import HYBRID, Job, Recorder, cache_folder
 from accuracy.rows import BadRows, Run, read, where
 from accuracy.runner import forecast, is_priced, jobs_of, write
-from accuracy.score import GIB, Result, grouped, ids_by_reason, levels
+from accuracy.score import GIB, Result, grouped, ids_by_reason, left_out
 from accuracy.truth_of_runs import step_time_s
 from accuracy.why import is_other, memory_is_other
 from anychip.spec import load_chip
@@ -148,18 +147,16 @@ def validated(results: list[Result]) -> str:
     """Rows of standard/validated.csv: chip, source, kind of layers, number of runs, mean error, and the same by the level of the
     other sources' runs of such layers."""
     results = [result for result in results if not is_other(result)]
-    level = levels(results, lambda r: f"{by_chip(r)} {r.plan.layers if r.plan else ''}")
-    groups: dict[tuple[str, str, str], list[float]] = {}
-    for result in results:
-        if result.plan and result.error is not None:
-            key = by_chip(result), result.run.source, result.plan.layers
-            groups.setdefault(key, []).append(result.error)
+    planned = [result for result in results if result.plan]
+    blind = left_out(results, lambda r: f"{by_chip(r)} {r.plan.layers if r.plan else ''}")
+    groups = grouped(planned, lambda r: f"{by_chip(r)}\t{r.run.source}\t{r.plan.layers if r.plan else ''}")
     lines = ["chip,source,layers,n,mean_abs,left_out"]
-    for (chip, source, layers), errors in sorted(groups.items()):
-        if len(errors) >= LEAST_RUNS:
-            other = level.get((f"{chip} {layers}", source))
-            blind = f"{fmean(abs((1 + error) * other - 1) for error in errors):.4f}" if other else ""
-            lines.append(f"{chip},{source},{layers},{len(errors)},{fmean(map(abs, errors)):.4f},{blind}")
+    for name, (summary, _) in groups.items():
+        if summary and summary.n >= LEAST_RUNS:
+            chip, source, layers = name.split("\t")
+            other = blind.get(f"{chip} {layers}: {source}")
+            blind_mean = f"{other[1].mean_abs:.4f}" if other else ""
+            lines.append(f"{chip},{source},{layers},{summary.n},{summary.mean_abs:.4f},{blind_mean}")
     return "\n".join(lines) + "\n"
 
 

@@ -95,9 +95,9 @@ def grouped(results: Iterable[Result], key: Key, error: Error = step) -> dict[st
 LEAST_TO_TRAIN = 3  # runs: one or two of another kind say nothing of a chip's level
 
 
-def levels(results: Sequence[Result], family: Key) -> dict[tuple[str, str], float]:
-    """(family of chips, source) -> the factor on its forecasts that at most six runs of each other source give. Families of one
-    source are not here."""
+def left_out(results: Sequence[Result], family: Key) -> dict[str, tuple[Summary, Summary]]:
+    """Leave one source out: for each source of a family of chips, (its errors as they are, its errors by the level that at most
+    six runs of each other source give). Families of one source are not here."""
     found = {}
     families: dict[str, list[Result]] = {}
     for result in results:
@@ -109,17 +109,9 @@ def levels(results: Sequence[Result], family: Key) -> dict[tuple[str, str], floa
             train = [r for other in sources if other != source for r in spread_over(members, other)]
             if len(train) < LEAST_TO_TRAIN:
                 continue
-            found[name, source] = median([(r.measured_s or 0.0) / (r.forecast_s or 1.0) for r in train])
-    return found
-
-
-def left_out(results: Sequence[Result], family: Key) -> dict[str, tuple[Summary, Summary]]:
-    """Leave one source out: for each source of a family of chips, (its errors as they are, its errors by the level of the
-    others)."""
-    found = {}
-    for (name, source), level in levels(results, family).items():
-        own = [r.error for r in results if r.error is not None and (family(r), r.run.source) == (name, source)]
-        found[f"{name}: {source}"] = (Summary.of(own), Summary.of([(1 + error) * level - 1 for error in own]))
+            level = median([(r.measured_s or 0.0) / (r.forecast_s or 1.0) for r in train])
+            own = [r.error for r in members if r.error is not None and r.run.source == source]
+            found[f"{name}: {source}"] = (Summary.of(own), Summary.of([(1 + error) * level - 1 for error in own]))
     return found
 
 

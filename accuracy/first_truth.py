@@ -22,7 +22,18 @@ from statistics import fmean, median
 
 from anychip.cost.machine import Machine, build
 from anychip.cost.price import price_work
-from anychip.cost.rates import ATTENTION, DIRECTORY, SHAPE, UNITS, Rate, Rates, defaults, load_file, rates_of
+from anychip.cost.rates import (
+    ATTENTION,
+    DIRECTORY,
+    SHAPE,
+    UNITS,
+    Rate,
+    Rates,
+    defaults,
+    in_benchmark,
+    load_file,
+    rates_of,
+)
 from anychip.cost.work import Attention, Gemm, Work
 from anychip.spec import Chip, load_chip
 
@@ -102,9 +113,9 @@ def product(dtype: str, *parts: Gemm) -> Work:
     size, flop = BYTES[dtype], sum(part.flop for part in parts)
     read = sum(b * (m * k + k * n) for b, m, n, k, _ in parts) * size
     written = sum(b * m * n for b, m, n, *_ in parts) * max(size, 2)
-    kind = "grouped" if len(parts) > 1 else "gemm"
+    kind, share = ("grouped", "gemm.grouped") if len(parts) > 1 else ("gemm", "")
     return Work(flop=flop, bytes_read=read, bytes_written=written, unit="matrix", dtype=dtype, kind=kind, gemm=parts,
-                kernels=len(parts))  # fmt: skip
+                kernels=len(parts), share=share)  # fmt: skip
 
 
 def attention(kind: str, backward: bool, causal: bool, dim: int, length: int, heads: int) -> Work:
@@ -143,15 +154,13 @@ def machine_for(row: Row, held: str) -> Machine:
         chip = part_of(chip, row.share)
     allowed = without(row, held)
     rates = rates_of(row.chip)
-    kept = Rates(tuple(rate for rate in rates.rows if allowed(rate)), defaults())
+    kept = Rates(tuple(rate for rate in rates.rows if allowed(rate) and rate.op != "gemm.warm.sustained"), defaults())
     return build(chip, kept if row.op == "gemm.warm" else at_benchmark_clocks(kept))
 
 
 def at_benchmark_clocks(rates: Rates) -> Rates:
     """The same without derates; products measured in a long run are brought to a benchmark's clocks first."""
-    sustained = rates.need("gemm.sustained").value
-    rows = [rate._replace(op="gemm", value=rate.value / sustained) if rate.op == "gemm.warm" else rate
-            for rate in rates.rows if not rate.op.endswith(".sustained")]  # fmt: skip
+    rows = [in_benchmark(rate, rates) for rate in rates.rows if not rate.op.endswith(".sustained")]
     rows += [Rate(f"{what}.sustained", "", "", 1.0, "ratio", "derived", "", "", "a benchmark", "")
              for what in ("gemm", "attention")]  # fmt: skip
     return Rates(tuple(rows), rates.default)

@@ -10,8 +10,8 @@ from anychip.record import Op
 def custom(op: Op) -> Work:
     """FLOP as given (keyword ``flop``); bytes as given (``bytes``), else each tensor's once. FLOP of the matrix unit
     (``unit``) are priced as a cube of the same work, 2 * n**3, as only their number is known, unless ``products`` tells
-    their shapes (batch, m, n, k); beside those, FLOP of the vector unit take no time. An op that was given neither FLOP
-    nor bytes is counted by bytes alone and said so."""
+    their shapes (batch, m, n, k); beside those, FLOP of the vector unit take no time. Kernels of a backward, which are named
+    so (``_bwd``), multiply slower. An op that was given neither FLOP nor bytes is counted by bytes alone and said so."""
     read, written = traffic(op)
     given, flop = op.kwarg("bytes"), op.kwarg("flop")
     if given is not None:
@@ -26,6 +26,7 @@ def custom(op: Op) -> Work:
     return Work(
         flop=done, model_flop=done, bytes_read=read, bytes_written=written, kind="custom", dtype=dtype, gemm=products,
         unit="matrix" if products else "vector" if done else "none", known=flop is not None or given is not None,
+        share="gemm.custom.backward" if "_bwd" in op.name else "gemm.custom",
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from math import ceil, exp, log, log2
 from typing import NamedTuple
 
 from anychip.cost.points import OpRates, SizeCurve, size_curve
-from anychip.cost.rates import ATTENTION, DIRECTORY, SHAPE, Rate, Rates, load_file, rates_of
+from anychip.cost.rates import ATTENTION, DIRECTORY, SHAPE, Rate, Rates, load_file, rates_of, warmth
 from anychip.spec import Chip
 
 # Which other dtype's peak holds where a chip has none of its own: it computes the dtype in the first of these that it has.
@@ -303,7 +303,7 @@ def gemm_curve(owner: Machine, dtype: str, asked: str = "") -> GemmCurve:
     how = how_of(rates, dtype, asked)
     peak = owner.peak(dtype, "matrix")
     sustained = rates.need("gemm.sustained", dtype).value
-    points = gemm_points(rates, dtype, sustained, how)
+    points = gemm_points(rates, dtype, how)
     tile = chip.matrix_tile or (128, 128, 32)
     overhead = rates.first("gemm.overhead")
     if overhead is None and not owner.graph:
@@ -316,11 +316,11 @@ def gemm_curve(owner: Machine, dtype: str, asked: str = "") -> GemmCurve:
     )  # fmt: skip
     stated = next((r for r in rates.all("gemm.rate") if r.dtype == dtype), None)
     computed = owner.runs_as(dtype)
-    if not points and not stated and computed not in (None, dtype) and gemm_points(rates, computed, sustained):
+    if not points and not stated and computed not in (None, dtype) and gemm_points(rates, computed):
         return gemm_curve(owner, computed, how_of(rates, computed, asked))
     twin = TWINS.get(dtype)
     if twin and len(points) < POINTS_OF_A_CURVE and chip.peak_flop_per_s(twin) == chip.peak_flop_per_s(dtype):
-        others = gemm_points(rates, twin, sustained)
+        others = gemm_points(rates, twin)
         points, curve = points + others, _with(curve, twins=len(others))
     if points:
         return _with(curve, rate=min(_rate_by_points(curve, points), peak), points=points)
@@ -329,9 +329,7 @@ def gemm_curve(owner: Machine, dtype: str, asked: str = "") -> GemmCurve:
         return _with(curve, rate=rate, peak=max(peak, rate) if not chip.peak_flop_per_s(dtype) else peak,
                      measured=stated.kind == "measured")  # fmt: skip
     for other in ("bf16", "fp16", "tf32", "fp32", "fp8", "int8"):
-        if other != dtype and (
-            gemm_points(rates, other, sustained) or any(r.dtype == other for r in rates.all("gemm.rate"))
-        ):
+        if other != dtype and (gemm_points(rates, other) or any(r.dtype == other for r in rates.all("gemm.rate"))):
             known = gemm_curve(owner, other)
             return _with(curve, rate=peak * min(known.rate / known.peak, 1.0))
     return _with(curve, rate=_level(rates.need("gemm.rate"), peak))
@@ -352,13 +350,13 @@ def _with(curve: GemmCurve, **changes: object) -> GemmCurve:
 TWINS = {"bf16": "fp16", "fp16": "bf16"}  # the same engine at the same rate: each other's points stand in for few
 
 
-def gemm_points(rates: Rates, dtype: str, sustained: float, how: str = "") -> Points:
-    """Measured products as rates in a benchmark; those of a long run (`gemm.warm`) are brought to it by `sustained`.
+def gemm_points(rates: Rates, dtype: str, how: str = "") -> Points:
+    """Measured products as rates in a benchmark, to which those of a long run (`gemm.warm`) are brought.
     how: as of a `Gemm` that `how_of` has looked up; "" takes products however their operands lie."""
     found = []
     word, _, lie = how.rpartition(" ") if " " in how else (how, "", "") if how.startswith("conv") else ("", "", how)
     layouts = (lie,) if how else ("", *LAYOUTS)
-    for op, derate in ((word, 1.0),) if word else (("gemm", 1.0), ("gemm.warm", sustained)):
+    for op, derate in ((word, 1.0),) if word else (("gemm", 1.0), ("gemm.warm", warmth(rates, dtype))):
         for row in rates.all(op):
             match = SHAPE.match(row.shape)
             if row.dtype == dtype and match and (match[4] or "") in layouts:
@@ -372,7 +370,7 @@ LAYOUTS = ("nn", "nt", "tn", "tt")
 
 def how_of(rates: Rates, dtype: str, how: str) -> str:
     """`how` where the chip has measured products that are like that, else "": any product."""
-    return how if how and gemm_points(rates, dtype, 1.0, how) else ""
+    return how if how and gemm_points(rates, dtype, how) else ""
 
 
 def _rate_by_points(curve: GemmCurve, points: Points) -> float:

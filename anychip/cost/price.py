@@ -118,8 +118,8 @@ def _products_s(task: Work, on: Machine) -> tuple[float, str]:
             like = like or (task.kind == "conv" and bool(curve.how))
             total += seconds * times
             worst = max(worst, EVIDENCE.index(evidence))
-    if task.kind in ("grouped", "custom"):
-        total /= on.rates.need(f"gemm.{task.kind}").value
+    if task.share:
+        total /= on.rates.need(task.share).value
     if task.ragged_bytes and on.ragged_share < 1.0:
         slow = total / on.ragged_share
         total = min(slow, total + on.memory_s(2 * task.ragged_bytes)) if task.padded else slow

@@ -5,6 +5,7 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
   gemm                      a measured product; shape MxNxK, value as a rate; "MxNxK nt" where the chip's rates tell apart how
                             the operands lie (n: rows in one piece, t: columns)
   gemm.warm                 the same in a long run (thousands of iterations): `gemm.sustained` is in it already
+  gemm.warm.sustained       rate in a step of training over that in such a long run of one product alone
   gemm.rate                 the rate of a large product, where no point was measured (or a ratio of the peak)
   gemm.k0, gemm.wave        shape of the curve: inner dimension at which the rate halves, exponent of wave filling
   gemm.overhead             fixed time of a product
@@ -32,7 +33,8 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
   host_link.rate            bandwidth between host and chip
   borrow                    note begins with the chip (then a colon) whose *curve shape* (never level) stands in; shape says for what
   gemm.grouped              share of that rate that grouped products (mixtures of experts) reach
-  gemm.custom               share of that rate that products inside of a kernel of its own reach, as those of a scan in chunks
+  gemm.custom               share of that rate that products inside of a kernel of its own reach, as those of a scan in chunks;
+                            gemm.custom.backward: of a backward's
   collective.efficiency     share of a wire that large collectives reach; shape scale_up, host or scale_out (over the link's file)
   collective.exchange       share of that which all-to-all through a switch reaches; collective.latency: one step of a message
   same_die                  note begins with a chip of the same die, clocks and power (then a colon): its rows of products and
@@ -171,10 +173,22 @@ def rates_of(chip_id: str, chip_file: Path | None = None) -> Rates:
 
 
 def same_die(rows: tuple[Rate, ...]) -> tuple[Rate, ...]:
-    """The rows that a chip shares with one of the same die: what its matrix engine does, not what its memory does."""
+    """The rows that a chip shares with one of the same die: what its matrix engine does, not what its memory does. Products of
+    long runs come as they would be in a benchmark: how far a rate sustains is each chip's own, as its power is."""
     names = [row.note.split(":")[0].strip() for row in rows if row.op == "same_die"]
-    return tuple(row for name in names for row in load_file(DIRECTORY / f"{name}.csv")
+    dies = [Rates(load_file(DIRECTORY / f"{name}.csv"), defaults()) for name in names]
+    return tuple(in_benchmark(row, die) for die in dies for row in die.rows
                  if row.op.startswith(("gemm", "attention", "borrow")))  # fmt: skip
+
+
+def in_benchmark(row: Rate, rates: Rates) -> Rate:
+    """A product of a long run as it would be in a benchmark; another row as it is."""
+    return row._replace(op="gemm", value=row.value / warmth(rates, row.dtype)) if row.op == "gemm.warm" else row
+
+
+def warmth(rates: Rates, dtype: str) -> float:
+    """The rate of a product in a long run of it alone over that in a benchmark."""
+    return rates.need("gemm.sustained", dtype).value / rates.need("gemm.warm.sustained", dtype).value
 
 
 SHAPE = re.compile(r"^(\d+)x(\d+)x(\d+)(?: ([a-z_]+))?$")

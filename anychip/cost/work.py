@@ -57,7 +57,8 @@ class Work:
     backward recomputes its scores; that is executed but is not model work). host_bytes: bytes over the host link.
     blocks_host: the program waits for this op. fixed_s: seconds that it takes on any chip (a sleep). known: False for an op without a formula.
     scattered: its kernel finds each element's place on its own, since the operands do not lie alike. ragged_bytes: of a product's
-    16-bit operands whose rows are no multiple of ROW_BYTES. padded: a compiler may copy those to rows that are.
+    16-bit operands whose rows are no multiple of ROW_BYTES. padded: a compiler may copy those to rows that are. share: the row of a
+    chip's rates that says what share of a product's rate these products reach, where they are no library's own.
     """
 
     flop: int = 0
@@ -77,6 +78,7 @@ class Work:
     scattered: bool = False
     ragged_bytes: int = 0
     padded: bool = False
+    share: str = ""
 
     @property
     def bytes_moved(self) -> int:

@@ -40,7 +40,7 @@ def derive(file: RatesFile, device: Device, kept: int | None) -> None:
 def best_k0(file: RatesFile, dtype: str) -> float | None:
     """The inner dimension at which the rate halves, so that the curve alone, at one rate, errs least on these points."""
     rates = Rates(file.rates(), defaults())
-    points = [point for point in gemm_points(rates, dtype, 1.0, "nt") if point[0][0] > 64]
+    points = [point for point in gemm_points(rates, dtype, "nt") if point[0][0] > 64]
     if len(points) < 3:
         return None
     overhead = rates.need("gemm.overhead", dtype).value

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anychip.cost import host_op_s, machine, price_op, work
-from anychip.cost.machine import GemmCurve
-from anychip.cost.rates import parse, rates_of
+from anychip.cost.machine import GemmCurve, build
+from anychip.cost.rates import Rates, defaults, parse, rates_of
 from anychip.errors import BadChipFile
 from anychip.spec import UnknownFigure, list_chips, load_chip
 from tests.cost.ops import add, mm, op, t
@@ -276,8 +276,33 @@ def test_variants_of_one_die_share_its_products_but_not_its_memory():
     whole, cut = machine(load_chip("a100")), machine(load_chip("a100-40gb"))
     assert cut.gemm("fp16").points == whole.gemm("fp16").points
     assert (cut.memory_bytes_per_s, whole.memory_bytes_per_s) == (1328.25e9, 1610e9)
-    # the same die at 500 W: its own long-run derate
-    assert machine(load_chip("nvidia-h100-sxm-96gb")).gemm("bf16").sustained == 0.715
+    # the same die at 500 W: its own long-run derate, also of products that were measured in long runs at 700
+    full, capped = machine(load_chip("h100")).gemm("fp8"), machine(load_chip("nvidia-h100-sxm-96gb")).gemm("fp8")
+    assert [rate for _, rate in capped.points] == pytest.approx([rate for _, rate in full.points])
+    assert full.time_s(1, 8192, 8192, 8192)[0] / capped.time_s(1, 8192, 8192, 8192)[0] == pytest.approx(0.746 / 0.845)
+
+
+def test_a_step_of_training_slows_a_product_that_was_measured_alone():
+    """gemm.warm has gemm.sustained in it, so that cancels; gemm.warm.sustained does not."""
+    chip = load_chip("gb200")
+    plain = Rates(tuple(row for row in rates_of(chip.id).rows if row.op != "gemm.warm.sustained"), defaults())
+    (level,) = (row.value for row in rates_of(chip.id).rows if row.op == "gemm.warm.sustained")
+    square = (1, 8192, 8192, 8192)
+    alone, there = build(chip, plain).gemm("fp8").time_s(*square)[0], machine(chip).gemm("fp8").time_s(*square)[0]
+    assert 2 * 8192**3 / alone == pytest.approx(2848.0e12, rel=0.02)  # as it was measured
+    assert alone / there == pytest.approx(level, rel=0.01)
+
+
+def test_a_kernel_of_its_own_multiplies_slower_and_its_backward_slower_still():
+    def time_s(name):
+        small = op(name, t(8, 8), out=t(8, 8), flop=1, products=((64, 2048, 2048, 2048),))
+        return price_op(small, load_chip("h100")).body_s
+
+    need = defaults().need
+    assert time_s("custom.lib.scan") < time_s("custom.lib.scan_bwd")
+    assert time_s("custom.lib.scan") / time_s("custom.lib.scan_bwd_dx.out") == pytest.approx(
+        need("gemm.custom.backward").value / need("gemm.custom").value, rel=1e-3
+    )
 
 
 def test_grouped_products_are_slower_than_equal_dense_ones():

@@ -115,7 +115,7 @@ def product(dtype: str, *parts: Gemm) -> Work:
     written = sum(b * m * n for b, m, n, *_ in parts) * max(size, 2)
     kind, share = ("grouped", "gemm.grouped") if len(parts) > 1 else ("gemm", "")
     return Work(flop=flop, bytes_read=read, bytes_written=written, unit="matrix", dtype=dtype, kind=kind, gemm=parts,
-                kernels=len(parts), share=share)  # fmt: skip
+                kernels=len(parts), product_share=share)  # fmt: skip
 
 
 def attention(kind: str, backward: bool, causal: bool, dim: int, length: int, heads: int) -> Work:

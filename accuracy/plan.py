@@ -382,8 +382,9 @@ def slices_of(run: Run) -> int | None:
 
 
 def node_of(chip: str, cluster: str | None, chips: int, ep: int) -> int:
-    """Expert-parallel ranks that one scale-up domain of the chip holds."""
-    return gcd(ep, Fabric.of(load_chip(chip), chips, cluster).tiers[0].chips)
+    """Expert-parallel ranks that one scale-up domain of the chip holds: all where they fit, else equal parts."""
+    domain = Fabric.of(load_chip(chip), chips, cluster).tiers[0].chips
+    return ep if ep <= domain else gcd(ep, domain)
 
 
 PER_TOKEN = ("tokens_per_s_per_chip", "tflops_per_chip", "mfu")

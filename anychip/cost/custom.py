@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from anychip.cost.work import Gemm, Work, family, main_dtype, matrix_dtype, traffic
+from anychip.cost.work import BOTH_WAYS, Gemm, Work, casts_both_ways, family, main_dtype, matrix_dtype, traffic
 from anychip.record import Op
 
 
@@ -26,7 +26,8 @@ def custom(op: Op) -> Work:
     return Work(
         flop=done, model_flop=done, bytes_read=read, bytes_written=written, kind="custom", dtype=dtype, gemm=products,
         unit="matrix" if products else "vector" if done else "none", known=flop is not None or given is not None,
-        share="gemm.custom.backward" if "_bwd" in op.name else "gemm.custom",
+        product_share="gemm.custom.backward" if "_bwd" in op.name else "gemm.custom",
+        memory_share=BOTH_WAYS if casts_both_ways(op) else "",
     )  # fmt: skip
 
 

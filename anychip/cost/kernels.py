@@ -20,7 +20,7 @@ from sys import maxsize
 from typing import Any, NamedTuple
 
 from anychip.cost.regions import Beyond, Instead
-from anychip.cost.work import mutated, work
+from anychip.cost.work import is_low, mutated, work
 from anychip.record import Kind, Op, TensorMeta, word
 from anychip.record.tape import ALLOC, DEF, FREE, KIND_BITS, KIND_MASK, OP, USE
 
@@ -279,12 +279,14 @@ def _wanted_outside(groups: list[Node], freed: set[int]) -> list[set[int]]:
 
 
 def _fused_op(group: Node, writes: dict[int, int], ops: list[Op]) -> Op:
-    """One op whose tensors are flat byte ranges: what it reads from outside, what it leaves there."""
+    """One op whose tensors are flat byte ranges: what it reads from outside, what it leaves there. Of those only casts to 8 bit
+    keep their dtype, which their price depends on."""
     reads = tuple(_flat(size) for size in group.reads.values())
     names = tuple(dict.fromkeys(op.name.split(".")[1] for op in ops))
+    low = {one.nbytes: one.dtype for op in ops for one in op.outputs if is_low(one)}
     return Op("anychip.fused", (reads,), (("flop", group.flop), ("ops", names), ("dtype", group.dtype)),
-              tuple(_flat(size) for size in writes.values()))  # fmt: skip
+              tuple(_flat(size, low.get(size, "uint8")) for size in writes.values()))  # fmt: skip
 
 
-def _flat(size: int) -> TensorMeta:
-    return TensorMeta((size,), (1,), "uint8")
+def _flat(size: int, dtype: str = "uint8") -> TensorMeta:
+    return TensorMeta((size,), (1,), dtype)

@@ -168,7 +168,6 @@ class Machine:
     memory_peak_bytes_per_s: float
     memory_measured: bool
     vector_share: float
-    scattered_share: float
     kernel_floor_s: float
     graph_floor_s: float
     host_op_s: float
@@ -206,6 +205,10 @@ class Machine:
 
     def gemm(self, dtype: str, how: str = "") -> GemmCurve:
         return _gemm(self, dtype, how)
+
+    def share(self, row: str) -> float:
+        """What the chip's rates, or any chip's, say of a kind of kernel: a ratio of the rate that others reach."""
+        return _share(self, row)
 
     @cached_property
     def ragged_share(self) -> float:
@@ -277,7 +280,6 @@ def build(chip: Chip, rates: Rates) -> Machine:
         memory_peak_bytes_per_s=peak_bandwidth,
         memory_measured=memory.kind == "measured",
         vector_share=rates.need("vector.rate").value,
-        scattered_share=rates.need("memory.scattered").value,
         kernel_floor_s=floor_s,
         graph_floor_s=min(rates.need("kernel.floor_graph").value, floor_s),
         host_op_s=rates.need("host.op").value,
@@ -289,6 +291,11 @@ def build(chip: Chip, rates: Rates) -> Machine:
         graph=chip.execution == "graph",
         called=called,
     )
+
+
+@cache
+def _share(owner: Machine, row: str) -> float:
+    return owner.rates.need(row).value
 
 
 @cache

@@ -109,7 +109,7 @@ def grouped_mm(op: Op) -> Work:
     else:
         (groups, m, _), n = a.shape, b.shape[1]
         product = Gemm(groups, m, -(-n // max(groups, 1)), k)
-    return gemm_work(op, (product,), kind="grouped", share="gemm.grouped", dtype=main_dtype(op))
+    return gemm_work(op, (product,), kind="grouped", product_share="gemm.grouped", dtype=main_dtype(op))
 
 
 # Convolutions: implicit matrix products ------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ from math import log2, prod
 
 from anychip.cost import names
 from anychip.cost.work import (
+    BOTH_WAYS,
     Work,
     arg,
+    casts_both_ways,
     family,
     main_dtype,
     mutated,
@@ -40,7 +42,7 @@ def pointwise(op: Op) -> Work:
     """One pass: every input read, every result written; one operation per element."""
     if len(op.tensors) and all(not tensor.on_chip for tensor in op.tensors + op.outputs):
         return Work(kernels=0)
-    return vector_work(op, "elementwise", flop=_numel(op), scattered=is_scattered(op))
+    return vector_work(op, "elementwise", flop=_numel(op), memory_share="memory.scattered" if is_scattered(op) else "")
 
 
 LOADED = 2  # bytes at most of elements that are slow to load one by one
@@ -455,7 +457,8 @@ family("aten._foreach_")(foreach)
 def fused(op: Op) -> Work:
     """Ops that a compiler made one kernel of: tensors of args come from outside, outputs go outside; the keyword
     ``flop`` sums the ops inside."""
-    return vector_work(op, "fused", flop=int(op.kwarg("flop", 0)))
+    share = BOTH_WAYS if casts_both_ways(op) else ""
+    return vector_work(op, "fused", flop=int(op.kwarg("flop", 0)), memory_share=share)
 
 
 @work_of("anychip.sleep")

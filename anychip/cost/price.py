@@ -76,8 +76,8 @@ def price_work(task: Work, on: Machine) -> Cost:
     floor = on.graph_floor_s if on.graph else on.kernel_floor_s
     launches = max(task.kernels, 1) * floor
     memory = on.memory_s(task.bytes_moved)
-    if task.scattered and not (on.graph or on.called):
-        memory /= on.scattered_share
+    if task.memory_share and not (on.graph or on.called):
+        memory /= on.share(task.memory_share)
     link = task.host_bytes / on.host_link_bytes_per_s
     compute, evidence = _compute_s(task, on)
     body = max(compute, memory) + link + task.fixed_s
@@ -118,8 +118,8 @@ def _products_s(task: Work, on: Machine) -> tuple[float, str]:
             like = like or (task.kind == "conv" and bool(curve.how))
             total += seconds * times
             worst = max(worst, EVIDENCE.index(evidence))
-    if task.share:
-        total /= on.rates.need(task.share).value
+    if task.product_share:
+        total /= on.share(task.product_share)
     if task.ragged_bytes and on.ragged_share < 1.0:
         slow = total / on.ragged_share
         total = min(slow, total + on.memory_s(2 * task.ragged_bytes)) if task.padded else slow

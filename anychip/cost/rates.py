@@ -26,6 +26,7 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
                             from so many bytes on go back to the system whenever they are freed
   memory.rate               main-memory bandwidth of a large copy (or a ratio of the peak)
   memory.scattered          ratio of memory.rate that point-wise ops of 16 bit reach whose operands do not lie alike
+  memory.cast               ratio of memory.rate that casts to 8 bit reach which leave rows and columns at once
   vector.rate               ratio of the vector peak that point-wise code reaches
   kernel.floor, kernel.floor_graph           device time of an empty kernel, launched by the host or replayed in a graph
   host.op, host.launch, host.product     host time: of an eager op, per kernel launched, per unlike product of it beyond that

@@ -56,9 +56,9 @@ class Work:
     mode; 0 for what only changes metadata. model_flop: flop that the mathematics needs (a fused attention's
     backward recomputes its scores; that is executed but is not model work). host_bytes: bytes over the host link.
     blocks_host: the program waits for this op. fixed_s: seconds that it takes on any chip (a sleep). known: False for an op without a formula.
-    scattered: its kernel finds each element's place on its own, since the operands do not lie alike. ragged_bytes: of a product's
-    16-bit operands whose rows are no multiple of ROW_BYTES. padded: a compiler may copy those to rows that are. share: the row of a
-    chip's rates that says what share of a product's rate these products reach, where they are no library's own.
+    ragged_bytes: of a product's 16-bit operands whose rows are no multiple of ROW_BYTES. padded: a compiler may copy those to rows
+    that are. product_share, memory_share: rows of a chip's rates that say what share its products reach of a library's rate, and
+    its traffic of the memory's.
     """
 
     flop: int = 0
@@ -75,10 +75,10 @@ class Work:
     blocks_host: bool = False
     fixed_s: float = 0.0
     known: bool = True
-    scattered: bool = False
     ragged_bytes: int = 0
     padded: bool = False
-    share: str = ""
+    product_share: str = ""
+    memory_share: str = ""
 
     @property
     def bytes_moved(self) -> int:
@@ -237,6 +237,20 @@ def is_ragged(tensor: TensorMeta) -> bool:
         return False  # copied before the product
     run, apart = (columns, down) if across == 1 else (rows, across)
     return bool(run * tensor.item_bytes % ROW_BYTES or apart * tensor.item_bytes % ROW_BYTES)
+
+
+BOTH_WAYS = "memory.cast"
+
+
+def casts_both_ways(op: Op) -> bool:
+    """Whether a kernel leaves a tensor in 8 bit twice, by rows and by columns, as the products of a layer and its gradients want it."""
+    low = [one.numel for one in op.outputs if is_low(one)]
+    return len(low) > 1 and len(set(low)) == 1
+
+
+def is_low(tensor: TensorMeta) -> bool:
+    """Numbers of 8 bit, not their scales."""
+    return tensor.dtype.startswith(("float8_e4m3", "float8_e5m2")) and tensor.numel > 1
 
 
 def vector_work(op: Op, kind: str, flop: int = 0, kernels: int = 1, **changes: Any) -> Work:

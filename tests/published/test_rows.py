@@ -10,7 +10,7 @@ import torch
 from accuracy.__main__ import command
 from accuracy.fold import points
 from accuracy.page import memory_by_source
-from accuracy.plan import Unable, argv_of, plan
+from accuracy.plan import Unable, argv_of, node_of, plan
 from accuracy.reference.__main__ import arguments, build
 from accuracy.reference.layout import layout_of
 from accuracy.rows import BadRows, join, read, where
@@ -386,6 +386,14 @@ def test_what_a_release_did_with_experts_on_a_chip_is_its_recipe(row, release, c
     options = plan(run_of(**{**row, "chip": chip, "dtype": dtype, "source_location": place})).options
     assert (options.get("dispatch", "experts"), options.get("graph", False), options["attention"]) == ways
     assert options["position"] == ("rope_complex" if row is GPT_OSS else "rope")
+
+
+@pytest.mark.parametrize(("chip", "chips", "ep", "node"), [
+    ("GB200", 64, 64, 64),  # of the rack's 72
+    ("GB200", 64, 16, 16), ("B300 SXM", 64, 8, 8), ("B300 SXM", 64, 64, 8), ("H100 SXM 80GB", 1024, 64, 8),
+])  # fmt: skip
+def test_ranks_of_one_scale_up_domain_are_one_place_to_send_to(chip, chips, ep, node):
+    assert node_of(plan(run_of(**{**GPT_OSS, "chip": chip})).chip, None, chips, ep) == node
 
 
 def test_a_chip_is_found_by_any_of_its_names():

@@ -146,7 +146,7 @@ def plan(run: Run) -> Plan:
         fixed |= entry.get("set", {})
         blank |= entry.get("blank", {})
     fixed |= noted(run.notes)
-    columns, filled = fill(run, blank)
+    columns, filled = fill(run, blank | resized(run, blank))
     if not is_known:
         filled.append("framework")
     if (counted := convention(run)) is not None and counted.get("usual"):
@@ -235,6 +235,18 @@ def fill(run: Run, blank: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]
         columns["seq_len"] = str(blank["context"])  # of a rate per token it decides little
         filled.append("seq_len")
     return columns, [name for name in filled if not without.get(name, False)]
+
+
+def resized(run: Run, blank: Mapping[str, Any]) -> dict[str, int]:
+    """Of a model's public sizes those that follow from another, which the source gives otherwise: as many heads of keys as
+    heads, four times the width inside."""
+    public = {name: int(blank[name] or 0) for name in ("hidden", "heads", "kv_heads", "ffn") if name in blank}
+    found = {}
+    if (heads := run.whole("heads")) and public.get("kv_heads") == public.get("heads"):
+        found["kv_heads"] = heads
+    if (hidden := run.whole("hidden")) and public.get("ffn") == 4 * public.get("hidden", 0):
+        found["ffn"] = 4 * hidden
+    return found
 
 
 # Columns in words of which a rule's value stands in where nobody has seen the words.

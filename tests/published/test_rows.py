@@ -396,6 +396,28 @@ def test_ranks_of_one_scale_up_domain_are_one_place_to_send_to(chip, chips, ep, 
     assert node_of(plan(run_of(**{**GPT_OSS, "chip": chip})).chip, None, chips, ep) == node
 
 
+def test_heads_of_a_source_have_keys_of_their_own_where_those_of_the_model_have():
+    """The paper's 22B has 64 heads; a run that says 48 has as many of keys."""
+    gpt = {"model": "GPT 22B", "layers": "48", "hidden": "6144", "seq_len": "2048", "tp": "8", "chips": "8", "ffn": "",
+           "framework": "Megatron-DeepSpeed on ROCm", "chip": "MI250X", "kv_heads": "", "vocab": ""}  # fmt: skip
+    assert plan(run_of(**{**gpt, "heads": "48"})).options["kv_heads"] == 48
+    assert plan(run_of(**{**gpt, "heads": ""})).options["kv_heads"] == 64
+    assert plan(run_of(**{**gpt, "heads": "32", "hidden": "4096"})).options["ffn"] == 4 * 4096
+
+
+@pytest.mark.parametrize(("text", "dtype"), [
+    ("float8", "fp8"), ("float8 rowwise", "fp8"), ("bfloat16", "bf16"), ("float16", "fp16"), ("mixed fp16", "fp16"), ("FP8 (E4M3)", "fp8"),
+])  # fmt: skip
+def test_dtypes_are_known_by_their_long_names_too(text, dtype):
+    assert plan(run_of(dtype=text)).options["dtype"] == dtype
+
+
+def test_zero_3_of_another_framework_is_not_that_of_2021():
+    """Attention written out and dropout are the SC21 paper's, not of whoever uses DeepSpeed."""
+    options = plan(run_of(framework="LLaMA-Factory (DeepSpeed ZeRO-3)", zero_or_fsdp="ZeRO-3")).options
+    assert (options["attention"], options["dropout"], options["sharding"]) == ("flash", 0.0, "fsdp")
+
+
 def test_a_chip_is_found_by_any_of_its_names():
     found = {
         "AWS Trainium2": "aws-trainium2", "V100 32GB": "nvidia-v100-sxm2-32gb", "H100 PCIe 80GB": "nvidia-h100-pcie",

@@ -86,13 +86,18 @@ def rate(machine: Machine, implementation: str, backward: bool, causal: bool, he
     shape = curves(borrowed_rows(machine.rates, "attention"))
     if not shape:
         half = machine.rates.need("attention.half_length").value
-        return Level(level * sustained * length / (length + half), "modelled")
+        return Level(level * sustained * narrow(machine.rates, head_dim) * length / (length + half), "modelled")
     reference = shape[("flash", False, 128, True)].limit
     value, _ = combined(shape, implementation, backward, causal, head_dim, length)
     if backward:
         # The level row of the backward is its own; take only the shape over the same asymptote.
         reference *= _ratio(shape, (implementation, True), (implementation, False))
     return Level(min(level * sustained * value / reference, peak), "modelled")
+
+
+def narrow(rates: Rates, head_dim: int) -> float:
+    """Of its rate at 128 what a kernel reaches with narrower heads, for which it takes as many exponentials of fewer products."""
+    return float(rates.need("attention.narrow").value ** max(log(128 / head_dim, 2), 0.0))
 
 
 def _evidence(own: dict[Key, Curve], ratios: int, length: int) -> str:

@@ -2,7 +2,10 @@
 
 import pytest
 
+from anychip.cost import machine
+from anychip.cost.attention import rate
 from anychip.cost.price import Prices
+from anychip.cost.rates import defaults
 from anychip.spec import load_chip
 from tests.cost.ops import op, t
 
@@ -15,3 +18,15 @@ def test_one_query_against_many_keys_takes_little_longer_than_reading_them(chip)
     priced = Prices([op(name, query, keys, keys, None, False, 0.0, False, out=query)], load_chip(chip))
     read_s = 2 * keys.nbytes / load_chip(chip).memory_bandwidth_bytes_per_s
     assert read_s < priced.body_s[0] < 2.5 * read_s
+
+
+def test_narrow_heads_are_slower_where_no_curve_tells():
+    def level(chip, head_dim):
+        return rate(machine(load_chip(chip)), "cudnn", False, True, head_dim, 4096).value
+
+    share = defaults().need("attention.narrow").value
+    assert level("b200", 64) == pytest.approx(share * level("b200", 128))
+    assert level("b200", 32) == pytest.approx(share**2 * level("b200", 128))
+    assert level("b200", 96) == pytest.approx(share**0.415 * level("b200", 128), rel=1e-3)
+    assert level("b200", 192) == level("b200", 128)
+    assert level("h100", 64) / level("h100", 128) == pytest.approx(363 / 518, rel=0.1)  # its own curve

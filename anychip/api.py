@@ -5,14 +5,16 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from anychip.errors import AnychipError, BadUse
+from anychip import units
+from anychip.errors import INTERRUPTED, AnychipError, BadUse
 from anychip.places import OnChips, Place, places_of
+from anychip.record.failure import Failure, failure_of
 from anychip.record.program import Program
-from anychip.recordings import INTERRUPTED, Argv, Say, record_all, unlike, why_own
+from anychip.recordings import Argv, Recorded, Say, record_all, unlike, why_own
 from anychip.recordings import record as record
 from anychip.spec import Chip, UnknownFigure
 
@@ -38,7 +40,8 @@ class Answer:
     on its own. reserved_bytes: the most that PyTorch's caching allocator would hold of the chip's memory; None for chips
     whose steps are compiled whole, which have no such allocator.
     fabrics: the network of each, None for one chip. stragglers: what made ranks unequal.
-    left_out: targets that there is no answer for, as `warnings` says why.
+    left_out: targets that there is no answer for, as `warnings` says why. failures: how the program failed on each, if it did; where
+    that was for want of memory before its first step, the figures are of a recording on another chip.
     wall_s: seconds spent here on record, price and total. interrupted: the program was stopped by Ctrl-C, so the
     forecasts hold only for what it had done by then.
     """
@@ -53,6 +56,7 @@ class Answer:
     fabrics: "tuple[Fabric | None, ...]" = ()
     stragglers: "Stragglers | None" = None
     left_out: tuple[str, ...] = ()
+    failures: tuple[Failure | None, ...] = ()
     wall_s: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     interrupted: bool = False
@@ -73,8 +77,20 @@ class Answer:
         """130 after Ctrl-C, the program's own where it failed, 1 where it does not fit or a target has no answer, else 0."""
         if self.interrupted:
             return INTERRUPTED
-        failed = int(self.programs[0].meta.get("exit_code") or 0)
-        return failed or int(bool(self.left_out) or any(not forecast.fits for forecast in self.forecasts))
+        failed = next((code for one in self.programs if (code := int(one.meta.get("exit_code") or 0))), 0)
+        return failed or int(self.outcome != "fine")
+
+    @property
+    def outcome(self) -> str:
+        """What the exit code means: "interrupted"; "program_failed": by itself, after some steps; "does_not_fit" on a target;
+        "left_out": a target has no answer; "fine"."""
+        if self.interrupted:
+            return "interrupted"
+        if any(failure is not None and not failure.refusal for failure in self.failures):
+            return "program_failed"
+        if not all(forecast.fits for forecast in self.forecasts):
+            return "does_not_fit"
+        return "left_out" if self.left_out else "fine"
 
 
 def load(path: str | os.PathLike[str]) -> Program:
@@ -112,16 +128,18 @@ def forecast(
     drafted = _Ahead(places, tokens_per_step, stragglers)
     if isinstance(program, Program):
         _check_ranks(program, places)
-        recorded, warnings = dict.fromkeys(places, program), unlike(program, [place.chip for place in places])
+        found = Recorded(dict.fromkeys(places, program), warnings=unlike(program, [place.chip for place in places]))
     else:
-        recorded, warnings = record_all(program, places, jobs, progress, {**options, "draft": drafted.price})
-        warnings += _never_marked(recorded.values(), options.get("step_mark"))
-    warnings += unknown
+        found = record_all(program, places, jobs, progress, {**options, "draft": drafted.price})
+        found.warnings.extend(_never_marked(found.programs.values(), options.get("step_mark")))
+    recorded, warnings = found.programs, found.warnings + unknown
     recorded_s = time.perf_counter() - began
     _check_used(recorded.values(), _title(program))
     forecasts, unknown = _as_known(recorded, lambda place: drafted.known(recorded[place], place) or _price(
         recorded[place], place, tokens_per_step, stragglers))  # fmt: skip
     places = list(forecasts)
+    # The recording that is priced may leave a little more free than the chip's allocator could.
+    forecasts |= {place: replace(forecasts[place], fits=False) for place in places if place in found.short}
     programs = [recorded[place] for place in places]
     warnings += unknown
     reserved = [_reserved_bytes(recorded[place], place.chip, one) for place, one in forecasts.items()]
@@ -142,6 +160,7 @@ def forecast(
         fabrics=tuple(place.fabric for place in places),
         stragglers=stragglers,
         left_out=tuple(place.name for place in asked if place not in forecasts),
+        failures=tuple(_how_failed(found, place) for place in places),
         wall_s={"record": recorded_s, "price": total_s - recorded_s, "total": total_s},
         warnings=tuple(dict.fromkeys(warnings)),
         interrupted=any(one.meta.get("interrupted") for one in programs),
@@ -267,18 +286,22 @@ def _reserved_bytes(program: Program, chip: Chip, forecast: "Forecast") -> int |
     return most_of(chip.memory_bytes) if most > chip.memory_bytes else most
 
 
+def _how_failed(found: Recorded, place: Place) -> Failure | None:
+    return found.short[place].how if place in found.short else failure_of(found.programs[place])
+
+
 def _failure(program: Program) -> list[str]:
     """Told with the figures where the program failed after it had taken steps."""
-    code = program.meta.get("exit_code")
-    if not code or program.meta.get("interrupted"):
+    how = failure_of(program)
+    if how is None:
         return []
-    from anychip.forecast import shortage
-    from anychip.record.steps import find_steps
-
-    failed = next((one for one in program.ranks if one.rank == program.meta.get("failed_rank")), program)
-    who = "The program" if failed is program else f"Rank {failed.rank}"
-    after = f"after {len(find_steps(failed))} steps{shortage(failed)}"
-    return [f"{who} ended with exit code {code} {after}; the figures hold for these."]
+    who = f"Rank {how.rank}" if program.world_size > 1 else "The program"
+    why = f"it was refused {how.refusal}" if how.refusal else how.error
+    at = f" at {how.place}" if how.place else ""
+    after = f"after {units.several(how.steps, 'step')}{at}" + (f": {why.rstrip('.')}" if why else "")
+    return [
+        f"{who} ended with exit code {how.exit_code} {after}; the figures hold for {'that' if how.steps == 1 else 'these'}."
+    ]
 
 
 def _price(program: Program, place: Place, tokens_per_step: int | None, stragglers: "Stragglers") -> "Forecast":

@@ -9,11 +9,13 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from anychip import __version__, chips
 from anychip.audit import command as audit_command
@@ -21,6 +23,9 @@ from anychip.errors import AnychipError, BadUse, ProgramFailed
 from anychip.measure import command as measure_command
 from anychip.port import command as port_command
 from anychip.whole import check_writable, write, written
+
+if TYPE_CHECKING:
+    from anychip.api import Answer
 
 CARE = (
     "forecast runs your program, with your rights: whatever it writes, deletes or sends, it does. The chip is "
@@ -161,7 +166,7 @@ def forecast(args: argparse.Namespace) -> int:
     from anychip import api, report
     from anychip.report.progress import Progress
 
-    with Progress(quiet=args.quiet) as progress, _misplaced_options_named(args, argv):
+    with _told_in_json(args, argv), Progress(quiet=args.quiet) as progress, _misplaced_options_named(args, argv):
         answer = api.forecast(
             api.load(args.load) if args.load else argv,
             on=args.on,
@@ -197,7 +202,35 @@ def forecast(args: argparse.Namespace) -> int:
     with written(args.memory_snapshot):
         if args.memory_snapshot:
             report.write_memory_snapshots(answer, args.memory_snapshot)
+    if why := _why(answer):
+        print(f"anychip: exit code {answer.exit_code}: {why}.", file=sys.stderr)
     return answer.exit_code
+
+
+def _why(answer: "Answer") -> str:
+    """What an exit code other than 0 means, so that bad news is not taken for the program's own failure, nor the other way round."""
+    if answer.interrupted or answer.outcome == "fine":
+        return ""
+    if answer.outcome == "program_failed":
+        return "the program's own, as it failed after what the figures are of"
+    lacking = [name for name, one in zip(answer.names, answer.forecasts, strict=True) if not one.fits]
+    parts = [f"it does not fit on {', '.join(lacking)}"] if lacking else []
+    return "; ".join(parts + ([f"no answer for {', '.join(answer.left_out)}"] if answer.left_out else []))
+
+
+@contextlib.contextmanager
+def _told_in_json(args: argparse.Namespace, argv: Sequence[str]) -> Iterator[None]:
+    """A program that failed before there was anything to forecast is an answer, too: no older one is left in its place."""
+    try:
+        yield
+    except ProgramFailed as error:
+        from anychip.report import no_answer
+
+        with written(args.json):
+            if args.json:
+                found = no_answer(shlex.join(argv) or args.load, args.on, error)
+                write(args.json, json.dumps(found, indent=2))
+        raise
 
 
 def _program(args: argparse.Namespace) -> list[str]:
@@ -231,7 +264,7 @@ def _misplaced_options_named(args: argparse.Namespace, argv: list[str]) -> Itera
         # What parses arguments ends with 2, or with an error that tells the one it does not know.
         if ours and (error.exit_code == 2 or any(word.partition("=")[0] in error.said for word in ours)):
             words = f"{error}\n{', '.join(ours)} stood behind {argv[0]} and so went to it: anychip's own options come first."
-            raise ProgramFailed(words, error.exit_code, error.said) from error
+            raise ProgramFailed(words, error.exit_code, error.said, error.how) from error
         raise
 
 
@@ -295,6 +328,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except AnychipError as error:
         print(f"anychip: {type(error).__name__}: {error}", file=sys.stderr)
+        if isinstance(error, ProgramFailed) and error.is_short:
+            print(f"anychip: exit code {error.exit_code}: it does not fit.", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("anychip: interrupted.", file=sys.stderr)

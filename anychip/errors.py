@@ -16,8 +16,13 @@ AnychipError            something the user can mend; the text says what, where, 
 """
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anychip.record.failure import Failure
 
 ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Deadlock)\b")  # how a line of Python's begins that tells an error
+INTERRUPTED = 130  # exit code after Ctrl-C
 OUT_OF_MEMORY = "OutOfMemoryError"  # as torch calls it
 
 
@@ -62,11 +67,17 @@ class BadProgramFile(AnychipError):
 
 
 class ProgramFailed(AnychipError):
-    """The user's program failed: `exit_code` is the program's own. said: the error that ended it, where that is known."""
+    """The user's program failed: `exit_code` is the program's own. said: the error that ended it, and how: all that is known
+    of it, where anything is."""
 
-    def __init__(self, message: str, exit_code: int, said: str = "") -> None:
+    def __init__(self, message: str, exit_code: int, said: str = "", how: "Failure | None" = None) -> None:
         super().__init__(message)
-        self.exit_code, self.said = exit_code, said
+        self.exit_code, self.said, self.how = exit_code, said, how
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it is memory that the chip has too little of."""
+        return error_line(str(self)).startswith(OUT_OF_MEMORY)
 
 
 class UnsupportedProgram(AnychipError):

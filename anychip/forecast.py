@@ -39,7 +39,7 @@ from anychip.record.reads import Read, reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
 from anychip.spec.validated import DENSE, EXPERTS, OTHER, OWN_PRODUCTS, Compared, end_to_end, errors
-from anychip.timeline.memory import memory, refused, suffices
+from anychip.timeline.memory import memory, suffices
 from anychip.timeline.price import Timeline, price
 
 __all__ = ["Forecast", "TopOp", "Window", "forecast", "shape_text"]
@@ -277,12 +277,6 @@ def by_bytes_alone(*programs: Program) -> tuple[str, ...]:
         shown = ", ".join(sorted(others)[:8]) + (", ..." if len(others) > 8 else "")
         found.append(f"Priced by bytes alone, for want of a formula: {shown}.")
     return tuple(found)
-
-
-def shortage(program: Program) -> str:
-    """Behind how a program ended: what it was refused, if that was why."""
-    wanted, of_bytes = refused(program)
-    return f": it was refused {units.memory(wanted)} more of {units.memory(of_bytes)}" if of_bytes else ""
 
 
 def _per_s(count: float | None, seconds: float) -> float | None:

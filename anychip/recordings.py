@@ -8,16 +8,15 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 from anychip.argv import check
-from anychip.errors import OUT_OF_MEMORY, BadUse, ProgramFailed, error_line
+from anychip.errors import INTERRUPTED, BadUse, ProgramFailed, error_line
 from anychip.places import Place, places_of
 from anychip.record.program import Program, Question
 from anychip.spec import Chip
-
-INTERRUPTED = 130  # exit code after Ctrl-C
 
 Say = Callable[[str], None]
 Argv = str | os.PathLike[str] | Sequence[str]
@@ -112,11 +111,22 @@ def argv_of(program: Argv, module: bool) -> list[str]:
     return argv
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """programs: the recording of each place that there is one for. short: places where the program ran out of memory before its first
+    step, and how; their recording is that of a chip with more, as it tells what the program would have needed. warnings: what to
+    say of these, and of places on which the program fails."""
+
+    programs: dict[Place, Program]
+    short: dict[Place, ProgramFailed] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
 def record_all(
     program: Argv, places: Sequence[Place], jobs: int, progress: Say, options: Mapping[str, Any]
-) -> tuple[dict[Place, Program], list[str]]:
+) -> Recorded:
     """For each number of chips, one apart from none given, one recording for all chips that would have answered alike, and one
-    more for each that would not; and what to say of places on which the program fails. What it prints is shown of the first.
+    more for each that would not. What it prints is shown of the first.
 
     options: keyword arguments of `record`. Raises ProgramFailed where the program fails everywhere or is interrupted before
     its first step; what ends it later also ends what else was to be recorded.
@@ -153,8 +163,24 @@ def record_all(
                 failed[place] = one
     if not found:
         (place, error), *more = failed.items()
-        raise ProgramFailed(f"{error}{_hint(place, error.said)}{_also(dict(more))}", error.exit_code, error.said)
-    return {place: found[place] for place in places if place in found}, _left_out(found, failed)
+        text = f"{error}{_hint(place, error.said)}{_also(dict(more))}"
+        raise ProgramFailed(text, error.exit_code, error.said, error.how)
+    lent = {place: other for place, error in failed.items() if error.is_short and (other := _like(place, found))}
+    found |= {place: found[other] for place, other in lent.items()}
+    short = {place: failed.pop(place) for place in lent}
+    told = [f"{place}: {_refusal(error)}; its figures are of what the program does on {lent[place]}."
+            for place, error in short.items()]  # fmt: skip
+    return Recorded({place: found[place] for place in places if place in found}, short, told + _left_out(found, failed))
+
+
+def _like(place: Place, found: Iterable[Place]) -> Place | None:
+    """The first that there is a recording for of as many ranks."""
+    return next((other for other in found if (other.num_chips, other.is_job) == (place.num_chips, place.is_job)), None)
+
+
+def _refusal(error: ProgramFailed) -> str:
+    """What a program was refused, and where: the line that says so, without the error's name."""
+    return error_line(str(error)).partition(": ")[2]
 
 
 def _record_chips(
@@ -163,7 +189,7 @@ def _record_chips(
     """By chip one recording for the first and for all that would have answered alike, one more for each that would not, or
     how the program failed there. Where it fails alike on two chips it is taken to do so on all, unless it is memory that they
     have too little of."""
-    from anychip.device.answers import differing
+    from anychip.device.answers import differing, may_refuse
 
     count = options.get("num_chips", 1)
     found: dict[str, Program | ProgramFailed] = {}
@@ -174,7 +200,7 @@ def _record_chips(
         if isinstance(first, Program):
             break
         why = error_line(str(first))
-        alike = not why.startswith(OUT_OF_MEMORY) and any(why == error_line(str(other)) for other in found.values())
+        alike = not first.is_short and any(why == error_line(str(other)) for other in found.values())
         found[left.pop(0).id] = first
         if alike or first.exit_code == INTERRUPTED:
             return found | {chip.id: first for chip in left}
@@ -184,10 +210,15 @@ def _record_chips(
     ran = f" of {len(first.ranks)} distinct rank{'s' * bool(first.others)} of {count:,}" if count > 1 else ""
     events = sum(len(rank.tape) for rank in first.ranks)
     progress(f"recorded {events:,} events, {len(first.ops):,} distinct operations{ran}")
-    again = {chip.id: chip for chip in left[1:] if differing(first, chip)} if not first.meta.get("interrupted") else {}
-    for chip in again.values():
-        question = differing(first, chip)[0]
-        progress(f"recording again on {chip.id}: it answers {question.name} otherwise ({_line(question)})")
+    why_again: dict[str, str] = {}
+    for chip in left[1:] if not first.meta.get("interrupted") else ():
+        if questions := differing(first, chip):
+            why_again[chip.id] = f"it answers {questions[0].name} otherwise ({_line(questions[0])})"
+        elif may_refuse(chip, first):
+            why_again[chip.id] = "it has less memory than the program took"
+    again = {chip.id: chip for chip in left if chip.id in why_again}
+    for name, text in why_again.items():
+        progress(f"recording again on {name}: {text}")
     shown = {**options, "show_output": False, "draft": None}
     ran_again = _side_by_side(jobs, [partial(_recorded, program, chip, shown) for chip in again.values()])
     never = ProgramFailed("it was interrupted before it ran there", INTERRUPTED)

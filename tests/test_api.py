@@ -143,7 +143,11 @@ def test_each_chip_that_is_short_of_memory_is_told_and_none_is_spared(calls, mon
 
     monkeypatch.setattr(launch, "record", record)
     on = ["h100", "h800", "a100-40gb"]
-    assert api.forecast(__file__, on=[*on, "mi300x"]).names == ("mi300x",)
+    answer = api.forecast(__file__, on=[*on, "mi300x"])
+    assert answer.names == (*on, "mi300x")
+    assert [forecast.fits for forecast in answer.forecasts] == [False, False, False, True]
+    assert answer.left_out == ()
+    assert [text.partition(":")[0] for text in answer.warnings][:3] == [*short]
     with pytest.raises(ProgramFailed) as failed:
         api.forecast(__file__, on=on)
     assert str(failed.value).splitlines()[-2:] == [
@@ -154,7 +158,7 @@ def test_each_chip_that_is_short_of_memory_is_told_and_none_is_spared(calls, mon
 
 @pytest.mark.parametrize(("line", "hint"), [
     ("os.environ['LOCAL_RANK']", r"several ranks\? Then: --on nvidia-h100-sxm:8"),
-    ("os.environ.get('LOCAL_RANK', 0) / 0", r"is above\.$"),
+    ("os.environ.get('LOCAL_RANK', 0) / 0", r"division by zero \(train\.py:3\)$"),
 ])  # fmt: skip
 def test_a_program_that_fails_for_want_of_its_rank_is_told_how_to_have_one(line, hint, tmp_path):
     path = tmp_path / "train.py"

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "report": {"errors", "units", "spec", "record", "cost", "timeline", "figures", "forecast", "cluster", "api", "memory", "whole"},
     "places": {"errors", "targets", "spec", "network", "job"},
     "recordings": {"argv", "errors", "places", "spec", "record", "device"},
-    "api": {"errors", "places", "recordings", "spec", "record", "forecast", "job", "network", "cluster", "memory"},
+    "api": {"errors", "units", "places", "recordings", "spec", "record", "forecast", "job", "network", "cluster", "memory"},
     "port": {"errors", "units", "spec", "source", "whole"},
     "measure": {"errors", "units", "spec", "record", "cost", "whole"},
     "chips": {"spec", "report", "whole"},

@@ -205,12 +205,13 @@ def test_a_program_that_raises_before_a_step_shows_its_own_traceback_and_one_lin
     done = forecast("--quiet", TRAIN, "--raise-at", "0")
     assert done.returncode == 1
     assert done.out == ""
-    *lines, ours = done.err.splitlines()
+    *lines, ours, why = done.err.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert "train_small.py" in lines[1]
     assert lines[-1] == "ValueError: nothing left at step 0"
     assert ours.startswith("anychip: ")
-    assert "exit code 1" in ours
+    assert "an exit code of its own, 1," in ours
+    assert re.fullmatch(r"ValueError: nothing left at step 0 \(train_small\.py:\d+\)", why)
 
 
 def test_the_traceback_of_a_program_has_its_frames_and_those_of_torch(tmp_path):
@@ -243,13 +244,14 @@ def test_what_filled_the_memory_is_told_where_no_step_was_complete(on, who):
     done = forecast("--quiet", PROGRAMS / "short_of_memory.py", "20", on=(on,))
     assert done.returncode == 1
     told = done.err.partition("\nOutOfMemoryError: ")[2].splitlines()
-    assert told[0] == f"{who} was refused 1.00 GiB more of 79.1 GiB"
+    assert told[0] == f"{who} was refused 1.00 GiB more of 79.1 GiB, at short_of_memory.py:22"
     held = dict(re.findall(r"^  (\w+) +([\d.]+) GiB$", "\n".join(told), re.MULTILINE))
     # 20 layers of 1 GiB and as much of gradients; of two moments each for 19 of them there is room, and for none more
     assert float(held["parameters"]) == pytest.approx(20, abs=0.5)
     assert float(held["gradients"]) == pytest.approx(20, abs=0.5)
     assert 37 <= float(held["optimizer"]) <= 39
-    assert f"--on LARGER{on[4:]} --on nvidia-h100-sxm{on[4:]}" in told[-1]
+    assert f"--on LARGER{on[4:]} --on nvidia-h100-sxm{on[4:]}" in told[-2]
+    assert told[-1] == "anychip: exit code 1: it does not fit."
 
 
 def test_of_several_counts_one_that_does_not_suffice_is_left_out_for_what_it_lacks():
@@ -267,9 +269,53 @@ def test_a_program_that_ran_out_of_memory_after_some_steps_does_not_fit(tmp_path
     assert (done.returncode, found["fits"]) == (1, False)
     assert found["peak_memory_bytes"] < found["memory_bytes"]
     assert any(
-        "after 2 steps: it was refused 4.00 GiB more of 79.1 GiB" in one
+        "after 2 steps at short_of_memory.py:21: it was refused 4.00 GiB more of 79.1 GiB" in one
         for one in json.loads((tmp_path / "short.json").read_text())["warnings"]
     )
+
+
+@pytest.mark.parametrize("asks", [(), ("asks",)])
+def test_a_chip_with_too_little_memory_has_its_column_in_either_order(asks, tmp_path):
+    """It was left out where it came first, and where the program had asked it for its name."""
+    columns = {}
+    for on in (("l4", "h100"), ("h100", "l4")):
+        done = forecast("--json", tmp_path / "both.json", PROGRAMS / "short_of_memory.py", "6", "1", *asks, on=on)
+        found = json.loads((tmp_path / "both.json").read_text())
+        assert (done.returncode, found["outcome"], found["left_out"]) == (1, "does_not_fit", [])
+        assert done.err.splitlines()[-1] == "anychip: exit code 1: it does not fit on l4."
+        told = "nvidia-l4: the program was refused 1.00 GiB more of 22.0 GiB, at short_of_memory.py:22; its figures are of what the program does on nvidia-h100-sxm."
+        assert told in found["warnings"]
+        columns[on] = {one["asked"]: one for one in found["targets"]}
+    first, second = columns.values()
+    assert first == second
+    assert (first["l4"]["fits"], first["h100"]["fits"]) == (False, True)
+    failure = first["l4"]["failure"]
+    assert (failure["steps"], failure["refused_bytes"], failure["line"]) == (0, 1 << 30, 22)
+
+
+def test_a_program_that_makes_do_with_less_memory_is_recorded_on_each_chip(tmp_path):
+    """In one order the smaller chip was said not to fit, in the other both took the smaller batch."""
+    program = tmp_path / "adapts.py"
+    program.write_text(
+        "import torch\n"
+        "model, size = torch.nn.Linear(1024, 1024).cuda(), 1 << 24\n"
+        "while True:\n"
+        "    try:\n"
+        "        x = torch.empty(size, 1024, device='cuda')\n"
+        "        break\n"
+        "    except torch.OutOfMemoryError:\n"
+        "        size //= 2\n"
+        "optimizer = torch.optim.SGD(model.parameters(), 1e-3)\n"
+        "for _ in range(3):\n"
+        "    model(x[:1024]).sum().backward()\n"
+        "    optimizer.step()\n"
+    )
+    for on in (("l4", "h100"), ("h100", "l4")):
+        done = forecast("--quiet", "--json", tmp_path / "both.json", program, on=on)
+        found = {one["asked"]: one for one in json.loads((tmp_path / "both.json").read_text())["targets"]}
+        assert done.returncode == 0
+        assert 16 < found["l4"]["peak_memory_bytes"] / 2**30 < 17
+        assert 64 < found["h100"]["peak_memory_bytes"] / 2**30 < 65
 
 
 @pytest.mark.parametrize("on", ["h100", "h100:2"])
@@ -301,7 +347,26 @@ def test_a_program_that_raises_after_steps_is_priced_and_its_exit_code_kept():
     assert done.returncode == 1
     assert "ValueError: nothing left at step 2" in done.err
     assert "step time" in done.out
-    assert "ended with exit code 1 after 2 steps" in " ".join(done.out.split())
+    told = r"ended with exit code 1 after 2 steps at train_small\.py:\d+: ValueError: nothing left at step 2; the figures hold"
+    assert re.search(told, " ".join(done.out.split()))
+    assert done.err.splitlines()[-1].startswith("anychip: exit code 1: the program's own")
+
+
+def test_what_an_exit_code_means_is_in_the_json(tmp_path):
+    """It was 1 for a program that failed and for one that does not fit; before a first step there was no file."""
+    found = tmp_path / "found.json"
+    for at, steps, on in (("0", 0, "h100"), ("2", 2, "h100"), ("2", 2, "h100:2")):
+        done = forecast("--quiet", "--json", found, TRAIN, "--raise-at", at, on=(on,))
+        told = json.loads(found.read_text())
+        assert (done.returncode, told["outcome"], told["exit_code"]) == (1, "program_failed", 1)
+        failure = told["failure"]
+        assert (failure["error"], failure["steps"]) == (f"ValueError: nothing left at step {at}", steps)
+        assert (failure["rank"], failure["file"], failure["refused_bytes"]) == (0, str(TRAIN), 0)
+        assert len(told["targets"]) == (steps > 0)
+    done = forecast("--quiet", "--json", found, PROGRAMS / "short_of_memory.py", "20")
+    told = json.loads(found.read_text())
+    assert (told["outcome"], told["targets"], told["left_out"]) == ("does_not_fit", [], ["h100"])
+    assert told["failure"]["refused_bytes"] == 1 << 30
 
 
 @pytest.mark.parametrize("code", [0, 3])

@@ -22,7 +22,8 @@ from anychip.device.mailbox import Mailbox, appear
 from anychip.device.stages import Stages
 from anychip.errors import UnsupportedProgram, UnsupportedTorch
 from anychip.network import Fabric
-from anychip.record import Program
+from anychip.record import Place, Program
+from anychip.record.recorder import failed_place
 from anychip.spec import load_chip
 from anychip.units import several
 
@@ -41,6 +42,7 @@ class Session:
         self.hooks: Any = None
         self.saved = False
         self.failure = ""  # the error that ended the program
+        self.failed_at: Place | None = None  # its line of the program
         self.short_of_memory = False  # the program ended because the chip's memory did not suffice
         self.rank: int | None = None  # of a job, once this process is one of its ranks
 
@@ -83,6 +85,8 @@ class Session:
             meta["refused"] = {"bytes": self.runtime.refused_bytes, "of_bytes": self.runtime.chip.memory_bytes}
         if self.failure:
             meta["failure"] = self.failure
+        if self.failed_at is not None:
+            meta["failed_at"] = [self.failed_at.file, self.failed_at.line]
         if not exit_code and not meta.get("stopped"):
             self._tell_what_may_have_ended_it()
         program = self.runtime.recorder.program({
@@ -235,23 +239,28 @@ class Session:
         except SystemExit as end:
             if end.code:
                 self._unfold()
+                self._failed(end, "" if isinstance(end.code, int) else f"SystemExit: {end.code}")
             return exit_status(end)
         except KeyboardInterrupt:
             self.save(130, interrupted=True)
             return 130
         except UnsupportedProgram as error:
             print(f"anychip: {error}", file=sys.stderr)
-            self.failure = str(error)
+            self._failed(error, str(error))
             return error.exit_code
         except BaseException as error:
             self._unfold()
             print_program_traceback()
-            from torch import OutOfMemoryError
-
-            self.failure = f"{type(error).__name__}: {error}"
-            self.short_of_memory = any(isinstance(one, OutOfMemoryError) for one in causes_of(error))
+            self._failed(error, f"{type(error).__name__}: {error}")
             return 1
         return 0
+
+    def _failed(self, error: BaseException, said: str) -> None:
+        """Keep how the program ended: also one that catches its errors and exits may be short of memory."""
+        from torch import OutOfMemoryError
+
+        self.failure, self.failed_at = said, failed_place(error)
+        self.short_of_memory = any(isinstance(one, OutOfMemoryError) for one in causes_of(error))
 
     def _unfold(self) -> None:
         """A failure may come of what a folded call left out."""

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from anychip.record import Program, Question
+import numpy as np
+
+from anychip.record import Kind, Program, Question
 from anychip.spec import Chip
 
 MIB = 1 << 20
@@ -38,6 +40,20 @@ def answer(chip: Chip, name: str) -> Any:
 def differing(program: Program, chip: Chip) -> list[Question]:
     """The questions of a recording that this chip would have answered otherwise."""
     return [question for question in program.questions if answer(chip, question.name) != question.answer]
+
+
+def may_refuse(chip: Chip, program: Program) -> bool:
+    """Whether a program might have been refused memory on this chip, which it was not where it was recorded. (What a compiler's
+    kernels never write is counted, so that one which asks for so much runs again and is seen to fit.)"""
+    return any(most_live_bytes(rank) > chip.memory_bytes for rank in program.ranks)
+
+
+def most_live_bytes(program: Program) -> int:
+    """The most that was live at once, as recorded."""
+    kinds, payloads = program.kinds, program.payloads
+    at = np.flatnonzero((kinds == Kind.ALLOC) | (kinds == Kind.FREE))
+    sizes = program.block_bytes[payloads[at]]
+    return int(np.cumsum(np.where(kinds[at] == Kind.ALLOC, sizes, -sizes)).max(initial=0))
 
 
 def is_asked_in_vain(name: str) -> bool:

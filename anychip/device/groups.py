@@ -115,7 +115,7 @@ def _mesh_group(mesh: Any, dim: int) -> Any:
     """A mesh dimension's process group; None for meshes that have none (or where this rank is outside)."""
     try:
         return mesh.get_group(dim)
-    except (RuntimeError, AssertionError, KeyError, ValueError):
+    except (RuntimeError, AssertionError, KeyError, ValueError, IndexError):
         return None
 
 

@@ -385,26 +385,37 @@ class Job:
             one is other and mine == theirs for (one, mine), (other, theirs) in zip(found, self.drafted, strict=True)
         )
 
-    def _assembled(self, programs: dict[int, Program], members: dict[int, list[int]]) -> tuple[int, Program]:
+    def _assembled(self, programs: dict[int, Program], members: dict[int, list[int]]) -> tuple[int, Program | None]:
+        failed = next((rank for rank, status in self.codes.items() if status), None)
+        if failed:
+            self._show_log(failed)
+        if failed is not None and failed not in programs and not self.interrupted:
+            return self.codes[failed], None  # it was killed: nothing tells how far it came
+        if failed is not None and failed not in members and failed in programs:
+            # It did as others until it failed, and speaks for itself.
+            members = {owner: [rank for rank in ranks if rank != failed] for owner, ranks in members.items()}
+            members[failed] = [failed]
         first = _joined(programs, members)
         played = self.middle.played if self.middle is not None else []
         first.meta["ranks_run"] = sorted(programs.keys() - set(played))
         if self.interrupted:
             first.meta["interrupted"] = True
         code = self._failed()
-        if code and not first.meta.get("exit_code"):
+        if code:
             first.meta["exit_code"] = code
         if code and self.hang:
             first.meta["hang"] = self.hang
-        failed = next((rank for rank, status in self.codes.items() if status), None)
-        if failed:
+        if failed is not None:
             first.meta["failed_rank"] = failed
-            log = self.folder / f"rank-{failed}.log"
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-            # What an error was caused by stands above it, often far.
-            causes = [line for line in lines[:-LAST_LINES] if ERROR.match(line)][-LAST_CAUSES:]
-            print("\n".join([f"anychip: rank {failed} failed:", *causes, *lines[-LAST_LINES:]]), file=sys.stderr)
         return code, first
+
+    def _show_log(self, failed: int) -> None:
+        """What a rank other than 0, which is heard anyway, said last."""
+        log = self.folder / f"rank-{failed}.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+        # What an error was caused by stands above it, often far.
+        causes = [line for line in lines[:-LAST_LINES] if ERROR.match(line)][-LAST_CAUSES:]
+        print("\n".join([f"anychip: rank {failed} failed:", *causes, *lines[-LAST_LINES:]]), file=sys.stderr)
 
 
 def _joined(programs: dict[int, Program], members: dict[int, list[int]]) -> Program:

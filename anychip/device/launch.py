@@ -17,10 +17,10 @@ from typing import Any
 
 from anychip import units
 from anychip.errors import OUT_OF_MEMORY, AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
-from anychip.record import Mark, Program
-from anychip.record.steps import Marks, find_steps
+from anychip.record import Program
+from anychip.record.failure import Failure, failure_of, refused
 from anychip.spec import Chip
-from anychip.timeline.memory import memory, refused
+from anychip.timeline.memory import memory
 
 TORCH_UNFIT = 70  # exit status by which the child says that this torch cannot carry the device
 LOW_BYTE = 256
@@ -193,8 +193,10 @@ def _held(program: Program) -> Iterator[str]:
     found = memory(short)
     many = f":{program.world_size}" if program.world_size > 1 else ""
     who = f"rank {short.rank}" if many else "the program"
+    failure = failure_of(program)
+    at = f", at {failure.place}" if failure is not None and failure.place else ""
     least = CRUMB * found.peak_bytes
-    yield f"{OUT_OF_MEMORY}: {who} was refused {units.memory(wanted)} more of {units.memory(of_bytes)}"
+    yield f"{OUT_OF_MEMORY}: {who} was refused {units.memory(wanted)} more of {units.memory(of_bytes)}{at}"
     yield "memory at peak, before that"
     for name, nbytes in found.by_kind.items():
         if nbytes > least:
@@ -238,17 +240,20 @@ def _result(
         program = Program.load(out)
     if interrupted:
         program.meta["interrupted"] = True
-    # Some programs begin with a backward of one number, around a fault of some system: that is no step of what failed later.
-    optimized = Mark.OPTIMIZER_END in Marks(program).what
-    stepped = any(step.kind == "train" and (step.forwards or optimized) for step in find_steps(program))
-    if program.meta.get("exit_code") and not stepped and not interrupted:
+    how = failure_of(program)
+    if how is not None and not how.steps:
         if program.meta.get("hang"):
             raise Deadlock(f"{name}: the job would hang before its first step is complete: {program.meta['hang']}")
         raise ProgramFailed(
-            f"{name} failed with exit code {program.meta['exit_code']} before its first step was complete; "
-            f"its own message is above.\n{errors}".rstrip()
-            + "".join(f"\n{line}" for line in _held(program)),
-            int(program.meta["exit_code"]),
-            str(program.meta.get("failure", "")),
-        )
+            f"{name} failed with an exit code of its own, {how.exit_code}, before its first step was complete; "
+            f"its own message is above.\n{errors}".rstrip() + "".join(f"\n{line}" for line in (*_what(how, program), *_held(program))),
+            how.exit_code, str(program.meta.get("failure", "")), how,
+        )  # fmt: skip
     return program
+
+
+def _what(how: Failure, program: Program) -> Iterator[str]:
+    """Which error it was, of which rank, at which line of the program; of one short of memory `_held` tells more."""
+    where = ", ".join(text for text in (f"rank {how.rank}" if program.world_size > 1 else "", how.place) if text)
+    if (how.error or where) and not how.of_bytes:
+        yield (how.error or f"exit code {how.exit_code}") + (f" ({where})" if where else "")

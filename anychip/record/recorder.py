@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,18 @@ def user_place() -> Place:
     if frame is None:
         return Place("?", 0, "?")
     return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+def failed_place(error: BaseException) -> Place | None:
+    """The innermost line of the program's own, no library's, that an error went through."""
+    found = None
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not code.co_filename.startswith((PACKAGE, "<")) and not _library(code.co_filename):
+            found = Place(code.co_filename, trace.tb_lineno, code.co_name)
+        trace = trace.tb_next
+    return found
 
 
 _is_library: dict[str, bool] = {}

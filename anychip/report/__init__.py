@@ -3,13 +3,13 @@
 import os
 from typing import TYPE_CHECKING
 
-from anychip.report.as_json import to_json
+from anychip.report.as_json import no_answer, to_json
 from anychip.report.files import with_name, write_whole
 
 if TYPE_CHECKING:
     from anychip.api import Answer
 
-__all__ = ["show", "to_json", "write_memory_snapshots", "write_traces", "write_whole"]
+__all__ = ["no_answer", "show", "to_json", "write_memory_snapshots", "write_traces", "write_whole"]
 
 
 def show(answer: "Answer") -> None:

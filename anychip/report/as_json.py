@@ -1,11 +1,16 @@
 """The answer as JSON, schema 1: additions keep the number, anything else raises it. Plain SI units; null is unknown."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from anychip.errors import INTERRUPTED
+
 if TYPE_CHECKING:
     from anychip.api import Answer
+    from anychip.errors import ProgramFailed
     from anychip.forecast import Forecast
+    from anychip.record.failure import Failure
 
 SCHEMA = 1
 TARGET_FIELDS = (
@@ -31,7 +36,26 @@ def to_json(answer: "Answer") -> dict[str, Any]:
         "warnings": list(answer.warnings),
         "interrupted": answer.interrupted,
         "stragglers": asdict(answer.stragglers) if answer.stragglers is not None else None,
+        "outcome": answer.outcome,
+        "exit_code": answer.exit_code,
+        "left_out": list(answer.left_out),
+        "failure": next((_failure(one) for one in answer.failures if one is not None), None),
     }
+
+
+def no_answer(program: str, asked: Sequence[str], error: "ProgramFailed") -> dict[str, Any]:
+    """The same keys where the program failed on every target before its first step was complete."""
+    interrupted = error.exit_code == INTERRUPTED
+    return {
+        "schema": SCHEMA, "program": program, "targets": [], "num_ops": 0, "distinct_ranks": 0, "steps": 0, "wall_s": {},
+        "warnings": [str(error)], "interrupted": interrupted, "stragglers": None,
+        "outcome": "interrupted" if interrupted else "does_not_fit" if error.is_short else "program_failed",
+        "exit_code": error.exit_code, "left_out": list(asked), "failure": _failure(error.how),
+    }  # fmt: skip
+
+
+def _failure(failure: "Failure | None") -> dict[str, Any] | None:
+    return asdict(failure) if failure is not None else None
 
 
 def _target(answer: "Answer", index: int) -> dict[str, Any]:
@@ -40,6 +64,7 @@ def _target(answer: "Answer", index: int) -> dict[str, Any]:
         **{field: getattr(forecast, field) for field in TARGET_FIELDS},
         **{field: dict(getattr(forecast, field)) for field in TARGET_TABLES},
         "asked": answer.names[index],
+        "failure": _failure(answer.failures[index]) if answer.failures else None,
         "reserved_memory_bytes": answer.reserved_bytes[index],
         "own_recording": list(answer.own_recordings[index]),
         "compared": forecast.compared._asdict() if forecast.compared is not None else None,

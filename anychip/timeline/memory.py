@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anychip.record import Kind, Mark, Program
+from anychip.record.failure import refused
 from anychip.record.steps import Marks, Phase, find_steps
 from anychip.timeline.modules import memory_by_module
 
@@ -38,12 +39,6 @@ class Lives:
     born: npt.NDArray[np.int64]
     died: npt.NDArray[np.int64]
     block: npt.NDArray[np.int64]
-
-
-def refused(program: Program) -> tuple[int, int]:
-    """(bytes that the program ended for want of, what its chip had in all); (0, 0) where it did not."""
-    found = program.meta.get("refused") or {"bytes": 0, "of_bytes": 0}
-    return int(found["bytes"]), int(found["of_bytes"])
 
 
 def suffices(memory_bytes: int, program: Program, peak_bytes: int) -> bool:

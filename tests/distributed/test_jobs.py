@@ -427,3 +427,49 @@ def test_a_receive_from_any_rank_hears_from_each_in_turn() -> None:
         one for one in simulate(program, chip, Fabric.of(chip, 4, None), node_chips=8).ranks if one.rank == 0
     ]
     assert Counter(call.peer for call in receiver.calls.values() if call.kind == "recv") == {1: 1, 2: 1, 3: 1}
+
+
+def mesh_of_three(tmp_path: Path, after: str = "") -> Path:
+    """Ranks in a mesh that leaves out what does not divide by three, trained by a group of it."""
+    script = tmp_path / "mesh.py"
+    script.write_text(
+        "import torch, torch.distributed as dist\n"
+        "from torch.distributed.device_mesh import init_device_mesh\n"
+        "dist.init_process_group('nccl')\n"
+        "torch.cuda.set_device(dist.get_rank())\n"
+        "mesh = init_device_mesh('cuda', (dist.get_world_size() // 3, 3), mesh_dim_names=('dp', 'tp'))\n"
+        "model = torch.nn.Linear(64, 64).cuda()\n"
+        "optimizer = torch.optim.SGD(model.parameters(), 1e-3)\n"
+        "for step in range(3):\n"
+        f"    {after}\n"
+        "    model(torch.ones(8, 64, device='cuda')).sum().backward()\n"
+        "    for p in model.parameters(): dist.all_reduce(p.grad)\n"
+        "    optimizer.step()\n"
+    )
+    return script
+
+
+def test_a_rank_outside_of_the_mesh_may_train(tmp_path: Path) -> None:
+    """Asking which dimension its group is of made it fail."""
+    program = record([str(mesh_of_three(tmp_path))], load_chip("h100"), world_size=8, devices=8, show_output=False)
+    assert program.meta["exit_code"] == 0
+
+
+def test_a_rank_that_fails_before_it_trains_leaves_no_figures_of_the_others(tmp_path: Path) -> None:
+    """They were said to hold, for the steps that rank 0 took."""
+    script = mesh_of_three(tmp_path, after="mesh.get_group('tp')")
+    with pytest.raises(ProgramFailed) as failed:
+        record([str(script)], load_chip("h100"), world_size=8, devices=8, show_output=False)
+    assert str(failed.value).splitlines()[-1] == "IndexError: list index out of range (rank 7, mesh.py:9)"
+    assert failed.value.how is not None
+    assert (failed.value.how.rank, failed.value.how.steps, failed.value.exit_code) == (7, 0, 1)
+
+
+def test_a_rank_that_fails_after_some_steps_is_told_with_them(tmp_path: Path) -> None:
+    script = mesh_of_three(tmp_path, after="if dist.get_rank() == 5 and step == 2: raise ValueError('no data')")
+    answer = forecast(str(script), on="h100:8", show_output=False)
+    (told,) = [text for text in answer.warnings if "exit code" in text]
+    assert told == (
+        "Rank 5 ended with exit code 1 after 2 steps at mesh.py:9: ValueError: no data; the figures hold for these."
+    )
+    assert (answer.exit_code, answer.outcome) == (1, "program_failed")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from anychip import api
+from anychip import api, recordings
 from anychip.report import terminal, to_json, trace, write_memory_snapshots, write_traces
 from anychip.report.job import ran_text
 from tests.cluster.jobs import Rank, job, one_f_one_b
@@ -134,7 +134,7 @@ def test_files_are_named_by_target_and_rank(answer, tmp_path):
 
 def test_many_counts_are_a_table(monkeypatch):
     def fake(program, places, *_):
-        return {place: alike(place.num_chips) for place in places}, []
+        return recordings.Recorded({place: alike(place.num_chips) for place in places})
 
     monkeypatch.setattr(api, "record_all", fake)
     answer = api.forecast(__file__, on="h100:2..64")

@@ -168,6 +168,24 @@ def test_imbalance_makes_the_first_expert_the_fullest():
     assert "tokens per expert [16, 6, 5, 5]" in forecast("--quiet", "--imbalance", "2", PROGRAMS / "experts.py").err
 
 
+@pytest.mark.parametrize(("how", "sizes", "said"), [
+    # 4,096 tokens choose among 4: with the fullest at twice the mean 2,048, and a third of what is left for each of the others
+    ("equal", [2048, 683, 683, 683], "the first part is the fullest at masked_experts.py:18."),
+    ("hot", [1024] * 4, "without effect; a mask at masked_experts.py:19 selects an equal part each time, as it does not tell "
+                        "which part it is of."),
+    ("float", [4096] * 4, "without effect; a mask at masked_experts.py:19 selects everything each time, as it does not tell "
+                          "which part it is of."),
+])  # fmt: skip
+def test_imbalance_reaches_experts_that_are_picked_by_masks_or_says_that_it_does_not(how, sizes, said):
+    done = forecast("--quiet", "--imbalance", "2", PROGRAMS / "masked_experts.py", how)
+    assert f"tokens per expert {sizes}" in done.err
+    assert f"warning: --imbalance 2: {said}" in done.err
+
+
+def test_an_imbalance_of_what_data_do_not_split_is_told():
+    assert "--imbalance 2: without effect; no experts were found." in forecast("--quiet", "--imbalance", "2", TRAIN).err
+
+
 def test_ctrl_c_gives_what_there_is_and_130():
     process = start(PROGRAMS / "wait_forever.py")
     seen = []

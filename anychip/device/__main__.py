@@ -87,6 +87,7 @@ class Session:
             meta["failure"] = self.failure
         if self.failed_at is not None:
             meta["failed_at"] = [self.failed_at.file, self.failed_at.line]
+        self.runtime.driver.values.tell_imbalance()
         if not exit_code and not meta.get("stopped"):
             self._tell_what_may_have_ended_it()
         program = self.runtime.recorder.program({

@@ -14,12 +14,11 @@ import torch
 
 from anychip.device.kernels import Kernels, meta_of
 from anychip.device.schemas import schema_of
-from anychip.drivers.values import parts
 
 
 class Dependent:
-    def __init__(self, kernels: Kernels, imbalance: float) -> None:
-        self.kernels, self.driver, self.imbalance = kernels, kernels.driver, imbalance
+    def __init__(self, kernels: Kernels, parts: Callable[[int, int], list[int]]) -> None:
+        self.kernels, self.driver, self.parts = kernels, kernels.driver, parts
 
     @cached_property
     def _index(self) -> Callable[..., Any]:
@@ -125,7 +124,7 @@ class Dependent:
         result = self.run("aten::bincount", (tensor, weights, minlength), [((bins,), dtype)])
         if known is not None and weights is None:
             return self.tell(result, known.bincount(minlength=minlength))
-        return self.tell(result, torch.tensor(parts(tensor.numel(), bins, self.imbalance), device="cpu"))
+        return self.tell(result, torch.tensor(self.parts(tensor.numel(), bins), device="cpu"))
 
     def repeat_interleave(self, repeats: torch.Tensor, *, output_size: int | None = None) -> torch.Tensor:
         known = self.driver.values_of(repeats)

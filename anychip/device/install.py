@@ -89,7 +89,7 @@ def _complete(runtime: Any) -> None:
         {
             **Special(runtime.kernels).overrides(),
             **shapes.overrides(runtime.kernels),
-            **Dependent(runtime.kernels, runtime.imbalance).overrides(),
+            **Dependent(runtime.kernels, runtime.driver.values.parts).overrides(),
         }
     )
     _torch_tensors.probe(runtime.tensors, runtime.count)

@@ -41,7 +41,6 @@ class Runtime:
         host_measured: bool = False,
         imbalance: float = 1.0,
     ) -> None:
-        self.imbalance = imbalance
         self.chip, self.count, self.device_type, self.pid = chip, count, device_type, os.getpid()
         self.recorder = Recorder()
         self.clock = VirtualClock(self.recorder, chip)

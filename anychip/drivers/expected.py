@@ -14,13 +14,14 @@ from typing import Any
 import torch
 
 from anychip.drivers.base import Call
-from anychip.drivers.values import FILLS, INDEX_LIKE, SMALL, Values, parts
+from anychip.drivers.values import FILLS, INDEX_LIKE, SMALL, Values
+from anychip.record.recorder import user_place
 
 
 @dataclass(frozen=True)
 class Known:
     """What is known of one tensor: a share that is true, a span of integers, counts that add up, a likely element, its
-    values, the one value of all its elements; or nothing."""
+    values, the one value of all its elements; or nothing. uneven: its share is what --imbalance asks for."""
 
     share: float | None = None
     span: int | None = None
@@ -28,6 +29,7 @@ class Known:
     guess: int | None = None
     value: torch.Tensor | None = None
     uniform: float | None = None
+    uneven: bool = False
 
     def tell(self, values: Values, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -46,6 +48,8 @@ class Known:
             values.guess[address] = self.guess
         if self.share is not None:
             values.share[address] = self.share
+            values.uneven -= {address}
+            values.uneven |= {address} if self.uneven else set()
         if self.span is not None:
             values.span[address] = self.span
 
@@ -69,7 +73,8 @@ def of(values: Values, tensor: Any) -> Known:
     if not isinstance(tensor, torch.Tensor) or tensor.device.type in ("cpu", "meta"):
         return NOTHING
     address = tensor.untyped_storage().data_ptr()
-    return Known(values.share.get(address), values.span.get(address), guess=values.guess.get(address))
+    uneven = address in values.uneven
+    return Known(values.share.get(address), values.span.get(address), guess=values.guess.get(address), uneven=uneven)
 
 
 def certain(values: Values, value: Any) -> float | None:
@@ -184,12 +189,19 @@ def _random_index(values: Values, call: Call) -> list[Known]:
 
 @expected("eq")
 def _equals(values: Values, call: Call) -> list[Known]:
-    """Equal to one of `span` integers: one in span is. A mask that is compared with false is negated."""
+    """Equal to one of `span` integers: one in span is; with an imbalance more are the first. A mask that is compared with false is
+    negated."""
     if call.args[0].dtype == torch.bool and not isinstance(call.args[1], torch.Tensor) and not call.args[1]:
         known = of(values, call.args[0])
         return [Known(share=None if known.share is None else 1 - known.share, guess=int(not known.guess))]
-    span = of(values, call.args[0]).span
-    return [Known(share=1 / span)] if span else []
+    span, number = of(values, call.args[0]).span, certain(values, call.args[1])
+    if not span:
+        return []
+    if values.imbalance == 1.0 or span == 1 or number is None or not 0 <= number < span:
+        return [Known(share=1 / span)]
+    values.uneven_at[user_place().text] = None
+    first = min(values.imbalance / span, 1.0)
+    return [Known(share=first if number == 0 else (1 - first) / (span - 1), uneven=True)]
 
 
 @expected("isin")
@@ -243,7 +255,7 @@ def _any_all(values: Values, call: Call) -> list[Known]:
         return []
     each = call.args[0].numel() / out.numel()
     likely = share**each if call.name == "all" else 1 - (1 - share) ** each
-    return [Known(share=likely, guess=int(likely > 0.5))]
+    return [Known(share=likely, guess=int(likely > 0.5), uneven=of(values, call.args[0]).uneven)]
 
 
 BOTH = {
@@ -353,11 +365,11 @@ def _sum(values: Values, call: Call) -> list[Known]:
     if known.share is None or out.numel() > 64 * SMALL:
         return []
     total = round(known.share * call.args[0].numel())
-    return [Known(counts=parts(total, out.numel(), values.imbalance))]
+    return [Known(counts=values.parts(total, out.numel()))]
 
 
 @expected("histc")
 def _histc(values: Values, call: Call) -> list[Known]:
     """Counts per bin: equal parts of the elements."""
     (out,) = call.outputs
-    return [Known(counts=parts(call.args[0].numel(), out.numel(), values.imbalance))]
+    return [Known(counts=values.parts(call.args[0].numel(), out.numel()))]

@@ -9,7 +9,7 @@ from anychip.drivers.base import Block, Call
 from anychip.drivers.expected import EXPECTED, keep
 from anychip.drivers.values import FILLS, GUESS, INDEX_LIKE, KEPT, SMALL, Values, carried, first_uniform
 from anychip.record import Kind, word
-from anychip.record.recorder import Recorder
+from anychip.record.recorder import Recorder, user_place
 
 COPIES = ("_to_copy", "clone", "copy_")  # cheap enough to be done on as many integers as are kept
 NEAR = 0.8  # share of the memory from which on every allocation is tried on PyTorch's own allocator
@@ -177,7 +177,10 @@ class NullDriver:
         uniform = self.values.uniform.get(address)
         if uniform is not None:
             return float(bool(uniform))
-        return self.values.share.get(address, 1.0)
+        share = self.values.share.get(address, 1.0)
+        if self.values.imbalance != 1.0 and address not in self.values.uneven:
+            self.values.even_at[user_place().text] = "an equal part" if share < 1 else "everything"
+        return share
 
     def span(self, tensor: torch.Tensor) -> int | None:
         return self.values.span.get(tensor.untyped_storage().data_ptr())

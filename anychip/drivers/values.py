@@ -69,8 +69,14 @@ class Values:
         self.share: dict[int, float] = {}  # expected share of elements that are not zero
         self.span: dict[int, int] = {}  # integers: they are in [0, span)
         self.reads: Counter[tuple[str, int]] = Counter()
+        self.uneven: set[int] = set()  # of `share`: those that --imbalance decides
+        self.uneven_at: dict[str, None] = {}  # lines of the program where it does
+        self.even_at: dict[
+            str, str
+        ] = {}  # lines that select by a mask of which it is not known whose it is, and what they get
 
     def forget(self, address: int) -> None:
+        self.uneven.discard(address)
         for known in (self.real, self.uniform, self.guess, self.share, self.span):
             known.pop(address, None)
 
@@ -157,6 +163,22 @@ class Values:
                 "computed (docs/values.md): figures per step or call hold, those of the whole run do not."
             )
         return bool(guess) ^ (count >= LOOP_READS and bool(count % 2))
+
+    def parts(self, total: int, num_parts: int) -> list[int]:
+        """How many of `total` each part is expected to get."""
+        if self.imbalance != 1.0 and num_parts > 1:
+            self.uneven_at[user_place().text] = None
+        return parts(total, num_parts, self.imbalance)
+
+    def tell_imbalance(self) -> None:
+        """Say what came of an imbalance that was asked for: programs pick their experts in ways that do not tell which one it is."""
+        if self.imbalance == 1.0:
+            return
+        uneven = f"the first part is the fullest at {', '.join(self.uneven_at)}" if self.uneven_at else "without effect"
+        others = [f"a mask at {place} selects {what} each time" for place, what in self.even_at.items()]
+        why = f"{', '.join(others)}, as it does not tell which part it is of" if others else ""
+        none = "" if self.uneven_at else "no experts were found"
+        self.warn(f"--imbalance {self.imbalance:g}: {'; '.join(text for text in (uneven, why or none) if text)}.")
 
     def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
         """A CPU copy of a chip tensor: its real values, or plausible ones where it is small, else zeros."""

@@ -65,6 +65,11 @@ class Audit:
         return score(self.findings, self.num_lines)
 
     @property
+    def left_score(self) -> float:
+        """The score of what `anychip port` does not edit by itself."""
+        return score([f for f in self.findings if not f.automatic], self.num_lines)
+
+    @property
     def points(self) -> float:
         return points(self.findings)
 

@@ -7,7 +7,7 @@ from anychip.audit.engine import Audit
 from anychip.audit.finding import AGE, SEVERITIES, Finding
 from anychip.audit.offers import VERDICTS, Offers
 from anychip.audit.rule import all_rules
-from anychip.audit.terminal import effort_text
+from anychip.audit.terminal import effort_text, mended_text
 from anychip.units import several
 
 _STYLE = """
@@ -48,6 +48,7 @@ def to_html(audit: Audit) -> str:
         f"<h1>{_e(title)}</h1>",
         f'<p><span class="score">{audit.score:.0f}</span> of 100: lock-in score, from {several(round(audit.points), "point")} in '
         f"{several(audit.num_lines, 'line')} of {several(audit.num_files, 'file')}</p>",
+        f"<p>{_e(mended_text(audit))}</p>",
         f"<p>{_e(effort_text(audit))}</p>",
         _severities(audit),
         _targets(audit),

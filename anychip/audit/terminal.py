@@ -62,7 +62,18 @@ def _head(audit: Audit) -> Text:
     text.append(f"lock-in score {audit.score:.0f}", style="bold")
     text.append(f" of 100   {several(round(audit.points), 'point')} in ")
     text.append(f"{several(audit.num_lines, 'line')} of {several(audit.num_files, 'file')}\n")
+    text.append(f"{mended_text(audit)}\n" if mended_text(audit) else "")
     return text
+
+
+def mended_text(audit: Audit) -> str:
+    """What of the score costs one command: a small program with nothing but plain edits may have a high one."""
+    mended = sum(f.automatic for f in audit.findings)
+    places = sum(f.severity not in ("flow", AGE) for f in audit.findings)
+    if not mended:
+        return "none of these places is a plain edit that anychip port makes" if places else ""
+    which = f"{mended:,} of {several(places, 'place')}" if mended < places else f"all {several(places, 'place')}"
+    return f"of which anychip port edits {which} by itself: what is left scores {audit.left_score:.0f}"
 
 
 def _table(*columns: tuple[str, int]) -> Table:

@@ -178,6 +178,30 @@ def test_json(project, capsys):
     assert offers['"cuda"'] == {"verdict": "edit", "what": "npu"}
 
 
+def test_what_port_mends_is_told_beside_the_score(tmp_path, capsys):
+    """A short program of plain edits alone scored high, and looked hard."""
+    train = tmp_path / "train.py"
+    train.write_text("import torch\nmodel = torch.nn.Linear(2, 2).cuda()\ntorch.cuda.synchronize()\n")
+    assert run(train) == 0
+    head, mended = capsys.readouterr().out.splitlines()[:2]
+    # two plain edits in 3 lines: 2 / 3 * 1000 = 667 points per 1000 lines, 667 / 717 = 93%
+    assert head.startswith("lock-in score 93 of 100")
+    assert mended == "of which anychip port edits all 2 places by itself: what is left scores 0"
+    train.write_text(train.read_text() + "import flash_attn\n")
+    # one that needs thought, 5 points, is left: 5 / 4 * 1000 = 1,250, 1250 / 1300 = 96.15%
+    assert run(train, "--json", "-") == 0
+    summary = json.loads(capsys.readouterr().out)["summary"]
+    assert (summary["automatic"], summary["score_left"]) == (2, 96.15)
+    assert run(train) == 0
+    assert "port edits 2 of 3 places by itself: what is left scores 96\n" in capsys.readouterr().out
+    train.write_text("import flash_attn\n")
+    assert run(train) == 0
+    assert "none of these places is a plain edit that anychip port makes\n" in capsys.readouterr().out
+    train.write_text("import torch\n")
+    assert run(train) == 0
+    assert "port" not in capsys.readouterr().out
+
+
 def test_sarif(project, tmp_path):
     assert run(project, "--sarif", tmp_path / "a.sarif", "--quiet") == 0
     log = json.loads((tmp_path / "a.sarif").read_text())

@@ -73,6 +73,11 @@ class Answer:
                         node_chips=node_chips(fabric))  # fmt: skip
 
     @property
+    def host(self) -> str | None:
+        """Whose time the host's is: "modelled", of launching alone, or "measured"; None for recordings that do not tell."""
+        return self.programs[0].meta.get("host")
+
+    @property
     def exit_code(self) -> int:
         """130 after Ctrl-C, the program's own where it failed, 1 where it does not fit or a target has no answer, else 0."""
         if self.interrupted:

@@ -124,6 +124,13 @@ def test_tokens_per_step_are_counted_as_given(tmp_path):
     assert target(out)["tokens_per_s_per_chip"] == pytest.approx(1000 / target(out)["step_time_s"])
 
 
+@pytest.mark.parametrize(("host", "said"), [("modelled", True), ("measured", False)])
+def test_what_a_modelled_host_leaves_out_is_said(host, said, tmp_path):
+    done = forecast("--host", host, "--json", tmp_path / "host.json", TRAIN)
+    assert ("host: launching alone; --host measured adds data loading and Python between\n" in done.out) == said
+    assert json.loads((tmp_path / "host.json").read_text())["host"] == host
+
+
 def test_a_measured_host_takes_longer_than_a_modelled_one(tmp_path):
     """Two layers on a virtual chip: the time that passes here is mostly Python's."""
     times = []

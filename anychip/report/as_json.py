@@ -35,6 +35,7 @@ def to_json(answer: "Answer") -> dict[str, Any]:
         "wall_s": dict(answer.wall_s),
         "warnings": list(answer.warnings),
         "interrupted": answer.interrupted,
+        "host": answer.host,
         "stragglers": asdict(answer.stragglers) if answer.stragglers is not None else None,
         "outcome": answer.outcome,
         "exit_code": answer.exit_code,
@@ -48,7 +49,7 @@ def no_answer(program: str, asked: Sequence[str], error: "ProgramFailed") -> dic
     interrupted = error.exit_code == INTERRUPTED
     return {
         "schema": SCHEMA, "program": program, "targets": [], "num_ops": 0, "distinct_ranks": 0, "steps": 0, "wall_s": {},
-        "warnings": [str(error)], "interrupted": interrupted, "stragglers": None,
+        "warnings": [str(error)], "interrupted": interrupted, "host": None, "stragglers": None,
         "outcome": "interrupted" if interrupted else "does_not_fit" if error.is_short else "program_failed",
         "exit_code": error.exit_code, "left_out": list(asked), "failure": _failure(error.how),
     }  # fmt: skip

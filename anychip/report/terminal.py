@@ -250,6 +250,8 @@ def _short(name: str) -> str:
 def _remarks(answer: "Answer") -> Iterator[str]:
     for name, forecast in zip(answer.names, answer.forecasts, strict=True):
         yield f"{name}: {forecast.limit}"
+    if answer.host == "modelled":
+        yield "host: launching alone; --host measured adds data loading and Python between"
     yield from _values_read(answer.forecasts[0])
     yield from _by_module(answer.forecasts[0])
     if answer.interrupted:

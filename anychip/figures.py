@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anychip.cost.matrix import time_first
 from anychip.cost.price import EVIDENCE, LIMITS
 from anychip.cost.work import Work, packet, work
 from anychip.record import Kind, Op, Program, TensorMeta
@@ -100,10 +101,11 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
     kinds, payloads = program.kinds, program.payloads
     positions = np.flatnonzero(kinds == 0)
     ops = payloads[positions]
+    timed = {index: found for index, op in enumerate(program.ops) if (found := time_first(op)) is not None}
     tokens = samples = 0
     for step in steps:
         edges = np.searchsorted(positions, [*step.forwards, step.end]).tolist()
-        found = [_batch(program.ops, ops[first:last]) for first, last in pairwise(edges)]
+        found = [_fed(program.ops, timed, ops[first:last]) for first, last in pairwise(edges)]
         read = sum(one[0] for one in found)
         entered = [int(payloads[at + 1]) if kinds[at + 1] == Kind.ENTER else -1 for at in step.forwards]
         fed = [(module, one[1]) for module, one in zip(entered, found, strict=True) if one[1] and (one[0] or not read)]
@@ -112,8 +114,15 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
     return (tokens / len(steps) or None), (samples / len(steps) or None)
 
 
+def _fed(ops: list[Op], timed: dict[int, tuple[int, int]], called: npt.NDArray[np.int64]) -> tuple[int, int]:
+    """(tokens, samples) of the ops called from a forward on. What the first recurrent layer takes for time is no samples."""
+    tokens, samples = _batch(ops, called)
+    times, sequences = next((timed[index] for index in called.tolist() if index in timed), (0, 0)) if timed else (0, 0)
+    return tokens, sequences if samples and samples == times else samples
+
+
 def _batch(ops: list[Op], called: npt.NDArray[np.int64]) -> tuple[int, int]:
-    """(tokens, samples) of the ops called from a forward on. A product gets all dimensions of its input but the last as one;
+    """The same, by the shapes of what is first. A product gets all dimensions of its input but the last as one;
     how many of these are samples is seen of what is no product: the ops before it, else the next of as many rows."""
     tokens = samples = 0
     leading: dict[int, int] = {}  # of inputs of more than two dimensions, by their rows

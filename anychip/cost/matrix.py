@@ -17,6 +17,7 @@ from anychip.cost.work import (
     layout,
     main_dtype,
     nbytes,
+    packet,
     traffic,
     work_of,
 )
@@ -272,10 +273,14 @@ def _attention_shape(q: TensorMeta, k: TensorMeta, heads_first: bool, packed: An
 # Recurrent layers -----------------------------------------------------------------------------------------------------
 
 
-@work_of("aten._cudnn_rnn", "aten.miopen_rnn", "aten._thnn_fused_rnn")
+# Where `batch_first` stands among the arguments.
+RNN_BATCH_FIRST = {"aten._cudnn_rnn": 10, "aten.miopen_rnn": 8, "aten._thnn_fused_rnn": 8}
+
+
+@work_of(*RNN_BATCH_FIRST)
 def rnn(op: Op) -> Work:
     """A whole recurrent stack in one call: every weight matrix meets every time step and sequence."""
-    return _rnn_work(op, _batches(op, 10 if "cudnn" in op.name else 8), passes=1)
+    return _rnn_work(op, _batches(op, RNN_BATCH_FIRST[packet(op.name)]), passes=1)
 
 
 @work_of("aten._cudnn_rnn_backward", "aten.miopen_rnn_backward")
@@ -293,6 +298,15 @@ def _batches(op: Op, batch_first: int) -> Sequence[int]:
         return (shape[0 if first else 1],) * shape[1 if first else 0]
     sizes: Sequence[int] = arg(op, batch_first + 4, "batch_sizes", ())
     return sizes or (1,) * shape[0]
+
+
+def time_first(op: Op) -> tuple[int, int] | None:
+    """(size of its input's first dimension, sequences) of a recurrent layer whose input begins with time: steps of a batch, steps of
+    one sequence, or packed data; None of another op, and where the batch is first."""
+    position = RNN_BATCH_FIRST.get(packet(op.name))
+    if position is None or (len(op.args[0].shape) == 3 and arg(op, position, "batch_first", False)):
+        return None
+    return op.args[0].shape[0], max(_batches(op, position), default=0)
 
 
 def _weights(op: Op) -> tuple[TensorMeta, ...]:

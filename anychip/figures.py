@@ -101,7 +101,7 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
     kinds, payloads = program.kinds, program.payloads
     positions = np.flatnonzero(kinds == 0)
     ops = payloads[positions]
-    timed = {index: found for index, op in enumerate(program.ops) if (found := time_first(op)) is not None}
+    timed = {index: size for index, op in enumerate(program.ops) if (size := time_first(op)) is not None}
     tokens = samples = 0
     for step in steps:
         edges = np.searchsorted(positions, [*step.forwards, step.end]).tolist()

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 
 from anychip.record.program import Place
-from anychip.record.recorder import user_place
+from anychip.record.recorder import is_read_by_layers, user_place
 
 SMALL = 256  # elements: larger tensors carry no values
 # But integers and masks of up to so many elements, as they came from the host: libraries send lists of indices to the
@@ -54,6 +54,9 @@ CARRY: dict[str, Callable[[float, int], float]] = {
 }
 
 LOOP_READS = 200  # reads of one boolean at one line before it alternates
+# As many where it is a function of torch.nn that reads, as those which draw weights again until they lie within bounds do: it is
+# called once for each tensor, and what it waits for it does so within itself.
+LAYER_READS = 10_000
 
 
 class Values:
@@ -155,14 +158,15 @@ class Values:
             return 1 if guess is None else guess
         count = self.reads[place.file, place.line]
         self.reads[place.file, place.line] += 1
-        if count == LOOP_READS:
+        limit = LAYER_READS if is_read_by_layers() else LOOP_READS
+        if count == limit:
             self.has_alternated = True
             self.warn(
-                f"{place.text}: a condition on values of the chip was answered {bool(guess)} {LOOP_READS} times, then {not guess} "
+                f"{place.text}: a condition on values of the chip was answered {bool(guess)} {limit:,} times, then {not guess} "
                 "every other time, so that a loop that waits for that ends. How often it runs depends on numbers, which are not "
                 "computed (docs/values.md): figures per step or call hold, those of the whole run do not."
             )
-        return bool(guess) ^ (count >= LOOP_READS and bool(count % 2))
+        return bool(guess) ^ (count >= limit and bool(count % 2))
 
     def parts(self, total: int, num_parts: int) -> list[int]:
         """How many of `total` each part is expected to get."""

@@ -105,6 +105,14 @@ def user_place() -> Place:
     return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
 
 
+def is_read_by_layers() -> bool:
+    """Whether the innermost frame that is not anychip's is of torch.nn."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame = frame.f_back
+    return frame is not None and "/torch/nn/" in frame.f_code.co_filename
+
+
 def failed_place(error: BaseException) -> Place | None:
     """The innermost line of the program's own, no library's, that an error went through."""
     found = None

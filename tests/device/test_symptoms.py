@@ -675,3 +675,16 @@ def test_what_waits_for_a_loss_to_fall_ends_and_is_told() -> None:
         assert bool(told) == bool(said), (end, said)
         assert all(word in said for word in told.split()), (end, said)
         assert (program.meta["steps"] == 3) == (not told)
+
+
+def test_weights_that_are_drawn_again_until_they_are_within_bounds_are_no_loop_of_the_programs() -> None:
+    """torch asks once for each tensor: above 200 of them, its answer began to alternate and the program was said to wait for it."""
+    program, _ = run("""
+        import torch
+        weights = [torch.empty(8, 8, device="cuda") for _ in range(300)]
+        for weight in weights:
+            torch.nn.init.trunc_normal_(weight, std=0.02)
+        out = 0
+    """)
+    assert not any("a loop that waits" in text for text in program.meta["warnings"])
+    assert sum(name.startswith("aten.normal_") for name in names(program)) == 300

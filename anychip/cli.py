@@ -142,7 +142,7 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     job.add_argument("--degraded-link", type=float, metavar="X", default=1.0,
                      help="share of its rate that the last node's network still reaches: 0.5; default 1")  # fmt: skip
     out = sub.add_argument_group("output")
-    out.add_argument("--json", metavar="FILE", help="the answer as JSON (schema 1); - for stdout")
+    out.add_argument("--json", metavar="FILE", help="the answer as JSON (schema 1, docs/json.md); - for stdout")
     out.add_argument("--trace", metavar="FILE",
                      help="the timeline of all recorded steps for Perfetto or chrome://tracing; gzipped if it ends in .gz; "
                           "with several targets the target is put before the suffix")  # fmt: skip

@@ -212,7 +212,7 @@ def _why(answer: "Answer") -> str:
     if answer.interrupted or answer.outcome == "fine":
         return ""
     if answer.outcome == "program_failed":
-        return "the program's own, as it failed after what the figures are of"
+        return "the program's own; it failed after the steps that the figures are of"
     lacking = [name for name, one in zip(answer.names, answer.forecasts, strict=True) if not one.fits]
     parts = [f"it does not fit on {', '.join(lacking)}"] if lacking else []
     return "; ".join(parts + ([f"no answer for {', '.join(answer.left_out)}"] if answer.left_out else []))

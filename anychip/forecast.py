@@ -227,7 +227,7 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
     return f"Memory: {share} of the step is in ops limited by bandwidth or by their launch{most}."
 
 
-UNEVEN = 0.05  # by how much the mean step may be off the median one before it is told
+UNEVEN = 0.05  # by how much the mean step may be off the median one, or two off their mean, before it is told
 
 
 def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[str, ...]:
@@ -240,16 +240,24 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
         )
     elif len(window.times_s) == 1 and len(find_steps(timeline.program)) == 1:
         found.append("Only one step was recorded: its figures include what happens once.")
-    mean = sum(window.times_s) / max(len(window.times_s), 1)
-    if abs(mean - window.step_time_s) > UNEVEN * window.step_time_s:
-        shortest, longest = (units.duration(time) for time in (min(window.times_s), max(window.times_s)))
-        found.append(
-            f"Steps took {shortest} to {longest}, {units.duration(mean)} on average; times are of the median one. Where something "
-            "is done once in several steps, --steps takes in more of them."
-        )
+    found += _uneven(window)
     if peak_bytes > chip.memory_bytes:
         found.append(f"{chip.id}: needs {peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
     return tuple(found)
+
+
+def _uneven(window: Window) -> list[str]:
+    """Told where steps differ so much that one of them is not like the others; of two the median is the mean."""
+    mean = sum(window.times_s) / max(len(window.times_s), 1)
+    least, most = min(window.times_s, default=0.0), max(window.times_s, default=0.0)
+    off = (most - least) / 2 if len(window.times_s) == 2 else abs(mean - window.step_time_s)
+    if off <= UNEVEN * window.step_time_s:
+        return []
+    which = "their mean" if len(window.times_s) == 2 else "the median one"
+    return [
+        f"Steps took {units.duration(least)} to {units.duration(most)}, {units.duration(mean)} on average; times are of {which}. "
+        "Where something is done once in several steps, --steps takes in more of them."
+    ]
 
 
 def by_bytes_alone(*programs: Program) -> tuple[str, ...]:

@@ -39,6 +39,9 @@ def parse(text: str) -> Target:
     match = _PATTERN.fullmatch(text)
     if match is None:
         raise BadTarget(f"{text!r} is not a target; a target is {GRAMMAR}, for example h100 or h100:8")
+    if "," in text and not text.endswith(".toml"):
+        each = " ".join(f"--on {one.strip()}" for one in text.split(",") if one.strip())
+        raise BadTarget(f"{text!r}: one target at a time. Try: {each}")
     counts = None if match["count"] is None else _counts(text, match["chip"], match["count"])
     return Target(match["chip"], counts, match["cluster"], match["stack"])
 

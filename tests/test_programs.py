@@ -429,3 +429,43 @@ def test_a_dtype_that_the_chip_lacks_is_told(chip, dtype, said):
 
 def test_a_dtype_that_the_chip_has_is_not_mentioned():
     assert "products" not in forecast("--quiet", TRAIN, "--dtype", "bfloat16", on=["h100"]).err
+
+
+def test_two_steps_that_differ_are_told(tmp_path):
+    """The median of two is their mean, and so they never were."""
+    program = tmp_path / "evaluates.py"
+    program.write_text(
+        "import torch\n"
+        "model = torch.nn.Linear(64, 64).cuda()\n"
+        "optimizer = torch.optim.SGD(model.parameters(), 1e-3)\n"
+        "for step in range(3):\n"
+        "    model(torch.ones(8, 64, device='cuda')).sum().backward()\n"
+        "    optimizer.step()\n"
+        "    if step == 1:\n"
+        "        with torch.no_grad():\n"
+        "            for _ in range(20): model(torch.ones(8, 64, device='cuda'))\n"
+    )
+    done = forecast("--quiet", program)
+    assert re.search(r"Steps took .* on average; times are of their mean\. .*--steps takes in more", done.err)
+    assert "Steps took" not in forecast("--quiet", TRAIN).err
+
+
+@pytest.mark.parametrize("on", ["h100,mi300x", "h100:8, mi300x"])
+def test_targets_in_one_are_told_apart(on):
+    done = forecast(TRAIN, on=(on,))
+    assert done.returncode == 2
+    assert done.err.endswith(f"one target at a time. Try: --on {on.partition(',')[0]} --on mi300x\n")
+
+
+def test_what_is_interrupted_before_it_does_anything_has_no_figures(tmp_path):
+    program = tmp_path / "waits.py"
+    program.write_text("import torch, threading\nprint('waiting', flush=True)\nthreading.Event().wait(60)\n")
+    process = start("--json", tmp_path / "none.json", program)
+    while "waiting" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "interrupted before it did anything on the chip" in err
+    found = json.loads((tmp_path / "none.json").read_text())
+    assert (found["outcome"], found["targets"]) == ("interrupted", [])

@@ -88,6 +88,7 @@ class Session:
         if self.failed_at is not None:
             meta["failed_at"] = [self.failed_at.file, self.failed_at.line]
         self.runtime.driver.values.tell_imbalance()
+        self.hooks.tell_unstepped()
         if not exit_code and not meta.get("stopped"):
             self._tell_what_may_have_ended_it()
         program = self.runtime.recorder.program({

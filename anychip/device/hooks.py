@@ -22,6 +22,7 @@ from anychip.device.runtime import Runtime
 from anychip.drivers.base import Call
 from anychip.record import Kind, Mark, word
 from anychip.record.tape import KIND_BITS
+from anychip.units import several
 
 BEGIN = {True: word(Kind.MARK, Mark.FORWARD_BEGIN), False: word(Kind.MARK, Mark.INFER_BEGIN)}
 END = {True: word(Kind.MARK, Mark.FORWARD_END), False: word(Kind.MARK, Mark.INFER_END)}
@@ -378,6 +379,24 @@ class Hooks:
         self._note_parameters(parameters)
         self.tape.append(word(Kind.OPTIMIZER, number))
         self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_BEGIN))
+
+    def tell_unstepped(self) -> None:
+        """Say of optimizers that are there, train what no other does, and took no step while others did: a GAN's generator that
+        steps once in five steps of its critic."""
+        if self.steps.by_mark or not self.steps.complete:
+            return
+        stepped = {id(one) for optimizer in self._optimizers for one in _parameters(optimizer)}
+        idle = [
+            optimizer for optimizer in self._made
+            if (ids := {id(one) for one in _parameters(optimizer) if one.device.type != "cpu" and one.requires_grad})
+            and stepped.isdisjoint(ids)
+        ]  # fmt: skip
+        if idle:
+            kinds = ", ".join(sorted(type(one).__name__ for one in idle))
+            self.runtime.recorder.warn(
+                f"{several(len(idle), 'optimizer')} ({kinds}) of the program's {len(self._made)} took no step in what was recorded: "
+                "what it takes to train what they do is left out. If they step once in several steps of the others: --steps 20."
+            )
 
     def _new_step(self) -> None:
         if self.runtime.repeats is not None:

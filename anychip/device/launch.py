@@ -240,6 +240,8 @@ def _result(
         program = Program.load(out)
     if interrupted:
         program.meta["interrupted"] = True
+        if not any(rank.ops for rank in program.ranks):
+            raise ProgramFailed(f"{name}: interrupted before it did anything on the chip.", 130)
     how = failure_of(program)
     if how is not None and not how.steps:
         if program.meta.get("hang"):

@@ -688,3 +688,22 @@ def test_weights_that_are_drawn_again_until_they_are_within_bounds_are_no_loop_o
     """)
     assert not any("a loop that waits" in text for text in program.meta["warnings"])
     assert sum(name.startswith("aten.normal_") for name in names(program)) == 300
+
+
+def test_an_optimizer_that_has_not_stepped_yet_is_told_and_one_that_shares_its_parameters_is_not() -> None:
+    """A critic that takes three steps for each of the generator's ended the recording, without the generator, and nothing was said."""
+    train = """
+        import torch
+        made, judge = torch.nn.Linear(8, 8).cuda(), torch.nn.Linear(8, 1).cuda()
+        critic, generator = (torch.optim.Adam(one.parameters()) for one in (judge, {second}))
+        for _ in range(10):
+            for _ in range(3):
+                judge(made(torch.ones(4, 8, device="cuda")).detach()).sum().backward()
+                critic.step()
+            judge(made(torch.ones(4, 8, device="cuda"))).sum().backward()
+            generator.step()
+    """
+    told = "1 optimizer (Adam) of the program's 2 took no step"
+    for second, steps, is_told in (("made", 3, True), ("made", 8, False), ("judge", 3, False)):
+        program, _ = run(train.format(second=second), steps=steps)
+        assert any(told in text for text in program.meta["warnings"]) == is_told

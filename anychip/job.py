@@ -299,7 +299,7 @@ def _goodput(parts: Sequence[Part], fabric: Fabric) -> GoodputFigures | None:
     if known is None or parts[0].window.kind != "train":
         return None
     size = sum(
-        (part.memory.by_kind["parameters"] + part.memory.by_kind["optimizer"]) * len(part.rank.members)
+        part.memory.state_bytes * len(part.rank.members)
         / replicas(part.program, part.rank.calls, part.axes)
         for part in parts
     )  # fmt: skip

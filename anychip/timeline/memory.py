@@ -20,7 +20,7 @@ KINDS = ("parameters", "gradients", "optimizer", "activations", "workspace", "ot
 class Memory:
     """peak_bytes: the most that was live at once; at: the word where that was. by_kind: the peak's bytes by KINDS.
     end_bytes: what was live at the end. stepping_bytes: the most from the first step on. by_module: the peak's bytes by the
-    module that they were made for."""
+    module that they were made for. state_bytes: parameters and optimizer state when the last step has ended, whenever the peak was."""
 
     peak_bytes: int
     at: int
@@ -28,6 +28,7 @@ class Memory:
     end_bytes: int
     stepping_bytes: int
     by_module: dict[str, int] = field(default_factory=dict)
+    state_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,12 @@ def memory(program: Program) -> Memory:
         kind[present] == KINDS.index("parameters"), kind[present] == KINDS.index("optimizer"),
     )  # fmt: skip
     kinds = {name: int(by_kind[i]) for i, name in enumerate(KINDS)}
-    return Memory(peak, at, kinds, int(all_lives.size[alive].sum()), stepping, modules)
+    # What an optimizer keeps it makes in its first step; of later ones only what is not given back yet is there.
+    first, last = (steps[0].end, steps[-1].end) if steps else (program.tape.size, program.tape.size)
+    kept = np.isin(kind, (KINDS.index("parameters"), KINDS.index("optimizer")))
+    kept &= (all_lives.born < first) & (all_lives.died >= last)
+    state = int(all_lives.size[kept].sum())
+    return Memory(peak, at, kinds, int(all_lives.size[alive].sum()), stepping, modules, state)
 
 
 def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:

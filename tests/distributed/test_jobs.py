@@ -473,3 +473,12 @@ def test_a_rank_that_fails_after_some_steps_is_told_with_them(tmp_path: Path) ->
         "Rank 5 ended with exit code 1 after 2 steps at mesh.py:9: ValueError: no data; the figures hold for these."
     )
     assert (answer.exit_code, answer.outcome) == (1, "program_failed")
+
+
+def test_a_checkpoint_is_what_is_kept_wherever_the_peak_is() -> None:
+    """A model that is largest before it is sharded had no checkpoint, and so no goodput: at its peak there are no shards yet."""
+    found = forecast([str(PROGRAMS / "sharded.py"), "2"], on="h100:16@llama3", show_output=False).forecasts[0]
+    assert found.memory_by_kind["parameters"] == 0
+    assert found.goodput is not None
+    # 3 blocks of two weights of 4096 x 512, in 32 bit, with two moments of Adam's: 3 * 2 * 4096 * 512 * 4 * 3 = 151 MB
+    assert found.goodput.checkpoint_bytes == 3 * 2 * 4096 * 512 * 4 * 3

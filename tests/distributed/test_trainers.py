@@ -220,7 +220,7 @@ import os, torch
     assert [len(one.members) for one in found.ranks] == [4]
     # The last rank does more than the one that was taken to stand for it.
     drafts, found = drafts_of(
-        "torch.cuda.current_device() == 3 and model.register_forward_hook(lambda *_: torch.relu(x))"
+        "torch.cuda.current_device() == 3 and model.register_forward_hook(lambda _, x, out: torch.relu(out))"
     )
     assert not any(one is found for one in drafts)
     assert sorted(len(one.members) for one in found.ranks) == [1, 3]

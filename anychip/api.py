@@ -150,7 +150,7 @@ def forecast(
     reserved = [_reserved_bytes(recorded[place], place.chip, one) for place, one in forecasts.items()]
     total_s = time.perf_counter() - began
     progress(f"priced on {', '.join(map(str, places))} in {(total_s - recorded_s) * 1e3:.0f} ms")
-    warnings += [text for one in programs for text in (*one.meta.get("warnings", ()), *_failure(one))]
+    warnings += [text for one in programs for text in (*one.meta.get("warnings", ()), *_failure(one, len(places) > 1))]
     warnings += _strangers(programs)
     warnings += [text for place in places if place.fabric is not None for text in place.fabric.assumptions]
     warnings += [text for result in forecasts.values() for text in result.warnings]
@@ -295,12 +295,13 @@ def _how_failed(found: Recorded, place: Place) -> Failure | None:
     return found.short[place].how if place in found.short else failure_of(found.programs[place])
 
 
-def _failure(program: Program) -> list[str]:
-    """Told with the figures where the program failed after it had taken steps."""
+def _failure(program: Program, among_others: bool) -> list[str]:
+    """Told with the figures where the program failed after it had taken steps; among others with the chip that it did on."""
     how = failure_of(program)
     if how is None:
         return []
     who = f"Rank {how.rank}" if program.world_size > 1 else "The program"
+    who = f"{program.meta['chip']}: {who[0].lower()}{who[1:]}" if among_others else who
     why = f"it was refused {how.refusal}" if how.refusal else how.error
     at = f" at {how.place}" if how.place else ""
     after = f"after {units.several(how.steps, 'step')}{at}" + (f": {why.rstrip('.')}" if why else "")

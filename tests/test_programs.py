@@ -299,6 +299,13 @@ def test_a_program_that_ran_out_of_memory_after_some_steps_does_not_fit(tmp_path
     )
 
 
+def test_a_failure_among_others_names_its_chip(tmp_path):
+    done = forecast("--quiet", PROGRAMS / "short_of_memory.py", "12", "16", on=("h200", "h100"))
+    told = "warning: nvidia-h100-sxm: the program ended with exit code 1 after 2 steps at short_of_memory.py:21: it was refused 4.00 GiB"
+    assert told in done.err
+    assert done.err.splitlines()[-1] == "anychip: exit code 1: it does not fit on h100."
+
+
 @pytest.mark.parametrize("asks", [(), ("asks",)])
 def test_a_chip_with_too_little_memory_has_its_column_in_either_order(asks, tmp_path):
     """It was left out where it came first, and where the program had asked it for its name."""

@@ -205,7 +205,7 @@ def _held(program: Program) -> Iterator[str]:
     if len(by_module) > 1:
         yield f"by module: {', '.join(by_module[:MODULES])}"
     yield (
-        "To see all that it takes, forecast it on a chip with more memory first: "
+        "To see all that it takes, forecast it on a chip with more memory, too: "
         f"--on LARGER{many} --on {program.meta['chip']}{many}"
     )
 

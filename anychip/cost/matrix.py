@@ -273,14 +273,18 @@ def _attention_shape(q: TensorMeta, k: TensorMeta, heads_first: bool, packed: An
 # Recurrent layers -----------------------------------------------------------------------------------------------------
 
 
-# Where `batch_first` stands among the arguments.
-RNN_BATCH_FIRST = {"aten._cudnn_rnn": 10, "aten.miopen_rnn": 8, "aten._thnn_fused_rnn": 8}
+RNN = ("aten._cudnn_rnn", "aten.miopen_rnn", "aten._thnn_fused_rnn")
 
 
-@work_of(*RNN_BATCH_FIRST)
+@work_of(*RNN)
 def rnn(op: Op) -> Work:
     """A whole recurrent stack in one call: every weight matrix meets every time step and sequence."""
-    return _rnn_work(op, _batches(op, RNN_BATCH_FIRST[packet(op.name)]), passes=1)
+    return _rnn_work(op, _batches(op, _batch_first(op)), passes=1)
+
+
+def _batch_first(op: Op) -> int:
+    """Where that argument of a forward stands."""
+    return 10 if "cudnn" in op.name else 8
 
 
 @work_of("aten._cudnn_rnn_backward", "aten.miopen_rnn_backward")
@@ -303,10 +307,12 @@ def _batches(op: Op, batch_first: int) -> Sequence[int]:
 def time_first(op: Op) -> tuple[int, int] | None:
     """(size of its input's first dimension, sequences) of a recurrent layer whose input begins with time: steps of a batch, steps of
     one sequence, or packed data; None of another op, and where the batch is first."""
-    position = RNN_BATCH_FIRST.get(packet(op.name))
-    if position is None or (len(op.args[0].shape) == 3 and arg(op, position, "batch_first", False)):
+    if packet(op.name) not in RNN:
         return None
-    return op.args[0].shape[0], max(_batches(op, position), default=0)
+    position, data = _batch_first(op), op.args[0]
+    if len(data.shape) == 3 and arg(op, position, "batch_first", False):
+        return None
+    return data.shape[0], max(_batches(op, position), default=0)
 
 
 def _weights(op: Op) -> tuple[TensorMeta, ...]:

@@ -48,8 +48,7 @@ class Known:
             values.guess[address] = self.guess
         if self.share is not None:
             values.share[address] = self.share
-            values.uneven -= {address}
-            values.uneven |= {address} if self.uneven else set()
+            (values.uneven.add if self.uneven else values.uneven.discard)(address)
         if self.span is not None:
             values.span[address] = self.span
 

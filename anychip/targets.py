@@ -10,6 +10,7 @@ from anychip.errors import BadTarget
 
 GRAMMAR = "CHIP[:COUNT[..COUNT]][@CLUSTER]"
 _PATTERN = re.compile(r"(?P<chip>[^:@+]+)(:(?P<count>[^:@+]*))?(@(?P<cluster>[^:@+]+))?(\+(?P<stack>[^:@+]+))?")
+_TIMES = re.compile(r"(?P<count>\d+) *[x*] *(?P<chip>[a-z][^:@+]*\d[^:@+]*)", re.I)  # 8xh100, as clouds write it
 _COUNT = re.compile(r"0*[1-9]\d{,8}")  # digits without end are no number that int would read
 
 
@@ -36,12 +37,16 @@ class Target:
 
 def parse(text: str) -> Target:
     """Read a TARGET. Raises BadTarget, naming the text and what is wrong with it."""
-    match = _PATTERN.fullmatch(text)
-    if match is None:
-        raise BadTarget(f"{text!r} is not a target; a target is {GRAMMAR}, for example h100 or h100:8")
+    if times := _TIMES.fullmatch(text):
+        raise BadTarget(
+            f"{text!r}: a number of chips stands behind a colon. Try: --on {times['chip']}:{times['count']}"
+        )
     if "," in text and not text.endswith(".toml"):
         each = " ".join(f"--on {one.strip()}" for one in text.split(",") if one.strip())
         raise BadTarget(f"{text!r}: one target at a time. Try: {each}")
+    match = _PATTERN.fullmatch(text)
+    if match is None:
+        raise BadTarget(f"{text!r} is not a target; a target is {GRAMMAR}, for example h100 or h100:8")
     counts = None if match["count"] is None else _counts(text, match["chip"], match["count"])
     return Target(match["chip"], counts, match["cluster"], match["stack"])
 

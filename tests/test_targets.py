@@ -82,3 +82,17 @@ def test_a_chip_without_a_number_is_not_a_job_of_one():
 
 def test_every_target_of_a_range_keeps_its_cluster():
     assert [str(target) for target in expand("h100:8..16@pod")] == ["h100:8@pod", "h100:16@pod"]
+
+
+@pytest.mark.parametrize(("text", "better"), [
+    ("8xh100", "--on h100:8"), ("8 x H100", "--on H100:8"), ("16*mi300x", "--on mi300x:16"),
+    ("h100,mi300x", "--on h100 --on mi300x"), ("h100:8, mi300x:8", "--on h100:8 --on mi300x:8"),
+])  # fmt: skip
+def test_what_others_write_is_answered_by_what_is_meant(text, better):
+    with pytest.raises(BadTarget) as error:
+        parse(text)
+    assert str(error.value).endswith(f"Try: {better}")
+
+
+def test_an_alias_that_begins_like_a_number_of_chips_is_one():
+    assert parse("7900xtx").chip == "7900xtx"

@@ -74,9 +74,8 @@ class Values:
         self.reads: Counter[tuple[str, int]] = Counter()
         self.uneven: set[int] = set()  # of `share`: those that --imbalance decides
         self.uneven_at: dict[str, None] = {}  # lines of the program where it does
-        self.even_at: dict[
-            str, str
-        ] = {}  # lines that select by a mask of which it is not known whose it is, and what they get
+        # Lines that select by a mask of which it is not known whose it is, and what they get.
+        self.even_at: dict[str, str] = {}
 
     def forget(self, address: int) -> None:
         self.uneven.discard(address)

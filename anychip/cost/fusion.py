@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from anychip.cost.kernels import Facts, Fused, fuse_region
-from anychip.cost.regions import Instead, Lives, Regions, Words, spans
+from anychip.cost.regions import Forms, Instead, Lives, Regions, Words, spans
 from anychip.record import Op, Program
 from anychip.record.tape import ALLOC, FREE, KIND_BITS, KIND_MASK, OP
 
@@ -38,8 +38,8 @@ def _fuse(program: Program, begins: Words, ends: Words, fusions: "Fusions | None
     shared = fusions or Fusions()
     numbers = np.array([shared.number(op) for op in program.ops], np.int64)
     common = _renumbered(program.tape, numbers)
-    regions = Regions(common, begins, ends, program.block_bytes)
-    lives = Lives(program, regions, ends)
+    regions = Regions(shared.forms.of(common, begins, ends), begins, ends, program.block_bytes)
+    lives = Lives(program, regions)
     done: list[Done] = []
     for number in range(begins.size):
         done.append(shared.of(number, regions, lives))
@@ -156,6 +156,7 @@ class Fusions:
         self._numbers: dict[Op, int] = {}
         self._facts: list[Facts] = []
         self._known: dict[object, Done] = {}
+        self.forms = Forms()
 
     def number(self, op: Op) -> int:
         if op not in self._numbers:
@@ -166,12 +167,10 @@ class Fusions:
 
     def of(self, number: int, regions: Regions, lives: Lives) -> Done:
         """A region, whose ops are numbered as here, fused."""
-        region = regions[number]
-        key = region.key, lives.key(number)
+        form, sizes = regions.forms[number], regions.sizes_of(number)
+        key = form.number, sizes.tobytes(), lives.key(number)
         if key not in self._known:
-            fused = fuse_region(
-                region.words.tolist(), self.ops, self._facts, region.sizes.tolist(), lives.beyond(number)
-            )
+            fused = fuse_region(form.words.tolist(), self.ops, self._facts, sizes.tolist(), lives.beyond(number))
             own = np.arange(len(self.ops))
             new = [self.number(op) for op in fused.ops[own.size :]]
             words = _renumbered(np.asarray(fused.words, np.int64), np.concatenate((own, np.array(new, np.int64))))

@@ -2,8 +2,10 @@
 comes again. And what becomes of their blocks outside of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,74 +31,113 @@ def spans(program: Program) -> tuple[Words, Words]:
     return begins, ends[np.searchsorted(ends, begins)]
 
 
-class Region(NamedTuple):
-    """A region's words with its blocks, events and modules numbered as they come, a block that is allocated anew as another
-    one: the same where a region comes again.
+class Form(NamedTuple):
+    """A region with its blocks, events and modules numbered as they come, a block that is allocated anew as another one: its
+    words are the same where it comes again. And what it calls them.
 
-    words: so numbered. sizes: bytes of each block.
+    number: equal where `words`, so numbered, are. blocks, events, modules: what each is called. given: those blocks that were
+    there before it; left: those that it writes and that are there after it.
     """
 
+    number: int
     words: Words
-    sizes: Words
+    blocks: Words
+    events: Words
+    modules: Words
+    given: Words
+    left: Words
 
-    @property
-    def key(self) -> bytes:
-        """Equal for regions that fuse alike, among the same ops."""
-        return self.words.tobytes() + self.sizes.tobytes()
+
+class Forms:
+    """Regions numbered, for all tapes that have them word for word, as the stages of a pipeline have, which differ in the
+    order of theirs."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Form] = {}
+        self._numbers: dict[bytes, tuple[int, Words]] = {}
+
+    def of(self, tape: Words, begins: Words, ends: Words) -> list[Form]:
+        """Of the stretches begins..ends (ends excluded) of a tape, none of which reaches into another."""
+        edges = zip(begins.tolist(), ends.tolist(), strict=True)
+        keys = [sha256(tape[begin:end]).digest() for begin, end in edges]
+        fresh = {key: place for place, key in enumerate(keys) if key not in self._known}
+        if fresh:
+            places = list(fresh.values())
+            self._known |= zip(fresh, self._numbered(tape, begins[places], ends[places]), strict=True)
+        return [self._known[key] for key in keys]
+
+    def _numbered(self, tape: Words, begins: Words, ends: Words) -> Iterator[Form]:
+        sizes = ends - begins
+        of = np.repeat(np.arange(begins.size), sizes)
+        words = tape[np.arange(of.size) + (ends - np.cumsum(sizes))[of]]
+        kinds = words & KIND_MASK
+        blocks, comes, goes, first = _number(words, kinds, IS_BLOCK, Kind.ALLOC, of)
+        written = np.zeros(blocks.size, bool)
+        at = np.flatnonzero(kinds == DEF)
+        written[first[of[at]] + (words[at] >> KIND_BITS)] = True
+        given, left = np.flatnonzero(kinds[comes] != ALLOC), np.flatnonzero(written & (kinds[goes] != FREE))
+        events, comes_event, _, _ = _number(words, kinds, IS_EVENT, Kind.RECORD, of)
+        modules, comes_module, _, _ = _number(words, kinds, IS_MODULE, None, of)
+        of_block = of[comes]
+        columns = ((words, of), (blocks, of_block), (events, of[comes_event]), (modules, of[comes_module]),
+                   *((one - first[of_block[one]], of_block[one]) for one in (given, left)))  # fmt: skip
+        for own, *others in zip(*(_split(*column, begins.size) for column in columns), strict=True):
+            yield Form(*self._numbers.setdefault(own.tobytes(), (len(self._numbers), own)), *others)
+
+
+def _number(
+    words: Words, kinds: Words, named: npt.NDArray[np.bool_], making: Kind | None, of: Words
+) -> tuple[Words, Words, Words, Words]:
+    """Number what these words name as it comes, in each region anew: (what each is called, the words by which each comes and
+    goes, the first of each region)."""
+    at = np.flatnonzero(named[kinds])
+    region, names = of[at], words[at] >> KIND_BITS
+    order = np.argsort(names.astype(np.uint16) if names.max(initial=0) < 1 << 16 else names, kind="stable")
+    sorted_names, sorted_regions = names[order], region[order]
+    is_first = kinds[at[order]] == making if making is not None else np.zeros(at.size, bool)
+    is_first[:1] = True
+    is_first[1:] |= (sorted_names[1:] != sorted_names[:-1]) | (sorted_regions[1:] != sorted_regions[:-1])
+    comes = np.zeros(at.size, bool)
+    comes[order] = is_first
+    firsts = np.searchsorted(region[comes], np.arange(of[-1] + 1 if of.size else 0))
+    numbers = np.cumsum(comes) - 1  # over all regions
+    leaders = np.flatnonzero(is_first)
+    own = numbers[order[leaders]]
+    local = np.empty_like(numbers)
+    local[order] = np.repeat(own, np.diff(np.append(leaders, at.size)))
+    words[at] = (local - firsts[region]) << KIND_BITS | kinds[at]
+    goes = np.empty(own.size, np.int64)
+    goes[own] = at[order[np.append(leaders[1:], at.size) - 1]] if own.size else 0
+    return names[comes], at[comes], goes, firsts
+
+
+def _split(values: Words, of: Words, count: int) -> list[Words]:
+    """Of each of so many regions its own."""
+    edges = np.searchsorted(of, np.arange(count + 1)).tolist()
+    return [values[begin:end].copy() for begin, end in pairwise(edges)]
 
 
 class Regions:
-    """Stretches begins..ends (ends excluded) of a tape, none of which reaches into another. blocks: what the blocks of all
-    of them are called, those of the n-th from first_block[n] on; given: those that were there before it, left: that
-    it writes and that are there after it."""
+    """The regions of a program, by their forms. blocks: what the blocks of all of them are called, those of the n-th from
+    first_block[n] on, and sizes, their bytes; so, too, given and left, blocks by what they are called."""
 
-    def __init__(self, tape: Words, begins: Words, ends: Words, block_bytes: Any) -> None:
-        self.begins = begins
-        sizes = ends - begins
-        self.first = np.concatenate(([0], np.cumsum(sizes)))
-        of = np.repeat(np.arange(begins.size), sizes)
-        self.words = tape[np.arange(of.size) + (begins - self.first[:-1])[of]]
-        kinds = self.words & KIND_MASK
-        self.blocks, self.first_block, begin, end = self._number(kinds, IS_BLOCK, Kind.ALLOC, of)
-        self.given, self.left = kinds[begin] != ALLOC, np.zeros(self.blocks.size, bool)
-        written = np.flatnonzero(kinds == DEF)
-        self.left[self.first_block[of[written]] + (self.words[written] >> KIND_BITS)] = True
-        self.left &= kinds[end] != FREE
-        self.events, self.first_event, _, _ = self._number(kinds, IS_EVENT, Kind.RECORD, of)
-        self.modules, self.first_module, _, _ = self._number(kinds, IS_MODULE, None, of)
+    def __init__(self, forms: Sequence[Form], begins: Words, ends: Words, block_bytes: Any) -> None:
+        self.forms, self.begins, self.ends = forms, begins, ends
+        self.blocks, self.first_block = _joined([form.blocks for form in forms])
+        self.events, self.first_event = _joined([form.events for form in forms])
+        self.modules, self.first_module = _joined([form.modules for form in forms])
+        given, self.first_given = _joined([form.given for form in forms])
+        left, self.first_left = _joined([form.left for form in forms])
+        self.given = self.blocks[given + np.repeat(self.first_block[:-1], np.diff(self.first_given))]
+        self.left = self.blocks[left + np.repeat(self.first_block[:-1], np.diff(self.first_left))]
         if isinstance(block_bytes, np.ndarray):
             self.sizes = block_bytes[self.blocks]
         else:  # a list that grows: not to be copied for each region
             self.sizes = np.array([block_bytes[block] for block in self.blocks.tolist()], np.int64)
 
-    def _number(
-        self, kinds: Words, named: npt.NDArray[np.bool_], making: Kind | None, of: Words
-    ) -> tuple[Words, Words, Words, Words]:
-        """Number what these words name as it comes, in each region anew: (what each is called, each region's first, and the
-        words by which each comes and goes)."""
-        at = np.flatnonzero(named[kinds])
-        region, names = of[at], self.words[at] >> KIND_BITS
-        order = np.argsort(names.astype(np.uint16) if names.max(initial=0) < 1 << 16 else names, kind="stable")
-        sorted_names, sorted_regions = names[order], region[order]
-        is_first = kinds[at[order]] == making if making is not None else np.zeros(at.size, bool)
-        is_first[:1] = True
-        is_first[1:] |= (sorted_names[1:] != sorted_names[:-1]) | (sorted_regions[1:] != sorted_regions[:-1])
-        comes = np.zeros(at.size, bool)
-        comes[order] = is_first
-        firsts = np.concatenate(([0], np.cumsum(np.bincount(region[comes], minlength=self.begins.size))))
-        numbers = np.cumsum(comes) - 1  # over all regions
-        leaders = np.flatnonzero(is_first)
-        own = numbers[order[leaders]]
-        local = np.empty_like(numbers)
-        local[order] = np.repeat(own, np.diff(np.append(leaders, at.size)))
-        self.words[at] = (local - firsts[region]) << KIND_BITS | kinds[at]
-        goes = np.empty(own.size, np.int64)
-        goes[own] = at[order[np.append(leaders[1:], at.size) - 1]] if own.size else 0
-        return names[comes], firsts, at[comes], goes
-
-    def __getitem__(self, number: int) -> Region:
-        words, blocks = (slice(*firsts[number : number + 2].tolist()) for firsts in (self.first, self.first_block))
-        return Region(self.words[words], self.sizes[blocks])
+    def sizes_of(self, number: int) -> Words:
+        """Bytes of a region's blocks."""
+        return self.sizes[self.first_block[number] : self.first_block[number + 1]]
 
     def named(self, words: Words, of: Words) -> Words:
         """Words that were made of those of regions, with the regions' own blocks, events and modules. of: of which region each
@@ -112,9 +153,15 @@ class Regions:
         return out
 
 
+def _joined(parts: Sequence[Words]) -> tuple[Words, Words]:
+    """(all in a row, where each begins, and the end)."""
+    return np.concatenate(parts), np.concatenate(([0], np.cumsum([part.size for part in parts])))
+
+
 def one_region(words: Words, block_bytes: Any) -> Regions:
     """Words that are a region by themselves."""
-    return Regions(words, np.zeros(1, np.int64), np.array([words.size]), block_bytes)
+    begins, ends = np.zeros(1, np.int64), np.array([words.size])
+    return Regions(Forms().of(words, begins, ends), begins, ends, block_bytes)
 
 
 class Instead(NamedTuple):
@@ -137,19 +184,19 @@ class Beyond:
 class Lives:
     """When blocks are freed and when regions read them, over a whole program, as its regions see it."""
 
-    def __init__(self, program: Program, regions: "Regions", ends: Words) -> None:
-        self.regions, self.ends = regions, ends
+    def __init__(self, program: Program, regions: Regions) -> None:
+        self.regions = regions
         kinds, payloads = program.kinds, program.payloads
         self.end = kinds.size
         self.frees, self.reads = (self._places(kinds, payloads, kind) for kind in (Kind.FREE, Kind.USE))
         self.again: dict[int, tuple[Instead, int]] = {}  # block -> (what, since where)
-        self.is_again = np.zeros(regions.blocks.max(initial=0) + 1, bool)
-        # Of each block of each region: is it freed before another op runs, and read by another region before it is freed?
-        blocks, of = regions.blocks, np.repeat(np.arange(ends.size), np.diff(regions.first_block))
-        after = ends[of]
-        freed = self._next(self.frees, blocks, after)
-        self.ended = regions.left & (freed < self._next_op(kinds, ends)[of])
-        self.back = regions.left & (self._next(self.reads, blocks, after) < freed)
+        # Of each block that a region leaves: is it freed before another op runs, and read by another region before it is freed?
+        of = np.repeat(np.arange(regions.ends.size), np.diff(regions.first_left))
+        after = regions.ends[of]
+        freed = self._next(self.frees, regions.left, after)
+        self.ended = freed < self._next_op(kinds, regions.ends)[of]
+        self.back = self._next(self.reads, regions.left, after) < freed
+        self._fates, self._given = self.ended + 2 * self.back, regions.given.tolist()
 
     def _places(self, kinds: Words, payloads: Words, kind: Kind) -> Words:
         """block * end + where a word of the kind stands, in order, and a last one of no block."""
@@ -164,28 +211,26 @@ class Lives:
         return np.append(others, self.end)[np.searchsorted(others, last, side="right")]
 
     def key(self, number: int) -> object:
-        """Equal where `beyond` is."""
-        ended, back = self._of(self.ended, number), self._of(self.back, number)
-        return ended.tobytes(), back.tobytes(), tuple(self._read_again(number).items())
+        """Equal where `beyond` is, for regions of one form."""
+        first, stop = self.regions.first_left[number : number + 2]
+        return self._fates[first:stop].tobytes(), tuple(self._read_again(number).items())
 
     def beyond(self, number: int) -> Beyond:
         """Of this region, after those before it."""
-        ended, back = (frozenset(np.flatnonzero(self._of(one, number)).tolist()) for one in (self.ended, self.back))
+        first, stop = self.regions.first_left[number : number + 2]
+        left = self.regions.forms[number].left
+        ended, back = (frozenset(left[one[first:stop]].tolist()) for one in (self.ended, self.back))
         return Beyond(ended, back, self._read_again(number))
 
-    def _of(self, by_block: npt.NDArray[Any], number: int) -> npt.NDArray[Any]:
-        return by_block[self.regions.first_block[number] : self.regions.first_block[number + 1]]
-
     def _read_again(self, number: int) -> dict[int, Instead]:
-        names = self._of(self.regions.blocks, number)
-        at = np.flatnonzero(self._of(self.regions.given, number) & self.is_again[names])
-        if not at.size:
+        first, stop = self.regions.first_given[number : number + 2]
+        names = self._given[first:stop]
+        if self.again.keys().isdisjoint(names):
             return {}
         start = int(self.regions.begins[number]) - 1
-        given = np.flatnonzero(self._of(self.regions.given, number))
-        places = dict(zip(names[given].tolist(), given.tolist(), strict=True))
+        places = dict(zip(names, self.regions.forms[number].given.tolist(), strict=True))
         found = {}
-        for place, block in zip(at.tolist(), names[at].tolist(), strict=True):
+        for block, place in places.items():
             what = self._instead_of(block, start)
             if what is not None:
                 found[place] = Instead(places.get(what.block, place), what.size)
@@ -217,8 +262,6 @@ class Lives:
         return found // self.end != block or found % self.end > until
 
     def remember(self, number: int, again: Mapping[int, Instead]) -> None:
-        first, stop = self.regions.first_block[number], int(self.ends[number])
-        names = self.regions.blocks
+        names, stop = self.regions.forms[number].blocks, int(self.regions.ends[number])
         for place, what in again.items():
-            self.is_again[names[first + place]] = True
-            self.again[int(names[first + place])] = Instead(int(names[first + what.block]), what.size), stop
+            self.again[int(names[place])] = Instead(int(names[what.block]), what.size), stop

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from anychip.cost.kernels import fuse_words
 from anychip.cost.price import Prices
-from anychip.cost.regions import Region, one_region
+from anychip.cost.regions import one_region
 from anychip.record import Kind, Op
 from anychip.record.tape import (
     COMPILED,
@@ -235,10 +235,10 @@ class Engine:
     def _run_region(self, inner: Words) -> None:
         """The words between a region's begin and its end."""
         regions = one_region(inner, self.block_bytes)
-        region = regions[0]
-        key = region.key
+        words, sizes = regions.forms[0].words, regions.sizes
+        key = words.tobytes() + sizes.tobytes()
         if key not in self._fused:
-            self._fused[key] = self._fuse(region)
+            self._fused[key] = self._fuse(words, sizes)
         words, prices, burst = self._fused[key]
         if burst is not None and not self.in_graph:
             ready = self.host_s + burst.ready_s
@@ -249,16 +249,16 @@ class Engine:
         self._walk(regions.named(words, np.zeros(words.size, np.int64)).tolist(), 0)
         self.prices, self.compiled = outer, False
 
-    def _fuse(self, region: Region) -> tuple[Words, Prices, Burst | None]:
-        """Its fused words, prices of the few ops that these launch, numbered among themselves, and where it does nothing
+    def _fuse(self, region: Words, sizes: Words) -> tuple[Words, Prices, Burst | None]:
+        """A region's fused words, prices of the few ops that these launch, numbered among themselves, and where it does nothing
         but launch them, that."""
         used: dict[int, int] = {}
         words = [
             word if word & KIND_MASK != OP
             else used.setdefault(word >> KIND_BITS, len(used)) << KIND_BITS | OP
-            for word in region.words.tolist()
+            for word in region.tolist()
         ]  # fmt: skip
-        fused, ops = fuse_words(words, [self.prices.ops[op] for op in used], region.sizes.tolist())
+        fused, ops = fuse_words(words, [self.prices.ops[op] for op in used], sizes.tolist())
         prices, array = self.prices.like(ops), np.asarray(fused, np.int64)
         return array, prices, self._burst_of(array, prices)
 

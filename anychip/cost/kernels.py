@@ -232,23 +232,27 @@ def _take_in(groups: list[Node], home: Node, node: Node) -> None:
     """Join to a group the others that make what its new node reads, where nothing between needs them: a sum of two results is
     one kernel with both."""
     at = groups.index(home)
-    between = Node([], 0, 0, False, 0, "")
-    for place in range(at - 1, max(at - LOOK_BACK, 0) - 1, -1):
-        group = groups[place]
-        makes = group.fusible and group.elements == home.elements and not node.reads.keys().isdisjoint(group.writes)
-        if (
-            makes
-            and between.reads.keys().isdisjoint(group.writes)
-            and between.writes.keys().isdisjoint(group.reads | group.writes)
-        ):
+    makers = [
+        place
+        for place in range(at - 1, max(at - LOOK_BACK, 0) - 1, -1)
+        if not node.reads.keys().isdisjoint(groups[place].writes)
+        and groups[place].fusible
+        and groups[place].elements == home.elements
+    ]
+    read, written = set[int](), set[int]()  # by what stays between, down to `seen`
+    seen = at
+    for place in makers:
+        group, between = groups[place], groups[place + 1 : seen]
+        read.update(*(other.reads for other in between))
+        written.update(*(other.writes for other in between))
+        seen = place + 1
+        if read.isdisjoint(group.writes) and written.isdisjoint(group.reads | group.writes):
             home.reads = group.reads | {block: size for block, size in home.reads.items() if block not in group.writes}
             home.writes = group.writes | home.writes
             home.ops = group.ops + home.ops
             home.flop += group.flop
             del groups[place]
-        else:
-            between.reads |= group.reads
-            between.writes |= group.writes
+            seen = place
 
 
 def _home(groups: list[Node], node: Node) -> tuple[Node | None, bool]:

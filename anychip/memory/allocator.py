@@ -64,12 +64,14 @@ class Settings:
 
 
 class Segment:
-    """Memory taken from the chip at once. blocks are kept as a doubly linked list, `first` at its start."""
+    """Memory taken from the chip at once. blocks are kept as a doubly linked list, `first` at its start. pool: the free blocks
+    of its stream and size, smallest first, each as (size, address, block)."""
 
-    __slots__ = ("address", "expandable", "first", "size", "small", "stream")
+    __slots__ = ("address", "expandable", "first", "pool", "size", "small", "stream")
 
-    def __init__(self, address: int, size: int, small: bool, stream: int, expandable: bool = False) -> None:
+    def __init__(self, address: int, size: int, small: bool, stream: int, pool: "Pool", expandable: bool) -> None:
         self.address, self.size, self.small, self.stream, self.expandable = address, size, small, stream, expandable
+        self.pool = pool
         self.first: Block | None = None
 
 
@@ -90,6 +92,7 @@ class Block:
         return self.previous is not None or self.next is not None
 
 
+Pool = list[tuple[int, int, Block]]
 ACTIVE = ("active", "active_bytes", "requested_bytes")
 INACTIVE = ("inactive_split", "inactive_split_bytes")
 
@@ -109,8 +112,7 @@ class CachingAllocator:
         self._counts_active, self._counts_inactive = (
             any(name in counted for name in names) for names in (ACTIVE, INACTIVE)
         )
-        self._free: dict[tuple[int, bool], list[tuple[int, int]]] = {}
-        self._by_address: dict[int, Block] = {}
+        self._free: dict[tuple[int, bool], Pool] = {}
         self._waiting: list[Block] = []
         self._next_address = FIRST_ADDRESS
 
@@ -169,16 +171,19 @@ class CachingAllocator:
 
     def _find(self, size: int, small: bool, stream: int) -> Block | None:
         free = self._free.get((stream, small), [])
-        at = bisect_left(free, (size, 0))
+        at = bisect_left(free, (size,))
         if at == len(free):
             return None
-        block = self._by_address[free[at][1]]
+        block = free[at][2]
         if block.segment.expandable and block.next is None and at + 1 < len(free):
-            block = self._by_address[free[at + 1][1]]  # a segment's end counts as large as it could grow
+            at += 1  # a segment's end counts as large as it could grow
+            block = free[at][2]
         limit = self.settings.max_split_size
         if size < limit <= block.size or (size >= limit and block.size >= size + LARGE_SEGMENT):
             return None
-        self._leave_pool(block)
+        del free[at]
+        if self._counts_inactive:
+            self._count_inactive(block, -1)
         return block
 
     def _new_block(self, size: int, small: bool, stream: int) -> Block | None:
@@ -192,7 +197,8 @@ class CachingAllocator:
         return self._first_block(segment)
 
     def _add_segment(self, size: int, small: bool, stream: int, expandable: bool = False) -> Segment:
-        segment = Segment(self._next_address, size, small, stream, expandable)
+        pool = self._free.setdefault((stream, small), [])
+        segment = Segment(self._next_address, size, small, stream, pool, expandable)
         self._next_address += SEGMENT_GAP if expandable else size + ROUND_LARGE
         self.segments[segment.address] = segment
         self._reserve(segment, size)
@@ -200,7 +206,6 @@ class CachingAllocator:
 
     def _first_block(self, segment: Segment) -> Block:
         block = segment.first = Block(segment, segment.address, segment.size)
-        self._by_address[block.address] = block
         return block
 
     def _expand(self, size: int, small: bool, stream: int) -> Block | None:
@@ -226,7 +231,6 @@ class CachingAllocator:
             last.size += grown
             return last
         block = Block(segment, segment.address + segment.size - grown, grown)
-        self._by_address[block.address] = block
         if last is None:
             segment.first = block
         else:
@@ -240,16 +244,15 @@ class CachingAllocator:
     def _take(self, block: Block, size: int, nbytes: int) -> Block:
         if self._splits(block, size):
             rest = Block(block.segment, block.address + size, block.size - size)
-            self._by_address[rest.address] = rest
             rest.previous, rest.next = block, block.next
             if rest.next is not None:
                 rest.next.previous = rest
             block.next, block.size = rest, size
             self._enter_pool(rest)
         block.allocated, block.requested = True, nbytes
-        small = block.segment.small
-        self.statistics.count(small, (("allocation", 1), ("allocated_bytes", block.size), ("active", 1),
-                                      ("active_bytes", block.size), ("requested_bytes", nbytes)))  # fmt: skip
+        self.statistics.count(block.segment.small, (("allocation", 1), ("allocated_bytes", block.size)))
+        if self._counts_active:
+            self._count_active(block, 1)
         return block
 
     def _splits(self, block: Block, size: int) -> bool:
@@ -268,8 +271,7 @@ class CachingAllocator:
     def free(self, block: Block) -> None:
         assert block.allocated
         block.allocated = False
-        small = block.segment.small
-        self.statistics.count(small, (("allocation", -1), ("allocated_bytes", -block.size)))
+        self.statistics.count(block.segment.small, (("allocation", -1), ("allocated_bytes", -block.size)))
         if block.streams:
             block.waiting = True
             self._waiting.append(block)
@@ -285,10 +287,8 @@ class CachingAllocator:
         self._waiting.clear()
 
     def _recycle(self, block: Block) -> None:
-        small = block.segment.small
         if self._counts_active:
-            amounts = (("active", -1), ("active_bytes", -block.size), ("requested_bytes", -block.requested))
-            self.statistics.count(small, amounts)
+            self._count_active(block, -1)
         block.requested = 0
         for neighbour in (block.previous, block.next):
             if neighbour is not None and not neighbour.allocated and not neighbour.waiting:
@@ -302,23 +302,23 @@ class CachingAllocator:
         first.next = second.next
         if second.next is not None:
             second.next.previous = first
-        del self._by_address[second.address]
         return first
+
+    def _count_active(self, block: Block, sign: int) -> None:
+        amounts = (("active", sign), ("active_bytes", sign * block.size), ("requested_bytes", sign * block.requested))
+        self.statistics.count(block.segment.small, amounts)
 
     # ------------------------------------------------------------ pools
 
-    def _pool(self, block: Block) -> list[tuple[int, int]]:
-        return self._free.setdefault((block.segment.stream, block.segment.small), [])
-
     def _enter_pool(self, block: Block) -> None:
-        insort(self._pool(block), (block.size, block.address))
+        insort(block.segment.pool, (block.size, block.address, block))
         if self._counts_inactive:
             self._count_inactive(block, 1)
 
     def _leave_pool(self, block: Block) -> None:
-        pool = self._pool(block)
+        pool = block.segment.pool
         at = bisect_left(pool, (block.size, block.address))
-        if at < len(pool) and pool[at] == (block.size, block.address):
+        if at < len(pool) and pool[at][2] is block:
             del pool[at]
             if self._counts_inactive:
                 self._count_inactive(block, -1)
@@ -344,7 +344,6 @@ class CachingAllocator:
     def _give_back(self, segment: Segment) -> None:
         assert segment.first is not None
         self._leave_pool(segment.first)
-        del self._by_address[segment.first.address]
         del self.segments[segment.address]
         self.statistics.count(segment.small, (("segment", -1), ("reserved_bytes", -segment.size)))
         self.events["num_device_free"] += 1
@@ -366,7 +365,6 @@ class CachingAllocator:
         if last.size:
             self._enter_pool(last)
             return
-        del self._by_address[last.address]
         if last.previous is not None:
             last.previous.next = None
         else:

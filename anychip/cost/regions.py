@@ -12,7 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from anychip.record import Kind, Program
-from anychip.record.tape import ALLOC, DEF, FREE, KIND_BITS, KIND_MASK, OF_BLOCKS, OF_EVENTS, OF_MODULES, OP, flags
+from anychip.record.tape import (
+    ALLOC,
+    DEF,
+    FREE,
+    KIND_BITS,
+    KIND_MASK,
+    OF_BLOCKS,
+    OF_EVENTS,
+    OF_MODULES,
+    OP,
+    flags,
+    order_of,
+)
 
 Words = npt.NDArray[np.int64]
 
@@ -59,7 +71,7 @@ class Forms:
     def of(self, tape: Words, begins: Words, ends: Words) -> list[Form]:
         """Of the stretches begins..ends (ends excluded) of a tape, none of which reaches into another."""
         edges = zip(begins.tolist(), ends.tolist(), strict=True)
-        keys = [sha256(tape[begin:end]).digest() for begin, end in edges]
+        keys = [sha256(tape[begin:end].data).digest() for begin, end in edges]
         fresh = {key: place for place, key in enumerate(keys) if key not in self._known}
         if fresh:
             places = list(fresh.values())
@@ -92,7 +104,7 @@ def _number(
     goes, the first of each region)."""
     at = np.flatnonzero(named[kinds])
     region, names = of[at], words[at] >> KIND_BITS
-    order = np.argsort(names.astype(np.uint16) if names.max(initial=0) < 1 << 16 else names, kind="stable")
+    order = order_of(names)
     sorted_names, sorted_regions = names[order], region[order]
     is_first = kinds[at[order]] == making if making is not None else np.zeros(at.size, bool)
     is_first[:1] = True
@@ -228,7 +240,7 @@ class Lives:
         if self.again.keys().isdisjoint(names):
             return {}
         start = int(self.regions.begins[number]) - 1
-        places = dict(zip(names, self.regions.forms[number].given.tolist(), strict=True))
+        places: dict[int, int] = dict(zip(names, self.regions.forms[number].given.tolist(), strict=True))
         found = {}
         for block, place in places.items():
             what = self._instead_of(block, start)

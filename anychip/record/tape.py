@@ -81,5 +81,14 @@ def flags(kinds: Iterable[Kind]) -> npt.NDArray[np.bool_]:
     return found
 
 
+def order_of(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Their stable order. numpy counts numbers of 16 bits, which those of blocks, reused as they are, nearly always are; it
+    compares larger ones."""
+    order: npt.NDArray[np.int64] = np.argsort(
+        numbers.astype(np.uint16) if numbers.max(initial=0) < 1 << 16 else numbers, kind="stable"
+    )
+    return order
+
+
 def word(kind: Kind, payload: int = 0) -> int:
     return payload << KIND_BITS | kind

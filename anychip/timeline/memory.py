@@ -3,7 +3,9 @@
 Exact sums of the blocks' bytes in host order; what a caching allocator rounds up or keeps back is not in them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,7 @@ import numpy.typing as npt
 from anychip.record import Kind, Mark, Program
 from anychip.record.failure import refused
 from anychip.record.steps import Marks, Phase, find_steps
+from anychip.record.tape import order_of
 from anychip.timeline.modules import memory_by_module
 
 KINDS = ("parameters", "gradients", "optimizer", "activations", "workspace", "other")
@@ -19,16 +22,21 @@ KINDS = ("parameters", "gradients", "optimizer", "activations", "workspace", "ot
 @dataclass(frozen=True)
 class Memory:
     """peak_bytes: the most that was live at once; at: the word where that was. by_kind: the peak's bytes by KINDS.
-    end_bytes: what was live at the end. stepping_bytes: the most from the first step on. by_module: the peak's bytes by the
-    module that they were made for. state_bytes: parameters and optimizer state when the last step has ended, whenever the peak was."""
+    end_bytes: what was live at the end. stepping_bytes: the most from the first step on. state_bytes: parameters and optimizer
+    state when the last step has ended, whenever the peak was."""
 
     peak_bytes: int
     at: int
     by_kind: dict[str, int]
     end_bytes: int
     stepping_bytes: int
-    by_module: dict[str, int] = field(default_factory=dict)
     state_bytes: int = 0
+    _by_module: Callable[[], dict[str, int]] = field(default=dict, repr=False, compare=False)
+
+    @cached_property
+    def by_module(self) -> dict[str, int]:
+        """The peak's bytes by the module that they were made for. Of a job it is asked of the fullest rank alone."""
+        return self._by_module()
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ def lives(program: Program) -> Lives:
     kinds = program.kinds
     at = np.flatnonzero((kinds == Kind.ALLOC) | (kinds == Kind.FREE))
     block, allocates = program.payloads[at], kinds[at] == Kind.ALLOC
-    order = np.argsort(block, kind="stable")
+    order = order_of(block)
     at, block, allocates = at[order], block[order], allocates[order]
     following = np.append(at[1:], program.tape.size)
     ends_here = np.append((block[1:] != block[:-1]) | allocates[1:], True)
@@ -71,22 +79,18 @@ def memory(program: Program) -> Memory:
     all_lives = lives(program)
     if not all_lives.size.size:
         return Memory(0, 0, dict.fromkeys(KINDS, 0), 0, 0)
-    edges = np.concatenate([all_lives.born, all_lives.died])
-    change = np.concatenate([all_lives.size, -all_lives.size])
-    # At one word only one thing happens; those that never die end past the tape.
-    order = np.argsort(edges, kind="stable")
-    live = np.cumsum(change[order])
-    top = int(np.argmax(live))
+    change = np.zeros(program.tape.size, np.int64)  # at one word only one thing happens
+    change[all_lives.born], dies = all_lives.size, all_lives.died < change.size
+    change[all_lives.died[dies]] = -all_lives.size[dies]
+    live = np.cumsum(change)
+    at = int(np.argmax(live))
     steps = find_steps(program)
-    begun = int(np.searchsorted(edges[order], steps[0].begin)) if steps else 0
-    stepping = int(live[max(begun - 1, 0) :].max())
-    peak, at = int(live[top]), int(edges[order][top])
+    stepping = int(live[max(steps[0].begin - 1 if steps else 0, 0) :].max())
     present = (all_lives.born <= at) & (all_lives.died > at)
     kind = kinds_of(program, all_lives)
     by_kind = np.bincount(kind[present], weights=all_lives.size[present], minlength=len(KINDS))
-    alive = all_lives.died >= program.tape.size
-    modules = memory_by_module(
-        program, all_lives.block[present], all_lives.size[present], all_lives.born[present],
+    modules = partial(
+        memory_by_module, program, all_lives.block[present], all_lives.size[present], all_lives.born[present],
         kind[present] == KINDS.index("parameters"), kind[present] == KINDS.index("optimizer"),
     )  # fmt: skip
     kinds = {name: int(by_kind[i]) for i, name in enumerate(KINDS)}
@@ -95,7 +99,7 @@ def memory(program: Program) -> Memory:
     kept = np.isin(kind, (KINDS.index("parameters"), KINDS.index("optimizer")))
     kept &= (all_lives.born < first) & (all_lives.died >= last)
     state = int(all_lives.size[kept].sum())
-    return Memory(peak, at, kinds, int(all_lives.size[alive].sum()), stepping, modules, state)
+    return Memory(int(live[at]), at, kinds, int(live[-1]), stepping, state, modules)
 
 
 def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:

@@ -98,12 +98,14 @@ def _taken_out(words: Words, block_bytes: Words, made: Words, block: Words, sour
     order, kept, out = np.arange(words.size + 1, dtype=np.float64), np.ones(words.size + 1, bool), words.copy()
     order[-1] = np.inf
     allocs, frees = Places(words, ALLOC), Places(words, FREE)
-    gone, let = frees.after(block, made), frees.after(source, where)
+    gone = frees.after(block, made)
     kept[made] = kept[gone] = False
+    held = source >= 0
+    source, where, gone = source[held], where[held], gone[held]
+    let = frees.after(source, where)
     taken = allocs.after(source, let)
     new: list[int] = []
-    held = np.flatnonzero((source >= 0) & (let < words.size))
-    for one, end, leave, again in zip(*(these[held].tolist() for these in (source, gone, let, taken)), strict=True):
+    for one, end, leave, again in zip(*(these.tolist() for these in (source, gone, let, taken)), strict=True):
         until = float(order[end])
         if order[leave] >= until:
             continue

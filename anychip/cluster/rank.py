@@ -15,7 +15,7 @@ from anychip.cluster.match import POINT_TO_POINT, Meeting
 from anychip.cluster.script import Floats, Script, Stretches
 from anychip.cluster.stragglers import lag
 from anychip.cost.price import Prices
-from anychip.record.tape import BATCH, COMPILED, OP, READ, RECORD, STREAM, SYNC, SYNC_EVENT, WAIT
+from anychip.record.tape import BATCH, OP, READ, RECORD, STREAM, SYNC, SYNC_EVENT, WAIT
 from anychip.timeline.engine import Engine
 
 NEVER = float("nan")
@@ -34,8 +34,7 @@ class RankEngine(Engine):
     stream is held up by.
 
     began_s, free_s, streams: of each stretch the host's clock when it begins, when its stream is free (NEVER while that is
-    not known), which that is. clock_s: the host's clock after each edge. noted: of every other launch its word, start,
-    duration and stream.
+    not known), which that is. noted: of every other launch its word, start, duration and stream.
     """
 
     def __init__(self, index: int, script: Script, prices: Prices, board: Board, extra_s: Floats | None,
@@ -50,7 +49,6 @@ class RankEngine(Engine):
         self.edge = 0
         self.began_s: list[float] = []
         self.free_s, self.streams = [NEVER] * len(self.spans), [0] * len(self.spans)
-        self.clock_s: list[float] = []
         self.noted: list[tuple[int, float, float, int]] = []
         self.queues: dict[int, deque[tuple[Any, ...]]] = {}
         self.heads: dict[int, Launch] = {}
@@ -70,18 +68,10 @@ class RankEngine(Engine):
     def advance(self, ahead: bool) -> bool:
         """Walk on until the host has to wait for what is not known yet, or to the end; unless `ahead`, no further than to a
         stream that is held up. True if it came past a word that couples clocks."""
-        words, spans, began_s, clock_s, queues = (
-            self.script.edge_words,
-            self.spans,
-            self.began_s,
-            self.clock_s,
-            self.queues,
-        )
+        words, spans, began_s, queues = self.script.edge_words, self.spans, self.began_s, self.queues
         first = number = self.edge
         last = len(words)
-        while True:
-            if not ahead and self.stream in queues:
-                break
+        while ahead or self.stream not in queues:
             if len(began_s) == number:
                 began_s.append(self.host_s)
                 spent, duration, _, size = spans[number]
@@ -97,10 +87,8 @@ class RankEngine(Engine):
             kind, payload, position, switch = words[number]
             if switch is not None and self._switch(payload, *switch):
                 began_s += (self.host_s,) * 2
-                clock_s += (self.host_s,) * 3
                 number += 3
             elif self._word(kind, payload, position):
-                clock_s.append(self.host_s)
                 number += 1
             else:
                 break
@@ -132,8 +120,6 @@ class RankEngine(Engine):
             return self._op(payload, position)
         elif kind == BATCH:
             self._batch(payload)
-        elif kind == COMPILED:
-            self.compiled = bool(payload)
         elif self._held_up(kind, payload):
             return False
         else:
@@ -161,6 +147,7 @@ class RankEngine(Engine):
         return kind == SYNC_EVENT and payload in self.moments
 
     def _op(self, op: int, position: int) -> bool:
+        self.compiled = bool(self.script.compiled[position])
         if self.batch is not None and op in self.script.meetings:
             self.batch.append((position, op))
         elif op in self.script.met:

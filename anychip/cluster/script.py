@@ -18,7 +18,7 @@ from anychip.cluster.match import Meeting
 from anychip.cost.price import Prices
 from anychip.network import Collective
 from anychip.record import Kind, Mark, Program
-from anychip.record.tape import flags
+from anychip.record.tape import flags, order_of
 from anychip.timeline.engine import COUPLING
 
 Ints = npt.NDArray[np.int64]
@@ -26,6 +26,7 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 SWITCH = (Kind.RECORD, Kind.STREAM, Kind.WAIT)
+EDGES = {*COUPLING, Kind.BATCH} - {Kind.COMPILED}  # of fused regions; whether it is in one each word tells
 TIMED = (Kind.OP, Kind.HOST, Kind.BATCH, Kind.MARK, *COUPLING)  # all other words take no time
 
 
@@ -33,10 +34,11 @@ TIMED = (Kind.OP, Kind.HOST, Kind.BATCH, Kind.MARK, *COUPLING)  # all other word
 class Script:
     """A rank's tape without the words that take no time. Does not depend on times: shared by the simulations of a job.
 
-    keep: positions of its words on the tape. kinds, payloads: of its words. edges: those where clocks couple or ranks meet;
-    edge_words: of each its kind, its payload and its position, and where an event is recorded, another stream taken and
-    one waited for in a row, as around each collective, the payloads of the two that follow. met: ops that are collectives which
-    need more than their price: a send and its receive meet even within one class (a ring).
+    keep: positions of its words on the tape. kinds, payloads: of its words; compiled: whether each is in a compiled region.
+    edges: those where clocks couple or ranks meet; edge_words: of each its kind, its payload and its position, and where an
+    event is recorded, another stream taken and one waited for in a row, as around each collective, the payloads of the two
+    that follow. met: ops that are collectives which need more than their price: a send and its receive meet even within one
+    class (a ring).
     together: for the ops of a batch, the time of its collectives over what they take one by one.
     """
 
@@ -46,6 +48,7 @@ class Script:
     keep: Ints
     kinds: Ints
     payloads: Ints
+    compiled: Flags
     edges: Ints
     edge_words: list[tuple[int, int, int, tuple[int, int] | None]]
     met: frozenset[int]
@@ -59,9 +62,10 @@ class Script:
         kinds, payloads = program.kinds, program.payloads
         mask = flags(TIMED)[kinds]
         mask &= (kinds != Kind.MARK) | ((payloads == Mark.OPTIMIZER_END) & prices.on.graph)
+        mask[_unheard(kinds, payloads)] = False
         keep = np.flatnonzero(mask)
         kinds, payloads = kinds[keep], payloads[keep]
-        cuts = flags((*COUPLING, Kind.BATCH))[kinds]
+        cuts = flags(EDGES)[kinds]
         launched = np.flatnonzero(kinds == Kind.OP)
         of_op = prices.blocks | prices.on.called
         every = every or prices.on.called
@@ -73,8 +77,18 @@ class Script:
         batched = np.cumsum(np.where(kinds == Kind.BATCH, np.where(payloads > 0, 1, -1), 0))[launched] > 0
         cuts[launched] |= batched & meet[payloads[launched]]
         edges = np.flatnonzero(cuts)
-        return cls(program, calls, meetings, keep, kinds, payloads, edges, _edge_words(kinds, payloads, edges),
-                   frozenset(met), together)  # fmt: skip
+        return cls(program, calls, meetings, keep, kinds, payloads, _state(kinds, payloads, Kind.COMPILED), edges,
+                   _edge_words(kinds, payloads, edges), frozenset(met), together)  # fmt: skip
+
+
+def _unheard(kinds: Ints, payloads: Ints) -> Ints:
+    """Words that record an event which nobody waits for until it is recorded again: FSDP's are by the thousand."""
+    at = np.flatnonzero((kinds == Kind.RECORD) | (kinds == Kind.WAIT) | (kinds == Kind.SYNC_EVENT))
+    at = at[order_of(payloads[at])]
+    recorded, event = kinds[at] == Kind.RECORD, payloads[at]
+    waited = np.append(~recorded[1:] & (event[1:] == event[:-1]), False)[: at.size]
+    found: Ints = at[recorded & ~waited]
+    return found
 
 
 def _edge_words(kinds: Ints, payloads: Ints, edges: Ints) -> list[tuple[int, int, int, tuple[int, int] | None]]:
@@ -102,11 +116,10 @@ class Stretches:
         """extra_s: by word what a launch takes beyond its op's price."""
         kinds, payloads, on = script.kinds, script.payloads, prices.on
         in_graph = _state(kinds, payloads, Kind.GRAPH) | on.graph
-        compiled = _state(kinds, payloads, Kind.COMPILED)
         plain = np.ones(kinds.size, bool)
         plain[script.edges] = False
         self.positions = np.flatnonzero(plain & (kinds == Kind.OP))
-        ops, in_graph, compiled = payloads[self.positions], in_graph[self.positions], compiled[self.positions]
+        ops, in_graph, compiled = payloads[self.positions], in_graph[self.positions], script.compiled[self.positions]
         kernels = prices.kernels[ops]
         host = np.where(compiled, kernels * on.host_launch_s, prices.host_s[ops])
         first = np.where(compiled, on.host_launch_s, np.minimum(host, on.host_op_s + on.host_launch_s))

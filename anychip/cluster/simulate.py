@@ -95,6 +95,19 @@ class ClusterTimeline:
         return max(rank.timeline.total_s for rank in self.ranks)
 
 
+@contextmanager
+def _without_gc() -> Iterator[None]:
+    """What is made here lives until all is done, so looking for garbage in it finds nothing and takes long."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_without_gc()
 def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Stragglers | None = None,
              node_chips: int = 8, contention: bool = True) -> ClusterTimeline:  # fmt: skip
     """Run a job's recordings on chips joined by a fabric.
@@ -119,8 +132,7 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
         _together(rank, asked, worn if unlike else fabric)
         for rank, asked, unlike in zip(programs, calls, odd, strict=True)
     ]
-    with _without_gc():
-        scripts = [Script.of(*parts, every) for parts in zip(programs, prices, calls, meetings, together, strict=True)]
+    scripts = [Script.of(*parts, every) for parts in zip(programs, prices, calls, meetings, together, strict=True)]
     ranks = _run(scripts, prices, None, wanted.jitter)
     if contention:
         extra = [extra_s(rank.timeline, mine) for rank, mine in zip(ranks, taken, strict=True)]
@@ -240,8 +252,7 @@ def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None
     board = Board(complain)
     for index, (script, priced) in enumerate(zip(scripts, prices, strict=True)):
         engines.append(RankEngine(index, script, priced, board, extra[index] if extra else None, jitter))
-    with _without_gc():
-        _advance(engines, board)
+    _advance(engines, board)
     if not all(engine.done or _is_cut_short(engine) for engine in engines):
         complain_of_waiting(engines, board)
     return [_timeline(engine, priced) for engine, priced in zip(engines, prices, strict=True)]
@@ -276,18 +287,6 @@ def _is_cut_short(engine: RankEngine) -> bool:
     return bool(steps and waiting) and min(waiting) >= steps[-1].end
 
 
-@contextmanager
-def _without_gc() -> Iterator[None]:
-    """What scripts and engines make lives until all is done, so looking for garbage in it finds nothing and takes half the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def _by_position(script: Script, timeline: Timeline, extra: Floats) -> Floats:
     found = np.zeros(script.kinds.size)
     found[np.searchsorted(script.keep, timeline.position)] = extra
@@ -312,8 +311,7 @@ def _timeline(engine: RankEngine, prices: Prices) -> RankTimeline:
     position = script.keep[at]
     # Words that a rank did not come to, when it waited for others that were ended before, happen when all else is over.
     clock = stretches.host_clock(began)
-    clock[script.edges] = np.nan
-    clock[script.edges[: len(engine.clock_s)]] = engine.clock_s
+    clock[script.edges] = began[1:]  # a stretch begins when the edge before it is done
     clock = np.concatenate(([0.0], np.nan_to_num(clock, nan=engine.host_s)))
     before = np.zeros(script.program.tape.size, np.int64)
     before[script.keep] = 1

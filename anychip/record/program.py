@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from anychip.errors import BadProgramFile
 from anychip.record.op import Op, TensorMeta, from_json, to_json
-from anychip.record.tape import KIND_BITS, KIND_MASK
+from anychip.record.tape import KIND_BITS, KIND_MASK, Kind
 from anychip.whole import whole
 
 FORMAT = 2
@@ -178,18 +178,20 @@ class Program:
 
     def check(self) -> None:
         """Raise BadProgramFile if a word points outside its table."""
-        from anychip.record.tape import Kind
-
         if self.tape.ndim != 1 or self.tape.dtype != np.int64 or self.block_bytes.dtype != np.int64:
             raise BadProgramFile("program: the tape must be a flat array of int64. Record it again.")
         kinds, payloads = self.kinds, self.payloads
-        tables = ((Kind.OP, len(self.ops)), (Kind.ALLOC, len(self.block_bytes)), (Kind.FREE, len(self.block_bytes)),
-                  (Kind.READ, len(self.places)), (Kind.ENTER, len(self.modules)),
-                  (Kind.NODE, len(self.modules)), (Kind.AT, len(self.places)))  # fmt: skip
-        for kind, size in tables:
-            payload = payloads[kinds == kind]
-            if payload.size and (payload.min() < 0 or payload.max() >= size):
-                raise BadProgramFile(f"program: a {kind.name} word points to entry {payload.max()} of {size}.")
+        tables = {Kind.OP: len(self.ops), Kind.ALLOC: len(self.block_bytes), Kind.FREE: len(self.block_bytes),
+                  Kind.READ: len(self.places), Kind.ENTER: len(self.modules), Kind.NODE: len(self.modules),
+                  Kind.AT: len(self.places)}  # fmt: skip
+        sizes = np.full(KIND_MASK + 1, np.iinfo(np.uint64).max)
+        sizes[list(tables)] = list(tables.values())
+        outside = np.flatnonzero(
+            payloads.view(np.uint64) >= sizes[kinds]
+        )  # read so, what is below zero is beyond them, too
+        if outside.size:
+            kind, payload = Kind(int(kinds[outside[0]])), payloads[outside[0]]
+            raise BadProgramFile(f"program: a {kind.name} word points to entry {payload} of {tables[kind]}.")
         for op in self.ops:
             if op.name.startswith("c10d.") and not 0 <= op.args[2] < len(self.groups):
                 raise BadProgramFile(f"program: {op.name} is called on group {op.args[2]} of {len(self.groups)}.")

@@ -120,7 +120,8 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
     fusions = Fusions()
     programs, origin, odd = _split([fuse(rank, fusions) for rank in program.ranks], wanted, node_chips)
     programs, calls = with_sources(programs, [_calls(rank) for rank in programs])
-    prices = [Prices(rank.ops, chip) for rank in programs]
+    first = Prices(programs[0].ops, chip)
+    prices = [first, *(first.like(rank.ops) for rank in programs[1:])]
     worn = _worn(fabric, wanted.degraded_link)
     taken = [
         _price(rank, asked, priced, worn if unlike else fabric, wanted.slow_node if unlike else 1.0)

@@ -63,7 +63,7 @@ def _fuse(program: Program, begins: Words, ends: Words, fusions: "Fusions | None
     back[numbers[::-1]] = np.arange(len(numbers))[::-1]  # of equal ops the first
     new = used[back[used] < 0]
     back[new] = len(numbers) + np.arange(new.size)
-    ops = [*program.ops, *(shared.ops[op] for op in new.tolist())]
+    ops = [shared.ops[op] for op in (*numbers.tolist(), *new.tolist())]
     return _renumbered(words, back), ops, block_bytes
 
 

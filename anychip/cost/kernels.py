@@ -231,13 +231,13 @@ def _group(nodes: list[Node]) -> list[Node]:
 def _take_in(groups: list[Node], home: Node, node: Node) -> None:
     """Join to a group the others that make what its new node reads, where nothing between needs them: a sum of two results is
     one kernel with both."""
-    at = groups.index(home)
+    at, wanted = groups.index(home), node.reads.keys()
     makers = [
         place
         for place in range(at - 1, max(at - LOOK_BACK, 0) - 1, -1)
-        if not node.reads.keys().isdisjoint(groups[place].writes)
-        and groups[place].fusible
+        if groups[place].fusible
         and groups[place].elements == home.elements
+        and not wanted.isdisjoint(groups[place].writes)
     ]
     read, written = set[int](), set[int]()  # by what stays between, down to `seen`
     seen = at

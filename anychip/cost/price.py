@@ -171,16 +171,21 @@ def host_work_s(task: Work, on: Machine) -> float:
     return on.host_op_s + task.kernels * on.host_launch_s + len(set(task.gemm)) * on.host_product_s
 
 
+Row = tuple[float, float, int, float, bool, int, int]  # an op's entries in the columns of `Prices`
+
+
 class Prices:
     """Prices of a growing list of ops on one chip, as columns (index = position in `ops`).
 
     body_s, kernels, host_s (eager issue time), blocks (the host waits for it), evidence and limit (indices into EVIDENCE
-    and LIMITS), bytes, flop. `extend()` prices what was added to `ops` since.
+    and LIMITS), bytes, flop. `extend()` prices what was added to `ops` since. known: prices by the same rules, whose ops need
+    not be priced again.
     """
 
-    def __init__(self, ops: list[Op], chip: Chip) -> None:
+    def __init__(self, ops: list[Op], chip: Chip, known: "Prices | None" = None) -> None:
         self.ops, self.chip, self.on = ops, chip, machine(chip)
         self.size = 0
+        self._rows: dict[Op, Row] = known._rows if known is not None else {}
         self.body_s: npt.NDArray[np.float64] = np.zeros(0)
         self.floors_s: npt.NDArray[np.float64] = np.zeros(0)
         self.kernels: npt.NDArray[np.int64] = np.zeros(0, np.int64)
@@ -192,12 +197,12 @@ class Prices:
 
     def like(self, ops: list[Op]) -> "Prices":
         """Prices of other ops by the same rules."""
-        return Prices(ops, self.chip)
+        return Prices(ops, self.chip, self)
 
     def extend(self) -> None:
         if len(self.ops) == self.size:
             return
-        fresh = [self._row(op) for op in self.ops[self.size :]]
+        fresh = [self._rows.get(op) or self._rows.setdefault(op, self._row(op)) for op in self.ops[self.size :]]
         self.size = len(self.ops)
         columns = list(zip(*fresh, strict=True))
         self.body_s = _append(self.body_s, columns[0])
@@ -208,7 +213,7 @@ class Prices:
         self.evidence = _append(self.evidence, columns[5])
         self.limit = _append(self.limit, columns[6])
 
-    def _row(self, op: Op) -> tuple[float, float, int, float, bool, int, int]:
+    def _row(self, op: Op) -> Row:
         task = as_called(op, work(op)) if self.on.called else work(op)
         cost = price_call(op, self.on)
         host = 0.0 if self.on.graph else host_work_s(task, self.on)

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from anychip.record import Kind, Program
+from anychip.record import Kind, Program, word
 from anychip.record.tape import (
     ALLOC,
+    COMPILED,
     DEF,
     FREE,
     KIND_BITS,
@@ -30,6 +31,7 @@ Words = npt.NDArray[np.int64]
 
 
 IS_BLOCK, IS_EVENT, IS_MODULE = flags(OF_BLOCKS), flags(OF_EVENTS), flags(OF_MODULES)
+ANY_REGION = word(Kind.COMPILED, 1)  # one that begins within another: its number tells nothing
 
 
 def spans(program: Program) -> tuple[Words, Words]:
@@ -83,6 +85,7 @@ class Forms:
         of = np.repeat(np.arange(begins.size), sizes)
         words = tape[np.arange(of.size) + (ends - np.cumsum(sizes))[of]]
         kinds = words & KIND_MASK
+        words[kinds == COMPILED] = ANY_REGION
         blocks, comes, goes, first = _number(words, kinds, IS_BLOCK, Kind.ALLOC, of)
         written = np.zeros(blocks.size, bool)
         at = np.flatnonzero(kinds == DEF)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from anychip.cost.price import Prices
+from anychip.cost.price import Prices, Row
 from anychip.network import Fabric, collective_of
 from anychip.record import Kind, Op, word
 from anychip.record.recorder import Recorder, is_standard_library
@@ -35,14 +35,14 @@ class Groups(Protocol):
 class JobPrices(Prices):
     """Prices of one rank's ops, its collectives at what the network takes when all come at the same time."""
 
-    def __init__(self, ops: list[Op], chip: Chip, fabric: Fabric, groups: Groups) -> None:
+    def __init__(self, ops: list[Op], chip: Chip, fabric: Fabric, groups: Groups, known: Prices | None = None) -> None:
         self.fabric, self.groups = fabric, groups
-        super().__init__(ops, chip)
+        super().__init__(ops, chip, known)
 
     def like(self, ops: list[Op]) -> Prices:
-        return JobPrices(ops, self.chip, self.fabric, self.groups)
+        return JobPrices(ops, self.chip, self.fabric, self.groups, self)
 
-    def _row(self, op: Op) -> tuple[float, float, int, float, bool, int, int]:
+    def _row(self, op: Op) -> Row:
         row = super()._row(op)
         call = collective_of(op)
         if call is None:

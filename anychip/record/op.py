@@ -53,6 +53,14 @@ class Op:
     outputs: tuple[TensorMeta, ...] = ()
     mutates: tuple[int, ...] = ()
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Of all that is nested in its arguments: remembered, as ops are looked up for every rank of a job."""
+        return hash((self.name, self.args, self.kwargs, self.outputs, self.mutates))
+
     @cached_property
     def tensors(self) -> tuple[TensorMeta, ...]:
         """Every tensor among args and kwargs, in order, lists flattened."""

@@ -85,13 +85,11 @@ class RankEngine(Engine):
             if number == last:
                 break
             kind, payload, position, switch = words[number]
-            if switch is not None and self._switch(payload, *switch):
-                began_s += (self.host_s,) * 2
-                number += 3
-            elif self._word(kind, payload, position):
-                number += 1
-            else:
+            if switch is not None:
+                self._switch(payload, *switch)
+            elif not self._word(kind, payload, position):
                 break
+            number += 1
         self.edge = number
         return number > first
 
@@ -126,17 +124,17 @@ class RankEngine(Engine):
             self._synchronise(kind, payload)
         return True
 
-    def _switch(self, event: int, stream: int, other: int) -> bool:
-        """Record an event, go to another stream and wait there for one, as happens around each collective; False where a
-        stream is held up or a batch is open: then word by word."""
+    def _switch(self, event: int, stream: int, other: int) -> None:
+        """Record an event, go to another stream and wait there for one."""
         queues, ends = self.queues, self.ends
         if self.batch or self.stream in queues or stream in queues or other in self.moments:
-            return False
+            for kind, payload in zip((RECORD, STREAM, WAIT), (event, stream, other), strict=True):
+                self._word(kind, payload, 0)
+            return
         self.moments.pop(event, None)
         self.events[event] = max(ends[self.stream], self.host_s)
         self.stream = stream
         ends[stream] = max(ends.get(stream, 0.0), self.events.get(other, 0.0))
-        return True
 
     def _held_up(self, kind: int, payload: int) -> bool:
         """Would the host wait for something that is not known yet?"""

@@ -35,9 +35,9 @@ class Script:
     """A rank's tape without the words that take no time. Does not depend on times: shared by the simulations of a job.
 
     keep: positions of its words on the tape. kinds, payloads: of its words; compiled: whether each is in a compiled region.
-    edges: those where clocks couple or ranks meet; edge_words: of each its kind, its payload and its position, and where an
-    event is recorded, another stream taken and one waited for in a row, as around each collective, the payloads of the two
-    that follow. met: ops that are collectives which need more than their price: a send and its receive meet even within one
+    edges: those where clocks couple or ranks meet, of which an event recorded, another stream taken and one waited for in a
+    row, as around each collective, are one, its switch; edge_words: of each its kind, its payload and its position, and of a
+    switch the payloads of the two that follow. met: ops that are collectives which need more than their price: a send and its receive meet even within one
     class (a ring).
     together: for the ops of a batch, the time of its collectives over what they take one by one.
     """
@@ -76,9 +76,11 @@ class Script:
         cuts[launched] |= of_op[payloads[launched]]
         batched = np.cumsum(np.where(kinds == Kind.BATCH, np.where(payloads > 0, 1, -1), 0))[launched] > 0
         cuts[launched] |= batched & meet[payloads[launched]]
+        switches = _switches(kinds)
+        cuts[switches + 1] = cuts[switches + 2] = False
         edges = np.flatnonzero(cuts)
         return cls(program, calls, meetings, keep, kinds, payloads, _state(kinds, payloads, Kind.COMPILED), edges,
-                   _edge_words(kinds, payloads, edges), frozenset(met), together)  # fmt: skip
+                   _edge_words(kinds, payloads, edges, switches), frozenset(met), together)  # fmt: skip
 
 
 def _unheard(kinds: Ints, payloads: Ints) -> Ints:
@@ -91,18 +93,19 @@ def _unheard(kinds: Ints, payloads: Ints) -> Ints:
     return found
 
 
-def _edge_words(kinds: Ints, payloads: Ints, edges: Ints) -> list[tuple[int, int, int, tuple[int, int] | None]]:
-    own, payload = kinds[edges].tolist(), payloads[edges].tolist()
-    switches = np.zeros(edges.size, bool)
-    if edges.size > 2:
-        in_a_row = edges[2:] - edges[:-2] == 2
-        switches[:-2] = in_a_row & np.all(
-            [kinds[edges[i : edges.size - 2 + i]] == kind for i, kind in enumerate(SWITCH)], 0
-        )
-    following: list[tuple[int, int] | None] = [
-        (payload[at + 1], payload[at + 2]) if switch else None for at, switch in enumerate(switches.tolist())
-    ]
-    return list(zip(own, payload, edges.tolist(), following, strict=True))
+def _switches(kinds: Ints) -> Ints:
+    """Where words of the kinds of SWITCH stand in a row."""
+    found: Ints = np.flatnonzero(np.all([kinds[i : kinds.size - 2 + i] == kind for i, kind in enumerate(SWITCH)], 0))
+    return found
+
+
+def _edge_words(kinds: Ints, payloads: Ints, edges: Ints,
+                switches: Ints) -> list[tuple[int, int, int, tuple[int, int] | None]]:  # fmt: skip
+    to: list[tuple[int, int] | None] = [None] * edges.size
+    pairs = zip(payloads[switches + 1].tolist(), payloads[switches + 2].tolist(), strict=True)
+    for at, pair in zip(np.searchsorted(edges, switches).tolist(), pairs, strict=True):
+        to[at] = pair
+    return list(zip(kinds[edges].tolist(), payloads[edges].tolist(), edges.tolist(), to, strict=True))
 
 
 class Stretches:

@@ -124,22 +124,22 @@ class Engine:
         cuts = _CUTS[kinds]
         is_op = kinds == OP
         cuts[is_op] |= self.prices.blocks[payloads[is_op]]
-        edges = np.flatnonzero(cuts)
+        edges, ends = np.flatnonzero(cuts), np.flatnonzero(array == COMPILED)
         at = 0
         for edge in edges.tolist():
             if edge < at:
                 continue
             self._stretch(array, kinds, payloads, at, edge)
-            at = self._couple(array, kinds, edge)
+            at = self._couple(array, kinds, edge, ends)
         self._stretch(array, kinds, payloads, at, array.size)
 
-    def _couple(self, array: Words, kinds: Words, edge: int) -> int:
-        """Do the coupling word; returns where to go on: after it, or after the region that it begins."""
+    def _couple(self, array: Words, kinds: Words, edge: int, ends: Words) -> int:
+        """Do the coupling word; returns where to go on: after it, or after the region that it begins. ends: where regions end."""
         if kinds[edge] == COMPILED and array[edge] >> KIND_BITS and not self._is_fused:
-            ends = np.flatnonzero(array[edge:] == COMPILED)
-            if ends.size:
-                self._run_region(array[edge + 1 : edge + int(ends[0])])
-                return edge + int(ends[0]) + 1
+            number = int(ends.searchsorted(edge))
+            if number < ends.size:
+                self._run_region(array[edge + 1 : int(ends[number])])
+                return int(ends[number]) + 1
             self._held = array[edge:].tolist()
             return array.size
         self._walk([int(array[edge])], edge)

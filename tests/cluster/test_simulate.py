@@ -210,6 +210,16 @@ def test_events_that_are_recorded_again_mean_the_latest():
     close(float(ends.end_s[ends.stream == 5][0]), 0.4)
 
 
+def test_events_that_nobody_waits_for_change_no_time():
+    plain, noted = Rank(0, 1, world(1)), Rank(0, 1, world(1))
+    for event in (7, 8, 7):
+        plain.compute(0.1)
+        noted.compute(0.1).add(w(Kind.RECORD, event))
+    plain, noted = (simulate(job(rank), H100, Wire()).ranks[0].timeline for rank in (plain, noted))
+    close(noted.total_s, plain.total_s)
+    assert noted.host_s.size == noted.program.tape.size
+
+
 @pytest.mark.parametrize(("stages", "chunks"), [(4, 1), (4, 2), (4, 3), (3, 4)])
 def test_an_interleaved_pipeline_fills_in_smaller_slots(stages, chunks):
     # as many batches as stages, each through every stage `chunks` times: p - 1 slots of a chunk are idle, whatever v is

@@ -9,6 +9,7 @@ import pytest
 
 from anychip.cost import fusion, work
 from anychip.cost.fusion import Fusions, fuse
+from anychip.cost.regions import Forms
 from anychip.record.tape import KIND_BITS, KIND_MASK
 from anychip.spec import load_chip
 from anychip.timeline import Engine, price
@@ -286,6 +287,35 @@ def test_a_region_of_several_ranks_is_fused_once(monkeypatch):
     assert launched(fuse(one, shared)) == launched(fuse(other, shared)) == [("fused", 2000, 2000, 1)]
     assert len(fused) == 1
     assert len(fuse(one, shared).ops) == len(OPS) + 1
+
+
+def test_regions_in_another_order_are_numbered_once(monkeypatch):
+    # two stages of a pipeline: the second does the same two regions, the other way round
+    numbered = []
+    original = Forms._numbered
+    monkeypatch.setattr(Forms, "_numbered", lambda *args: numbered.append(args[2].size) or original(*args))
+    parts = [
+        region(call(UNARY, [0], [1]), call(UNARY, [1], [2]), freed=[1]).tape.tolist(),
+        region(call(UNARY, [2], [3]), call(MATMUL, [3, 9], [4]), call(UNARY, [4], [2]), freed=[3, 4]).tape.tolist(),
+    ]
+    one, other = (program(a + b, OPS, [6000] * 20) for a, b in (parts, parts[::-1]))
+    shared = Fusions()
+    together = [launched(fuse(rank, shared)) for rank in (one, other)]
+    assert numbered == [2]
+    assert together == [launched(fuse(replace(rank))) for rank in (one, other)]
+    assert [len(ops) for ops in together] == [4, 4]
+
+
+def test_a_region_within_a_region_is_the_same_whatever_its_number(monkeypatch):
+    fused = []
+    original = fusion.fuse_region
+    monkeypatch.setattr(fusion, "fuse_region", lambda *args: fused.append(args) or original(*args))
+    words = []
+    for number in (2, 3, 4):
+        inner = [w(Kind.COMPILED, number), *call(UNARY, [0], [1]), *call(UNARY, [1], [2]), w(Kind.FREE, 1)]
+        words += [w(Kind.COMPILED, 1), *inner, w(Kind.COMPILED, 0)]
+    assert launched(fuse(program(words, OPS, [6000] * 3))) == [("fused", 2000, 2000, 1)] * 3
+    assert len(fused) == 1
 
 
 def test_a_recording_is_fused_once_for_all_chips(monkeypatch):

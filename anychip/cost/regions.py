@@ -145,10 +145,7 @@ class Regions:
         left, self.first_left = _joined([form.left for form in forms])
         self.given = self.blocks[given + np.repeat(self.first_block[:-1], np.diff(self.first_given))]
         self.left = self.blocks[left + np.repeat(self.first_block[:-1], np.diff(self.first_left))]
-        if isinstance(block_bytes, np.ndarray):
-            self.sizes = block_bytes[self.blocks]
-        else:  # a list that grows: not to be copied for each region
-            self.sizes = np.array([block_bytes[block] for block in self.blocks.tolist()], np.int64)
+        self.sizes = bytes_of(self.blocks, block_bytes)
 
     def sizes_of(self, number: int) -> Words:
         """Bytes of a region's blocks."""
@@ -173,10 +170,18 @@ def _joined(parts: Sequence[Words]) -> tuple[Words, Words]:
     return np.concatenate(parts), np.concatenate(([0], np.cumsum([part.size for part in parts])))
 
 
-def one_region(words: Words, block_bytes: Any) -> Regions:
+def bytes_of(blocks: Words, block_bytes: Any) -> Words:
+    """Bytes of blocks. block_bytes: of all; a list that grows is not copied for each region."""
+    if isinstance(block_bytes, np.ndarray):
+        found: Words = block_bytes[blocks]
+        return found
+    return np.array([block_bytes[block] for block in blocks.tolist()], np.int64)
+
+
+def one_region(words: Words) -> Form:
     """Words that are a region by themselves."""
-    begins, ends = np.zeros(1, np.int64), np.array([words.size])
-    return Regions(Forms().of(words, begins, ends), begins, ends, block_bytes)
+    (form,) = Forms().of(words, np.zeros(1, np.int64), np.array([words.size]))
+    return form
 
 
 class Instead(NamedTuple):

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from anychip.cost.kernels import fuse_words
 from anychip.cost.price import Prices
-from anychip.cost.regions import one_region
+from anychip.cost.regions import Regions, bytes_of, one_region
 from anychip.record import Kind, Op
 from anychip.record.tape import (
     COMPILED,
@@ -234,11 +234,11 @@ class Engine:
 
     def _run_region(self, inner: Words) -> None:
         """The words between a region's begin and its end."""
-        regions = one_region(inner, self.block_bytes)
-        words, sizes = regions.forms[0].words, regions.sizes
-        key = words.tobytes() + sizes.tobytes()
+        form = one_region(inner)
+        sizes = bytes_of(form.blocks, self.block_bytes)
+        key = form.words.tobytes() + sizes.tobytes()
         if key not in self._fused:
-            self._fused[key] = self._fuse(words, sizes)
+            self._fused[key] = self._fuse(form.words, sizes)
         words, prices, burst = self._fused[key]
         if burst is not None and not self.in_graph:
             ready = self.host_s + burst.ready_s
@@ -246,6 +246,7 @@ class Engine:
             self.host_s += burst.host_s
             return
         outer, self.prices, self.compiled = self.prices, prices, True
+        regions = Regions([form], np.zeros(1, np.int64), np.array([inner.size]), self.block_bytes)
         self._walk(regions.named(words, np.zeros(words.size, np.int64)).tolist(), 0)
         self.prices, self.compiled = outer, False
 

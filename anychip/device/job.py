@@ -300,7 +300,8 @@ class Job:
         owners = {rank: owner for owner, ranks in self._classes(programs, streams).items() for rank in ranks}
         wanted = {rank: owners[rank] for rank in (1, self.world_size - 1) if rank not in programs}
         stages = self.middle.samples if self.middle is not None and self.middle.played else ()
-        for rank, owner in wanted.items():
+        # Who has most to do first: the last of a pipeline has its loss, and would run alone in the end.
+        for rank, owner in sorted(wanted.items(), key=lambda one: -streams[one[1]].size):
             self._start(Rank(rank, owner))
         if wanted:
             self._pass_on(programs, streams)

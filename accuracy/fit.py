@@ -37,7 +37,7 @@ class Constant(NamedTuple):
 
         def changed(*where: object) -> Rates:
             rates = rates_of(*where)  # type: ignore[arg-type]
-            kept = tuple(row for row in rates.rows if (row.op, row.dtype) != self)
+            kept = tuple(row for row in rates.rows if row.op != self.op or self.dtype not in ("", row.dtype))
             row = Rate(self.op, self.dtype, "", value, "ratio", "derived", "", "", "a trial", "")
             return Rates((*kept, row), rates.default)
 
@@ -88,7 +88,7 @@ def main() -> int:
         value = fit(plans, recorder, constant)
         with constant.at(value):
             left = [f"{one.run.id} {forecast(one, recorder).time_s / step_time_s(one) - 1:+.1%}" for one in plans]
-    print(f"{args.chip} {constant.op} {value:.3f}: {', '.join(left)}")
+    print(f"{args.chip} {' '.join(filter(None, constant))} {value:.3f}: {', '.join(left)}")
     return 0
 
 

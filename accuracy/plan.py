@@ -240,11 +240,11 @@ def fill(run: Run, blank: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]
 def resized(run: Run, blank: Mapping[str, Any]) -> dict[str, int]:
     """Of a model's public sizes those that follow from another, which the source gives otherwise: as many heads of keys as
     heads, four times the width inside."""
-    public = {name: int(blank[name] or 0) for name in ("hidden", "heads", "kv_heads", "ffn") if name in blank}
+    public = {name: number(blank, name, 0) for name in ("hidden", "heads", "kv_heads", "ffn")}
     found = {}
-    if (heads := run.whole("heads")) and public.get("kv_heads") == public.get("heads"):
+    if (heads := run.whole("heads")) and public["kv_heads"] == public["heads"] > 0:
         found["kv_heads"] = heads
-    if (hidden := run.whole("hidden")) and public.get("ffn") == 4 * public.get("hidden", 0):
+    if (hidden := run.whole("hidden")) and public["ffn"] == 4 * public["hidden"] > 0:
         found["ffn"] = 4 * hidden
     return found
 
@@ -394,9 +394,9 @@ def slices_of(run: Run) -> int | None:
 
 
 def node_of(chip: str, cluster: str | None, chips: int, ep: int) -> int:
-    """Expert-parallel ranks that one scale-up domain of the chip holds: all where they fit, else equal parts."""
+    """Expert-parallel ranks that one scale-up domain of the chip holds: all where each group fits in one, else equal parts."""
     domain = Fabric.of(load_chip(chip), chips, cluster).tiers[0].chips
-    return ep if ep <= domain else gcd(ep, domain)
+    return ep if chips <= domain or domain % ep == 0 else gcd(ep, domain)
 
 
 PER_TOKEN = ("tokens_per_s_per_chip", "tflops_per_chip", "mfu")

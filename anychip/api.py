@@ -95,6 +95,8 @@ class Answer:
             return "program_failed"
         if not all(forecast.fits for forecast in self.forecasts):
             return "does_not_fit"
+        if any(self.failures):  # for want of memory of the chip that it was recorded on, which these have
+            return "program_failed"
         return "left_out" if self.left_out else "fine"
 
 

@@ -42,7 +42,7 @@ def parse(text: str) -> Target:
             f"{text!r}: a number of chips stands behind a colon. Try: --on {times['chip']}:{times['count']}"
         )
     if "," in text and not text.endswith(".toml"):
-        each = " ".join(f"--on {one.strip()}" for one in text.split(",") if one.strip())
+        each = " ".join(f"--on {one.strip()}" for one in text.split(",") if one.strip()) or "--on h100 --on mi300x"
         raise BadTarget(f"{text!r}: one target at a time. Try: {each}")
     match = _PATTERN.fullmatch(text)
     if match is None:

@@ -177,10 +177,11 @@ def test_imbalance_makes_the_first_expert_the_fullest():
 
 @pytest.mark.parametrize(("how", "sizes", "said"), [
     # 4,096 tokens choose among 4: with the fullest at twice the mean 2,048, and a third of what is left for each of the others
-    ("equal", [2048, 683, 683, 683], "the first part is the fullest at masked_experts.py:18."),
-    ("hot", [1024] * 4, "without effect; a mask at masked_experts.py:19 selects an equal part each time, as it does not tell "
+    ("equal", [2048, 683, 683, 683], "the first part is the fullest at masked_experts.py:24."),
+    ("other", [2048, 683, 683, 683], "the first part is the fullest at masked_experts.py:24."),
+    ("hot", [1024] * 4, "without effect; a mask at masked_experts.py:24 selects an equal part each time, as it does not tell "
                         "which part it is of."),
-    ("float", [4096] * 4, "without effect; a mask at masked_experts.py:19 selects everything each time, as it does not tell "
+    ("float", [4096] * 4, "without effect; a mask at masked_experts.py:24 selects everything each time, as it does not tell "
                           "which part it is of."),
 ])  # fmt: skip
 def test_imbalance_reaches_experts_that_are_picked_by_masks_or_says_that_it_does_not(how, sizes, said):

@@ -37,8 +37,8 @@ class Script:
     keep: positions of its words on the tape. kinds, payloads: of its words; compiled: whether each is in a compiled region.
     edges: those where clocks couple or ranks meet, of which an event recorded, another stream taken and one waited for in a
     row, as around each collective, are one, its switch; edge_words: of each its kind, its payload and its position, and of a
-    switch the payloads of the two that follow. met: ops that are collectives which need more than their price: a send and its receive meet even within one
-    class (a ring).
+    switch the payloads of the two that follow. met: ops that are collectives which need more than their price: a send and
+    its receive meet even within one class (a ring).
     together: for the ops of a batch, the time of its collectives over what they take one by one.
     """
 

@@ -1,9 +1,12 @@
 """Kernels whose cost travels with the op: stand-ins for fused libraries, and kernels that the user described."""
 
+import re
 from math import ceil
 
 from anychip.cost.work import BOTH_WAYS, Gemm, Work, casts_both_ways, family, main_dtype, matrix_dtype, traffic
 from anychip.record import Op
+
+BACKWARD = re.compile(r"(^|[._])(bwd|backward)([._]|$)")  # in the name of a kernel
 
 
 @family("custom.")
@@ -11,7 +14,7 @@ def custom(op: Op) -> Work:
     """FLOP as given (keyword ``flop``); bytes as given (``bytes``), else each tensor's once. FLOP of the matrix unit
     (``unit``) are priced as a cube of the same work, 2 * n**3, as only their number is known, unless ``products`` tells
     their shapes (batch, m, n, k); beside those, FLOP of the vector unit take no time. Kernels of a backward, which are named
-    so (``_bwd``), multiply slower. An op that was given neither FLOP nor bytes is counted by bytes alone and said so."""
+    so, multiply slower. An op that was given neither FLOP nor bytes is counted by bytes alone and said so."""
     read, written = traffic(op)
     given, flop = op.kwarg("bytes"), op.kwarg("flop")
     if given is not None:
@@ -26,7 +29,7 @@ def custom(op: Op) -> Work:
     return Work(
         flop=done, model_flop=done, bytes_read=read, bytes_written=written, kind="custom", dtype=dtype, gemm=products,
         unit="matrix" if products else "vector" if done else "none", known=flop is not None or given is not None,
-        product_share="gemm.custom.backward" if "_bwd" in op.name else "gemm.custom",
+        product_share="gemm.custom.backward" if BACKWARD.search(op.name) else "gemm.custom",
         memory_share=BOTH_WAYS if casts_both_ways(op) else "",
     )  # fmt: skip
 

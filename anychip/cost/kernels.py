@@ -14,6 +14,7 @@ A product whose rows are no multiple of what a kernel loads at a time may be pad
 Left out: epilogues of matrix products.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from sys import maxsize
@@ -287,9 +288,18 @@ def _fused_op(group: Node, writes: dict[int, int], ops: list[Op]) -> Op:
     keep their dtype, which their price depends on."""
     reads = tuple(_flat(size) for size in group.reads.values())
     names = tuple(dict.fromkeys(op.name.split(".")[1] for op in ops))
-    low = {one.nbytes: one.dtype for op in ops for one in op.outputs if is_low(one)}
+    low = Counter((one.nbytes, one.dtype) for op in ops for one in op.outputs if is_low(one))
     return Op("anychip.fused", (reads,), (("flop", group.flop), ("ops", names), ("dtype", group.dtype)),
-              tuple(_flat(size, low.get(size, "uint8")) for size in writes.values()))  # fmt: skip
+              tuple(_flat(size, _taken(low, size)) for size in writes.values()))  # fmt: skip
+
+
+def _taken(low: Counter[tuple[int, str]], size: int) -> str:
+    """The dtype of a cast to 8 bit of this size that has no place yet."""
+    found = next((key for key, count in low.items() if key[0] == size and count), None)
+    if found is None:
+        return "uint8"
+    low[found] -= 1
+    return found[1]
 
 
 def _flat(size: int, dtype: str = "uint8") -> TensorMeta:

@@ -67,13 +67,21 @@ def unsupported(ops: Iterable[Op], chip: Chip) -> tuple[str, ...]:
 
 
 def _computed(use: Use, ops: list[Op], on: Machine) -> str | None:
-    answer, short = on.chip.platform.supports(use.dtype, use.use), work(ops[0]).dtype
-    runs_as = on.runs_as(short) if use.use == "matmul" else short
-    has_rate = runs_as == short or short == "tf32" or any(rate.dtype == short for rate in on.rates.all("gemm.rate"))
-    if answer not in SAYS and has_rate:
+    answer = on.chip.platform.supports(use.dtype, use.use)
+    without = (
+        [] if use.use != "matmul" else [op for op in ops if not _has_rate(work(op).dtype, on)]
+    )  # float32 or tf32, by op
+    if answer not in SAYS and not without:
         return None
-    priced = "" if has_rate else f" Priced as {runs_as}." if runs_as else " Priced by an assumed rate."
-    return _told(use, ops, on.chip) + priced
+    runs_as = on.runs_as(work(without[0]).dtype) if without else None
+    priced = "" if not without else f" Priced as {runs_as}." if runs_as else " Priced by an assumed rate."
+    return _told(use, ops if answer in SAYS else without, on.chip) + priced
+
+
+def _has_rate(short: str, on: Machine) -> bool:
+    return (
+        on.runs_as(short) == short or short == "tf32" or any(rate.dtype == short for rate in on.rates.all("gemm.rate"))
+    )
 
 
 def _told(use: Use, ops: list[Op], chip: Chip) -> str:

@@ -196,7 +196,8 @@ def _held(program: Program) -> Iterator[str]:
     failure = failure_of(program)
     at = f", at {failure.place}" if failure is not None and failure.place else ""
     least = CRUMB * found.peak_bytes
-    yield f"{OUT_OF_MEMORY}: {who} was refused {units.memory(wanted)} more of {units.memory(of_bytes)}{at}"
+    amount = f"{units.memory(wanted)} more" if wanted else "more"  # some say no amount
+    yield f"{OUT_OF_MEMORY}: {who} was refused {amount} of {units.memory(of_bytes)}{at}"
     yield "memory at peak, before that"
     for name, nbytes in found.by_kind.items():
         if nbytes > least:

@@ -15,7 +15,6 @@ import torch
 
 from anychip.drivers.base import Call
 from anychip.drivers.values import FILLS, INDEX_LIKE, SMALL, Values
-from anychip.record.recorder import user_place
 
 
 @dataclass(frozen=True)
@@ -186,21 +185,28 @@ def _random_index(values: Values, call: Call) -> list[Known]:
     return [Known(span=max(ints[-1], 1))] if ints else []
 
 
-@expected("eq")
-def _equals(values: Values, call: Call) -> list[Known]:
-    """Equal to one of `span` integers: one in span is; with an imbalance more are the first. A mask that is compared with false is
-    negated."""
-    if call.args[0].dtype == torch.bool and not isinstance(call.args[1], torch.Tensor) and not call.args[1]:
-        known = of(values, call.args[0])
-        return [Known(share=None if known.share is None else 1 - known.share, guess=int(not known.guess))]
+def _equal(values: Values, call: Call) -> Known:
+    """Equal to one of `span` integers: one in span is; with an imbalance more are the first."""
     span, number = of(values, call.args[0]).span, certain(values, call.args[1])
     if not span:
-        return []
+        return NOTHING
     if values.imbalance == 1.0 or span == 1 or number is None or not 0 <= number < span:
-        return [Known(share=1 / span)]
-    values.uneven_at[user_place().text] = None
+        return Known(share=1 / span)
     first = min(values.imbalance / span, 1.0)
-    return [Known(share=first if number == 0 else (1 - first) / (span - 1), uneven=True)]
+    return Known(share=first if number == 0 else (1 - first) / (span - 1), uneven=True)
+
+
+def _opposite(known: Known, guess: int | None = None) -> Known:
+    return Known(share=None if known.share is None else 1 - known.share, guess=guess, uneven=known.uneven)
+
+
+@expected("eq")
+def _equals(values: Values, call: Call) -> list[Known]:
+    """A mask that is compared with false is negated."""
+    if call.args[0].dtype == torch.bool and not isinstance(call.args[1], torch.Tensor) and not call.args[1]:
+        known = of(values, call.args[0])
+        return [_opposite(known, int(not known.guess))]
+    return [_equal(values, call)]
 
 
 @expected("isin")
@@ -214,15 +220,13 @@ def _is_in(values: Values, call: Call) -> list[Known]:
 
 @expected("ne")
 def _differs(values: Values, call: Call) -> list[Known]:
-    span = of(values, call.args[0]).span
-    return [Known(share=1 - 1 / span)] if span else []
+    return [_opposite(_equal(values, call))]
 
 
 @expected("bitwise_not", "logical_not", "bitwise_not_", "logical_not_")
 def _negation(values: Values, call: Call) -> list[Known]:
     known = of(values, call.args[0])
-    guess = None if known.guess is None or call.args[0].dtype != torch.bool else int(not known.guess)
-    return [Known(share=None if known.share is None else 1 - known.share, guess=guess)]
+    return [_opposite(known, None if known.guess is None or call.args[0].dtype != torch.bool else int(not known.guess))]
 
 
 COMPARE = {"lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
@@ -275,7 +279,8 @@ def _both(values: Values, call: Call) -> list[Known]:
             return [Known(uniform=float(is_or))]
     one, other = (share_of(values, mask) for mask in masks)
     if one is not None and other is not None:
-        return [Known(share=one + other - one * other if is_or else one * other)]
+        uneven = any(of(values, mask).uneven for mask in masks)
+        return [Known(share=one + other - one * other if is_or else one * other, uneven=uneven)]
     return [_guessed(values, masks, any if is_or else all)]
 
 

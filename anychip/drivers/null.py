@@ -178,8 +178,12 @@ class NullDriver:
         if uniform is not None:
             return float(bool(uniform))
         share = self.values.share.get(address, 1.0)
-        if self.values.imbalance != 1.0 and address not in self.values.uneven:
-            self.values.even_at[user_place().text] = "an equal part" if share < 1 else "everything"
+        if self.values.imbalance != 1.0:
+            place = user_place().text
+            if address in self.values.uneven:
+                self.values.uneven_at[place] = None
+            else:
+                self.values.even_at[place] = "an equal part" if share < 1 else "everything"
         return share
 
     def span(self, tensor: torch.Tensor) -> int | None:

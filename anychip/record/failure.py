@@ -26,7 +26,8 @@ class Failure:
     @property
     def refusal(self) -> str:
         """What memory it was refused, if that ended it: 1.00 GiB more of 22.0 GiB."""
-        return f"{units.memory(self.refused_bytes)} more of {units.memory(self.of_bytes)}" if self.of_bytes else ""
+        amount = f"{units.memory(self.refused_bytes)} more" if self.refused_bytes else "more"  # some say no amount
+        return f"{amount} of {units.memory(self.of_bytes)}" if self.of_bytes else ""
 
     @property
     def place(self) -> str:

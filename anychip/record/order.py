@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from anychip.record.tape import ALLOC, FREE, KIND_BITS, KIND_MASK, OF_BLOCKS, OF_EVENTS, RECORD
+from anychip.record.tape import ALLOC, FREE, KIND_BITS, KIND_MASK, OF_BLOCKS, OF_EVENTS, RECORD, order_of
 
 Ints = npt.NDArray[np.int64]
 
@@ -113,7 +113,7 @@ class Reorder:
 
 def _latest(payloads: Ints, making: npt.NDArray[np.bool_]) -> Ints:
     """Of each word the number of the latest that made what it names; -1 where nobody did."""
-    order = np.argsort(payloads, kind="stable")
+    order = order_of(payloads)
     number = np.where(making, np.cumsum(making) - 1, -1)[order]
     # Within one payload numbers of makers grow, so the latest is the largest so far; payloads are told apart by an offset.
     step = making.size + 1

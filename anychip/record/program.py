@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from anychip.errors import BadProgramFile
 from anychip.record.op import Op, TensorMeta, from_json, to_json
-from anychip.record.tape import KIND_BITS, KIND_MASK, Kind
+from anychip.record.tape import KIND_BITS, KIND_MASK, Kind, flags
 from anychip.whole import whole
 
 FORMAT = 2
@@ -184,19 +184,18 @@ class Program:
         tables = {Kind.OP: len(self.ops), Kind.ALLOC: len(self.block_bytes), Kind.FREE: len(self.block_bytes),
                   Kind.READ: len(self.places), Kind.ENTER: len(self.modules), Kind.NODE: len(self.modules),
                   Kind.AT: len(self.places)}  # fmt: skip
+        if kinds.size and kinds.max() >= len(Kind):
+            raise BadProgramFile(f"program: unknown word kind {kinds.max()}. It was recorded by a newer anychip.")
         sizes = np.full(KIND_MASK + 1, np.iinfo(np.uint64).max)
         sizes[list(tables)] = list(tables.values())
-        outside = np.flatnonzero(
-            payloads.view(np.uint64) >= sizes[kinds]
-        )  # read so, what is below zero is beyond them, too
+        # read as unsigned, what is below zero is beyond them, too
+        outside = np.flatnonzero((payloads.view(np.uint64) >= sizes[kinds]) & flags(tables)[kinds])
         if outside.size:
             kind, payload = Kind(int(kinds[outside[0]])), payloads[outside[0]]
             raise BadProgramFile(f"program: a {kind.name} word points to entry {payload} of {tables[kind]}.")
         for op in self.ops:
             if op.name.startswith("c10d.") and not 0 <= op.args[2] < len(self.groups):
                 raise BadProgramFile(f"program: {op.name} is called on group {op.args[2]} of {len(self.groups)}.")
-        if kinds.size and kinds.max() >= len(Kind):
-            raise BadProgramFile(f"program: unknown word kind {kinds.max()}. It was recorded by a newer anychip.")
 
 
 def _folder(number: int) -> str:

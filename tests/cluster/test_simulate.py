@@ -217,7 +217,7 @@ def test_events_that_nobody_waits_for_change_no_time():
         noted.compute(0.1).add(w(Kind.RECORD, event))
     plain, noted = (simulate(job(rank), H100, Wire()).ranks[0].timeline for rank in (plain, noted))
     close(noted.total_s, plain.total_s)
-    assert noted.host_s.size == noted.program.tape.size
+    close(float(noted.host_s[-1]), float(plain.host_s[-1]))
 
 
 @pytest.mark.parametrize(("stages", "chunks"), [(4, 1), (4, 2), (4, 3), (3, 4)])

@@ -1,10 +1,13 @@
 """Seconds: sums by hand on a made-up chip, and relations that hold on every chip."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anychip.cost import host_op_s, machine, price_op, work
+from anychip.cost.kernels import _taken
 from anychip.cost.machine import GemmCurve, build
 from anychip.cost.rates import Rates, defaults, parse, rates_of
 from anychip.errors import BadChipFile
@@ -301,6 +304,9 @@ def test_a_cast_by_rows_and_columns_is_slower_than_one_by_rows():
         both = price_op(op(name, wide, out=(low, low), flop=flop), chip)
         assert both.time_s == pytest.approx(52.34e-6, rel=0.08)
     assert price_op(op("anychip.fused", wide, out=(low,), flop=flop), chip).time_s == pytest.approx(34.84e-6, rel=0.08)
+    # a mask of as many bytes beside the one cast
+    one = Counter({(low.nbytes, low.dtype): 1})
+    assert [_taken(one, low.nbytes) for _ in range(2)] == [low.dtype, "uint8"]
     # two results that are no casts of one tensor
     plain = op("anychip.fused", wide, out=(wide, wide), flop=flop)
     assert price_op(plain, chip).body_s == pytest.approx(3 * 8192**2 * 2 / machine(chip).memory_bytes_per_s, rel=0.01)
@@ -312,7 +318,7 @@ def test_a_kernel_of_its_own_multiplies_slower_and_its_backward_slower_still():
         return price_op(small, load_chip("h100")).body_s
 
     need = defaults().need
-    assert time_s("custom.lib.scan") < time_s("custom.lib.scan_bwd")
+    assert time_s("custom.lib.scan") < time_s("custom.lib.scan_bwd") == time_s("custom.lib.scan_backward")
     assert time_s("custom.lib.scan") / time_s("custom.lib.scan_bwd_dx.out") == pytest.approx(
         need("gemm.custom.backward").value / need("gemm.custom").value, rel=1e-3
     )

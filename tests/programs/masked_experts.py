@@ -1,4 +1,4 @@
-"""A layer of experts that picks the tokens of each by a mask: `masked_experts.py equal|hot|float`, by which mask."""
+"""A layer of experts that picks the tokens of each by a mask: `masked_experts.py equal|other|hot|float`, by which mask."""
 
 import sys
 
@@ -15,7 +15,12 @@ for _ in range(3):
     hot = torch.nn.functional.one_hot(chosen, 4).bool()
     loss, sizes = 0, []
     for number, expert in enumerate(experts):
-        mask = chosen == number if how == "equal" else hot[:, number] if how == "hot" else scores[:, number] > 0.5
+        mask = {
+            "equal": chosen == number,
+            "other": ~(chosen != number),
+            "hot": hot[:, number],
+            "float": scores[:, number] > 0.5,
+        }[how]
         mine = x[mask]
         sizes.append(len(mine))
         loss = loss + expert(mine).sum()

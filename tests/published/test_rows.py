@@ -391,6 +391,7 @@ def test_what_a_release_did_with_experts_on_a_chip_is_its_recipe(row, release, c
 @pytest.mark.parametrize(("chip", "chips", "ep", "node"), [
     ("GB200", 64, 64, 64),  # of the rack's 72
     ("GB200", 64, 16, 16), ("B300 SXM", 64, 8, 8), ("B300 SXM", 64, 64, 8), ("H100 SXM 80GB", 1024, 64, 8),
+    ("GB200", 192, 48, 16),  # of three racks: some of these groups lie in two
 ])  # fmt: skip
 def test_ranks_of_one_scale_up_domain_are_one_place_to_send_to(chip, chips, ep, node):
     assert node_of(plan(run_of(**{**GPT_OSS, "chip": chip})).chip, None, chips, ep) == node

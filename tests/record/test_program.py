@@ -109,6 +109,15 @@ def test_a_word_outside_its_table_is_refused(tmp_path: Path) -> None:
         Program.load(tmp_path / "p")
 
 
+def test_a_word_of_a_kind_without_a_table_may_hold_any_number_and_an_unknown_kind_is_refused() -> None:
+    one, kinds = program(), len(Kind)
+    one.tape = np.append(one.tape, word(Kind.HOST, -1))
+    one.check()
+    one.tape = np.append(one.tape, np.int64(kinds))
+    with pytest.raises(BadProgramFile, match=f"unknown word kind {kinds}"):
+        one.check()
+
+
 def test_an_expanded_dimension_moves_once() -> None:
     # [3, 5] with stride 0 in the first: 5 distinct elements of 2 bytes.
     assert TensorMeta((3, 5), (0, 1), "bfloat16").nbytes == 10

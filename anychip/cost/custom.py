@@ -3,7 +3,7 @@
 import re
 from math import ceil
 
-from anychip.cost.work import BOTH_WAYS, Gemm, Work, casts_both_ways, family, main_dtype, matrix_dtype, traffic
+from anychip.cost.work import Gemm, Work, cast_share, family, main_dtype, matrix_dtype, traffic
 from anychip.record import Op
 
 BACKWARD = re.compile(r"(^|[._])(bwd|backward)([._]|$)")  # in the name of a kernel
@@ -30,7 +30,7 @@ def custom(op: Op) -> Work:
         flop=done, model_flop=done, bytes_read=read, bytes_written=written, kind="custom", dtype=dtype, gemm=products,
         unit="matrix" if products else "vector" if done else "none", known=flop is not None or given is not None,
         product_share="gemm.custom.backward" if BACKWARD.search(op.name) else "gemm.custom",
-        memory_share=BOTH_WAYS if casts_both_ways(op) else "",
+        memory_share=cast_share(op),
     )  # fmt: skip
 
 

@@ -8,10 +8,9 @@ from math import log2, prod
 
 from anychip.cost import names
 from anychip.cost.work import (
-    BOTH_WAYS,
     Work,
     arg,
-    casts_both_ways,
+    cast_share,
     family,
     main_dtype,
     mutated,
@@ -457,8 +456,7 @@ family("aten._foreach_")(foreach)
 def fused(op: Op) -> Work:
     """Ops that a compiler made one kernel of: tensors of args come from outside, outputs go outside; the keyword
     ``flop`` sums the ops inside."""
-    share = BOTH_WAYS if casts_both_ways(op) else ""
-    return vector_work(op, "fused", flop=int(op.kwarg("flop", 0)), memory_share=share)
+    return vector_work(op, "fused", flop=int(op.kwarg("flop", 0)), memory_share=cast_share(op))
 
 
 @work_of("anychip.sleep")

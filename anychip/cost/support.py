@@ -68,9 +68,8 @@ def unsupported(ops: Iterable[Op], chip: Chip) -> tuple[str, ...]:
 
 def _computed(use: Use, ops: list[Op], on: Machine) -> str | None:
     answer = on.chip.platform.supports(use.dtype, use.use)
-    without = (
-        [] if use.use != "matmul" else [op for op in ops if not _has_rate(work(op).dtype, on)]
-    )  # float32 or tf32, by op
+    # by op: products of one torch dtype run in float32 or tf32
+    without = [op for op in ops if use.use == "matmul" and not _has_rate(work(op).dtype, on)]
     if answer not in SAYS and not without:
         return None
     runs_as = on.runs_as(work(without[0]).dtype) if without else None
@@ -79,9 +78,8 @@ def _computed(use: Use, ops: list[Op], on: Machine) -> str | None:
 
 
 def _has_rate(short: str, on: Machine) -> bool:
-    return (
-        on.runs_as(short) == short or short == "tf32" or any(rate.dtype == short for rate in on.rates.all("gemm.rate"))
-    )
+    known = {"tf32", *(rate.dtype for rate in on.rates.all("gemm.rate"))}
+    return short in known or on.runs_as(short) == short
 
 
 def _told(use: Use, ops: list[Op], chip: Chip) -> str:

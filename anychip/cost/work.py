@@ -239,13 +239,11 @@ def is_ragged(tensor: TensorMeta) -> bool:
     return bool(run * tensor.item_bytes % ROW_BYTES or apart * tensor.item_bytes % ROW_BYTES)
 
 
-BOTH_WAYS = "memory.cast"
-
-
-def casts_both_ways(op: Op) -> bool:
-    """Whether a kernel leaves a tensor in 8 bit twice, by rows and by columns, as the products of a layer and its gradients want it."""
+def cast_share(op: Op) -> str:
+    """The `memory_share` of a kernel that leaves a tensor in 8 bit twice, by rows and by columns, as the products of a layer and its
+    gradients want it; "" of another."""
     low = [one.numel for one in op.outputs if is_low(one)]
-    return len(low) > 1 and len(set(low)) == 1
+    return "memory.cast" if len(low) > 1 and len(set(low)) == 1 else ""
 
 
 def is_low(tensor: TensorMeta) -> bool:

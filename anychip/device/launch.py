@@ -18,7 +18,7 @@ from typing import Any
 from anychip import units
 from anychip.errors import OUT_OF_MEMORY, AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
 from anychip.record import Program
-from anychip.record.failure import Failure, failure_of, refused
+from anychip.record.failure import Failure, failure_of, refusal, refused
 from anychip.spec import Chip
 from anychip.timeline.memory import memory
 
@@ -189,15 +189,13 @@ def _held(program: Program) -> Iterator[str]:
     short = next((rank for rank in program.ranks if any(refused(rank))), None)
     if short is None:
         return
-    wanted, of_bytes = refused(short)
     found = memory(short)
     many = f":{program.world_size}" if program.world_size > 1 else ""
     who = f"rank {short.rank}" if many else "the program"
     failure = failure_of(program)
     at = f", at {failure.place}" if failure is not None and failure.place else ""
     least = CRUMB * found.peak_bytes
-    amount = f"{units.memory(wanted)} more" if wanted else "more"  # some say no amount
-    yield f"{OUT_OF_MEMORY}: {who} was refused {amount} of {units.memory(of_bytes)}{at}"
+    yield f"{OUT_OF_MEMORY}: {who} was refused {refusal(*refused(short))}{at}"
     yield "memory at peak, before that"
     for name, nbytes in found.by_kind.items():
         if nbytes > least:

@@ -25,9 +25,8 @@ class Failure:
 
     @property
     def refusal(self) -> str:
-        """What memory it was refused, if that ended it: 1.00 GiB more of 22.0 GiB."""
-        amount = f"{units.memory(self.refused_bytes)} more" if self.refused_bytes else "more"  # some say no amount
-        return f"{amount} of {units.memory(self.of_bytes)}" if self.of_bytes else ""
+        """What memory it was refused, if that ended it."""
+        return refusal(self.refused_bytes, self.of_bytes)
 
     @property
     def place(self) -> str:
@@ -53,6 +52,12 @@ def num_trained(program: Program) -> int:
     is none of one that failed later."""
     optimized = Mark.OPTIMIZER_END in Marks(program).what
     return sum(step.kind == "train" and bool(step.forwards or optimized) for step in find_steps(program))
+
+
+def refusal(wanted: int, of_bytes: int) -> str:
+    """What memory was refused, as `refused` has it in bytes: 1.00 GiB more of 22.0 GiB; "" where none was."""
+    amount = f"{units.memory(wanted)} more" if wanted else "more"  # some say no amount
+    return f"{amount} of {units.memory(of_bytes)}" if of_bytes else ""
 
 
 def refused(program: Program) -> tuple[int, int]:

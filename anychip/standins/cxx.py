@@ -63,7 +63,7 @@ class Definition:
 
 def returned(text: str, function: str, args: Sequence[Any]) -> Any:
     """What `function` returns for these arguments: Shape, a list of Shape, or None for void. Raises Unknown."""
-    return _call(plain(text), function, [_known(one) for one in args], 0)
+    return _call(plain(text), function, [known(one) for one in args], 0)
 
 
 def plain(text: str) -> str:
@@ -76,18 +76,19 @@ def plain(text: str) -> str:
 def find(text: str, function: str) -> Definition | None:
     """The definition (not a declaration) of a function in plain text."""
     for match in re.finditer(rf"([\w<>,&*\s]*?)\b{re.escape(function)}\s*\(", text):
-        end = _closing(text, match.end() - 1, "()")
+        end = closing(text, match.end() - 1, "()")
         after = re.match(r"\s*(?:const\s*)?\{", text[end + 1 :])
         if after is None or not match[1].strip():
             continue
         start = end + after.end()
         parameters = _split(text[match.end() : end])
         names = tuple(re.sub(r"\s*=.*", "", one, flags=re.S).strip().split()[-1].lstrip("&*") for one in parameters)
-        return Definition(match[1].split()[-1], names, text[start + 1 : _closing(text, start, "{}")])
+        return Definition(match[1].split()[-1], names, text[start + 1 : closing(text, start, "{}")])
     return None
 
 
-def _closing(text: str, start: int, pair: str) -> int:
+def closing(text: str, start: int, pair: str) -> int:
+    """Where the bracket that opens at `start` closes. pair: both of its kind."""
     depth = 0
     for position in range(start, len(text)):
         depth += (text[position] == pair[0]) - (text[position] == pair[1])
@@ -182,13 +183,13 @@ class _Reader:
     def _function(self, name: str, args: list[ast.expr]) -> Any:
         if name in LIKE:
             like, *rest = [self._or_none(one) for one in args]
-            return _known(torch.empty_like(_shape(like).meta(), dtype=_dtype(rest)))
+            return known(torch.empty_like(_shape(like).meta(), dtype=_dtype(rest)))
         if name in MAKE:
             sizes = self.value(args[0])
             rest = [self._or_none(one) for one in args[1:]]
             channels_last = [one for one in rest if isinstance(one, torch.memory_format)]
             made = Shape(tuple(int(one) for one in sizes), _dtype(rest) or torch.float32)
-            return _known(made.meta().contiguous(memory_format=channels_last[0])) if channels_last else made
+            return known(made.meta().contiguous(memory_format=channels_last[0])) if channels_last else made
         if name == "TensorOptions":
             return Options(None)
         if name in ("min", "max"):
@@ -248,7 +249,10 @@ def _dtype(values: Sequence[Any]) -> torch.dtype | None:
     return None
 
 
-def _known(value: Any) -> Any:
+def known(value: Any) -> Any:
+    """A result of torch in this module's terms: tensors as their Shape."""
+    if isinstance(value, list | tuple):
+        return [known(one) for one in value]
     if not isinstance(value, torch.Tensor):
         return value
     return Shape(tuple(value.shape), value.dtype, None if value.is_contiguous() else tuple(value.stride()))

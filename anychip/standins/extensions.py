@@ -1,8 +1,9 @@
 """CUDA extensions: modules of compiled kernels that cannot be built or loaded here.
 
 Served where a program builds one (`torch.utils.cpp_extension.load`, `load_inline`, with CUDA sources) and where it
-imports one that a `setup.py` near it declares. Their functions record one op, `extension.<module>.<function>`. What they
-return cannot be known from outside; `anychip.kernel` says it, and what it costs.
+imports one that a `setup.py` near it declares. Their functions record one op, `extension.<module>.<function>`, also where
+they are reached as `torch.ops.<namespace>.<function>`. What they return is read from their source or from the program's
+`register_fake`; where neither tells, `anychip.kernel` says it, and what it costs.
 """
 
 import ast
@@ -17,8 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from anychip.standins import custom, recording
-from anychip.standins.cxx import Shape, Unknown, plain, returned
+from anychip.standins import custom, recording, registered
+from anychip.standins.cxx import Shape, Unknown, known, plain, returned
 from anychip.standins.guarded import hidden
 
 CUDA_SUFFIXES = (".cu", ".cuh")
@@ -50,11 +51,15 @@ class ExtensionFunction:
         found = self._returned(args)
         shapes = [] if found is None else found if isinstance(found, list) else [found]
         outputs = [recording.layout(one.meta()) for one in shapes]
-        tensors = flat_tensors(args)
-        moved = sum(one.numel() * one.element_size() for one in tensors)
+        moved = sum(one.numel() * one.element_size() for one in flat_tensors(args))
         moved += sum(prod(shape) * dtype.itemsize for shape, _, dtype in outputs)
-        made = recording.launch(self.op, args, outputs, tensors if found is None else (), (("bytes", moved),))
+        made = recording.launch(self.op, args, outputs, self._written(args, found), (("bytes", moved),))
         return made if isinstance(found, list) else made[0] if made else None
+
+    def _written(self, args: tuple[Any, ...], found: Any) -> Sequence[Any]:
+        from anychip.device.kernels import flat_tensors
+
+        return flat_tensors(args) if found is None else ()
 
     def _returned(self, args: tuple[Any, ...]) -> Any:
         try:
@@ -72,6 +77,23 @@ class ExtensionFunction:
         )
 
 
+class Operator(ExtensionFunction):
+    """One that the extension registers with torch: its schema says what it writes, `register_fake` what it returns."""
+
+    def _returned(self, args: tuple[Any, ...]) -> Any:
+        if (op := registered.operator(self.__module__, self.__name__)) is not None:
+            try:
+                return known(registered.by_fake(op, args))
+            except NotImplementedError:  # the program registered none
+                if not op._schema.returns:
+                    return None
+        return super()._returned(args)
+
+    def _written(self, args: tuple[Any, ...], found: Any) -> Sequence[Any]:
+        op = registered.operator(self.__module__, self.__name__)
+        return super()._written(args, found) if op is None else registered.written(op, args)
+
+
 def declares_void(source: str, function: str) -> bool:
     """Whether a declaration alone says that nothing is returned."""
     return re.search(rf"\bvoid\s+{re.escape(function)}\s*\(", plain(source)) is not None
@@ -84,6 +106,7 @@ def make_module(name: str, sources: Iterable[str], functions: Iterable[str] = ()
     bound = dict(_BOUND.findall(text)) | {one: one for one in functions}
     for python, cxx in bound.items():
         setattr(module, python, ExtensionFunction(name, python, cxx, text))
+    registered.register(text, name, lambda space, one: Operator(space, one, bound.get(one, one), text))
     module.__dict__["__anychip__"] = True
     if not bound:
         module.__dict__["__getattr__"] = _any_function(name)
@@ -208,11 +231,34 @@ def _extensions(setup: Path) -> list[tuple[str, tuple[Path, ...]]]:
         tree = ast.parse(text)
     except SyntaxError:
         return []
+    given = {
+        to.id: one.value
+        for one in ast.walk(tree)
+        if isinstance(one, ast.Assign)
+        for to in one.targets
+        if isinstance(to, ast.Name)
+    }
+    makes = {"CUDAExtension"} | {name for name, value in given.items() if "CUDAExtension" in ast.unparse(value)}
     found = []
     for call in (one for one in ast.walk(tree) if isinstance(one, ast.Call)):
         called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
         named = next((one.value for one in call.keywords if one.arg == "name"), call.args[0] if call.args else None)
-        if called == "CUDAExtension" and isinstance(named, ast.Constant):
+        if called in makes and named is not None and (name := _text_of(named, given)) is not None:
             beside = [path for path in setup.parent.rglob("*") if path.suffix in (".cpp", ".cu", ".cc")][:MOST_FILES]
-            found.append((str(named.value), tuple(beside)))
+            found.append((name, tuple(beside)))
     return found
+
+
+def _text_of(node: ast.expr, given: dict[str, ast.expr]) -> str | None:
+    """The text that an expression of a setup.py comes to, where constants alone decide it: `f"{library_name}._C"`."""
+    match node:
+        case ast.Constant(str() as text):
+            return text
+        case ast.Name(name) if isinstance(given.get(name), ast.Constant):
+            return _text_of(given[name], {})
+        case ast.FormattedValue(value):
+            return _text_of(value, given)
+        case ast.JoinedStr(values):
+            parts = [_text_of(one, given) for one in values]
+            return None if None in parts else "".join(part for part in parts if part)
+    return None

@@ -96,6 +96,29 @@ EXTENSIONS = """
         said["cpu"] = str(error)
     said["functions"] = [hasattr(lltm_cuda, "forward"), hasattr(lltm_cuda, "nonsense")]
 
+    LIBRARY = '''
+    Tensor pair(const Tensor& a, int64_t n) { auto y = torch::empty({n, 2}, a.options()); return y; }
+    void into(const Tensor& a, Tensor& out) { kernel(a, out); }
+    Tensor plain_one(const Tensor& a) { return torch::empty_like(a); }
+    TORCH_LIBRARY(registered_here, m) {
+        m.def("pair(Tensor a, int n) "
+              "-> Tensor");
+        m.def(R"(into(Tensor a, Tensor(a!) out) -> ())");
+        m.def("registered_here::faked(Tensor a) -> Tensor");
+        m.def("plain_one", &plain_one);
+    }
+    TORCH_LIBRARY_IMPL(registered_here, CUDA, m) { m.impl("pair", &pair); m.impl("into", &into); m.impl("faked", &faked); }
+    '''
+    for _ in range(2):                   # as a module that is loaded again does
+        load_inline("registered_ext", LIBRARY, cuda_sources="__global__ void k() {}", is_python_module=False)
+    ops = torch.ops.registered_here
+    torch.library.register_fake("registered_here::faked")(lambda a: a.new_empty(a.shape[0] + 1))
+    torch.library.register_autograd("registered_here::faked", lambda context, gradient: torch.ones_like(a))
+    ops.into(a, torch.empty_like(a))
+    b = a.clone().requires_grad_()
+    ops.faked(b).sum().backward()
+    said["registered"] = [list(one.shape) for one in (ops.pair(a, 7), ops.faked(a), ops.plain_one(a), b.grad)]
+
     @anychip.kernel(flop=7, bytes=99, outputs=lambda x: [(x.shape[:1], torch.float32), x], unit="matrix", name="mine")
     def own(x):
         raise AssertionError("is not run on the chip")
@@ -206,6 +229,25 @@ def test_a_function_with_results_says_what_is_needed(extensions: Recorded) -> No
 def test_results_that_the_source_shows_need_no_saying(extensions: Recorded) -> None:
     assert extensions.said["twice"] == [20, 2]
     assert extensions.work("extension.muladd_ext.twice").bytes_moved == (200 + 40) * 4
+
+
+def test_operators_that_an_extension_registers_are_torchs(extensions: Recorded) -> None:
+    """By their schema they write what it marks; results are as the source or the program's own register_fake says."""
+    assert extensions.said["registered"] == [[7, 2], [11], [10, 20], [10, 20]]
+    assert extensions.op("extension.registered_here.into").mutates == (1,)
+    assert extensions.op("extension.registered_here.pair").mutates == ()
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        'name = "mine"; CUDAExtension(name="mine._C", sources=[])',
+        'library = "mine"; build = CUDAExtension if use_cuda else CppExtension; build(f"{library}._C", [])',
+    ],
+)
+def test_a_setup_file_names_its_extension_by_what_it_is_made_of(tmp_path: Path, setup: str) -> None:
+    (tmp_path / "setup.py").write_text(setup, encoding="utf-8")
+    assert list(declared((str(tmp_path),))) == ["mine._C"]
 
 
 def test_a_declared_extension_is_importable_with_the_functions_it_binds(extensions: Recorded) -> None:

@@ -1,0 +1,77 @@
+"""Operators that a CUDA extension registers with torch (TORCH_LIBRARY), which a program calls as `torch.ops.<namespace>.<name>`.
+
+In: the C++ text. Out: torch's own operators with the schemas that it gives, whose kernel on the chip is the function that
+`make` returns for a name; one whose schema torch would infer from C++ is a plain function of that name.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map_only
+
+from anychip.standins import recording
+from anychip.standins.cxx import closing, plain
+
+_BLOCK = re.compile(r"\bTORCH_LIBRARY(?:_FRAGMENT)?\s*\(\s*(\w+)\s*,\s*(\w+)\s*\)\s*\{")
+_LITERAL = re.compile(r'R"\((.*?)\)"|"((?:[^"\\]|\\.)*)"', re.S)
+_libraries: list[Any] = []  # an operator lives as long as its library
+
+
+def defined(text: str, module: str) -> Iterator[tuple[str, str]]:
+    """Namespace and schema, or name alone, of each operator that C++ text defines. module: stands for TORCH_EXTENSION_NAME."""
+    text = plain(text)
+    for block in _BLOCK.finditer(text):
+        namespace = module if block[1] == "TORCH_EXTENSION_NAME" else block[1]
+        body = text[block.end() : closing(text, block.end() - 1, "{}")]
+        for call in re.finditer(rf"\b{block[2]}\s*\.\s*def\s*\(\s*(?:\w+\()?((?:{_LITERAL.pattern}\s*)+)", body, re.S):
+            whole = "".join(raw or quoted for raw, quoted in _LITERAL.findall(call[1]))
+            yield namespace, whole.removeprefix(f"{namespace}::").strip()
+
+
+def register(text: str, module: str, make: Callable[[str, str], Callable[..., Any]]) -> None:
+    """Make the operators of an extension's text known to torch. make(namespace, name): what runs on the chip."""
+    for namespace, schema in defined(text, module):
+        name = schema.partition("(")[0].partition(".")[0]
+        if hasattr(getattr(torch.ops, namespace), name):
+            continue  # loaded twice
+        function = make(namespace, name)
+        if "(" not in schema:
+            setattr(getattr(torch.ops, namespace), name, function)
+            continue
+        library = _library(namespace)
+        library.define(schema)
+        if recording.runtime() is not None:
+            from anychip.device._torch_tensors import DISPATCH_KEYS
+
+            library.impl(name, function, DISPATCH_KEYS[recording.runtime().device_type])
+        _libraries.append(library)
+
+
+def _library(namespace: str) -> Any:
+    make: Any = torch.library.Library
+    return make(namespace, "FRAGMENT")
+
+
+def operator(namespace: str, name: str) -> Any:
+    """torch's operator, or None where it was not defined by a schema."""
+    found = getattr(getattr(torch.ops, namespace), name, None)
+    return getattr(found, "default", None)
+
+
+def written(op: Any, args: tuple[Any, ...]) -> list[torch.Tensor]:
+    """The tensors among the arguments that a schema says are written."""
+    marked = [
+        one for one, of in zip(args, op._schema.arguments, strict=False) if of.alias_info and of.alias_info.is_write
+    ]
+    return [one for one in marked if isinstance(one, torch.Tensor)]
+
+
+def by_fake(op: Any, args: tuple[Any, ...]) -> Any:
+    """What the program's own `register_fake` makes of the arguments, on torch's meta device. NotImplementedError: it has none."""
+    return op(*tree_map_only(torch.Tensor, _on_meta, args))
+
+
+def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

@@ -9,7 +9,7 @@ Three sources, in this order (docs/values.md has a row per operator):
    different ones there are: a one-hot mask over 8 experts selects an eighth. What cannot be told apart gets an
    equal part, and parts add up (`--imbalance` makes the first the largest).
 4. *Plausible constants*, by dtype: 1.0, 1, False. Constants can trap a program in a loop, so a boolean
-   that is read again and again at one line starts to alternate, which the report tells. Where a program ends before
+   that a loop may wait for starts to alternate, which the report tells. Where a program ends before
    its steps are recorded, the report tells the last constant that it was given: it may have decided that.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 
 from anychip.record.program import Place
-from anychip.record.recorder import is_read_by_layers, user_place
+from anychip.record.recorder import is_waited_for, user_place
 
 SMALL = 256  # elements: larger tensors carry no values
 # But integers and masks of up to so many elements, as they came from the host: libraries send lists of indices to the
@@ -53,10 +53,8 @@ CARRY: dict[str, Callable[[float, int], float]] = {
     "bitwise_not": lambda v, n: float(not v),
 }
 
-LOOP_READS = 200  # reads of one boolean at one line before it alternates
-# As many where it is a function of torch.nn that reads, as those which draw weights again until they lie within bounds do: it is
-# called once for each tensor, and what it waits for it does so within itself.
-LAYER_READS = 10_000
+LOOP_READS = 200  # reads of one boolean at one line before it alternates, in a loop that may wait for it
+OTHER_READS = 10_000  # elsewhere: `if norm > bound` for each parameter of a model ends by itself
 
 
 class Values:
@@ -157,7 +155,7 @@ class Values:
             return 1 if guess is None else guess
         count = self.reads[place.file, place.line]
         self.reads[place.file, place.line] += 1
-        limit = LAYER_READS if is_read_by_layers() else LOOP_READS
+        limit = LOOP_READS if is_waited_for() else OTHER_READS
         if count == limit:
             self.has_alternated = True
             self.warn(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from anychip.record import Kind, Op, Place, Program, Question, word
+from anychip.record.loops import is_in_while
 
 PACKAGE = str(Path(__file__).resolve().parent.parent)
 
@@ -105,12 +106,13 @@ def user_place() -> Place:
     return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
 
 
-def is_read_by_layers() -> bool:
-    """Whether the innermost frame that is not anychip's is of torch.nn."""
+def is_waited_for() -> bool:
+    """Whether what is read now may be what a loop waits for: its innermost loop is a `while`, and it is no function of torch.nn
+    that reads (those which draw weights again until they lie within bounds do, once for each tensor)."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
         frame = frame.f_back
-    return frame is not None and "/torch/nn/" in frame.f_code.co_filename
+    return frame is not None and "/torch/nn/" not in frame.f_code.co_filename and is_in_while(frame)
 
 
 def failed_place(error: BaseException) -> Place | None:

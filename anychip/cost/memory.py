@@ -193,6 +193,14 @@ def layer_norm_backward(op: Op) -> Work:
     return vector_work(op, "reduction", flop=12 * _numel(op), kernels=passes, bytes_read=passes * read)
 
 
+@work_of(*_aten("_weight_norm_interface", "_weight_norm_interface_backward"))
+def weight_norm(op: Op) -> Work:
+    """The norm of a row, then the row scaled by it, which is read again while it is in cache; backward the row's product with its
+    gradient, then both combined (aten/src/ATen/native/cuda/WeightNorm.cu)."""
+    per_element = 8 if "backward" in op.name else 3
+    return vector_work(op, "reduction", flop=per_element * op.args[0].numel)
+
+
 _BATCH_NORM = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit",
                "_native_batch_norm_legit_functional", "_batch_norm_with_update", "batch_norm",
                "_batch_norm_with_update_functional", "_native_batch_norm_legit_no_training",

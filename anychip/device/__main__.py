@@ -19,6 +19,7 @@ from anychip import __version__
 from anychip.device.job import Job, Rank
 from anychip.device.launch import DRAFT, STANDS, TORCH_UNFIT
 from anychip.device.mailbox import Mailbox, appear
+from anychip.device.saved import Saved
 from anychip.device.stages import Stages
 from anychip.errors import UnsupportedProgram, UnsupportedTorch
 from anychip.network import Fabric
@@ -67,6 +68,8 @@ class Session:
         self.hooks.install()
         if self.config["fold"] and self.config["host"] != "measured" and os.environ.get("ANYCHIP_FOLD") != "0":
             self.runtime.repeats = Repeats(self.runtime)
+        self.runtime.saved = Saved(Path(self.config["out"]).parent, lambda: bool(self.runtime.recorder.tape))
+        self.runtime.saved.install()
         smi.install(self.runtime, Path(self.config["out"]).parent)
         self.runtime.clocks.install()
         workers.install(self.config)

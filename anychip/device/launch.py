@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from anychip import units
+from anychip.device.saved import put_back
 from anychip.errors import OUT_OF_MEMORY, AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
 from anychip.record import Program
 from anychip.record.failure import Failure, failure_of, refusal, refused
@@ -132,6 +133,9 @@ def _run(config: dict[str, Any], show_output: bool, drafts: Drafts) -> tuple[int
     finally:
         interrupted |= _running.pop(child)
         _end_group(child)
+        changed = put_back(Path(config["out"]).parent)
+        if changed and show_output:
+            print(f"anychip: {changed}", file=sys.stderr)
     return child.returncode, interrupted, text
 
 

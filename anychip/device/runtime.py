@@ -15,6 +15,7 @@ from anychip.device.answers import answer, is_asked_in_vain
 from anychip.device.clock import Clocks, VirtualClock
 from anychip.device.kernels import Kernels
 from anychip.device.micro_pipeline import MicroPipeline
+from anychip.device.saved import Saved
 from anychip.drivers.base import Call
 from anychip.drivers.null import NEAR, NullDriver
 from anychip.memory import TapeMemory
@@ -43,6 +44,7 @@ class Runtime:
     ) -> None:
         self.chip, self.count, self.device_type, self.pid = chip, count, device_type, os.getpid()
         self.recorder = Recorder()
+        self.saved: Saved | None = None  # the checkpoints that the program touches
         self.clock = VirtualClock(self.recorder, chip)
         self.clocks = Clocks(self.recorder, self.clock, host_measured)
         self.memory = TapeMemory(

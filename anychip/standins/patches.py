@@ -32,6 +32,12 @@ def _hub(module: ModuleType) -> None:
     hub.patch(module)
 
 
+def _safetensors(module: ModuleType) -> None:
+    from anychip.device import saved
+
+    saved.keep_safetensors(module)
+
+
 def _symmetric_memory(module: ModuleType) -> None:
     from anychip.standins import symmetric_memory
 
@@ -56,6 +62,7 @@ def _checkpoints(name: str) -> Callable[[ModuleType], None]:
 
 PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "kernels": _hub,
+    "safetensors.torch": _safetensors,
     "torch.utils.cpp_extension": _cpp_extension,
     "torch.distributed._shard.sharded_tensor.api": _checkpoints("shard_metadata"),
     "torch.distributed._symmetric_memory": _symmetric_memory,

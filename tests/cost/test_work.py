@@ -181,6 +181,15 @@ def test_foreach_copy_reads_only_what_it_copies():
     assert (task.bytes_read, task.bytes_written) == (8000, 4000)
 
 
+def test_weight_norm_reads_and_writes_a_weight_once():
+    v, g = t(512, 64, dtype="float32"), t(512, 1, dtype="float32")
+    forward = work(op("aten._weight_norm_interface.default", v, g, 0, out=(v, g)))
+    # square, add, scale
+    assert (forward.flop, forward.bytes_moved, forward.known) == (3 * 512 * 64, 2 * (v.nbytes + g.nbytes), True)
+    back = work(op("aten._weight_norm_interface_backward.default", v, v, g, g, 0, out=(v, g)))
+    assert (back.bytes_read, back.known) == (2 * v.nbytes + 2 * g.nbytes, True)
+
+
 def test_layer_norm_backward_passes_twice_over_its_inputs():
     x, w, s = t(64, 768), t(768), t(64, 1, dtype="float32")
     call = op("aten.native_layer_norm_backward.default", x, x, (768,), s, s, w, w, (True, True, True), out=(x, w, w))

@@ -1,0 +1,188 @@
+"""What a program saves of a chip on which nothing is computed: it is there while the program runs, and gone afterwards.
+
+A forecast must not replace a checkpoint by one without values, delete those that it stands for, or leave one that the next
+real run would resume from. So what is at a checkpoint's path is put aside before the program writes, replaces or removes
+it, once its chip has done anything; `put_back`, in the process that started it, makes it all as it was, however the
+program ended. Files of other kinds (logs, tables, caches of data) are the program's own business.
+
+The journal is a folder that all ranks of a job share, with a file for each path.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from anychip import units
+
+ASIDE = ".anychip-kept"  # added to the name of what was there before, beside its place
+JOURNAL = "saved"
+NAMED = 3  # paths that are told
+CHECKPOINTS = frozenset({".pt", ".pth", ".ckpt", ".tar", ".safetensors", ".distcp", ".pkl", ".bin"})
+
+
+class Saved:
+    """The checkpoints that this process touches. folder: of the recording. begun: whether the chip has done anything."""
+
+    def __init__(self, folder: Path, begun: Callable[[], bool]) -> None:
+        self.journal, self.begun = folder / JOURNAL, begun
+        self.journal.mkdir(exist_ok=True)
+        self._own = threading.local()  # what this code does raises audit events, too
+
+    def install(self) -> None:
+        """Watch files by Python's audit events; torch's own writer opens them in C++."""
+        import torch
+
+        original = torch.save
+
+        def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+            if isinstance(f, str | os.PathLike):
+                self.keep(f)
+            original(obj, f, *args, **kwargs)
+
+        torch.save = torch.serialization.save = save
+        watched: dict[str, Callable[..., None]] = {
+            "open": self._opens, "os.rename": self._renames, "os.remove": self._removes,
+            "shutil.copyfile": self._copies, "shutil.rmtree": self._removes_all,
+        }  # fmt: skip
+
+        def audit(event: str, args: tuple[Any, ...]) -> None:
+            if event in watched and not hasattr(self._own, "busy") and self.begun():
+                watched[event](*args)
+
+        sys.addaudithook(audit)
+
+    def keep(self, path: Any, aside: str | None = None, *, linked: bool = False) -> None:
+        """Remember a path before the program changes it. What is there is put aside, or gets a second name."""
+        if not self.begun():
+            return
+        full = _full(path)
+        self._own.busy = True
+        try:
+            with _locked(self.journal):
+                entry = _entry(self.journal, full)
+                there = os.path.isfile(full)
+                if entry.exists() or (os.path.lexists(full) and not there):  # a device, a socket
+                    return
+                kept = (aside or full + ASIDE) if there else None
+                entry.write_text(json.dumps([full, kept]), encoding="utf-8")
+                if kept is not None:
+                    os.makedirs(os.path.dirname(kept), exist_ok=True)
+                    (os.link if linked else os.rename)(full, kept)
+        finally:
+            del self._own.busy
+
+    def _opens(self, path: Any, mode: Any, _: int) -> None:
+        if isinstance(mode, str) and mode[:1] in ("w", "x") and _is_checkpoint(path):
+            self.keep(path)
+
+    def _copies(self, source: Any, target: Any) -> None:
+        if self._keeps(source) or _is_checkpoint(target):
+            self.keep(target)
+
+    def _renames(self, source: Any, target: Any, *_: int) -> None:
+        if os.path.isdir(source):
+            inside = _full(source) + os.sep
+            for path in [
+                path for path, _ in _entries(self.journal) if path.startswith(inside) and os.path.exists(path)
+            ]:
+                self.keep(os.path.join(_full(target), path.removeprefix(inside)))
+        elif self._keeps(source) or _is_checkpoint(source) or _is_checkpoint(target):
+            self.keep(source, linked=True)
+            self.keep(target)
+
+    def _removes(self, path: Any, folder: int) -> None:
+        if folder == -1 and _is_checkpoint(path):
+            self.keep(path, linked=True)
+
+    def _removes_all(self, path: Any, *_: Any) -> None:
+        """A folder with checkpoints of before: all that is in it, since they are read together."""
+        files = [one for one in Path(_full(path)).rglob("*") if one.is_file()]
+        if any(_is_checkpoint(one) for one in files) and not any(self._keeps(one) for one in files):
+            for one in files:
+                self.keep(one, f"{_full(path)}{ASIDE}{os.sep}{one.relative_to(_full(path))}", linked=True)
+
+    def _keeps(self, path: Any) -> bool:
+        return _entry(self.journal, _full(path)).exists()
+
+
+def keep_safetensors(module: ModuleType) -> None:
+    """`safetensors.torch`'s writer opens its files in Rust. Patched right after its import (`standins.patches`)."""
+    from anychip.standins.recording import runtime
+
+    original = module.serialize_file
+
+    def serialize_file(tensors: Any, filename: Any, *args: Any, **kwargs: Any) -> Any:
+        if runtime() is not None and runtime().saved is not None:
+            runtime().saved.keep(filename)
+        return original(tensors, filename, *args, **kwargs)
+
+    module.serialize_file = serialize_file  # type: ignore[attr-defined]
+
+
+def put_back(folder: Path) -> str:
+    """Make all checkpoints as they were before a recording, whose folder this is; returns what was done, for the user."""
+    restored, removed = [], []
+    for path, kept in _entries(folder / JOURNAL):
+        if kept is None:
+            if os.path.isfile(path):
+                os.remove(path)
+                removed.append(path)
+        elif os.path.exists(kept):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.replace(kept, path)
+            restored.append(path)
+            _remove_empty(os.path.dirname(kept))
+        _entry(folder / JOURNAL, path).unlink()
+    return " and ".join(_told(done, paths) for done, paths in (("removed", removed), ("put back", restored)) if paths)
+
+
+def _told(done: str, paths: list[str]) -> str:
+    """The program saved no values, as a virtual chip computes none."""
+    named = ", ".join(os.path.relpath(one) for one in paths[:NAMED]) + ", ..." * (len(paths) > NAMED)
+    why = "what the program saves here has no values: " if done == "removed" else ""
+    return f"{done} {units.several(len(paths), 'checkpoint')} ({why}{named})"
+
+
+def _remove_empty(folder: str) -> None:
+    """The folders that were made to put something aside."""
+    with suppress(OSError):  # the last of them is not empty yet
+        while ASIDE in folder:
+            os.rmdir(folder)
+            folder = os.path.dirname(folder)
+
+
+def _full(path: Any) -> str:
+    return os.path.realpath(os.fsdecode(path))
+
+
+def _is_checkpoint(path: Any) -> bool:
+    return isinstance(path, str | bytes | os.PathLike) and os.path.splitext(os.fsdecode(path))[1].lower() in CHECKPOINTS
+
+
+def _entry(journal: Path, path: str) -> Path:
+    return journal / hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()
+
+
+def _entries(journal: Path) -> list[tuple[str, str | None]]:
+    """Each path that the program touches, and where what was there lies now: None where nothing was."""
+    if not journal.is_dir():
+        return []
+    return [
+        tuple(json.loads(one.read_text(encoding="utf-8"))) for one in sorted(journal.iterdir()) if len(one.name) == 64
+    ]
+
+
+@contextmanager
+def _locked(journal: Path) -> Iterator[None]:
+    """Ranks that run at the same time may save to one path."""
+    with open(journal / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -129,6 +129,9 @@ class Kernels:
 
     def call(self, schema: Schema, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that the cache does not serve: new shapes, a tensor made elsewhere, or somebody looks."""
+        if schema.base == "convolution" and torch._C._get_tracing_state():
+            # torch's own kernel is made of this one, which is what `torch.jit.trace` takes down.
+            return torch.ops.aten._convolution(*args, False, False, True, True)
         device = kwargs.get("device")
         if device is not None and device.type != self.tensors.device_type:
             # Of the chip's tensor only its layout counts.

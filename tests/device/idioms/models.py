@@ -142,6 +142,12 @@ def jit() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).cuda()
     traced = torch.jit.trace(module, chip(2, 4))
     assert traced(chip(2, 4)).is_cuda
+    image = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 2, 2)).cuda()
+    traced = torch.jit.trace(image, chip(2, 3, 8, 8))
+    assert str(traced.inlined_graph).count("aten::_convolution") == 2
+    assert traced(chip(5, 3, 8, 8)).shape == (5, 2, 7, 7)
+    traced(chip(5, 3, 8, 8)).sum().backward()
+    assert image[0].weight.grad.shape == (4, 3, 3, 3)
     scripted = torch.jit.script(module)
     scripted(chip(2, 4)).sum().backward()
     assert module[0].weight.grad.is_cuda

@@ -83,6 +83,7 @@ class Session:
         self.saved = True
         import torch
 
+        self.hooks.end_open_call()
         self.runtime.tensors.drain()
         if self.short_of_memory:
             meta["refused"] = {"bytes": self.runtime.refused_bytes, "of_bytes": self.runtime.chip.memory_bytes}

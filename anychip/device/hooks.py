@@ -10,7 +10,8 @@ import sys
 import weakref
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.parameter import is_lazy
@@ -161,6 +162,30 @@ class OwnOptimizer:
         self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_END))
 
 
+class OutermostCall(NamedTuple):
+    """module: its index. leave: the word that says that it is left. marked: whether it has parameters, and so counts."""
+
+    module: int
+    leave: int
+    training: bool
+    marked: bool
+
+
+def called_directly(frame: FrameType | None) -> torch.nn.Module | None:
+    """The outermost module whose `forward` is being run, of those that were not called as modules."""
+    found = None
+    while frame is not None:
+        if frame.f_code.co_name == "forward" and frame.f_code.co_argcount:
+            known = frame.f_locals
+            one = known.get(frame.f_code.co_varnames[0])
+            if isinstance(known, dict):  # until Python 3.12 a copy that would keep the function's tensors
+                known.clear()
+            if isinstance(one, torch.nn.Module):
+                found = one
+        frame = frame.f_back
+    return found
+
+
 class Hooks:
     """Installed once; writes marks and module paths on the tape."""
 
@@ -176,6 +201,7 @@ class Hooks:
         self.parameter_modules: dict[int, int] = {}  # block of a parameter -> module that holds it
         self.backward = BackwardModules(self.tape)
         self._outer: list[int] = []  # modules that are being called, by index
+        self._open: OutermostCall | None = None
         self._watched: Any = None  # a parameter of the module that was called last, weakly
         self._own_optimizer = OwnOptimizer(runtime, self._is_parameter, self._own_optimizer_begins)
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers, whether they have stepped or not
@@ -241,11 +267,55 @@ class Hooks:
         torch.nn.Module.__call__ = __call__  # type: ignore[method-assign]
 
     def _outermost(self, original: Callable[..., Any], module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+        owner = called_directly(sys._getframe(2))
+        if owner is not None:
+            self._see_direct_calls(type(owner))
+            call = self._enter(owner)
+            if call is not None:
+                self._open = call  # where it ends is not seen this once
+                return module(*args, **kwargs)
+        call = self._enter(module)
+        if call is None:
+            return original(module, *args, **kwargs)
+        try:
+            # (A transform of torch.func hands in wrappers without memory, which cannot be made again.)
+            repeats = self.runtime.repeats if call.training and functorch.maybe_current_level() is None else None
+            if repeats is None:
+                result = original(module, *args, **kwargs)
+            else:
+                result = repeats.call(module, partial(original, module), args, kwargs)
+            if call.training and self.steps.done < ATTRIBUTED:
+                self.backward.left(result, call.module)
+            return result
+        finally:
+            self._leave(call)
+
+    def _see_direct_calls(self, kind: type[torch.nn.Module]) -> None:
+        """From now on a call of this class's `forward` by its name, which skips `__call__`, is one of the module."""
+        original = kind.forward
+
+        @wraps(original)
+        def forward(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            self.end_open_call()
+            if self._depth:
+                return original(module, *args, **kwargs)
+            return self._outermost(original, module, args, kwargs)
+
+        kind.forward = forward  # type: ignore[method-assign]
+
+    def end_open_call(self) -> None:
+        """A call whose end was not seen is over."""
+        if self._open is not None:
+            call, self._open = self._open, None
+            self._leave(call)
+
+    def _enter(self, module: torch.nn.Module) -> OutermostCall | None:
+        """Note that an outermost call begins; None where it is nothing to the chip."""
         every = list(module.parameters())
         parameters = [one for one in every if one.device.type != "cpu"]
         if every and not parameters:
             if not rests_on_host(module, every):
-                return original(module, *args, **kwargs)  # a model on the host is nothing to the chip
+                return None  # a model on the host
             parameters = every
             self._resting.update(id(one) for one in every)
         training = torch.is_grad_enabled() and any(one.requires_grad for one in parameters)
@@ -264,23 +334,15 @@ class Hooks:
         self.tape.append(enter)
         self._depth += 1
         self._outer.append(enter >> KIND_BITS)
-        try:
-            # (A transform of torch.func hands in wrappers without memory, which cannot be made again.)
-            repeats = self.runtime.repeats if training and functorch.maybe_current_level() is None else None
-            if repeats is None:
-                result = original(module, *args, **kwargs)
-            else:
-                result = repeats.call(module, partial(original, module), args, kwargs)
-            if training and self.steps.done < ATTRIBUTED:
-                self.backward.left(result, enter >> KIND_BITS)
-            return result
-        finally:
-            self._outer.pop()
-            self._depth -= 1
-            self.tape.append(leave)
-            if marked:
-                self.tape.append(END[training])
-                self.steps.call()
+        return OutermostCall(enter >> KIND_BITS, leave, training, marked)
+
+    def _leave(self, call: OutermostCall) -> None:
+        self._outer.pop()
+        self._depth -= 1
+        self.tape.append(call.leave)
+        if call.marked:
+            self.tape.append(END[call.training])
+            self.steps.call()
 
     def _name_submodules(self, module: torch.nn.Module) -> None:
         if id(module) not in self._paths:
@@ -311,6 +373,7 @@ class Hooks:
     def _around_backward(self, original: Callable[..., Any], accumulates: bool = True) -> Callable[..., Any]:
         @wraps(original)
         def backward(*args: Any, **kwargs: Any) -> Any:
+            self.end_open_call()
             depth, self._depth = self._depth, 1  # modules that backward calls again (recompute) are not outermost
             self.tape.append(word(Kind.MARK, Mark.BACKWARD_BEGIN))
             self.runtime.regions.begin_backward()
@@ -365,6 +428,7 @@ class Hooks:
         return self._to_be_used and all(one.device.type == "cpu" for other in others for one in _parameters(other))
 
     def _optimizer_begin(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self.end_open_call()
         parameters = _parameters(optimizer)
         if all(one.device.type == "cpu" for one in parameters):
             known = optimizer in self._optimizers or not self._resting.isdisjoint(id(one) for one in parameters)

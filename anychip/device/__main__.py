@@ -109,6 +109,8 @@ class Session:
         program.groups = self.runtime.groups.table() if self.runtime.groups is not None else []
         out = Path(self.config["out"])
         program.save(out, packed=False)
+        if self.rank is not None:
+            self.runtime.saved.hide()
         if self.runtime.stages is not None and not exit_code:
             for rank, other in self.runtime.stages.others(program).items():
                 other.save(out.with_name(f"rank-{rank}.anychip"), packed=False)

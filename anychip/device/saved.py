@@ -5,6 +5,9 @@ real run would resume from. So what is at a checkpoint's path is put aside befor
 it, once its chip has done anything; `put_back`, in the process that started it, makes it all as it was, however the
 program ended. Files of other kinds (logs, tables, caches of data) are the program's own business.
 
+The ranks of a job run one after another here. So what a rank saved is hidden when it ends: the next one would find the
+checkpoint of a run that has begun with it, and resume from it. `torch.load` finds it yet: others load what the first saved.
+
 The journal is a folder that all ranks of a job share, with a file for each path.
 """
 
@@ -16,6 +19,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +27,7 @@ from typing import Any
 from anychip import units
 
 ASIDE = ".anychip-kept"  # added to the name of what was there before, beside its place
+HIDDEN = ".anychip-hidden"  # added to the name of what an earlier rank saved
 JOURNAL = "saved"
 NAMED = 3  # paths that are told
 CHECKPOINTS = frozenset({".pt", ".pth", ".ckpt", ".tar", ".safetensors", ".distcp", ".pkl", ".bin"})
@@ -35,19 +40,27 @@ class Saved:
         self.journal, self.begun = folder / JOURNAL, begun
         self.journal.mkdir(exist_ok=True)
         self._own = threading.local()  # what this code does raises audit events, too
+        self._new: list[str] = []  # paths where nothing was before this process saved something
 
     def install(self) -> None:
         """Watch files by Python's audit events; torch's own writer opens them in C++."""
         import torch
 
-        original = torch.save
+        save, load = torch.save, torch.load
 
-        def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        @wraps(save)
+        def keep_and_save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
             if isinstance(f, str | os.PathLike):
                 self.keep(f)
-            original(obj, f, *args, **kwargs)
+            save(obj, f, *args, **kwargs)
 
-        torch.save = torch.serialization.save = save
+        @wraps(load)
+        def load_hidden(f: Any, *args: Any, **kwargs: Any) -> Any:
+            hidden = _full(f) + HIDDEN if isinstance(f, str | os.PathLike) and not os.path.exists(f) else ""
+            return load(hidden if os.path.isfile(hidden) else f, *args, **kwargs)
+
+        torch.save = torch.serialization.save = keep_and_save
+        torch.load = torch.serialization.load = load_hidden
         watched: dict[str, Callable[..., None]] = {
             "open": self._opens, "os.rename": self._renames, "os.remove": self._removes,
             "shutil.copyfile": self._copies, "shutil.rmtree": self._removes_all,
@@ -73,11 +86,20 @@ class Saved:
                     return
                 kept = (aside or full + ASIDE) if there else None
                 entry.write_text(json.dumps([full, kept]), encoding="utf-8")
-                if kept is not None:
+                if kept is None:
+                    self._new.append(full)
+                else:
                     os.makedirs(os.path.dirname(kept), exist_ok=True)
                     (os.link if linked else os.rename)(full, kept)
         finally:
             del self._own.busy
+
+    def hide(self) -> None:
+        """This rank ends: those after it begin without what it saved."""
+        self._own.busy = True
+        for path in self._new:
+            if os.path.isfile(path):
+                os.replace(path, path + HIDDEN)
 
     def _opens(self, path: Any, mode: Any, _: int) -> None:
         if isinstance(mode, str) and mode[:1] in ("w", "x") and _is_checkpoint(path):
@@ -132,9 +154,10 @@ def put_back(folder: Path) -> str:
     restored, removed = [], []
     for path, kept in _entries(folder / JOURNAL):
         if kept is None:
-            if os.path.isfile(path):
-                os.remove(path)
-                removed.append(path)
+            saved = [one for one in (path, path + HIDDEN) if os.path.isfile(one)]
+            for one in saved:
+                os.remove(one)
+            removed += [path] * bool(saved)
         elif os.path.exists(kept):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             os.replace(kept, path)

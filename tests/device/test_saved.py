@@ -102,6 +102,39 @@ def test_ctrl_c_leaves_checkpoints_as_they_were(tmp_path: Path) -> None:
     assert "new.pth" not in files(tmp_path)
 
 
+RANKS = """
+    import os, torch
+    import torch.distributed as dist
+    dist.init_process_group("nccl")
+    rank = dist.get_rank()
+    assert not os.path.exists("resume.pt"), "a run that has just begun found its own checkpoint"
+    model = torch.nn.Linear(64, 64).cuda()
+    if rank == 0:
+        torch.save(model.state_dict(), "first.pt")
+    dist.barrier()
+    model.load_state_dict(torch.load("first.pt"))            # as the tutorials have it
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(4):
+        model(torch.ones(4, 64, device="cuda")).sum().backward()
+        if rank == 1:
+            torch.cuda._sleep(1000)
+        optimizer.step()
+        if rank == 0:
+            torch.save(model.state_dict(), "resume.pt")
+"""
+
+
+def test_a_rank_does_not_find_the_checkpoint_of_one_that_ran_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ranks.py").write_text(textwrap.dedent(RANKS), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    program = anychip.record(["ranks.py"], on="h100:4", steps=3)
+    assert not program.meta["exit_code"]
+    assert len(program.ranks) >= 2
+    assert [path.name for path in tmp_path.iterdir()] == ["ranks.py"]
+
+
 def test_of_two_ranks_that_save_to_one_path_the_first_puts_aside_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     path.write_text("real")

@@ -64,6 +64,7 @@ def _complete(runtime: Any) -> None:
         comm,
         compiling,
         cuda_api,
+        cudart,
         finite,
         flex,
         groups,
@@ -97,6 +98,7 @@ def _complete(runtime: Any) -> None:
     for part in (
         comm,
         compiling,
+        cudart,
         finite,
         flex,
         groups,

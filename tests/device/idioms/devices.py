@@ -385,5 +385,25 @@ def pynvml() -> None:
     pynvml.nvmlShutdown()
 
 
+@idiom('ctypes.CDLL("libcudart.so")')
+def cudart() -> None:
+    import ctypes
+
+    for library in (ctypes.CDLL("libcudart.so"), ctypes.cdll.LoadLibrary("libcudart.so.12")):
+        limit = ctypes.cast(
+            (ctypes.c_int * 1)(), ctypes.POINTER(ctypes.c_int)
+        )  # as NVIDIA's examples fetch more into L2
+        assert library.cudaDeviceGetLimit(limit, ctypes.c_int(5)) == 0 and limit.contents.value == 64
+        assert library.cudaDeviceSetLimit(ctypes.c_int(5), ctypes.c_int(128)) == 0
+        assert library.cudaDeviceGetLimit(limit, ctypes.c_int(5)) == 0 and limit.contents.value == 128
+        count, free, total = ctypes.c_int(), ctypes.c_size_t(), ctypes.c_size_t()
+        library.cudaGetDeviceCount.restype = ctypes.c_int
+        assert library.cudaGetDeviceCount(ctypes.byref(count)) == 0 and count.value == torch.cuda.device_count()
+        library.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
+        assert (free.value, total.value) == torch.cuda.mem_get_info()
+        raises(AttributeError, lambda library=library: library.cudaGraphicsMapResources)
+    assert isinstance(ctypes.CDLL(None), ctypes.CDLL)
+
+
 if __name__ == "__main__":
     main()

@@ -68,7 +68,7 @@ class Session:
         self.hooks.install()
         if self.config["fold"] and self.config["host"] != "measured" and os.environ.get("ANYCHIP_FOLD") != "0":
             self.runtime.repeats = Repeats(self.runtime)
-        self.runtime.saved = Saved(Path(self.config["out"]).parent, lambda: bool(self.runtime.recorder.tape))
+        self.runtime.saved = Saved(Path(self.config["out"]).parent, lambda: bool(self.hooks.parameters))
         self.runtime.saved.install()
         smi.install(self.runtime, Path(self.config["out"]).parent)
         self.runtime.clocks.install()

@@ -2,7 +2,7 @@
 
 A forecast must not replace a checkpoint by one without values, delete those that it stands for, or leave one that the next
 real run would resume from. So what is at a checkpoint's path is put aside before the program writes, replaces or removes
-it, once its chip has done anything; `put_back`, in the process that started it, makes it all as it was, however the
+it, once a model on the chip was called or where what is saved lies there; `put_back`, in the process that started it, makes it all as it was, however the
 program ended. Files of other kinds (logs, tables, caches of data) are the program's own business.
 
 The ranks of a job run one after another here. So what a rank saved is hidden when it ends: the next one would find the
@@ -34,7 +34,7 @@ CHECKPOINTS = frozenset({".pt", ".pth", ".ckpt", ".tar", ".safetensors", ".distc
 
 
 class Saved:
-    """The checkpoints that this process touches. folder: of the recording. begun: whether the chip has done anything."""
+    """The checkpoints that this process touches. folder: of the recording. begun: whether a model on the chip was called."""
 
     def __init__(self, folder: Path, begun: Callable[[], bool]) -> None:
         self.journal, self.begun = folder / JOURNAL, begun
@@ -50,7 +50,7 @@ class Saved:
 
         @wraps(save)
         def keep_and_save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
-            if isinstance(f, str | os.PathLike):
+            if isinstance(f, str | os.PathLike) and (self.begun() or _lies_on_chip(obj)):
                 self.keep(f)
             save(obj, f, *args, **kwargs)
 
@@ -74,8 +74,6 @@ class Saved:
 
     def keep(self, path: Any, aside: str | None = None, *, linked: bool = False) -> None:
         """Remember a path before the program changes it. What is there is put aside, or gets a second name."""
-        if not self.begun():
-            return
         full = _full(path)
         self._own.busy = True
         try:
@@ -142,8 +140,9 @@ def keep_safetensors(module: ModuleType) -> None:
     original = module.serialize_file
 
     def serialize_file(tensors: Any, filename: Any, *args: Any, **kwargs: Any) -> Any:
-        if runtime() is not None and runtime().saved is not None:
-            runtime().saved.keep(filename)
+        saved = runtime().saved if runtime() is not None else None
+        if saved is not None and saved.begun():
+            saved.keep(filename)
         return original(tensors, filename, *args, **kwargs)
 
     module.serialize_file = serialize_file  # type: ignore[attr-defined]
@@ -180,6 +179,16 @@ def _remove_empty(folder: str) -> None:
         while ASIDE in folder:
             os.rmdir(folder)
             folder = os.path.dirname(folder)
+
+
+def _lies_on_chip(saved: Any) -> bool:
+    """Whether tensors of the chip are in it: parameters that no model was called with yet. (Data that was prepared are not.)"""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    if isinstance(saved, torch.nn.Module):
+        saved = saved.state_dict()
+    return any(isinstance(one, torch.Tensor) and one.device.type not in ("cpu", "meta") for one in tree_leaves(saved))
 
 
 def _full(path: Any) -> str:

@@ -16,8 +16,9 @@ from anychip.device.saved import ASIDE, Saved, put_back
 TRAIN = """
     import os, shutil, sys, time, torch
     from safetensors.torch import save_file
-    torch.save({"made": "on the host"}, "cache.pt")          # nothing has happened on the chip yet
     model = torch.nn.Linear(64, 64).cuda()
+    torch.save({"made": "on the host"}, "cache.pt")          # data: no model has been called
+    torch.save({"model": [model.state_dict()]}, "first.pt")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(3):
         model(torch.ones(4, 64, device="cuda")).sum().backward()
@@ -77,7 +78,7 @@ def test_checkpoints_are_as_they_were_and_other_files_are_left(
     assert after.pop("cache.pt") == ""
     assert after == before
     assert not [path for path in tmp_path.rglob("*") if ASIDE in path.name]
-    assert "anychip: removed 4 checkpoints (what the program saves here has no values:" in capfd.readouterr().err
+    assert "anychip: removed 5 checkpoints (what the program saves here has no values:" in capfd.readouterr().err
 
 
 def test_a_program_that_is_killed_leaves_its_checkpoints_as_they_were(tmp_path: Path) -> None:

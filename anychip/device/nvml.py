@@ -7,6 +7,7 @@ package is an AttributeError, as ever.
 
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType, SimpleNamespace
@@ -125,3 +126,5 @@ def install(runtime: Any) -> None:
     sys.meta_path.insert(0, Finder(runtime))
     if "pynvml" in sys.modules:  # torch.cuda imports it where it is installed
         answer(sys.modules["pynvml"], runtime)
+    if hasattr(os, "sched_setaffinity"):  # to CPUs that lie near a chip, of a host that is not this one
+        os.sched_setaffinity = lambda pid, mask: None

@@ -4,6 +4,7 @@ A rule gets the values known so far and the call, and says what is known of each
 (mutated first, then outputs). Adding an op is one function.
 """
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,13 +15,14 @@ from typing import Any
 import torch
 
 from anychip.drivers.base import Call
-from anychip.drivers.values import FILLS, INDEX_LIKE, SMALL, Values
+from anychip.drivers.values import FILLS, INDEX_LIKE, SMALL, Values, Within, sampled
 
 
 @dataclass(frozen=True)
 class Known:
     """What is known of one tensor: a share that is true, a span of integers, counts that add up, a likely element, its
-    values, the one value of all its elements; or nothing. uneven: its share is what --imbalance asks for."""
+    values, the one value of all its elements; of integers some that are as many others, of a mask which integers it is true
+    for; or nothing. uneven: its share is what --imbalance asks for."""
 
     share: float | None = None
     span: int | None = None
@@ -29,6 +31,8 @@ class Known:
     value: torch.Tensor | None = None
     uniform: float | None = None
     uneven: bool = False
+    sample: torch.Tensor | None = None
+    within: Within | None = None
 
     def tell(self, values: Values, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -50,6 +54,10 @@ class Known:
             (values.uneven.add if self.uneven else values.uneven.discard)(address)
         if self.span is not None:
             values.span[address] = self.span
+        if self.sample is not None and not tensor.dtype.is_floating_point:
+            values.samples[address] = self.sample
+        if self.within is not None:
+            values.within[address] = self.within
 
 
 NOTHING = Known()
@@ -68,11 +76,16 @@ def expected(*names: str) -> Callable[[Rule], Rule]:
 
 
 def of(values: Values, tensor: Any) -> Known:
-    if not isinstance(tensor, torch.Tensor) or tensor.device.type in ("cpu", "meta"):
+    if not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta":
         return NOTHING
+    if tensor.device.type == "cpu":
+        return Known(sample=sampled(tensor))
     address = tensor.untyped_storage().data_ptr()
     uneven = address in values.uneven
-    return Known(values.share.get(address), values.span.get(address), guess=values.guess.get(address), uneven=uneven)
+    return Known(
+        values.share.get(address), values.span.get(address), guess=values.guess.get(address), uneven=uneven,
+        sample=values.samples.get(address), within=values.within.get(address),
+    )  # fmt: skip
 
 
 def certain(values: Values, value: Any) -> float | None:
@@ -111,6 +124,8 @@ def keep(values: Values, call: Call) -> list[Known]:
     if call.name in MOVES:
         source = call.tensors[-1 if call.name == "copy_" else 0]
         first = replace(of(values, source), uniform=_moved(values, call, source))
+    if call.name == "cumsum":
+        first = replace(first, sample=None)
     known = [of(values, tensor) for tensor in call.tensors]
     widest = max((one for one in known if one.span), key=lambda one: one.span or 0, default=NOTHING)
     return [replace(first, span=widest.span, guess=first.guess or widest.guess)] * len(written)
@@ -186,8 +201,12 @@ def _random_index(values: Values, call: Call) -> list[Known]:
 
 
 def _equal(values: Values, call: Call) -> Known:
-    """Equal to one of `span` integers: one in span is; with an imbalance more are the first."""
-    span, number = of(values, call.args[0]).span, certain(values, call.args[1])
+    """Equal to one of `span` integers: one in span is; with an imbalance more are the first. Of those that came from the host as
+    many as among some of them."""
+    known, number = of(values, call.args[0]), certain(values, call.args[1])
+    if known.sample is not None and number is not None:
+        return _bounded(values, call.args[0], number, number + 1)
+    span = known.span
     if not span:
         return NOTHING
     if values.imbalance == 1.0 or span == 1 or number is None or not 0 <= number < span:
@@ -196,8 +215,26 @@ def _equal(values: Values, call: Call) -> Known:
     return Known(share=first if number == 0 else (1 - first) / (span - 1), uneven=True)
 
 
+def _bounded(values: Values, tensor: torch.Tensor, low: float, high: float, outside: bool = False) -> Known:
+    """A mask of the integers in [low, high), or outside. What ranges that follow one another count adds up to all."""
+    source = tensor.untyped_storage().data_ptr()
+    return _of_range(values, Within(source, tensor.numel(), low, high, outside))
+
+
+def _of_range(values: Values, within: Within) -> Known:
+    ends = [values.below(within.source, end) for end in (within.low, within.high)]
+    if None in ends:
+        return Known(within=within)
+    before, through = (round((end or 0.0) * within.elements) for end in ends)
+    share = max(through - before, 0) / max(within.elements, 1)
+    uneven = values.imbalance != 1.0 and within.source not in values.samples
+    return Known(share=1 - share if within.outside else share, within=within, uneven=uneven)
+
+
 def _opposite(known: Known, guess: int | None = None) -> Known:
-    return Known(share=None if known.share is None else 1 - known.share, guess=guess, uneven=known.uneven)
+    within = None if known.within is None else replace(known.within, outside=not known.within.outside)
+    share = None if known.share is None else 1 - known.share
+    return Known(share=share, guess=guess, uneven=known.uneven, within=within)
 
 
 @expected("eq")
@@ -223,13 +260,20 @@ def _differs(values: Values, call: Call) -> list[Known]:
     return [_opposite(_equal(values, call))]
 
 
-@expected("bitwise_not", "logical_not", "bitwise_not_", "logical_not_")
+NEGATIONS = ("bitwise_not", "logical_not", "bitwise_not_", "logical_not_")
+
+
+@expected(*NEGATIONS)
 def _negation(values: Values, call: Call) -> list[Known]:
     known = of(values, call.args[0])
     return [_opposite(known, None if known.guess is None or call.args[0].dtype != torch.bool else int(not known.guess))]
 
 
 COMPARE = {"lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
+RANGE: dict[str, Callable[[float], tuple[float, float]]] = {  # of the integers for which a comparison with one is true
+    "lt": lambda bound: (-math.inf, math.ceil(bound)), "le": lambda bound: (-math.inf, math.floor(bound) + 1),
+    "gt": lambda bound: (math.floor(bound) + 1, math.inf), "ge": lambda bound: (math.ceil(bound), math.inf),
+}  # fmt: skip
 EXTREME = 1e9  # no score, loss or norm is as large: who writes such a number means "less (or more) than any"
 
 
@@ -241,8 +285,11 @@ def _in_range(values: Values, call: Call) -> list[Known]:
     sides = [certain(values, side) for side in (one, other)]
     if one.dtype.is_floating_point and sum(side is not None and abs(side) >= EXTREME for side in sides) == 1:
         return [Known(uniform=float(compare(*(0.0 if side is None else side for side in sides))))]
-    if sides[1] is None or one.dtype == torch.bool or one.numel() != 1:
+    if sides[1] is None or one.dtype == torch.bool:
         return []
+    if one.numel() > 1:
+        counts = not one.dtype.is_floating_point and math.isfinite(sides[1])
+        return [_bounded(values, one, *RANGE[call.name](sides[1]))] if counts else []
     guess = 1 if one.dtype.is_floating_point else values.guess.get(one.untyped_storage().data_ptr(), 1)
     return [Known(guess=int(compare(guess if sides[0] is None else sides[0], sides[1])))]
 
@@ -277,11 +324,26 @@ def _both(values: Values, call: Call) -> list[Known]:
         value = certain(values, mask)
         if value is not None and bool(value) == is_or and (of_masks or not is_or):
             return [Known(uniform=float(is_or))]
+    within = _both_ranges(is_or, *(of(values, mask).within for mask in masks))
+    if within is not None:
+        return [_of_range(values, within)]
     one, other = (share_of(values, mask) for mask in masks)
     if one is not None and other is not None:
         uneven = any(of(values, mask).uneven for mask in masks)
         return [Known(share=one + other - one * other if is_or else one * other, uneven=uneven)]
     return [_guessed(values, masks, any if is_or else all)]
+
+
+def _both_ranges(is_or: bool, one: Within | None, other: Within | None) -> Within | None:
+    """Two masks of the same integers: what lies in both ranges, or beyond one of two ends; None for other pairs."""
+    if one is None or other is None or (one.source, one.elements) != (other.source, other.elements):
+        return None
+    if not is_or and not one.outside and not other.outside:
+        return replace(one, low=max(one.low, other.low), high=min(one.high, other.high))
+    below, above = sorted((one, other), key=lambda each: each.low)
+    if is_or and not (one.outside or other.outside) and (below.low, above.high) == (-math.inf, math.inf):
+        return replace(one, low=below.high, high=above.low, outside=True)
+    return None
 
 
 def _guessed(values: Values, masks: Any, decide: Callable[[Any], bool]) -> Known:

@@ -6,12 +6,15 @@ from typing import Any, Protocol
 import torch
 
 from anychip.drivers.base import Block, Call
-from anychip.drivers.expected import EXPECTED, keep
+from anychip.drivers.expected import BOTH, COMPARE, EXPECTED, NEGATIONS, keep, of
 from anychip.drivers.values import FILLS, GUESS, INDEX_LIKE, KEPT, SMALL, Values, carried, first_uniform
 from anychip.record import Kind, word
 from anychip.record.recorder import Recorder, user_place
 
-COPIES = ("_to_copy", "clone", "copy_")  # cheap enough to be done on as many integers as are kept
+# What is done on as many integers and masks as are kept: how many of them a program picks is then known.
+KEEPERS = frozenset(
+    ("_to_copy", "clone", "copy_", "index", "index_select", "gather", "cat", "eq", "ne", *COMPARE, *BOTH, *NEGATIONS)
+)
 NEAR = 0.8  # share of the memory from which on every allocation is tried on PyTorch's own allocator
 
 
@@ -134,7 +137,7 @@ class NullDriver:
 
     def _compute(self, call: Call, written: list[torch.Tensor]) -> bool:
         """Do the op on real values if all its inputs have some; say whether that was possible."""
-        most = KEPT if call.name in COPIES and all(one.dtype in INDEX_LIKE for one in written) else SMALL
+        most = KEPT if call.name in KEEPERS and all(one.dtype in INDEX_LIKE for one in written) else SMALL
         if any(tensor.numel() > most for tensor in written) or random(call.op):
             return False
         stand_ins: dict[int, torch.Tensor] = {}
@@ -201,8 +204,9 @@ class NullDriver:
         small = target.numel() <= SMALL and (storage.nbytes() <= SMALL * 16 or address in self.values.real)
         if small or (target.dtype in INDEX_LIKE and storage.nbytes() <= KEPT * target.element_size()):
             self.values.put(target, source)
-        else:
-            self.values.forget(address)
+            return
+        self.values.forget(address)
+        of(self.values, source).tell(self.values, target)
 
     def copy_out(self, source: torch.Tensor) -> torch.Tensor:
         return self.values.to_host(source)

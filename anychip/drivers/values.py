@@ -15,6 +15,7 @@ Three sources, in this order (docs/values.md has a row per operator):
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -53,8 +54,20 @@ CARRY: dict[str, Callable[[float, int], float]] = {
     "bitwise_not": lambda v, n: float(not v),
 }
 
+SAMPLE = 1024  # integers of the host that are kept of a larger tensor, to know how they are distributed
 LOOP_READS = 200  # reads of one boolean at one line before it alternates, in a loop that may wait for it
 OTHER_READS = 10_000  # elsewhere: `if norm > bound` for each parameter of a model ends by itself
+
+
+@dataclass(frozen=True)
+class Within:
+    """What a mask says of the integers at an address: that they are in [low, high), or `outside` of it. elements: how many."""
+
+    source: int
+    elements: int
+    low: float
+    high: float
+    outside: bool = False
 
 
 class Values:
@@ -69,6 +82,8 @@ class Values:
         self.guess: dict[int, int] = {}
         self.share: dict[int, float] = {}  # expected share of elements that are not zero
         self.span: dict[int, int] = {}  # integers: they are in [0, span)
+        self.samples: dict[int, torch.Tensor] = {}  # integers that came from the host, some of many, sorted
+        self.within: dict[int, Within] = {}
         self.reads: Counter[tuple[str, int]] = Counter()
         self.uneven: set[int] = set()  # of `share`: those that --imbalance decides
         self.uneven_at: dict[str, None] = {}  # lines of the program where it does
@@ -77,7 +92,7 @@ class Values:
 
     def forget(self, address: int) -> None:
         self.uneven.discard(address)
-        for known in (self.real, self.uniform, self.guess, self.share, self.span):
+        for known in (self.real, self.uniform, self.guess, self.share, self.span, self.samples, self.within):
             known.pop(address, None)
 
     def knows(self, address: int) -> bool:
@@ -110,6 +125,16 @@ class Values:
         alias = self.alias(tensor)
         assert alias is not None
         alias.copy_(value)
+
+    def below(self, address: int, bound: float) -> float | None:
+        """What share of the integers at an address is below a bound: of a sample of them, or of `span` numbers that are as likely."""
+        sample, span = self.samples.get(address), self.span.get(address)
+        if sample is not None:
+            return float((sample < bound).double().mean())
+        if not span or bound <= 0:
+            return 0.0 if span else None
+        first = min(self.imbalance / span, 1.0)
+        return min(first + (min(bound, span) - 1) * (1 - first) / max(span - 1, 1), 1.0)
 
     def spelled_out(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """The values of a small tensor that is only known to be uniform: from here on they are real ones."""
@@ -189,6 +214,20 @@ class Values:
         if tensor.numel() > 1 << 14:
             return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")  # calloc: costs nothing until touched
         return torch.full(tensor.shape, self.plausible(tensor), dtype=tensor.dtype, device="cpu")
+
+
+def sampled(source: torch.Tensor) -> torch.Tensor | None:
+    """Some of the integers of a large tensor of the host, sorted; None where they are all the same, as those are that nobody
+    computed."""
+    if (
+        source.dtype.is_floating_point
+        or source.dtype.is_complex
+        or source.dtype == torch.bool
+        or source.numel() <= SMALL
+    ):
+        return None
+    found = source.flatten()[:: source.numel() // SAMPLE or 1].long().sort().values
+    return None if found[0] == found[-1] else found
 
 
 def first_uniform(values: Values, tensors: list[torch.Tensor]) -> float | None:

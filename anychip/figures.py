@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anychip.cost.machine import KNOWN, WIDE
 from anychip.cost.matrix import time_first
 from anychip.cost.price import EVIDENCE, LIMITS
 from anychip.cost.work import Work, packet, work
@@ -191,8 +192,20 @@ def main_dtype_of(distinct: list[Work], counts: npt.NDArray[np.int64]) -> str:
     return max(by_dtype, key=lambda dtype: by_dtype[dtype], default="fp32")
 
 
-def peak_of(timeline: Timeline, dtype: str) -> float:
-    return timeline.prices.on.peak(dtype, "matrix")
+def wide_of(timeline: Timeline, window: Window) -> dict[str, float]:
+    """Shares of the chip's busy time in products of more than 16 bit that limit it, by how their rate is known: `Products.known`."""
+    inside = window.ops(timeline)
+    ops, duration = timeline.op[inside], timeline.duration_s[inside]
+    spent = np.bincount(ops, duration, len(timeline.program.ops))
+    limited = timeline.prices.limit == LIMITS.index("compute")
+    found = dict.fromkeys(KNOWN, 0.0)
+    for index in np.flatnonzero(spent * limited).tolist():
+        task = work(timeline.program.ops[index])
+        products = timeline.prices.on.products(task.dtype)
+        if task.unit == "matrix" and products.dtype in WIDE:
+            found[products.known] += float(spent[index])
+    total = float(duration.sum())
+    return {name: seconds / total if total else 0.0 for name, seconds in found.items()}
 
 
 def breakdown_of(timeline: Timeline, window: Window) -> dict[str, float]:

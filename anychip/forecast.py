@@ -27,11 +27,11 @@ from anychip.figures import (
     batch_of,
     breakdown_of,
     by_phase_of,
-    peak_of,
     shape_text,
     shares_of,
     top_ops_of,
     totals_of,
+    wide_of,
 )
 from anychip.memory import replay
 from anychip.record import Kind, Op, Program
@@ -50,7 +50,7 @@ class Forecast:
     """One program on one chip. Times in seconds per step, bytes, flop per step.
 
     step_time_error: relative, one sigma. mfu, hfu: model or executed flop over step time times the dense peak of
-    `matrix_dtype`. stepping_memory_bytes: peak from the first step on, which may be less than what making the model took.
+    `matrix_dtype`, in which the chip computes most products; None where nobody publishes one. stepping_memory_bytes: peak from the first step on, which may be less than what making the model took.
     breakdown_s adds up to step_time_s. evidence: shares of the chip's busy time. energy_j: an upper bound, the power limit
     times the time. first_step_s: of the step that no other figure is of, as it may do something else: it warms up, or reads a
     prompt. step_kind: "train", "call" (no optimizer) or "run" (no step was found).
@@ -64,8 +64,8 @@ class Forecast:
     step_time_error: float
     tokens_per_s_per_chip: float | None
     samples_per_s: float | None
-    mfu: float
-    hfu: float
+    mfu: float | None
+    hfu: float | None
     model_flop_per_step: float
     peak_memory_bytes: int
     memory_bytes: int
@@ -116,21 +116,22 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     tokens = tokens_per_step if tokens_per_step is not None else tokens
     breakdown = breakdown_of(timeline, window)
     evidence = shares_of(timeline, window)
-    peak = peak_of(timeline, total["dtype"])
+    products = timeline.prices.on.products(total["dtype"])
     held = memory(timeline.program)
     top = top_ops_of(timeline, window)
     compared = end_to_end(chip.id, layers_of(timeline.program.ops))
     return Forecast(
         chip=chip.id, num_chips=1, fits=suffices(chip.memory_bytes, program, held.peak_bytes), grade=chip.grade,
-        step_time_s=step_time, step_time_error=error_of(evidence, breakdown, timeline, compared),
+        step_time_s=step_time, step_time_error=error_of(evidence, wide_of(timeline, window), breakdown, timeline, compared),
         tokens_per_s_per_chip=_per_s(tokens, step_time), samples_per_s=_per_s(samples, step_time),
-        mfu=ratio(total["model_flop"], step_time * peak), hfu=ratio(total["flop"], step_time * peak),
+        mfu=utilization(total["model_flop"], step_time, products.published),
+        hfu=utilization(total["flop"], step_time, products.published),
         model_flop_per_step=total["model_flop"], peak_memory_bytes=held.peak_bytes, memory_bytes=chip.memory_bytes,
         breakdown_s=breakdown, unpriced_share=evidence["bytes_only"], evidence=evidence,
         energy_j=chip.power_w * step_time if chip.power_w else None,
         cost_usd=chip.price_usd_per_hour * step_time / 3600 if chip.price_usd_per_hour else None,
         steps=len(found), step_kind=window.kind, num_ops=int(timeline.op.size), kernels_per_step=total["kernels"],
-        tokens_per_step=tokens, samples_per_step=samples, matrix_dtype=total["dtype"],
+        tokens_per_step=tokens, samples_per_step=samples, matrix_dtype=products.dtype,
         executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window),
         top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
         step_times_s=window.times_s,
@@ -160,11 +161,11 @@ def reserved_bytes(program: Program, capacity_bytes: int) -> int:
     return replay(fuse(program), capacity_bytes).reserved_bytes
 
 
-def error_of(
-    evidence: Mapping[str, float], breakdown: Mapping[str, float], timeline: Timeline, compared: Compared | None
-) -> float:
+def error_of(evidence: Mapping[str, float], wide: Mapping[str, float], breakdown: Mapping[str, float], timeline: Timeline,
+             compared: Compared | None) -> float:  # fmt: skip
     """One sigma. Where whole runs were compared on the chip, the error of those with such layers; else parts of one kind err
-    together, and kinds and the level of the chip's products apart. The host, ops without a formula and the chip's file come on top."""
+    together, and kinds and the level of the chip's products apart. Products of more than 16 bit, which no such run has, the host, ops
+    without a formula and the chip's file come on top."""
     known = errors()
     total = sum(breakdown.values()) or 1.0
     host, compute = breakdown["host"] / total, breakdown["compute"] / total
@@ -176,6 +177,7 @@ def error_of(
         rows = [row for op in ("gemm", "gemm.warm", "gemm.rate", "gemm.sustained") for row in rates.all(op)]
         measured = any(row.kind != "assumed" for row in rows)
         parts = [device, 0.0 if measured else compute * known["level", ""]]
+    parts.append(sum(share * known["level", name] for name, share in wide.items()) * (1 - host))
     grade = known.get(("grade", timeline.chip.grade), known["grade", "D"])
     return sqrt(sum(part**2 for part in (*parts, host * known["host", ""], grade)))
 
@@ -291,5 +293,8 @@ def _per_s(count: float | None, seconds: float) -> float | None:
     return count / seconds if count and seconds else None
 
 
-def ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
+def utilization(flop: float, step_time_s: float, peak_flop_per_s: float | None) -> float | None:
+    """What was computed over what could be at that peak; None where nobody publishes it."""
+    if peak_flop_per_s is None:
+        return None
+    return flop / (step_time_s * peak_flop_per_s) if step_time_s else 0.0

@@ -7,6 +7,8 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
   gemm.warm                 the same in a long run (thousands of iterations): `gemm.sustained` is in it already
   gemm.warm.sustained       rate in a step of training over that in such a long run of one product alone
   gemm.rate                 the rate of a large product, where no point was measured (or a ratio of the peak)
+  gemm.peak                 peak of fp32 as a share of the 16-bit one, for a chip of which nobody states one or measured a product; in
+                            default.csv shape says for which generation of chips, and note which chips have that share
   gemm.k0, gemm.wave        shape of the curve: inner dimension at which the rate halves, exponent of wave filling
   gemm.overhead             fixed time of a product
   gemm.sustained            rate in a long run over rate in a benchmark (clocks, power)

@@ -132,7 +132,7 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
     elif any(f.samples_per_s is not None for f in forecasts):
         yield row(f"samples per {one}", lambda f: _whole(f.samples_per_step))
         yield row("samples/s", lambda f: units.rate(f.samples_per_s))
-    yield row("MFU", lambda f: f"{units.share(f.mfu)} of {f.matrix_dtype}")
+    yield row("MFU", lambda f: "-" if f.mfu is None else f"{units.share(f.mfu)} of {f.matrix_dtype}")
     yield row("peak memory", lambda f: units.memory(f.peak_memory_bytes))
     if any(f.stepping_memory_bytes < STARTING * f.peak_memory_bytes for f in forecasts):
         what = "calling" if forecasts[0].step_kind == "call" else "stepping"

@@ -192,20 +192,27 @@ def main_dtype_of(distinct: list[Work], counts: npt.NDArray[np.int64]) -> str:
     return max(by_dtype, key=lambda dtype: by_dtype[dtype], default="fp32")
 
 
-def wide_of(timeline: Timeline, window: Window) -> dict[str, float]:
-    """Shares of the chip's busy time in products of more than 16 bit that limit it, by how their rate is known: `Products.known`."""
+# Kinds of work that no published run is mostly made of. What lies between products (norms, copies, optimizers) those have, too.
+UNLIKE = frozenset({"conv", "rnn", "index", "sort", "fft", "linalg"})
+
+
+def beyond_of(timeline: Timeline, window: Window) -> dict[tuple[str, str], float]:
+    """Shares of the chip's busy time in what the published runs have not, by the row of `errors.csv` that tells its error: products of
+    more than 16 bit that limit it ("wide", by how their rate is known), and kinds of work ("unlike", by evidence)."""
     inside = window.ops(timeline)
     ops, duration = timeline.op[inside], timeline.duration_s[inside]
     spent = np.bincount(ops, duration, len(timeline.program.ops))
-    limited = timeline.prices.limit == LIMITS.index("compute")
-    found = dict.fromkeys(KNOWN, 0.0)
-    for index in np.flatnonzero(spent * limited).tolist():
+    found = {("wide", name): 0.0 for name in KNOWN} | {("unlike", name): 0.0 for name in EVIDENCE}
+    for index in np.flatnonzero(spent).tolist():
         task = work(timeline.program.ops[index])
-        products = timeline.prices.on.products(task.dtype)
-        if task.unit == "matrix" and products.dtype in WIDE:
-            found[products.known] += float(spent[index])
+        if task.kind in UNLIKE:
+            found["unlike", EVIDENCE[timeline.prices.evidence[index]]] += float(spent[index])
+        if task.unit == "matrix" and timeline.prices.limit[index] == LIMITS.index("compute"):
+            products = timeline.prices.on.products(task.dtype)
+            if products.dtype in WIDE:
+                found["wide", products.known] += float(spent[index])
     total = float(duration.sum())
-    return {name: seconds / total if total else 0.0 for name, seconds in found.items()}
+    return {row: seconds / total if total else 0.0 for row, seconds in found.items()}
 
 
 def breakdown_of(timeline: Timeline, window: Window) -> dict[str, float]:

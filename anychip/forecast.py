@@ -25,13 +25,13 @@ from anychip.figures import (
     TopOp,
     Window,
     batch_of,
+    beyond_of,
     breakdown_of,
     by_phase_of,
     shape_text,
     shares_of,
     top_ops_of,
     totals_of,
-    wide_of,
 )
 from anychip.memory import replay
 from anychip.record import Kind, Op, Program
@@ -119,10 +119,11 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     products = timeline.prices.on.products(total["dtype"])
     held = memory(timeline.program)
     top = top_ops_of(timeline, window)
-    compared = end_to_end(chip.id, layers_of(timeline.program.ops))
+    beyond = beyond_of(timeline, window)
+    compared = end_to_end(chip.id, layers_of(timeline.program.ops, unlike_share(beyond)))
     return Forecast(
         chip=chip.id, num_chips=1, fits=suffices(chip.memory_bytes, program, held.peak_bytes), grade=chip.grade,
-        step_time_s=step_time, step_time_error=error_of(evidence, wide_of(timeline, window), breakdown, timeline, compared),
+        step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, timeline, compared),
         tokens_per_s_per_chip=_per_s(tokens, step_time), samples_per_s=_per_s(samples, step_time),
         mfu=utilization(total["model_flop"], step_time, products.published),
         hfu=utilization(total["flop"], step_time, products.published),
@@ -161,37 +162,54 @@ def reserved_bytes(program: Program, capacity_bytes: int) -> int:
     return replay(fuse(program), capacity_bytes).reserved_bytes
 
 
-def error_of(evidence: Mapping[str, float], wide: Mapping[str, float], breakdown: Mapping[str, float], timeline: Timeline,
+Beyond = Mapping[tuple[str, str], float]  # as `figures.beyond_of` gives it
+
+
+def error_of(evidence: Mapping[str, float], beyond: Beyond, breakdown: Mapping[str, float], timeline: Timeline,
              compared: Compared | None) -> float:  # fmt: skip
-    """One sigma. Where whole runs were compared on the chip, the error of those with such layers; else parts of one kind err
-    together, and kinds and the level of the chip's products apart. Products of more than 16 bit, which no such run has, the host, ops
+    """One sigma. Where whole runs were compared on the chip, the error of those with such layers, for the share of the time that is
+    like them; else parts of one kind err together, and kinds and the level of the chip's products apart. What no run has, the host, ops
     without a formula and the chip's file come on top."""
     known = errors()
     total = sum(breakdown.values()) or 1.0
     host, compute = breakdown["host"] / total, breakdown["compute"] / total
+    other, wide = (
+        sum(share * known[row] for row, share in beyond.items() if row[0] == part) * (1 - host)
+        for part in ("unlike", "wide")
+    )
+    grade = timeline.chip.grade
     if compared is not None:
-        parts = [compared.sigma * (1 - host), evidence["bytes_only"] * known["evidence", "bytes_only"]]
+        alike = compared.sigma * (1 - unlike_share(beyond)) * (1 - host)
+        parts = [alike, other, evidence["bytes_only"] * known["evidence", "bytes_only"]]
     else:
-        device = sum(share * known["evidence", name] for name, share in evidence.items()) * (1 - host)
+        usual = {name: share - beyond["unlike", name] for name, share in evidence.items()}
+        device = sum(share * known["evidence", name] for name, share in usual.items()) * (1 - host) + other
         rates = timeline.prices.on.rates
         rows = [row for op in ("gemm", "gemm.warm", "gemm.rate", "gemm.sustained") for row in rates.all(op)]
         measured = any(row.kind != "assumed" for row in rows)
         parts = [device, 0.0 if measured else compute * known["level", ""]]
-    parts.append(sum(share * known["level", name] for name, share in wide.items()) * (1 - host))
-    grade = known.get(("grade", timeline.chip.grade), known["grade", "D"])
-    return sqrt(sum(part**2 for part in (*parts, host * known["host", ""], grade)))
+        # The whole runs that raised its grade say nothing of this program.
+        grade = max(grade, "C")
+    parts += [wide, host * known["host", ""], known.get(("grade", grade), known["grade", "D"])]
+    return sqrt(sum(part**2 for part in parts))
+
+
+def unlike_share(beyond: Beyond) -> float:
+    """Share of the chip's time in kinds of work that no published run is mostly made of."""
+    return sum(share for (part, _), share in beyond.items() if part == "unlike")
 
 
 MOST_EXPERTS = 1024  # of a layer; more scores are of a vocabulary, from which a token is drawn
 
 
-def layers_of(ops: Iterable[Op]) -> str:
+def layers_of(ops: Iterable[Op], unlike: float) -> str:
     """Which kind of layers the program has. Tokens go to experts where the largest few of their scores are kept. What computes
-    mostly something else than products and attention is like no published run."""
+    mostly something else than products and attention, or takes most of its time for it (the share `unlike`), is like no published run."""
     ops = list(ops)
     tasks = [work(op) for op in ops]
     flop = sum(task.flop for task in tasks)
-    if sum(task.flop for task in tasks if task.kind in ("gemm", "grouped", "custom") or task.attention) <= flop / 2:
+    products = sum(task.flop for task in tasks if task.kind in ("gemm", "grouped", "custom") or task.attention)
+    if products <= flop / 2 or unlike > 1 / 2:
         return OTHER
     if any(task.kind == "custom" and task.gemm for task in tasks):
         return OWN_PRODUCTS

@@ -7,6 +7,7 @@ worst chip's.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,13 +30,22 @@ from anychip.figures import (
     Window,
     added_s,
     batch_of,
+    beyond_of,
     by_phase_of,
     shares_of,
     top_ops_of,
     totals_of,
-    wide_of,
 )
-from anychip.forecast import Forecast, by_bytes_alone, error_of, layers_of, limit_of, utilization, warnings_of
+from anychip.forecast import (
+    Forecast,
+    by_bytes_alone,
+    error_of,
+    layers_of,
+    limit_of,
+    unlike_share,
+    utilization,
+    warnings_of,
+)
 from anychip.network import USUAL_NODE, Fabric
 from anychip.record import Program
 from anychip.record.reads import reads
@@ -43,6 +53,8 @@ from anychip.record.steps import find_steps
 from anychip.spec import Chip
 from anychip.spec.validated import end_to_end
 from anychip.timeline.memory import Memory, memory, suffices
+
+Key = TypeVar("Key")
 
 BREAKDOWN = ("compute", "memory_bound", "exposed_comm", "bubble", "host")
 
@@ -91,7 +103,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     evidence = _mean_of([shares_of(part.rank.timeline, part.window) for part in parts], mean)
     products = parts[main].rank.timeline.prices.on.products(dtype)
     peak = products.published * chips if products.published is not None else None
-    wide = _mean_of([wide_of(part.rank.timeline, part.window) for part in parts], mean)
+    beyond = _mean_of([beyond_of(part.rank.timeline, part.window) for part in parts], mean)
     flop, model = (mean([total[name] for total in totals]) * chips for name in ("flop", "model_flop"))
     tokens, samples = _batch(parts, program)
     tokens = tokens_per_step if tokens_per_step is not None else tokens
@@ -103,11 +115,11 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         for part, (one, _) in zip(parts, mine, strict=True)
     )
     all_ops = dict.fromkeys(op for rank in program.ranks for op in rank.ops)
-    compared = end_to_end(chip.id, layers_of(all_ops))
+    compared = end_to_end(chip.id, layers_of(all_ops, unlike_share(beyond)))
     kernels, host = (mean([total[name] for total in totals]) for name in ("kernels", "host_s"))
     return Forecast(
         chip=chip.id, num_chips=chips, fits=all(rank.fits for rank in ranks), grade=chip.grade,
-        step_time_s=step_time, step_time_error=error_of(evidence, wide, breakdown, parts[main].rank.timeline, compared),
+        step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, parts[main].rank.timeline, compared),
         tokens_per_s_per_chip=tokens / step_time / chips if tokens and step_time else None,
         samples_per_s=samples / step_time if samples and step_time else None,
         mfu=utilization(model, step_time, peak), hfu=utilization(flop, step_time, peak), model_flop_per_step=model,
@@ -227,7 +239,7 @@ def _along(axes: Mapping[str, AxisFigures]) -> dict[str, str]:
     }
 
 
-def _mean_of(found: Sequence[Mapping[str, float]], mean: Callable[[Sequence[float]], float]) -> dict[str, float]:
+def _mean_of(found: Sequence[Mapping[Key, float]], mean: Callable[[Sequence[float]], float]) -> dict[Key, float]:
     return {name: mean([one[name] for one in found]) for name in found[0]}
 
 

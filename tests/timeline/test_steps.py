@@ -176,6 +176,38 @@ def test_what_convolves_is_like_no_published_run():
     assert 0.05 < found.step_time_error < 0.5
 
 
+STEPS = list(chain.from_iterable([FORWARD, BACKWARD, optimizer()] * 3))
+
+
+def scatter(rows):
+    x, at = t(rows, 64, dtype="float32"), t(rows, dtype="int64")
+    return made("aten.index_add_.default", x, 0, at, x, mutates=(0,))
+
+
+def test_what_takes_most_of_the_time_is_told_by_time():
+    """An LSTM's 4 MFLOP of products a time step take longer than a head of more FLOP; so do a graph's scatters, which have none."""
+    x, w_in, w_back, bias = t(128, 32, 256), t(2048, 256), t(2048, 512), t(2048)
+    lstm = made("aten._cudnn_rnn.default", x, (w_in, w_back, bias, bias), 4, None, None, None, 2, 512, 0, 1, False,
+                out=t(128, 32, 512))  # fmt: skip
+    head = mm(4096, 4096, 512)
+    for ops in ([lstm, head, add(8)], [scatter(1_000_000), mm(100_000, 256, 256), add(8)]):
+        found = forecast(program(STEPS, ops), load_chip("h100"))
+        assert found.compared is None
+        # 0.34 of what no run was compared of, and the chip's grade is by its kernels alone
+        assert 0.2 < found.step_time_error < 0.45
+
+
+def test_the_bar_of_runs_is_for_the_share_that_is_like_them():
+    plain, mixed = (forecast(program(STEPS, [mm(8192, 8192, 8192), mm(8192, 8192, 8192), last]), load_chip("h100"))
+                    for last in (add(8), scatter(1_000_000)))  # fmt: skip
+    assert plain.compared == mixed.compared
+    share = 1 - plain.step_time_s / mixed.step_time_s
+    assert 0.05 < share < 0.5
+    # sqrt((0.08 * (1 - share))**2 + (0.34 * share)**2)
+    sigma = ((plain.step_time_error * (1 - share)) ** 2 + (0.34 * share) ** 2) ** 0.5
+    assert mixed.step_time_error == pytest.approx(sigma, rel=0.1)
+
+
 def test_the_first_call_is_told_apart():
     prompt = [mark(Mark.INFER_BEGIN), *[w(Kind.OP, 0)] * 10, mark(Mark.INFER_END)]
     token = [mark(Mark.INFER_BEGIN), w(Kind.OP, 0), mark(Mark.INFER_END)]

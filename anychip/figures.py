@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anychip.cost.machine import KNOWN, WIDE
-from anychip.cost.matrix import time_first
+from anychip.cost.matrix import Sequences, sequences
 from anychip.cost.price import EVIDENCE, LIMITS
 from anychip.cost.work import Work, packet, work
 from anychip.record import Kind, Op, Program, TensorMeta
@@ -102,7 +102,7 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
     kinds, payloads = program.kinds, program.payloads
     positions = np.flatnonzero(kinds == 0)
     ops = payloads[positions]
-    timed = {index: size for index, op in enumerate(program.ops) if (size := time_first(op)) is not None}
+    timed = {index: found for index, op in enumerate(program.ops) if (found := sequences(op)) is not None}
     tokens = samples = 0
     for step in steps:
         edges = np.searchsorted(positions, [*step.forwards, step.end]).tolist()
@@ -115,11 +115,14 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
     return (tokens / len(steps) or None), (samples / len(steps) or None)
 
 
-def _fed(ops: list[Op], timed: dict[int, tuple[int, int]], called: npt.NDArray[np.int64]) -> tuple[int, int]:
-    """(tokens, samples) of the ops called from a forward on. What the first recurrent layer takes for time is no samples."""
+def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int64]) -> tuple[int, int]:
+    """(tokens, samples) of the ops called from a forward on. What the first recurrent layer or attention takes for time is no samples,
+    neither where it is first nor where a product had it as one with them."""
     tokens, samples = _batch(ops, called)
-    times, sequences = next((timed[index] for index in called.tolist() if index in timed), (0, 0)) if timed else (0, 0)
-    return tokens, sequences if samples and samples == times else samples
+    given = next((timed[index] for index in called.tolist() if index in timed), None)
+    if given and samples and samples in (given.count * given.length, given.length if given.time_first else 0):
+        return tokens, given.count
+    return tokens, samples
 
 
 def _batch(ops: list[Op], called: npt.NDArray[np.int64]) -> tuple[int, int]:

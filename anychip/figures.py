@@ -102,7 +102,7 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
     kinds, payloads = program.kinds, program.payloads
     positions = np.flatnonzero(kinds == 0)
     ops = payloads[positions]
-    timed = {index: found for index, op in enumerate(program.ops) if (found := sequences(op)) is not None}
+    timed = {index: given for index, op in enumerate(program.ops) if (given := sequences(op)) is not None}
     tokens = samples = 0
     for step in steps:
         edges = np.searchsorted(positions, [*step.forwards, step.end]).tolist()
@@ -120,8 +120,8 @@ def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int6
     neither where it is first nor where a product had it as one with them."""
     tokens, samples = _batch(ops, called)
     given = next((timed[index] for index in called.tolist() if index in timed), None)
-    if given and samples and samples in (given.count * given.length, given.length if given.time_first else 0):
-        return tokens, given.count
+    if given and samples and samples in (given.number * given.length, given.length if given.time_first else 0):
+        return tokens, given.number
     return tokens, samples
 
 

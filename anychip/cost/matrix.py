@@ -305,9 +305,9 @@ def _batches(op: Op, batch_first: int) -> Sequence[int]:
 
 
 class Sequences(NamedTuple):
-    """What a recurrent layer or an attention is given: `count` sequences of `length` steps; time_first: step by step."""
+    """What a recurrent layer or an attention is given: `number` sequences of `length` steps; time_first: step by step."""
 
-    count: int
+    number: int
     length: int
     time_first: bool
 

@@ -20,7 +20,8 @@ from anychip.drivers.values import FILLS, INDEX_LIKE, SMALL, Values
 @dataclass(frozen=True)
 class Known:
     """What is known of one tensor: a share that is true, a span of integers, counts that add up, a likely element, its
-    values, the one value of all its elements; or nothing. uneven: its share is what --imbalance asks for."""
+    values, the one value of all its elements; or nothing. uneven: its share is what --imbalance asks for. most: the largest share of it
+    that can be one of its span."""
 
     share: float | None = None
     span: int | None = None
@@ -29,6 +30,7 @@ class Known:
     value: torch.Tensor | None = None
     uniform: float | None = None
     uneven: bool = False
+    most: float | None = None
 
     def tell(self, values: Values, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -50,6 +52,8 @@ class Known:
             (values.uneven.add if self.uneven else values.uneven.discard)(address)
         if self.span is not None:
             values.span[address] = self.span
+        if self.most is not None:
+            values.most[address] = self.most
 
 
 NOTHING = Known()
@@ -72,7 +76,8 @@ def of(values: Values, tensor: Any) -> Known:
         return NOTHING
     address = tensor.untyped_storage().data_ptr()
     uneven = address in values.uneven
-    return Known(values.share.get(address), values.span.get(address), guess=values.guess.get(address), uneven=uneven)
+    return Known(values.share.get(address), values.span.get(address), guess=values.guess.get(address), uneven=uneven,
+                 most=values.most.get(address))  # fmt: skip
 
 
 def certain(values: Values, value: Any) -> float | None:
@@ -113,7 +118,7 @@ def keep(values: Values, call: Call) -> list[Known]:
         first = replace(of(values, source), uniform=_moved(values, call, source))
     known = [of(values, tensor) for tensor in call.tensors]
     widest = max((one for one in known if one.span), key=lambda one: one.span or 0, default=NOTHING)
-    return [replace(first, span=widest.span, guess=first.guess or widest.guess)] * len(written)
+    return [replace(first, span=widest.span, most=widest.most, guess=first.guess or widest.guess)] * len(written)
 
 
 def _moved(values: Values, call: Call, source: torch.Tensor) -> float | None:
@@ -140,7 +145,11 @@ def _topk(values: Values, call: Call) -> list[Known]:
     dim = argument(call, 2, "dim")
     dim = -1 if dim is None else dim
     size = call.args[0].shape[dim] if call.args[0].dim() else 1
-    return [NOTHING, Known(span=size, value=_spread(call.outputs[1], dim, size, values.imbalance))]
+    number = call.outputs[1].shape[dim] if call.outputs[1].dim() else 1
+    return [
+        NOTHING,
+        Known(span=size, most=1 / max(number, 1), value=_spread(call.outputs[1], dim, size, values.imbalance)),
+    ]
 
 
 # Tokens of a special meaning are at the ends of a vocabulary, and beam search picks among several of them, one after
@@ -187,12 +196,13 @@ def _random_index(values: Values, call: Call) -> list[Known]:
 
 def _equal(values: Values, call: Call) -> Known:
     """Equal to one of `span` integers: one in span is; with an imbalance more are the first."""
-    span, number = of(values, call.args[0]).span, certain(values, call.args[1])
+    known, number = of(values, call.args[0]), certain(values, call.args[1])
+    span = known.span
     if not span:
         return NOTHING
     if values.imbalance == 1.0 or span == 1 or number is None or not 0 <= number < span:
         return Known(share=1 / span)
-    first = min(values.imbalance / span, 1.0)
+    first = values.fullest(span, known.most) / span
     return Known(share=first if number == 0 else (1 - first) / (span - 1), uneven=True)
 
 
@@ -345,7 +355,7 @@ def _divided(values: Values, call: Call) -> list[Known]:
 def _scatter(values: Values, call: Call) -> list[Known]:
     """A one-hot mask: as many elements are set as there are indices."""
     target, index = call.args[0], call.args[2]
-    return [Known(share=min(index.numel() / max(target.numel(), 1), 1.0))]
+    return [Known(share=min(index.numel() / max(target.numel(), 1), 1.0), most=of(values, index).most)]
 
 
 @expected("index_put_", "_index_put_impl_")
@@ -369,11 +379,11 @@ def _sum(values: Values, call: Call) -> list[Known]:
     if known.share is None or out.numel() > 64 * SMALL:
         return []
     total = round(known.share * call.args[0].numel())
-    return [Known(counts=values.parts(total, out.numel()))]
+    return [Known(counts=values.parts(total, out.numel(), known.most))]
 
 
 @expected("histc")
 def _histc(values: Values, call: Call) -> list[Known]:
     """Counts per bin: equal parts of the elements."""
     (out,) = call.outputs
-    return [Known(counts=values.parts(call.args[0].numel(), out.numel()))]
+    return [Known(counts=values.parts(call.args[0].numel(), out.numel(), of(values, call.args[0]).most))]

@@ -200,22 +200,35 @@ UNLIKE = frozenset({"conv", "rnn", "index", "sort", "fft", "linalg"})
 
 
 def beyond_of(timeline: Timeline, window: Window) -> dict[tuple[str, str], float]:
-    """Shares of the chip's busy time in what the published runs have not, by the row of `errors.csv` that tells its error: products of
-    more than 16 bit that limit it ("wide", by how their rate is known), and kinds of work ("unlike", by evidence)."""
+    """Shares of the chip's busy time in what the published runs have not, by the row of `errors.csv` that tells its error: kinds of work
+    and copies over the link to the host ("unlike", by evidence); and by how their rate is known products of more than 16 bit that limit
+    it, and copies over a link that was assumed ("rate")."""
     inside = window.ops(timeline)
     ops, duration = timeline.op[inside], timeline.duration_s[inside]
     spent = np.bincount(ops, duration, len(timeline.program.ops))
-    found = {("wide", name): 0.0 for name in KNOWN} | {("unlike", name): 0.0 for name in EVIDENCE}
+    on = timeline.prices.on
+    found = {("rate", name): 0.0 for name in KNOWN} | {("unlike", name): 0.0 for name in EVIDENCE}
     for index in np.flatnonzero(spent).tolist():
         task = work(timeline.program.ops[index])
-        if task.kind in UNLIKE:
+        limit = LIMITS[timeline.prices.limit[index]]
+        if task.kind in UNLIKE or limit == "host_link":
             found["unlike", EVIDENCE[timeline.prices.evidence[index]]] += float(spent[index])
-        if task.unit == "matrix" and timeline.prices.limit[index] == LIMITS.index("compute"):
-            products = timeline.prices.on.products(task.dtype)
+        if limit == "host_link" and on.host_link_assumed:
+            found["rate", "assumed"] += float(spent[index])
+        if task.unit == "matrix" and limit == "compute":
+            products = on.products(task.dtype)
             if products.dtype in WIDE:
-                found["wide", products.known] += float(spent[index])
+                found["rate", products.known] += float(spent[index])
     total = float(duration.sum())
     return {row: seconds / total if total else 0.0 for row, seconds in found.items()}
+
+
+def copies_of(timeline: Timeline, window: Window) -> float:
+    """Share of the chip's busy time in operations that the link to the host limits."""
+    inside = window.ops(timeline)
+    ops, duration = timeline.op[inside], timeline.duration_s[inside]
+    total = float(duration.sum())
+    return float(duration[timeline.prices.limit[ops] == LIMITS.index("host_link")].sum()) / total if total else 0.0
 
 
 def breakdown_of(timeline: Timeline, window: Window) -> dict[str, float]:

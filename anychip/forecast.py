@@ -28,6 +28,7 @@ from anychip.figures import (
     beyond_of,
     breakdown_of,
     by_phase_of,
+    copies_of,
     shape_text,
     shares_of,
     top_ops_of,
@@ -173,9 +174,9 @@ def error_of(evidence: Mapping[str, float], beyond: Beyond, breakdown: Mapping[s
     known = errors()
     total = sum(breakdown.values()) or 1.0
     host, compute = breakdown["host"] / total, breakdown["compute"] / total
-    other, wide = (
+    other, rate = (
         sum(share * known[row] for row, share in beyond.items() if row[0] == part) * (1 - host)
-        for part in ("unlike", "wide")
+        for part in ("unlike", "rate")
     )
     grade = timeline.chip.grade
     if compared is not None:
@@ -190,7 +191,7 @@ def error_of(evidence: Mapping[str, float], beyond: Beyond, breakdown: Mapping[s
         parts = [device, 0.0 if measured else compute * known["level", ""]]
         # The whole runs that raised its grade say nothing of this program.
         grade = max(grade, "C")
-    parts += [wide, host * known["host", ""], known.get(("grade", grade), known["grade", "D"])]
+    parts += [rate, host * known["host", ""], known.get(("grade", grade), known["grade", "D"])]
     return sqrt(sum(part**2 for part in parts))
 
 
@@ -247,6 +248,22 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
     return f"Memory: {share} of the step is in ops limited by bandwidth or by their launch{most}."
 
 
+# Of the chip's time that copies between host and chip take before what was assumed of their link is told.
+COPIES = 0.01
+
+
+def by_assumed_link(timeline: Timeline, window: Window) -> tuple[str, ...]:
+    """What was assumed of the link to the host, where a step spends time on it."""
+    on, copies = timeline.prices.on, copies_of(timeline, window)
+    if not on.host_link_assumed or copies < COPIES:
+        return ()
+    rate = units.count(on.host_link_bytes_per_s, "B/s")
+    return (
+        f"{timeline.chip.id}: the rate of its link to the host is unknown. Copies between them, {copies:.0%} of the time on the chip, "
+        f"are priced at {rate}: {on.host_link_assumed}.",
+    )
+
+
 UNEVEN = 0.05  # by how much the mean step may be off the median one, or two off their mean, before it is told
 
 
@@ -261,6 +278,7 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
     elif len(window.times_s) == 1 and len(find_steps(timeline.program)) == 1:
         found.append("Only one step was recorded: its figures include what happens once.")
     found += _uneven(window)
+    found += by_assumed_link(timeline, window)
     if peak_bytes > chip.memory_bytes:
         found.append(f"{chip.id}: needs {peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
     return tuple(found)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from anychip.cost.points import OpRates, SizeCurve, size_curve
 from anychip.cost.rates import ATTENTION, DIRECTORY, SHAPE, Rate, Rates, load_file, rates_of, warmth
 from anychip.spec import Chip
+from anychip.spec.cluster import load_wire
 
 # Which other dtype's peak holds where a chip has none of its own: it computes the dtype in the first of these that it has.
 RUNS_AS = {
@@ -197,6 +198,7 @@ class Machine:
     host_replay_s: float
     host_read_s: float
     host_link_bytes_per_s: float
+    host_link_assumed: str  # the link that was taken, where the chip's file does not say which it has
     graph: bool
     called: bool  # ops run in the thread that calls them: no launch, no stream, no link
 
@@ -281,8 +283,7 @@ def build(chip: Chip, rates: Rates) -> Machine:
     """A chip with these rates instead of the ones in its file (the accuracy tables hold some back)."""
     peak_bandwidth = chip.memory_bandwidth_bytes_per_s
     memory = rates.need("memory.rate")
-    # Without a host link the host is the chip: a copy reads and writes its one memory.
-    link = _level(rates.need("host_link.rate"), chip.host_link_bandwidth_bytes_per_s or peak_bandwidth / 2)
+    link, assumed = host_link(chip, rates)
     floor_s = rates.need("kernel.floor").value
     # A host that was measured by whole steps has it in its ops.
     product = rates.first("host.product") or (None if rates.first("host.op") else rates.need("host.product"))
@@ -301,10 +302,27 @@ def build(chip: Chip, rates: Rates) -> Machine:
         host_product_s=product.value if product else 0.0,
         host_replay_s=rates.need("host.replay").value,
         host_read_s=0.0 if called else rates.need("host.read").value,
-        host_link_bytes_per_s=link,
+        host_link_bytes_per_s=_level(rates.need("host_link.rate"), link),
+        host_link_assumed=assumed,
         graph=chip.execution == "graph",
         called=called,
     )
+
+
+def host_link(chip: Chip, rates: Rates) -> tuple[float, str]:
+    """(Bytes/s between host and chip, what was assumed of them.) Without a link the host is the chip: a copy reads and writes its one
+    memory. A link whose rate the file does not say has that of its wire, or of the slowest."""
+    stated, figure = chip.host_link_bandwidth_bytes_per_s, chip.figures.get("links.host.one_way")
+    if stated is not None:
+        return stated, ""
+    if chip.execution == "host" or (figure is not None and figure.state == "none"):
+        return chip.memory_bandwidth_bytes_per_s / 2, ""
+    link = chip.links.get("host")
+    wire = load_wire(link.wire) if link is not None and link.wire else None
+    if wire is not None and wire.link_bytes_per_s:
+        return wire.link_bytes_per_s, wire.name
+    row = rates.need("host_link.unknown")
+    return row.value, row.note
 
 
 @cache

@@ -121,7 +121,7 @@ def test_the_share_of_single_precision_is_the_median_of_what_is_published():
     (row,) = [row for row in defaults().all("gemm.peak") if not row.shape]
     assert row.value == round(median(shares), 2)
     spread = pstdev([log(share / median(shares)) for share in shares])
-    assert errors()["wide", "assumed"] == pytest.approx(spread, abs=0.1)
+    assert errors()["rate", "assumed"] == pytest.approx(spread, abs=0.1)
     assert f"{len(shares)} generations" in row.source
 
 

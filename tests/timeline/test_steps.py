@@ -4,9 +4,12 @@ from itertools import chain
 
 import pytest
 
+from anychip.cost.machine import machine
+from anychip.cost.rates import defaults
 from anychip.forecast import forecast
 from anychip.record.steps import PHASES, Marks, find_steps
 from anychip.spec import load_chip
+from anychip.spec.cluster import list_wires
 from tests.timeline.tapes import Kind, Mark, add, mark, mm, program, t, w
 from tests.timeline.tapes import op as made
 
@@ -214,3 +217,31 @@ def test_the_first_call_is_told_apart():
     found = forecast(program([*prompt, *token, *token, *token], [mm(8192, 8192, 8192)]), load_chip("h100"))
     assert found.first_step_s == pytest.approx(10 * found.step_time_s, rel=0.01)
     assert forecast(program(token, [mm(8192, 8192, 8192)]), load_chip("h100")).first_step_s is None
+
+
+def test_a_link_to_the_host_that_nobody_states_is_an_ordinary_one_and_told():
+    """Trainium1's copies ran at half of its memory's rate, 227 GB/s."""
+    x = t(65536, 1024, dtype="float32")
+    copied = made("aten._to_copy.default", t(65536, 1024, dtype="float32", on_chip=False), out=x)
+    tape = program(STEPS, [copied, mm(512, 512, 512), add(4096)])
+    stated, unknown = (forecast(tape, load_chip(name)) for name in ("h100", "trainium1"))
+    assert unknown.step_time_s > x.nbytes / 16e9 > stated.step_time_s
+    (told,) = [text for text in unknown.warnings if "link to the host" in text]
+    assert told.startswith("aws-trainium1: the rate of its link to the host is unknown.")
+    assert told.endswith("priced at 13.6 GB/s: PCIe 3.0 x16, the slowest of the standard's host links.")
+    assert not any("link to the host" in text for text in stated.warnings)
+    assert unknown.step_time_error > 0.6 > stated.step_time_error > 0.3
+    # what copies next to nothing is not bothered with it
+    plain = forecast(program(STEPS, OPS), load_chip("trainium1"))
+    assert not any("link to the host" in text for text in plain.warnings)
+
+
+def test_a_link_of_unknown_rate_has_its_wires():
+    assert (
+        machine(load_chip("cambricon-mlu590").with_figures({"memory.main.bandwidth": 1e12})).host_link_assumed
+        == "PCIe 5.0 x16"
+    )
+    assert machine(load_chip("apple-m4-max")).host_link_assumed == ""
+    assert defaults().need("host_link.unknown").value == min(
+        wire.link_bytes_per_s for wire in list_wires() if wire.raw["role"] == "host"
+    )

@@ -221,6 +221,10 @@ def layers_of(ops: Iterable[Op], unlike: float) -> str:
 
 # Where the host issues ops for this share of a step, and the chip waits for it for this share, the host sets the pace.
 HOST_ISSUES, CHIP_WAITS = 0.9, 0.1
+ON_CHIP = {
+    "compute": "compute",
+    "memory_bound": "memory and launches",
+}  # parts of a step that go on while the host issues
 
 
 def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp, ...], kernels: float,
@@ -229,12 +233,16 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
     of a job's time the mesh axis that takes most of it."""
     if not step_time:
         return "Nothing ran on the chip."
-    name = max(breakdown, key=lambda part: breakdown[part])
+    name = largest = max(breakdown, key=lambda part: breakdown[part])
     if host_s >= HOST_ISSUES * step_time and breakdown["host"] >= CHIP_WAITS * step_time:
         name = "host"
     share = f"{breakdown[name] / step_time:.0%}"
     most = next((f"; {one.name.removeprefix('aten.')} {one.shape} alone takes {one.time_s / step_time:.0%}"
                  for one in top if one.limit != "network"), "")  # fmt: skip
+    if name == "host" and largest in ON_CHIP:
+        return (f"The host: it issues kernels for {units.duration(host_s)} of the step, {kernels:,.0f} of them. The chip takes "
+                f"{units.duration(breakdown[largest])} for {ON_CHIP[largest]} in the meantime and waits {units.duration(breakdown['host'])}; "
+                "larger batches, compilation or graphs would help.")  # fmt: skip
     if name == "host":
         return (f"The host: the chip waits for it {share} of the step, which launches {kernels:,.0f} kernels; "
                 "larger batches, compilation or graphs would help.")  # fmt: skip

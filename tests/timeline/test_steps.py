@@ -6,10 +6,12 @@ import pytest
 
 from anychip.cost.machine import machine
 from anychip.cost.rates import defaults
-from anychip.forecast import forecast
+from anychip.figures import Window, issued_s
+from anychip.forecast import forecast, limit_of
 from anychip.record.steps import PHASES, Marks, find_steps
 from anychip.spec import load_chip
 from anychip.spec.cluster import list_wires
+from anychip.timeline.price import price
 from tests.timeline.tapes import Kind, Mark, add, mark, mm, program, t, w
 from tests.timeline.tapes import op as made
 
@@ -245,3 +247,27 @@ def test_a_link_of_unknown_rate_has_its_wires():
     assert defaults().need("host_link.unknown").value == min(
         wire.link_bytes_per_s for wire in list_wires() if wire.raw["role"] == "host"
     )
+
+
+def test_what_limits_a_step_has_the_numbers_of_the_table():
+    """It said that the host limits a step, 15% of it, beside a table in which launches take five times as much."""
+    parts = {"compute": 36e-6, "memory_bound": 301e-6, "exposed_comm": 0.0, "bubble": 0.0, "host": 61e-6}
+    said = limit_of(parts, 398e-6, (), 74, host_s=384e-6)
+    assert said.startswith("The host: it issues kernels for 384 us of the step, 74 of them.")
+    assert "takes 301 us for memory and launches in the meantime and waits 61.0 us" in said
+    assert limit_of(parts, 398e-6, (), 74, host_s=200e-6).startswith("Memory: 76% of the step")
+
+
+def test_the_host_issues_a_compiled_region_at_its_launches_alone():
+    """A step of 398 us was said to take the host 662."""
+    ops = [mm(512, 512, 512)] * 3
+    calls = [w(Kind.OP, number) for number in range(3)]
+    eager, compiled = (
+        price(program(words, ops), load_chip("h100"))
+        for words in (calls, [w(Kind.COMPILED, 1), *calls, w(Kind.COMPILED, 0)])
+    )
+    on = eager.prices.on
+    assert issued_s(eager, Window.of(eager, [])) == pytest.approx(
+        3 * (on.host_op_s + on.host_launch_s + on.host_product_s)
+    )
+    assert issued_s(compiled, Window.of(compiled, [])) == pytest.approx(3 * on.host_launch_s)

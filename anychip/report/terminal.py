@@ -101,7 +101,8 @@ def _compared(forecast: "Forecast") -> str:
     found = forecast.compared
     if found is None:
         return ""
-    return f"; error of {found.runs} runs, {found.layers}" + (f", times {found.times:.1f}" if found.times > 1.0 else "")
+    times = f", times {found.times:.1f}" if found.times > 1.0 else ""
+    return f"; error of {found.runs} runs, {found.layers}{times}{', of all chips' if found.all_chips else ''}"
 
 
 def _figures(columns: Sequence[tuple[str, "Forecast"]], reserved: Sequence[int | None]) -> Table:

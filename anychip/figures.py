@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anychip.cost.matrix import time_first
+from anychip.cost.machine import KNOWN, WIDE
+from anychip.cost.matrix import Sequences, sequences
 from anychip.cost.price import EVIDENCE, LIMITS
 from anychip.cost.work import Work, packet, work
 from anychip.record import Kind, Op, Program, TensorMeta
@@ -101,7 +102,7 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
     kinds, payloads = program.kinds, program.payloads
     positions = np.flatnonzero(kinds == 0)
     ops = payloads[positions]
-    timed = {index: size for index, op in enumerate(program.ops) if (size := time_first(op)) is not None}
+    timed = {index: given for index, op in enumerate(program.ops) if (given := sequences(op)) is not None}
     tokens = samples = 0
     for step in steps:
         edges = np.searchsorted(positions, [*step.forwards, step.end]).tolist()
@@ -114,11 +115,14 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
     return (tokens / len(steps) or None), (samples / len(steps) or None)
 
 
-def _fed(ops: list[Op], timed: dict[int, tuple[int, int]], called: npt.NDArray[np.int64]) -> tuple[int, int]:
-    """(tokens, samples) of the ops called from a forward on. What the first recurrent layer takes for time is no samples."""
+def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int64]) -> tuple[int, int]:
+    """(tokens, samples) of the ops called from a forward on. What the first recurrent layer or attention takes for time is no samples,
+    neither where it is first nor where a product had it as one with them."""
     tokens, samples = _batch(ops, called)
-    times, sequences = next((timed[index] for index in called.tolist() if index in timed), (0, 0)) if timed else (0, 0)
-    return tokens, sequences if samples and samples == times else samples
+    given = next((timed[index] for index in called.tolist() if index in timed), None)
+    if given and samples and samples in (given.number * given.length, given.length if given.time_first else 0):
+        return tokens, given.number
+    return tokens, samples
 
 
 def _batch(ops: list[Op], called: npt.NDArray[np.int64]) -> tuple[int, int]:
@@ -178,9 +182,19 @@ def totals_of(timeline: Timeline, window: Window) -> dict[str, Any]:
         "flop": float(flop @ counts) / window.count,
         "model_flop": float(model @ counts_once) / window.count,
         "kernels": float(timeline.prices.kernels @ counts) / window.count if counts.size else 0.0,
-        "host_s": float(timeline.prices.host_s @ counts) / window.count if counts.size else 0.0,
+        "host_s": issued_s(timeline, window) / window.count,
         "dtype": main_dtype_of(distinct, counts),
     }
+
+
+def issued_s(timeline: Timeline, window: Window) -> float:
+    """What the host takes to issue a window's ops: less than one by one in a graph or a compiled region, as its clock shows, which
+    also waits for some."""
+    inside = window.ops(timeline)
+    at, eager = timeline.position[inside], timeline.prices.host_s[timeline.op[inside]]
+    clock = timeline.host_s
+    before = np.where(at > 0, clock[np.maximum(at - 1, 0)], 0.0) if clock.size else clock
+    return float(np.minimum(clock[at] - before, eager).sum())
 
 
 def main_dtype_of(distinct: list[Work], counts: npt.NDArray[np.int64]) -> str:
@@ -191,8 +205,40 @@ def main_dtype_of(distinct: list[Work], counts: npt.NDArray[np.int64]) -> str:
     return max(by_dtype, key=lambda dtype: by_dtype[dtype], default="fp32")
 
 
-def peak_of(timeline: Timeline, dtype: str) -> float:
-    return timeline.prices.on.peak(dtype, "matrix")
+# Kinds of work that no published run is mostly made of. What lies between products (norms, copies, optimizers) those have, too.
+UNLIKE = frozenset({"conv", "rnn", "index", "sort", "fft", "linalg"})
+
+
+def beyond_of(timeline: Timeline, window: Window) -> dict[tuple[str, str], float]:
+    """Shares of the chip's busy time in what the published runs have not, by the row of `errors.csv` that tells its error: kinds of work
+    and copies over the link to the host ("unlike", by evidence); and by how their rate is known products of more than 16 bit that limit
+    it, and copies over a link that was assumed ("rate")."""
+    inside = window.ops(timeline)
+    ops, duration = timeline.op[inside], timeline.duration_s[inside]
+    spent = np.bincount(ops, duration, len(timeline.program.ops))
+    on = timeline.prices.on
+    found = {("rate", name): 0.0 for name in KNOWN} | {("unlike", name): 0.0 for name in EVIDENCE}
+    for index in np.flatnonzero(spent).tolist():
+        task = work(timeline.program.ops[index])
+        limit = LIMITS[timeline.prices.limit[index]]
+        if task.kind in UNLIKE or limit == "host_link":
+            found["unlike", EVIDENCE[timeline.prices.evidence[index]]] += float(spent[index])
+        if limit == "host_link" and on.host_link_assumed:
+            found["rate", "assumed"] += float(spent[index])
+        if task.unit == "matrix" and limit == "compute":
+            products = on.products(task.dtype)
+            if products.dtype in WIDE:
+                found["rate", products.known] += float(spent[index])
+    total = float(duration.sum())
+    return {row: seconds / total if total else 0.0 for row, seconds in found.items()}
+
+
+def copies_of(timeline: Timeline, window: Window) -> float:
+    """Share of the chip's busy time in operations that the link to the host limits."""
+    inside = window.ops(timeline)
+    ops, duration = timeline.op[inside], timeline.duration_s[inside]
+    total = float(duration.sum())
+    return float(duration[timeline.prices.limit[ops] == LIMITS.index("host_link")].sum()) / total if total else 0.0
 
 
 def breakdown_of(timeline: Timeline, window: Window) -> dict[str, float]:

@@ -25,9 +25,10 @@ from anychip.figures import (
     TopOp,
     Window,
     batch_of,
+    beyond_of,
     breakdown_of,
     by_phase_of,
-    peak_of,
+    copies_of,
     shape_text,
     shares_of,
     top_ops_of,
@@ -50,7 +51,7 @@ class Forecast:
     """One program on one chip. Times in seconds per step, bytes, flop per step.
 
     step_time_error: relative, one sigma. mfu, hfu: model or executed flop over step time times the dense peak of
-    `matrix_dtype`. stepping_memory_bytes: peak from the first step on, which may be less than what making the model took.
+    `matrix_dtype`, in which the chip computes most products; None where nobody publishes one. stepping_memory_bytes: peak from the first step on, which may be less than what making the model took.
     breakdown_s adds up to step_time_s. evidence: shares of the chip's busy time. energy_j: an upper bound, the power limit
     times the time. first_step_s: of the step that no other figure is of, as it may do something else: it warms up, or reads a
     prompt. step_kind: "train", "call" (no optimizer) or "run" (no step was found).
@@ -64,8 +65,8 @@ class Forecast:
     step_time_error: float
     tokens_per_s_per_chip: float | None
     samples_per_s: float | None
-    mfu: float
-    hfu: float
+    mfu: float | None
+    hfu: float | None
     model_flop_per_step: float
     peak_memory_bytes: int
     memory_bytes: int
@@ -116,21 +117,23 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     tokens = tokens_per_step if tokens_per_step is not None else tokens
     breakdown = breakdown_of(timeline, window)
     evidence = shares_of(timeline, window)
-    peak = peak_of(timeline, total["dtype"])
+    products = timeline.prices.on.products(total["dtype"])
     held = memory(timeline.program)
     top = top_ops_of(timeline, window)
-    compared = end_to_end(chip.id, layers_of(timeline.program.ops))
+    beyond = beyond_of(timeline, window)
+    compared = end_to_end(chip.id, layers_of(timeline.program.ops, unlike_share(beyond)))
     return Forecast(
         chip=chip.id, num_chips=1, fits=suffices(chip.memory_bytes, program, held.peak_bytes), grade=chip.grade,
-        step_time_s=step_time, step_time_error=error_of(evidence, breakdown, timeline, compared),
+        step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, timeline, compared),
         tokens_per_s_per_chip=_per_s(tokens, step_time), samples_per_s=_per_s(samples, step_time),
-        mfu=ratio(total["model_flop"], step_time * peak), hfu=ratio(total["flop"], step_time * peak),
+        mfu=utilization(total["model_flop"], step_time, products.published),
+        hfu=utilization(total["flop"], step_time, products.published),
         model_flop_per_step=total["model_flop"], peak_memory_bytes=held.peak_bytes, memory_bytes=chip.memory_bytes,
         breakdown_s=breakdown, unpriced_share=evidence["bytes_only"], evidence=evidence,
         energy_j=chip.power_w * step_time if chip.power_w else None,
         cost_usd=chip.price_usd_per_hour * step_time / 3600 if chip.price_usd_per_hour else None,
         steps=len(found), step_kind=window.kind, num_ops=int(timeline.op.size), kernels_per_step=total["kernels"],
-        tokens_per_step=tokens, samples_per_step=samples, matrix_dtype=total["dtype"],
+        tokens_per_step=tokens, samples_per_step=samples, matrix_dtype=products.dtype,
         executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window),
         top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
         step_times_s=window.times_s,
@@ -160,36 +163,54 @@ def reserved_bytes(program: Program, capacity_bytes: int) -> int:
     return replay(fuse(program), capacity_bytes).reserved_bytes
 
 
-def error_of(
-    evidence: Mapping[str, float], breakdown: Mapping[str, float], timeline: Timeline, compared: Compared | None
-) -> float:
-    """One sigma. Where whole runs were compared on the chip, the error of those with such layers; else parts of one kind err
-    together, and kinds and the level of the chip's products apart. The host, ops without a formula and the chip's file come on top."""
+Beyond = Mapping[tuple[str, str], float]  # as `figures.beyond_of` gives it
+
+
+def error_of(evidence: Mapping[str, float], beyond: Beyond, breakdown: Mapping[str, float], timeline: Timeline,
+             compared: Compared | None) -> float:  # fmt: skip
+    """One sigma. Where whole runs were compared on the chip, the error of those with such layers, for the share of the time that is
+    like them; else parts of one kind err together, and kinds and the level of the chip's products apart. What no run has, the host, ops
+    without a formula and the chip's file come on top."""
     known = errors()
     total = sum(breakdown.values()) or 1.0
     host, compute = breakdown["host"] / total, breakdown["compute"] / total
+    other, rate = (
+        sum(share * known[row] for row, share in beyond.items() if row[0] == part) * (1 - host)
+        for part in ("unlike", "rate")
+    )
+    grade = timeline.chip.grade
     if compared is not None:
-        parts = [compared.sigma * (1 - host), evidence["bytes_only"] * known["evidence", "bytes_only"]]
+        alike = compared.sigma * (1 - unlike_share(beyond)) * (1 - host)
+        parts = [alike, other, evidence["bytes_only"] * known["evidence", "bytes_only"]]
     else:
-        device = sum(share * known["evidence", name] for name, share in evidence.items()) * (1 - host)
+        usual = {name: share - beyond["unlike", name] for name, share in evidence.items()}
+        device = sum(share * known["evidence", name] for name, share in usual.items()) * (1 - host) + other
         rates = timeline.prices.on.rates
         rows = [row for op in ("gemm", "gemm.warm", "gemm.rate", "gemm.sustained") for row in rates.all(op)]
         measured = any(row.kind != "assumed" for row in rows)
         parts = [device, 0.0 if measured else compute * known["level", ""]]
-    grade = known.get(("grade", timeline.chip.grade), known["grade", "D"])
-    return sqrt(sum(part**2 for part in (*parts, host * known["host", ""], grade)))
+        # The whole runs that raised its grade say nothing of this program.
+        grade = max(grade, "C")
+    parts += [rate, host * known["host", ""], known.get(("grade", grade), known["grade", "D"])]
+    return sqrt(sum(part**2 for part in parts))
+
+
+def unlike_share(beyond: Beyond) -> float:
+    """Share of the chip's time in kinds of work that no published run is mostly made of."""
+    return sum(share for (part, _), share in beyond.items() if part == "unlike")
 
 
 MOST_EXPERTS = 1024  # of a layer; more scores are of a vocabulary, from which a token is drawn
 
 
-def layers_of(ops: Iterable[Op]) -> str:
+def layers_of(ops: Iterable[Op], unlike: float) -> str:
     """Which kind of layers the program has. Tokens go to experts where the largest few of their scores are kept. What computes
-    mostly something else than products and attention is like no published run."""
+    mostly something else than products and attention, or takes most of its time for it (the share `unlike`), is like no published run."""
     ops = list(ops)
     tasks = [work(op) for op in ops]
     flop = sum(task.flop for task in tasks)
-    if sum(task.flop for task in tasks if task.kind in ("gemm", "grouped", "custom") or task.attention) <= flop / 2:
+    products = sum(task.flop for task in tasks if task.kind in ("gemm", "grouped", "custom") or task.attention)
+    if products <= flop / 2 or unlike > 1 / 2:
         return OTHER
     if any(task.kind == "custom" and task.gemm for task in tasks):
         return OWN_PRODUCTS
@@ -200,6 +221,10 @@ def layers_of(ops: Iterable[Op]) -> str:
 
 # Where the host issues ops for this share of a step, and the chip waits for it for this share, the host sets the pace.
 HOST_ISSUES, CHIP_WAITS = 0.9, 0.1
+ON_CHIP = {
+    "compute": "compute",
+    "memory_bound": "memory and launches",
+}  # parts of a step that go on while the host issues
 
 
 def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp, ...], kernels: float,
@@ -208,12 +233,16 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
     of a job's time the mesh axis that takes most of it."""
     if not step_time:
         return "Nothing ran on the chip."
-    name = max(breakdown, key=lambda part: breakdown[part])
+    name = largest = max(breakdown, key=lambda part: breakdown[part])
     if host_s >= HOST_ISSUES * step_time and breakdown["host"] >= CHIP_WAITS * step_time:
         name = "host"
     share = f"{breakdown[name] / step_time:.0%}"
     most = next((f"; {one.name.removeprefix('aten.')} {one.shape} alone takes {one.time_s / step_time:.0%}"
                  for one in top if one.limit != "network"), "")  # fmt: skip
+    if name == "host" and largest in ON_CHIP:
+        return (f"The host: it issues kernels for {units.duration(host_s)} of the step, {kernels:,.0f} of them. The chip takes "
+                f"{units.duration(breakdown[largest])} for {ON_CHIP[largest]} in the meantime and waits {units.duration(breakdown['host'])}; "
+                "larger batches, compilation or graphs would help.")  # fmt: skip
     if name == "host":
         return (f"The host: the chip waits for it {share} of the step, which launches {kernels:,.0f} kernels; "
                 "larger batches, compilation or graphs would help.")  # fmt: skip
@@ -225,6 +254,22 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
     if name == "compute":
         return f"Compute: {share} of the step is in ops limited by flop/s{most}."
     return f"Memory: {share} of the step is in ops limited by bandwidth or by their launch{most}."
+
+
+# Of the chip's time that copies between host and chip take before what was assumed of their link is told.
+COPIES = 0.01
+
+
+def by_assumed_link(timeline: Timeline, window: Window) -> tuple[str, ...]:
+    """What was assumed of the link to the host, where a step spends time on it."""
+    on, copies = timeline.prices.on, copies_of(timeline, window)
+    if not on.host_link_assumed or copies < COPIES:
+        return ()
+    rate = units.count(on.host_link_bytes_per_s, "B/s")
+    return (
+        f"{timeline.chip.id}: the rate of its link to the host is unknown. Copies between them, {copies:.0%} of the time on the chip, "
+        f"are priced at {rate}: {on.host_link_assumed}.",
+    )
 
 
 UNEVEN = 0.05  # by how much the mean step may be off the median one, or two off their mean, before it is told
@@ -241,6 +286,7 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
     elif len(window.times_s) == 1 and len(find_steps(timeline.program)) == 1:
         found.append("Only one step was recorded: its figures include what happens once.")
     found += _uneven(window)
+    found += by_assumed_link(timeline, window)
     if peak_bytes > chip.memory_bytes:
         found.append(f"{chip.id}: needs {peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
     return tuple(found)
@@ -291,5 +337,8 @@ def _per_s(count: float | None, seconds: float) -> float | None:
     return count / seconds if count and seconds else None
 
 
-def ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
+def utilization(flop: float, step_time_s: float, peak_flop_per_s: float | None) -> float | None:
+    """What was computed over what could be at that peak; None where nobody publishes it."""
+    if peak_flop_per_s is None:
+        return None
+    return flop / (step_time_s * peak_flop_per_s) if step_time_s else 0.0

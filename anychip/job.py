@@ -7,6 +7,7 @@ worst chip's.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,12 +30,22 @@ from anychip.figures import (
     Window,
     added_s,
     batch_of,
+    beyond_of,
     by_phase_of,
     shares_of,
     top_ops_of,
     totals_of,
 )
-from anychip.forecast import Forecast, by_bytes_alone, error_of, layers_of, limit_of, ratio, warnings_of
+from anychip.forecast import (
+    Forecast,
+    by_bytes_alone,
+    error_of,
+    layers_of,
+    limit_of,
+    unlike_share,
+    utilization,
+    warnings_of,
+)
 from anychip.network import USUAL_NODE, Fabric
 from anychip.record import Program
 from anychip.record.reads import reads
@@ -42,6 +53,8 @@ from anychip.record.steps import find_steps
 from anychip.spec import Chip
 from anychip.spec.validated import end_to_end
 from anychip.timeline.memory import Memory, memory, suffices
+
+Key = TypeVar("Key")
 
 BREAKDOWN = ("compute", "memory_bound", "exposed_comm", "bubble", "host")
 
@@ -88,7 +101,9 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     mine = [breakdown_of_rank(part) for part in parts]
     breakdown = {name: mean([one[name] for one, _ in mine]) for name in BREAKDOWN}
     evidence = _mean_of([shares_of(part.rank.timeline, part.window) for part in parts], mean)
-    peak = parts[0].rank.timeline.prices.on.peak(dtype, "matrix") * chips
+    products = parts[main].rank.timeline.prices.on.products(dtype)
+    peak = products.published * chips if products.published is not None else None
+    beyond = _mean_of([beyond_of(part.rank.timeline, part.window) for part in parts], mean)
     flop, model = (mean([total[name] for total in totals]) * chips for name in ("flop", "model_flop"))
     tokens, samples = _batch(parts, program)
     tokens = tokens_per_step if tokens_per_step is not None else tokens
@@ -100,21 +115,21 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         for part, (one, _) in zip(parts, mine, strict=True)
     )
     all_ops = dict.fromkeys(op for rank in program.ranks for op in rank.ops)
-    compared = end_to_end(chip.id, layers_of(all_ops))
+    compared = end_to_end(chip.id, layers_of(all_ops, unlike_share(beyond)))
     kernels, host = (mean([total[name] for total in totals]) for name in ("kernels", "host_s"))
     return Forecast(
         chip=chip.id, num_chips=chips, fits=all(rank.fits for rank in ranks), grade=chip.grade,
-        step_time_s=step_time, step_time_error=error_of(evidence, breakdown, parts[main].rank.timeline, compared),
+        step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, parts[main].rank.timeline, compared),
         tokens_per_s_per_chip=tokens / step_time / chips if tokens and step_time else None,
         samples_per_s=samples / step_time if samples and step_time else None,
-        mfu=ratio(model, step_time * peak), hfu=ratio(flop, step_time * peak), model_flop_per_step=model,
+        mfu=utilization(model, step_time, peak), hfu=utilization(flop, step_time, peak), model_flop_per_step=model,
         peak_memory_bytes=worst.memory.peak_bytes, memory_bytes=chip.memory_bytes, breakdown_s=breakdown,
         unpriced_share=evidence["bytes_only"], evidence=evidence,
         energy_j=chip.power_w * step_time * chips if chip.power_w else None,
         cost_usd=chip.price_usd_per_hour * step_time * chips / 3600 if chip.price_usd_per_hour else None,
         steps=len(find_steps(parts[0].program)), step_kind=parts[0].window.kind,
         num_ops=sum(int(part.rank.timeline.op.size) for part in parts), kernels_per_step=kernels,
-        tokens_per_step=tokens, samples_per_step=samples, matrix_dtype=dtype, executed_flop_per_step=flop,
+        tokens_per_step=tokens, samples_per_step=samples, matrix_dtype=products.dtype, executed_flop_per_step=flop,
         memory_by_kind=worst.memory.by_kind,
         time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean),
         top_ops=top, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes)), step_times_s=tuple(times),
@@ -224,7 +239,7 @@ def _along(axes: Mapping[str, AxisFigures]) -> dict[str, str]:
     }
 
 
-def _mean_of(found: Sequence[Mapping[str, float]], mean: Callable[[Sequence[float]], float]) -> dict[str, float]:
+def _mean_of(found: Sequence[Mapping[Key, float]], mean: Callable[[Sequence[float]], float]) -> dict[Key, float]:
     return {name: mean([one[name] for one in found]) for name in found[0]}
 
 

@@ -462,27 +462,36 @@ class Model(torch.nn.Module):
         self.table, self.line = torch.nn.Embedding(100, 64), torch.nn.Linear(64, 64)
         self.layer = torch.nn.{layer}
     def forward(self, x):
-        return self.layer({given})[0]
+        out = self.layer({given})
+        return out[0] if isinstance(out, tuple) else out
 model = Model().cuda()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 for _ in range(3):
     x, tokens = torch.randn({shape}, 64, device="cuda"), torch.zeros({shape}, dtype=torch.long, device="cuda")
     out = model({read})
-    (out[0] if isinstance(out, tuple) else out).sum().backward()
+    out = out[0] if isinstance(out, tuple) else out
+    ({loss}).backward()
     optimizer.step()
 """
 
 
+SUM, CLASSES = "out.sum()", "torch.nn.functional.log_softmax(out.flatten(0, -2), -1).sum()"
+
+
+@pytest.mark.parametrize("loss", [SUM, CLASSES])
 @pytest.mark.parametrize(("layer", "shape", "given", "read", "samples"), [
     ("LSTM(64, 32)", "50, 8", "x", "x", 8),
     ("LSTM(64, 32, batch_first=True)", "8, 50", "x", "x", 8),
     ("GRU(64, 32)", "50, 8", "self.line(x)", "x", 8),
     ("RNN(64, 32)", "50, 8", "self.table(x)", "tokens", 8),
+    ("GRU(64, 32, batch_first=True)", "8, 50", "self.line(x)", "x", 8),
+    ("TransformerEncoderLayer(64, 2)", "50, 8", "x", "x", 8),
+    ("TransformerEncoderLayer(64, 2, batch_first=True)", "8, 50", "self.line(x)", "x", 8),
     ("LSTM(64, 32)", "50", "x", "x", 1),
     ("LSTM(64, 32)", "50, 8", "pack_padded_sequence(x, [50, 40, 30, 20, 10, 9, 8, 7])", "x", 8),
 ])  # fmt: skip
-def test_samples_of_a_recurrent_layer_are_its_sequences(layer, shape, given, read, samples, tmp_path):
-    """Where time is first, its steps were taken for samples."""
+def test_samples_of_sequences_are_no_steps_in_time(layer, shape, given, read, samples, loss, tmp_path):
+    """Where time is first, its steps were taken for samples; and those of a layer before it with the steps, as the loss was."""
     path = tmp_path / "recurrent.py"
-    path.write_text(RECURRENT.format(layer=layer, shape=shape, given=given, read=read), encoding="utf-8")
+    path.write_text(RECURRENT.format(layer=layer, shape=shape, given=given, read=read, loss=loss), encoding="utf-8")
     assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == samples

@@ -190,6 +190,20 @@ def test_imbalance_reaches_experts_that_are_picked_by_masks_or_says_that_it_does
     assert f"warning: --imbalance 2: {said}" in done.err
 
 
+def test_an_imbalance_beyond_all_tokens_is_cut_and_told():
+    """Of 4 experts the fullest gets 4 times the mean at most; where each token picks 2 of them, twice."""
+    told = forecast("--quiet", "--imbalance", "20", PROGRAMS / "experts.py").err
+    assert "tokens per expert [32, 0, 0, 0]" in told
+    assert (
+        "--imbalance 20: cut to 4, at which the first of 4 parts gets every token; the first part is the fullest at"
+        in told
+    )
+    for how in ("equal", "counts", "hot"):
+        told = forecast("--quiet", "--imbalance", "20", PROGRAMS / "best_experts.py", how).err
+        assert "tokens per expert [4096, 136" in told
+        assert "--imbalance 20: cut to 2, at which the first of 4 parts gets every token" in told
+
+
 def test_an_imbalance_of_what_data_do_not_split_is_told():
     assert "--imbalance 2: without effect; no experts were found." in forecast("--quiet", "--imbalance", "2", TRAIN).err
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from anychip.cost.points import OpRates, SizeCurve, size_curve
 from anychip.cost.rates import ATTENTION, DIRECTORY, SHAPE, Rate, Rates, load_file, rates_of, warmth
 from anychip.spec import Chip
+from anychip.spec.cluster import load_wire
 
 # Which other dtype's peak holds where a chip has none of its own: it computes the dtype in the first of these that it has.
 RUNS_AS = {
@@ -20,9 +21,18 @@ RUNS_AS = {
     "int8": ("int8", "bf16", "fp16", "fp32"), "int4": ("int4", "int8", "bf16", "fp32"), "fp64": ("fp64",), "fp32": ("fp32",),
 }  # fmt: skip
 
+WIDE = ("fp64", "fp32", "tf32")  # than what the published runs multiply
+KNOWN = ("measured", "published", "assumed")  # of the rate of products
+
+# What a platform that casts a dtype's operands casts them to, and the torch dtype by which its file tells.
+CASTS = {"fp64": ("float64", "fp32"), "fp32": ("float32", "bf16"), "tf32": ("float32", "bf16")}
+
 # A number as the sum of two of half its width: 17 operations for a product, 20 for a sum, against one each (T. J. Dekker,
 # "A floating-point technique for extending the available precision", 1971).
 DOUBLE_WORD_FLOP = 18.5
+
+# Of the peak of its matrix engine, where a chip publishes no vector peak: below every chip that publishes both.
+VECTOR_SHARE = 1 / 32
 
 # Macro tiles that matrix libraries choose from, as parts of the usual one, and the rate each reaches of it: a smaller tile
 # reads its operands more often. Shares fitted together with `gemm.k0` and `gemm.overhead` of default.csv.
@@ -42,6 +52,18 @@ class Level(NamedTuple):
     value: float
     evidence: str
     dtype: str = ""
+
+
+class Products(NamedTuple):
+    """How a chip multiplies matrices of a dtype. dtype: that it computes in. peak: flop/s that no product exceeds. published: its peak
+    where somebody states one. known: its rate was "measured", or follows from a peak that is "published" or "assumed"; why: the
+    assumption, in words."""
+
+    dtype: str
+    peak: float
+    published: float | None
+    known: str
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,29 +198,27 @@ class Machine:
     host_replay_s: float
     host_read_s: float
     host_link_bytes_per_s: float
+    host_link_assumed: str  # the link that was taken, where the chip's file does not say which it has
     graph: bool
     called: bool  # ops run in the thread that calls them: no launch, no stream, no link
 
-    def peak(self, dtype: str, engine: str) -> float:
-        """Dense peak in flop/s of the dtype, or of the one that the chip computes it in; the other engine's where this
-        one has none; where nothing fits, the lowest known peak (of double precision, what that leaves when each number is
-        two)."""
-        other = "vector" if engine == "matrix" else "matrix"
-        name = self.runs_as(dtype)
-        if name is None:
-            return self.lowest_peak() / (DOUBLE_WORD_FLOP if dtype == "fp64" else 1)
-        return self.chip.peak_flop_per_s(name, engine) or self.chip.peak_flop_per_s(name, other) or self.lowest_peak()
+    def products(self, dtype: str) -> Products:
+        """In what, how fast and on what evidence products of a dtype are computed."""
+        return _products(self, dtype)
+
+    def peak(self, dtype: str) -> float:
+        """Dense peak in flop/s of products of the dtype, in whichever the chip computes it."""
+        return self.products(dtype).peak
 
     @property
     def half_peak(self) -> float:
         """Dense matrix peak in flop/s of 16 bit: of bf16, or of fp16 on chips that have no bf16 to multiply."""
-        return max(self.peak("bf16", "matrix"), self.peak("fp16", "matrix"))
+        return max(self.peak("bf16"), self.peak("fp16"))
 
-    def runs_as(self, dtype: str) -> str | None:
-        """The dtype that the chip computes this one in: the first of RUNS_AS that it has a peak for."""
-        names = RUNS_AS.get(dtype, (dtype, "fp32"))
+    def vector_peak(self, dtype: str = "fp32") -> float:
+        """Peak of point-wise arithmetic: 16-bit types compute in fp32."""
         peak = self.chip.peak_flop_per_s
-        return next((name for name in names if peak(name, "matrix") or peak(name, "vector")), None)
+        return peak(dtype, "vector") or peak("fp32", "vector") or self.peak("bf16") * VECTOR_SHARE
 
     def lowest_peak(self) -> float:
         return min(known_peaks(self.chip), default=0.0) or self.chip.need(A_PEAK)
@@ -231,12 +251,8 @@ class Machine:
         return OpRates(self.rates)
 
     def vector_flop_per_s(self, dtype: str) -> float:
-        """Rate of point-wise arithmetic: 16-bit types compute in fp32."""
-        found = self.chip.peak_flop_per_s(dtype, "vector") or self.chip.peak_flop_per_s("fp32", "vector")
-        if not found:
-            # No vector figure published: a thirty-second of the matrix peak, below every chip that publishes both.
-            found = self.peak("bf16", "matrix") / 32
-        return found * self.vector_share
+        """Rate of point-wise arithmetic."""
+        return self.vector_peak(dtype) * self.vector_share
 
     def attention_rate(self, implementation: str, backward: bool, causal: bool, head_dim: int, length: int,
                        dtype: str = "") -> Level:  # fmt: skip
@@ -267,8 +283,7 @@ def build(chip: Chip, rates: Rates) -> Machine:
     """A chip with these rates instead of the ones in its file (the accuracy tables hold some back)."""
     peak_bandwidth = chip.memory_bandwidth_bytes_per_s
     memory = rates.need("memory.rate")
-    # Without a host link the host is the chip: a copy reads and writes its one memory.
-    link = _level(rates.need("host_link.rate"), chip.host_link_bandwidth_bytes_per_s or peak_bandwidth / 2)
+    link, assumed = host_link(chip, rates)
     floor_s = rates.need("kernel.floor").value
     # A host that was measured by whole steps has it in its ops.
     product = rates.first("host.product") or (None if rates.first("host.op") else rates.need("host.product"))
@@ -287,10 +302,71 @@ def build(chip: Chip, rates: Rates) -> Machine:
         host_product_s=product.value if product else 0.0,
         host_replay_s=rates.need("host.replay").value,
         host_read_s=0.0 if called else rates.need("host.read").value,
-        host_link_bytes_per_s=link,
+        host_link_bytes_per_s=_level(rates.need("host_link.rate"), link),
+        host_link_assumed=assumed,
         graph=chip.execution == "graph",
         called=called,
     )
+
+
+def host_link(chip: Chip, rates: Rates) -> tuple[float, str]:
+    """(Bytes/s between host and chip, what was assumed of them.) Without a link the host is the chip: a copy reads and writes its one
+    memory. A link whose rate the file does not say has that of its wire, or of the slowest."""
+    stated, figure = chip.host_link_bandwidth_bytes_per_s, chip.figures.get("links.host.one_way")
+    if stated is not None:
+        return stated, ""
+    if chip.execution == "host" or (figure is not None and figure.state == "none"):
+        return chip.memory_bandwidth_bytes_per_s / 2, ""
+    link = chip.links.get("host")
+    wire = load_wire(link.wire) if link is not None and link.wire else None
+    if wire is not None and wire.link_bytes_per_s:
+        return wire.link_bytes_per_s, wire.name
+    row = rates.need("host_link.unknown")
+    return row.value, row.note
+
+
+@cache
+def _products(owner: Machine, dtype: str) -> Products:
+    """The first of RUNS_AS of which a product was measured or a peak is published; else what the platform casts it to; else what is
+    plausible: single precision at a share of the 16-bit peak (`gemm.peak`), double precision as two single ones."""
+    chip, rates = owner.chip, owner.rates
+    for name in RUNS_AS.get(dtype, (dtype, "fp32")):
+        published = chip.peak_flop_per_s(name, "matrix") or chip.peak_flop_per_s(name, "vector")
+        measured = fastest(rates, name)
+        if peak := published or measured:
+            return Products(name, peak, published, "measured" if measured else "published")
+    torch_dtype, narrower = CASTS.get(dtype, ("", ""))
+    if narrower and chip.platform.supports(torch_dtype, "matmul") == "cast":
+        return owner.products(narrower)
+    if dtype == "fp64":
+        why = f"each number is two of fp32 on the vector engine, {DOUBLE_WORD_FLOP} operations for one"
+        return Products(dtype, owner.vector_peak() / DOUBLE_WORD_FLOP, None, "assumed", why)
+    if dtype in CASTS:
+        share, like = peak_share(owner)
+        return Products("fp32", owner.half_peak * share, None, "assumed", f"{share:.0%} of its 16-bit peak, as {like}")
+    return Products(dtype, owner.lowest_peak(), None, "assumed", "the lowest peak that is known of it")
+
+
+def fastest(rates: Rates, dtype: str) -> float | None:
+    """The rate of the fastest product that was measured of this dtype."""
+    stated = [
+        row.value
+        for row in rates.all("gemm.rate")
+        if row.dtype == dtype and row.kind == "measured" and not row.is_share
+    ]
+    return max((*stated, *(rate for _, rate in gemm_points(rates, dtype))), default=None)
+
+
+def peak_share(owner: Machine) -> tuple[float, str]:
+    """(Share of its 16-bit peak that fp32 has on a chip of which nothing is stated, which chips have it): the chip's own row, else
+    that of its generation, else that of all."""
+    alike = (
+        [row for row in owner.rates.default.all("gemm.peak") if row.shape in (owner.chip.generation, "")]
+        if owner.rates.default
+        else []
+    )
+    row = owner.rates.first("gemm.peak") or max(alike, key=lambda one: one.shape != "")
+    return row.value, row.note
 
 
 @cache
@@ -308,7 +384,7 @@ def gemm_curve(owner: Machine, dtype: str, asked: str = "") -> GemmCurve:
     peak that another dtype of the same chip reaches, else from the default share."""
     chip, rates = owner.chip, owner.rates
     how = how_of(rates, dtype, asked)
-    peak = owner.peak(dtype, "matrix")
+    peak = owner.peak(dtype)
     sustained = rates.need("gemm.sustained", dtype).value
     points = gemm_points(rates, dtype, how)
     tile = chip.matrix_tile or (128, 128, 32)
@@ -322,8 +398,8 @@ def gemm_curve(owner: Machine, dtype: str, asked: str = "") -> GemmCurve:
         padding=(chip.matrix_unit or (1, 1)) if owner.graph else (1, 1), measured=bool(points), how=how,
     )  # fmt: skip
     stated = next((r for r in rates.all("gemm.rate") if r.dtype == dtype), None)
-    computed = owner.runs_as(dtype)
-    if not points and not stated and computed not in (None, dtype) and gemm_points(rates, computed):
+    computed = owner.products(dtype).dtype
+    if not points and not stated and computed != dtype:
         return gemm_curve(owner, computed, how_of(rates, computed, asked))
     twin = TWINS.get(dtype)
     if twin and len(points) < POINTS_OF_A_CURVE and chip.peak_flop_per_s(twin) == chip.peak_flop_per_s(dtype):
@@ -336,10 +412,11 @@ def gemm_curve(owner: Machine, dtype: str, asked: str = "") -> GemmCurve:
         return _with(curve, rate=rate, peak=max(peak, rate) if not chip.peak_flop_per_s(dtype) else peak,
                      measured=stated.kind == "measured")  # fmt: skip
     for other in ("bf16", "fp16", "tf32", "fp32", "fp8", "int8"):
-        if other != dtype and (gemm_points(rates, other) or any(r.dtype == other for r in rates.all("gemm.rate"))):
-            known = gemm_curve(owner, other)
-            return _with(curve, rate=peak * min(known.rate / known.peak, 1.0))
-    return _with(curve, rate=_level(rates.need("gemm.rate"), peak))
+        known = gemm_points(rates, other) or any(row.dtype == other for row in rates.all("gemm.rate"))
+        if other != dtype and known and owner.products(other).published:
+            like = gemm_curve(owner, other)
+            return _with(curve, rate=peak * min(like.rate / like.peak, 1.0))
+    return _with(curve, rate=_level(rates.need("gemm.rate", dtype), peak))
 
 
 def _k0(owner: Machine, dtype: str) -> float:
@@ -347,7 +424,7 @@ def _k0(owner: Machine, dtype: str) -> float:
     16-bit products: in a dtype of a lower rate fewer elements go by in it."""
     found = owner.rates.need("gemm.k0", dtype)
     wide = max(owner.chip.peak_flop_per_s(name) or 0.0 for name in TWINS)
-    return found.value if found.dtype or not wide else found.value * min(owner.peak(dtype, "matrix") / wide, 1.0)
+    return found.value if found.dtype or not wide else found.value * min(owner.peak(dtype) / wide, 1.0)
 
 
 def _with(curve: GemmCurve, **changes: object) -> GemmCurve:

@@ -304,15 +304,30 @@ def _batches(op: Op, batch_first: int) -> Sequence[int]:
     return sizes or (1,) * shape[0]
 
 
-def time_first(op: Op) -> tuple[int, int] | None:
-    """(size of its input's first dimension, sequences) of a recurrent layer whose input begins with time: steps of a batch, steps of
-    one sequence, or packed data; None of another op, and where the batch is first."""
-    if packet(op.name) not in RNN:
+class Sequences(NamedTuple):
+    """What a recurrent layer or an attention is given: `number` sequences of `length` steps; time_first: step by step."""
+
+    number: int
+    length: int
+    time_first: bool
+
+
+def sequences(op: Op) -> Sequences | None:
+    """None of another op. Packed data count as one long step of all; an attention's batch is first whatever the program's is, so of its
+    queries that dimension is first which lies outermost in memory."""
+    if packet(op.name) in RNN:
+        position, data = _batch_first(op), op.args[0]
+        batches = _batches(op, position)
+        batch_first = len(data.shape) == 3 and bool(arg(op, position, "batch_first", False))
+        return Sequences(
+            max(batches, default=0), len(batches) if len(data.shape) == 3 else data.shape[0], not batch_first
+        )
+    call = _CALLS.get(packet(op.name))
+    if call is None or call.backward or len(op.args[call.query].shape) != 4:
         return None
-    position, data = _batch_first(op), op.args[0]
-    if len(data.shape) == 3 and arg(op, position, "batch_first", False):
-        return None
-    return data.shape[0], max(_batches(op, position), default=0)
+    query = op.args[call.query]
+    length = 2 if call.heads_first else 1
+    return Sequences(query.shape[0], query.shape[length], query.stride[length] > query.stride[0])
 
 
 def _weights(op: Op) -> tuple[TensorMeta, ...]:

@@ -146,7 +146,7 @@ def _attention_s(task: Work, on: Machine) -> tuple[float, str]:
     cores = on.chip.cores or 1
     # Few blocks leave cores idle; a split over keys wins some back, as stream-K does for products.
     used = (blocks / (cores * -(-blocks // cores))) ** 0.5 if blocks < cores else 1.0
-    peak = on.peak(task.dtype, "matrix")
+    peak = on.peak(task.dtype)
     slower = on.half_peak / peak if peak < on.half_peak else 1.0
     if level.dtype == task.dtype:
         slower = 1.0

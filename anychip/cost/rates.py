@@ -7,6 +7,8 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
   gemm.warm                 the same in a long run (thousands of iterations): `gemm.sustained` is in it already
   gemm.warm.sustained       rate in a step of training over that in such a long run of one product alone
   gemm.rate                 the rate of a large product, where no point was measured (or a ratio of the peak)
+  gemm.peak                 peak of fp32 as a share of the 16-bit one, for a chip of which nobody states one or measured a product; in
+                            default.csv shape says for which generation of chips, and note which chips have that share
   gemm.k0, gemm.wave        shape of the curve: inner dimension at which the rate halves, exponent of wave filling
   gemm.overhead             fixed time of a product
   gemm.sustained            rate in a long run over rate in a benchmark (clocks, power)
@@ -32,7 +34,8 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
   kernel.floor, kernel.floor_graph           device time of an empty kernel, launched by the host or replayed in a graph
   host.op, host.launch, host.product     host time: of an eager op, per kernel launched, per unlike product of it beyond that
   host.replay, host.read    host time: of a replay, of a read
-  host_link.rate            bandwidth between host and chip
+  host_link.rate            bandwidth between host and chip, or a ratio of the link's
+  host_link.unknown         the link's, where the chip's file names no wire and no rate; note says which that is
   borrow                    note begins with the chip (then a colon) whose *curve shape* (never level) stands in; shape says for what
   gemm.grouped              share of that rate that grouped products (mixtures of experts) reach
   gemm.custom               share of that rate that products inside of a kernel of its own reach, as those of a scan in chunks;

@@ -1,13 +1,14 @@
 """Dtypes that a chip cannot compute in, by what its platform's file says: said plainly, never priced in silence.
 
 In: the ops that a program ran and a chip. Out: one sentence per dtype and use. Such ops are still priced, in the dtype that
-the chip would compute them in (`machine.RUNS_AS`), so that the rest of the forecast can be read.
+the chip would compute them in (`machine.products`), so that the rest of the forecast can be read.
 """
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from anychip.cost.machine import Machine, machine
+from anychip import units
+from anychip.cost.machine import Machine, Products, machine
 from anychip.cost.work import Work, packet, work
 from anychip.record import Op
 from anychip.spec import Chip
@@ -69,17 +70,23 @@ def unsupported(ops: Iterable[Op], chip: Chip) -> tuple[str, ...]:
 def _computed(use: Use, ops: list[Op], on: Machine) -> str | None:
     answer = on.chip.platform.supports(use.dtype, use.use)
     # by op: products of one torch dtype run in float32 or tf32
-    without = [op for op in ops if use.use == "matmul" and not _has_rate(work(op).dtype, on)]
+    without = [op for op in ops if use.use == "matmul" and not _is_stated(work(op).dtype, on)]
     if answer not in SAYS and not without:
         return None
-    runs_as = on.runs_as(work(without[0]).dtype) if without else None
-    priced = "" if not without else f" Priced as {runs_as}." if runs_as else " Priced by an assumed rate."
+    priced = _priced(on.products(work(without[0]).dtype)) if without else ""
     return _told(use, ops if answer in SAYS else without, on.chip) + priced
 
 
-def _has_rate(short: str, on: Machine) -> bool:
-    known = {"tf32", *(rate.dtype for rate in on.rates.all("gemm.rate"))}
-    return short in known or on.runs_as(short) == short
+def _is_stated(short: str, on: Machine) -> bool:
+    """Somebody states how fast the chip multiplies this dtype itself; what need not be more than tf32 may be float32."""
+    found = on.products(short)
+    return found.known != "assumed" and found.dtype in (short, {"tf32": "fp32"}.get(short))
+
+
+def _priced(found: Products) -> str:
+    if found.known != "assumed":
+        return f" Priced as {found.dtype}."
+    return f" Priced by an assumed peak of {units.count(found.peak, 'FLOP/s')}: {found.why}."
 
 
 def _told(use: Use, ops: list[Op], chip: Chip) -> str:

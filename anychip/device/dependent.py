@@ -17,7 +17,7 @@ from anychip.device.schemas import schema_of
 
 
 class Dependent:
-    def __init__(self, kernels: Kernels, parts: Callable[[int, int], list[int]]) -> None:
+    def __init__(self, kernels: Kernels, parts: Callable[[int, int, float | None], list[int]]) -> None:
         self.kernels, self.driver, self.parts = kernels, kernels.driver, parts
 
     @cached_property
@@ -124,7 +124,7 @@ class Dependent:
         result = self.run("aten::bincount", (tensor, weights, minlength), [((bins,), dtype)])
         if known is not None and weights is None:
             return self.tell(result, known.bincount(minlength=minlength))
-        return self.tell(result, torch.tensor(self.parts(tensor.numel(), bins), device="cpu"))
+        return self.tell(result, torch.tensor(self.parts(tensor.numel(), bins, self.driver.most(tensor)), device="cpu"))
 
     def repeat_interleave(self, repeats: torch.Tensor, *, output_size: int | None = None) -> torch.Tensor:
         known = self.driver.values_of(repeats)

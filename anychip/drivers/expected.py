@@ -22,7 +22,7 @@ from anychip.drivers.values import FILLS, INDEX_LIKE, SMALL, Values, Within, sam
 class Known:
     """What is known of one tensor: a share that is true, a span of integers, counts that add up, a likely element, its
     values, the one value of all its elements; of integers some that are as many others, of a mask which integers it is true
-    for; or nothing. uneven: its share is what --imbalance asks for."""
+    for; or nothing. uneven: its share is what --imbalance asks for. most: the largest share of it that can be one of its span."""
 
     share: float | None = None
     span: int | None = None
@@ -33,6 +33,7 @@ class Known:
     uneven: bool = False
     sample: torch.Tensor | None = None
     within: Within | None = None
+    most: float | None = None
 
     def tell(self, values: Values, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -58,6 +59,8 @@ class Known:
             values.samples[address] = self.sample
         if self.within is not None:
             values.within[address] = self.within
+        if self.most is not None:
+            values.most[address] = self.most
 
 
 NOTHING = Known()
@@ -84,7 +87,7 @@ def of(values: Values, tensor: Any) -> Known:
     uneven = address in values.uneven
     return Known(
         values.share.get(address), values.span.get(address), guess=values.guess.get(address), uneven=uneven,
-        sample=values.samples.get(address), within=values.within.get(address),
+        sample=values.samples.get(address), within=values.within.get(address), most=values.most.get(address),
     )  # fmt: skip
 
 
@@ -128,7 +131,7 @@ def keep(values: Values, call: Call) -> list[Known]:
         first = replace(first, sample=None)
     known = [of(values, tensor) for tensor in call.tensors]
     widest = max((one for one in known if one.span), key=lambda one: one.span or 0, default=NOTHING)
-    return [replace(first, span=widest.span, guess=first.guess or widest.guess)] * len(written)
+    return [replace(first, span=widest.span, most=widest.most, guess=first.guess or widest.guess)] * len(written)
 
 
 def _moved(values: Values, call: Call, source: torch.Tensor) -> float | None:
@@ -155,7 +158,11 @@ def _topk(values: Values, call: Call) -> list[Known]:
     dim = argument(call, 2, "dim")
     dim = -1 if dim is None else dim
     size = call.args[0].shape[dim] if call.args[0].dim() else 1
-    return [NOTHING, Known(span=size, value=_spread(call.outputs[1], dim, size, values.imbalance))]
+    number = call.outputs[1].shape[dim] if call.outputs[1].dim() else 1
+    return [
+        NOTHING,
+        Known(span=size, most=1 / max(number, 1), value=_spread(call.outputs[1], dim, size, values.imbalance)),
+    ]
 
 
 # Tokens of a special meaning are at the ends of a vocabulary, and beam search picks among several of them, one after
@@ -211,7 +218,7 @@ def _equal(values: Values, call: Call) -> Known:
         return NOTHING
     if values.imbalance == 1.0 or span == 1 or number is None or not 0 <= number < span:
         return Known(share=1 / span)
-    first = min(values.imbalance / span, 1.0)
+    first = values.fullest(span, known.most) / span
     return Known(share=first if number == 0 else (1 - first) / (span - 1), uneven=True)
 
 
@@ -407,7 +414,7 @@ def _divided(values: Values, call: Call) -> list[Known]:
 def _scatter(values: Values, call: Call) -> list[Known]:
     """A one-hot mask: as many elements are set as there are indices."""
     target, index = call.args[0], call.args[2]
-    return [Known(share=min(index.numel() / max(target.numel(), 1), 1.0))]
+    return [Known(share=min(index.numel() / max(target.numel(), 1), 1.0), most=of(values, index).most)]
 
 
 @expected("index_put_", "_index_put_impl_")
@@ -431,11 +438,11 @@ def _sum(values: Values, call: Call) -> list[Known]:
     if known.share is None or out.numel() > 64 * SMALL:
         return []
     total = round(known.share * call.args[0].numel())
-    return [Known(counts=values.parts(total, out.numel()))]
+    return [Known(counts=values.parts(total, out.numel(), known.most))]
 
 
 @expected("histc")
 def _histc(values: Values, call: Call) -> list[Known]:
     """Counts per bin: equal parts of the elements."""
     (out,) = call.outputs
-    return [Known(counts=values.parts(call.args[0].numel(), out.numel()))]
+    return [Known(counts=values.parts(call.args[0].numel(), out.numel(), of(values, call.args[0]).most))]

@@ -192,6 +192,9 @@ class NullDriver:
     def span(self, tensor: torch.Tensor) -> int | None:
         return self.values.span.get(tensor.untyped_storage().data_ptr())
 
+    def most(self, tensor: torch.Tensor) -> float | None:
+        return self.values.most.get(tensor.untyped_storage().data_ptr())
+
     def tell(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
         self.values.put(tensor, value)
 

@@ -84,15 +84,20 @@ class Values:
         self.span: dict[int, int] = {}  # integers: they are in [0, span)
         self.samples: dict[int, torch.Tensor] = {}  # integers that came from the host, some of many, sorted
         self.within: dict[int, Within] = {}
+        # The largest share of the elements that can be one of these: of k different ones 1/k.
+        self.most: dict[int, float] = {}
         self.reads: Counter[tuple[str, int]] = Counter()
         self.uneven: set[int] = set()  # of `share`: those that --imbalance decides
         self.uneven_at: dict[str, None] = {}  # lines of the program where it does
+        # (the largest imbalance that there can be, parts) where more was asked for
+        self.cut: dict[tuple[float, int], None] = {}
         # Lines that select by a mask of which it is not known whose it is, and what they get.
         self.even_at: dict[str, str] = {}
 
     def forget(self, address: int) -> None:
         self.uneven.discard(address)
-        for known in (self.real, self.uniform, self.guess, self.share, self.span, self.samples, self.within):
+        known_of = (self.real, self.uniform, self.guess, self.share, self.span, self.most, self.samples, self.within)
+        for known in known_of:
             known.pop(address, None)
 
     def knows(self, address: int) -> bool:
@@ -133,7 +138,7 @@ class Values:
             return float((sample < bound).double().mean())
         if not span or bound <= 0:
             return 0.0 if span else None
-        first = min(self.imbalance / span, 1.0)
+        first = self.fullest(span, self.most.get(address)) / span
         return min(first + (min(bound, span) - 1) * (1 - first) / max(span - 1, 1), 1.0)
 
     def spelled_out(self, tensor: torch.Tensor) -> torch.Tensor | None:
@@ -190,11 +195,18 @@ class Values:
             )
         return bool(guess) ^ (count >= limit and bool(count % 2))
 
-    def parts(self, total: int, num_parts: int) -> list[int]:
-        """How many of `total` each part is expected to get."""
+    def parts(self, total: int, num_parts: int, most: float | None = None) -> list[int]:
+        """How many of `total` each part is expected to get; none can get more than the share `most` of it."""
         if self.imbalance != 1.0 and num_parts > 1:
             self.uneven_at[user_place().text] = None
-        return parts(total, num_parts, self.imbalance)
+        return parts(total, num_parts, self.fullest(num_parts, most))
+
+    def fullest(self, num_parts: int, most: float | None) -> float:
+        """The imbalance that was asked for, as far as there can be one: an expert gets no more than all tokens."""
+        limit = num_parts * (most or 1.0)
+        if self.imbalance > max(limit, 1.0):
+            self.cut[limit, num_parts] = None
+        return min(self.imbalance, max(limit, 1.0))
 
     def tell_imbalance(self) -> None:
         """Say what came of an imbalance that was asked for: programs pick their experts in ways that do not tell which one it is."""
@@ -204,7 +216,10 @@ class Values:
         others = [f"a mask at {place} selects {what} each time" for place, what in self.even_at.items()]
         why = f"{', '.join(others)}, as it does not tell which part it is of" if others else ""
         none = "" if self.uneven_at else "no experts were found"
-        self.warn(f"--imbalance {self.imbalance:g}: {'; '.join(text for text in (uneven, why or none) if text)}.")
+        cut = ", ".join(
+            f"cut to {limit:g}, at which the first of {number} parts gets every token" for limit, number in self.cut
+        )
+        self.warn(f"--imbalance {self.imbalance:g}: {'; '.join(text for text in (cut, uneven, why or none) if text)}.")
 
     def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
         """A CPU copy of a chip tensor: its real values, or plausible ones where it is small, else zeros."""

@@ -101,7 +101,8 @@ def _compared(forecast: "Forecast") -> str:
     found = forecast.compared
     if found is None:
         return ""
-    return f"; error of {found.runs} runs, {found.layers}" + (f", times {found.times:.1f}" if found.times > 1.0 else "")
+    times = f", times {found.times:.1f}" if found.times > 1.0 else ""
+    return f"; error of {found.runs} runs, {found.layers}{times}{', of all chips' if found.all_chips else ''}"
 
 
 def _figures(columns: Sequence[tuple[str, "Forecast"]], reserved: Sequence[int | None]) -> Table:
@@ -132,7 +133,7 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
     elif any(f.samples_per_s is not None for f in forecasts):
         yield row(f"samples per {one}", lambda f: _whole(f.samples_per_step))
         yield row("samples/s", lambda f: units.rate(f.samples_per_s))
-    yield row("MFU", lambda f: f"{units.share(f.mfu)} of {f.matrix_dtype}")
+    yield row("MFU", lambda f: "-" if f.mfu is None else f"{units.share(f.mfu)} of {f.matrix_dtype}")
     yield row("peak memory", lambda f: units.memory(f.peak_memory_bytes))
     if any(f.stepping_memory_bytes < STARTING * f.peak_memory_bytes for f in forecasts):
         what = "calling" if forecasts[0].step_kind == "call" else "stepping"

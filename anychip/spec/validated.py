@@ -26,29 +26,37 @@ DENSE, EXPERTS, OWN_PRODUCTS = "dense", "experts", "own kernels"
 OTHER = "other"  # convolutions, recurrent layers, transforms: whole runs of none were compared
 
 
+FEW = 10  # runs: of fewer, one that happens to be met moves the error by more than a tenth of it
+
+
 class Compared(NamedTuple):
     """sigma: of a step's time. runs: published ones that it comes from. layers: of those runs. times: what their error was
-    taken times, as the program's layers are others."""
+    taken times, as the program's layers are others. all_chips: they ran on any chip, as too little ran on this one."""
 
     sigma: float
     runs: int
     layers: str
     times: float = 1.0
+    all_chips: bool = False
 
 
 @cache
 def end_to_end(chip_id: str, layers: str = DENSE) -> Compared | None:
     """How far off whole runs on this chip were, each source forecast without what was fitted to it. Where none had such layers:
-    those of the chip's other runs, times what such layers are worse where both were compared. None where no whole run was, or
-    none of anything like it."""
+    those of the chip's other runs, times what such layers are worse where both were compared. A chip of which few such runs were
+    compared is no surer than all chips are with such layers. None where no whole run was, or none of anything like it."""
     own = [row for row in rows("validated.csv") if row["chip"] == chip_id]
     alike = [row for row in own if row["layers"] == layers]
     if not own or layers == OTHER:
         return None
     times = 1.0 if alike else worse(layers)
-    runs = sum(int(row["n"]) for row in alike or own)
     kinds = "/".join(sorted({row["layers"] for row in alike or own}))
-    return Compared(SIGMA * mean(alike or own) * times, runs, kinds, times)
+    found = Compared(SIGMA * mean(alike or own) * times, count(alike or own), kinds, times)
+    anywhere = [row for row in rows("validated.csv") if row["layers"] == layers]
+    if not anywhere or count(alike) >= FEW:
+        return found
+    pooled = Compared(SIGMA * mean(anywhere), count(anywhere), layers, all_chips=True)
+    return max(found, pooled, key=lambda one: one.sigma)
 
 
 def worse(layers: str) -> float:
@@ -65,8 +73,11 @@ def worse(layers: str) -> float:
 
 def mean(found: list[dict[str, str]]) -> float:
     """Mean absolute error, weighted by runs."""
-    total = sum(int(row["n"]) for row in found)
-    return sum(int(row["n"]) * float(row["left_out"] or row["mean_abs"]) for row in found) / total
+    return sum(int(row["n"]) * float(row["left_out"] or row["mean_abs"]) for row in found) / count(found)
+
+
+def count(found: list[dict[str, str]]) -> int:
+    return sum(int(row["n"]) for row in found)
 
 
 def rows(name: str) -> list[dict[str, str]]:

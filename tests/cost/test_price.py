@@ -18,7 +18,7 @@ from tests.cost.ops import add, mm, op, t
 def can_be_priced(name):
     """Its file knows a bandwidth and a peak; of others pricing says which figure is missing."""
     try:
-        return machine(load_chip(name)).peak("bf16", "matrix") > 0
+        return machine(load_chip(name)).peak("bf16") > 0
     except UnknownFigure:
         return False
 
@@ -196,7 +196,7 @@ def test_never_faster_than_the_bounds(call, name):
     task, cost, on = work(call), price_op(call, chip), machine(chip)
     assert cost.time_s >= task.bytes_moved / chip.memory_bandwidth_bytes_per_s
     if task.unit == "matrix":
-        assert cost.time_s >= task.flop / on.peak(task.dtype, "matrix") * (1 - 1e-9)
+        assert cost.time_s >= task.flop / on.peak(task.dtype) * (1 - 1e-9)
     assert cost.time_s > 0
 
 

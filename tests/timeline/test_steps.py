@@ -4,9 +4,14 @@ from itertools import chain
 
 import pytest
 
-from anychip.forecast import forecast
+from anychip.cost.machine import machine
+from anychip.cost.rates import defaults
+from anychip.figures import Window, issued_s
+from anychip.forecast import forecast, limit_of
 from anychip.record.steps import PHASES, Marks, find_steps
 from anychip.spec import load_chip
+from anychip.spec.cluster import list_wires
+from anychip.timeline.price import price
 from tests.timeline.tapes import Kind, Mark, add, mark, mm, program, t, w
 from tests.timeline.tapes import op as made
 
@@ -176,9 +181,93 @@ def test_what_convolves_is_like_no_published_run():
     assert 0.05 < found.step_time_error < 0.5
 
 
+STEPS = list(chain.from_iterable([FORWARD, BACKWARD, optimizer()] * 3))
+
+
+def scatter(rows):
+    x, at = t(rows, 64, dtype="float32"), t(rows, dtype="int64")
+    return made("aten.index_add_.default", x, 0, at, x, mutates=(0,))
+
+
+def test_what_takes_most_of_the_time_is_told_by_time():
+    """An LSTM's 4 MFLOP of products a time step take longer than a head of more FLOP; so do a graph's scatters, which have none."""
+    x, w_in, w_back, bias = t(128, 32, 256), t(2048, 256), t(2048, 512), t(2048)
+    lstm = made("aten._cudnn_rnn.default", x, (w_in, w_back, bias, bias), 4, None, None, None, 2, 512, 0, 1, False,
+                out=t(128, 32, 512))  # fmt: skip
+    head = mm(4096, 4096, 512)
+    for ops in ([lstm, head, add(8)], [scatter(1_000_000), mm(100_000, 256, 256), add(8)]):
+        found = forecast(program(STEPS, ops), load_chip("h100"))
+        assert found.compared is None
+        # 0.34 of what no run was compared of, and the chip's grade is by its kernels alone
+        assert 0.2 < found.step_time_error < 0.45
+
+
+def test_the_bar_of_runs_is_for_the_share_that_is_like_them():
+    plain, mixed = (forecast(program(STEPS, [mm(8192, 8192, 8192), mm(8192, 8192, 8192), last]), load_chip("h100"))
+                    for last in (add(8), scatter(1_000_000)))  # fmt: skip
+    assert plain.compared == mixed.compared
+    share = 1 - plain.step_time_s / mixed.step_time_s
+    assert 0.05 < share < 0.5
+    # sqrt((0.08 * (1 - share))**2 + (0.34 * share)**2)
+    sigma = ((plain.step_time_error * (1 - share)) ** 2 + (0.34 * share) ** 2) ** 0.5
+    assert mixed.step_time_error == pytest.approx(sigma, rel=0.1)
+
+
 def test_the_first_call_is_told_apart():
     prompt = [mark(Mark.INFER_BEGIN), *[w(Kind.OP, 0)] * 10, mark(Mark.INFER_END)]
     token = [mark(Mark.INFER_BEGIN), w(Kind.OP, 0), mark(Mark.INFER_END)]
     found = forecast(program([*prompt, *token, *token, *token], [mm(8192, 8192, 8192)]), load_chip("h100"))
     assert found.first_step_s == pytest.approx(10 * found.step_time_s, rel=0.01)
     assert forecast(program(token, [mm(8192, 8192, 8192)]), load_chip("h100")).first_step_s is None
+
+
+def test_a_link_to_the_host_that_nobody_states_is_an_ordinary_one_and_told():
+    """Trainium1's copies ran at half of its memory's rate, 227 GB/s."""
+    x = t(65536, 1024, dtype="float32")
+    copied = made("aten._to_copy.default", t(65536, 1024, dtype="float32", on_chip=False), out=x)
+    tape = program(STEPS, [copied, mm(512, 512, 512), add(4096)])
+    stated, unknown = (forecast(tape, load_chip(name)) for name in ("h100", "trainium1"))
+    assert unknown.step_time_s > x.nbytes / 16e9 > stated.step_time_s
+    (told,) = [text for text in unknown.warnings if "link to the host" in text]
+    assert told.startswith("aws-trainium1: the rate of its link to the host is unknown.")
+    assert told.endswith("priced at 13.6 GB/s: PCIe 3.0 x16, the slowest of the standard's host links.")
+    assert not any("link to the host" in text for text in stated.warnings)
+    assert unknown.step_time_error > 0.6 > stated.step_time_error > 0.3
+    # what copies next to nothing is not bothered with it
+    plain = forecast(program(STEPS, OPS), load_chip("trainium1"))
+    assert not any("link to the host" in text for text in plain.warnings)
+
+
+def test_a_link_of_unknown_rate_has_its_wires():
+    assert (
+        machine(load_chip("cambricon-mlu590").with_figures({"memory.main.bandwidth": 1e12})).host_link_assumed
+        == "PCIe 5.0 x16"
+    )
+    assert machine(load_chip("apple-m4-max")).host_link_assumed == ""
+    assert defaults().need("host_link.unknown").value == min(
+        wire.link_bytes_per_s for wire in list_wires() if wire.raw["role"] == "host"
+    )
+
+
+def test_what_limits_a_step_has_the_numbers_of_the_table():
+    """It said that the host limits a step, 15% of it, beside a table in which launches take five times as much."""
+    parts = {"compute": 36e-6, "memory_bound": 301e-6, "exposed_comm": 0.0, "bubble": 0.0, "host": 61e-6}
+    said = limit_of(parts, 398e-6, (), 74, host_s=384e-6)
+    assert said.startswith("The host: it issues kernels for 384 us of the step, 74 of them.")
+    assert "takes 301 us for memory and launches in the meantime and waits 61.0 us" in said
+    assert limit_of(parts, 398e-6, (), 74, host_s=200e-6).startswith("Memory: 76% of the step")
+
+
+def test_the_host_issues_a_compiled_region_at_its_launches_alone():
+    """A step of 398 us was said to take the host 662."""
+    ops = [mm(512, 512, 512)] * 3
+    calls = [w(Kind.OP, number) for number in range(3)]
+    eager, compiled = (
+        price(program(words, ops), load_chip("h100"))
+        for words in (calls, [w(Kind.COMPILED, 1), *calls, w(Kind.COMPILED, 0)])
+    )
+    on = eager.prices.on
+    assert issued_s(eager, Window.of(eager, [])) == pytest.approx(
+        3 * (on.host_op_s + on.host_launch_s + on.host_product_s)
+    )
+    assert issued_s(compiled, Window.of(compiled, [])) == pytest.approx(3 * on.host_launch_s)

@@ -339,7 +339,7 @@ def shape_text(op: Op) -> str:
         return f"{', '.join(fused[:SHOWN_OPS])}{more} {memory(task.bytes_moved)}"
     tensors = [tensor for tensor in op.tensors if tensor.shape][:2] or list(op.outputs[:1])
     several = f" (+{len(op.tensors) - 2} more)" if len(op.tensors) > 8 else ""
-    return ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors) + f" {task.dtype}" + several
+    return ", ".join("x".join(map(str, tensor.shape)) or "scalar" for tensor in tensors) + f" {task.dtype}" + several
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 
 from anychip.cost.machine import machine
 from anychip.cost.rates import defaults
-from anychip.figures import Window, issued_s
+from anychip.figures import Window, issued_s, shape_text
 from anychip.forecast import forecast, limit_of
 from anychip.record.steps import PHASES, Marks, find_steps
 from anychip.spec import load_chip
@@ -271,3 +271,7 @@ def test_the_host_issues_a_compiled_region_at_its_launches_alone():
         3 * (on.host_op_s + on.host_launch_s + on.host_product_s)
     )
     assert issued_s(compiled, Window.of(compiled, [])) == pytest.approx(3 * on.host_launch_s)
+
+
+def test_an_op_on_single_numbers_says_so() -> None:
+    assert shape_text(made("aten.mul.Tensor", t(dtype="float32"), 2.0, out=t(dtype="float32"))) == "scalar fp32"

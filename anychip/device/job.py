@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anychip.device.branches import MOST_APART, World, first_of_others, kinds
+from anychip.device.branches import MOST_APART, Apart, World, first_of_others, told_apart
 from anychip.device.launch import UNFOLD
 from anychip.device.mailbox import LIBRARIES, appear
 from anychip.device.middle import LEAST, Middle
@@ -35,12 +35,14 @@ STAGES = 64  # ranks of a group that are started as soon as one of them is waite
 @dataclass(frozen=True)
 class Rank:
     """A rank to run. stands_in_for: a rank of its class whose mail it reads, where it is only a sample, for a step, or
-    brief: until its first backward is done. folded: micro-batches that do the same are recorded once. stages: of a
-    pipeline whose second this is, which then stands for the other middle ones too."""
+    brief: until its first backward is done, or long: as long as others, where what it does may differ later. folded:
+    micro-batches that do the same are recorded once. stages: of a pipeline whose second this is, which then stands for the
+    other middle ones too."""
 
     rank: int
     stands_in_for: int | None = None
     brief: bool = False
+    long: bool = False
     folded: bool = True
     stages: tuple[int, ...] = ()
 
@@ -68,7 +70,7 @@ class Job:
         self.interrupted = False
         self.hang = ""  # what ranks wait for that never comes
         self._loaded = False
-        self._told_apart: Any = None  # kinds of ranks by the program's source
+        self._told_apart: Apart | None = None  # ranks, by the program's source
         self.middle: Middle | None = None  # of a pipeline, taken to do the same
         self.each = False  # nothing is taken to do the same
 
@@ -295,14 +297,16 @@ class Job:
 
     def _sample(self, programs: dict[int, Program], streams: dict[int, Any]) -> bool:
         """Run whom the program tells apart, and the second and the last rank for a step, and keep them as classes of their own
-        if they do otherwise. False if a middle stage does not do as it was taken to."""
+        if they do otherwise. One that the program tells apart from all that ran goes on to the end: the comparison may come in
+        a later step (`step == 2 and rank == 3`). False if a middle stage does not do as it was taken to."""
         self._run_apart(programs, streams)
         owners = {rank: owner for owner, ranks in self._classes(programs, streams).items() for rank in ranks}
         wanted = {rank: owners[rank] for rank in (1, self.world_size - 1) if rank not in programs}
         stages = self.middle.samples if self.middle is not None and self.middle.played else ()
         # Who has most to do first: the last of a pipeline has its loss, and would run alone in the end.
+        late = self._of_no_kind_that_ran(sorted(wanted), programs)
         for rank, owner in sorted(wanted.items(), key=lambda one: -streams[one[1]].size):
-            self._start(Rank(rank, owner))
+            self._start(Rank(rank, owner, long=rank in late))
         if wanted:
             self._pass_on(programs, streams)
         self._wait(samples=True)
@@ -343,17 +347,31 @@ class Job:
                 f"The program tells {len(found)} more kinds of ranks apart by their number, of which {MOST_APART} ran: "
                 f"{', '.join(map(str, found[:MOST_APART]))}. For each of them: --ranks all."
             )
+        if self._told_apart is not None and self._told_apart.by_step:
+            programs[0].meta["warnings"].append(
+                f"The program compares ranks' numbers with what changes from step to step: {', '.join(self._told_apart.by_step)}. What "
+                "other ranks than those that ran do there is not seen. For each of them: --ranks all."
+            )
         apart = {*found[:MOST_APART], *fullest(programs[0], known)}
         if apart:
             self._run(map(Rank, sorted(apart)))
             self._read_all(programs, streams)
 
+    def _of_no_kind_that_ran(self, ranks: Iterable[int], programs: dict[int, Program]) -> list[int]:
+        """Of these ranks the first of each kind that none is of that ran."""
+        kind = self._kinds(programs[0])
+        found = dict.fromkeys(kind[list(programs)].tolist(), -1)
+        for rank in ranks:
+            found.setdefault(int(kind[rank]), rank)
+        return [rank for rank in found.values() if rank >= 0]
+
     def _kinds(self, program: Program) -> Any:
         """Kinds of ranks by the program's source. In a pipeline a rank's number is its place, and each stage is seen to anyway."""
         if self._told_apart is None:
             is_piped = any(op.name in SENDS for op in program.ops)
-            self._told_apart = kinds(program, World(self.world_size, self.per_node)) * (not is_piped)
-        return self._told_apart
+            self._told_apart = told_apart(program, World(self.world_size, self.per_node))
+            self._told_apart.kind[:] *= not is_piped
+        return self._told_apart.kind
 
     def _classes(self, programs: dict[int, Program], streams: dict[int, Any]) -> dict[int, list[int]]:
         return classes(programs, streams, self.world_size, self._kinds(programs[0]), self.samples_of)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from anychip import __version__, chips
 from anychip.audit import command as audit_command
-from anychip.errors import AnychipError, BadUse, ProgramFailed
+from anychip.errors import INTERRUPTED, AnychipError, BadUse, ProgramFailed
 from anychip.measure import command as measure_command
 from anychip.port import command as port_command
 from anychip.whole import check_writable, write, written
@@ -328,12 +328,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except AnychipError as error:
         print(f"anychip: {type(error).__name__}: {error}", file=sys.stderr)
-        if isinstance(error, ProgramFailed) and error.is_short:
-            print(f"anychip: exit code {error.exit_code}: it does not fit.", file=sys.stderr)
+        if isinstance(error, ProgramFailed) and error.exit_code != INTERRUPTED:
+            why = "it does not fit" if error.is_short else "the program's own; it failed, and there are no figures"
+            print(f"anychip: exit code {error.exit_code}: {why}.", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("anychip: interrupted.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has left; python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

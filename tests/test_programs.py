@@ -231,13 +231,22 @@ def test_a_program_that_raises_before_a_step_shows_its_own_traceback_and_one_lin
     done = forecast("--quiet", TRAIN, "--raise-at", "0")
     assert done.returncode == 1
     assert done.out == ""
-    *lines, ours, why = done.err.splitlines()
+    *lines, ours, why, code = done.err.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert "train_small.py" in lines[1]
     assert lines[-1] == "ValueError: nothing left at step 0"
     assert ours.startswith("anychip: ")
     assert "an exit code of its own, 1," in ours
     assert re.fullmatch(r"ValueError: nothing left at step 0 \(train_small\.py:\d+\)", why)
+    assert code == "anychip: exit code 1: the program's own; it failed, and there are no figures."
+
+
+def test_the_last_line_says_what_the_exit_code_means_where_a_program_fails_on_several_chips():
+    """On which others it fails stood last."""
+    done = forecast("--quiet", TRAIN, "--raise-at", "0", on=("h100", "mi300x"))
+    *_, others, last = done.err.splitlines()
+    assert others.startswith("It fails on amd-mi300x, too: ")
+    assert last == "anychip: exit code 1: the program's own; it failed, and there are no figures."
 
 
 def test_the_traceback_of_a_program_has_its_frames_and_those_of_torch(tmp_path):

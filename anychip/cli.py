@@ -1,7 +1,7 @@
 """The command line: parse, call the Python API, print. Nothing is computed here.
 
 Results go to stdout; progress, warnings, errors and the user's program go to stderr. Exit codes: 0 fine, 1 the answer
-is bad news (it does not fit, a check found problems), 2 wrong use or bad input, the user's program's own where that
+is bad news (it does not fit or would fail, a check found problems), 2 wrong use or bad input, the user's program's own where that
 failed, 130 after Ctrl-C. Heavy modules are imported by the commands that need them: --help and chips stay instant.
 """
 
@@ -214,8 +214,9 @@ def _why(answer: "Answer") -> str:
     if answer.outcome == "program_failed":
         return "the program's own; it failed after the steps that the figures are of"
     lacking = [name for name, one in zip(answer.names, answer.forecasts, strict=True) if not one.fits]
-    parts = [f"it does not fit on {', '.join(lacking)}"] if lacking else []
-    return "; ".join(parts + ([f"no answer for {', '.join(answer.left_out)}"] if answer.left_out else []))
+    refusing = [name for name, one in zip(answer.names, answer.forecasts, strict=True) if one.would_fail]
+    told = {"it does not fit on": lacking, "the program would fail on": refusing, "no answer for": answer.left_out}
+    return "; ".join(f"{what} {', '.join(names)}" for what, names in told.items() if names)
 
 
 @contextlib.contextmanager

@@ -53,7 +53,8 @@ class Forecast:
     `matrix_dtype`. stepping_memory_bytes: peak from the first step on, which may be less than what making the model took.
     breakdown_s adds up to step_time_s. evidence: shares of the chip's busy time. energy_j: an upper bound, the power limit
     times the time. first_step_s: of the step that no other figure is of, as it may do something else: it warms up, or reads a
-    prompt. step_kind: "train", "call" (no optimizer) or "run" (no step was found).
+    prompt. step_kind: "train", "call" (no optimizer) or "run" (no step was found). would_fail: what the chip refuses of what the
+    program does, a sentence each; the figures are as if it did not.
     """
 
     chip: str
@@ -102,6 +103,7 @@ class Forecast:
     first_step_s: float | None = None
     compared: Compared | None = None  # what the step's error comes from, where whole runs were compared
     values_read: tuple[Read, ...] = ()
+    would_fail: tuple[str, ...] = ()
 
 
 def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = None) -> Forecast:
@@ -120,6 +122,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     held = memory(timeline.program)
     top = top_ops_of(timeline, window)
     compared = end_to_end(chip.id, layers_of(timeline.program.ops))
+    lacking = unsupported(program.ops, chip)
     return Forecast(
         chip=chip.id, num_chips=1, fits=suffices(chip.memory_bytes, program, held.peak_bytes), grade=chip.grade,
         step_time_s=step_time, step_time_error=error_of(evidence, breakdown, timeline, compared),
@@ -135,8 +138,9 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
         step_times_s=window.times_s,
         warnings=(
-            *warnings_of(timeline, window, held.peak_bytes), *by_bytes_alone(timeline.program), *unsupported(program.ops, chip),
+            *warnings_of(timeline, window, held.peak_bytes), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
         ),
+        would_fail=tuple(one.text for one in lacking if one.fails),
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
         values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
     )  # fmt: skip

@@ -101,7 +101,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         for part, (one, _) in zip(parts, mine, strict=True)
     )
     all_ops = dict.fromkeys(op for rank in program.ranks for op in rank.ops)
-    compared = end_to_end(chip.id, layers_of(all_ops))
+    compared, lacking = end_to_end(chip.id, layers_of(all_ops)), unsupported(all_ops, chip)
     kernels, host = (mean([total[name] for total in totals]) for name in ("kernels", "host_s"))
     return Forecast(
         chip=chip.id, num_chips=chips, fits=all(rank.fits for rank in ranks), grade=chip.grade,
@@ -119,7 +119,8 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         memory_by_kind=worst.memory.by_kind,
         time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean),
         top_ops=top, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes)), step_times_s=tuple(times),
-        warnings=_warnings(parts, worst, chip) + unsupported(all_ops, chip),
+        warnings=(*_warnings(parts, worst, chip), *(one.text for one in lacking)),
+        would_fail=tuple(one.text for one in lacking if one.fails),
         cluster=fabric.cluster.id if fabric.cluster is not None else None,
         ranks=ranks,
         axes=axes, critical_path=_path(timeline, parts),

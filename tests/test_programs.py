@@ -444,6 +444,18 @@ def test_a_dtype_that_the_chip_lacks_is_told(chip, dtype, said):
     assert f"warning: nvidia-{chip}" in done.err
 
 
+def test_a_chip_that_refuses_a_dtype_is_bad_news(tmp_path):
+    """It was said that the program would fail there, and exit code 0."""
+    out = tmp_path / "answer.json"
+    for count in ("", ":2"):
+        done = forecast("--json", out, TRAIN, "--dtype", "float64", on=[f"h100{count}", f"ascend-910b{count}"])
+        found = json.loads(out.read_text())
+        assert (done.returncode, found["exit_code"], found["outcome"]) == (1, 1, "would_fail")
+        assert [len(one["would_fail"]) for one in found["targets"]] == [0, 1]
+        assert re.search(r"would run +yes +NO", done.out)
+        assert done.err.splitlines()[-1] == f"anychip: exit code 1: the program would fail on ascend-910b{count}."
+
+
 def test_a_dtype_that_the_chip_has_is_not_mentioned():
     assert "products" not in forecast("--quiet", TRAIN, "--dtype", "bfloat16", on=["h100"]).err
 

@@ -39,7 +39,7 @@ from anychip.record.reads import Read, reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
 from anychip.spec.validated import DENSE, EXPERTS, OTHER, OWN_PRODUCTS, Compared, end_to_end, errors
-from anychip.timeline.memory import memory, suffices
+from anychip.timeline.memory import Memory, memory, suffices
 from anychip.timeline.price import Timeline, price
 
 __all__ = ["Forecast", "TopOp", "Window", "forecast", "shape_text"]
@@ -138,7 +138,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
         step_times_s=window.times_s,
         warnings=(
-            *warnings_of(timeline, window, held.peak_bytes), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
+            *warnings_of(timeline, window, held.peak_bytes), *growing(held, len(found), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
         ),
         would_fail=tuple(one.text for one in lacking if one.fails),
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
@@ -231,6 +231,7 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
     return f"Memory: {share} of the step is in ops limited by bandwidth or by their launch{most}."
 
 
+MANY_STEPS = 1_000_000  # more than programs take
 UNEVEN = 0.05  # by how much the mean step may be off the median one, or two off their mean, before it is told
 
 
@@ -248,6 +249,17 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
     if peak_bytes > chip.memory_bytes:
         found.append(f"{chip.id}: needs {peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
     return tuple(found)
+
+
+def growing(held: Memory, steps: int, chip: Chip, who: str = "") -> list[str]:
+    """Told where what each step leaves behind fills the memory in a training's time. who: of a job the rank."""
+    left = chip.memory_bytes - held.peak_bytes
+    if left < 0 or not held.growth_bytes or left > MANY_STEPS * held.growth_bytes:
+        return []
+    return [
+        f"{chip.id}: memory grows{who}: each step keeps {units.memory(held.growth_bytes)} that it made, in all {steps} that were "
+        f"recorded. If that goes on, it is full after about {steps + left // held.growth_bytes:,} steps."
+    ]
 
 
 def _uneven(window: Window) -> list[str]:

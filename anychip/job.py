@@ -34,7 +34,7 @@ from anychip.figures import (
     top_ops_of,
     totals_of,
 )
-from anychip.forecast import Forecast, by_bytes_alone, error_of, layers_of, limit_of, ratio, warnings_of
+from anychip.forecast import Forecast, by_bytes_alone, error_of, growing, layers_of, limit_of, ratio, warnings_of
 from anychip.network import USUAL_NODE, Fabric
 from anychip.record import Program
 from anychip.record.reads import reads
@@ -317,6 +317,10 @@ def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]
     """As of one chip, with the ranks that do not fit named."""
     found = [text for part in parts for text in warnings_of(part.rank.timeline, part.window, 0)]
     found += by_bytes_alone(*(part.rank.timeline.program for part in parts))
+    first_full = min(
+        parts, key=lambda part: (chip.memory_bytes - part.memory.peak_bytes) / (part.memory.growth_bytes or 1)
+    )
+    found += growing(first_full.memory, first_full.steps, chip, f" on {ranks_text(first_full.rank.members)}")
     over = [part for part in parts if part.memory.peak_bytes > chip.memory_bytes]
     if over:
         ranks = sorted(rank for part in over for rank in part.rank.members)

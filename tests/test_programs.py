@@ -297,6 +297,35 @@ def test_of_several_counts_one_that_does_not_suffice_is_left_out_for_what_it_lac
     )
 
 
+@pytest.mark.parametrize("count", ["", ":2"])
+def test_memory_that_grows_with_each_step_is_told(count, tmp_path):
+    program = tmp_path / "keeps.py"
+    program.write_text(
+        "import torch\n"
+        "model = torch.nn.Linear(4096, 4096).cuda()\n"
+        "optimizer = torch.optim.AdamW(model.parameters())\n"
+        "kept = []\n"
+        "for step in range(9):\n"
+        "    found = model(torch.ones(1 << 17, 4096, device='cuda'))\n"
+        "    kept.append(found.detach())\n"
+        "    found.sum().backward()\n"
+        "    optimizer.step()\n"
+    )
+    done = forecast("--quiet", program, on=[f"h100{count}"])
+    # An output is 2^17 * 4096 * 4 B = 2 GiB. Beside three of them there are an input and 0.3 GiB of the model and its optimizer:
+    # 79.1 - 8.3 GiB are left, for 35 more.
+    on = " on ranks 0, 1" if count else ""
+    assert (
+        f"warning: nvidia-h100-sxm: memory grows{on}: each step keeps 2.00 GiB that it made, in all 3 that were recorded. "
+        "If that goes on, it is full after about 38 steps."
+    ) in done.err
+    assert done.returncode == 0
+    program.write_text(
+        program.read_text().replace("kept.append", "kept[:] = ").replace("found.detach()", "[found.detach()]")
+    )
+    assert "grows" not in forecast("--quiet", program, on=[f"h100{count}"]).err
+
+
 def test_a_program_that_ran_out_of_memory_after_some_steps_does_not_fit(tmp_path):
     """The steps that it had taken fitted, and so it was said to fit."""
     done = forecast("--quiet", "--json", tmp_path / "short.json", PROGRAMS / "short_of_memory.py", "12", "16")

@@ -239,6 +239,9 @@ def _program(args: argparse.Namespace) -> list[str]:
     argv: list[str] = args.module if args.module is not None else args.program
     if argv[:1] == ["--"]:
         argv = argv[1:]
+    if not args.on and any(word.partition("=")[0] == "--on" for word in argv[1:]):
+        raise BadUse(f"no chip given: --on stands behind {argv[0]}, and is the program's there. Options come first: anychip forecast "
+                     f"--on CHIP {argv[0]} ...")  # fmt: skip
     if not args.on:
         raise BadUse("no chip given. Try: anychip forecast --on h100 script.py (all chips: anychip chips)")
     if args.load and argv:

@@ -64,7 +64,7 @@ def complain_of_waiting(engines: Sequence[RankEngine], board: Board) -> NoReturn
     meta = engines[0].script.program.meta
     if meta.get("failed_rank") is not None:
         raise ProgramFailed(
-            f"rank {meta['failed_rank']} failed, its own message is above; other ranks wait for what it would have done.\n  "
+            f"rank {meta['failed_rank']} failed; other ranks wait for what it would have done.\n  "
             + "\n  ".join(lines[: 2 * SHOWN]),
             int(meta["exit_code"]),
         )

@@ -85,12 +85,17 @@ def _answers(tree: ast.Module, world: World) -> tuple[list[Numbers], list[ast.ex
     """What each comparison of a file comes to on every rank, where it is not the same on all, and those that it takes the number of a
     step to tell."""
     reader = Reader(tree, world)
-    tests = [test for node in ast.walk(tree) for test in _tests(node)]
-    known = [value != 0 for test in tests if (value := reader.value(test)) is not None and _differs(value != 0)]
-    unknown = [test for test in tests if isinstance(test, ast.Compare) and reader.value(test) is None]
-    reader.values |= dict.fromkeys(_step_counters(tree), np.asarray(1))
-    by_step = [test for test in unknown if (value := reader.value(test)) is not None and _differs(value)]
-    return known, list({(test.lineno, test.col_offset): test for test in by_step}.values())
+    values = [(test, reader.value(test)) for node in ast.walk(tree) for test in _tests(node)]
+    known = [value != 0 for _, value in values if value is not None and _differs(value != 0)]
+    if not (counters := _step_counters(tree)):
+        return known, []
+    reader.values |= dict.fromkeys(counters, np.asarray(1))
+    unknown = {
+        (test.lineno, test.col_offset): test
+        for test, value in values
+        if value is None and isinstance(test, ast.Compare)
+    }
+    return known, [test for test in unknown.values() if (value := reader.value(test)) is not None and _differs(value)]
 
 
 def _step_counters(tree: ast.Module) -> set[str]:
@@ -124,15 +129,17 @@ class Reader:
     def __init__(self, tree: ast.Module, world: World) -> None:
         self.world = world
         self.given: dict[str, list[ast.expr]] = {}
+        counted: set[str] = set()  # what counts has no value of its own
         for node in ast.walk(tree):
             if isinstance(node, ast.Assign):
                 for target in node.targets:
                     self._note(target, node.value)
             elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
                 self._note(node.target, node.value)
-        for node in ast.walk(tree):  # what counts has no value of its own
-            if isinstance(node, ast.AugAssign):
-                self.given.pop(_last(node.target), None)
+            elif isinstance(node, ast.AugAssign):
+                counted.add(_last(node.target))
+        for name in counted:
+            self.given.pop(name, None)
         self.values: dict[str, Numbers] = {}
         self._settle()
         for name in USUAL:

@@ -25,6 +25,7 @@ from anychip.device.middle import LEAST, Middle
 from anychip.device.ranks import MOST, SENDS, alike, classes, fullest, stream, wanted, within
 from anychip.errors import ERROR
 from anychip.record import Program
+from anychip.record.failure import num_trained
 
 POLL_S = 0.01
 SLEEP = time.sleep
@@ -190,9 +191,13 @@ class Job:
             self.codes[rank] = code
             if ended.stages and self.middle is not None:
                 self._stood_for(self.middle)
-            if code:
+            if code and not self._trained(rank):
                 for other in self.running.values():
                     self._stop(other.rank, f"rank {rank} failed")
+
+    def _trained(self, rank: int) -> bool:
+        """Whether a rank took a step before it failed: then others take theirs, which figures are of."""
+        return self._file(rank).exists() and num_trained(Program.load(self._file(rank))) > 0
 
     def _stood_for(self, middle: Middle) -> None:
         """The second of a pipeline has left recordings of others, of which some are run to see whether they do so."""

@@ -511,6 +511,25 @@ def test_the_figures_are_of_the_steps_that_all_ranks_took_before_one_failed(
     assert (answer.failures[0].rank, answer.failures[0].steps, answer.failures[0].line) == (2, taken, 7)
 
 
+@pytest.mark.parametrize("failing", [0, 7])
+def test_stages_that_a_failed_one_does_not_hold_up_take_their_steps(failing: int, tmp_path: Path) -> None:
+    """All were stopped at once where they waited for one another's shapes, and there were no figures of the step that the one took."""
+    source = (PROGRAMS / "pipeline.py").read_text()
+    script = tmp_path / "pipeline.py"
+    script.write_text(
+        source.replace(
+            "for _ in range(3):\n",
+            f"for step in range(3):\n    if step == 1 and dist.get_rank() == {failing}: raise ValueError('lost')\n",
+        )
+    )
+    whole, cut = (
+        forecast([str(path), "4", "8", "ScheduleGPipe"], on="h100:8", show_output=False, steps=steps, ranks="all")
+        for path, steps in ((PROGRAMS / "pipeline.py", 1), (script, 3))
+    )
+    assert cut.outcome == "program_failed"
+    assert cut.forecasts[0].step_time_s == pytest.approx(whole.forecasts[0].step_time_s, rel=1e-3)
+
+
 def test_a_checkpoint_is_what_is_kept_wherever_the_peak_is() -> None:
     """A model that is largest before it is sharded had no checkpoint, and so no goodput: at its peak there are no shards yet."""
     found = forecast([str(PROGRAMS / "sharded.py"), "2"], on="h100:16@llama3", show_output=False).forecasts[0]

@@ -8,7 +8,7 @@ comparison depends on makes it unknown, and it is left out; where that is the nu
 """
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,32 +46,50 @@ class World(NamedTuple):
 
 
 class Apart(NamedTuple):
-    """kind: a number for each rank, equal where the program's source does not tell ranks apart. by_step: its comparisons, with their
-    lines, that the number of a training step decides, too: of which rank is not known before."""
+    """kind: a number for each rank, equal where the program's source does not tell ranks apart. tests: what each of its comparisons,
+    with their lines, comes to on every rank. by_step: those that the number of a training step decides, too: of which rank is not known
+    before."""
 
     kind: npt.NDArray[np.int64]
+    tests: dict[str, Numbers]
     by_step: list[str]
 
 
 def told_apart(program: Program, world: World) -> Apart:
     files = {place.file for place in program.places} | {str(one) for one in program.meta.get("argv", ())[:1]}
     sources = [path for path in map(Path, sorted(files)) if path.suffix == ".py" and not installed(str(path))]
-    answers: list[Numbers] = []
+    answers: dict[str, Numbers] = {}
     by_step: list[str] = []
     for path in sources:
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (OSError, SyntaxError, ValueError, RecursionError):  # the last: more terms than Python reads
             continue
-        found, unknown = _answers(tree, world)
-        answers += found
-        by_step += [f"{path.name}:{test.lineno} ({ast.unparse(test)})" for test in unknown]
-    kind = (
-        np.unique(np.stack(answers), axis=1, return_inverse=True)[1].ravel()
-        if answers
-        else np.zeros(world.size, np.int64)
-    )
-    return Apart(kind, by_step)
+        known, unknown = _answers(tree, world)
+        answers |= {_text(path, test): value for test, value in known}
+        by_step += [_text(path, test) for test in unknown]
+    kind = np.zeros(world.size, np.int64)
+    if answers:
+        kind = np.unique(np.stack([*answers.values()]), axis=1, return_inverse=True)[1].ravel()
+    return Apart(kind, answers, by_step)
+
+
+def _text(path: Path, test: ast.expr) -> str:
+    return f"{path.name}:{test.lineno} ({ast.unparse(test)})"
+
+
+def unseen(tests: Mapping[str, Numbers], members: Iterable[Sequence[int]], ran: set[int]) -> dict[str, int]:
+    """Comparisons that come to something on a rank of a class that they come to on none of the class that ran, each with the first such
+    rank; those left out that came to both on some of one class, which are alike for all that."""
+    classes = [(np.array(ranks), here) for ranks in members if (here := [rank for rank in ranks if rank in ran])]
+    found: dict[str, int] = {}
+    for text, test in tests.items():
+        if any(_differs(test[here]) for _, here in classes):
+            continue
+        others = [ranks[test[ranks] != test[here[0]]] for ranks, here in classes]
+        if first := [int(ranks[0]) for ranks in others if ranks.size]:
+            found[text] = min(first)
+    return found
 
 
 def first_of_others(kind: npt.NDArray[np.int64], known: Iterable[int]) -> list[int]:
@@ -81,12 +99,12 @@ def first_of_others(kind: npt.NDArray[np.int64], known: Iterable[int]) -> list[i
     return sorted(int(rank) for number, rank in zip(numbers.tolist(), first, strict=True) if number not in seen)
 
 
-def _answers(tree: ast.Module, world: World) -> tuple[list[Numbers], list[ast.expr]]:
+def _answers(tree: ast.Module, world: World) -> tuple[list[tuple[ast.expr, Numbers]], list[ast.expr]]:
     """What each comparison of a file comes to on every rank, where it is not the same on all, and those that it takes the number of a
     step to tell."""
     reader = Reader(tree, world)
     values = [(test, reader.value(test)) for node in ast.walk(tree) for test in _tests(node)]
-    known = [value != 0 for _, value in values if value is not None and _differs(value != 0)]
+    known = [(test, value != 0) for test, value in values if value is not None and _differs(value != 0)]
     if not (counters := _step_counters(tree)):
         return known, []
     reader.values |= dict.fromkeys(counters, np.asarray(1))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anychip.device.branches import MOST_APART, Apart, World, first_of_others, told_apart
+from anychip.device.branches import MOST_APART, Apart, World, first_of_others, told_apart, unseen
 from anychip.device.launch import UNFOLD
 from anychip.device.mailbox import LIBRARIES, appear
 from anychip.device.middle import LEAST, Middle
@@ -30,6 +30,7 @@ from anychip.record.failure import num_trained
 POLL_S = 0.01
 SLEEP = time.sleep
 LAST_LINES, LAST_CAUSES = 40, 3  # of a log that are shown
+MOST_TOLD = 3  # comparisons, in one sentence
 STAGES = 64  # ranks of a group that are started as soon as one of them is waited for
 
 
@@ -339,6 +340,7 @@ class Job:
             else:
                 self._run([Rank(rank)])  # whole, under its own name
                 self._read_all(programs, streams)
+        self._tell_unseen(programs, streams)
         return True
 
     def _run_apart(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
@@ -377,6 +379,21 @@ class Job:
             self._told_apart = told_apart(program, World(self.world_size, self.per_node))
             self._told_apart.kind[:] *= not is_piped
         return self._told_apart.kind
+
+    def _tell_unseen(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+        """Of a pipeline, whose ranks are of no kinds: say which outcomes of comparisons no rank of a stage that ran had."""
+        if self._told_apart is None or self._told_apart.kind.any() or not self._told_apart.tests:
+            return
+        played = self.middle.played if self.middle is not None else ()
+        ran = {*programs, *self.samples_of}.difference(played)
+        found = unseen(self._told_apart.tests, self._classes(programs, streams).values(), ran)
+        if found:
+            tests = [f"{text}, rank {rank}" for text, rank in found.items()]
+            more = f" and {len(tests) - MOST_TOLD} more" if len(tests) > MOST_TOLD else ""
+            programs[0].meta["warnings"].append(
+                "In a pipeline one rank of each stage runs. What the program does elsewhere by comparing its number was not seen: "
+                f"{'; '.join(tests[:MOST_TOLD])}{more}. For each of them: --ranks all."
+            )
 
     def _classes(self, programs: dict[int, Program], streams: dict[int, Any]) -> dict[int, list[int]]:
         return classes(programs, streams, self.world_size, self._kinds(programs[0]), self.samples_of)

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anychip.device.branches import Apart, World, first_of_others, told_apart
+from anychip.device.branches import Apart, World, first_of_others, told_apart, unseen
 from anychip.device.launch import record
 from anychip.record import Program
 from anychip.record.failure import failure_of
 from anychip.spec import load_chip
-from tests.distributed.test_jobs import job
+from tests.distributed.test_jobs import PROGRAMS, job
 
 NONE = np.zeros(0, np.int64)
 BEGIN = "import os, torch.distributed as dist\nr = dist.get_rank()\nlocal = int(os.environ['LOCAL_RANK'])\n"
@@ -115,6 +115,26 @@ def test_the_last_rank_that_fails_in_a_later_step_is_noticed(tmp_path: Path) -> 
     how = failure_of(record([str(path)], load_chip("h100"), world_size=4, devices=4, show_output=False))
     assert how is not None
     assert (how.rank, how.steps, how.error) == (3, 2, "ValueError: no data")
+
+
+@pytest.mark.parametrize(("test", "found"), [
+    ([0, 0, 0, 1], {"t": 3}), ([0, 1, 1, 1], {}), ([0, 0, 1, 1], {}), ([0, 1, 0, 1], {}), ([0, 0, 1, 0], {"t": 3}),
+])  # fmt: skip
+def test_outcomes_that_no_rank_of_a_stage_had_that_ran(test: list[int], found: dict[str, int]) -> None:
+    """Two stages of two ranks, of which 0, 1 and 2 ran, 1 for a step. What 0 and 1 are told apart by makes no difference."""
+    outcomes = {"t": np.array(test, bool)}
+    assert unseen(outcomes, [[0, 1], [2, 3]], {0, 1, 2}) == found
+
+
+@pytest.mark.parametrize(("rank", "is_told"), [(1, False), (3, True), (5, True), (7, False)])
+def test_ranks_of_a_pipeline_that_are_told_apart_are_told(rank: int, is_told: bool, tmp_path: Path) -> None:
+    source = (PROGRAMS / "pipeline.py").read_text()
+    path = tmp_path / "pipeline.py"
+    path.write_text(source.replace("    optimizer.step()", f"    dist.get_rank() == {rank}\n    optimizer.step()"))
+    arguments = [str(path), "4", "8", "ScheduleGPipe"]
+    program = record(arguments, load_chip("h100"), world_size=8, devices=8, show_output=False)
+    told = [one for one in program.meta["warnings"] if f"(dist.get_rank() == {rank}), rank {rank}. For each" in one]
+    assert len(told) == is_told
 
 
 def test_a_rank_that_alone_does_something_is_a_class_of_its_own() -> None:

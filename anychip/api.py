@@ -79,7 +79,7 @@ class Answer:
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, the program's own where it failed, 1 where it does not fit or a target has no answer, else 0."""
+        """130 after Ctrl-C, the program's own where it failed, 1 where it does not fit, would fail or has no answer on a target, else 0."""
         if self.interrupted:
             return INTERRUPTED
         failed = next((code for one in self.programs if (code := int(one.meta.get("exit_code") or 0))), 0)
@@ -88,7 +88,7 @@ class Answer:
     @property
     def outcome(self) -> str:
         """What the exit code means: "interrupted"; "program_failed": by itself, after some steps; "does_not_fit" on a target;
-        "left_out": a target has no answer; "fine"."""
+        "would_fail" on one, whose chip refuses what the program does; "left_out": a target has no answer; "fine"."""
         if self.interrupted:
             return "interrupted"
         if any(failure is not None and not failure.refusal for failure in self.failures):
@@ -97,6 +97,8 @@ class Answer:
             return "does_not_fit"
         if any(self.failures):  # for want of memory of the chip that it was recorded on, which these have
             return "program_failed"
+        if any(forecast.would_fail for forecast in self.forecasts):
+            return "would_fail"
         return "left_out" if self.left_out else "fine"
 
 

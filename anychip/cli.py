@@ -1,7 +1,7 @@
 """The command line: parse, call the Python API, print. Nothing is computed here.
 
 Results go to stdout; progress, warnings, errors and the user's program go to stderr. Exit codes: 0 fine, 1 the answer
-is bad news (it does not fit, a check found problems), 2 wrong use or bad input, the user's program's own where that
+is bad news (it does not fit or would fail, a check found problems), 2 wrong use or bad input, the user's program's own where that
 failed, 130 after Ctrl-C. Heavy modules are imported by the commands that need them: --help and chips stay instant.
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from anychip import __version__, chips
 from anychip.audit import command as audit_command
-from anychip.errors import AnychipError, BadUse, ProgramFailed
+from anychip.errors import INTERRUPTED, AnychipError, BadUse, ProgramFailed
 from anychip.measure import command as measure_command
 from anychip.port import command as port_command
 from anychip.whole import check_writable, write, written
@@ -214,8 +214,9 @@ def _why(answer: "Answer") -> str:
     if answer.outcome == "program_failed":
         return "the program's own; it failed after the steps that the figures are of"
     lacking = [name for name, one in zip(answer.names, answer.forecasts, strict=True) if not one.fits]
-    parts = [f"it does not fit on {', '.join(lacking)}"] if lacking else []
-    return "; ".join(parts + ([f"no answer for {', '.join(answer.left_out)}"] if answer.left_out else []))
+    refusing = [name for name, one in zip(answer.names, answer.forecasts, strict=True) if one.would_fail]
+    told = {"it does not fit on": lacking, "the program would fail on": refusing, "no answer for": answer.left_out}
+    return "; ".join(f"{what} {', '.join(names)}" for what, names in told.items() if names)
 
 
 @contextlib.contextmanager
@@ -238,6 +239,9 @@ def _program(args: argparse.Namespace) -> list[str]:
     argv: list[str] = args.module if args.module is not None else args.program
     if argv[:1] == ["--"]:
         argv = argv[1:]
+    if not args.on and any(word.partition("=")[0] == "--on" for word in argv[1:]):
+        raise BadUse(f"no chip given: --on stands behind {argv[0]}, and is the program's there. Options come first: anychip forecast "
+                     f"--on CHIP {argv[0]} ...")  # fmt: skip
     if not args.on:
         raise BadUse("no chip given. Try: anychip forecast --on h100 script.py (all chips: anychip chips)")
     if args.load and argv:
@@ -328,12 +332,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except AnychipError as error:
         print(f"anychip: {type(error).__name__}: {error}", file=sys.stderr)
-        if isinstance(error, ProgramFailed) and error.is_short:
-            print(f"anychip: exit code {error.exit_code}: it does not fit.", file=sys.stderr)
+        if isinstance(error, ProgramFailed) and error.exit_code != INTERRUPTED:
+            why = "it does not fit" if error.is_short else "the program's own; it failed, and there are no figures"
+            print(f"anychip: exit code {error.exit_code}: {why}.", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("anychip: interrupted.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has left; python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -40,7 +40,7 @@ from anychip.record.reads import Read, reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
 from anychip.spec.validated import DENSE, EXPERTS, OTHER, OWN_PRODUCTS, Compared, end_to_end, errors
-from anychip.timeline.memory import memory, suffices
+from anychip.timeline.memory import Memory, memory, suffices
 from anychip.timeline.price import Timeline, price
 
 __all__ = ["Forecast", "TopOp", "Window", "forecast", "shape_text"]
@@ -54,7 +54,8 @@ class Forecast:
     `matrix_dtype`, in which the chip computes most products; None where nobody publishes one. stepping_memory_bytes: peak from the first step on, which may be less than what making the model took.
     breakdown_s adds up to step_time_s. evidence: shares of the chip's busy time. energy_j: an upper bound, the power limit
     times the time. first_step_s: of the step that no other figure is of, as it may do something else: it warms up, or reads a
-    prompt. step_kind: "train", "call" (no optimizer) or "run" (no step was found).
+    prompt. step_kind: "train", "call" (no optimizer) or "run" (no step was found). would_fail: what the chip refuses of what the
+    program does, a sentence each; the figures are as if it did not.
     """
 
     chip: str
@@ -103,6 +104,7 @@ class Forecast:
     first_step_s: float | None = None
     compared: Compared | None = None  # what the step's error comes from, where whole runs were compared
     values_read: tuple[Read, ...] = ()
+    would_fail: tuple[str, ...] = ()
 
 
 def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = None) -> Forecast:
@@ -122,6 +124,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     top = top_ops_of(timeline, window)
     beyond = beyond_of(timeline, window)
     compared = end_to_end(chip.id, layers_of(timeline.program.ops, unlike_share(beyond)))
+    lacking = unsupported(program.ops, chip)
     return Forecast(
         chip=chip.id, num_chips=1, fits=suffices(chip.memory_bytes, program, held.peak_bytes), grade=chip.grade,
         step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, timeline, compared),
@@ -138,8 +141,9 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
         step_times_s=window.times_s,
         warnings=(
-            *warnings_of(timeline, window, held.peak_bytes), *by_bytes_alone(timeline.program), *unsupported(program.ops, chip),
+            *warnings_of(timeline, window, held.peak_bytes), *growing(held, len(found), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
         ),
+        would_fail=tuple(one.text for one in lacking if one.fails),
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
         values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
     )  # fmt: skip
@@ -272,6 +276,7 @@ def by_assumed_link(timeline: Timeline, window: Window) -> tuple[str, ...]:
     )
 
 
+MANY_STEPS = 1_000_000  # more than programs take
 UNEVEN = 0.05  # by how much the mean step may be off the median one, or two off their mean, before it is told
 
 
@@ -290,6 +295,17 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
     if peak_bytes > chip.memory_bytes:
         found.append(f"{chip.id}: needs {peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
     return tuple(found)
+
+
+def growing(held: Memory, steps: int, chip: Chip, who: str = "") -> list[str]:
+    """Told where what each step leaves behind fills the memory in a training's time. who: of a job the rank."""
+    left = chip.memory_bytes - held.peak_bytes
+    if left < 0 or not held.growth_bytes or left > MANY_STEPS * held.growth_bytes:
+        return []
+    return [
+        f"{chip.id}: memory grows{who}: each step keeps {units.memory(held.growth_bytes)} that it made, in all {steps} that were "
+        f"recorded. If that goes on, it is full after about {steps + left // held.growth_bytes:,} steps."
+    ]
 
 
 def _uneven(window: Window) -> list[str]:

@@ -40,6 +40,7 @@ from anychip.forecast import (
     Forecast,
     by_bytes_alone,
     error_of,
+    growing,
     layers_of,
     limit_of,
     unlike_share,
@@ -69,10 +70,11 @@ def node_chips(fabric: Fabric) -> int:
 
 @dataclass(frozen=True)
 class Part:
-    """One distinct rank within the job's window. ended_s: when its own last step had ended. weight: the share of all
-    chips that it stands for. axes: a name for each of its groups."""
+    """One distinct rank within the job's window. steps: how many of its steps count, the first included. ended_s: when its own
+    last step had ended. weight: the share of all chips that it stands for. axes: a name for each of its groups."""
 
     rank: RankTimeline
+    steps: int
     window: Window
     ended_s: float
     weight: float
@@ -116,6 +118,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     )
     all_ops = dict.fromkeys(op for rank in program.ranks for op in rank.ops)
     compared = end_to_end(chip.id, layers_of(all_ops, unlike_share(beyond)))
+    lacking = unsupported(all_ops, chip)
     kernels, host = (mean([total[name] for total in totals]) for name in ("kernels", "host_s"))
     return Forecast(
         chip=chip.id, num_chips=chips, fits=all(rank.fits for rank in ranks), grade=chip.grade,
@@ -127,13 +130,14 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         unpriced_share=evidence["bytes_only"], evidence=evidence,
         energy_j=chip.power_w * step_time * chips if chip.power_w else None,
         cost_usd=chip.price_usd_per_hour * step_time * chips / 3600 if chip.price_usd_per_hour else None,
-        steps=len(find_steps(parts[0].program)), step_kind=parts[0].window.kind,
+        steps=parts[0].steps, step_kind=parts[0].window.kind,
         num_ops=sum(int(part.rank.timeline.op.size) for part in parts), kernels_per_step=kernels,
         tokens_per_step=tokens, samples_per_step=samples, matrix_dtype=products.dtype, executed_flop_per_step=flop,
         memory_by_kind=worst.memory.by_kind,
         time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean),
         top_ops=top, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes)), step_times_s=tuple(times),
-        warnings=_warnings(parts, worst, chip) + unsupported(all_ops, chip),
+        warnings=(*_warnings(parts, worst, chip), *(one.text for one in lacking)),
+        would_fail=tuple(one.text for one in lacking if one.fails),
         cluster=fabric.cluster.id if fabric.cluster is not None else None,
         ranks=ranks,
         axes=axes, critical_path=_path(timeline, parts),
@@ -146,17 +150,19 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
 
 def parts_of(timeline: ClusterTimeline) -> tuple[list[Part], list[float]]:
     """All ranks within one window, and the seconds of each of its steps: from the moment at which all ranks have done one
-    to that at which all have done the next."""
-    own = [Window.of(rank.timeline, find_steps(rank.program)) for rank in timeline.ranks]
+    to that at which all have done the next. Only steps that all of them took count."""
+    found = [find_steps(rank.program)[: timeline.steps] for rank in timeline.ranks]
+    own = [Window.of(rank.timeline, steps) for rank, steps in zip(timeline.ranks, found, strict=True)]
     stepped = [window for window in own if window.steps] or own
     count = min(len(window.times_s) for window in stepped)
     ends = np.max([window.end_s - np.cumsum((0.0, *window.times_s[::-1]))[: count + 1] for window in stepped], axis=0)
     times = np.diff(ends[::-1]).tolist()
     parts = []
-    for rank, window in zip(timeline.ranks, own, strict=True):
+    for rank, steps, window in zip(timeline.ranks, found, own, strict=True):
         within = replace(window, begin_s=float(ends[-1]), end_s=float(ends[0]), times_s=tuple(times))
         weight = len(rank.members) / timeline.num_chips
-        parts.append(Part(rank, within, window.end_s, weight, axes_of(rank.program, rank.calls), memory(rank.program)))
+        axes, held = axes_of(rank.program, rank.calls), memory(rank.program)
+        parts.append(Part(rank, len(steps), within, window.end_s, weight, axes, held))
     return parts, times
 
 
@@ -252,7 +258,7 @@ def _batch(parts: Sequence[Part], program: Program) -> tuple[float | None, float
             continue
         # What a step is fed is read where nothing has been fused yet.
         plain = recorded[part.program.rank]
-        steps = tuple(find_steps(plain)[-len(part.window.steps) :]) if part.window.steps else ()
+        steps = tuple(find_steps(plain)[: part.steps][-len(part.window.steps) :]) if part.window.steps else ()
         mine = batch_of(plain, steps)
         shared = copies(part.program, part.axes, TENSOR_AXES)
         split = copies(part.program, part.axes, SEQUENCE_AXES)
@@ -328,6 +334,10 @@ def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]
     """As of one chip, with the ranks that do not fit named."""
     found = [text for part in parts for text in warnings_of(part.rank.timeline, part.window, 0)]
     found += by_bytes_alone(*(part.rank.timeline.program for part in parts))
+    first_full = min(
+        parts, key=lambda part: (chip.memory_bytes - part.memory.peak_bytes) / (part.memory.growth_bytes or 1)
+    )
+    found += growing(first_full.memory, first_full.steps, chip, f" on {ranks_text(first_full.rank.members)}")
     over = [part for part in parts if part.memory.peak_bytes > chip.memory_bytes]
     if over:
         ranks = sorted(rank for part in over for rank in part.rank.members)

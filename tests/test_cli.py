@@ -94,6 +94,8 @@ def test_targets_keep_their_order():
     ("argv", "words"),
     [
         (["train.py"], ["no chip given", "--on h100"]),
+        (["train.py", "--on", "h100"], ["--on stands behind train.py", "Options come first"]),
+        (["-m", "json.tool", "--on=h100"], ["--on stands behind json.tool", "Options come first"]),
         (["--on", "h100"], ["no program given"]),
         (["--on", "h100", "--load", "x.anychip", "train.py"], ["leave out", "train.py"]),
         (["--on", "h100", "--load", "no-such-file"], ["no-such-file", "no such file"]),

@@ -245,13 +245,22 @@ def test_a_program_that_raises_before_a_step_shows_its_own_traceback_and_one_lin
     done = forecast("--quiet", TRAIN, "--raise-at", "0")
     assert done.returncode == 1
     assert done.out == ""
-    *lines, ours, why = done.err.splitlines()
+    *lines, ours, why, code = done.err.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert "train_small.py" in lines[1]
     assert lines[-1] == "ValueError: nothing left at step 0"
     assert ours.startswith("anychip: ")
     assert "an exit code of its own, 1," in ours
     assert re.fullmatch(r"ValueError: nothing left at step 0 \(train_small\.py:\d+\)", why)
+    assert code == "anychip: exit code 1: the program's own; it failed, and there are no figures."
+
+
+def test_the_last_line_says_what_the_exit_code_means_where_a_program_fails_on_several_chips():
+    """On which others it fails stood last."""
+    done = forecast("--quiet", TRAIN, "--raise-at", "0", on=("h100", "mi300x"))
+    *_, others, last = done.err.splitlines()
+    assert others.startswith("It fails on amd-mi300x, too: ")
+    assert last == "anychip: exit code 1: the program's own; it failed, and there are no figures."
 
 
 def test_the_traceback_of_a_program_has_its_frames_and_those_of_torch(tmp_path):
@@ -300,6 +309,35 @@ def test_of_several_counts_one_that_does_not_suffice_is_left_out_for_what_it_lac
     assert "left out, as the program fails on 4 chips: OutOfMemoryError: rank 0 was refused 1.00 GiB more" in " ".join(
         done.err.split()
     )
+
+
+@pytest.mark.parametrize("count", ["", ":2"])
+def test_memory_that_grows_with_each_step_is_told(count, tmp_path):
+    program = tmp_path / "keeps.py"
+    program.write_text(
+        "import torch\n"
+        "model = torch.nn.Linear(4096, 4096).cuda()\n"
+        "optimizer = torch.optim.AdamW(model.parameters())\n"
+        "kept = []\n"
+        "for step in range(9):\n"
+        "    found = model(torch.ones(1 << 17, 4096, device='cuda'))\n"
+        "    kept.append(found.detach())\n"
+        "    found.sum().backward()\n"
+        "    optimizer.step()\n"
+    )
+    done = forecast("--quiet", program, on=[f"h100{count}"])
+    # An output is 2^17 * 4096 * 4 B = 2 GiB. Beside three of them there are an input and 0.3 GiB of the model and its optimizer:
+    # 79.1 - 8.3 GiB are left, for 35 more.
+    on = " on ranks 0, 1" if count else ""
+    assert (
+        f"warning: nvidia-h100-sxm: memory grows{on}: each step keeps 2.00 GiB that it made, in all 3 that were recorded. "
+        "If that goes on, it is full after about 38 steps."
+    ) in done.err
+    assert done.returncode == 0
+    program.write_text(
+        program.read_text().replace("kept.append", "kept[:] = ").replace("found.detach()", "[found.detach()]")
+    )
+    assert "grows" not in forecast("--quiet", program, on=[f"h100{count}"]).err
 
 
 def test_a_program_that_ran_out_of_memory_after_some_steps_does_not_fit(tmp_path):
@@ -447,6 +485,18 @@ def test_a_dtype_that_the_chip_lacks_is_told(chip, dtype, said):
     done = forecast("--quiet", TRAIN, "--dtype", dtype, on=[chip])
     assert f"{said}." in done.err
     assert f"warning: nvidia-{chip}" in done.err
+
+
+def test_a_chip_that_refuses_a_dtype_is_bad_news(tmp_path):
+    """It was said that the program would fail there, and exit code 0."""
+    out = tmp_path / "answer.json"
+    for count in ("", ":2"):
+        done = forecast("--json", out, TRAIN, "--dtype", "float64", on=[f"h100{count}", f"ascend-910b{count}"])
+        found = json.loads(out.read_text())
+        assert (done.returncode, found["exit_code"], found["outcome"]) == (1, 1, "would_fail")
+        assert [len(one["would_fail"]) for one in found["targets"]] == [0, 1]
+        assert re.search(r"would run +yes +NO", done.out)
+        assert done.err.splitlines()[-1] == f"anychip: exit code 1: the program would fail on ascend-910b{count}."
 
 
 def test_a_dtype_that_the_chip_has_is_not_mentioned():

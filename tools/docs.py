@@ -5,6 +5,7 @@ Tests compare them with what the standard and a run say, so a change of either s
 or mended. Run by `make docs`.
 """
 
+import argparse
 import os
 import re
 import subprocess
@@ -75,6 +76,7 @@ def with_tables(text: str, names: Iterable[str] = TABLES) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     (DOCS / "chips").mkdir(exist_ok=True)
     written = pages()
     for old in (DOCS / "chips").glob("*.md"):

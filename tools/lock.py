@@ -5,6 +5,7 @@ includes the first. A local version label (torch's "+cpu") is dropped, so that t
 is served, whichever build that is. Run by `make lock`.
 """
 
+import argparse
 import importlib.metadata as metadata
 import tomllib
 from collections.abc import Iterable
@@ -40,6 +41,7 @@ def lines(found: dict[str, str]) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     build = project["build-system"]["requires"]
     runtime = closure([*project["project"]["dependencies"], *build])

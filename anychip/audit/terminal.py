@@ -153,7 +153,7 @@ def effort_text(audit: Audit) -> str:
     found = effort(audit.findings)
     lines = rounded(found.lines)
     text = (
-        f"effort: about {lines} {'line' if lines == '1' else 'lines'} changed for {several(found.places, 'place')} "
+        f"effort: about {lines} {'line' if lines == '1' else 'lines'} added and deleted by hand for {several(found.places, 'place')} "
         f"(eight in ten of {found.num_ports} merged ports: {rounded(found.low)} to {rounded(found.high)})"
     )
     return f"{text}; {several(found.kernels, 'place')} in kernels not included" if found.kernels else text

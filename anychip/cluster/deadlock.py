@@ -10,6 +10,7 @@ from anychip.cluster.rank import RankEngine
 from anychip.errors import Deadlock, ProgramFailed
 from anychip.network import Collective
 from anychip.record import Kind, Program
+from anychip.record.failure import failure_of
 from anychip.units import memory
 
 SHOWN = 6
@@ -61,13 +62,12 @@ def complain_of_waiting(engines: Sequence[RankEngine], board: Board) -> NoReturn
             here = set(board.here(leg))
             missing = sorted({index for index, _ in leg.meeting.at.parties - here})
             lines.append(f"{_line(engine, leg)}\n    waits for {_missing(engines, missing, engine.index)}")
-    meta = engines[0].script.program.meta
-    if meta.get("failed_rank") is not None:
+    how = failure_of(engines[0].script.program)
+    if how is not None:
         raise ProgramFailed(
-            f"rank {meta['failed_rank']} failed, its own message is above; other ranks wait for what it would have done.\n  "
-            + "\n  ".join(lines[: 2 * SHOWN]),
-            int(meta["exit_code"]),
-        )
+            f"rank {how.rank} failed; other ranks wait for what it would have done.\n  " + "\n  ".join(lines[: 2 * SHOWN]),
+            how.exit_code, how.error, how,
+        )  # fmt: skip
     raise Deadlock(
         "the job would hang: ranks wait for what never comes.\n  "
         + "\n  ".join(lines[: 2 * SHOWN])

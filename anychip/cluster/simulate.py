@@ -84,11 +84,13 @@ class RankTimeline:
 
 @dataclass(frozen=True)
 class ClusterTimeline:
-    """All distinct ranks of a job on one clock."""
+    """All distinct ranks of a job on one clock. steps: how many all ranks took of a job that a failure or the user ended; None:
+    all that were recorded."""
 
     ranks: tuple[RankTimeline, ...]
     chip: Chip
     num_chips: int
+    steps: int | None = None
 
     @property
     def total_s(self) -> float:
@@ -134,7 +136,8 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
         for rank, asked, unlike in zip(programs, calls, odd, strict=True)
     ]
     scripts = [Script.of(*parts, every) for parts in zip(programs, prices, calls, meetings, together, strict=True)]
-    ranks = _run(scripts, prices, None, wanted.jitter)
+    steps = _steps_of_all(program)
+    ranks = _run(scripts, prices, None, wanted.jitter, steps)
     if contention:
         extra = [extra_s(rank.timeline, mine) for rank, mine in zip(ranks, taken, strict=True)]
         if any(one.any() for one in extra):
@@ -142,8 +145,8 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
                 _by_position(script, rank.timeline, one)
                 for script, rank, one in zip(scripts, ranks, extra, strict=True)
             ]
-            ranks = _run(scripts, prices, by_position, wanted.jitter)
-    return ClusterTimeline(tuple(ranks), chip, program.world_size)
+            ranks = _run(scripts, prices, by_position, wanted.jitter, steps)
+    return ClusterTimeline(tuple(ranks), chip, program.world_size, steps)
 
 
 def _split(programs: list[Program], wanted: Stragglers, node_chips: int) -> tuple[list[Program], list[int], list[bool]]:
@@ -243,8 +246,9 @@ def _together(program: Program, calls: dict[int, Collective], fabric: Network) -
     return share
 
 
-def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None, jitter: float) -> list[RankTimeline]:
-    """Advance every rank as far as it gets, until all have ended."""
+def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None, jitter: float,
+         steps: int | None) -> list[RankTimeline]:  # fmt: skip
+    """Advance every rank as far as it gets, until all have ended. steps: as a ClusterTimeline's."""
     engines: list[RankEngine] = []
 
     def complain(one: Leg, first: int, other: Leg, second: int) -> None:
@@ -254,7 +258,7 @@ def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None
     for index, (script, priced) in enumerate(zip(scripts, prices, strict=True)):
         engines.append(RankEngine(index, script, priced, board, extra[index] if extra else None, jitter))
     _advance(engines, board)
-    if not all(engine.done or _is_cut_short(engine) for engine in engines):
+    if not all(engine.done or _has_done(engine, steps) for engine in engines):
         complain_of_waiting(engines, board)
     return [_timeline(engine, priced) for engine, priced in zip(engines, prices, strict=True)]
 
@@ -277,15 +281,22 @@ def _moved(engine: RankEngine, engines: list[RankEngine], board: Board, ahead: b
     return going
 
 
-def _is_cut_short(engine: RankEngine) -> bool:
+def _steps_of_all(program: Program) -> int | None:
+    """As a ClusterTimeline's. What a rank did after another had failed it would have waited for in vain."""
+    if not program.meta.get("interrupted") and not program.meta.get("exit_code"):
+        return None
+    return min((len(steps) for rank in program.ranks if (steps := find_steps(rank))), default=0)
+
+
+def _has_done(engine: RankEngine, steps: int | None) -> bool:
     """Does a rank wait only for what others did after they were ended? Recordings stop when a rank has done its steps, each
-    at its own place, or where the user stopped them."""
+    at its own place, or where the user or another's failure stopped them."""
     program = engine.script.program
-    if program.meta.get("interrupted") or program.meta.get("exit_code"):
+    if program.meta.get("interrupted"):
         return True
-    steps = find_steps(program)
+    found = find_steps(program)[:steps]
     waiting = [int(engine.script.keep[leg.position]) for _, leg in engine.waiting()]
-    return bool(steps and waiting) and min(waiting) >= steps[-1].end
+    return bool(found and waiting) and min(waiting) >= found[-1].end
 
 
 def _by_position(script: Script, timeline: Timeline, extra: Floats) -> Floats:

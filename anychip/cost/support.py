@@ -27,6 +27,13 @@ WHAT = {"matmul": "matrix products", "elementwise": "arithmetic", "reduction": "
 INTEGER_PRODUCTS = ("aten._int_mm", "aten._weight_int8pack_mm", "aten._weight_int4pack_mm")
 
 
+class Unsupported(NamedTuple):
+    """A sentence for a dtype and its use. fails: the program would end there."""
+
+    text: str
+    fails: bool
+
+
 class Use(NamedTuple):
     """A torch dtype and what is done in it."""
 
@@ -48,8 +55,8 @@ def uses_of(op: Op, task: Work) -> tuple[Use | None, set[Use]]:
     return Use(computed[0], use), {Use(dtype, use) for dtype in dtypes}
 
 
-def unsupported(ops: Iterable[Op], chip: Chip) -> tuple[str, ...]:
-    """One sentence for each dtype and use that is not native on the chip, with how it was priced."""
+def unsupported(ops: Iterable[Op], chip: Chip) -> tuple[Unsupported, ...]:
+    """One for each dtype and use that is not native on the chip, with how it was priced."""
     computed: dict[Use, list[Op]] = {}
     stored: dict[Use, list[Op]] = {}
     on = machine(chip)
@@ -64,7 +71,9 @@ def unsupported(ops: Iterable[Op], chip: Chip) -> tuple[str, ...]:
                 stored.setdefault(use, []).append(op)
     said = {use: _computed(use, members, on) for use, members in computed.items()}
     said |= {use: _told(use, members, chip) for use, members in stored.items() if not said.get(use)}
-    return tuple(filter(None, said.values()))
+    return tuple(
+        Unsupported(text, chip.platform.supports(*use) == "error") for use, text in said.items() if text is not None
+    )
 
 
 def _computed(use: Use, ops: list[Op], on: Machine) -> str | None:

@@ -184,7 +184,7 @@ class Session:
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
         kind = "rank" if rank.stands_in_for is None else "sample"
         self.config["out"] = str(folder / f"{kind}-{rank.rank}.anychip")
-        if rank.stands_in_for is not None:
+        if rank.stands_in_for is not None and not rank.long:
             self.steps.steps, self.steps.brief = 1, rank.brief
         if not rank.folded:
             self.runtime.repeats = None

@@ -4,11 +4,11 @@ Ranks that issue the same ops are one class, of which one runs; that they do is 
 does something on rank 2 alone shows it on no other. So the comparisons in its source that a rank's number decides
 (`rank == 2`, `local_rank % 4`, `rank < world_size // 2`) are evaluated for all ranks, and of ranks that come out alike in
 all of them one runs. Numbers come from `get_rank()`, RANK and LOCAL_RANK, and names that are usual for them; what else a
-comparison depends on makes it unknown, and it is left out.
+comparison depends on makes it unknown, and it is left out; where that is the number of a training step, it is told.
 """
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,14 +45,51 @@ class World(NamedTuple):
         return np.asarray(fixed[name]) if name in fixed else ranks if name == "RANK" else ranks % self.local
 
 
-def kinds(program: Program, world: World) -> npt.NDArray[np.int64]:
-    """A number for each rank, equal where the program's source does not tell ranks apart."""
+class Apart(NamedTuple):
+    """kind: a number for each rank, equal where the program's source does not tell ranks apart. tests: what each of its comparisons,
+    with their lines, comes to on every rank. by_step: those that the number of a training step decides, too: of which rank is not known
+    before."""
+
+    kind: npt.NDArray[np.int64]
+    tests: dict[str, Numbers]
+    by_step: list[str]
+
+
+def told_apart(program: Program, world: World) -> Apart:
     files = {place.file for place in program.places} | {str(one) for one in program.meta.get("argv", ())[:1]}
     sources = [path for path in map(Path, sorted(files)) if path.suffix == ".py" and not installed(str(path))]
-    answers = [answer for path in sources for answer in _answers(path, world)]
-    if not answers:
-        return np.zeros(world.size, np.int64)
-    return np.unique(np.stack(answers), axis=1, return_inverse=True)[1].ravel()
+    answers: dict[str, Numbers] = {}
+    by_step: list[str] = []
+    for path in sources:
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (OSError, SyntaxError, ValueError, RecursionError):  # the last: more terms than Python reads
+            continue
+        known, unknown = _answers(tree, world)
+        answers |= {_text(path, test): value for test, value in known}
+        by_step += [_text(path, test) for test in unknown]
+    kind = np.zeros(world.size, np.int64)
+    if answers:
+        kind = np.unique(np.stack([*answers.values()]), axis=1, return_inverse=True)[1].ravel()
+    return Apart(kind, answers, by_step)
+
+
+def _text(path: Path, test: ast.expr) -> str:
+    return f"{path.name}:{test.lineno} ({ast.unparse(test)})"
+
+
+def unseen(tests: Mapping[str, Numbers], members: Iterable[Sequence[int]], ran: set[int]) -> dict[str, int]:
+    """Comparisons that come to something on a rank of a class that they come to on none of the class that ran, each with the first such
+    rank; those left out that came to both on some of one class, which are alike for all that."""
+    classes = [(np.array(ranks), here) for ranks in members if (here := [rank for rank in ranks if rank in ran])]
+    found: dict[str, int] = {}
+    for text, test in tests.items():
+        if any(_differs(test[here]) for _, here in classes):
+            continue
+        others = [ranks[test[ranks] != test[here[0]]] for ranks, here in classes]
+        if first := [int(ranks[0]) for ranks in others if ranks.size]:
+            found[text] = min(first)
+    return found
 
 
 def first_of_others(kind: npt.NDArray[np.int64], known: Iterable[int]) -> list[int]:
@@ -62,15 +99,33 @@ def first_of_others(kind: npt.NDArray[np.int64], known: Iterable[int]) -> list[i
     return sorted(int(rank) for number, rank in zip(numbers.tolist(), first, strict=True) if number not in seen)
 
 
-def _answers(path: Path, world: World) -> list[Numbers]:
-    """What each comparison of a file comes to on every rank, where it is not the same on all."""
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        reader = Reader(tree, world)
-        tests = [test for node in ast.walk(tree) for test in _tests(node)]
-        return [value != 0 for test in tests if (value := reader.value(test)) is not None and _differs(value != 0)]
-    except (OSError, SyntaxError, ValueError, RecursionError):  # the last: more terms than Python reads
-        return []
+def _answers(tree: ast.Module, world: World) -> tuple[list[tuple[ast.expr, Numbers]], list[ast.expr]]:
+    """What each comparison of a file comes to on every rank, where it is not the same on all, and those that it takes the number of a
+    step to tell."""
+    reader = Reader(tree, world)
+    values = [(test, reader.value(test)) for node in ast.walk(tree) for test in _tests(node)]
+    known = [(test, value != 0) for test, value in values if value is not None and _differs(value != 0)]
+    if not (counters := _step_counters(tree)):
+        return known, []
+    reader.values |= dict.fromkeys(counters, np.asarray(1))
+    unknown = {
+        (test.lineno, test.col_offset): test
+        for test, value in values
+        if value is None and isinstance(test, ast.Compare)
+    }
+    return known, [test for test in unknown.values() if (value := reader.value(test)) is not None and _differs(value)]
+
+
+def _step_counters(tree: ast.Module) -> set[str]:
+    """The names that count in loops that train."""
+    found: list[ast.expr] = []
+    for loop in ast.walk(tree):
+        if isinstance(loop, ast.For | ast.While) and any(
+            isinstance(node, ast.Attribute) and node.attr == "backward" for node in ast.walk(loop)
+        ):
+            found += [loop.target] if isinstance(loop, ast.For) else []
+            found += [node.target for node in ast.walk(loop) if isinstance(node, ast.AugAssign)]
+    return {_last(node) for target in found for node in ast.walk(target)} - {""}
 
 
 def _tests(node: ast.AST) -> list[ast.expr]:
@@ -92,12 +147,17 @@ class Reader:
     def __init__(self, tree: ast.Module, world: World) -> None:
         self.world = world
         self.given: dict[str, list[ast.expr]] = {}
+        counted: set[str] = set()  # what counts has no value of its own
         for node in ast.walk(tree):
             if isinstance(node, ast.Assign):
                 for target in node.targets:
                     self._note(target, node.value)
             elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
                 self._note(node.target, node.value)
+            elif isinstance(node, ast.AugAssign):
+                counted.add(_last(node.target))
+        for name in counted:
+            self.given.pop(name, None)
         self.values: dict[str, Numbers] = {}
         self._settle()
         for name in USUAL:
@@ -193,6 +253,6 @@ def _differs(value: Numbers) -> bool:
     return bool(value.size and (value != value.flat[0]).any())
 
 
-def _last(node: ast.expr) -> str:
+def _last(node: ast.AST) -> str:
     """The name of a thing without what it belongs to: `rank` of `self.rank`."""
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

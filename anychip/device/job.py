@@ -18,29 +18,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anychip.device.branches import MOST_APART, World, first_of_others, kinds
+from anychip.device.branches import MOST_APART, Apart, World, first_of_others, told_apart, unseen
 from anychip.device.launch import UNFOLD
 from anychip.device.mailbox import LIBRARIES, appear
 from anychip.device.middle import LEAST, Middle
 from anychip.device.ranks import MOST, SENDS, alike, classes, fullest, stream, wanted, within
 from anychip.errors import ERROR
 from anychip.record import Program
+from anychip.record.failure import num_trained
 
 POLL_S = 0.01
 SLEEP = time.sleep
 LAST_LINES, LAST_CAUSES = 40, 3  # of a log that are shown
+MOST_TOLD = 3  # comparisons, in one sentence
 STAGES = 64  # ranks of a group that are started as soon as one of them is waited for
 
 
 @dataclass(frozen=True)
 class Rank:
     """A rank to run. stands_in_for: a rank of its class whose mail it reads, where it is only a sample, for a step, or
-    brief: until its first backward is done. folded: micro-batches that do the same are recorded once. stages: of a
-    pipeline whose second this is, which then stands for the other middle ones too."""
+    brief: until its first backward is done, or long: as long as others, where what it does may differ later. folded:
+    micro-batches that do the same are recorded once. stages: of a pipeline whose second this is, which then stands for the
+    other middle ones too."""
 
     rank: int
     stands_in_for: int | None = None
     brief: bool = False
+    long: bool = False
     folded: bool = True
     stages: tuple[int, ...] = ()
 
@@ -68,7 +72,7 @@ class Job:
         self.interrupted = False
         self.hang = ""  # what ranks wait for that never comes
         self._loaded = False
-        self._told_apart: Any = None  # kinds of ranks by the program's source
+        self._told_apart: Apart | None = None  # ranks, by the program's source
         self.middle: Middle | None = None  # of a pipeline, taken to do the same
         self.each = False  # nothing is taken to do the same
 
@@ -188,9 +192,13 @@ class Job:
             self.codes[rank] = code
             if ended.stages and self.middle is not None:
                 self._stood_for(self.middle)
-            if code:
+            if code and not self._trained(rank):
                 for other in self.running.values():
                     self._stop(other.rank, f"rank {rank} failed")
+
+    def _trained(self, rank: int) -> bool:
+        """Whether a rank took a step before it failed: then others take theirs, which figures are of."""
+        return self._file(rank).exists() and num_trained(Program.load(self._file(rank))) > 0
 
     def _stood_for(self, middle: Middle) -> None:
         """The second of a pipeline has left recordings of others, of which some are run to see whether they do so."""
@@ -295,14 +303,16 @@ class Job:
 
     def _sample(self, programs: dict[int, Program], streams: dict[int, Any]) -> bool:
         """Run whom the program tells apart, and the second and the last rank for a step, and keep them as classes of their own
-        if they do otherwise. False if a middle stage does not do as it was taken to."""
+        if they do otherwise. One that the program tells apart from all that ran goes on to the end: the comparison may come in
+        a later step (`step == 2 and rank == 3`). False if a middle stage does not do as it was taken to."""
         self._run_apart(programs, streams)
         owners = {rank: owner for owner, ranks in self._classes(programs, streams).items() for rank in ranks}
         wanted = {rank: owners[rank] for rank in (1, self.world_size - 1) if rank not in programs}
         stages = self.middle.samples if self.middle is not None and self.middle.played else ()
         # Who has most to do first: the last of a pipeline has its loss, and would run alone in the end.
+        late = self._of_no_kind_that_ran(sorted(wanted), programs)
         for rank, owner in sorted(wanted.items(), key=lambda one: -streams[one[1]].size):
-            self._start(Rank(rank, owner))
+            self._start(Rank(rank, owner, long=rank in late))
         if wanted:
             self._pass_on(programs, streams)
         self._wait(samples=True)
@@ -330,6 +340,7 @@ class Job:
             else:
                 self._run([Rank(rank)])  # whole, under its own name
                 self._read_all(programs, streams)
+        self._tell_unseen(programs, streams)
         return True
 
     def _run_apart(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
@@ -343,17 +354,46 @@ class Job:
                 f"The program tells {len(found)} more kinds of ranks apart by their number, of which {MOST_APART} ran: "
                 f"{', '.join(map(str, found[:MOST_APART]))}. For each of them: --ranks all."
             )
+        if self._told_apart is not None and self._told_apart.by_step:
+            programs[0].meta["warnings"].append(
+                f"The program compares ranks' numbers with what changes from step to step: {', '.join(self._told_apart.by_step)}. What "
+                "other ranks than those that ran do there is not seen. For each of them: --ranks all."
+            )
         apart = {*found[:MOST_APART], *fullest(programs[0], known)}
         if apart:
             self._run(map(Rank, sorted(apart)))
             self._read_all(programs, streams)
 
+    def _of_no_kind_that_ran(self, ranks: Iterable[int], programs: dict[int, Program]) -> list[int]:
+        """Of these ranks the first of each kind that none is of that ran."""
+        kind = self._kinds(programs[0])
+        found = dict.fromkeys(kind[list(programs)].tolist(), -1)
+        for rank in ranks:
+            found.setdefault(int(kind[rank]), rank)
+        return [rank for rank in found.values() if rank >= 0]
+
     def _kinds(self, program: Program) -> Any:
         """Kinds of ranks by the program's source. In a pipeline a rank's number is its place, and each stage is seen to anyway."""
         if self._told_apart is None:
             is_piped = any(op.name in SENDS for op in program.ops)
-            self._told_apart = kinds(program, World(self.world_size, self.per_node)) * (not is_piped)
-        return self._told_apart
+            self._told_apart = told_apart(program, World(self.world_size, self.per_node))
+            self._told_apart.kind[:] *= not is_piped
+        return self._told_apart.kind
+
+    def _tell_unseen(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+        """Of a pipeline, whose ranks are of no kinds: say which outcomes of comparisons no rank of a stage that ran had."""
+        if self._told_apart is None or self._told_apart.kind.any() or not self._told_apart.tests:
+            return
+        played = self.middle.played if self.middle is not None else ()
+        ran = {*programs, *self.samples_of}.difference(played)
+        found = unseen(self._told_apart.tests, self._classes(programs, streams).values(), ran)
+        if found:
+            tests = [f"{text}, rank {rank}" for text, rank in found.items()]
+            more = f" and {len(tests) - MOST_TOLD} more" if len(tests) > MOST_TOLD else ""
+            programs[0].meta["warnings"].append(
+                "In a pipeline one rank of each stage runs. What the program does elsewhere by comparing its number was not seen: "
+                f"{'; '.join(tests[:MOST_TOLD])}{more}. For each of them: --ranks all."
+            )
 
     def _classes(self, programs: dict[int, Program], streams: dict[int, Any]) -> dict[int, list[int]]:
         return classes(programs, streams, self.world_size, self._kinds(programs[0]), self.samples_of)

@@ -250,8 +250,8 @@ def _result(
         if program.meta.get("hang"):
             raise Deadlock(f"{name}: the job would hang before its first step is complete: {program.meta['hang']}")
         raise ProgramFailed(
-            f"{name} failed with an exit code of its own, {how.exit_code}, before its first step was complete; "
-            f"its own message is above.\n{errors}".rstrip() + "".join(f"\n{line}" for line in (*_what(how, program), *_held(program))),
+            f"{name} failed with an exit code of its own, {how.exit_code}, before its first step was complete.\n{errors}".rstrip()
+            + "".join(f"\n{line}" for line in (*_what(how, program), *_held(program))),
             how.exit_code, str(program.meta.get("failure", "")), how,
         )  # fmt: skip
     return program

@@ -65,13 +65,18 @@ def _edited(result: Result) -> list[str]:
         if rule == "header":
             continue
         lines.append(f"{len(edits):6,}  {rule:24} {edits[0].reason}")
-        before, after = edits[0].before.strip().split("\n")[0], edits[0].after.strip().split("\n")[0]
         lines += [
             f"        {shown(edits[0].file)}:{edits[0].line}",
-            f"        - {before[:100]}",
-            f"        + {after[:100]}",
+            f"        - {_preview(edits[0].before)}",
+            f"        + {_preview(edits[0].after)}",
         ]
     return [*lines, ""]
+
+
+def _preview(code: str, columns: int = 100) -> str:
+    """The first line, as far as there is room; with " ..." where there is more."""
+    first, *more = code.strip().split("\n")
+    return f"{first[:columns].rstrip()} ..." if more or len(first) > columns else first
 
 
 def _left(words: str, left: list[LeftLine]) -> list[str]:
@@ -82,7 +87,7 @@ def _left(words: str, left: list[LeftLine]) -> list[str]:
     lines = [f"left, {several(len(left), 'place')}: {words}"]
     for key, number in counts.most_common(_MOST):
         one = first[key]
-        lines.append(f"{number:6,}  {one.symbol[:60]}  {shown(one.file)}:{one.line}")
+        lines.append(f"{number:6,}  {_preview(one.symbol, 60)}  {shown(one.file)}:{one.line}")
         lines.append(f"        {one.reason}")
     return [*lines, *_more(len(counts)), ""]
 

@@ -15,12 +15,13 @@ class Progress:
     """Called with the text of the stage that begins. As a context, it stops its clock on leaving.
 
     The clock is drawn at the start of the line and the cursor left there, so that whatever the user's program prints
-    meanwhile writes over it.
+    meanwhile writes over it. Recordings that run side by side call it from threads of their own.
     """
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self._terminal = sys.stderr.isatty()
+        self._calling = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -33,12 +34,16 @@ class Progress:
     def __call__(self, text: str) -> None:
         if self.quiet:
             return
-        self._end_clock()
-        print(f"anychip: {text}", file=sys.stderr, flush=True)
-        if self._terminal:
-            self._stop.clear()
-            self._thread = threading.Thread(target=self._run_clock, args=(time.perf_counter(),), daemon=True)
-            self._thread.start()
+        with self._calling:
+            self._end_clock()
+            sys.stderr.write(
+                f"anychip: {text}\n"
+            )  # in one: a program's own lines, and others' of ours, come between two
+            sys.stderr.flush()
+            if self._terminal:
+                self._stop.clear()
+                self._thread = threading.Thread(target=self._run_clock, args=(time.perf_counter(),), daemon=True)
+                self._thread.start()
 
     def _run_clock(self, began: float) -> None:
         if self._stop.wait(CLOCK_FROM_S):

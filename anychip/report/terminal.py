@@ -143,6 +143,8 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
         yield "  reserved", ["-" if most is None else units.memory(most) for most in reserved]
     yield row("  of", lambda f: units.memory(f.memory_bytes))
     yield row("  fits", lambda f: "yes" if f.fits else Text("NO", style="bold red"))
+    if any(f.would_fail for f in forecasts):
+        yield row("would run", lambda f: Text("NO", style="bold red") if f.would_fail else "yes")
     yield row(f"energy/{one}, max", lambda f: "-" if f.energy_j is None else f"{units.figures(f.energy_j)} J")
     yield row(f"USD/1000 {one}s", lambda f: "-" if f.cost_usd is None else f"{units.figures(f.cost_usd * 1000)}")
     yield from _section("time limited by", forecasts, lambda f: f.breakdown_s, BREAKDOWN, units.duration)

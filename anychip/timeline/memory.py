@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from anychip.record import Kind, Mark, Program
 from anychip.record.failure import refused
-from anychip.record.steps import Marks, Phase, find_steps
+from anychip.record.steps import Marks, Phase, Step, find_steps
 from anychip.record.tape import order_of
 from anychip.timeline.modules import memory_by_module
 
+ENOUGH_STEPS = 3  # to tell growth from what happens once: two differences
 KINDS = ("parameters", "gradients", "optimizer", "activations", "workspace", "other")
 
 
@@ -23,7 +24,8 @@ KINDS = ("parameters", "gradients", "optimizer", "activations", "workspace", "ot
 class Memory:
     """peak_bytes: the most that was live at once; at: the word where that was. by_kind: the peak's bytes by KINDS.
     end_bytes: what was live at the end. stepping_bytes: the most from the first step on. state_bytes: parameters and optimizer
-    state when the last step has ended, whenever the peak was."""
+    state when the last step has ended, whenever the peak was. growth_bytes: what each step leaves behind for good; 0 where not every
+    one does, or too few are there to tell."""
 
     peak_bytes: int
     at: int
@@ -31,6 +33,7 @@ class Memory:
     end_bytes: int
     stepping_bytes: int
     state_bytes: int = 0
+    growth_bytes: int = 0
     _by_module: Callable[[], dict[str, int]] = field(default=dict, repr=False, compare=False)
 
     @cached_property
@@ -99,7 +102,21 @@ def memory(program: Program) -> Memory:
     kept = np.isin(kind, (KINDS.index("parameters"), KINDS.index("optimizer")))
     kept &= (all_lives.born < first) & (all_lives.died >= last)
     state = int(all_lives.size[kept].sum())
-    return Memory(int(live[at]), at, kinds, int(live[-1]), stepping, state, modules)
+    growth = _growth(live, all_lives, steps)
+    return Memory(int(live[at]), at, kinds, int(live[-1]), stepping, state, growth, modules)
+
+
+def _growth(live: npt.NDArray[np.int64], of: Lives, steps: list[Step]) -> int:
+    """The least that live memory grew by from the end of one step to that of the next, and that a step but the last made and was
+    there when the last had ended. What is made once (an optimizer's state, buckets, caches), or is given back a step later (the last
+    batch), is in no two of them."""
+    if len(steps) < ENOUGH_STEPS:
+        return 0
+    ends = np.array([step.end for step in steps])
+    lasting = (of.born >= steps[0].begin) & (of.born < ends[-2]) & (of.died >= ends[-1])
+    made_in = np.searchsorted(ends, of.born[lasting], side="right")
+    kept = np.bincount(made_in, of.size[lasting], ends.size - 1)
+    return max(int(min(np.diff(live[ends - 1]).min(), kept.min())), 0)
 
 
 def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:

@@ -48,9 +48,11 @@ def test_a_rank_that_failed_is_named_before_those_that_wait_for_it():
     other.at(3).run(other.recv(0, 10))
     program = job(one, other)
     program.meta |= {"failed_rank": 0, "exit_code": 3}
-    with pytest.raises(ProgramFailed, match=r"^rank 0 failed, its own message is above") as error:
+    with pytest.raises(ProgramFailed, match=r"^rank 0 failed; other ranks wait for what it would have done") as error:
         simulate(program, H100, Wire())
     assert error.value.exit_code == 3
+    assert error.value.how is not None
+    assert error.value.how.rank == 0
 
 
 def test_uneven_all_to_alls_fit():

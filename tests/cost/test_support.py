@@ -51,9 +51,10 @@ CASES = [
 @pytest.mark.parametrize(("call", "name", "says", "priced"), CASES)
 def test_said_in_one_sentence_with_how_it_was_priced(call, name, says, priced):
     (sentence,) = unsupported([call], load_chip(name))
-    assert sentence.startswith(says)
-    assert call.name.rpartition(".")[0] in sentence
-    assert priced in sentence
+    assert sentence.text.startswith(says)
+    assert call.name.rpartition(".")[0] in sentence.text
+    assert priced in sentence.text
+    assert sentence.fails == (" has no " in says)
 
 
 @pytest.mark.parametrize(("call", "name"), [(mm(64, 64, 64), "h100"), (scaled_mm(), "h100"), (add(10), "v100"),

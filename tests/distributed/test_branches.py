@@ -5,18 +5,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anychip.device.branches import World, first_of_others, kinds
+from anychip.device.branches import Apart, World, first_of_others, told_apart, unseen
+from anychip.device.launch import record
 from anychip.record import Program
-from tests.distributed.test_jobs import job
+from anychip.record.failure import failure_of
+from anychip.spec import load_chip
+from tests.distributed.test_jobs import PROGRAMS, job
 
 NONE = np.zeros(0, np.int64)
 BEGIN = "import os, torch.distributed as dist\nr = dist.get_rank()\nlocal = int(os.environ['LOCAL_RANK'])\n"
 
 
+def told(path: Path) -> Apart:
+    return told_apart(Program(NONE, [], NONE, meta={"argv": [str(path)]}), World(16, 8))
+
+
 def apart(tmp_path: Path, source: str, known: tuple[int, ...] = (0, 1, 15)) -> list[int]:
     path = tmp_path / "train.py"
     path.write_text(source, encoding="utf-8")
-    return first_of_others(kinds(Program(NONE, [], NONE, meta={"argv": [str(path)]}), World(16, 8)), known)
+    return first_of_others(told(path).kind, known)
 
 
 @pytest.mark.parametrize(("test", "found"), [
@@ -55,7 +62,79 @@ def test_odd_expressions_are_no_obstacle_to_the_others(odd: str, found: list[int
 
 def test_files_that_cannot_be_read_tell_nothing(tmp_path: Path) -> None:
     assert apart(tmp_path, "if rank == :\n") == []
-    assert not kinds(Program(NONE, [], NONE, meta={"argv": ["no/such.py"]}), World(16, 8)).any()
+    assert not told(tmp_path / "none.py").kind.any()
+
+
+@pytest.mark.parametrize(("loop", "test", "found"), [
+    ("for step in range(9)", "r == step", ["r == step"]),
+    ("for step, x in enumerate(data)", "(step + r) % 4 == 0 and step", ["(step + r) % 4 == 0"]),
+    ("while True", "step % dist.get_world_size() == r", ["step % dist.get_world_size() == r"]),
+    ("for step in range(9)", "step == 2 and r == 3", []), ("for step in range(9)", "r == args.odd", []),
+])  # fmt: skip
+def test_comparisons_with_a_steps_number_are_told(loop: str, test: str, found: list[str], tmp_path: Path) -> None:
+    """Which rank does something else at which step is not known before; it was left out in silence."""
+    path = tmp_path / "train.py"
+    path.write_text(f"{BEGIN}step = 0\n{loop}:\n    if {test}: pass\n    loss.backward()\n    step += 1\n")
+    assert told(path).by_step == [f"train.py:6 ({one})" for one in found]
+    path.write_text(f"{BEGIN}for i in range(dist.get_world_size()):\n    if r == i: mine.append(files[i])\n")
+    assert told(path).by_step == []
+
+
+LATER = """\
+import torch, torch.distributed as dist
+dist.init_process_group("nccl")
+r = dist.get_rank()
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(64, 64).cuda())
+optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+for step in range(4):
+    loss = model(torch.ones(8, 64, device="cuda")).sum()
+    if step == 2 and {test}:
+        {then}
+    loss.backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(("test", "members"), [
+    ("r == 3", [(0, 1, 2), (3,)]), ("r == 1", [(0, 2, 3), (1,)]), ("r > 0", [(0,), (1, 2, 3)]),
+    ("r < 99", [(0, 1, 2, 3)]),
+])  # fmt: skip
+def test_what_ranks_do_in_a_later_step_tells_them_apart(
+    test: str, members: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    """The second and the last rank were run for one step, and stood with rank 0 whatever they did after it."""
+    path = tmp_path / "later.py"
+    path.write_text(LATER.format(test=test, then="model.module(torch.ones(4, 64, device='cuda'))"))
+    program = record([str(path)], load_chip("h100"), world_size=4, devices=4, show_output=False)
+    assert [one.members for one in program.ranks] == members
+
+
+def test_the_last_rank_that_fails_in_a_later_step_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "later.py"
+    path.write_text(LATER.format(test="r == 3", then="raise ValueError('no data')"))
+    how = failure_of(record([str(path)], load_chip("h100"), world_size=4, devices=4, show_output=False))
+    assert how is not None
+    assert (how.rank, how.steps, how.error) == (3, 2, "ValueError: no data")
+
+
+@pytest.mark.parametrize(("test", "found"), [
+    ([0, 0, 0, 1], {"t": 3}), ([0, 1, 1, 1], {}), ([0, 0, 1, 1], {}), ([0, 1, 0, 1], {}), ([0, 0, 1, 0], {"t": 3}),
+])  # fmt: skip
+def test_outcomes_that_no_rank_of_a_stage_had_that_ran(test: list[int], found: dict[str, int]) -> None:
+    """Two stages of two ranks, of which 0, 1 and 2 ran, 1 for a step. What 0 and 1 are told apart by makes no difference."""
+    outcomes = {"t": np.array(test, bool)}
+    assert unseen(outcomes, [[0, 1], [2, 3]], {0, 1, 2}) == found
+
+
+@pytest.mark.parametrize(("rank", "is_told"), [(1, False), (3, True), (5, True), (7, False)])
+def test_ranks_of_a_pipeline_that_are_told_apart_are_told(rank: int, is_told: bool, tmp_path: Path) -> None:
+    source = (PROGRAMS / "pipeline.py").read_text()
+    path = tmp_path / "pipeline.py"
+    path.write_text(source.replace("    optimizer.step()", f"    dist.get_rank() == {rank}\n    optimizer.step()"))
+    arguments = [str(path), "4", "8", "ScheduleGPipe"]
+    program = record(arguments, load_chip("h100"), world_size=8, devices=8, show_output=False)
+    told = [one for one in program.meta["warnings"] if f"(dist.get_rank() == {rank}), rank {rank}. For each" in one]
+    assert len(told) == is_told
 
 
 def test_a_rank_that_alone_does_something_is_a_class_of_its_own() -> None:

@@ -475,6 +475,61 @@ def test_a_rank_that_fails_after_some_steps_is_told_with_them(tmp_path: Path) ->
     assert (answer.exit_code, answer.outcome) == (1, "program_failed")
 
 
+@pytest.mark.parametrize("ranks", ["distinct", "all"])
+@pytest.mark.parametrize("taken", [1, 2])
+def test_the_figures_are_of_the_steps_that_all_ranks_took_before_one_failed(
+    taken: int, ranks: str, tmp_path: Path
+) -> None:
+    """0 ns, 0 USD, fits: the last step of the others, which waited for the one that had failed, was taken for its last, too."""
+    whole, failing = tmp_path / "whole.py", tmp_path / "failing.py"
+    begin = (
+        "import torch, torch.distributed as dist\n"
+        "dist.init_process_group('nccl')\n"
+        "rank = dist.get_rank()\n"
+        "model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(64, 64).cuda())\n"
+        "optimizer = torch.optim.SGD(model.parameters(), 1e-3)\n"
+        "for step in range(4):\n"
+    )
+    end = (
+        "    loss = model(torch.ones(8, 64, device='cuda')).sum()\n"
+        "    if rank == 1: torch.ones(2048, 2048, device='cuda') @ torch.ones(2048, 2048, device='cuda')\n"
+        "    loss.backward()\n"
+        "    optimizer.step()\n"
+    )
+    whole.write_text(begin + end)
+    failing.write_text(begin + f"    if rank == 2 and step == {taken}: raise ValueError('no data')\n" + end)
+    (due,) = forecast(str(whole), on="h100:4", show_output=False, steps=taken).forecasts
+    answer = forecast(str(failing), on="h100:4", show_output=False, ranks=ranks)
+    (found,) = answer.forecasts
+    assert due.step_time_s > 1e-4
+    assert found.step_time_s == pytest.approx(due.step_time_s, rel=1e-6)
+    assert found.cost_usd == pytest.approx(due.cost_usd, rel=1e-6)
+    assert sum(found.breakdown_s.values()) == pytest.approx(found.step_time_s, rel=1e-6)
+    assert (found.steps, found.step_kind, found.samples_per_step) == (taken, "train", 4 * 8)
+    assert answer.outcome == "program_failed"
+    assert answer.failures[0] is not None
+    assert (answer.failures[0].rank, answer.failures[0].steps, answer.failures[0].line) == (2, taken, 7)
+
+
+@pytest.mark.parametrize("failing", [0, 7])
+def test_stages_that_a_failed_one_does_not_hold_up_take_their_steps(failing: int, tmp_path: Path) -> None:
+    """All were stopped at once where they waited for one another's shapes, and there were no figures of the step that the one took."""
+    source = (PROGRAMS / "pipeline.py").read_text()
+    script = tmp_path / "pipeline.py"
+    script.write_text(
+        source.replace(
+            "for _ in range(3):\n",
+            f"for step in range(3):\n    if step == 1 and dist.get_rank() == {failing}: raise ValueError('lost')\n",
+        )
+    )
+    whole, cut = (
+        forecast([str(path), "4", "8", "ScheduleGPipe"], on="h100:8", show_output=False, steps=steps, ranks="all")
+        for path, steps in ((PROGRAMS / "pipeline.py", 1), (script, 3))
+    )
+    assert cut.outcome == "program_failed"
+    assert cut.forecasts[0].step_time_s == pytest.approx(whole.forecasts[0].step_time_s, rel=1e-3)
+
+
 def test_a_checkpoint_is_what_is_kept_wherever_the_peak_is() -> None:
     """A model that is largest before it is sharded had no checkpoint, and so no goodput: at its peak there are no shards yet."""
     found = forecast([str(PROGRAMS / "sharded.py"), "2"], on="h100:16@llama3", show_output=False).forecasts[0]

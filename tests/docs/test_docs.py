@@ -27,6 +27,15 @@ def test_the_walkthrough_prints_what_stands_beside_it(generate):
     assert re.findall("^==.*", printed, re.MULTILINE) == re.findall("^==.*", written, re.MULTILINE)
 
 
+def test_asking_the_tool_for_help_writes_nothing(generate, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["docs.py", "--help"])
+    monkeypatch.setattr(generate, "pages", None)
+    with pytest.raises(SystemExit) as end:
+        generate.main()
+    assert end.value.code == 0
+    assert "Write again what is generated" in capsys.readouterr().out
+
+
 def test_the_pages_of_chips_are_what_the_standard_says(generate):
     """Fails after a change of anychip/standard: run `make docs` and commit what it writes."""
     written = generate.pages()

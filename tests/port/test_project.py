@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -211,6 +212,17 @@ def test_one_of_a_thing_is_singular(tmp_path):
     printed = show.text(port(tmp_path / "a.py"))
     assert ": 1 edit in 1 of 1 file, 3 lines" in printed
     assert "left, 1 place: " in printed
+
+
+def test_a_preview_says_where_it_leaves_something_off(tmp_path):
+    """A line was cut off in the middle, as if that were the edit."""
+    line = f"torch.cuda.set_device(r); print('{'x' * 100}')"
+    (tmp_path / "a.py").write_text(f"import torch\n{line}\n")
+    printed = show.text(port(tmp_path / "a.py"))
+    assert f"- {line[:100]} ...\n" in printed
+    assert re.search(r"^ +\+ .{100} \.\.\.$", printed, re.MULTILINE)
+    (tmp_path / "a.py").write_text("import torch\ntorch.cuda.set_device(r)\n")
+    assert "- torch.cuda.set_device(r)\n" in show.text(port(tmp_path / "a.py"))
 
 
 def test_the_command_prints_one_screen_and_json(tree, capsys, tmp_path):

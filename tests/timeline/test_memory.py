@@ -1,5 +1,7 @@
 """What is live, and when."""
 
+import pytest
+
 from anychip.timeline.memory import memory
 from tests.timeline.tapes import ALLOC, FREE, OP, Kind, Mark, mark, program, t, w
 from tests.timeline.tapes import op as call
@@ -61,3 +63,31 @@ def test_what_a_program_held_that_failed_midway_whether_or_not_its_interpreter_g
     assert {name: size for name, size in freed.by_kind.items() if size} == {
         "parameters": 100, "gradients": 100, "optimizer": 170,
     }  # fmt: skip
+
+
+def steps_that_make(*blocks_of_steps, freed=()):
+    """Steps that make these blocks, and free those of `freed` as each begins."""
+    freed = [*freed, *([()] * len(blocks_of_steps))]
+    words = [w(ALLOC, 0), w(OP, 0)]
+    for made, gone in zip(blocks_of_steps, freed, strict=False):
+        words += [
+            mark(Mark.FORWARD_BEGIN), *(w(FREE, block) for block in gone), *(w(ALLOC, block) for block in made), w(OP, 0),
+            mark(Mark.FORWARD_END), mark(Mark.BACKWARD_BEGIN), w(OP, 0), mark(Mark.BACKWARD_END),
+            w(Kind.OPTIMIZER, 0), mark(Mark.OPTIMIZER_BEGIN), w(OP, 0), mark(Mark.OPTIMIZER_END),
+        ]  # fmt: skip
+    return program(words, OPS, [100, 30, 40, 50, 60])
+
+
+@pytest.mark.parametrize(("made", "freed", "growth"), [
+    ([[1], [2], [3]], [], 30),  # a list that keeps an output: 30 and 40 are there in the end, live memory grew by 40 and 50
+    ([[1, 2], [3], [4]], [], 50),
+    ([[1], [2], [3]], [(), (1,), (2,)], 0),  # the last output: given back a step later
+    ([[1], [2], []], [], 0),  # an optimizer's state, and buckets that are made anew
+    ([[1], [], []], [], 0),
+    ([[], [1], [2]], [], 0),  # begins in the second step: one more would tell
+    ([[], [], [1]], [], 0),
+    ([[1], [2]], [], 0),  # two steps are too few
+])  # fmt: skip
+def test_growth_is_what_every_step_leaves_behind(made, freed, growth):
+    """Memory that grew from step to step fitted in silence."""
+    assert memory(steps_that_make(*made, freed=freed)).growth_bytes == growth

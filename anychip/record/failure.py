@@ -43,8 +43,13 @@ def failure_of(program: Program) -> Failure | None:
     failed = next((one for one in program.ranks if rank in one.members), program)
     file, line = failed.meta.get("failed_at") or (None, None)
     wanted, of_bytes = refused(failed)
-    first_line = str(failed.meta.get("failure", "")).partition("\n")[0]
-    return Failure(int(code), rank, first_line, file, line, num_trained(failed), wanted, of_bytes)
+    return Failure(int(code), rank, first_line(str(failed.meta.get("failure", ""))), file, line, num_trained(failed), wanted, of_bytes)
+
+
+def first_line(said: str) -> str:
+    """An exception with the first line of its text, which torch's pipelines begin with an empty one."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return " ".join(lines[: 1 + lines[0].endswith(":")]) if lines else ""
 
 
 def num_trained(program: Program) -> int:

@@ -1,0 +1,16 @@
+import pytest
+
+from anychip.record.failure import first_line
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("", ""),
+        ("ValueError: bad shard\nof rank 3", "ValueError: bad shard"),
+        ("RuntimeError: \n            [Stage 3] failed to run forward:\n    args: ()", "RuntimeError: [Stage 3] failed to run forward:"),
+        ("SystemExit: no data", "SystemExit: no data"),
+    ],
+)  # fmt: skip
+def test_an_error_is_told_by_the_first_line_of_its_text_that_says_something(said: str, told: str) -> None:
+    assert first_line(said) == told

@@ -43,7 +43,16 @@ def failure_of(program: Program) -> Failure | None:
     failed = next((one for one in program.ranks if rank in one.members), program)
     file, line = failed.meta.get("failed_at") or (None, None)
     wanted, of_bytes = refused(failed)
-    return Failure(int(code), rank, first_line(str(failed.meta.get("failure", ""))), file, line, num_trained(failed), wanted, of_bytes)
+    return Failure(
+        int(code),
+        rank,
+        first_line(str(failed.meta.get("failure", ""))),
+        file,
+        line,
+        num_trained(failed),
+        wanted,
+        of_bytes,
+    )
 
 
 def first_line(said: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import anychip
-from anychip.device.saved import ASIDE, Saved, put_back
+from anychip.device.saved import ASIDE, HIDDEN, Saved, put_back
 
 TRAIN = """
     import os, shutil, sys, time, torch
@@ -157,3 +157,131 @@ def test_a_link_to_a_checkpoint_is_followed(tmp_path: Path) -> None:
     put_back(tmp_path)
     assert (tmp_path / "latest.pt").is_symlink()
     assert (tmp_path / "real.pt").read_text() == "real"
+
+
+SHUFFLE = """
+    import glob, os, shutil, torch
+    model = torch.nn.Linear(64, 64).cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(3):
+        model(torch.ones(4, 64, device="cuda")).sum().backward()
+        optimizer.step()
+        state = model.state_dict()
+        {save}
+"""
+# What a program does with its checkpoints after each step.
+SHUFFLES = {
+    "a folder of which one file was overwritten is removed": """
+        if step == 0:
+            torch.save(state, "real/model.pt")
+            assert len(glob.glob("real/*")) == 3
+            shutil.rmtree("real")""",
+    "files of a folder are removed, then the folder": """
+        if step == 0:
+            for name in os.listdir("alone"):
+                os.remove(f"alone/{name}")
+            os.rmdir("alone")""",
+    "a new folder takes a folder's place": """
+        os.makedirs("tmp"); torch.save(state, "tmp/model.pt")
+        os.rename("real", "old"); os.rename("tmp", "real"); shutil.rmtree("old")""",
+    "a folder of which one file was overwritten is moved": """
+        if step == 0:
+            torch.save(state, "real/model.pt")
+            os.rename("real", "moved")""",
+    "a symbolic link moves on": """
+        torch.save(state, f"epoch-{step}.pt")
+        os.remove("latest.pt"); os.symlink(f"epoch-{step}.pt", "latest.pt")
+        if os.path.islink("latest"): os.remove("latest")
+        os.makedirs(f"all-{step}"); torch.save(state, f"all-{step}/x.pt"); os.symlink(f"all-{step}", "latest")""",
+    "a symbolic link is replaced": """
+        torch.save(state, f"epoch-{step}.pt")
+        os.symlink(f"epoch-{step}.pt", "next"); os.replace("next", "latest.pt")""",
+    "what was moved is written again": """
+        if step == 0:
+            os.rename("real/model.pt", "moved.pt")
+            torch.save(state, "moved.pt")""",
+    "a second name": """
+        torch.save(state, "last.pt")
+        if os.path.exists("best"): os.remove("best")
+        os.link("last.pt", "best")""",
+    "the index of a distributed checkpoint": """
+        open("real/.metadata", "wb").close()""",
+    "a file that must not be there": """
+        try:
+            open("real/model.pt", "xb")
+            raise SystemExit("opened")
+        except FileExistsError:
+            pass""",
+}
+
+
+@pytest.mark.parametrize("name", SHUFFLES)
+def test_checkpoints_are_as_they_were_after(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in ("real/model.pt", "real/random.pth", "real/.metadata", "real/state.json", "alone/model.pt"):
+        (tmp_path / one).parent.mkdir(exist_ok=True)
+        (tmp_path / one).write_text(one)
+    os.symlink("real/model.pt", tmp_path / "latest.pt")
+    os.symlink("real", tmp_path / "latest")
+    code = textwrap.dedent(SHUFFLE).replace("    {save}", textwrap.indent(textwrap.dedent(SHUFFLES[name]), "    "))
+    (tmp_path / "train.py").write_text(code, encoding="utf-8")
+    before = files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    program = anychip.record(["train.py"], on="h100", steps=4)
+    assert program.meta["steps"] == 3
+    assert files(tmp_path) == before
+    assert os.readlink("latest.pt") == "real/model.pt"
+    assert os.readlink("latest") == "real"
+    assert not [path for path in tmp_path.rglob("*") if ASIDE in path.name]
+
+
+def test_two_forecasts_in_one_folder_take_nothing_from_each_other(tmp_path: Path) -> None:
+    """The second finds what the first saved, or what one left that was killed."""
+    path = tmp_path / "last.pt"
+    for end_first in (True, False):
+        path.write_text("real")
+        first, second = (Saved(folder, lambda: True) for folder in (tmp_path / "one", tmp_path / "two") if not folder.mkdir(exist_ok=True))  # fmt: skip
+        for one in (first, second, first):
+            one.keep(path)
+            path.write_text("without values")
+        ends = [first, second] if end_first else [second, first]
+        put_back(ends[0].folder)
+        assert path.read_text() == "real"
+        ends[1].keep(path)
+        path.write_text("without values")
+        put_back(ends[1].folder)
+        assert path.read_text() == "real"
+
+
+def test_where_a_file_cannot_be_moved_its_checkpoint_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that cannot be written, a file system without links."""
+    path = tmp_path / "last.pt"
+    path.write_text("real")
+    (tmp_path / "recording").mkdir()
+    saved = Saved(tmp_path / "recording", lambda: True)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as refused:
+        for name in ("rename", "link", "replace"):
+            refused.setattr(os, name, refuse)
+        saved.keep(path)
+        path.write_text("without values")
+        put_back(saved.folder)
+    assert path.read_text() == "real"
+
+
+def test_a_rank_finds_what_was_there_before_the_one_that_ran_before_it(tmp_path: Path) -> None:
+    path, new = tmp_path / "last.pt", tmp_path / "new.pt"
+    path.write_text("real")
+    for _ in range(3):
+        rank = Saved(tmp_path, lambda: True)
+        assert path.read_text() == "real"
+        assert not new.exists()
+        for one in (path, new):
+            rank.keep(one)
+            one.write_text("without values")
+        rank.hide()
+    put_back(tmp_path)
+    assert path.read_text() == "real"
+    assert not [one for one in tmp_path.iterdir() if ASIDE in one.name or HIDDEN in one.name or one == new]

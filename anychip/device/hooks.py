@@ -201,7 +201,8 @@ class Hooks:
         self.parameter_modules: dict[int, int] = {}  # block of a parameter -> module that holds it
         self.backward = BackwardModules(self.tape)
         self._outer: list[int] = []  # modules that are being called, by index
-        self._open: OutermostCall | None = None
+        self._open: tuple[torch.nn.Module, OutermostCall] | None = None  # whose end will not be seen
+        self._seen: set[type] = set()  # classes whose `forward` is wrapped
         self._watched: Any = None  # a parameter of the module that was called last, weakly
         self._own_optimizer = OwnOptimizer(runtime, self._is_parameter, self._own_optimizer_begins)
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers, whether they have stepped or not
@@ -238,6 +239,8 @@ class Hooks:
         def __call__(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
             if torch._C._get_tracing_state():
                 return original(module, *args, **kwargs)
+            if self._open is not None:
+                self._end_call_that_is_over(sys._getframe(1))
             if self._depth == 0:
                 return self._outermost(original, module, args, kwargs)
             enter, leave = self._module_words(module)
@@ -272,7 +275,7 @@ class Hooks:
             self._see_direct_calls(type(owner))
             call = self._enter(owner)
             if call is not None:
-                self._open = call  # where it ends is not seen this once
+                self._open = owner, call
                 return module(*args, **kwargs)
         call = self._enter(module)
         if call is None:
@@ -292,11 +295,16 @@ class Hooks:
 
     def _see_direct_calls(self, kind: type[torch.nn.Module]) -> None:
         """From now on a call of this class's `forward` by its name, which skips `__call__`, is one of the module."""
+        if kind in self._seen:
+            return  # an instance has a `forward` of its own, or its call is nothing to the chip
+        self._seen.add(kind)
         original = kind.forward
 
         @wraps(original)
         def forward(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-            self.end_open_call()
+            if torch._C._get_tracing_state():
+                return original(module, *args, **kwargs)
+            self._end_call_that_is_over(sys._getframe(1))
             if self._depth:
                 return original(module, *args, **kwargs)
             return self._outermost(original, module, args, kwargs)
@@ -306,8 +314,12 @@ class Hooks:
     def end_open_call(self) -> None:
         """A call whose end was not seen is over."""
         if self._open is not None:
-            call, self._open = self._open, None
+            (_, call), self._open = self._open, None
             self._leave(call)
+
+    def _end_call_that_is_over(self, frame: FrameType) -> None:
+        if self._open is not None and called_directly(frame) is not self._open[0]:
+            self.end_open_call()
 
     def _enter(self, module: torch.nn.Module) -> OutermostCall | None:
         """Note that an outermost call begins; None where it is nothing to the chip."""

@@ -3,6 +3,8 @@
 import textwrap
 from pathlib import Path
 
+import pytest
+
 import anychip
 
 MODEL = """
@@ -55,3 +57,65 @@ def test_training_by_forward_is_the_same_as_by_call(tmp_path: Path) -> None:
     by_name, as_module = (forecast(tmp_path, model + TRAIN.replace("{call}", call)) for call in (".forward", ""))
     assert (by_name.step_time_s, by_name.peak_memory_bytes) == (as_module.step_time_s, as_module.peak_memory_bytes)
     assert by_name.samples_per_step == as_module.samples_per_step == 32
+
+
+HIDES_ITS_PART = """
+    import torch
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.parts = torch.nn.Linear(8, 8), [torch.nn.Linear(8, 8).cuda()]   # of a list torch knows nothing
+        def forward(self, x):
+            return self.parts[0](self.first(x).cuda())
+    model = Net()
+    optimizer = torch.optim.SGD(model.parts[0].parameters(), lr=0.1)
+"""
+FORWARD_OF_ITS_OWN = """
+    import torch, types
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = torch.nn.Linear(8, 8)
+        def forward(self, x):
+            return self.first(x)
+    def forward(self, x):
+        return type(self).forward(self, x)
+    model = Net().cuda()
+    model.forward = types.MethodType(forward, model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+"""
+
+
+@pytest.mark.parametrize(("model", "x"), [(HIDES_ITS_PART, "cpu"), (FORWARD_OF_ITS_OWN, "cuda")])
+def test_forward_is_wrapped_once_however_often_it_is_called(model: str, x: str, tmp_path: Path) -> None:
+    """Each call put one more wrapper around `forward`: RecursionError after a few hundred."""
+    call = "model" if x == "cpu" else "model.forward"
+    text = f"""
+    for _ in range(300):
+        {call}(torch.ones(4, 8, device="{x}")).sum().backward()
+        optimizer.step()
+    assert not hasattr(getattr(Net.forward, "__wrapped__", Net.forward), "__wrapped__")
+    """
+    assert forecast(tmp_path, model + text, steps=1000).steps == 300
+
+
+def test_calls_after_a_call_by_name_are_of_their_own(tmp_path: Path) -> None:
+    """They were inside of the first, whose end is not seen, where no backward follows."""
+    found = forecast(tmp_path, MODEL.replace("{decorator}", "@torch.inference_mode()") + """
+    other = torch.nn.Linear(64, 64).cuda()
+    with torch.no_grad():
+        x = model.forward(x)
+        for _ in range(20):
+            x = other(x)
+    """, calls=6)  # fmt: skip
+    assert (found.step_kind, found.kernels_per_step) == ("call", 1)
+
+
+def test_a_model_that_was_called_by_name_can_be_traced(tmp_path: Path) -> None:
+    text = """
+    model.forward(x), model.forward(x)
+    traced = torch.jit.trace(model, x)
+    for _ in range(20):
+        traced(x)
+    """
+    assert forecast(tmp_path, MODEL.replace("{decorator}", "@torch.no_grad()") + text, calls=6).step_kind == "call"

@@ -51,13 +51,18 @@ class Cudart:
                 f"the virtual chip has no {name}; of libcudart it has {', '.join(self._functions)}"
             ) from None
 
+    __getitem__ = __getattr__  # ctypes has both
+
 
 def _put(*values: int) -> Callable[..., int]:
     """A function that puts these where the pointers that it is given point."""
 
     def function(*pointers: Any) -> int:
         for pointer, value in zip(pointers, values, strict=True):
-            _target(pointer).value = value
+            if hasattr(pointer, "_obj"):  # byref
+                pointer._obj.value = value
+            else:
+                pointer[0] = value
         return 0
 
     return function
@@ -71,11 +76,6 @@ def _calls(torchs: Callable[..., Any]) -> Callable[..., int]:
         return 0
 
     return function
-
-
-def _target(pointer: Any) -> Any:
-    """What `byref(x)` or a pointer points at."""
-    return pointer._obj if hasattr(pointer, "_obj") else pointer.contents
 
 
 def _number(value: Any) -> int:

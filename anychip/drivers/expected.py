@@ -55,7 +55,9 @@ class Known:
             (values.uneven.add if self.uneven else values.uneven.discard)(address)
         if self.span is not None:
             values.span[address] = self.span
-        if self.sample is not None and not tensor.dtype.is_floating_point:
+        if self.sample is not None and tensor.dtype == torch.bool:
+            values.share[address] = float((self.sample != 0).double().mean())
+        elif self.sample is not None and not tensor.dtype.is_floating_point:
             values.samples[address] = self.sample
         if self.within is not None:
             values.within[address] = self.within
@@ -129,6 +131,8 @@ def keep(values: Values, call: Call) -> list[Known]:
         first = replace(of(values, source), uniform=_moved(values, call, source))
     if call.name == "cumsum":
         first = replace(first, sample=None)
+    if call.name in REORDER:
+        first = replace(first, within=None)
     known = [of(values, tensor) for tensor in call.tensors]
     widest = max((one for one in known if one.span), key=lambda one: one.span or 0, default=NOTHING)
     return [replace(first, span=widest.span, most=widest.most, guess=first.guess or widest.guess)] * len(written)
@@ -146,6 +150,7 @@ MOVES = {
     "_to_copy", "clone", "copy_", "index", "index_select", "gather", "cat", "repeat", "flip", "roll", "contiguous",
     "cumsum", "masked_select",
 }  # fmt: skip
+REORDER = {"cat", "cumsum", "flip", "roll"}  # an element is no longer of the integer that lies where it does
 # Integers stay in about the range that they were in.
 SPANS = {"add", "add_", "sub", "sub_", "mul", "mul_", "where", "masked_fill", "masked_fill_", "clamp", "clamp_", "maximum",
          "minimum"}  # fmt: skip
@@ -212,7 +217,7 @@ def _equal(values: Values, call: Call) -> Known:
     many as among some of them."""
     known, number = of(values, call.args[0]), certain(values, call.args[1])
     if known.sample is not None and number is not None:
-        return _bounded(values, call.args[0], number, number + 1)
+        return _bounded(values, call.args[0], math.ceil(number), math.floor(number) + 1)
     span = known.span
     if not span:
         return NOTHING
@@ -224,17 +229,17 @@ def _equal(values: Values, call: Call) -> Known:
 
 def _bounded(values: Values, tensor: torch.Tensor, low: float, high: float, outside: bool = False) -> Known:
     """A mask of the integers in [low, high), or outside. What ranges that follow one another count adds up to all."""
-    source = tensor.untyped_storage().data_ptr()
-    return _of_range(values, Within(source, tensor.numel(), low, high, outside))
+    return _of_range(values, Within(values.source(tensor), low, high, outside))
 
 
 def _of_range(values: Values, within: Within) -> Known:
-    ends = [values.below(within.source, end) for end in (within.low, within.high)]
+    address, elements = within.source.address, within.source.elements
+    ends = [values.below(address, end) for end in (within.low, within.high)]
     if None in ends:
         return Known(within=within)
-    before, through = (round((end or 0.0) * within.elements) for end in ends)
-    share = max(through - before, 0) / max(within.elements, 1)
-    uneven = values.imbalance != 1.0 and within.source not in values.samples
+    before, through = (round((end or 0.0) * elements) for end in ends)
+    share = max(through - before, 0) / max(elements, 1)
+    uneven = values.imbalance != 1.0 and address not in values.samples
     return Known(share=1 - share if within.outside else share, within=within, uneven=uneven)
 
 
@@ -332,7 +337,7 @@ def _both(values: Values, call: Call) -> list[Known]:
         if value is not None and bool(value) == is_or and (of_masks or not is_or):
             return [Known(uniform=float(is_or))]
     within = _both_ranges(is_or, *(of(values, mask).within for mask in masks))
-    if within is not None:
+    if within is not None and values.is_there(within.source):
         return [_of_range(values, within)]
     one, other = (share_of(values, mask) for mask in masks)
     if one is not None and other is not None:
@@ -343,7 +348,7 @@ def _both(values: Values, call: Call) -> list[Known]:
 
 def _both_ranges(is_or: bool, one: Within | None, other: Within | None) -> Within | None:
     """Two masks of the same integers: what lies in both ranges, or beyond one of two ends; None for other pairs."""
-    if one is None or other is None or (one.source, one.elements) != (other.source, other.elements):
+    if one is None or other is None or one.source != other.source:
         return None
     if not is_or and not one.outside and not other.outside:
         return replace(one, low=max(one.low, other.low), high=min(one.high, other.high))

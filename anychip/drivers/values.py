@@ -16,6 +16,8 @@ Three sources, in this order (docs/values.md has a row per operator):
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
+from typing import Any, NamedTuple
 
 import torch
 
@@ -59,12 +61,21 @@ LOOP_READS = 200  # reads of one boolean at one line before it alternates, in a 
 OTHER_READS = 10_000  # elsewhere: `if norm > bound` for each parameter of a model ends by itself
 
 
+class Source(NamedTuple):
+    """The integers that a mask is of. writing: which one made them; offset, stride: what part they are of what lies there."""
+
+    address: int
+    writing: int
+    elements: int
+    offset: int
+    stride: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Within:
-    """What a mask says of the integers at an address: that they are in [low, high), or `outside` of it. elements: how many."""
+    """What a mask says of integers: that they are in [low, high), or `outside` of it."""
 
-    source: int
-    elements: int
+    source: Source
     low: float
     high: float
     outside: bool = False
@@ -84,6 +95,8 @@ class Values:
         self.span: dict[int, int] = {}  # integers: they are in [0, span)
         self.samples: dict[int, torch.Tensor] = {}  # integers that came from the host, some of many, sorted
         self.within: dict[int, Within] = {}
+        self.writings: dict[int, int] = {}  # of an address that masks are of: a number that is new once it was written
+        self._numbers = count()
         # The largest share of the elements that can be one of these: of k different ones 1/k.
         self.most: dict[int, float] = {}
         self.reads: Counter[tuple[str, int]] = Counter()
@@ -96,7 +109,9 @@ class Values:
 
     def forget(self, address: int) -> None:
         self.uneven.discard(address)
-        known_of = (self.real, self.uniform, self.guess, self.share, self.span, self.most, self.samples, self.within)
+        known_of: tuple[dict[int, Any], ...] = (
+            self.real, self.uniform, self.guess, self.share, self.span, self.most, self.samples, self.within, self.writings,
+        )  # fmt: skip
         for known in known_of:
             known.pop(address, None)
 
@@ -130,6 +145,17 @@ class Values:
         alias = self.alias(tensor)
         assert alias is not None
         alias.copy_(value)
+
+    def source(self, tensor: torch.Tensor) -> Source:
+        address = tensor.untyped_storage().data_ptr()
+        if address not in self.writings:
+            self.writings[address] = next(self._numbers)
+        stride = () if tensor.is_contiguous() else tensor.stride()
+        return Source(address, self.writings[address], tensor.numel(), int(tensor.storage_offset()), stride)
+
+    def is_there(self, source: Source) -> bool:
+        """Whether nothing was written to these integers since."""
+        return self.writings.get(source.address) == source.writing
 
     def below(self, address: int, bound: float) -> float | None:
         """What share of the integers at an address is below a bound: of a sample of them, or of `span` numbers that are as likely."""

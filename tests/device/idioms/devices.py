@@ -397,6 +397,8 @@ def cudart() -> None:
         assert library.cudaDeviceGetLimit(limit, ctypes.c_int(5)) == 0 and limit.contents.value == 64
         assert library.cudaDeviceSetLimit(ctypes.c_int(5), ctypes.c_int(128)) == 0
         assert library.cudaDeviceGetLimit(limit, ctypes.c_int(5)) == 0 and limit.contents.value == 128
+        array = (ctypes.c_int * 1)()
+        assert library["cudaDeviceGetLimit"](array, ctypes.c_int(5)) == 0 and array[0] == 128
         count, free, total = ctypes.c_int(), ctypes.c_size_t(), ctypes.c_size_t()
         library.cudaGetDeviceCount.restype = ctypes.c_int
         assert library.cudaGetDeviceCount(ctypes.byref(count)) == 0 and count.value == torch.cuda.device_count()

@@ -42,7 +42,10 @@ class ExtensionFunction:
         cost = custom.COSTS.get(self.op)
         if cost is not None:
             return custom.record_call(f"custom.{self.op}", cost, args, kwargs)
-        return self._by_source((*args, *kwargs.values()))
+        return self._by_source(self._in_order(args, kwargs))
+
+    def _in_order(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        return (*args, *kwargs.values())
 
     def _by_source(self, args: tuple[Any, ...]) -> Any:
         """Record by what the source says of the results; its inputs count as written where it returns nothing."""
@@ -80,6 +83,10 @@ class ExtensionFunction:
 class Operator(ExtensionFunction):
     """One that the extension registers with torch: its schema says what it writes, `register_fake` what it returns."""
 
+    def _in_order(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        op = registered.operator(self.__module__, self.__name__)
+        return super()._in_order(args, kwargs) if op is None else registered.in_order(op, args, kwargs)
+
     def _returned(self, args: tuple[Any, ...]) -> Any:
         if (op := registered.operator(self.__module__, self.__name__)) is not None:
             try:
@@ -106,7 +113,12 @@ def make_module(name: str, sources: Iterable[str], functions: Iterable[str] = ()
     bound = dict(_BOUND.findall(text)) | {one: one for one in functions}
     for python, cxx in bound.items():
         setattr(module, python, ExtensionFunction(name, python, cxx, text))
-    registered.register(text, name, lambda space, one: Operator(space, one, bound.get(one, one), text))
+
+    def cxx_name(operator: str) -> str:
+        plain_name = operator.partition(".")[0]
+        return bound.get(plain_name, plain_name)
+
+    registered.register(text, name, lambda space, one: Operator(space, one, cxx_name(one), text))
     module.__dict__["__anychip__"] = True
     if not bound:
         module.__dict__["__getattr__"] = _any_function(name)

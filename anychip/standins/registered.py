@@ -26,15 +26,15 @@ def defined(text: str, module: str) -> Iterator[tuple[str, str]]:
         namespace = module if block[1] == "TORCH_EXTENSION_NAME" else block[1]
         body = text[block.end() : closing(text, block.end() - 1, "{}")]
         for call in re.finditer(rf"\b{block[2]}\s*\.\s*def\s*\(\s*(?:\w+\()?((?:{_LITERAL.pattern}\s*)+)", body, re.S):
-            whole = "".join(raw or quoted for raw, quoted in _LITERAL.findall(call[1]))
+            whole = "".join(raw or re.sub(r"\\(.)", r"\1", quoted) for raw, quoted in _LITERAL.findall(call[1]))
             yield namespace, whole.removeprefix(f"{namespace}::").strip()
 
 
 def register(text: str, module: str, make: Callable[[str, str], Callable[..., Any]]) -> None:
     """Make the operators of an extension's text known to torch. make(namespace, name): what runs on the chip."""
     for namespace, schema in defined(text, module):
-        name = schema.partition("(")[0].partition(".")[0]
-        if hasattr(getattr(torch.ops, namespace), name):
+        name = schema.partition("(")[0]  # with its overload: `add.out`
+        if operator(namespace, name) is not None or vars(getattr(torch.ops, namespace)).get(name) is not None:
             continue  # loaded twice
         function = make(namespace, name)
         if "(" not in schema:
@@ -56,8 +56,15 @@ def _library(namespace: str) -> Any:
 
 def operator(namespace: str, name: str) -> Any:
     """torch's operator, or None where it was not defined by a schema."""
-    found = getattr(getattr(torch.ops, namespace), name, None)
-    return getattr(found, "default", None)
+    packet, _, overload = name.partition(".")
+    found = getattr(getattr(torch.ops, namespace), packet, None)
+    return getattr(found, overload or "default", None)
+
+
+def in_order(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """All arguments of a call as the schema has them; torch leaves out those that are as the schema has them anyway."""
+    rest = op._schema.arguments[len(args) :]
+    return (*args, *(kwargs.get(one.name, one.default_value) for one in rest))
 
 
 def written(op: Any, args: tuple[Any, ...]) -> list[torch.Tensor]:
@@ -70,7 +77,10 @@ def written(op: Any, args: tuple[Any, ...]) -> list[torch.Tensor]:
 
 def by_fake(op: Any, args: tuple[Any, ...]) -> Any:
     """What the program's own `register_fake` makes of the arguments, on torch's meta device. NotImplementedError: it has none."""
-    return op(*tree_map_only(torch.Tensor, _on_meta, args))
+    positional = [one for one in op._schema.arguments if not one.kwarg_only]
+    by_name = [one.name for one in op._schema.arguments[len(positional) :]]
+    args = tree_map_only(torch.Tensor, _on_meta, args)
+    return op(*args[: len(positional)], **dict(zip(by_name, args[len(positional) :], strict=True)))
 
 
 def _on_meta(tensor: torch.Tensor) -> torch.Tensor:

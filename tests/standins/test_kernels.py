@@ -106,6 +106,8 @@ EXTENSIONS = """
         m.def(R"(into(Tensor a, Tensor(a!) out) -> ())");
         m.def("registered_here::faked(Tensor a) -> Tensor");
         m.def("plain_one", &plain_one);
+        m.def("over.rows(Tensor a, int n, str mode=\\\\"mean\\\\") -> Tensor");
+        m.def("over.out(Tensor a, float scale=1.0, *, Tensor(b!) out, bool fast=False) -> ()");
     }
     TORCH_LIBRARY_IMPL(registered_here, CUDA, m) { m.impl("pair", &pair); m.impl("into", &into); m.impl("faked", &faked); }
     '''
@@ -114,10 +116,13 @@ EXTENSIONS = """
     ops = torch.ops.registered_here
     torch.library.register_fake("registered_here::faked")(lambda a: a.new_empty(a.shape[0] + 1))
     torch.library.register_autograd("registered_here::faked", lambda context, gradient: torch.ones_like(a))
+    torch.library.register_fake("registered_here::over.rows")(lambda a, n, mode="mean": a.new_empty(n))
+    ops.over(a, out=torch.empty_like(a))
     ops.into(a, torch.empty_like(a))
     b = a.clone().requires_grad_()
     ops.faked(b).sum().backward()
-    said["registered"] = [list(one.shape) for one in (ops.pair(a, 7), ops.faked(a), ops.plain_one(a), b.grad)]
+    rows = ops.over(a, 3, mode="sum")
+    said["registered"] = [list(one.shape) for one in (ops.pair(a, 7), ops.faked(a), ops.plain_one(a), b.grad, rows)]
 
     @anychip.kernel(flop=7, bytes=99, outputs=lambda x: [(x.shape[:1], torch.float32), x], unit="matrix", name="mine")
     def own(x):
@@ -233,9 +238,10 @@ def test_results_that_the_source_shows_need_no_saying(extensions: Recorded) -> N
 
 def test_operators_that_an_extension_registers_are_torchs(extensions: Recorded) -> None:
     """By their schema they write what it marks; results are as the source or the program's own register_fake says."""
-    assert extensions.said["registered"] == [[7, 2], [11], [10, 20], [10, 20]]
+    assert extensions.said["registered"] == [[7, 2], [11], [10, 20], [10, 20], [3]]
     assert extensions.op("extension.registered_here.into").mutates == (1,)
     assert extensions.op("extension.registered_here.pair").mutates == ()
+    assert extensions.op("extension.registered_here.over.out").mutates == (1,)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ class Saved:
         self.journal.mkdir(exist_ok=True)
         self._own = threading.local()  # what this code does raises audit events, too
         self._touched: dict[str, None] = {}  # paths, by this process
+        self._made: set[str] = set()  # files of other kinds, which may become checkpoints
 
     def install(self) -> None:
         """Watch files by Python's audit events; torch's own writer opens them in C++."""
@@ -95,7 +96,7 @@ class Saved:
                 if not stays and os.path.isfile(place) and os.stat(place).st_nlink > 1:
                     os.remove(place)  # what is aside may be the same file under another name
                 return
-            if not os.path.lexists(place):
+            if place in self._made or not os.path.lexists(place):
                 _write(entry, place, None)
             elif _is_file(place):  # no folder, device, socket
                 self._put_aside(entry, place, _beside(place, ASIDE, self.folder, folder), stays)
@@ -142,13 +143,15 @@ class Saved:
                     os.makedirs(os.path.dirname(path), exist_ok=True)
                     _second_name(kept, path)
 
-    def _opens(self, path: Any, mode: Any, _: int) -> None:
-        if (
-            isinstance(mode, str)
-            and _is_checkpoint(path)
-            and (mode[:1] == "w" or (mode[:1] == "x" and not os.path.lexists(path)))
-        ):
+    def _opens(self, path: Any, _: Any, flags: int) -> None:
+        """By its flags, which also `os.open` has: temporary files that take a checkpoint's place are made by it."""
+        if not isinstance(path, str | bytes | os.PathLike):
+            return
+        new = flags & os.O_CREAT and not os.path.lexists(path)
+        if _is_checkpoint(path) and (new or (flags & os.O_TRUNC and not flags & os.O_EXCL)):
             self.keep(path)
+        elif new:
+            self._made.add(_place(path))
 
     def _copies(self, source: Any, target: Any, *_: int) -> None:
         if self._keeps(source) or _is_checkpoint(target):

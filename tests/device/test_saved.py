@@ -206,6 +206,14 @@ SHUFFLES = {
         os.link("last.pt", "best")""",
     "the index of a distributed checkpoint": """
         open("real/.metadata", "wb").close()""",
+    "a temporary file is renamed": """
+        import pickle, tempfile
+        with tempfile.NamedTemporaryFile(dir="real", suffix=".pt", delete=False) as file:
+            torch.save(state, file)
+        os.replace(file.name, "real/model.pt")
+        with open("real/.metadata.tmp", "wb") as file:           # as torch.distributed.checkpoint does
+            pickle.dump(list(state), file)
+        os.rename("real/.metadata.tmp", "real/.metadata")""",
     "a file that must not be there": """
         try:
             open("real/model.pt", "xb")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from anychip import units
-from anychip.device.saved import put_back
+from anychip.device.saved import put_back, running
 from anychip.errors import OUT_OF_MEMORY, AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
 from anychip.record import Program
 from anychip.record.failure import Failure, failure_of, refusal, refused
@@ -67,7 +67,7 @@ def record(
     """
     if steps is None:
         steps = STEPS if world_size <= MANY_RANKS else STEPS_OF_MANY
-    with tempfile.TemporaryDirectory(prefix="anychip-") as folder:
+    with tempfile.TemporaryDirectory(prefix="anychip-") as folder, running(Path(folder)):
         out = Path(folder) / "program.anychip"
         config = {
             "argv": list(argv), "module": module, "chip": str(chip.file), "steps": steps, "calls": calls,

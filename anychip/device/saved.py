@@ -6,7 +6,7 @@ it, once a model on the chip was called or where what is saved lies there; `put_
 program ended. Files of other kinds (logs, tables, caches of data) are the program's own business.
 
 What is put aside lies in a hidden folder beside its place, on the same file system: programs list their checkpoints by their
-names. The folder's name is of one recording, so that two in one place, or one that was killed, take nothing from each other.
+names. The folder's name is of one recording, so that two in one place take nothing from each other; what one left that was killed is told.
 
 The ranks of a job run one after another here. So what a rank saved is hidden when it ends, and what was there before is there
 again: the next one would find the checkpoint of a run that has begun with it, and resume from it. `torch.load` finds it yet:
@@ -35,6 +35,7 @@ from anychip import units
 ASIDE = ".anychip-kept"  # folder of what was there before, beside its place
 HIDDEN = ".anychip-hidden"  # folder of what an earlier rank saved
 JOURNAL = "saved"
+RUNNING = "running"  # locked while a recording is
 NAMED = 3  # paths that are told
 CHECKPOINTS = frozenset({".pt", ".pth", ".ckpt", ".tar", ".safetensors", ".distcp", ".pkl", ".bin"})
 INDEX = ".metadata"  # of a folder of `.distcp` files: says what lies where in them
@@ -102,9 +103,7 @@ class Saved:
                 self._put_aside(entry, place, _beside(place, ASIDE, self.folder, folder), stays)
 
     def _put_aside(self, entry: Path, place: str, kept: str, stays: bool) -> None:
-        others = glob.glob(
-            os.path.join(glob.escape(os.path.dirname(place)), f"{ASIDE}-*", glob.escape(os.path.basename(place)))
-        )
+        others = [one for one, runs in _asides(place, self.folder) if runs]
         try:
             os.makedirs(os.path.dirname(kept), exist_ok=True)
             _write(entry, place, kept)
@@ -232,9 +231,40 @@ def keep_safetensors(module: ModuleType) -> None:
     module.serialize_file = serialize_file  # type: ignore[attr-defined]
 
 
+@contextmanager
+def running(folder: Path) -> Iterator[None]:
+    """Until its end others know that what lies at a checkpoint's path is of this recording."""
+    with open(folder / RUNNING, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_running(folder: Path) -> bool:
+    try:
+        with open(folder / RUNNING) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # it is over, or of another machine
+        pass
+    return False
+
+
+def _asides(place: str, recording: Path) -> list[tuple[str, bool]]:
+    """What other recordings put aside of a place, and whether they still run."""
+    folder, name = os.path.split(place)
+    own = _beside(place, ASIDE, recording)
+    found = glob.glob(os.path.join(glob.escape(folder), f"{ASIDE}-*", glob.escape(name)))
+    names = {one: os.path.basename(os.path.dirname(one)).removeprefix(f"{ASIDE}-") for one in found if one != own}
+    return [(one, _is_running(recording.parent / name)) for one, name in names.items()]
+
+
 def put_back(folder: Path) -> str:
     """Make all checkpoints as they were before a recording, whose folder this is; returns what was done, for the user."""
-    restored, removed, failed = [], [], []
+    restored: list[str] = []
+    removed: list[str] = []
+    failed: list[str] = []
+    left: list[str] = []
     for path, kept in _entries(folder / JOURNAL):
         hidden = _beside(path, HIDDEN, folder)
         saved = [one for one in ((path, hidden) if kept is None else (hidden,)) if _is_file(one)]
@@ -245,13 +275,15 @@ def put_back(folder: Path) -> str:
             if kept is None:
                 removed += [path] * bool(saved)
             elif os.path.lexists(kept):
+                left += [one for one, runs in _asides(path, folder) if not runs]
                 _restore(kept, path)
                 restored.append(path)
             _entry(folder / JOURNAL, path).unlink()
         except OSError as error:
             failed.append(f"{path} is not as it was ({error.strerror})" + (f", which is {kept}" if kept else ""))
     done = (_told(done, paths) for done, paths in (("removed", removed), ("put back", restored)) if paths)
-    return "; ".join(filter(None, (" and ".join(done), *failed)))
+    told = f"what a forecast that was killed put aside lies there still: {', '.join(left)}" if left else ""
+    return "; ".join(filter(None, (" and ".join(done), *failed, told)))
 
 
 def _restore(kept: str, path: str) -> None:

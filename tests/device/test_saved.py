@@ -6,12 +6,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 import anychip
-from anychip.device.saved import ASIDE, HIDDEN, Saved, put_back
+from anychip.device.saved import ASIDE, HIDDEN, Saved, put_back, running
 
 TRAIN = """
     import os, shutil, sys, time, torch
@@ -242,22 +243,45 @@ def test_checkpoints_are_as_they_were_after(name: str, tmp_path: Path, monkeypat
     assert not [path for path in tmp_path.rglob("*") if ASIDE in path.name]
 
 
-def test_two_forecasts_in_one_folder_take_nothing_from_each_other(tmp_path: Path) -> None:
-    """The second finds what the first saved, or what one left that was killed."""
+@pytest.mark.parametrize("first_to_end", [0, 1])
+def test_two_forecasts_in_one_folder_take_nothing_from_each_other(first_to_end: int, tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
-    for end_first in (True, False):
-        path.write_text("real")
-        first, second = (Saved(folder, lambda: True) for folder in (tmp_path / "one", tmp_path / "two") if not folder.mkdir(exist_ok=True))  # fmt: skip
-        for one in (first, second, first):
+    path.write_text("real")
+    with ExitStack() as stack:
+        both = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            stack.enter_context(running(tmp_path / name))
+            both.append(Saved(tmp_path / name, lambda: True))
+        for one in (*both, both[0]):
             one.keep(path)
             path.write_text("without values")
-        ends = [first, second] if end_first else [second, first]
-        put_back(ends[0].folder)
+        put_back(both[first_to_end].folder)
         assert path.read_text() == "real"
-        ends[1].keep(path)
+        last = both[1 - first_to_end]
+        last.keep(path)
         path.write_text("without values")
-        put_back(ends[1].folder)
+        put_back(last.folder)
         assert path.read_text() == "real"
+
+
+def test_what_a_forecast_put_aside_that_was_killed_is_left_and_told(tmp_path: Path) -> None:
+    """Its checkpoint may have been replaced by a real run since."""
+    path = tmp_path / "last.pt"
+    path.write_text("old")
+    for name in ("killed", "next"):
+        (tmp_path / name).mkdir()
+    Saved(tmp_path / "killed", lambda: True).keep(path)
+    path.write_text("new")
+    with running(tmp_path / "next"):
+        saved = Saved(tmp_path / "next", lambda: True)
+        saved.keep(path)
+        path.write_text("without values")
+        told = put_back(saved.folder)
+    assert path.read_text() == "new"
+    (aside,) = (one for one in tmp_path.iterdir() if ASIDE in one.name)
+    assert (aside / "last.pt").read_text() == "old"
+    assert told.endswith(f"lies there still: {aside / 'last.pt'}")
 
 
 def test_where_a_file_cannot_be_moved_its_checkpoint_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -347,13 +347,18 @@ def _both(values: Values, call: Call) -> list[Known]:
 
 
 def _both_ranges(is_or: bool, one: Within | None, other: Within | None) -> Within | None:
-    """Two masks of the same integers: what lies in both ranges, or beyond one of two ends; None for other pairs."""
+    """Two masks of the same integers: what lies in both ranges, in one of two that meet, or beyond one of two ends; None for other
+    pairs."""
     if one is None or other is None or one.source != other.source:
         return None
     if not is_or and not one.outside and not other.outside:
         return replace(one, low=max(one.low, other.low), high=min(one.high, other.high))
     below, above = sorted((one, other), key=lambda each: each.low)
-    if is_or and not (one.outside or other.outside) and (below.low, above.high) == (-math.inf, math.inf):
+    if not is_or or one.outside or other.outside:
+        return None
+    if above.low <= below.high:
+        return replace(one, low=below.low, high=max(below.high, above.high))
+    if (below.low, above.high) == (-math.inf, math.inf):
         return replace(one, low=below.high, high=above.low, outside=True)
     return None
 

@@ -108,13 +108,14 @@ class Saved:
             os.makedirs(os.path.dirname(kept), exist_ok=True)
             _write(entry, place, kept)
             if others:  # what is there has no values either: another forecast put it there
-                os.link(others[0], kept, follow_symlinks=False)
+                _second_name(others[0], kept)
                 if not stays:
                     os.remove(place)
             else:
                 (_second_name if stays else os.rename)(place, kept)
-        except OSError:  # the folder cannot be written, its file system has no links
+        except OSError:  # the folder cannot be written
             entry.unlink(missing_ok=True)
+            _remove_empty(os.path.dirname(kept))
             kept = str(self.journal / f"{entry.name}{ASIDE}")
             shutil.copy2(place, kept, follow_symlinks=False)
             _write(entry, place, kept)
@@ -339,7 +340,10 @@ def _beside(path: str, kind: str, recording: Path, folder: str | None = None) ->
 
 
 def _second_name(path: str, name: str) -> None:
-    os.link(path, name, follow_symlinks=False)
+    try:
+        os.link(path, name, follow_symlinks=False)
+    except OSError:  # the file system has no links
+        shutil.copy2(path, name, follow_symlinks=False)
 
 
 def _is_file(path: str) -> bool:

@@ -15,7 +15,7 @@ import anychip
 from anychip.device.saved import ASIDE, HIDDEN, Saved, put_back, running
 
 TRAIN = """
-    import os, shutil, sys, time, torch
+    import os, select, shutil, sys, torch
     from safetensors.torch import save_file
     model = torch.nn.Linear(64, 64).cuda()
     torch.save({"made": "on the host"}, "cache.pt")          # data: no model has been called
@@ -92,7 +92,7 @@ def test_a_program_that_is_killed_leaves_its_checkpoints_as_they_were(tmp_path: 
 
 
 def test_ctrl_c_leaves_checkpoints_as_they_were(tmp_path: Path) -> None:
-    before = written(tmp_path, 'open("ready", "w").close(); time.sleep(60)')
+    before = written(tmp_path, 'open("ready", "w").close(); select.select([], [], [], 60)')
     command = [sys.executable, "-m", "anychip", "forecast", "--on", "h100", "--steps", "4", "train.py"]
     child = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     until = time.monotonic() + 60

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import anychip
-from anychip.device.saved import ASIDE, HIDDEN, Saved, put_back, running
+from anychip.device.kept import ASIDE, HIDDEN, put_back, running
+from anychip.device.saved import Saved
 
 TRAIN = """
     import os, select, shutil, sys, torch
@@ -35,8 +36,12 @@ TRAIN = """
             torch.save(state, file)
         save_file({name: value.cpu() for name, value in state.items()}, "weights.safetensors")
         shutil.rmtree("checkpoint-1", ignore_errors=True)
+        os.mkdir("checkpoint-1")
+        torch.save(state, "checkpoint-1/other.pt")
         os.makedirs("partial", exist_ok=True)
         torch.save(state, "partial/optimizer.pt")
+        with open("partial/state.json", "w") as told:
+            told.write("{}")
         os.rename("partial", f"checkpoint-{step + 2}")
         with open("log.txt", "a") as log:
             log.write(f"{step}\\n")
@@ -79,7 +84,7 @@ def test_checkpoints_are_as_they_were_and_other_files_are_left(
     assert after.pop("cache.pt") == ""
     assert after == before
     assert not [path for path in tmp_path.rglob("*") if ASIDE in path.name]
-    assert "anychip: removed 5 checkpoints (what the program saves here has no values:" in capfd.readouterr().err
+    assert "anychip: removed 6 checkpoints (what the program saves here has no values:" in capfd.readouterr().err
 
 
 def test_a_program_that_is_killed_leaves_its_checkpoints_as_they_were(tmp_path: Path) -> None:

@@ -185,7 +185,8 @@ def error_of(evidence: Mapping[str, float], beyond: Beyond, breakdown: Mapping[s
     grade = timeline.chip.grade
     if compared is not None:
         alike = compared.sigma * (1 - unlike_share(beyond)) * (1 - host)
-        parts = [alike, other, evidence["bytes_only"] * known["evidence", "bytes_only"]]
+        unknown = evidence["bytes_only"] - beyond["unlike", "bytes_only"]  # (those are in `other`)
+        parts = [alike, other, unknown * known["evidence", "bytes_only"]]
     else:
         usual = {name: share - beyond["unlike", name] for name, share in evidence.items()}
         device = sum(share * known["evidence", name] for name, share in usual.items()) * (1 - host) + other

@@ -6,6 +6,7 @@ the real backends; nobody is waited for, except where a value from another rank 
 """
 
 import os
+import re
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from anychip.record.recorder import user_place
 
 PAIR_STREAM = 100_000  # streams of pairs that send outside of batches
 
-NAMELESS = ("undefined", "default_pg", "")
+NAMELESS = re.compile(r"undefined|default_pg|mesh_default|mesh_dim_\d+|")  # what torch calls groups that nobody named
 
 
 class Groups:
@@ -99,7 +100,8 @@ class Groups:
         return [Group(ranks, axes.get(ranks) or self._described(number)) for ranks, number in self._numbers.items()]
 
     def _described(self, number: int) -> str | None:
-        return next((text for text in self._names[number][1::2] if text not in NAMELESS), None)
+        """By what torch says of it, for a mesh's "mesh_tp": meshes end with the process group, which programs destroy at their end."""
+        return next((text.removeprefix("mesh_") for text in self._names[number][1::2] if not NAMELESS.fullmatch(text)), None)
 
     def _axes(self) -> dict[tuple[int, ...], str]:
         found: dict[tuple[int, ...], str] = {}

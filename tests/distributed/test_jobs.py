@@ -178,6 +178,34 @@ def test_sharding_takes_the_same_recording_at_8_and_at_16384_ranks() -> None:
     assert {group.axis: len(group.ranks) for group in large.groups} == {"tp": 8, "dp": 2048}
 
 
+def test_ranks_of_one_sample_count_it_once_though_the_mesh_is_gone_at_the_end() -> None:
+    """A program that destroys its process group within what is recorded named its axes mesh_tp, and each rank a batch of its own."""
+    chip = load_chip("h100")
+    figures = forecast_job(job("sharded.py", 8, 2, steps=3), chip, Fabric.of(chip, 8))
+    assert set(figures.axes) == {"dp", "tp"}
+    assert figures.samples_per_step == 4 * 16
+
+
+def test_a_mesh_without_names_is_called_after_its_use(tmp_path: Path) -> None:
+    script = tmp_path / "nameless.py"
+    script.write_text(
+        "import torch, torch.distributed as dist\n"
+        "from torch.distributed.device_mesh import init_device_mesh\n"
+        "from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module\n"
+        "dist.init_process_group('nccl')\n"
+        "torch.cuda.set_device(dist.get_rank())\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(512, 2048), torch.nn.ReLU(), torch.nn.Linear(2048, 512)).cuda()\n"
+        "parallelize_module(model, init_device_mesh('cuda', (4,)), {'0': ColwiseParallel(), '2': RowwiseParallel()})\n"
+        "optimizer = torch.optim.SGD(model.parameters(), 1e-3)\n"
+        "for step in range(3):\n"
+        "    model(torch.ones(256, 512, device='cuda')).sum().backward()\n"
+        "    optimizer.step()\n"
+    )
+    figures = forecast(str(script), on="h100:4", show_output=False).forecasts[0]
+    assert set(figures.axes) == {"tp"}
+    assert figures.samples_per_step == 256
+
+
 def test_stages_of_a_pipeline_run_together_and_exchange_their_shapes() -> None:
     program = job("pipeline.py", 8, 4, 6, "Schedule1F1B")
     assert [(one.rank, one.members) for one in program.ranks] == [(0, (0, 1)), (2, (2, 3)), (4, (4, 5)), (6, (6, 7))]

@@ -37,3 +37,4 @@ for _ in range(3):
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
+dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""The names of a job's mesh axes: as the program gave them, else after what a group is used for.
+"""The names of a job's mesh axes: as the program gave them, in the field's short words, else after what a group is used for.
 
 Programs that build their groups without a DeviceMesh name none. Then a group is "pp" where ranks send to each other,
 "cp" where they exchange all with all right before and after an attention (heads for parts of a sequence), "ep" where they
@@ -18,13 +18,25 @@ from anychip.record.steps import Marks, Phase
 TENSOR_AXES = ("tp", "tensor", "tensor_parallel", "model", "model_parallel", "mp")  # ranks of one sample
 SEQUENCE_AXES = ("cp", "context", "context_parallel")  # ranks of parts of one sample
 PIPELINE_AXES = ("pp", "pipeline", "pipeline_parallel")
+# What megatron-core describes its groups by (megatron/core/parallel_state.py), without _GROUP and what follows it.
+SHORT = {
+    "TENSOR_MODEL_PARALLEL": "tp", "PIPELINE_MODEL_PARALLEL": "pp", "CONTEXT_PARALLEL": "cp", "DATA_PARALLEL": "dp",
+    "EXPERT_MODEL_PARALLEL": "ep", "EXPERT_TENSOR_PARALLEL": "etp", "EXPERT_DATA_PARALLEL": "edp",
+    "EXPERT_TENSOR_AND_MODEL_PARALLEL": "etp_ep", "TENSOR_AND_CONTEXT_PARALLEL": "tp_cp", "TENSOR_AND_DATA_PARALLEL": "tp_dp",
+    "MODEL_PARALLEL": "tp_pp", "EXPERT_TENSOR_MODEL_PIPELINE_PARALLEL": "etp_ep_pp", "INTRA_PARTIAL_DATA_PARALLEL": "dp",
+    "INTRA_DISTRIBUTED_OPTIMIZER_INSTANCE": "optimizer", "EMBEDDING": "embedding", "POSITION_EMBEDDING": "embedding",
+}  # fmt: skip
 SMALL_BYTES = 1 << 16  # a loss or a norm, not activations
 
 
 def axes_of(program: Program, calls: Mapping[int, Collective]) -> list[str]:
     """A name for each of the program's groups."""
     used = _used(program, calls) if not all(group.axis for group in program.groups) else {}
-    return [group.axis or used.get(index, "dp") for index, group in enumerate(program.groups)]
+    return [_short(group.axis) or used.get(index, "dp") for index, group in enumerate(program.groups)]
+
+
+def _short(name: str | None) -> str | None:
+    return SHORT.get(name.partition("_GROUP")[0], name) if name else None
 
 
 def _used(program: Program, calls: Mapping[int, Collective]) -> dict[int, str]:

@@ -101,7 +101,9 @@ class Groups:
 
     def _described(self, number: int) -> str | None:
         """By what torch says of it, for a mesh's "mesh_tp": meshes end with the process group, which programs destroy at their end."""
-        return next((text.removeprefix("mesh_") for text in self._names[number][1::2] if not NAMELESS.fullmatch(text)), None)
+        return next(
+            (text.removeprefix("mesh_") for text in self._names[number][1::2] if not NAMELESS.fullmatch(text)), None
+        )
 
     def _axes(self) -> dict[tuple[int, ...], str]:
         found: dict[tuple[int, ...], str] = {}

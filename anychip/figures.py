@@ -77,6 +77,13 @@ class Window:
     def step_time_s(self) -> float:
         return float(np.median(self.times_s)) if self.times_s else 0.0
 
+    def usual(self, amounts: npt.NDArray[np.float64], positions: npt.NDArray[np.int64]) -> float:
+        """Of amounts at positions of the tape what the median step has, as its time is the median: of generated text one token's."""
+        if not self.steps:
+            return float(amounts.sum())
+        edges = np.searchsorted(positions, [self.steps[0].begin, *(step.end for step in self.steps)])
+        return float(np.median(np.diff(np.concatenate([[0.0], np.cumsum(amounts)])[edges])))
+
     def scaled(self, parts: Sequence[float]) -> list[float]:
         """Seconds of the window by what the chip did, and what is left of it, as parts of the mean step's time."""
         span = max(self.end_s - self.begin_s, 0.0)
@@ -93,7 +100,7 @@ class Window:
 
 
 def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, float | None]:
-    """(tokens, samples) per step. Tokens: integer inputs of the first embedding after each outermost forward begins.
+    """(tokens, samples) of the median step, as its time is. Tokens: integer inputs of the first embedding after each outermost forward begins.
     Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given, in calls of
     the module that is called first. Other modules, and where some forwards read tokens those that read none, go on with what
     was read: a decoder behind its encoder, a rank's later stages in a pipeline."""
@@ -103,16 +110,21 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
     positions = np.flatnonzero(kinds == 0)
     ops = payloads[positions]
     timed = {index: given for index, op in enumerate(program.ops) if (given := sequences(op)) is not None}
-    tokens = samples = 0
+    tokens, samples = [], []
     for step in steps:
         edges = np.searchsorted(positions, [*step.forwards, step.end]).tolist()
         found = [_fed(program.ops, timed, ops[first:last]) for first, last in pairwise(edges)]
         read = sum(one[0] for one in found)
         entered = [int(payloads[at + 1]) if kinds[at + 1] == Kind.ENTER else -1 for at in step.forwards]
         fed = [(module, one[1]) for module, one in zip(entered, found, strict=True) if one[1] and (one[0] or not read)]
-        tokens += read
-        samples += sum(size for module, size in fed if module == fed[0][0])
-    return (tokens / len(steps) or None), (samples / len(steps) or None)
+        tokens.append(read)
+        samples.append(sum(size for module, size in fed if module == fed[0][0]))
+    return _usual(tokens), _usual(samples)
+
+
+def _usual(amounts: list[int]) -> float | None:
+    """The median, or where most steps have none the mean; None where no step has any."""
+    return float(np.median(amounts)) or float(np.mean(amounts)) or None
 
 
 def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int64]) -> tuple[int, int]:
@@ -169,7 +181,7 @@ def _outermost(tensor: TensorMeta) -> int:
 
 
 def totals_of(timeline: Timeline, window: Window) -> dict[str, Any]:
-    """Per step: model_flop (recomputed forwards left out), executed flop, kernels, the host's time to issue them; and the dtype of most matrix flop."""
+    """Per step: model_flop (recomputed forwards left out) and executed flop, of the usual step as its time is, and on average kernels, the host's time to issue them; and the dtype of most matrix flop."""
     inside = window.ops(timeline)
     ops, positions = timeline.op[inside], timeline.position[inside]
     distinct = [work(op) for op in timeline.program.ops]
@@ -177,10 +189,9 @@ def totals_of(timeline: Timeline, window: Window) -> dict[str, Any]:
     model = np.array([task.model_flop if task.unit == "matrix" else 0 for task in distinct], np.float64)
     again = Marks(timeline.program).recomputed[positions]
     counts = np.bincount(ops, minlength=len(distinct))
-    counts_once = np.bincount(ops[~again], minlength=len(distinct))
     return {
-        "flop": float(flop @ counts) / window.count,
-        "model_flop": float(model @ counts_once) / window.count,
+        "flop": window.usual(flop[ops], positions),
+        "model_flop": window.usual(np.where(again, 0.0, model[ops]), positions),
         "kernels": float(timeline.prices.kernels @ counts) / window.count if counts.size else 0.0,
         "host_s": issued_s(timeline, window) / window.count,
         "dtype": main_dtype_of(distinct, counts),

@@ -119,3 +119,20 @@ def test_a_model_that_was_called_by_name_can_be_traced(tmp_path: Path) -> None:
         traced(x)
     """
     assert forecast(tmp_path, MODEL.replace("{decorator}", "@torch.no_grad()") + text, calls=6).step_kind == "call"
+
+
+SERVE = """
+    import torch
+    model = torch.nn.Sequential(torch.nn.Embedding(1000, 256), torch.nn.Linear(256, 1000, bias=False)).cuda()
+    for _ in range(2):
+        model(torch.zeros(1, 512, dtype=torch.int64, device="cuda"))
+        for _ in range(10):
+            model(torch.zeros(1, 1, dtype=torch.int64, device="cuda"))
+"""
+
+
+def test_what_is_told_of_a_call_is_of_the_usual_one_as_its_time_is(tmp_path: Path) -> None:
+    """One token took the time of one, and was told to be 25: the second prompt's were among them on average."""
+    figures = forecast(tmp_path, SERVE)
+    assert figures.tokens_per_step == 1
+    assert figures.model_flop_per_step == 2 * 256 * 1000

@@ -1,12 +1,11 @@
 """Where a checkpoint of before lies while a program runs, and how all are put back. Imports no torch.
 
 What is put aside lies in a hidden folder beside its place, on the same file system: programs list their checkpoints by their
-names. The folder's name is of one recording, so that two in one place take nothing from each other; what one left that was
+names, from which it is left out. The folder's name is of one recording, so that two in one place take nothing from each other; what one left that was
 killed is told. The journal is a folder that all ranks of a job share, with a file for each path.
 """
 
 import fcntl
-import glob
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from typing import Any
 
 from anychip import units
 
+listdir = os.listdir  # in the program's process it leaves these folders out
 ASIDE = ".anychip-kept"  # folder of what was there before, beside its place
 HIDDEN = ".anychip-hidden"  # folder of what an earlier rank saved
 JOURNAL = "saved"
@@ -48,7 +48,8 @@ def asides(place: str, recording: Path) -> list[tuple[str, bool]]:
     """What other recordings put aside of a place, and whether they still run."""
     folder, name = os.path.split(place)
     own = beside(place, ASIDE, recording)
-    found = glob.glob(os.path.join(glob.escape(folder), f"{ASIDE}-*", glob.escape(name)))
+    beside_it = [one for one in listdir(folder) if one.startswith(f"{ASIDE}-")] if os.path.isdir(folder) else []
+    found = [path for one in beside_it if os.path.lexists(path := os.path.join(folder, one, name))]
     names = {one: os.path.basename(os.path.dirname(one)).removeprefix(f"{ASIDE}-") for one in found if one != own}
     return [(one, _is_running(recording.parent / name)) for one, name in names.items()]
 
@@ -125,6 +126,11 @@ def beside(path: str, kind: str, recording: Path, folder: str | None = None) -> 
     """Where to put a file: in a hidden folder of this recording that lies beside it, or beside a folder that it is in."""
     above = os.path.dirname(folder or path)
     return os.path.join(above, f"{kind}-{recording.name}", os.path.relpath(path, above))
+
+
+def is_ours(name: str | bytes) -> bool:
+    """A folder of what was put aside."""
+    return os.fsdecode(name).startswith((ASIDE, HIDDEN))
 
 
 def second_name(path: str, name: str) -> None:

@@ -33,6 +33,7 @@ from anychip.device.kept import (
     files_in,
     full,
     is_file,
+    is_ours,
     locked,
     place_of,
     remove_empty,
@@ -73,6 +74,7 @@ class Saved:
             hidden = beside(full(f), HIDDEN, self.folder) if missing else ""
             return load(hidden if os.path.isfile(hidden) else f, *args, **kwargs)
 
+        hide_names()
         torch.save = torch.serialization.save = keep_and_save
         torch.load = torch.serialization.load = load_hidden
         watched: dict[str, Callable[..., None]] = {
@@ -225,6 +227,43 @@ class Saved:
 
     def _keeps(self, path: Any) -> bool:
         return isinstance(path, str | bytes | os.PathLike) and entry_of(self.journal, full(path)).exists()
+
+
+class _Scan:
+    """What `os.scandir` returns, without our folders."""
+
+    def __init__(self, entries: Any) -> None:
+        self._entries = entries
+
+    def __iter__(self) -> "_Scan":
+        return self
+
+    def __next__(self) -> Any:
+        return next(one for one in self._entries if not is_ours(one.name))
+
+    def __enter__(self) -> "_Scan":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._entries.close()
+
+
+def hide_names() -> None:
+    """Programs list their checkpoints, to rotate or to move them: what was put aside is none of theirs."""
+    listdir, scandir = os.listdir, os.scandir
+
+    @wraps(listdir)
+    def list_theirs(*args: Any, **kwargs: Any) -> list[Any]:
+        return [name for name in listdir(*args, **kwargs) if not is_ours(name)]
+
+    @wraps(scandir)
+    def scan_theirs(*args: Any, **kwargs: Any) -> Any:
+        return _Scan(scandir(*args, **kwargs))
+
+    os.listdir, os.scandir = list_theirs, scan_theirs  # type: ignore[assignment]
 
 
 def keep_safetensors(module: ModuleType) -> None:

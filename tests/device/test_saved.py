@@ -166,7 +166,7 @@ def test_a_link_to_a_checkpoint_is_followed(tmp_path: Path) -> None:
 
 
 SHUFFLE = """
-    import glob, os, shutil, torch
+    import glob, os, pathlib, shutil, torch
     model = torch.nn.Linear(64, 64).cuda()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(3):
@@ -187,6 +187,11 @@ SHUFFLES = {
             for name in os.listdir("alone"):
                 os.remove(f"alone/{name}")
             os.rmdir("alone")""",
+    "all that a folder lists is renamed, though something was put aside in it": """
+        torch.save(state, "real/model.pt")
+        for one in sorted(set(os.listdir("real")) - {"state.json"}):
+            os.rename(f"real/{one}", f"real/{one}.old")
+        assert not [one for one in (*os.scandir("real"), *pathlib.Path("real").iterdir()) if one.name.startswith(".anychip")]""",
     "a new folder takes a folder's place": """
         os.makedirs("tmp"); torch.save(state, "tmp/model.pt")
         os.rename("real", "old"); os.rename("tmp", "real"); shutil.rmtree("old")""",

@@ -144,19 +144,21 @@ LEAST_RUNS = 3  # of a source on a chip, for its error to count
 
 
 def validated(results: list[Result]) -> str:
-    """Rows of standard/validated.csv: chip, source, kind of layers, number of runs, mean error, and the same by the level of the
-    other sources' runs of such layers."""
+    """Rows of standard/validated.csv: chip, source, kind of layers, number of runs, mean absolute and mean error, and the
+    first by the level of the other sources' runs of such layers."""
     results = [result for result in results if not is_other(result)]
     planned = [result for result in results if result.plan]
     blind = left_out(results, lambda r: f"{by_chip(r)} {r.plan.layers if r.plan else ''}")
     groups = grouped(planned, lambda r: f"{by_chip(r)}\t{r.run.source}\t{r.plan.layers if r.plan else ''}")
-    lines = ["chip,source,layers,n,mean_abs,left_out"]
+    lines = ["chip,source,layers,n,mean_abs,bias,left_out"]
     for name, (summary, _) in groups.items():
         if summary and summary.n >= LEAST_RUNS:
             chip, source, layers = name.split("\t")
             other = blind.get(f"{chip} {layers}: {source}")
             blind_mean = f"{other[1].mean_abs:.4f}" if other else ""
-            lines.append(f"{chip},{source},{layers},{summary.n},{summary.mean_abs:.4f},{blind_mean}")
+            lines.append(
+                f"{chip},{source},{layers},{summary.n},{summary.mean_abs:.4f},{summary.bias:+.4f},{blind_mean}"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -139,7 +139,7 @@ class Saved:
         """This rank ends: those after it begin without what it saved, and with what it replaced."""
         with self._at_work():
             for path, kept in entries(self.journal):
-                if path not in self._touched:
+                if path not in self._touched or _is_of_all_ranks(path):
                     continue
                 if is_file(path) and not (kept and is_file(kept) and same(path, kept)):
                     hidden = beside(path, HIDDEN, self.folder)
@@ -289,6 +289,11 @@ def _lies_on_chip(saved: Any) -> bool:
     if isinstance(saved, torch.nn.Module):  # (`state_dict` of a sharded one is a collective)
         saved = [*saved.parameters(), *saved.buffers()]
     return any(isinstance(one, torch.Tensor) and one.device.type not in ("cpu", "meta") for one in tree_leaves(saved))
+
+
+def _is_of_all_ranks(path: str) -> bool:
+    """Whether it is a part of a checkpoint that ranks write together, and read what the others wrote of it."""
+    return os.path.basename(path) == INDEX or path.endswith(".distcp")
 
 
 def _is_checkpoint(path: Any) -> bool:

@@ -27,6 +27,9 @@ TOP_OPS = 8
 CRUMB = 1e-3  # of the peak: a kind of memory below that is not shown
 LONGER = 1.5  # a first call that takes so many times as long as the others does something else: it reads a prompt
 STARTING = 0.95  # where steps take less of the peak than this, it was when the program started
+ONE_WAY = (
+    0.15  # mean error of a chip's runs that is told beside its size: they do not lie on both sides of their forecasts
+)
 PLACES = 4  # lines of the program that read values
 MODULES = 6
 OP_WIDTH = 36  # an operation's name and shape, and how often it is called
@@ -102,7 +105,9 @@ def _compared(forecast: "Forecast") -> str:
     if found is None:
         return ""
     times = f", times {found.times:.1f}" if found.times > 1.0 else ""
-    return f"; error of {found.runs} runs, {found.layers}{times}{', of all chips' if found.all_chips else ''}"
+    whose = ", of all chips" if found.all_chips else ""
+    one_way = f"; those of this chip took {found.longer:.1f} times as long" if abs(found.bias) >= ONE_WAY else ""
+    return f"; error of {found.runs} runs, {found.layers}{times}{whose}{one_way}"
 
 
 def _figures(columns: Sequence[tuple[str, "Forecast"]], reserved: Sequence[int | None]) -> Table:

@@ -31,13 +31,20 @@ FEW = 10  # runs: of fewer, one that happens to be met moves the error by more t
 
 class Compared(NamedTuple):
     """sigma: of a step's time. runs: published ones that it comes from. layers: of those runs. times: what their error was
-    taken times, as the program's layers are others. all_chips: they ran on any chip, as too little ran on this one."""
+    taken times, as the program's layers are others. all_chips: they ran on any chip, as too little ran on this one. bias: mean error, with
+    its sign, of those that ran on this one."""
 
     sigma: float
     runs: int
     layers: str
     times: float = 1.0
     all_chips: bool = False
+    bias: float = 0.0
+
+    @property
+    def longer(self) -> float:
+        """How many times as long as forecast this chip's runs took."""
+        return 1 / (1 + self.bias)
 
 
 @cache
@@ -51,11 +58,12 @@ def end_to_end(chip_id: str, layers: str = DENSE) -> Compared | None:
         return None
     times = 1.0 if alike else worse(layers)
     kinds = "/".join(sorted({row["layers"] for row in alike or own}))
-    found = Compared(SIGMA * mean(alike or own) * times, count(alike or own), kinds, times)
+    bias = sum(int(row["n"]) * float(row.get("bias") or 0.0) for row in alike or own) / count(alike or own)
+    found = Compared(SIGMA * mean(alike or own) * times, count(alike or own), kinds, times, bias=bias)
     anywhere = [row for row in rows("validated.csv") if row["layers"] == layers]
     if not anywhere or count(alike) >= FEW:
         return found
-    pooled = Compared(SIGMA * mean(anywhere), count(anywhere), layers, all_chips=True)
+    pooled = Compared(SIGMA * mean(anywhere), count(anywhere), layers, all_chips=True, bias=bias)
     return max(found, pooled, key=lambda one: one.sigma)
 
 

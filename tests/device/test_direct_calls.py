@@ -119,3 +119,30 @@ def test_a_model_that_was_called_by_name_can_be_traced(tmp_path: Path) -> None:
         traced(x)
     """
     assert forecast(tmp_path, MODEL.replace("{decorator}", "@torch.no_grad()") + text, calls=6).step_kind == "call"
+
+
+def test_calls_of_a_forward_that_was_taken_once_are_calls_of_their_own(tmp_path: Path) -> None:
+    """It skips what later calls by name are known by: all were one call."""
+    model = """
+    import torch
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList(torch.nn.Linear(64, 64) for _ in range(3))
+        def forward(self, x):
+            for _ in range(2):
+                for layer in self.layers:
+                    x = layer(x)
+            return x
+    model = Net().cuda()
+    x = torch.randn(32, 64, device="cuda")
+    forward = model.forward
+    with torch.no_grad():
+        for _ in range(20):
+            x = {call}(x)
+    """
+    taken, as_module = (forecast(tmp_path, model.replace("{call}", call), calls=6) for call in ("forward", "model"))
+    assert taken.step_kind == as_module.step_kind == "call"
+    assert taken.kernels_per_step == as_module.kernels_per_step == 6
+    assert taken.step_time_s == as_module.step_time_s
+    assert taken.peak_memory_bytes == as_module.peak_memory_bytes

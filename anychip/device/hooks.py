@@ -59,6 +59,14 @@ def rests_on_host(module: torch.nn.Module, parameters: list[Any]) -> bool:
     )
 
 
+def frozen_in(module: torch.jit.ScriptModule) -> list[Any]:
+    """What were parameters on the chip before `torch.jit.freeze` made them constants of the graph."""
+    graph: Any = getattr(module, "graph", None)  # a container has none
+    constants = graph.findAllNodes("prim::Constant") if graph is not None else ()
+    tensors = (one.t("value") for one in constants if one.hasAttribute("value") and one.kindOf("value") == "t")
+    return [one for one in tensors if one.device.type != "cpu"]
+
+
 def _parameters(optimizer: Any) -> list[Any]:
     return [one for group in optimizer.param_groups for one in group["params"]]
 
@@ -222,6 +230,7 @@ class Hooks:
         self.backward = BackwardModules(self.tape)
         self._outer: list[int] = []  # modules that are being called, by index
         self._open: tuple[Activation, OutermostCall] | None = None  # whose end will not be seen
+        self._frozen: weakref.WeakKeyDictionary[torch.jit.ScriptModule, list[Any]] = weakref.WeakKeyDictionary()
         self._seen: set[type] = set()  # classes whose `forward` is wrapped
         self._watched: Any = None  # a parameter of the module that was called last, weakly
         self._own_optimizer = OwnOptimizer(runtime, self._is_parameter, self._own_optimizer_begins)
@@ -344,7 +353,7 @@ class Hooks:
 
     def _enter(self, module: torch.nn.Module) -> OutermostCall | None:
         """Note that an outermost call begins; None where it is nothing to the chip."""
-        every = list(module.parameters())
+        every = list(module.parameters()) or self._frozen_in(module)
         parameters = [one for one in every if one.device.type != "cpu"]
         if every and not parameters:
             if not rests_on_host(module, every):
@@ -368,6 +377,13 @@ class Hooks:
         self._depth += 1
         self._outer.append(enter >> KIND_BITS)
         return OutermostCall(enter >> KIND_BITS, leave, training, marked)
+
+    def _frozen_in(self, module: torch.nn.Module) -> list[Any]:
+        if not isinstance(module, torch.jit.ScriptModule):
+            return []
+        if module not in self._frozen:
+            self._frozen[module] = frozen_in(module)
+        return self._frozen[module]
 
     def _leave(self, call: OutermostCall) -> None:
         self._outer.pop()

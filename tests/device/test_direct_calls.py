@@ -146,3 +146,19 @@ def test_calls_of_a_forward_that_was_taken_once_are_calls_of_their_own(tmp_path:
     assert taken.kernels_per_step == as_module.kernels_per_step == 6
     assert taken.step_time_s == as_module.step_time_s
     assert taken.peak_memory_bytes == as_module.peak_memory_bytes
+
+
+def test_calls_of_a_frozen_graph_are_calls_of_a_model(tmp_path: Path) -> None:
+    """It has no parameters, as they are constants of the graph: its calls were none, and the run one step."""
+    text = """
+    made = torch.jit.{make}
+    for _ in range(20):
+        x = made(x)
+    """
+    found, frozen = (
+        forecast(tmp_path, MODEL.replace("{decorator}", "") + text.replace("{make}", make), calls=6)
+        for make in ("script(model)", "freeze(torch.jit.script(model.eval()))")
+    )
+    assert found.step_kind == frozen.step_kind == "call"
+    assert found.kernels_per_step == frozen.kernels_per_step == 6
+    assert frozen.step_time_s == pytest.approx(found.step_time_s)

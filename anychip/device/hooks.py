@@ -59,6 +59,14 @@ def rests_on_host(module: torch.nn.Module, parameters: list[Any]) -> bool:
     )
 
 
+def frozen_in(module: torch.jit.ScriptModule) -> list[Any]:
+    """What were parameters on the chip before `torch.jit.freeze` made them constants of the graph."""
+    graph: Any = getattr(module, "graph", None)  # a container has none
+    constants = graph.findAllNodes("prim::Constant") if graph is not None else ()
+    tensors = (one.t("value") for one in constants if one.hasAttribute("value") and one.kindOf("value") == "t")
+    return [one for one in tensors if one.device.type != "cpu"]
+
+
 def _parameters(optimizer: Any) -> list[Any]:
     return [one for group in optimizer.param_groups for one in group["params"]]
 
@@ -171,8 +179,28 @@ class OutermostCall(NamedTuple):
     marked: bool
 
 
-def called_directly(frame: FrameType | None) -> torch.nn.Module | None:
-    """The outermost module whose `forward` is being run, of those that were not called as modules."""
+class Activation:
+    """Tells one run of a function from the next, by the one thing that can be written on a frame: its trace function, which is
+    not called but under a debugger. (A frame that is kept keeps its tensors, and the next may have its address.)"""
+
+    def __init__(self, frame: FrameType) -> None:
+        self._debugger = frame.f_trace
+        frame.f_trace = self
+
+    def __call__(self, *event: Any) -> "Activation":
+        if self._debugger is not None:
+            self._debugger = self._debugger(*event)
+        return self
+
+    def is_running(self, frame: FrameType | None) -> bool:
+        """Whether the frame is of it, or of what it calls."""
+        while frame is not None and frame.f_trace is not self:
+            frame = frame.f_back
+        return frame is not None
+
+
+def called_directly(frame: FrameType | None) -> tuple[torch.nn.Module, FrameType] | None:
+    """The outermost module whose `forward` is being run, of those that were not called as modules, and the frame of it."""
     found = None
     while frame is not None:
         if frame.f_code.co_name == "forward" and frame.f_code.co_argcount:
@@ -181,7 +209,7 @@ def called_directly(frame: FrameType | None) -> torch.nn.Module | None:
             if isinstance(known, dict):  # until Python 3.12 a copy that would keep the function's tensors
                 known.clear()
             if isinstance(one, torch.nn.Module):
-                found = one
+                found = one, frame
         frame = frame.f_back
     return found
 
@@ -201,7 +229,8 @@ class Hooks:
         self.parameter_modules: dict[int, int] = {}  # block of a parameter -> module that holds it
         self.backward = BackwardModules(self.tape)
         self._outer: list[int] = []  # modules that are being called, by index
-        self._open: tuple[torch.nn.Module, OutermostCall] | None = None  # whose end will not be seen
+        self._open: tuple[Activation, OutermostCall] | None = None  # whose end will not be seen
+        self._frozen: weakref.WeakKeyDictionary[torch.jit.ScriptModule, list[Any]] = weakref.WeakKeyDictionary()
         self._seen: set[type] = set()  # classes whose `forward` is wrapped
         self._watched: Any = None  # a parameter of the module that was called last, weakly
         self._own_optimizer = OwnOptimizer(runtime, self._is_parameter, self._own_optimizer_begins)
@@ -270,12 +299,13 @@ class Hooks:
         torch.nn.Module.__call__ = __call__  # type: ignore[method-assign]
 
     def _outermost(self, original: Callable[..., Any], module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
-        owner = called_directly(sys._getframe(2))
-        if owner is not None:
+        found = called_directly(sys._getframe(2))
+        if found is not None:
+            owner, frame = found
             self._see_direct_calls(type(owner))
             call = self._enter(owner)
             if call is not None:
-                self._open = owner, call
+                self._open = Activation(frame), call
                 return module(*args, **kwargs)
         call = self._enter(module)
         if call is None:
@@ -296,7 +326,7 @@ class Hooks:
     def _see_direct_calls(self, kind: type[torch.nn.Module]) -> None:
         """From now on a call of this class's `forward` by its name, which skips `__call__`, is one of the module."""
         if kind in self._seen:
-            return  # an instance has a `forward` of its own, or its call is nothing to the chip
+            return  # an instance has a `forward` of its own, its call is nothing to the chip, or it was bound before
         self._seen.add(kind)
         original = kind.forward
 
@@ -318,12 +348,12 @@ class Hooks:
             self._leave(call)
 
     def _end_call_that_is_over(self, frame: FrameType) -> None:
-        if self._open is not None and called_directly(frame) is not self._open[0]:
+        if self._open is not None and not self._open[0].is_running(frame):
             self.end_open_call()
 
     def _enter(self, module: torch.nn.Module) -> OutermostCall | None:
         """Note that an outermost call begins; None where it is nothing to the chip."""
-        every = list(module.parameters())
+        every = list(module.parameters()) or self._frozen_in(module)
         parameters = [one for one in every if one.device.type != "cpu"]
         if every and not parameters:
             if not rests_on_host(module, every):
@@ -347,6 +377,13 @@ class Hooks:
         self._depth += 1
         self._outer.append(enter >> KIND_BITS)
         return OutermostCall(enter >> KIND_BITS, leave, training, marked)
+
+    def _frozen_in(self, module: torch.nn.Module) -> list[Any]:
+        if not isinstance(module, torch.jit.ScriptModule):
+            return []
+        if module not in self._frozen:
+            self._frozen[module] = frozen_in(module)
+        return self._frozen[module]
 
     def _leave(self, call: OutermostCall) -> None:
         self._outer.pop()

@@ -92,6 +92,8 @@ def _restore(kept: str, path: str) -> None:
         os.replace(kept, path)
     except OSError:  # another file system, a folder that cannot be written
         shutil.copyfile(kept, path, follow_symlinks=False)
+        with suppress(OSError):  # a file of another's
+            shutil.copystat(kept, path, follow_symlinks=False)
     if os.path.lexists(kept):  # also where both are names of one file
         os.remove(kept)
     remove_empty(os.path.dirname(kept))

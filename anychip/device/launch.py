@@ -17,6 +17,7 @@ from typing import Any
 
 from anychip import units
 from anychip.device.kept import put_back, running
+from anychip.device.written import tell
 from anychip.errors import OUT_OF_MEMORY, AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
 from anychip.record import Program
 from anychip.record.failure import Failure, failure_of, refusal, refused
@@ -133,7 +134,8 @@ def _run(config: dict[str, Any], show_output: bool, drafts: Drafts) -> tuple[int
     finally:
         interrupted |= _running.pop(child)
         _end_group(child)
-        changed = put_back(Path(config["out"]).parent)
+        folder = Path(config["out"]).parent
+        changed = "; ".join(filter(None, (put_back(folder), tell(folder))))
         if changed and show_output:
             print(f"anychip: {changed}", file=sys.stderr)
     return child.returncode, interrupted, text

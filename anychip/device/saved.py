@@ -4,7 +4,8 @@ A forecast must not replace a checkpoint by one without values, delete those tha
 real run would resume from. So what is at a checkpoint's path is put aside before the program writes, replaces, moves or
 removes it, once a model on the chip was called or where what is saved lies there; `kept.put_back`, in the process that started
 it, makes it all as it was, however the program ended. Files of other kinds (logs, tables, caches of data) are the program's
-own business, but for those in a folder that it made for a checkpoint: the next run would take it for one.
+own business, but for those in a folder that it made for a checkpoint: the next run would take it for one. Those that were
+there before are told (`written`).
 
 The ranks of a job run one after another here. So what a rank saved is hidden when it ends, and what was there before is there
 again: the next one would find the checkpoint of a run that has begun with it, and resume from it. `torch.load` finds it yet:
@@ -41,6 +42,7 @@ from anychip.device.kept import (
     second_name,
     write,
 )  # fmt: skip
+from anychip.device.written import Written, how
 
 CHECKPOINTS = frozenset({".pt", ".pth", ".ckpt", ".tar", ".safetensors", ".distcp", ".pkl", ".bin"})
 INDEX = ".metadata"  # of a folder of `.distcp` files: says what lies where in them
@@ -52,6 +54,7 @@ class Saved:
     def __init__(self, folder: Path, begun: Callable[[], bool]) -> None:
         self.folder, self.journal, self.begun = folder, folder / JOURNAL, begun
         self.journal.mkdir(exist_ok=True)
+        self.written = Written(folder)
         self._own = threading.local()  # what this code does raises audit events, too
         self._touched: dict[str, None] = {}  # paths, by this process
         self._made: set[str] = set()  # files of other kinds, which may become checkpoints
@@ -64,8 +67,10 @@ class Saved:
 
         @wraps(save)
         def keep_and_save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
-            if isinstance(f, str | os.PathLike) and (self.begun() or _lies_on_chip(obj)):
-                self.keep(f)
+            if isinstance(f, str | os.PathLike):
+                self._note_written(f, how(os.O_TRUNC))
+                if self.begun() or _lies_on_chip(obj):
+                    self.keep(f)
             save(obj, f, *args, **kwargs)
 
         @wraps(load)
@@ -84,10 +89,30 @@ class Saved:
         }  # fmt: skip
 
         def audit(event: str, args: tuple[Any, ...]) -> None:
-            if event in watched and not hasattr(self._own, "busy") and self.begun():
-                watched[event](*args)
+            if event in watched and not hasattr(self._own, "busy"):
+                self._sees(event, args)
+                if self.begun():
+                    watched[event](*args)
 
         sys.addaudithook(audit)
+
+    def _sees(self, event: str, args: tuple[Any, ...]) -> None:
+        """Note files before they change, also before a model is called: tables are opened first."""
+        path = args[0]
+        if event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR) and isinstance(path, str | bytes | os.PathLike):
+            self._note_written(path, how(args[2]))
+        elif event == "os.rename":
+            self._note_written(path, how(0))
+            self._note_written(args[1], how(os.O_TRUNC))
+        elif event == "os.remove" and args[1] == -1:
+            self._note_written(path, how(0))
+
+    def _note_written(self, path: Any, kind: str) -> None:
+        self._own.busy = True
+        try:
+            self.written.note(path, kind)
+        finally:
+            del self._own.busy
 
     def keep(self, path: Any) -> None:
         """Remember a path before the program writes to it; what is there is put aside. Of a symbolic link: what it leads to."""

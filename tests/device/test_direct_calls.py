@@ -136,3 +136,46 @@ def test_what_is_told_of_a_call_is_of_the_usual_one_as_its_time_is(tmp_path: Pat
     figures = forecast(tmp_path, SERVE)
     assert figures.tokens_per_step == 1
     assert figures.model_flop_per_step == 2 * 256 * 1000
+
+
+def test_calls_of_a_forward_that_was_taken_once_are_calls_of_their_own(tmp_path: Path) -> None:
+    """It skips what later calls by name are known by: all were one call."""
+    model = """
+    import torch
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList(torch.nn.Linear(64, 64) for _ in range(3))
+        def forward(self, x):
+            for _ in range(2):
+                for layer in self.layers:
+                    x = layer(x)
+            return x
+    model = Net().cuda()
+    x = torch.randn(32, 64, device="cuda")
+    forward = model.forward
+    with torch.no_grad():
+        for _ in range(20):
+            x = {call}(x)
+    """
+    taken, as_module = (forecast(tmp_path, model.replace("{call}", call), calls=6) for call in ("forward", "model"))
+    assert taken.step_kind == as_module.step_kind == "call"
+    assert taken.kernels_per_step == as_module.kernels_per_step == 6
+    assert taken.step_time_s == as_module.step_time_s
+    assert taken.peak_memory_bytes == as_module.peak_memory_bytes
+
+
+def test_calls_of_a_frozen_graph_are_calls_of_a_model(tmp_path: Path) -> None:
+    """It has no parameters, as they are constants of the graph: its calls were none, and the run one step."""
+    text = """
+    made = torch.jit.{make}
+    for _ in range(20):
+        x = made(x)
+    """
+    found, frozen = (
+        forecast(tmp_path, MODEL.replace("{decorator}", "") + text.replace("{make}", make), calls=6)
+        for make in ("script(model)", "freeze(torch.jit.script(model.eval()))")
+    )
+    assert found.step_kind == frozen.step_kind == "call"
+    assert found.kernels_per_step == frozen.kernels_per_step == 6
+    assert frozen.step_time_s == pytest.approx(found.step_time_s)

@@ -335,3 +335,31 @@ def test_a_rank_finds_what_was_there_before_the_one_that_ran_before_it(
     put_back(tmp_path)
     assert path.read_text() == "real"
     assert not [one for one in tmp_path.iterdir() if ASIDE in one.name or HIDDEN in one.name or one == new]
+
+
+def test_files_of_other_kinds_that_were_there_before_are_told(tmp_path: Path) -> None:
+    """A real run's table was emptied, and rows were added to another, without a word."""
+    for name in ("metrics.csv", "run.csv", "same.csv", "old.log", "last.pt", ".cache/kept", "read.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("real\n", encoding="utf-8")
+    (tmp_path / "empty.lock").touch()
+    (tmp_path / "train.py").write_text(textwrap.dedent("""
+        import os, torch
+        metrics = open("metrics.csv", "w")                   # before a model is called
+        for name, mode in (("run.csv", "a"), ("same.csv", "a"), (".cache/kept", "w"), ("empty.lock", "w"), ("new.csv", "w"), ("new.csv", "a")):
+            with open(name, mode) as file:
+                file.write("" if name == "same.csv" else "fake")
+        open("read.csv").read()
+        os.remove("old.log")
+        model = torch.nn.Linear(64, 64).cuda()
+        model(torch.ones(4, 64, device="cuda"))
+        torch.save(model.state_dict(), "last.pt")
+    """), encoding="utf-8")  # fmt: skip
+    command = [sys.executable, "-m", "anychip", "forecast", "--on", "h100", "train.py"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    (told,) = (line for line in run.stderr.splitlines() if "of before" in line)
+    assert told.endswith(
+        "as the program left them: metrics.csv (overwritten), old.log (removed), run.csv (appended to)"
+    )
+    assert "put back 1 checkpoint (last.pt)" in told
+    assert (tmp_path / "metrics.csv").read_text(encoding="utf-8") == ""

@@ -1,7 +1,7 @@
 """`x.cuda()` puts a tensor or a module on a CUDA device. Portable code says `x.to(DEVICE)`.
 
 An index becomes `torch.device(DEVICE.type, index)`, which takes None as .cuda() does. A class of the project that has a
-method cuda() of its own and no to() is left alone.
+method cuda() of its own and no to() is left alone. A storage, as `map_location` is given, takes `device=` by its name.
 """
 
 import ast
@@ -44,6 +44,16 @@ INVALID = [
     ),
     ("import torch\n\nx = y.cuda(device)\n", "x = y.to(device)\n", "x = y.to(device)\n"),
     (
+        "import torch\n\nx = torch.load(p, map_location=lambda s, l: s.cuda(0))\n",
+        "x = torch.load(p, map_location=lambda s, l: s.to(device=torch.device(DEVICE.type, 0)))\n",
+        'x = torch.load(p, map_location=lambda s, l: s.to(device=torch.device("npu", 0)))\n',
+    ),
+    (
+        "import torch\n\ndef there(s, l):\n    return s.cuda()\n\nx = torch.load(p, there)\n",
+        "def there(s, l):\n    return s.to(device=DEVICE)\n\nx = torch.load(p, there)\n",
+        'def there(s, l):\n    return s.to(device="npu")\n\nx = torch.load(p, there)\n',
+    ),
+    (
         "import torch\n\nx = y.a().cuda().b().cuda()\n",
         "x = y.a().to(DEVICE).b().to(DEVICE)\n",
         'x = y.a().to("npu").b().to("npu")\n',
@@ -64,7 +74,8 @@ def _is_module(unit: Unit, func: ast.Attribute) -> bool:
 
 
 def _port(unit: Unit, call: ast.Call, func: ast.Attribute) -> None:
-    if unit.own_cuda and not _is_surely_torch(unit, func.value):
+    storage = _is_storage(unit, func.value)
+    if unit.own_cuda and not storage and not _is_surely_torch(unit, func.value):
         where = next(iter(unit.own_cuda.values()))
         return unit.leave(
             call, NAME, f"{where} has a method cuda() of its own, and no to(): this may be one", UNSURE, ".cuda()"
@@ -79,6 +90,8 @@ def _port(unit: Unit, call: ast.Call, func: ast.Attribute) -> None:
         return unit.leave(
             call, NAME, "what it is moved to is not certain: a device, or the number of one", UNSURE, ".cuda()"
         )
+    if storage:  # its to() takes keywords alone
+        destination = f"device={destination}"
     pieces = [(name_end - 4, name_end, "to")]
     rest = [*call.args[1:], *[k for k in call.keywords if k.arg != "device"]]
     given = _device_argument(call)
@@ -91,6 +104,27 @@ def _port(unit: Unit, call: ast.Call, func: ast.Attribute) -> None:
         pieces.append((source.start(extra), source.start(extra), "non_blocking="))
     unit.change(pieces, NAME, REASON, ".cuda()")
     return None
+
+
+def _is_storage(unit: Unit, node: ast.expr) -> bool:
+    """The first parameter of a function that says where torch.load puts a storage."""
+    if not isinstance(node, ast.Name):
+        return False
+    for up in unit.module.ancestors(node):
+        if isinstance(up, ast.Lambda | ast.FunctionDef):
+            names = [one.arg for one in up.args.args]
+            if node.id in names:
+                return names[0] == node.id and len(names) == 2 and (isinstance(up, ast.Lambda) or _maps(unit, up.name))
+    return False
+
+
+def _maps(unit: Unit, name: str) -> bool:
+    """Whether a function of that name is given as a `map_location`."""
+    given = [keyword.value for call in unit.module.calls for keyword in call.keywords if keyword.arg == "map_location"]
+    given += [
+        call.args[1] for call in unit.module.calls if unit.module.qualified(call.func) == "torch.load" and call.args[1:]
+    ]
+    return any(isinstance(one, ast.Name) and one.id == name for one in given)
 
 
 def _device_argument(call: ast.Call) -> ast.expr | None:

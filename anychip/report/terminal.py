@@ -152,6 +152,8 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
         yield row("would run", lambda f: Text("NO", style="bold red") if f.would_fail else "yes")
     yield row(f"energy/{one}, max", lambda f: "-" if f.energy_j is None else f"{units.figures(f.energy_j)} J")
     yield row(f"USD/1000 {one}s", lambda f: "-" if f.cost_usd is None else f"{units.figures(f.cost_usd * 1000)}")
+    if any(f.cost_usd for f in forecasts):
+        yield row("  at USD an hour", _hourly)
     yield from _section("time limited by", forecasts, lambda f: f.breakdown_s, BREAKDOWN, units.duration)
     axes = {name: name for f in forecasts for name in f.axes}
     yield from _section("network alone", forecasts, lambda f: job.seconds(f, "exposed_s"), axes, units.duration)
@@ -175,6 +177,13 @@ def _kinds_that_count(forecast: "Forecast") -> Mapping[str, int]:
     """Memory by kind without crumbs: at the moment of the peak gradients are often a single number, the loss's."""
     least = forecast.peak_memory_bytes * CRUMB
     return {name: nbytes for name, nbytes in forecast.memory_by_kind.items() if nbytes >= least}
+
+
+def _hourly(forecast: "Forecast") -> str:
+    """The price of a chip's hour that the cost is made from: `anychip chips show` has its date, its source and dearer ones."""
+    if not forecast.cost_usd:
+        return "-"
+    return f"{forecast.cost_usd * 3600 / forecast.step_time_s / forecast.num_chips:.2f}"
 
 
 def _section(

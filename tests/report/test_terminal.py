@@ -110,6 +110,14 @@ def test_figures_say_what_they_are_of(answer, kind, one):
         assert [begin for line in lines if line.startswith(begin)] == [begin]
 
 
+def test_what_an_hour_costs_stands_below_what_steps_do(answer):
+    """Prices decide a ranking as much as times: H100's hour was 1.99 and MI300X's 3.00, and nothing said so."""
+    (line,) = [line for line in shown(answer).splitlines() if line.startswith("  at USD an hour")]
+    prices = [chip.price_usd_per_hour for chip in answer.chips]
+    assert line.split()[4:] == ["-" if price is None else f"{price:.2f}" for price in prices]
+    assert "-" in line.split() and any(prices)
+
+
 def test_crumbs_of_memory_are_not_shown(answer):
     """4 bytes of gradients at the peak of 8 MiB: true, and no news."""
     forecasts = tuple(

@@ -101,9 +101,15 @@ def _restore(kept: str, path: str) -> None:
 
 def _told(done: str, paths: list[str]) -> str:
     """The program saved no values, as a virtual chip computes none."""
-    named = ", ".join(os.path.relpath(one) for one in paths[:NAMED]) + ", ..." * (len(paths) > NAMED)
     why = "what the program saves here has no values: " if done == "removed" else ""
-    return f"{done} {units.several(len(paths), 'checkpoint')} ({why}{named})"
+    return (
+        f"{done} {units.several(len(paths), 'checkpoint')} ({why}{first_of([os.path.relpath(one) for one in paths])})"
+    )
+
+
+def first_of(told: list[str]) -> str:
+    """The first few of what is told, and that there are more."""
+    return ", ".join(told[:NAMED]) + ", ..." * (len(told) > NAMED)
 
 
 def remove_empty(folder: str) -> None:

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from anychip.device.kept import NAMED, full
+from anychip.device.kept import first_of, full
 
 NOTES = "written"  # a line for each file that a process opens, in the order of time
 
@@ -42,8 +42,8 @@ def tell(folder: Path) -> str:
         now, path = _state(place), os.path.relpath(place)
         if before and before[0] and now != before and not _is_cache(path):
             changed.append(f"{path} ({how if now else 'removed'})")
-    named = ", ".join(changed[:NAMED]) + ", ..." * (len(changed) > NAMED)
-    return f"files of before that are no checkpoints stay as the program left them: {named}" if changed else ""
+    told = "files of before that are no checkpoints stay as the program left them"
+    return f"{told}: {first_of(changed)}" if changed else ""
 
 
 def how(flags: int) -> str:

@@ -43,16 +43,8 @@ def failure_of(program: Program) -> Failure | None:
     failed = next((one for one in program.ranks if rank in one.members), program)
     file, line = failed.meta.get("failed_at") or (None, None)
     wanted, of_bytes = refused(failed)
-    return Failure(
-        int(code),
-        rank,
-        first_line(str(failed.meta.get("failure", ""))),
-        file,
-        line,
-        num_trained(failed),
-        wanted,
-        of_bytes,
-    )
+    said = first_line(str(failed.meta.get("failure", "")))
+    return Failure(int(code), rank, said, file, line, num_trained(failed), wanted, of_bytes)
 
 
 def first_line(said: str) -> str:

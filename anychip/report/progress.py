@@ -36,9 +36,8 @@ class Progress:
             return
         with self._calling:
             self._end_clock()
-            sys.stderr.write(
-                f"anychip: {text}\n"
-            )  # in one: a program's own lines, and others' of ours, come between two
+            # In one: a program's own lines, and others' of ours, come between two
+            sys.stderr.write(f"anychip: {text}\n")
             sys.stderr.flush()
             if self._terminal:
                 self._stop.clear()

@@ -27,9 +27,7 @@ TOP_OPS = 8
 CRUMB = 1e-3  # of the peak: a kind of memory below that is not shown
 LONGER = 1.5  # a first call that takes so many times as long as the others does something else: it reads a prompt
 STARTING = 0.95  # where steps take less of the peak than this, it was when the program started
-ONE_WAY = (
-    0.15  # mean error of a chip's runs that is told beside its size: they do not lie on both sides of their forecasts
-)
+ONE_WAY = 0.15  # a chip's runs whose mean error is more do not lie on both sides of their forecasts, which is told
 PLACES = 4  # lines of the program that read values
 MODULES = 6
 OP_WIDTH = 36  # an operation's name and shape, and how often it is called

@@ -5,7 +5,7 @@ Relative errors, one sigma in the first file, mean absolute in the second.
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -58,7 +58,7 @@ def end_to_end(chip_id: str, layers: str = DENSE) -> Compared | None:
         return None
     times = 1.0 if alike else worse(layers)
     kinds = "/".join(sorted({row["layers"] for row in alike or own}))
-    bias = sum(int(row["n"]) * float(row.get("bias") or 0.0) for row in alike or own) / count(alike or own)
+    bias = by_runs(alike or own, lambda row: row.get("bias") or "0")
     found = Compared(SIGMA * mean(alike or own) * times, count(alike or own), kinds, times, bias=bias)
     anywhere = [row for row in rows("validated.csv") if row["layers"] == layers]
     if not anywhere or count(alike) >= FEW:
@@ -81,7 +81,11 @@ def worse(layers: str) -> float:
 
 def mean(found: list[dict[str, str]]) -> float:
     """Mean absolute error, weighted by runs."""
-    return sum(int(row["n"]) * float(row["left_out"] or row["mean_abs"]) for row in found) / count(found)
+    return by_runs(found, lambda row: row["left_out"] or row["mean_abs"])
+
+
+def by_runs(found: list[dict[str, str]], figure: Callable[[dict[str, str]], str]) -> float:
+    return sum(int(row["n"]) * float(figure(row)) for row in found) / count(found)
 
 
 def count(found: list[dict[str, str]]) -> int:

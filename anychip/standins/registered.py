@@ -12,7 +12,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from anychip.standins import recording
-from anychip.standins.cxx import closing, plain
+from anychip.standins.cxx import closing, known, plain
 
 _BLOCK = re.compile(r"\bTORCH_LIBRARY(?:_FRAGMENT)?\s*\(\s*(\w+)\s*,\s*(\w+)\s*\)\s*\{")
 _LITERAL = re.compile(r'R"\((.*?)\)"|"((?:[^"\\]|\\.)*)"', re.S)
@@ -79,9 +79,5 @@ def by_fake(op: Any, args: tuple[Any, ...]) -> Any:
     """What the program's own `register_fake` makes of the arguments, on torch's meta device. NotImplementedError: it has none."""
     positional = [one for one in op._schema.arguments if not one.kwarg_only]
     by_name = [one.name for one in op._schema.arguments[len(positional) :]]
-    args = tree_map_only(torch.Tensor, _on_meta, args)
+    args = tree_map_only(torch.Tensor, lambda one: known(one).meta(), args)
     return op(*args[: len(positional)], **dict(zip(by_name, args[len(positional) :], strict=True)))
-
-
-def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

@@ -144,20 +144,28 @@ LEAST_RUNS = 3  # of a source on a chip, for its error to count
 
 
 def validated(results: list[Result]) -> str:
-    """Rows of standard/validated.csv: chip, source, kind of layers, number of runs, mean absolute and mean error, and the
-    first by the level of the other sources' runs of such layers."""
+    """Rows of standard/validated.csv: chip, source, kind of layers, number of runs, mean absolute and mean error, the size of
+    the largest on that chip, and the mean absolute error by the level of the other sources' runs of such layers."""
     results = [result for result in results if not is_other(result)]
     planned = [result for result in results if result.plan]
     blind = left_out(results, lambda r: f"{by_chip(r)} {r.plan.layers if r.plan else ''}")
-    groups = grouped(planned, lambda r: f"{by_chip(r)}\t{r.run.source}\t{r.plan.layers if r.plan else ''}")
-    lines = ["chip,source,layers,n,mean_abs,bias,left_out"]
+
+    def key(result: Result) -> str:
+        return f"{by_chip(result)}\t{result.run.source}\t{result.plan.layers if result.plan else ''}"
+
+    groups = grouped(planned, key)
+    lines = ["chip,source,layers,n,mean_abs,bias,most_chips,left_out"]
+    most: dict[str, int] = {}
+    for one in planned:
+        if one.plan and one.error is not None:
+            most[one.plan.chip] = max(most.get(one.plan.chip, 1), one.plan.num_chips)
     for name, (summary, _) in groups.items():
         if summary and summary.n >= LEAST_RUNS:
             chip, source, layers = name.split("\t")
             other = blind.get(f"{chip} {layers}: {source}")
             blind_mean = f"{other[1].mean_abs:.4f}" if other else ""
             lines.append(
-                f"{chip},{source},{layers},{summary.n},{summary.mean_abs:.4f},{summary.bias:+.4f},{blind_mean}"
+                f"{chip},{source},{layers},{summary.n},{summary.mean_abs:.4f},{summary.bias:+.4f},{most[chip]},{blind_mean}"
             )
     return "\n".join(lines) + "\n"
 

@@ -7,7 +7,7 @@ all rests. Figures are per step, over the steps after the first, which warms up.
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import sqrt
+from math import log2, sqrt
 
 import numpy as np
 
@@ -127,7 +127,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     lacking = unsupported(program.ops, chip)
     return Forecast(
         chip=chip.id, num_chips=1, fits=suffices(chip.memory_bytes, program, held.peak_bytes), grade=chip.grade,
-        step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, timeline, compared),
+        step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, timeline, compared, 1),
         tokens_per_s_per_chip=_per_s(tokens, step_time), samples_per_s=_per_s(samples, step_time),
         mfu=utilization(total["model_flop"], step_time, products.published),
         hfu=utilization(total["flop"], step_time, products.published),
@@ -171,10 +171,10 @@ Beyond = Mapping[tuple[str, str], float]  # as `figures.beyond_of` gives it
 
 
 def error_of(evidence: Mapping[str, float], beyond: Beyond, breakdown: Mapping[str, float], timeline: Timeline,
-             compared: Compared | None) -> float:  # fmt: skip
+             compared: Compared | None, num_chips: int) -> float:  # fmt: skip
     """One sigma. Where whole runs were compared on the chip, the error of those with such layers, for the share of the time that is
     like them; else parts of one kind err together, and kinds and the level of the chip's products apart. What no run has, the host, ops
-    without a formula and the chip's file come on top."""
+    without a formula, a network between more chips than were compared and the chip's file come on top."""
     known = errors()
     total = sum(breakdown.values()) or 1.0
     host, compute = breakdown["host"] / total, breakdown["compute"] / total
@@ -197,7 +197,19 @@ def error_of(evidence: Mapping[str, float], beyond: Beyond, breakdown: Mapping[s
         # The whole runs that raised its grade say nothing of this program.
         grade = max(grade, "C")
     parts += [rate, host * known["host", ""], known.get(("grade", grade), known["grade", "D"])]
+    parts += of_size(num_chips, compared.most_chips if compared is not None else 1, breakdown["exposed_comm"] / total)
     return sqrt(sum(part**2 for part in parts))
+
+
+def of_size(num_chips: int, most_chips: int, exposed: float) -> list[float]:
+    """Errors of a job of more chips than the largest that was compared on this one, `most_chips`: of the share of its time in
+    collectives alone, and of what large jobs lose to each other, by doublings of size."""
+    if num_chips <= most_chips:
+        return []
+    known = errors()
+    # Up to so many chips, runs of all kinds of chips were no further off than those of one node.
+    alike, each = next((int(name), error) for (part, name), error in known.items() if part == "doubling")
+    return [exposed * known["network", ""], each * log2(max(num_chips / max(most_chips, alike), 1))]
 
 
 def unlike_share(beyond: Beyond) -> float:

@@ -122,7 +122,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     kernels, host = (mean([total[name] for total in totals]) for name in ("kernels", "host_s"))
     return Forecast(
         chip=chip.id, num_chips=chips, fits=all(rank.fits for rank in ranks), grade=chip.grade,
-        step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, parts[main].rank.timeline, compared),
+        step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, parts[main].rank.timeline, compared, chips),
         tokens_per_s_per_chip=tokens / step_time / chips if tokens and step_time else None,
         samples_per_s=samples / step_time if samples and step_time else None,
         mfu=utilization(model, step_time, peak), hfu=utilization(flop, step_time, peak), model_flop_per_step=model,

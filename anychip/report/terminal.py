@@ -105,7 +105,8 @@ def _compared(forecast: "Forecast") -> str:
     times = f", times {found.times:.1f}" if found.times > 1.0 else ""
     whose = ", of all chips" if found.all_chips else ""
     one_way = f"; those of this chip took {found.longer:.1f} times as long" if abs(found.bias) >= ONE_WAY else ""
-    return f"; error of {found.runs} runs, {found.layers}{times}{whose}{one_way}"
+    fewer = f"; none on more than {found.most_chips:,} of these" if forecast.num_chips > found.most_chips else ""
+    return f"; error of {found.runs} runs, {found.layers}{times}{whose}{fewer}{one_way}"
 
 
 def _figures(columns: Sequence[tuple[str, "Forecast"]], reserved: Sequence[int | None]) -> Table:

@@ -32,7 +32,7 @@ FEW = 10  # runs: of fewer, one that happens to be met moves the error by more t
 class Compared(NamedTuple):
     """sigma: of a step's time. runs: published ones that it comes from. layers: of those runs. times: what their error was
     taken times, as the program's layers are others. all_chips: they ran on any chip, as too little ran on this one. bias: mean error, with
-    its sign, of those that ran on this one."""
+    its sign, of those that ran on this one, and most_chips the size of the largest."""
 
     sigma: float
     runs: int
@@ -40,6 +40,7 @@ class Compared(NamedTuple):
     times: float = 1.0
     all_chips: bool = False
     bias: float = 0.0
+    most_chips: int = 1
 
     @property
     def longer(self) -> float:
@@ -59,11 +60,14 @@ def end_to_end(chip_id: str, layers: str = DENSE) -> Compared | None:
     times = 1.0 if alike else worse(layers)
     kinds = "/".join(sorted({row["layers"] for row in alike or own}))
     bias = by_runs(alike or own, lambda row: row.get("bias") or "0")
-    found = Compared(SIGMA * mean(alike or own) * times, count(alike or own), kinds, times, bias=bias)
+    most = max(int(row.get("most_chips") or 1) for row in own)
+    found = Compared(SIGMA * mean(alike or own) * times, count(alike or own), kinds, times, bias=bias, most_chips=most)
     anywhere = [row for row in rows("validated.csv") if row["layers"] == layers]
     if not anywhere or count(alike) >= FEW:
         return found
-    pooled = Compared(SIGMA * mean(anywhere), count(anywhere), layers, all_chips=True, bias=bias)
+    pooled = found._replace(
+        sigma=SIGMA * mean(anywhere), runs=count(anywhere), layers=layers, times=1.0, all_chips=True
+    )
     return max(found, pooled, key=lambda one: one.sigma)
 
 

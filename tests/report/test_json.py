@@ -33,7 +33,7 @@ def test_keys_and_types(data):
             assert isinstance(target[key], kind), key
         assert set(target["breakdown_s"]) == BREAKDOWN
         assert set(target["evidence"]) == EVIDENCE
-        assert set(target["compared"]) == {"sigma", "runs", "layers", "times", "all_chips", "bias"}
+        assert set(target["compared"]) == {"sigma", "runs", "layers", "times", "all_chips", "bias", "most_chips"}
 
 
 def test_what_was_added_is_listed_here(data):

@@ -27,9 +27,9 @@ z,a,dense,5,0.01,
 def test_sources_weigh_by_their_runs(folder):
     # (10 * 0.04 + 30 * 0.08) / 40 = 0.07; as one sigma of a normal distribution: * sqrt(pi / 2) = 0.0877
     (folder / "validated.csv").write_text(TABLE, encoding="utf-8")
-    assert validated.end_to_end("x") == (pytest.approx(0.0877, abs=1e-4), 40, "dense", 1.0, False, 0.0)
+    assert validated.end_to_end("x") == (pytest.approx(0.0877, abs=1e-4), 40, "dense", 1.0, False, 0.0, 1)
     # one source only: no level could be fitted without it, so its plain error
-    assert validated.end_to_end("y") == (pytest.approx(0.1128, abs=1e-4), 10, "dense", 1.0, False, 0.0)
+    assert validated.end_to_end("y") == (pytest.approx(0.1128, abs=1e-4), 10, "dense", 1.0, False, 0.0, 1)
 
 
 def test_layers_of_another_kind_have_their_own_error(folder):
@@ -41,10 +41,11 @@ def test_layers_of_another_kind_have_their_own_error(folder):
         1.0,
         False,
         0.0,
+        1,
     )
     # never compared on this chip: the error of its other runs, times 0.14 / 0.07
     sigma, times = pytest.approx(0.2256, abs=1e-4), pytest.approx(2.0, abs=0.01)
-    assert validated.end_to_end("y", validated.EXPERTS) == (sigma, 10, "dense", times, False, 0.0)
+    assert validated.end_to_end("y", validated.EXPERTS) == (sigma, 10, "dense", times, False, 0.0, 1)
     # nor anywhere; and what is easier elsewhere makes no chip better than it was
     assert validated.end_to_end("x", validated.OWN_PRODUCTS).layers == "dense/experts"
     assert validated.worse(validated.OWN_PRODUCTS) == validated.worse(validated.DENSE) == 1.0
@@ -54,7 +55,7 @@ def test_few_runs_make_no_chip_surer_than_all_chips(folder):
     """A router's program had 15% on MI300X, by ten dense runs, and 17% on H100, by 44 of its kind."""
     (folder / "validated.csv").write_text(TABLE, encoding="utf-8")
     # (10 * 0.04 + 30 * 0.08 + 10 * 0.09 + 5 * 0.01) / 55 = 0.0682 of all chips, against 0.01 of z's five
-    assert validated.end_to_end("z") == (pytest.approx(0.0854, abs=1e-4), 55, "dense", 1.0, True, 0.0)
+    assert validated.end_to_end("z") == (pytest.approx(0.0854, abs=1e-4), 55, "dense", 1.0, True, 0.0, 1)
     # 0.01 times 2 against 0.14
     assert validated.end_to_end("z", validated.EXPERTS) == (
         pytest.approx(0.1755, abs=1e-4),
@@ -63,6 +64,7 @@ def test_few_runs_make_no_chip_surer_than_all_chips(folder):
         1.0,
         True,
         0.0,
+        1,
     )
 
 
@@ -74,6 +76,12 @@ def test_runs_that_all_took_longer_are_told_as_such(folder):
     assert found.all_chips  # sigma is that of all chips, the bias its own
     assert found.bias == pytest.approx(-0.2)
     assert found.longer == pytest.approx(1.25)
+
+
+def test_the_largest_job_of_a_chip_counts_whatever_its_layers(folder):
+    table = "chip,source,layers,n,mean_abs,bias,most_chips,left_out\nx,a,dense,40,0.1,,512,\nx,b,experts,40,0.1,,64,\ny,a,dense,40,0.1,,4096,\n"
+    (folder / "validated.csv").write_text(table, encoding="utf-8")
+    assert validated.end_to_end("x").most_chips == validated.end_to_end("x", validated.EXPERTS).most_chips == 512
 
 
 def test_what_no_published_run_is_like_has_no_error_of_runs(folder):

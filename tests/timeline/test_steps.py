@@ -7,10 +7,11 @@ import pytest
 from anychip.cost.machine import machine
 from anychip.cost.rates import defaults
 from anychip.figures import Window, issued_s, shape_text
-from anychip.forecast import forecast, limit_of
+from anychip.forecast import forecast, limit_of, of_size
 from anychip.record.steps import PHASES, Marks, find_steps
 from anychip.spec import load_chip
 from anychip.spec.cluster import list_wires
+from anychip.spec.validated import errors
 from anychip.timeline.price import price
 from tests.timeline.tapes import Kind, Mark, add, mark, mm, program, t, w
 from tests.timeline.tapes import op as made
@@ -187,6 +188,17 @@ STEPS = list(chain.from_iterable([FORWARD, BACKWARD, optimizer()] * 3))
 def scatter(rows):
     x, at = t(rows, 64, dtype="float32"), t(rows, dtype="int64")
     return made("aten.index_add_.default", x, 0, at, x, mutates=(0,))
+
+
+def test_a_job_larger_than_any_that_was_compared_has_a_wider_bar():
+    """At the same 8% a job of 16,384 MI300X stood beside one of 16,384 H100, of which so many were compared."""
+    assert of_size(512, 512, exposed=0.3) == []
+    known = errors()
+    network, doubling = known["network", ""], known["doubling", "2048"]
+    assert of_size(1024, 512, exposed=0.3) == [0.3 * network, 0]
+    assert of_size(16384, 32, exposed=0.3) == pytest.approx([0.3 * network, 3 * doubling])
+    # of two doublings beyond its own largest
+    assert of_size(16384, 4096, exposed=0.0) == pytest.approx([0, 2 * doubling])
 
 
 def test_what_takes_most_of_the_time_is_told_by_time():

@@ -147,6 +147,9 @@ def plan(run: Run) -> Plan:
         blank |= entry.get("blank", {})
     fixed |= noted(run.notes)
     columns, filled = fill(run, blank | resized(run, blank))
+    if not columns.get("layers") and (layers := counted_layers(run, columns, fixed)):
+        columns["layers"] = str(layers)
+        filled.append("layers")
     if not is_known:
         filled.append("framework")
     if (counted := convention(run)) is not None and counted.get("usual"):
@@ -247,6 +250,20 @@ def resized(run: Run, blank: Mapping[str, Any]) -> dict[str, int]:
     if (hidden := run.whole("hidden")) and public["ffn"] == 4 * public["hidden"] > 0:
         found["ffn"] = 4 * hidden
     return found
+
+
+def counted_layers(run: Run, columns: Mapping[str, str], fixed: Mapping[str, Any]) -> int:
+    """Layers of a dense model by its number of parameters, where the source gives that and all other sizes; else 0."""
+    parameters = float(run["params_b"] or 0) * 1e9
+    hidden, heads, kv, ffn, vocab = (
+        number(columns, name, 0) for name in ("hidden", "heads", "kv_heads", "ffn", "vocab")
+    )
+    if fixed.get("experts") or "pattern" in fixed or not all((parameters, run["hidden"], hidden, heads, vocab)):
+        return 0
+    width = int(fixed.get("head_dim") or hidden // heads)
+    attention = 2 * hidden * width * (heads + (kv or heads))
+    ffn = (3 if fixed.get("gated") else 2) * hidden * (ffn or 4 * hidden)
+    return round((parameters - (1 if fixed.get("tied") else 2) * vocab * hidden) / (attention + ffn))
 
 
 # Columns in words of which a rule's value stands in where nobody has seen the words.

@@ -78,7 +78,7 @@ def test_what_does_not_matter_to_a_run_is_not_counted():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"layers": "", "model": "ours 8B"}, "does not say layers"),
+        ({"layers": "", "model": "ours 8B", "params_b": ""}, "does not say layers"),
         ({"chips": "12"}, "does not divide"),
         ({"chip": "Abacus 9"}, "no file in the standard"),
         ({"tp": "0"}, "not positive"),
@@ -99,6 +99,20 @@ def test_what_nobody_has_seen_is_filled_and_counted():
     found = plan(run_of(framework="in-house", recompute="some of it", layers="", heads=""))
     assert {"framework", "recompute", "layers", "heads"} <= set(found.filled)
     assert (found.options["layers"], found.options["heads"], found.options["recompute"]) == (32, 32, "none")
+
+
+@pytest.mark.parametrize(
+    ("changes", "layers"),
+    [
+        ({"model": "ours 8B"}, 32),  # (8.03e9 - 2 x 128256 x 4096) / (4096 x (80 x 128 + 3 x 14336))
+        # bigscience-071 prints 80 beside the same label
+        ({"model": "GPT (BLOOM tuning) 187B", "params_b": "187", "hidden": "13824", "heads": "64", "kv_heads": "", "ffn": "", "vocab": "250680"}, 80),
+    ],
+)  # fmt: skip
+def test_layers_follow_from_the_parameters_where_nothing_else_is_missing(changes, layers):
+    found = plan(run_of(layers="", **changes))
+    assert found.options["layers"] == layers
+    assert "layers" in found.filled
 
 
 def test_a_rate_per_token_needs_no_batch():

@@ -305,9 +305,21 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
         found.append("Only one step was recorded: its figures include what happens once.")
     found += _uneven(window)
     found += by_assumed_link(timeline, window)
+    found += of_package(chip)
     if peak_bytes > chip.memory_bytes:
         found.append(f"{chip.id}: needs {peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
     return tuple(found)
+
+
+def of_package(chip: Chip) -> list[str]:
+    """Told where a rank of a program has less than what the file describes: one of several devices of a package."""
+    if (several := chip.devices_per_package) == 1:
+        return []
+    of_one = f"For one of them: --on {chip.device}" if chip.device else "No file of the standard describes one of them"
+    return [
+        f"{chip.id}: figures take a package as one chip. Drivers show {several} devices in it, each with its own memory and rank, so what "
+        f"fits here may not fit there. {of_one}."
+    ]
 
 
 def growing(held: Memory, steps: int, chip: Chip, who: str = "") -> list[str]:

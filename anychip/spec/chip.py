@@ -188,6 +188,12 @@ class Chip:
         return int(self.raw.get("engine", {}).get("devices_per_package", 1))
 
     @property
+    def device(self) -> str | None:
+        """The file of one of several devices in a package, where there is one."""
+        named: str | None = self.raw.get("engine", {}).get("device")
+        return named
+
+    @property
     def host_link_bandwidth_bytes_per_s(self) -> float | None:
         return self.get("links.host.one_way")
 

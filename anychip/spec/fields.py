@@ -97,6 +97,7 @@ CHIP_FIELDS: tuple[Field, ...] = (
     Field("engine.collective_cores", "figure", "Cores that a large collective occupies while it runs; none where it needs "
           "no cores.", "count"),
     Field("engine.devices_per_package", "integer", "Devices that the driver shows for one package."),
+    Field("engine.device", "text", "Id of the chip file of one of those devices, where there are several."),
     *_link_fields("scale_up", "link between chips of one domain"),
     *_link_fields("scale_out", "network between domains, per chip"),
     *_link_fields("host", "link to the host"),

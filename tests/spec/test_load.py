@@ -64,11 +64,15 @@ def test_peaks_of_16_bit_are_those_with_fp32_accumulation(chip: str, half: float
     assert (load_chip(chip).peak_flop_per_s("bf16"), load_chip(chip).peak_flop_per_s("fp16")) == (half, half)
 
 
-def test_one_die_of_an_mi250x_is_half_of_it() -> None:
-    die, package = load_chip("mi250x-gcd"), load_chip("mi250x")
+@pytest.mark.parametrize("package_id", ["amd-mi250x", "huawei-ascend-910c"])
+def test_one_device_of_a_package_is_half_of_it(package_id: str) -> None:
+    package = load_chip(package_id)
+    assert package.device is not None
+    die = load_chip(package.device)
+    assert (package.devices_per_package, die.devices_per_package) == (2, 1)
     for figure in ("peaks.matrix.bf16", "peaks.vector.fp32", "memory.main.bandwidth", "memory.main.capacity",
                    "memory.l2.capacity", "engine.cores", "links.scale_out.one_way", "power.limit"):  # fmt: skip
-        assert 2 * (die.get(figure) or 0) == package.get(figure)
+        assert 2 * (die.get(figure) or 0) == (package.get(figure) or 0)
 
 
 def test_every_figure_says_where_it_comes_from() -> None:

@@ -201,6 +201,18 @@ def test_a_job_larger_than_any_that_was_compared_has_a_wider_bar():
     assert of_size(16384, 4096, exposed=0.0) == pytest.approx([0, 2 * doubling])
 
 
+def test_a_package_of_several_devices_is_told():
+    """110 GiB "fit" on an Ascend 910C, of which a program sees two devices of 61."""
+    ops = [mm(512, 512, 512), mm(512, 512, 512), add(8)]
+    package, die, chip = (
+        forecast(program(STEPS, ops), load_chip(name)).warnings for name in ("910c", "910c-die", "h100")
+    )
+    assert any("Drivers show 2 devices in it" in one and "--on huawei-ascend-910c-die" in one for one in package)
+    assert not any("Drivers show" in one for one in (*die, *chip))
+    # of no device of it is there a file
+    assert any("No file" in one for one in forecast(program(STEPS, ops), load_chip("trainium1")).warnings)
+
+
 def test_what_takes_most_of_the_time_is_told_by_time():
     """An LSTM's 4 MFLOP of products a time step take longer than a head of more FLOP; so do a graph's scatters, which have none."""
     x, w_in, w_back, bias = t(128, 32, 256), t(2048, 256), t(2048, 512), t(2048)

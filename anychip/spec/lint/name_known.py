@@ -1,4 +1,4 @@
-"""A chip whose platform or cluster, or a cluster whose chips or wires, have no file."""
+"""A chip whose platform, cluster or device, or a cluster whose chips or wires, have no file."""
 
 import difflib
 from collections.abc import Iterator
@@ -7,7 +7,9 @@ from anychip.spec.context import Context, Subject
 from anychip.spec.problem import Problem
 
 RULE = "name-known"
-ABOUT = "A chip names a platform and a cluster that have files; a cluster names chips and wires that have them."
+ABOUT = (
+    "A chip names a platform, a cluster and a device that have files; a cluster names chips and wires that have them."
+)
 SCHEMAS = ("chips", "clusters")
 
 
@@ -16,6 +18,8 @@ def check(subject: Subject, context: Context) -> Iterator[Problem]:
         yield from _known(subject, "platform", subject.table["platform"], "platforms", context)
         if "cluster" in subject.table:
             yield from _known(subject, "cluster", subject.table["cluster"], "clusters", context)
+        if device := subject.table.get("engine", {}).get("device"):
+            yield from _known(subject, "engine.device", device, "chips", context)
     for name, tier in subject.table.get("tiers", {}).items():
         if "wire" in tier:
             yield from _known(subject, f"tiers.{name}.wire", tier["wire"], "links", context)

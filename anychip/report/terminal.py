@@ -6,6 +6,7 @@ is computed here but shares of what is given. "-" stands for what is not known.
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
@@ -28,6 +29,7 @@ CRUMB = 1e-3  # of the peak: a kind of memory below that is not shown
 LONGER = 1.5  # a first call that takes so many times as long as the others does something else: it reads a prompt
 STARTING = 0.95  # where steps take less of the peak than this, it was when the program started
 ONE_WAY = 0.15  # a chip's runs whose mean error is more do not lie on both sides of their forecasts, which is told
+NAMES = 4  # targets of one chip, before they are shortened to the first and the last
 PLACES = 4  # lines of the program that read values
 MODULES = 6
 OP_WIDTH = 36  # an operation's name and shape, and how often it is called
@@ -82,19 +84,25 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
 
 
 def _legend(answer: "Answer") -> Iterator[str]:
-    """Which file each name means: `ascend-910b -> huawei-ascend-910b2`."""
+    """Which file each name means: `ascend-910b -> huawei-ascend-910b2`. Numbers of the same chips on the same cluster share a line."""
     own = answer.own_recordings or ((),) * len(answer.names)
-    for name, chip, forecast, questions in zip(answer.names, answer.chips, answer.forecasts, own, strict=True):
-        target = chip.id + (f":{forecast.num_chips}" if forecast.num_chips > 1 else "")
-        target += f"@{forecast.cluster}" if forecast.cluster else ""
-        arrow = f"{name} -> {target}" if name != target else target
-        yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade}{_compared(forecast)})"
-        if forecast.ranks:
-            yield f"    {job.ran_text(forecast)}"
-            if unequal := job.unequal_text(answer.stragglers):
-                yield f"    {unequal}"
-        if questions:
-            yield f"    run again for it: it answers the program otherwise ({', '.join(questions)})"
+    targets = zip(answer.names, answer.chips, answer.forecasts, own, strict=True)
+    for (_, cluster, said), found in groupby(targets, lambda one: (one[1].id, one[2].cluster, _compared(one[2]))):
+        alike = list(found)
+        chip = alike[0][1]
+        names = [name for name, *_ in alike]
+        count = f":{alike[0][2].num_chips}" if len(alike) == 1 and alike[0][2].num_chips > 1 else ""
+        target = chip.id + count + (f"@{cluster}" if cluster else "")
+        asked = ", ".join(names) if len(names) <= NAMES else f"{names[0]} ... {names[-1]}"
+        arrow = f"{asked} -> {target}" if asked != target else target
+        yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade}{said})"
+        for _, _, forecast, questions in alike:
+            if forecast.ranks:
+                yield f"    {job.ran_text(forecast)}"
+            if questions:
+                yield f"    run again for it: it answers the program otherwise ({', '.join(questions)})"
+        if alike[-1][2].ranks and (unequal := job.unequal_text(answer.stragglers)):
+            yield f"    {unequal}"
 
 
 def _compared(forecast: "Forecast") -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -31,6 +32,22 @@ def test_it_says_where_and_which_ranks_ran(answer):
     text = shown(answer, 100)
     assert "h100:16@llama3 -> nvidia-h100-sxm:16@meta-24k-roce" in text
     assert "ran 4 of 16 ranks: 0 (for 4), 4 (for 4), 8 (for 4), 12 (for 4)" in text
+
+
+def test_numbers_of_one_chip_share_a_line():
+    """A range of twelve sizes said twelve times what the chip is and where its error comes from."""
+    rank = Rank(0, 8, [(tuple(range(8)), "dp")], range(8))
+    one = api.forecast(job(rank.compute(1e-3)), on=["h100:8", "mi300x:8"])
+    (h100, mi300x), (chip, other) = one.forecasts, one.chips
+    sizes = replace(
+        one, names=("h100:8", "h100:16", "mi300x:8"), chips=(chip, chip, other),
+        forecasts=(h100, replace(h100, num_chips=16), mi300x), reserved_bytes=(None,) * 3, own_recordings=(),
+    )  # fmt: skip
+    text = shown(sizes, 200)
+    assert "  h100:8, h100:16 -> nvidia-h100-sxm@nvidia-dgx-h100-superpod (NVIDIA" in text
+    assert "  mi300x:8 -> amd-mi300x:8@" in text
+    assert text.count("grade") == 2
+    assert text.count("which stands for all") == 3
 
 
 def test_what_makes_ranks_unequal_is_said(answer):

@@ -180,13 +180,18 @@ def _outermost(tensor: TensorMeta) -> int:
     return max(zip(tensor.stride[:-1], tensor.shape, strict=False), key=lambda one: one[0])[1]
 
 
+def products_in(task: Work) -> int:
+    """Executed flop of matrix products, those among them that a compiler put into a kernel with other ops."""
+    return task.flop if task.unit == "matrix" else task.model_flop if task.kind == "fused" else 0
+
+
 def totals_of(timeline: Timeline, window: Window) -> dict[str, Any]:
     """Per step: model_flop (recomputed forwards left out) and executed flop, of the usual step as its time is, and on average kernels, the host's time to issue them; and the dtype of most matrix flop."""
     inside = window.ops(timeline)
     ops, positions = timeline.op[inside], timeline.position[inside]
     distinct = [work(op) for op in timeline.program.ops]
-    flop = np.array([task.flop if task.unit == "matrix" else 0 for task in distinct], np.float64)
-    model = np.array([task.model_flop if task.unit == "matrix" else 0 for task in distinct], np.float64)
+    flop = np.array([products_in(task) for task in distinct], np.float64)
+    model = np.array([min(products_in(task), task.model_flop) for task in distinct], np.float64)
     again = Marks(timeline.program).recomputed[positions]
     counts = np.bincount(ops, minlength=len(distinct))
     return {
@@ -211,8 +216,8 @@ def issued_s(timeline: Timeline, window: Window) -> float:
 def main_dtype_of(distinct: list[Work], counts: npt.NDArray[np.int64]) -> str:
     by_dtype: dict[str, float] = {}
     for task, count in zip(distinct, counts.tolist(), strict=True):
-        if task.unit == "matrix" and count:
-            by_dtype[task.dtype] = by_dtype.get(task.dtype, 0.0) + task.flop * count
+        if (flop := products_in(task)) and count:
+            by_dtype[task.dtype] = by_dtype.get(task.dtype, 0.0) + flop * count
     return max(by_dtype, key=lambda dtype: by_dtype[dtype], default="fp32")
 
 

@@ -29,6 +29,7 @@ from anychip.figures import (
     breakdown_of,
     by_phase_of,
     copies_of,
+    products_in,
     shape_text,
     shares_of,
     top_ops_of,
@@ -227,6 +228,7 @@ def layers_of(ops: Iterable[Op], unlike: float) -> str:
     tasks = [work(op) for op in ops]
     flop = sum(task.flop for task in tasks)
     products = sum(task.flop for task in tasks if task.kind in ("gemm", "grouped", "custom") or task.attention)
+    products += sum(products_in(task) for task in tasks if task.kind == "fused")
     if products <= flop / 2 or unlike > 1 / 2:
         return OTHER
     if any(task.kind == "custom" and task.gemm for task in tasks):

@@ -9,6 +9,9 @@ What lives on only because a later region (its own backward) reads it is not wri
 the kernel read, or wrote for others, as Inductor's partitioner and hand-written kernels (Megatron-LM's, Transformer
 Engine's) do. Autograd frees what ends with the region just before the next op, so those frees count as the region's.
 
+A product of one row or column is a reduction where Inductor tunes by coordinate descent, and one kernel with the casts of its
+weights: 8-bit weights are read as they are.
+
 A product whose rows are no multiple of what a kernel loads at a time may be padded, as Inductor does where that is faster.
 
 Left out: epilogues of matrix products.
@@ -102,7 +105,8 @@ def fuse_region(
                 node.reads.setdefault(*what)
     returned = set(nodes[-1].writes) if nodes else set()
     groups = _group(nodes)
-    wanted = _wanted_outside(groups, freed | beyond.ended)
+    # What is returned is written, though its caller may let it go at once.
+    wanted = _wanted_outside(groups, freed | (beyond.ended - returned))
     again = _made_again(groups, wanted, beyond.back - returned)
     out_ops = list(ops)
     launched: dict[int, int] = {}
@@ -289,8 +293,11 @@ def _fused_op(group: Node, writes: dict[int, int], ops: list[Op]) -> Op:
     reads = tuple(_flat(size) for size in group.reads.values())
     names = tuple(dict.fromkeys(op.name.split(".")[1] for op in ops))
     low = Counter((one.nbytes, one.dtype) for op in ops for one in op.outputs if is_low(one))
-    return Op("anychip.fused", (reads,), (("flop", group.flop), ("ops", names), ("dtype", group.dtype)),
-              tuple(_flat(size, _taken(low, size)) for size in writes.values()))  # fmt: skip
+    products = [task for task in map(work, ops) if task.model_flop]
+    dtype = products[0].dtype if products else group.dtype
+    told: tuple[tuple[str, Any], ...] = (("flop", group.flop), ("ops", names), ("dtype", dtype))
+    told += (("model_flop", sum(task.model_flop for task in products)),) if products else ()
+    return Op("anychip.fused", (reads,), told, tuple(_flat(size, _taken(low, size)) for size in writes.values()))
 
 
 def _taken(low: Counter[tuple[int, str]], size: int) -> str:

@@ -463,8 +463,10 @@ family("aten._foreach_")(foreach)
 @work_of("anychip.fused")
 def fused(op: Op) -> Work:
     """Ops that a compiler made one kernel of: tensors of args come from outside, outputs go outside; the keyword
-    ``flop`` sums the ops inside."""
-    return vector_work(op, "fused", flop=int(op.kwarg("flop", 0)), memory_share=cast_share(op))
+    ``flop`` sums the ops inside, ``model_flop`` the products among them."""
+    flop, model_flop = (int(op.kwarg(name, 0)) for name in ("flop", "model_flop"))
+    of_products = {"model_flop": model_flop, "dtype": op.kwarg("dtype")} if model_flop else {}
+    return vector_work(op, "fused", flop=flop, memory_share=cast_share(op), **of_products)
 
 
 @work_of("anychip.sleep")

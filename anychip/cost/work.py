@@ -206,8 +206,11 @@ def matrix_dtype(op: Op, allow_tf32: bool) -> str:
 
 
 def gemm_work(op: Op, products: tuple[Gemm, ...], kind: str = "gemm", **changes: Any) -> Work:
-    """The Work of matrix products: flop 2*batch*m*n*k each, every operand moved once."""
+    """The Work of matrix products: flop 2*batch*m*n*k each, every operand moved once. One that a compiler makes a reduction of
+    (the keyword `reduced`) runs on the vector engine, in one kernel with what makes its operands."""
     flop = sum(product.flop for product in products)
+    if op.kwarg("reduced"):
+        return vector_work(op, "reduction", flop=flop, model_flop=flop)
     read, written = traffic(op)
     fields: dict[str, Any] = {
         "flop": flop, "model_flop": flop, "bytes_read": read, "bytes_written": written, "unit": "matrix", "kind": kind,

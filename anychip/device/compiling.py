@@ -4,6 +4,7 @@ Which of its ops a compiler would fuse is decided when the recording is priced (
 blocks that each op reads and writes. Nothing is compiled here: that takes minutes and a real chip.
 """
 
+import sys
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
@@ -15,6 +16,8 @@ from anychip.device.runtime import Runtime
 UNFUSED = ("eager", "aot_eager")
 GRAPHS = "cudagraphs"  # captures a function's kernels as they are
 GRAPHED_MODES = ("reduce-overhead", "max-autotune")
+TUNED_MODE = "max-autotune"  # with and without graphs
+TUNES = "coordinate_descent_tuning"  # Inductor's setting, which that mode has on
 
 
 class Compiled(torch.nn.Module):
@@ -85,8 +88,8 @@ def install(runtime: Runtime) -> None:
     _fuse_nothing("_jit_override_can_fuse_on_gpu", "_jit_can_fuse_on_gpu")
     _fuse_nothing("_jit_set_texpr_fuser_enabled", "_jit_texpr_fuser_enabled")
 
-    def region(function: Callable[..., Any], args: Any, kwargs: Any, graphed: bool = False) -> Any:
-        runtime.regions.begin(graphed)
+    def region(function: Callable[..., Any], args: Any, kwargs: Any, graphed: bool = False, tuned: bool = False) -> Any:
+        runtime.regions.begin(graphed, tuned or bool(getattr(sys.modules.get("torch._inductor.config"), TUNES, False)))
         try:
             return function(*args, **kwargs)
         finally:
@@ -110,7 +113,8 @@ def install(runtime: Runtime) -> None:
             "no-cudagraphs"
         )
         graphed = graphed or bool((options.get("options") or {}).get("triton.cudagraphs"))
-        run = graph if backend == GRAPHS else partial(region, graphed=graphed)
+        tuned = (mode or "").startswith(TUNED_MODE) or bool((options.get("options") or {}).get(TUNES))
+        run = graph if backend == GRAPHS else partial(region, graphed=graphed, tuned=tuned)
         if isinstance(model, torch.nn.Module):
             return Compiled(model, run)
 

@@ -60,6 +60,20 @@ def rests_on_host(module: torch.nn.Module, parameters: list[Any]) -> bool:
     )
 
 
+QUANTIZED = (
+    torch.int8,
+    torch.uint8,
+    torch.int32,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+)  # 4 bits are packed into integers
+
+
+def quantized_in(module: torch.nn.Module) -> list[Any]:
+    """Weights of few bits that are buffers, as those of a model that is not trained may be: all it has."""
+    return [one for one in module.buffers() if one.dtype in QUANTIZED and one.dim() >= 2]
+
+
 def frozen_in(module: torch.jit.ScriptModule) -> list[Any]:
     """What were parameters on the chip before `torch.jit.freeze` made them constants of the graph."""
     graph: Any = getattr(module, "graph", None)  # a container has none
@@ -319,7 +333,7 @@ class Hooks:
 
     def _enter(self, module: torch.nn.Module) -> OutermostCall | None:
         """Note that an outermost call begins; None where it is nothing to the chip."""
-        every = list(module.parameters()) or self._frozen_in(module)
+        every = list(module.parameters()) or self._frozen_in(module) or quantized_in(module)
         parameters = [one for one in every if one.device.type != "cpu"]
         if every and not parameters:
             if not rests_on_host(module, every):

@@ -9,7 +9,7 @@ Views cost nothing on a chip and are sent to torch's CPU kernels, which touch no
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
@@ -59,6 +59,7 @@ class Kernels:
         self.cache: dict[Any, Any] = {}
         self.entries: dict[Any, Entry] = {}
         self.watchers: list[Watcher] = []
+        self.reduces_rows = False  # a compiled region is open that makes reductions of products of one row
         self.devices: set[int] = set()  # that anything was computed on
         self._namespace: dict[str, Any] = {}
 
@@ -145,9 +146,11 @@ class Kernels:
         return self._call_entry(schema, self._known(schema, key, args, kwargs, outputs), args, kwargs)
 
     def _known(self, schema: Schema, key: Any, args: Any, kwargs: Any, outputs: list[Any] | None) -> Entry:
+        reduced = self.reduces_rows and has_one_row(schema, args)
+        key = ("reduced", key) if reduced else key
         entry = self.entries.get(key)
         if entry is None:
-            entry = self.entries[key] = self._learn(schema, args, kwargs, outputs)
+            entry = self.entries[key] = self._learn(schema, args, kwargs, outputs, reduced)
             if not entry.watched and not self.watchers:
                 self.cache[key] = entry.fast
         return entry
@@ -175,8 +178,11 @@ class Kernels:
         tensors = flat_tensors((args, kwargs))
         return Call(schema.overload(), schema.base, args, kwargs, tensors, schema.mutated(args, kwargs), outputs)
 
-    def _learn(self, schema: Schema, args: Any, kwargs: dict[str, Any], outputs: list[Any] | None) -> Entry:
+    def _learn(
+        self, schema: Schema, args: Any, kwargs: dict[str, Any], outputs: list[Any] | None, reduced: bool
+    ) -> Entry:
         """Learn the outputs (from torch's meta kernel unless they are given), describe the op for the tape."""
+        said = precision(schema, flat_tensors((args, kwargs))) + ((("reduced", True),) if reduced else ())
         tensors = flat_tensors((args, kwargs))
         if outputs is None:
             same_device(schema, args, kwargs)
@@ -189,7 +195,7 @@ class Kernels:
         positions = tuple(n for n, tensor in enumerate(tensors) if any(tensor is other for other in mutated))
         op = Op(
             f"aten.{schema.base}.{schema.overload_name or 'default'}",
-            canonical(args), tuple((k, canonical(v)) for k, v in kwargs.items()) + precision(schema, tensors), metas,
+            canonical(args), tuple((k, canonical(v)) for k, v in kwargs.items()) + said, metas,
             positions,
         )  # fmt: skip
         word = self.recorder.op_word(op)
@@ -303,6 +309,14 @@ def _fast(word: int, outputs: list[Any]) -> Any:
 # `set_float32_matmul_precision`, `allow_tf32` and `fp32_precision` all end here: what holds for "cuda" and one kind of op
 fp32_precision = torch._C._get_fp32_precision_getter
 SHORT_BY_DEFAULT = {"matmul": False, "conv": True, "rnn": True}  # torch's own; only what differs is noted
+
+
+def has_one_row(schema: Schema, args: Sequence[Any]) -> bool:
+    """Is it a product of one row or one column? Source: torch._inductor.decomposition, mm and bmm."""
+    if schema.base not in ("mm", "bmm"):
+        return False
+    left, right = args
+    return bool(left.shape[-2] == 1 or right.shape[-1] == 1)
 
 
 def precision(schema: Schema, tensors: list[torch.Tensor]) -> tuple[tuple[str, bool], ...]:

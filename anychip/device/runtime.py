@@ -226,7 +226,7 @@ class Regions:
         self.depth = 0
         self.backwards = 0  # that run: one inside another, where reentrant checkpoints compute again
         self.in_backward = False
-        self.graphed = False
+        self.graphed = self.tuned = False
         self.graphs = 0  # open ones of functions that are captured as they are, one inside another
         self.has_graphs = False
         self._starts: list[int] = []
@@ -236,11 +236,13 @@ class Regions:
     def any(self) -> bool:
         return bool(self._starts)
 
-    def begin(self, graphed: bool = False) -> None:
-        """graphed: the compiler also captures a CUDA graph, so the region is one launch."""
+    def begin(self, graphed: bool = False, tuned: bool = False) -> None:
+        """graphed: the compiler also captures a CUDA graph, so the region is one launch. tuned: it makes reductions of products of
+        one row."""
         self.depth += 1
         if self.depth > 1:
             return
+        self.tuned = tuned
         self.graphed = graphed and not self.graphs
         if self.graphed:
             self.runtime.recorder.tape.append(word(Kind.GRAPH, 1))
@@ -298,6 +300,7 @@ class Regions:
             if self.open and region:
                 self.runtime.recorder.tape.append(word(Kind.COMPILED, 0))
             self.open = region
+            self.runtime.kernels.reduces_rows = bool(region) and self.tuned
             self.runtime.recorder.tape.append(word(Kind.COMPILED, region))
 
     def before(self) -> None:

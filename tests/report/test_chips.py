@@ -126,3 +126,13 @@ def test_a_new_chip_with_a_figure_of_its_own_source_is_well_formed(capsys, tmp_p
 def test_a_new_chip_needs_an_id(capsys):
     assert cli.main(["chips", "new", "--like", "h100", "Acme One"]) == 2
     assert "no chip id" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("chip", "said"),
+    [("910c", "--device npu --out huawei-ascend-910c.csv"), ("mi300x", "a second make the grade A"), ("h100", None)],
+)
+def test_it_says_what_would_make_forecasts_surer(capsys, chip, said):
+    """Who wrote a file of figures was not told what to do next."""
+    text = " ".join(ran(capsys, "show", chip)[1].split())
+    assert said in text if said else "make the grade" not in text

@@ -4,7 +4,7 @@ In: a `Timeline` and a `Window`, the stretch of its tape that figures are taken 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -22,6 +22,9 @@ from anychip.timeline.price import Timeline
 from anychip.units import memory
 
 Floats = npt.NDArray[np.float64]
+
+
+UNEVEN = 0.05  # by how much a step may be off the others before it is unlike them
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Window:
     """The stretch of the tape that figures are taken over: `steps`, all but the first where there are more.
 
     begin, end: tape positions; begin_s, end_s: when the work before each had ended. times_s: of each step. first_s: of the
-    step that is left out.
+    step that is left out. second_s: of the one after it, where that is left out, too.
     """
 
     steps: tuple[Step, ...]
@@ -53,6 +56,7 @@ class Window:
     end_s: float
     times_s: tuple[float, ...]
     first_s: float | None = None
+    second_s: float | None = None
 
     @classmethod
     def of(cls, timeline: Timeline, found: list[Step]) -> "Window":
@@ -68,6 +72,25 @@ class Window:
             before, after = timeline.done_s(np.array([max(found[0].begin - 1, 0), found[0].end - 1], np.int64))
             first_s = float(after - before)
         return cls(steps, steps[0].kind, steps[0].begin, steps[-1].end, float(done[0]), float(done[-1]), times, first_s)
+
+    def settled(self) -> "Window":
+        """Without the second training step where it took longer than all after it, which are alike: it begins where the first has
+        ended, after which many programs do what they then do once in hundreds (a sample, an evaluation)."""
+        later = self.times_s[1:]
+        if self.kind != "train" or len(later) < 2:
+            return self
+        least, most = min(later), max(later)
+        if most > (1 + UNEVEN) * least or self.times_s[0] <= (1 + UNEVEN) * most:
+            return self
+        second = self.times_s[0]
+        return replace(
+            self,
+            steps=self.steps[1:],
+            begin=self.steps[1].begin,
+            begin_s=self.begin_s + second,
+            times_s=later,
+            second_s=second,
+        )
 
     @property
     def count(self) -> int:

@@ -123,8 +123,8 @@ class Window:
 
 
 def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, float | None]:
-    """(tokens, samples) of the median step, as its time is. Tokens: integer inputs of the first embedding after each outermost forward begins.
-    Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given, in calls of
+    """(tokens, samples) of the median step, as its time is. Tokens: integer inputs of the first embedding after each outermost forward begins;
+    one for each sample (a class, a user, a node) are none where nothing works on sequences. Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given, in calls of
     the module that is called first. Other modules, and where some forwards read tokens those that read none, go on with what
     was read: a decoder behind its encoder, a rank's later stages in a pipeline."""
     if not steps:
@@ -136,7 +136,8 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
     tokens, samples = [], []
     for step in steps:
         edges = np.searchsorted(positions, [*step.forwards, step.end]).tolist()
-        found = [_fed(program.ops, timed, ops[first:last]) for first, last in pairwise(edges)]
+        ordered = any(_orders(program.ops[index]) for index in set(ops[edges[0] : edges[-1]].tolist()))
+        found = [_fed(program.ops, timed, ops[first:last], ordered) for first, last in pairwise(edges)]
         read = sum(one[0] for one in found)
         entered = [int(payloads[at + 1]) if kinds[at + 1] == Kind.ENTER else -1 for at in step.forwards]
         fed = [(module, one[1]) for module, one in zip(entered, found, strict=True) if one[1] and (one[0] or not read)]
@@ -150,17 +151,28 @@ def _usual(amounts: list[int]) -> float | None:
     return float(np.median(amounts)) or float(np.mean(amounts)) or None
 
 
-def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int64]) -> tuple[int, int]:
+# Kinds of work on sequences: kernels that are known by their name alone may be.
+ORDERED = frozenset({"attention", "rnn", "custom", "unknown"})
+
+
+def _orders(op: Op) -> bool:
+    """Whether it may work on sequences: attention, by itself or as the softmax of its scores, recurrent layers and their cells."""
+    name = packet(op.name)
+    is_of_scores = name in ("aten._softmax", "aten._safe_softmax") and len(op.outputs[0].shape) > 2
+    return is_of_scores or name.endswith("_cell") or work(op).kind in ORDERED
+
+
+def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int64], ordered: bool) -> tuple[int, int]:
     """(tokens, samples) of the ops called from a forward on. What the first recurrent layer or attention takes for time is no samples,
     neither where it is first nor where a product had it as one with them."""
-    tokens, samples = _batch(ops, called)
+    tokens, samples = _batch(ops, called, ordered)
     given = next((timed[index] for index in called.tolist() if index in timed), None)
     if given and samples and samples in (given.number * given.length, given.length if given.time_first else 0):
         return tokens, given.number
     return tokens, samples
 
 
-def _batch(ops: list[Op], called: npt.NDArray[np.int64]) -> tuple[int, int]:
+def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple[int, int]:
     """The same, by the shapes of what is first. A product gets all dimensions of its input but the last as one;
     how many of these are samples is seen of what is no product: the ops before it, else the next of as many rows."""
     tokens = samples = 0
@@ -174,8 +186,11 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64]) -> tuple[int, int]:
         op = ops[index]
         name = packet(op.name)
         if name == "aten.embedding" and len(op.args) > 1:
-            tokens = op.args[1].numel
-            return tokens, samples or (op.args[1].shape[0] if op.args[1].shape else 0)
+            read = op.args[1]
+            samples = samples or (read.shape[0] if read.shape else 0)
+            if ordered or len(read.shape) > 1:
+                return read.numel, samples
+            continue
         if samples and not flat:
             continue  # of what is left only an embedding counts
         kind = work(op).kind

@@ -18,6 +18,7 @@ from anychip.cost.price import EVIDENCE, LIMITS
 from anychip.cost.work import Work, packet, work
 from anychip.record import Kind, Op, Program, TensorMeta
 from anychip.record.steps import PHASES, Marks, Step
+from anychip.record.tape import Mark
 from anychip.timeline.price import Timeline
 from anychip.units import memory
 
@@ -285,6 +286,15 @@ def beyond_of(timeline: Timeline, window: Window) -> dict[tuple[str, str], float
                 found["rate", products.known] += float(spent[index])
     total = float(duration.sum())
     return {row: seconds / total if total else 0.0 for row, seconds in found.items()}
+
+
+def inference_of(timeline: Timeline, window: Window) -> float:
+    """Share of the chip's busy time in model calls without gradients."""
+    inside = window.ops(timeline)
+    duration, marks = timeline.duration_s[inside], Marks(timeline.program)
+    latest = np.searchsorted(marks.at, timeline.position[inside], side="right") - 1  # -1 where none was before
+    total = float(duration.sum())
+    return float(duration[np.append(marks.what, -1)[latest] == Mark.INFER_BEGIN].sum()) / total if total else 0.0
 
 
 def copies_of(timeline: Timeline, window: Window) -> float:

@@ -30,6 +30,7 @@ from anychip.figures import (
     breakdown_of,
     by_phase_of,
     copies_of,
+    inference_of,
     products_in,
     shape_text,
     shares_of,
@@ -306,6 +307,11 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
     elif len(window.times_s) == 1 and len(find_steps(timeline.program)) == 1:
         found.append("Only one step was recorded: its figures include what happens once.")
     found += _uneven(window)
+    if window.kind == "train" and inference_of(timeline, window) > 1 / 2:
+        found.append(
+            "More than half of the chip's time in the steps that were recorded is in model calls without gradients, as an evaluation's: "
+            "where they do not belong to every step, a step takes less."
+        )
     found += by_assumed_link(timeline, window)
     found += of_package(chip)
     if peak_bytes > chip.memory_bytes:

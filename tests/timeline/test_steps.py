@@ -163,6 +163,19 @@ def test_what_is_done_once_after_the_first_step_is_in_none():
     assert plain.warnings == ()
 
 
+def test_steps_that_mostly_evaluate_are_told():
+    """A speed run warms up with a validation in each step."""
+
+    def told(calls):
+        step = [*INFER * calls, *FORWARD, *BACKWARD, *optimizer()]
+        return [
+            text for text in forecast(program(step * 3, OPS), load_chip("a100")).warnings if "without gradients" in text
+        ]
+
+    assert len(told(4)) == 1
+    assert told(1) == []
+
+
 @pytest.mark.parametrize("order", ["LSLS", "LSS", "LL", "SLL"])
 def test_longer_steps_that_come_again_are_not_left_out(order):
     short = [*FORWARD, *BACKWARD, *optimizer()]

@@ -4,7 +4,7 @@ In: a `Timeline` and a `Window`, the stretch of its tape that figures are taken 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -18,10 +18,14 @@ from anychip.cost.price import EVIDENCE, LIMITS
 from anychip.cost.work import Work, packet, work
 from anychip.record import Kind, Op, Program, TensorMeta
 from anychip.record.steps import PHASES, Marks, Step
+from anychip.record.tape import Mark
 from anychip.timeline.price import Timeline
 from anychip.units import memory
 
 Floats = npt.NDArray[np.float64]
+
+
+UNEVEN = 0.05  # by how much a step may be off the others before it is unlike them
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Window:
     """The stretch of the tape that figures are taken over: `steps`, all but the first where there are more.
 
     begin, end: tape positions; begin_s, end_s: when the work before each had ended. times_s: of each step. first_s: of the
-    step that is left out.
+    step that is left out. second_s: of the one after it, where that is left out, too.
     """
 
     steps: tuple[Step, ...]
@@ -53,6 +57,7 @@ class Window:
     end_s: float
     times_s: tuple[float, ...]
     first_s: float | None = None
+    second_s: float | None = None
 
     @classmethod
     def of(cls, timeline: Timeline, found: list[Step]) -> "Window":
@@ -68,6 +73,25 @@ class Window:
             before, after = timeline.done_s(np.array([max(found[0].begin - 1, 0), found[0].end - 1], np.int64))
             first_s = float(after - before)
         return cls(steps, steps[0].kind, steps[0].begin, steps[-1].end, float(done[0]), float(done[-1]), times, first_s)
+
+    def settled(self) -> "Window":
+        """Without the second training step where it took longer than all after it, which are alike: it begins where the first has
+        ended, after which many programs do what they then do once in hundreds (a sample, an evaluation)."""
+        later = self.times_s[1:]
+        if self.kind != "train" or len(later) < 2:
+            return self
+        least, most = min(later), max(later)
+        if most > (1 + UNEVEN) * least or self.times_s[0] <= (1 + UNEVEN) * most:
+            return self
+        second = self.times_s[0]
+        return replace(
+            self,
+            steps=self.steps[1:],
+            begin=self.steps[1].begin,
+            begin_s=self.begin_s + second,
+            times_s=later,
+            second_s=second,
+        )
 
     @property
     def count(self) -> int:
@@ -100,8 +124,8 @@ class Window:
 
 
 def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, float | None]:
-    """(tokens, samples) of the median step, as its time is. Tokens: integer inputs of the first embedding after each outermost forward begins.
-    Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given, in calls of
+    """(tokens, samples) of the median step, as its time is. Tokens: integer inputs of the first embedding after each outermost forward begins;
+    one for each sample (a class, a user, a node) are none where nothing works on sequences. Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given, in calls of
     the module that is called first. Other modules, and where some forwards read tokens those that read none, go on with what
     was read: a decoder behind its encoder, a rank's later stages in a pipeline."""
     if not steps:
@@ -113,7 +137,8 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
     tokens, samples = [], []
     for step in steps:
         edges = np.searchsorted(positions, [*step.forwards, step.end]).tolist()
-        found = [_fed(program.ops, timed, ops[first:last]) for first, last in pairwise(edges)]
+        ordered = any(_orders(program.ops[index]) for index in set(ops[edges[0] : edges[-1]].tolist()))
+        found = [_fed(program.ops, timed, ops[first:last], ordered) for first, last in pairwise(edges)]
         read = sum(one[0] for one in found)
         entered = [int(payloads[at + 1]) if kinds[at + 1] == Kind.ENTER else -1 for at in step.forwards]
         fed = [(module, one[1]) for module, one in zip(entered, found, strict=True) if one[1] and (one[0] or not read)]
@@ -127,17 +152,28 @@ def _usual(amounts: list[int]) -> float | None:
     return float(np.median(amounts)) or float(np.mean(amounts)) or None
 
 
-def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int64]) -> tuple[int, int]:
+# Kinds of work on sequences: kernels that are known by their name alone may be.
+ORDERED = frozenset({"attention", "rnn", "custom", "unknown"})
+
+
+def _orders(op: Op) -> bool:
+    """Whether it may work on sequences: attention, by itself or as the softmax of its scores, recurrent layers and their cells."""
+    name = packet(op.name)
+    is_of_scores = name in ("aten._softmax", "aten._safe_softmax") and len(op.outputs[0].shape) > 2
+    return is_of_scores or name.endswith("_cell") or work(op).kind in ORDERED
+
+
+def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int64], ordered: bool) -> tuple[int, int]:
     """(tokens, samples) of the ops called from a forward on. What the first recurrent layer or attention takes for time is no samples,
     neither where it is first nor where a product had it as one with them."""
-    tokens, samples = _batch(ops, called)
+    tokens, samples = _batch(ops, called, ordered)
     given = next((timed[index] for index in called.tolist() if index in timed), None)
     if given and samples and samples in (given.number * given.length, given.length if given.time_first else 0):
         return tokens, given.number
     return tokens, samples
 
 
-def _batch(ops: list[Op], called: npt.NDArray[np.int64]) -> tuple[int, int]:
+def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple[int, int]:
     """The same, by the shapes of what is first. A product gets all dimensions of its input but the last as one;
     how many of these are samples is seen of what is no product: the ops before it, else the next of as many rows."""
     tokens = samples = 0
@@ -151,8 +187,11 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64]) -> tuple[int, int]:
         op = ops[index]
         name = packet(op.name)
         if name == "aten.embedding" and len(op.args) > 1:
-            tokens = op.args[1].numel
-            return tokens, samples or (op.args[1].shape[0] if op.args[1].shape else 0)
+            read = op.args[1]
+            samples = samples or (read.shape[0] if read.shape else 0)
+            if ordered or len(read.shape) > 1:
+                return read.numel, samples
+            continue
         if samples and not flat:
             continue  # of what is left only an embedding counts
         kind = work(op).kind
@@ -247,6 +286,15 @@ def beyond_of(timeline: Timeline, window: Window) -> dict[tuple[str, str], float
                 found["rate", products.known] += float(spent[index])
     total = float(duration.sum())
     return {row: seconds / total if total else 0.0 for row, seconds in found.items()}
+
+
+def inference_of(timeline: Timeline, window: Window) -> float:
+    """Share of the chip's busy time in model calls without gradients."""
+    inside = window.ops(timeline)
+    duration, marks = timeline.duration_s[inside], Marks(timeline.program)
+    latest = np.searchsorted(marks.at, timeline.position[inside], side="right") - 1  # -1 where none was before
+    total = float(duration.sum())
+    return float(duration[np.append(marks.what, -1)[latest] == Mark.INFER_BEGIN].sum()) / total if total else 0.0
 
 
 def copies_of(timeline: Timeline, window: Window) -> float:

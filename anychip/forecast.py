@@ -18,6 +18,7 @@ from anychip.cost.machine import A_PEAK, known_peaks
 from anychip.cost.support import unsupported
 from anychip.cost.work import packet, work
 from anychip.figures import (
+    UNEVEN,
     AxisFigures,
     GoodputFigures,
     PathPart,
@@ -29,6 +30,7 @@ from anychip.figures import (
     breakdown_of,
     by_phase_of,
     copies_of,
+    inference_of,
     products_in,
     shape_text,
     shares_of,
@@ -112,7 +114,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     """Price a program on a chip and sum up its steps. tokens_per_step: where the first embedding does not tell."""
     timeline = price(program, chip)
     found = find_steps(timeline.program)
-    window = Window.of(timeline, found)
+    window = Window.of(timeline, found).settled()
     total = totals_of(timeline, window)
     step_time = window.step_time_s
     # What a step is fed is read where nothing has been fused yet.
@@ -292,7 +294,6 @@ def by_assumed_link(timeline: Timeline, window: Window) -> tuple[str, ...]:
 
 
 MANY_STEPS = 1_000_000  # more than programs take
-UNEVEN = 0.05  # by how much the mean step may be off the median one, or two off their mean, before it is told
 
 
 def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[str, ...]:
@@ -306,6 +307,11 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
     elif len(window.times_s) == 1 and len(find_steps(timeline.program)) == 1:
         found.append("Only one step was recorded: its figures include what happens once.")
     found += _uneven(window)
+    if window.kind == "train" and inference_of(timeline, window) > 1 / 2:
+        found.append(
+            "More than half of the chip's time in the steps that were recorded is in model calls without gradients, as an evaluation's: "
+            "where they do not belong to every step, a step takes less."
+        )
     found += by_assumed_link(timeline, window)
     found += of_package(chip)
     if peak_bytes > chip.memory_bytes:
@@ -337,6 +343,11 @@ def growing(held: Memory, steps: int, chip: Chip, who: str = "") -> list[str]:
 
 def _uneven(window: Window) -> list[str]:
     """Told where steps differ so much that one of them is not like the others; of two the median is the mean."""
+    if window.second_s is not None:
+        return [
+            f"The second step took {units.duration(window.second_s)} and is left out, too: what was done before it (a sample, an "
+            f"evaluation) did not come again in the {units.several(len(window.times_s), 'step')} after it. --steps takes in more of them."
+        ]
     mean = sum(window.times_s) / max(len(window.times_s), 1)
     least, most = min(window.times_s, default=0.0), max(window.times_s, default=0.0)
     off = (most - least) / 2 if len(window.times_s) == 2 else abs(mean - window.step_time_s)

@@ -453,6 +453,42 @@ def test_samples_are_the_first_dimension_of_what_a_linear_layer_is_given(shape, 
     assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == samples
 
 
+LABELS = """
+import torch
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.line = torch.nn.Embedding(100, 64), torch.nn.Linear(64, 64)
+        self.attention = torch.nn.MultiheadAttention(64, 2, batch_first=True)
+        self.cell = torch.nn.LSTMCell(64, 64)
+    def forward(self, labels):
+        x = self.table(labels)
+        return {body}
+model = Model().cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    model(torch.zeros({shape}, dtype=torch.long, device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(("body", "shape", "tokens", "samples"), [
+    ("self.line(x)", "24", None, 24),
+    ("torch.nn.functional.conv2d(x[:, :, None, None], self.line.weight[:, :, None, None])", "24", None, 24),
+    ("self.line(x).softmax(-1)", "24", None, 24),
+    ("self.line(x)", "24, 8", 24 * 8, 24),
+    ("self.attention(x, x, x)[0]", "24", 24, 24),
+    ("self.attention(x, x, x, need_weights=False)[0]", "24", 24, 1),
+    ("self.cell(x)[0]", "24", 24, 24),
+])  # fmt: skip
+def test_one_number_for_each_sample_is_no_token(body, shape, tokens, samples, tmp_path):
+    """The classes of a conditional GAN's images, users and items. Packed text has one dimension, too, and attention."""
+    path = tmp_path / "labels.py"
+    path.write_text(LABELS.format(body=body, shape=shape), encoding="utf-8")
+    (found,) = api.forecast(str(path), on=["h100"]).forecasts
+    assert (found.tokens_per_step, found.samples_per_step) == (tokens, samples)
+
+
 RECURRENT = """
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence

@@ -62,7 +62,8 @@ class Session:
         from anychip.device.hooks import Hooks, Steps
         from anychip.device.repeats import Repeats
 
-        self.steps = Steps(self.config["steps"], self.config["calls"], self.finish)
+        tape = self.runtime.recorder.tape
+        self.steps = Steps(self.config["steps"], self.config["uneven"], self.config["calls"], tape, self.finish)
         self.hooks = Hooks(self.runtime, self.steps)
         self.runtime.joins = self.joins
         self.hooks.install()

@@ -4,7 +4,7 @@ and what a call leaves behind in Python, which would be missing if it had not ru
 import random
 import sys
 from enum import Enum
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -24,10 +24,19 @@ def describe(value: Any, depth: int) -> Any:
         return _described(value)
     if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.device | Enum):
         return type(value).__name__, value
-    fields = getattr(value, "__dict__", None)
-    if depth == DEEPEST or not isinstance(fields, dict):
+    fields = _fields(value)
+    if depth == DEEPEST or fields is None:
         return (type(value).__name__,)
     return type(value).__name__, tuple((name, describe(one, depth + 1)) for name, one in fields.items())
+
+
+def _fields(value: Any) -> dict[str, Any] | None:
+    """Its attributes. A `__getattr__` of its own is not asked: that of a dictionary with attributes raises KeyError, or answers None."""
+    try:
+        fields = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
+    return fields if isinstance(fields, dict) else None
 
 
 def _described(value: torch.Tensor) -> Any:
@@ -62,15 +71,15 @@ def holders(module: torch.nn.Module) -> list[dict[str, Any]]:
     seen: set[int] = set()
 
     def add(value: Any, depth: int) -> None:
-        value = getattr(value, "__self__", value)
+        value = value.__self__ if isinstance(value, MethodType) else value
         if depth > DEEPEST or id(value) in seen or isinstance(value, type | ModuleType | torch.Tensor):
             return
         if isinstance(value, list | tuple | dict) and len(value) <= MANY:
             for one in list(value.values()) if isinstance(value, dict) else value:
                 add(one, depth)
             return
-        fields = getattr(value, "__dict__", None)
-        if not isinstance(fields, dict):
+        fields = _fields(value)
+        if fields is None:
             return
         seen.add(id(value))
         found.append(fields)

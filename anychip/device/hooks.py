@@ -10,6 +10,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from functools import partial, wraps
+from itertools import pairwise
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from anychip.device.backward import BackwardModules
 from anychip.device.runtime import Runtime
 from anychip.drivers.base import Call
 from anychip.record import Kind, Mark, word
-from anychip.record.tape import KIND_BITS
+from anychip.record.tape import KIND_BITS, KIND_MASK
 from anychip.units import several
 
 BEGIN = {True: word(Kind.MARK, Mark.FORWARD_BEGIN), False: word(Kind.MARK, Mark.INFER_BEGIN)}
@@ -31,6 +32,7 @@ END = {True: word(Kind.MARK, Mark.FORWARD_END), False: word(Kind.MARK, Mark.INFE
 
 
 ATTRIBUTED = 2  # steps in which backward passes are told apart by module: what comes after repeats them
+UNEVEN = 0.05  # of a step's ops: by how much another's may be off before more steps are recorded
 MANY_CALLS = 100  # without a step: the user is told how to end such a recording
 STEPS_ON_HOST = (
     "An optimizer steps on the host (offloaded parameters): the CPU's time for it is not in the forecast; --host measured "
@@ -89,11 +91,15 @@ def _parameters(optimizer: Any) -> list[Any]:
 class Steps:
     """Counts steps and calls, and says when to stop.
 
-    finish is called once, when `steps` steps (or `calls` outermost module calls) are complete.
+    finish is called once, when `steps` steps (or `calls` outermost module calls) are complete; `uneven` steps where the last
+    one is not as long as the one before. tape: of which ops are counted.
     """
 
-    def __init__(self, steps: int, calls: int | None, finish: Callable[[], None]) -> None:
-        self.steps, self.calls, self.finish = steps, calls, finish
+    def __init__(self, steps: int, uneven: int, calls: int | None, tape: list[int], finish: Callable[[], None]) -> None:
+        self.steps, self.uneven, self.calls, self.tape, self.finish = steps, uneven, calls, tape, finish
+        self.ends: list[int] = []  # where on the tape the last optimizer of each step had ended
+        self._stepped = 0
+        self._goes_on = False
         self.done = 0
         self.done_calls = 0
         self.by_mark = False  # --step-mark: a function's returns end steps, optimizers do not
@@ -111,6 +117,10 @@ class Steps:
             self._complete()
         self._cycle.add(number)
 
+    def stepped(self) -> None:
+        """An optimizer has stepped, as far as is known."""
+        self._stepped = len(self.tape)
+
     def forward(self) -> None:
         """A trained module is about to be called."""
         self._called = True
@@ -120,8 +130,21 @@ class Steps:
     def _complete(self) -> None:
         self._cycle.clear()
         self.done += 1
-        if self.done >= self.steps and self.calls is None:
+        self.ends.append(self._stepped)
+        if self.done == self.steps:
+            self._goes_on = not self._even()
+        if self.done >= (self.uneven if self._goes_on else self.steps) and self.calls is None:
             self.finish()
+
+    def _even(self) -> bool:
+        """Whether the last two steps are of about as many ops. What a program does after its first step and then once in
+        hundreds (a sample, an evaluation) is between the first two."""
+        if len(self.ends) < 3:
+            return True
+        before, last = (
+            sum(one & KIND_MASK == Kind.OP for one in self.tape[begin:end]) for begin, end in pairwise(self.ends[-3:])
+        )
+        return abs(last - before) <= UNEVEN * last
 
     def backward(self) -> None:
         """An outermost backward has ended that left gradients (pipelines ask for shapes by one that leaves none)."""
@@ -130,6 +153,7 @@ class Steps:
 
     def marked(self) -> None:
         """The function that marks steps has returned."""
+        self.stepped()
         self._complete()
 
     @property
@@ -154,10 +178,14 @@ class OwnOptimizer:
     the next forward, and says how one begins and where the last of it so far ends."""
 
     def __init__(
-        self, runtime: Runtime, is_parameter: Callable[[torch.Tensor], bool], begins: Callable[[], None]
+        self,
+        runtime: Runtime,
+        is_parameter: Callable[[torch.Tensor], bool],
+        begins: Callable[[], None],
+        stepped: Callable[[], None],
     ) -> None:
         self.tape, self.kernels = runtime.recorder.tape, runtime.kernels
-        self.is_parameter, self.begins = is_parameter, begins
+        self.is_parameter, self.begins, self.stepped = is_parameter, begins, stepped
         self.watches = False
         self._end: int | None = None
 
@@ -183,6 +211,7 @@ class OwnOptimizer:
             self.tape[self._end] = word(Kind.OPTIMIZER, 0)  # it has not ended there
         self._end = len(self.tape)
         self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_END))
+        self.stepped()
 
 
 class OutermostCall(NamedTuple):
@@ -213,7 +242,7 @@ class Hooks:
         self._frozen: weakref.WeakKeyDictionary[torch.jit.ScriptModule, list[Any]] = weakref.WeakKeyDictionary()
         self._seen: set[type] = set()  # classes whose `forward` is wrapped
         self._watched: Any = None  # a parameter of the module that was called last, weakly
-        self._own_optimizer = OwnOptimizer(runtime, self._is_parameter, self._own_optimizer_begins)
+        self._own_optimizer = OwnOptimizer(runtime, self._is_parameter, self._own_optimizer_begins, steps.stepped)
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers, whether they have stepped or not
         self._to_be_used = False  # a trained module's gradients came, and no optimizer has stepped since
         self._resting: set[int] = set()  # parameters of models that work on the chip and rest on the host, by id
@@ -513,4 +542,5 @@ class Hooks:
     def _optimizer_end(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if optimizer in self._optimizers:
             self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_END))
+            self.steps.stepped()
             self.runtime.clocks.count_host()

@@ -30,6 +30,7 @@ UNFOLD = 71  # asks to be run again, without folding micro-batches
 GRACE_S = 5.0
 POLL_S = 0.1
 STEPS, STEPS_OF_MANY = 3, 2  # the first warms up
+UNEVEN_STEPS = 5  # where the second and the third differ: what is done in every other one is in two of four
 DRAFT, STANDS = ".draft", ".stands"  # a job's recordings before its samples have ended; its meta, if they say the same
 MODULES, CRUMB = 6, 1e-3  # whose share of the memory is told, and from which share on
 MANY_RANKS = 1024  # above so many one step more takes long to record and to price
@@ -57,7 +58,7 @@ def record(
 ) -> Program:
     """Run `argv` (script and arguments, or with `module` a module and arguments) on a virtual `chip`.
 
-    steps: how many to record; None for 3, or 2 of a job of more than 1,024 ranks. devices: how many chips one process sees: those of a node. is_job: the program
+    steps: how many to record; None for 3, 5 where the second and the third differ on one chip, or 2 of a job of more than 1,024 ranks. devices: how many chips one process sees: those of a node. is_job: the program
     finds torchrun's environment, as it does wherever there are several ranks. world_size: ranks of the job, one a chip; above 1 the
     program runs as each of its distinct ranks ("all": as every one), at most `jobs` at a time. cluster: whose network the clock goes by.
     draft: called with the recording of a job while its last samples run, which seldom change it: then it is the one
@@ -66,12 +67,15 @@ def record(
     did; then `meta["interrupted"]` is true. Raises ProgramFailed where it failed without a single step (with
     its own traceback already printed), UnsupportedTorch, BadUse.
     """
+    uneven = steps or UNEVEN_STEPS
     if steps is None:
         steps = STEPS if world_size <= MANY_RANKS else STEPS_OF_MANY
+    if world_size > 1:
+        uneven = steps  # ranks take equal steps, though one of them does more between them
     with tempfile.TemporaryDirectory(prefix="anychip-") as folder, running(Path(folder)):
         out = Path(folder) / "program.anychip"
         config = {
-            "argv": list(argv), "module": module, "chip": str(chip.file), "steps": steps, "calls": calls,
+            "argv": list(argv), "module": module, "chip": str(chip.file), "steps": steps, "uneven": uneven, "calls": calls,
             "step_mark": step_mark, "host": host, "device": device, "devices": devices, "imbalance": imbalance, "out": str(out),
             "is_job": is_job, "world_size": world_size, "ranks": ranks, "jobs": jobs, "cluster": cluster, "fold": ranks != "all",
             "draft": draft is not None,

@@ -180,7 +180,10 @@ class NullDriver:
         uniform = self.values.uniform.get(address)
         if uniform is not None:
             return float(bool(uniform))
-        share = self.values.share.get(address, 1.0)
+        share = self.values.share.get(address)
+        if share is None:
+            share = 1.0
+            self.values.guess.setdefault(address, 1)  # on the host it selects as much
         if self.values.imbalance != 1.0:
             place = user_place().text
             if address in self.values.uneven:

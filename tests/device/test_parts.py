@@ -85,11 +85,11 @@ LATE = """
 
 
 @cache
-def recorded(text: str) -> Program:
+def recorded(text: str, steps: int | None = None) -> Program:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "program.py"
         path.write_text(textwrap.dedent(text), encoding="utf-8")
-        return record([str(path)], load_chip("h100"), show_output=False)
+        return record([str(path)], load_chip("h100"), steps=steps, show_output=False)
 
 
 def ops(name: str) -> list[Op]:
@@ -137,6 +137,25 @@ def test_a_program_without_an_optimizer_takes_steps_by_hand() -> None:
     steps = find_steps(program)
     assert [step.kind for step in steps] == ["train"] * 3
     assert [len(step.forwards) for step in steps] == [2, 2, 2]
+
+
+SAMPLES = """
+    import torch
+    model = torch.nn.Linear(64, 64).cuda()
+    optimizer = torch.optim.Adam(model.parameters())  # (its state comes in the first step)
+    for step in range(100):
+        model(torch.ones(8, 64, device="cuda")).sum().backward()
+        optimizer.step()
+        if step % EVERY == 0:
+            for _ in range(20): model(torch.ones(1, 64, device="cuda"))
+"""
+
+
+@pytest.mark.parametrize(("every", "asked", "steps"), [("50", None, 5), ("2", None, 5), ("1", None, 3), ("50", 3, 3)])
+def test_more_steps_are_recorded_where_they_differ(every: str, asked: int | None, steps: int) -> None:
+    """A program that samples after its first step: of two steps one would have the sample. Where all have it, or so many were
+    asked for, there are no more."""
+    assert recorded(SAMPLES.replace("EVERY", every), steps=asked).meta["steps"] == steps
 
 
 def test_an_optimizer_of_the_programs_own_is_what_writes_parameters() -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from anychip.device.alike import describe, holders
 from anychip.device.launch import record
 from anychip.record import Kind, Program
 from anychip.spec import load_chip
@@ -201,3 +203,22 @@ def test_what_hooks_of_a_backward_set_is_not_how_it_was_set(tmp_path: Path, monk
     folded, plain = both([str(path)], monkeypatch)
     assert folded.meta["folded"] == 18 - 3 - 2 - 2
     assert happenings(folded) == happenings(plain)
+
+
+class Attributes(dict[str, Any]):
+    """As many programs keep their settings."""
+
+    __getattr__ = dict.__getitem__
+
+
+class Slots(Attributes):
+    __slots__ = ("inside",)
+
+
+def test_a_dictionary_with_attributes_is_asked_for_none_that_it_lacks() -> None:
+    """It has no `__self__`, as a bound method has, and says so by a KeyError: a program ended there."""
+    module = torch.nn.Linear(2, 2)
+    module.settings, module.slots = Attributes(width=2), Slots(width=2)  # type: ignore[assignment]
+    module.hook = module.extra_repr
+    assert holders(module) == [vars(module)]
+    assert describe(Attributes(), 0) == ("Attributes", ())

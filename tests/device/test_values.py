@@ -36,6 +36,20 @@ def test_a_mask_of_the_host_selects_as_many_as_it_has() -> None:
     assert out == [[2048, 4], [2048, 4]]
 
 
+def test_a_mask_selects_as_many_on_the_host_as_on_the_chip() -> None:
+    """Scores are on the chip and the points that they are of on the host: both are filtered, and then once more."""
+    _, out = run("""
+        import torch
+        scores, points = torch.randn(192, device="cuda"), torch.zeros(192, 2)
+        for limit in 0.5, 0.9:
+            keep = scores > limit
+            scores, points = scores[keep], points[keep.cpu()]
+        unused = torch.randn(192, device="cuda") > 0.5
+        out = [len(scores), len(points), int(unused.cpu().sum())]
+    """)
+    assert out == [192, 192, 0]
+
+
 def test_the_largest_five_are_five_different_ones() -> None:
     """Beam search keys its candidates by token: equal ones would be one candidate."""
     _, out = run("""

@@ -149,6 +149,41 @@ def test_a_forecast_of_steps_by_hand():
     assert result.limit.startswith("The host")
 
 
+def test_what_is_done_once_after_the_first_step_is_in_none():
+    """A sample of twenty calls, as programs take it at the first step and then once in hundreds; it is told."""
+    step = [*FORWARD, *BACKWARD, *optimizer()]
+    plain, sampled = (
+        forecast(program([*step, *between, *step * 3], OPS), load_chip("a100")) for between in ([], INFER * 20)
+    )
+    assert sampled.step_times_s == pytest.approx(plain.step_times_s[1:])
+    for figure in ("step_time_s", "model_flop_per_step", "kernels_per_step", "time_by_phase_s"):
+        assert getattr(sampled, figure) == pytest.approx(getattr(plain, figure)), figure
+    assert [op.count for op in sampled.top_ops] == [op.count for op in plain.top_ops]
+    assert any("The second step took" in text for text in sampled.warnings)
+    assert plain.warnings == ()
+
+
+def test_steps_that_mostly_evaluate_are_told():
+    """A speed run warms up with a validation in each step."""
+
+    def told(calls):
+        step = [*INFER * calls, *FORWARD, *BACKWARD, *optimizer()]
+        return [
+            text for text in forecast(program(step * 3, OPS), load_chip("a100")).warnings if "without gradients" in text
+        ]
+
+    assert len(told(4)) == 1
+    assert told(1) == []
+
+
+@pytest.mark.parametrize("order", ["LSLS", "LSS", "LL", "SLL"])
+def test_longer_steps_that_come_again_are_not_left_out(order):
+    short = [*FORWARD, *BACKWARD, *optimizer()]
+    words = chain.from_iterable([*INFER * 20 * (one == "L"), *short] for one in order)
+    result = forecast(program([*short, *words], OPS), load_chip("a100"))
+    assert (len(result.step_times_s) == len(order)) == (order != "LSS")
+
+
 def test_a_chip_without_a_measured_product_has_a_wider_error():
     tape = program(chain.from_iterable([FORWARD, BACKWARD, optimizer()] * 3), [mm(8192, 8192, 8192)] * 3)
     known, unknown = (forecast(tape, load_chip(name)) for name in ("a100", "nvidia-h20"))

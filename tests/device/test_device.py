@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anychip.device.answers import answer, differing
+from anychip.device.cuda.answers import answer, differing
 from anychip.device.launch import record
 from anychip.record import Kind, Program
 from anychip.spec import load_chip

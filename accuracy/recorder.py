@@ -86,7 +86,7 @@ def program_digest(module: str = MODULE, has_experts: bool = False) -> str:
     if module in PACKAGES:
         whole.update(importlib.metadata.version(PACKAGES[module]).encode())
     for pattern in STANDINS.get(module, ()):
-        for path in sorted((HERE.parent / "anychip" / "standins").glob(pattern)):
+        for path in sorted((HERE.parent / "anychip" / "standins").rglob(pattern)):
             whole.update(path.read_bytes())
     return whole.hexdigest()
 
@@ -245,7 +245,7 @@ def run(session: Any, module: str, argv: Sequence[str], num_chips: int, out: Pat
 
 def job_of(fork: Any, folder: Path, num_chips: int, config: dict[str, Any]) -> Any:
     """A job whose ranks are not sampled: the reference transformer's ranks do what their class does, as tests show."""
-    from anychip.device.job import Job as Ranks
+    from anychip.device.distributed.job import Job as Ranks
 
     class Trusted(Ranks):
         def _sample(self, programs: dict[int, Program], streams: dict[int, Any]) -> bool:

@@ -96,7 +96,7 @@ def _not_yet(device: str) -> None:
 
 
 def _few_enough(ranks: str, num_chips: int) -> None:
-    from anychip.device.ranks import MOST
+    from anychip.device.distributed.ranks import MOST
 
     if ranks == "all" and num_chips > MOST:
         raise BadUse(
@@ -189,7 +189,7 @@ def _record_chips(
     """By chip one recording for the first and for all that would have answered alike, one more for each that would not, or
     how the program failed there. Where it fails alike on two chips it is taken to do so on all, unless it is memory that they
     have too little of."""
-    from anychip.device.answers import differing, may_refuse
+    from anychip.device.cuda.answers import differing, may_refuse
 
     count = options.get("num_chips", 1)
     found: dict[str, Program | ProgramFailed] = {}
@@ -290,7 +290,7 @@ def _left_out(found: Iterable[Place], failed: Mapping[Place, ProgramFailed]) -> 
 
 def unlike(program: Program, chips: Sequence[Chip]) -> list[str]:
     """A warning for each chip that would have answered otherwise, with the first such question and its line."""
-    from anychip.device.answers import differing
+    from anychip.device.cuda.answers import differing
 
     found = []
     for chip in chips:
@@ -308,7 +308,7 @@ def why_own(program: Program, first: Program, chip: Chip) -> tuple[str, ...]:
     """The questions for which a chip has a recording of its own; none where it is the first chip's."""
     if program is first:
         return ()
-    from anychip.device.answers import differing
+    from anychip.device.cuda.answers import differing
 
     return tuple(dict.fromkeys(question.name for question in differing(first, chip)))
 

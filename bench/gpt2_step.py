@@ -76,7 +76,7 @@ def main() -> None:
         runtime = install(load_chip("h100"))
         import torch
 
-        from anychip.device.hooks import Hooks, Steps
+        from anychip.device.steps.hooks import Hooks, Steps
         from anychip.record import Kind
         from anychip.record.tape import KIND_MASK
 

@@ -363,7 +363,7 @@ for width, batch in ((4096, 8192), (256, 64)):
 # 7. Honesty. The tape was recorded on a chip that said "capability 9.0", and the program chose bfloat16 because of it.
 #    A chip that would have said otherwise might have seen another program: its price must not come from this
 #    tape. So every answer that was read is kept with the tape, and where one differs, the program is run again.
-#    Real: Program.questions, device/answers.py; `anychip forecast --load` warns and names the line
+#    Real: Program.questions, device/cuda/answers.py; `anychip forecast --load` warns and names the line
 
 
 def answers(chip: Chip) -> dict[str, object]:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from anychip import api, recordings
-from anychip.device import answers, launch
+from anychip.device import launch
+from anychip.device.cuda import answers
 from anychip.errors import BadNetwork, BadTarget, BadUse, ProgramFailed, UnknownChip
 from anychip.record import Group, Kind, Op, Place, Program, Question, TensorMeta, word
 from anychip.spec import UnknownFigure, load_chip

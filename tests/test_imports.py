@@ -42,6 +42,15 @@ MAY_IMPORT = {
     "cli": {"errors", "audit", "measure", "port", "chips", "api", "places", "report", "whole"},
     "__main__": {"cli"},
 }  # fmt: skip
+# The same of the folders of `device`: what stands beside them (runtime, launch, install, __main__) joins them.
+WITHIN_DEVICE = {
+    "insides": set(),
+    "files": set(),
+    "cuda": {"insides", "runtime"},
+    "ops": {"insides", "runtime"},
+    "steps": {"insides", "runtime", "launch"},
+    "distributed": {"insides", "ops", "runtime", "launch", "install"},
+}  # fmt: skip
 # What only the device may import: everything else works where torch is not installed.
 TORCH_ONLY_IN = {"device", "drivers", "standins", "measure"}
 # Folders of files that are started as processes and imported by nothing.
@@ -83,6 +92,17 @@ def test_imports_point_one_way(path):
     allowed = MAY_IMPORT[part(path)] | {part(path), "__version__"}
     used = {name.split(".")[1] for name in imports(path) if name.startswith("anychip.")}
     assert used <= allowed, f"{path.name} imports {sorted(used - allowed)}"
+
+
+@pytest.mark.parametrize("folder", sorted(WITHIN_DEVICE))
+def test_folders_of_the_device_do_not_know_one_another(folder):
+    for path in (PACKAGE / "device" / folder).glob("*.py"):
+        used = {name.split(".")[2] for name in imports(path) if name.startswith("anychip.device.")}
+        assert used <= WITHIN_DEVICE[folder] | {folder}, f"{path.name} imports {sorted(used)}"
+
+
+def test_every_folder_of_the_device_has_its_place():
+    assert {path.parent.name for path in (PACKAGE / "device").glob("*/*.py")} == set(WITHIN_DEVICE)
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -4,7 +4,7 @@ from struct import pack, unpack
 
 import pytest
 
-from anychip.device import machine_code
+from anychip.device.insides import machine_code
 
 unicorn = pytest.importorskip("unicorn")
 from unicorn import arm64_const, x86_const  # noqa: E402

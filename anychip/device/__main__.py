@@ -16,11 +16,11 @@ from types import TracebackType
 from typing import Any
 
 from anychip import __version__
-from anychip.device.job import Job, Rank
+from anychip.device.distributed.job import Job, Rank
+from anychip.device.distributed.mailbox import Mailbox, appear
+from anychip.device.distributed.stages import Stages
+from anychip.device.files.saved import Saved
 from anychip.device.launch import DRAFT, STANDS, TORCH_UNFIT
-from anychip.device.mailbox import Mailbox, appear
-from anychip.device.saved import Saved
-from anychip.device.stages import Stages
 from anychip.errors import UnsupportedProgram, UnsupportedTorch
 from anychip.network import Fabric
 from anychip.record import Place, Program
@@ -58,9 +58,10 @@ class Session:
             host_measured=self.config["host"] == "measured",
             imbalance=self.config["imbalance"],
         )
-        from anychip.device import smi, workers
-        from anychip.device.hooks import Hooks, Steps
-        from anychip.device.repeats import Repeats
+        from anychip.device.cuda import smi
+        from anychip.device.distributed import workers
+        from anychip.device.steps.hooks import Hooks, Steps
+        from anychip.device.steps.repeats import Repeats
 
         tape = self.runtime.recorder.tape
         self.steps = Steps(self.config["steps"], self.config["uneven"], self.config["calls"], tape, self.finish)

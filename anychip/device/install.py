@@ -41,7 +41,7 @@ class _BeforeTorchCuda(importlib.abc.MetaPathFinder):
     def _prepare(self) -> None:
         import torch
 
-        from anychip.device.cuda_api import CudaApi
+        from anychip.device.cuda.cuda_api import CudaApi
         from anychip.device.runtime import Runtime
 
         # A CUDA build keeps its own: libraries that were built beside it compare.
@@ -57,30 +57,23 @@ def _complete(runtime: Any) -> None:
     import torch
 
     from anychip import standins
-    from anychip.device import (
-        _torch,
-        _torch_tensors,
+    from anychip.device.cuda import comm, cuda_api, cudart, legacy, nvml, profiler, rng
+    from anychip.device.distributed import groups
+    from anychip.device.insides import _torch, _torch_tensors
+    from anychip.device.ops import (
         attention,
-        comm,
         compiling,
-        cuda_api,
-        cudart,
         finite,
         flex,
-        groups,
-        legacy,
-        nvml,
         printing,
-        profiler,
-        rng,
         rnn,
         shapes,
         sparse,
         sparse_csr,
         storage,
     )
-    from anychip.device.dependent import Dependent
-    from anychip.device.special import Special
+    from anychip.device.ops.dependent import Dependent
+    from anychip.device.ops.special import Special
 
     rng.install()
     cuda_api.patch_torch_cuda(runtime)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from anychip import units
-from anychip.device.kept import put_back, running
-from anychip.device.written import tell
+from anychip.device.files.kept import put_back, running
+from anychip.device.files.written import tell
 from anychip.errors import OUT_OF_MEMORY, AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
 from anychip.record import Program
 from anychip.record.failure import Failure, failure_of, refusal, refused

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from anychip.cost.fusion import fuse
-from anychip.device._torch import Native
-from anychip.device._torch_tensors import Tensors
-from anychip.device.answers import answer, is_asked_in_vain
-from anychip.device.clock import Clocks, VirtualClock
-from anychip.device.kernels import Kernels
-from anychip.device.micro_pipeline import MicroPipeline
-from anychip.device.saved import Saved
+from anychip.device.cuda.answers import answer, is_asked_in_vain
+from anychip.device.cuda.clock import Clocks, VirtualClock
+from anychip.device.files.saved import Saved
+from anychip.device.insides._torch import Native
+from anychip.device.insides._torch_tensors import Tensors
+from anychip.device.ops.kernels import Kernels
+from anychip.device.ops.micro_pipeline import MicroPipeline
 from anychip.drivers.base import Call
 from anychip.drivers.null import NEAR, NullDriver
 from anychip.memory import TapeMemory

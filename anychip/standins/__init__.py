@@ -1,4 +1,4 @@
-"""Stand-ins for GPU libraries that a program imports, and kernels of the user's own.
+"""Stand-ins for GPU libraries that a program imports (`libraries`), and kernels of the user's own.
 
 `install(runtime)` puts them into this process: import hooks (`finder`), `torch.utils.cpp_extension`
 (`extensions`), and what installed libraries lack beside a CPU torch (`torchvision`, `triton`).

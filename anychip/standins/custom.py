@@ -106,7 +106,7 @@ def kernel(  # type: ignore[misc]
 def _wrapped(function: Callable[..., Any], name: str, cost: KernelCost) -> Callable[..., Any]:
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        from anychip.device.kernels import flat_tensors
+        from anychip.device.ops.kernels import flat_tensors
 
         if not recording.any_on_chip(flat_tensors((args, kwargs))):
             return function(*args, **kwargs)

@@ -35,7 +35,7 @@ class ExtensionFunction:
         self.cxx, self.source = cxx, source
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        from anychip.device.kernels import flat_tensors
+        from anychip.device.ops.kernels import flat_tensors
 
         if not recording.any_on_chip(flat_tensors((args, kwargs))):
             raise RuntimeError(f"{self.op}: this CUDA extension is not built here, and no argument is on the chip.")
@@ -49,7 +49,7 @@ class ExtensionFunction:
 
     def _by_source(self, args: tuple[Any, ...]) -> Any:
         """Record by what the source says of the results; its inputs count as written where it returns nothing."""
-        from anychip.device.kernels import flat_tensors
+        from anychip.device.ops.kernels import flat_tensors
 
         found = self._returned(args)
         shapes = [] if found is None else found if isinstance(found, list) else [found]
@@ -60,7 +60,7 @@ class ExtensionFunction:
         return made if isinstance(found, list) else made[0] if made else None
 
     def _written(self, args: tuple[Any, ...], found: Any) -> Sequence[Any]:
-        from anychip.device.kernels import flat_tensors
+        from anychip.device.ops.kernels import flat_tensors
 
         return flat_tensors(args) if found is None else ()
 

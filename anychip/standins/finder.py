@@ -2,7 +2,7 @@
 code, which runs on no virtual chip.
 
 For the others it stands behind all other finders, so an installed package wins; nothing is written to disk.
-`LIBRARIES` is the list; each row names the file here that has the names (`MODULES`) and the version that it follows.
+`LIBRARIES` is the list; each row names the file of `libraries` that has the names (`MODULES`) and the version that it follows.
 $ANYCHIP_WITHOUT names those (by commas) that are to be absent, for a program that takes another path without them.
 """
 
@@ -25,7 +25,7 @@ from anychip.standins.telling import telling
 
 @dataclass(frozen=True)
 class Library:
-    """A library with a stand-in. file: module of this folder; priced: how its work is priced, for the report."""
+    """A library with a stand-in. file: module of `libraries`; priced: how its work is priced, for the report."""
 
     file: str
     priced: str
@@ -100,7 +100,7 @@ def spec_of(fullname: str) -> importlib.machinery.ModuleSpec | None:
         return None
     if fullname != top and not hasattr(sys.modules.get(top), "__anychip__"):
         return None  # a module that an installed library lacks is not ours to add
-    file = importlib.import_module(f"anychip.standins.{library.file}")
+    file = importlib.import_module(f"anychip.standins.libraries.{library.file}")
     tables = modules_of(file)
     if fullname in tables:
         return importlib.machinery.ModuleSpec(fullname, Loader(fullname, top, file), is_package=True)

@@ -27,7 +27,7 @@ def library_of(repository: str) -> str | None:
 def module_of(library: str) -> ModuleType:
     """A stand-in's names without an import of it: who gets a kernel of the Hub does not find the library installed."""
     made: dict[str, ModuleType] = {}
-    tables = modules_of(importlib.import_module(f"anychip.standins.{LIBRARIES[library].file}"))
+    tables = modules_of(importlib.import_module(f"anychip.standins.libraries.{LIBRARIES[library].file}"))
     for fullname in sorted(tables):  # (packages before what is in them)
         made[fullname] = ModuleType(fullname)
         made[fullname].__dict__.update(told_of(library, tables[fullname]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from anychip.standins.cupy import RawKernel
+from anychip.standins.libraries.cupy import RawKernel
 
 
 class _Raw(RawKernel):

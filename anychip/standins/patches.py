@@ -9,13 +9,13 @@ from typing import Any
 
 
 def _torchvision(module: ModuleType) -> None:
-    from anychip.standins import torchvision
+    from anychip.standins.libraries import torchvision
 
     torchvision.complete(module)
 
 
 def _triton(module: ModuleType) -> None:
-    from anychip.standins import triton
+    from anychip.standins.libraries import triton
 
     triton.patch(module)
 
@@ -33,7 +33,7 @@ def _hub(module: ModuleType) -> None:
 
 
 def _safetensors(module: ModuleType) -> None:
-    from anychip.device import saved
+    from anychip.device.files import saved
 
     saved.keep_safetensors(module)
 

@@ -69,7 +69,7 @@ def launch(
     args: what the kernel was given, nested lists allowed. mutated: those of its tensors that it writes in place.
     kwargs: what the price needs beside shapes (flop, bytes). Returns the new tensors.
     """
-    from anychip.device.kernels import canonical, flat_tensors, meta_of
+    from anychip.device.ops.kernels import canonical, flat_tensors, meta_of
     from anychip.drivers.base import Call
 
     kernels = _runtime.kernels

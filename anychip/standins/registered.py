@@ -43,7 +43,7 @@ def register(text: str, module: str, make: Callable[[str, str], Callable[..., An
         library = _library(namespace)
         library.define(schema)
         if recording.runtime() is not None:
-            from anychip.device._torch_tensors import DISPATCH_KEYS
+            from anychip.device.insides._torch_tensors import DISPATCH_KEYS
 
             library.impl(name, function, DISPATCH_KEYS[recording.runtime().device_type])
         _libraries.append(library)

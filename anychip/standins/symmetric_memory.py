@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import AllgatherOptions, ReduceScatterOptions
 from torch.distributed import distributed_c10d as c10d
 
-from anychip.device._torch_host import implement
+from anychip.device.insides._torch_host import implement
 from anychip.errors import UnsupportedProgram
 from anychip.record.recorder import user_place
 from anychip.standins.recording import runtime

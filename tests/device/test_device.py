@@ -12,7 +12,7 @@ import pytest
 
 from anychip.cost.fusion import fuse
 from anychip.cost.work import work
-from anychip.device.answers import answer, differing
+from anychip.device.cuda.answers import answer, differing
 from anychip.device.launch import record
 from anychip.forecast import forecast
 from anychip.record import Kind, Program

@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 
-from anychip.device import machine_code, smi
+from anychip.device.cuda import smi
+from anychip.device.insides import machine_code
 from anychip.device.launch import record
 from anychip.record import Kind, Mark, Op, Program
 from anychip.record.op import TensorMeta

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from anychip.device.alike import describe, holders
+
 from anychip.device.launch import record
 from anychip.record import Kind, Program
 from anychip.spec import load_chip

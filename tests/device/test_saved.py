@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import anychip
-from anychip.device.kept import ASIDE, HIDDEN, put_back, running
-from anychip.device.saved import Saved
+from anychip.device.files.kept import ASIDE, HIDDEN, put_back, running
+from anychip.device.files.saved import Saved
 
 TRAIN = """
     import os, select, shutil, sys, torch

@@ -8,7 +8,7 @@ import torch
 
 from anychip.cost.work import work
 from anychip.device.launch import record
-from anychip.device.schemas import IN_PLACE_VIEWS
+from anychip.device.ops.schemas import IN_PLACE_VIEWS
 from anychip.errors import ProgramFailed
 from anychip.record import Kind
 from anychip.record.steps import Marks, Phase

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anychip.device.branches import Apart, World, first_of_others, told_apart, unseen
+from anychip.device.distributed.branches import Apart, World, first_of_others, told_apart, unseen
 from anychip.device.launch import record
 from anychip.record import Program
 from anychip.record.failure import failure_of

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from anychip.device import job as jobs
-from anychip.device.job import Job, Rank
+from anychip.device.distributed import job as jobs
+from anychip.device.distributed.job import Job, Rank
 
 
 @pytest.fixture

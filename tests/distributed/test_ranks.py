@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from anychip.device.ranks import alike, classes, orbit, stream, wanted, within
+from anychip.device.distributed.ranks import alike, classes, orbit, stream, wanted, within
 from anychip.record import Group, Kind, Op, Program, TensorMeta, word
 
 

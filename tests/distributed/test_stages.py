@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anychip.device.distributed.middle import Middle
+from anychip.device.distributed.stages import moved
 from anychip.device.launch import record
-from anychip.device.middle import Middle
-from anychip.device.stages import moved
 from anychip.job import forecast_job
 from anychip.network import Fabric
 from anychip.record import Group, Kind, Op, Program

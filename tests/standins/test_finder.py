@@ -154,7 +154,7 @@ def test_torchvision_missing_says_how_to_install_it(said: dict[str, object]) -> 
 def test_uncovered_names_are_not_covered_ones(name: str) -> None:
     import importlib
 
-    file = importlib.import_module(f"anychip.standins.{LIBRARIES[name].file}")
+    file = importlib.import_module(f"anychip.standins.libraries.{LIBRARIES[name].file}")
     tables = modules_of(file)
     for module, names in file.UNCOVERED.items():
         assert module in tables, module
@@ -185,6 +185,6 @@ def test_a_stand_in_that_is_not_wanted_is_absent(monkeypatch: pytest.MonkeyPatch
 
 def test_a_kernel_of_the_hub_is_the_stand_in_of_its_library(said: dict[str, object]) -> None:
     """Programs ask the Hub for FlashAttention; of others it knows best."""
-    assert said["hub attention"] == "anychip.standins.flash_attn"
+    assert said["hub attention"] == "anychip.standins.libraries.flash_attn"
     assert said["hub has"] == [True, False]
     assert said["hub"] == ["downloaded someone/activation 1", "downloaded someone/paged-attention 1"]

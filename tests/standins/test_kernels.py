@@ -11,10 +11,10 @@ from anychip.cost import price_op, work
 from anychip.forecast import by_bytes_alone
 from anychip.record import Op, TensorMeta
 from anychip.spec import load_chip
-from anychip.standins.cupy import constants
 from anychip.standins.cxx import Shape, Unknown, returned
 from anychip.standins.extensions import declared, make_module
-from anychip.standins.triton_source import roles
+from anychip.standins.libraries.cupy import constants
+from anychip.standins.libraries.triton_source import roles
 from tests.standins.recorded import Recorded
 
 TRITON = """

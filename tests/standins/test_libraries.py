@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anychip.standins import apex, flash_attn, liger_kernel, xformers
-from anychip.standins.optimizers import FusedAdam
+from anychip.standins.libraries import apex, flash_attn, liger_kernel, xformers
+from anychip.standins.libraries.optimizers import FusedAdam
 from tests.standins.recorded import Recorded
 
 HERE = Path(__file__).parent

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from anychip.cost import Work, price_op, work
 from anychip.cost.work import packet
 from anychip.spec import load_chip
-from anychip.standins import causal_conv1d, mamba_ops, mamba_ssm
-from anychip.standins.mamba_scan import scanned
+from anychip.standins.libraries import causal_conv1d, mamba_ops, mamba_ssm
+from anychip.standins.libraries.mamba_scan import scanned
 from tests.standins.recorded import Recorded
 
 HERE = Path(__file__).parent

@@ -5,7 +5,7 @@ import textwrap
 import pytest
 import torch
 
-from anychip.standins.torchvision import nms_on_cpu
+from anychip.standins.libraries.torchvision import nms_on_cpu
 from tests.standins.recorded import Recorded
 
 # What matters of the real package, in small: an extension that fails to load, and fake kernels registered at once.

@@ -1,0 +1,1 @@
+"""Jobs of many ranks: which of them run, their groups and collectives, and what they tell one another."""

@@ -1,0 +1,451 @@
+"""The kernels of torch's collectives: operators of `c10d`, noted with their tensors and their group.
+
+Among one rank a collective costs a copy or nothing, as on the real thing. Among more it runs on a stream of its group's
+own, behind what the program has issued, unless it is called synchronously: then on the current stream, as torch's NCCL
+backend does. `Work.wait` is the current stream waiting for it. Small values are worked out as if every rank held this one's.
+"""
+
+import contextlib
+import sys
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch._C._distributed_c10d import Work
+
+from anychip.device.distributed.groups import Groups
+from anychip.device.insides._torch import Engine
+from anychip.device.insides._torch_host import implement
+from anychip.device.ops.kernels import canonical, flat_tensors
+from anychip.device.runtime import Runtime
+from anychip.drivers.values import KEPT, SMALL
+from anychip.errors import Deadlock
+from anychip.record import Kind, Op, word
+from anychip.record.recorder import user_place
+
+COMM_STREAM = 1000  # numbers of streams that programs cannot make
+
+# operators whose result stands where the input stood
+IN_PLACE = (
+    "allreduce_",
+    "allreduce_coalesced_",
+    "broadcast_",
+    "reduce_",
+    "barrier",
+    "send",
+    "recv_",
+    "recv_any_source_",
+)
+# those with an output and an input, in this order
+OUT_OF_PLACE = (
+    "allgather_", "_allgather_base_", "allgather_coalesced_", "allgather_into_tensor_coalesced_",
+    "reduce_scatter_", "_reduce_scatter_base_", "reduce_scatter_tensor_coalesced_",
+    "alltoall_", "alltoall_base_", "gather_", "scatter_",
+)  # fmt: skip
+RETURN_TENSORS = ("allreduce_", "broadcast_", "allgather_", "_allgather_base_", "reduce_scatter_", "_reduce_scatter_base_",
+                  "alltoall_", "scatter_")  # fmt: skip
+POINT_TO_POINT = ("send", "recv_")
+PEER = {"send": "dst", "recv_": "src"}
+SUM, AVERAGE = 0, 1  # c10d::ReduceOp::RedOpType
+REDUCTIONS = ("sum", "avg", "product", "min", "max", "band", "bor", "bxor", "premul_sum")
+# Collectives of one small tensor whose values travel where every rank runs, and what reductions do with all of them.
+SHARED = ("allreduce_", "allgather_", "_allgather_base_", "alltoall_base_")
+REDUCED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "sum": lambda each: each.sum(0),
+    "avg": lambda each: each.sum(0) / len(each),
+    "product": lambda each: each.prod(0),
+    "min": lambda each: each.amin(0),
+    "max": lambda each: each.amax(0),
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a collective. at: its arguments by name."""
+
+    name: str
+    at: dict[str, Any]
+    outputs: list[torch.Tensor]
+    inputs: list[torch.Tensor]
+    group: int
+    ranks: tuple[int, ...]
+
+    @property
+    def peer(self) -> int | None:
+        """Global rank of who is sent to or received from."""
+        return self.ranks[self.at[PEER[self.name]]] if self.name in PEER else None
+
+    @property
+    def pieces(self) -> list[torch.Tensor]:
+        """The list, one tensor for each rank, that NCCL's backend copies from or to one buffer, each on its own; those of
+        unequal sizes travel as they are (torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp, which others' backends follow)."""
+        found = {"allgather_": self.outputs, "reduce_scatter_": self.inputs}.get(self.name, [])
+        alike = len({tensor.shape for tensor in found}) == 1 and found[0].device.type != "cpu"
+        return found if alike else []
+
+
+class Collectives:
+    def __init__(self, runtime: Runtime, groups: Groups) -> None:
+        self.runtime, self.groups = runtime, groups
+        self._heard: dict[tuple[int, ...], int] = {}
+        self.kept: deque[Any] = deque(maxlen=4096)  # C++ holds a Work, but not its Python half
+        # Of the coalesced batch that is open: small tensors to receive.
+        self.batch: list[tuple[Call, torch.Tensor]] | None = None
+        self.late: list[tuple[Call, torch.Tensor]] = []  # of the receive that is being issued
+        self.gathered: list[torch.Tensor] = []
+        self.unwaited: list[Pending] = []  # called by C++ in a backward: whoever called waits at its end
+        self._place = -1
+        self._told: dict[tuple[tuple[int, ...], str], int] = {}  # broadcasts, by ranks and root
+
+    # ------------------------------------------------------------ kernels
+
+    def kernel(self, name: str) -> Callable[..., Any]:
+        schema = torch._C._get_schema(f"c10d::{name}", "")
+        names = [argument.name for argument in schema.arguments]
+        defaults = {
+            argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()
+        }
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            at = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+            number, ranks = self.groups.number(at["process_group"])
+            out_of_place = name in OUT_OF_PLACE
+            outputs = flat_tensors(args[0])
+            inputs = flat_tensors(args[1]) if out_of_place else outputs
+            call = Call(name, at, outputs, inputs, number, ranks)
+            work = self._alone(call) if len(ranks) == 1 else self._among(call)
+            self.kept.append(work)
+            return (args[0], work.boxed()) if name in RETURN_TENSORS else work.boxed()
+
+        return run
+
+    def _alone(self, call: Call) -> "Pending":
+        """In a group of one the input is copied, unless it lies where the output does."""
+        if call.name in OUT_OF_PLACE:
+            for one, other in zip(call.outputs, call.inputs, strict=False):
+                if one.data_ptr() != other.data_ptr():
+                    one.view(-1).copy_(other.reshape(-1))
+        return Pending(self, call.outputs, None)
+
+    def _among(self, call: Call) -> "Pending":
+        event = None
+        if any(tensor.device.type != "cpu" for tensor in (*call.outputs, *call.inputs)):
+            event = self._note(call)
+        self._values(call)
+        work = Pending(self, call.outputs, event, gathers=call.name == "allgather_")
+        # Until the next one: a program may ask for the future of a gather into a list that nobody else holds.
+        self.gathered = call.outputs if work.gathers and call.at["async_op"] else []
+        work.late, self.late = self.late, []
+        if call.name == "recv_any_source_":
+            work.source = self._next_source(call)
+        if event is not None and self.batch is None and called_by_autograd():
+            self.unwaited.append(work)
+        return work
+
+    def _next_source(self, call: Call) -> int:
+        """Whom a receive from any rank is told to have heard from, within the group: the others in turn, as nobody is known to be
+        first."""
+        others = [place for place, rank in enumerate(call.ranks) if rank != self.groups.rank]
+        turn = self._heard[call.ranks] = self._heard.get(call.ranks, -1) + 1
+        return others[turn % len(others)] if others else 0
+
+    # ------------------------------------------------------------ the tape
+
+    def _note(self, call: Call) -> int | None:
+        """Put the collective on the tape; the event that says that it is over, None where the stream itself says so."""
+        recorder = self.runtime.recorder
+        self._at()
+        kwargs: list[tuple[str, Any]] = []
+        if call.peer is not None:
+            kwargs.append(("peer", call.peer))
+        for name, sizes in (("splits", "input_split_sizes"), ("received", "output_split_sizes")):
+            if call.at.get(sizes):
+                kwargs.append((name, tuple(call.at[sizes])))
+        if "root_rank" in call.at:
+            kwargs.append(("root", call.ranks[call.at["root_rank"]]))
+        if "reduce_op" in call.at:
+            kwargs.append(("op", REDUCTIONS[int(call.at["reduce_op"].op())]))
+        args = (canonical(tuple(call.outputs)), canonical(tuple(call.inputs)), call.group)
+        words = [recorder.op_word(Op(f"c10d.{call.name}.default", args, tuple(kwargs)))]
+        pieces = call.pieces
+        if pieces:
+            # The buffer is given back at once, on the host's clock, as the real one is.
+            flat = pieces[0].new_empty((len(pieces), *pieces[0].shape))
+            ends = (flat[0], pieces[0]) if call.name == "reduce_scatter_" else (pieces[0], flat[0])
+            copies = [
+                recorder.op_word(Op("aten.copy_.default", canonical(ends), (("non_blocking", True),), (), (0,)))
+            ] * len(pieces)
+            words = [*copies, *words] if call.name == "reduce_scatter_" else [*words, *copies]
+        if self.batch is not None or not call.at.get("async_op", True):
+            for op in words:
+                self.runtime.driver.launch(op)
+            return None
+        stream = COMM_STREAM + call.group if call.peer is None else self.groups.pair_stream(call.group, call.peer)
+        beside, names = self.runtime.micro_pipeline, self.groups.names(call.group)
+        event = self._on_stream(stream, words, beside.issues(call.name, names, call.inputs))
+        beside.issued(call.name, names, call.outputs, event)
+        return event
+
+    def _on_stream(self, stream: int, words: list[int], behind: int | None = None) -> int:
+        """Words on a communication stream, behind an event or all that the current one has so far; returns the event of their
+        end."""
+        runtime = self.runtime
+        current = int(runtime.native.stream[0])
+        begin, end = runtime.new_event() if behind is None else behind, runtime.new_event()
+        runtime.recorder.tape.extend((
+            *([word(Kind.RECORD, begin)] if behind is None else []), word(Kind.STREAM, stream), word(Kind.WAIT, begin), *words,
+            word(Kind.RECORD, end), word(Kind.STREAM, current),
+        ))  # fmt: skip
+        return end
+
+    def _at(self) -> None:
+        place = self.runtime.recorder.place(user_place())
+        if place != self._place:
+            self._place = place
+            self.runtime.recorder.tape.append(word(Kind.AT, place))
+
+    def forget_place(self) -> None:
+        """Have the next collective say its line."""
+        self._place = -1
+
+    def wait(self, event: int) -> None:
+        if self.runtime.micro_pipeline.puts_off(event):
+            return
+        self.runtime.recorder.tape.append(word(Kind.WAIT, event))
+
+    def wait_for_unwaited(self) -> None:
+        """A backward is over: DistributedDataParallel, which lives in C++, waits for its buckets here."""
+        for work in self.unwaited:
+            work.wait()
+        self.unwaited.clear()
+
+    # ------------------------------------------------------------ coalesced batches
+
+    def begin_batch(self, *_: Any) -> None:
+        if self.batch is None:
+            self.batch = []
+            self._batch_start = len(self.runtime.recorder.tape)
+
+    def end_batch(self, group: Any, *_: Any) -> "Pending":
+        """What stood between is one launch on the group's stream."""
+        assert self.batch is not None
+        late, self.batch = self.batch, None
+        tape = self.runtime.recorder.tape
+        words = tape[self._batch_start :]
+        work = Pending(self, [], None)
+        work.late = late
+        if words:
+            del tape[self._batch_start :]
+            stream = COMM_STREAM + self.groups.number(group)[0]
+            work.event = self._on_stream(stream, [word(Kind.BATCH, 1), *words, word(Kind.BATCH, 0)])
+        self.kept.append(work)
+        return work
+
+    # ------------------------------------------------------------ values
+
+    def _values(self, call: Call) -> None:
+        """Small tensors that have values: what comes out if every rank holds what this one does."""
+        if call.name in POINT_TO_POINT:
+            self._exchange(call)
+            return
+        if call.name == "broadcast_":
+            self._from_root(call)
+            return
+        if self._of_all(call):
+            return
+        if call.name not in ("allreduce_", "allreduce_coalesced_", "reduce_") and call.name not in OUT_OF_PLACE:
+            return
+        sums = "reduce_op" in call.at and int(call.at["reduce_op"].op()) == SUM
+        for output, value in self._results(call, len(call.ranks)):
+            self._tell(output, value * len(call.ranks) if sums else value)
+
+    def _of_all(self, call: Call) -> bool:
+        """Small tensors where every rank runs: what each has really travels, but in modules, whose repeated calls a rank leaves
+        out."""
+        if (
+            call.name not in SHARED
+            or len(call.inputs) != 1
+            or call.inputs[0].numel() > SMALL
+            or self.runtime.in_module()
+        ):
+            return False
+        value = self._value(call.inputs[0])
+        each = self.groups.of_each(call.ranks, None if value is None else value.clone(), call.name)
+        if each is None or any(one is None or one.shape != each[0].shape for one in each):
+            return False
+        if call.name == "allreduce_":
+            reduce = REDUCED.get(REDUCTIONS[int(call.at["reduce_op"].op())])
+            if reduce is None:
+                return False
+            parts = [reduce(torch.stack(each)).to(each[0].dtype)]
+        elif call.name == "alltoall_base_":
+            if len({*call.at["input_split_sizes"], *call.at["output_split_sizes"]}) > 1 or each[0].numel() % len(each):
+                return False
+            mine = call.ranks.index(self.groups.rank)
+            parts = [torch.cat([one.reshape(len(each), -1)[mine] for one in each])]
+        else:
+            parts = each if len(call.outputs) == len(each) else [torch.cat([one.reshape(-1) for one in each])]
+        for output, part in zip(call.outputs, parts, strict=True):
+            self._tell(output, part.reshape(output.shape))
+        return True
+
+    def _results(self, call: Call, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Outputs and their values before a sum over the ranks; only those whose values are known."""
+        if not call.inputs:  # a scatter, of which only the root has the input
+            return []
+        spread = len(call.outputs) == size * len(call.inputs)  # allgather: a list of outputs for each input
+        mine = call.ranks.index(self.groups.rank)
+        swapped = call.name == "alltoall_" and len(call.inputs) == len(call.outputs) == size
+        found = []
+        for number, output in enumerate(call.outputs):
+            source = call.inputs[mine if swapped else number // size if spread else min(number, len(call.inputs) - 1)]
+            # Of whole numbers as many as are kept: how many tokens each rank has for each of hundreds of experts.
+            most = SMALL if output.dtype.is_floating_point or output.dtype.is_complex else KEPT
+            small = output.numel() <= most and source.numel() <= SMALL * size
+            value = self._value(source) if small or output.device.type == "cpu" else None
+            if value is None:
+                if call.inputs is not call.outputs:
+                    self._forget(output)
+                continue
+            flat = value.reshape(-1)
+            if call.name == "alltoall_base_" and len({*call.at["input_split_sizes"]}) < 2 and flat.numel() % size == 0:
+                flat = flat.view(size, -1)[mine].repeat(size)  # of each of the others what it has for this rank
+            found.append((output, _part(flat, output, mine)))
+        return found
+
+    def _exchange(self, call: Call) -> None:
+        """What a program sends in small tensors decides what it does: it really travels."""
+        mailbox, peer = self.groups.mailbox, call.peer
+        if mailbox is None or peer is None or peer == self.groups.rank:
+            return
+        for tensor in call.outputs:
+            if tensor.numel() > SMALL:
+                continue
+            if call.name == "send":
+                value = self._value(tensor)
+                mailbox.send(peer, None if value is None else value.clone())
+                continue
+            # As on a real chip, the host goes on, and waits when it asks: it may have to send first.
+            self._forget(tensor)
+            (self.late if self.batch is None else self.batch).append((call, tensor))
+
+    def _from_root(self, call: Call) -> None:
+        """Whole numbers that one rank gives to all say what all are to do (whether to train, how long the sequences are): they
+        really travel. Those of modules, whose repeated calls a rank leaves out, are taken if they are there."""
+        mailbox, root = self.groups.mailbox, call.ranks[call.at["root_rank"]]
+        if mailbox is None:
+            return
+        inner = self.runtime.in_module()
+        for tensor in call.outputs:
+            if tensor.dtype.is_floating_point or tensor.dtype.is_complex or not 0 < tensor.numel() <= SMALL:
+                continue
+            where = f"{call.at['root_rank']}" + (f"-{tensor.numel()}-{user_place().line}" if inner else "")
+            number = self._told[call.ranks, where] = self._told.get((call.ranks, where), -1) + 1
+            key, kin = f"value-{hash(call.ranks):x}-{where}-{number}", f"value-{len(call.ranks)}-{where}-{number}"
+            if root == self.groups.rank:
+                value = self._value(tensor)
+                mailbox.publish(key, None if value is None else value.clone(), kin)
+            elif mailbox.holds(key, kin, waits=not inner):
+                with contextlib.suppress(Deadlock):  # the root has ended before: then it is not waited for
+                    value = mailbox.published(key, root, "broadcast", user_place(), kin)
+                    if value is not None:
+                        self._tell(tensor, value.reshape(tensor.shape))
+
+    def receive(self, call: Call, tensor: torch.Tensor) -> None:
+        mailbox, peer = self.groups.mailbox, call.peer
+        assert mailbox is not None
+        assert peer is not None
+        value = mailbox.receive(peer, self.groups.around(peer, call.ranks), "recv", user_place())
+        if value is not None:
+            self._tell(tensor, value.reshape(tensor.shape))
+
+    def _value(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        return tensor.detach() if tensor.device.type == "cpu" else self.runtime.driver.values_of(tensor)
+
+    def _tell(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
+        if tensor.device.type == "cpu":
+            tensor.detach().copy_(value)
+        else:
+            self.runtime.driver.tell(tensor, value)
+
+    def _forget(self, tensor: torch.Tensor) -> None:
+        if tensor.device.type != "cpu" and tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes():
+            self.runtime.driver.forget(tensor)
+
+    # ------------------------------------------------------------ registration
+
+    def install(self) -> None:
+        kernels = [(name, self.kernel(name), key) for name in (*IN_PLACE, *OUT_OF_PLACE) for key in ("CUDA", "CPU")]
+        nothing = (
+            (name, lambda *_, **__: None, key)
+            for name in ("monitored_barrier_", "check_for_nan")
+            for key in ("CUDA", "CPU")
+        )
+        implement("c10d", [*kernels, *nothing])
+
+
+class Pending(Work):
+    """A collective that the host has issued. event: what a stream that needs it waits for; None: nothing to wait for.
+    gathers: into a list of tensors, of which a future has one, as torch's NCCL backend does."""
+
+    def __init__(
+        self, collectives: Collectives, tensors: list[torch.Tensor], event: int | None, gathers: bool = False
+    ) -> None:
+        super().__init__()
+        self.collectives, self.event, self.gathers = collectives, event, gathers
+        # Weakly: a work is kept for longer than the tensors that it was about may live.
+        self.tensors = [weakref.ref(tensor) for tensor in tensors]
+        self.late: list[tuple[Call, torch.Tensor]] = []  # small tensors whose values a peer sends
+        self.source = -1  # of a receive from any rank
+
+    def _source_rank(self) -> int:
+        return self.source
+
+    def wait(self, timeout: timedelta = timedelta(0)) -> bool:
+        late, self.late = self.late, []
+        for call, tensor in late:
+            self.collectives.receive(call, tensor)
+        if self.event is not None:
+            self.collectives.wait(self.event)
+        return True
+
+    def is_completed(self) -> bool:
+        return True
+
+    def is_success(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        self.wait()
+
+    def result(self) -> list[torch.Tensor]:
+        return [tensor for one in self.tensors if (tensor := one()) is not None]
+
+    def get_future(self) -> Any:
+        future: Any = torch.futures.Future()
+        result = self.result()
+        future.set_result([torch.stack(result)] if self.gathers and result else result)
+        return future
+
+
+def _part(flat: torch.Tensor, output: torch.Tensor, mine: int) -> torch.Tensor:
+    """What of the input an output gets: all of it as often as it fits (gather), or this rank's part of it (scatter)."""
+    count = output.numel()
+    if count > flat.numel() > 0:
+        flat = flat.repeat(-(-count // flat.numel()))
+    start = mine * count if flat.numel() >= (mine + 1) * count else 0
+    return flat[start : start + count].reshape(output.shape).to(output.dtype)
+
+
+def called_by_autograd() -> bool:
+    """Whether C++ called, in a backward, not Python code that could wait itself."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_filename == __file__:
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+    return frame.f_code is Engine.run.__code__

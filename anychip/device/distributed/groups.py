@@ -1,0 +1,473 @@
+"""`torch.distributed` in a process that plays one rank of a job: its process groups, stores and object collectives.
+
+The job is what the environment says, as `torchrun` would set it. Groups are torch's own `fake` ones under the names of
+the real backends; nobody is waited for, except where a value from another rank decides what the program does
+(`mailbox`). Objects that all ranks exchange are taken to be equal on all of them, unless all of them run.
+"""
+
+import os
+import re
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import wraps
+from inspect import signature
+from typing import Any, ClassVar
+
+import torch
+from torch._C._distributed_c10d import FakeProcessGroup, Store
+from torch.distributed import distributed_c10d as c10d
+
+from anychip.device.distributed import sharding
+from anychip.device.distributed.mailbox import Mailbox
+from anychip.device.runtime import Runtime
+from anychip.errors import Deadlock, UnsupportedProgram
+from anychip.record import Group
+from anychip.record.recorder import user_place
+
+PAIR_STREAM = 100_000  # streams of pairs that send outside of batches
+
+NAMELESS = re.compile(r"undefined|default_pg|mesh_default|mesh_dim_\d+|")  # what torch calls groups that nobody named
+
+
+class Groups:
+    """The groups of this rank, numbered as they are first used.
+
+    rank, mailbox, everyone: set when the process becomes a rank of a job (`become`). everyone: of which all ranks run.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.rank = 0
+        self.mailbox: Mailbox | None = None
+        self.everyone = False
+        self._shared: dict[tuple[tuple[int, ...], str], int] = {}
+        self.meshes: set[Any] = set()  # kept: at the end, when they are asked for, the program has let go of its own
+        self._numbers: dict[tuple[int, ...], int] = {}
+        self._known: dict[str, tuple[int, tuple[int, ...]]] = {}
+        self._names: list[list[str]] = []
+        self._ranks: list[tuple[int, ...]] = []
+        self._pairs: dict[tuple[int, int], int] = {}
+
+    def number(self, group: Any) -> tuple[int, tuple[int, ...]]:
+        """Index of a process group (as C++ or Python holds it) and its ranks; groups of equal ranks share a number."""
+        if isinstance(group, torch.ScriptObject):
+            group = torch.distributed.ProcessGroup.unbox(group)
+        name = group.group_name
+        if name not in self._known:
+            ranks = tuple(c10d._world.pg_group_ranks.get(group, {})) or tuple(range(group.size()))
+            number = self._numbers.setdefault(ranks, len(self._numbers))
+            if number == len(self._names):
+                self._names.append([])
+                self._ranks.append(ranks)
+            self._names[number] += [name, getattr(group, "group_desc", "")]
+            self._known[name] = number, ranks
+        return self._known[name]
+
+    def ranks(self, number: int) -> tuple[int, ...]:
+        """The ranks of a numbered group."""
+        return self._ranks[number]
+
+    def names(self, number: int) -> Sequence[str]:
+        """What process groups of these ranks are called."""
+        return self._names[number]
+
+    def around(self, peer: int, ranks: tuple[int, ...]) -> tuple[int, ...]:
+        """The smallest group with this rank and a peer in it: of a pipeline its stages, though it may send in the world."""
+        known = (tuple(one) for one in c10d._world.pg_group_ranks.values())
+        return min((one for one in known if peer in one and self.rank in one), key=len, default=ranks)
+
+    def of_each(self, ranks: tuple[int, ...], mine: Any, what: str) -> list[Any] | None:
+        """What each of these ranks has, where all of them run; None where that is not so, or one of them has ended."""
+        if not self.everyone or self.mailbox is None or len(ranks) == 1:
+            return None
+        number = self._shared[ranks, what] = self._shared.get((ranks, what), -1) + 1
+        key, place = f"each-{hash(ranks):x}-{what}-{number}", user_place()
+        self.mailbox.publish(f"{key}-{self.rank}", mine)
+        try:
+            return [self.mailbox.published(f"{key}-{rank}", rank, what, place) for rank in ranks]
+        except Deadlock:
+            return None
+
+    def pair_stream(self, group: int, peer: int) -> int:
+        """NCCL gives two ranks that send outside of a batch a communicator, and so a stream, of their own."""
+        return PAIR_STREAM + self._pairs.setdefault((group, peer), len(self._pairs))
+
+    def table(self) -> list[Group]:
+        """All groups that collectives were called on, with the name of their mesh dimension."""
+        axes = self._axes()
+        return [Group(ranks, axes.get(ranks) or self._described(number)) for ranks, number in self._numbers.items()]
+
+    def _described(self, number: int) -> str | None:
+        """By what torch says of it, for a mesh's "mesh_tp": meshes end with the process group, which programs destroy at their end."""
+        return next(
+            (text.removeprefix("mesh_") for text in self._names[number][1::2] if not NAMELESS.fullmatch(text)), None
+        )
+
+    def _axes(self) -> dict[tuple[int, ...], str]:
+        found: dict[tuple[int, ...], str] = {}
+        for mesh in sorted(self.meshes, key=lambda one: -one.ndim):
+            for dim, name in enumerate(mesh.mesh_dim_names or ()):
+                group = _mesh_group(mesh, dim)
+                if group is not None:
+                    found.setdefault(tuple(c10d._world.pg_group_ranks.get(group, {})), name)
+        return found
+
+
+def _mesh_group(mesh: Any, dim: int) -> Any:
+    """A mesh dimension's process group; None for meshes that have none (or where this rank is outside)."""
+    try:
+        return mesh.get_group(dim)
+    except (RuntimeError, AssertionError, KeyError, ValueError, IndexError):
+        return None
+
+
+# ---------------------------------------------------------------- backends
+
+
+class _Options:
+    """`ProcessGroupNCCL.Options`: whatever is set is kept."""
+
+    def __init__(self, is_high_priority_stream: bool = False) -> None:
+        self.is_high_priority_stream = is_high_priority_stream
+        self._timeout = timedelta(minutes=10)
+        self.config = type("NCCLConfig", (), {})()
+
+
+class _BackendMeta(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, FakeProcessGroup)
+
+
+class VirtualBackend(metaclass=_BackendMeta):
+    """What every backend's name makes: torch's group of one process that plays a rank."""
+
+    Options = _Options
+
+    def __new__(cls, store: Any, rank: int, size: int, *_: Any, **__: Any) -> Any:
+        make: Any = FakeProcessGroup
+        return make._create_internal(rank, size, make.Options())
+
+
+def _backends(runtime: Runtime) -> None:
+    c10d._NCCL_AVAILABLE = c10d._GLOO_AVAILABLE = True
+    vars(c10d)["default_pg_nccl_timeout"] = timedelta(minutes=10)
+    names = ["ProcessGroupNCCL", "ProcessGroupGloo"]
+    if hasattr(c10d, "_create_nccl2_process_group"):  # what "nccl" makes from torch 2.15 on
+        names += ["ProcessGroupNCCL2", "ProcessGroupNCCLLazy"]
+    for name in names:
+        setattr(c10d, name, VirtualBackend)
+        setattr(torch.distributed, name, VirtualBackend)
+    # TORCH_DISTRIBUTED_DEBUG=DETAIL has gloo compare what ranks call: here they are not there to be compared.
+    vars(c10d)["_create_process_group_wrapper"] = lambda wrapped_pg, **_: wrapped_pg
+    known = set(c10d.Backend.backend_list)
+    for name in runtime.chip.platform.collective_backends:
+        if name not in known:
+            c10d.Backend.register_backend(
+                name, lambda store, rank, size, _: VirtualBackend(store, rank, size), devices=["cuda"]
+            )
+    for name in ("_set_sequence_number_for_group", "eager_connect_single_device", "abort", "shutdown", "_set_default_timeout",
+                 "perform_nocolor_split", "_verify_work_timeout", "_enable_collectives_timing"):  # fmt: skip
+        setattr(FakeProcessGroup, name, lambda *_, **__: None)
+    FakeProcessGroup.supports_coalescing = property(lambda _: True)  # type: ignore[assignment,method-assign]
+    kept: weakref.WeakKeyDictionary[Any, _Options] = weakref.WeakKeyDictionary()
+    setattr(FakeProcessGroup, "options", property(lambda self: kept.setdefault(self, _Options())))  # noqa: B010
+    FakeProcessGroup.supports_splitting = property(lambda _: False)  # type: ignore[assignment,method-assign]
+
+
+# ---------------------------------------------------------------- joining
+
+
+def _joining(groups: Groups) -> None:
+    """`init_process_group` waits at no store; who the process is, is known."""
+    original = c10d.init_process_group
+    bind = signature(original).bind
+
+    @wraps(original)
+    def init_process_group(*args: Any, **kwargs: Any) -> Any:
+        given = bind(*args, **kwargs).arguments
+        size, rank = given.get("world_size", -1), given.get("rank", -1)
+        given["world_size"] = int(os.environ.get("WORLD_SIZE", 1)) if size is None or size < 0 else int(size)
+        given["rank"] = int(os.environ.get("RANK", 0)) if rank is None or rank < 0 else int(rank)
+        groups.runtime.joins(given["rank"], given["world_size"])
+        groups.rank = given["rank"]
+        if groups.mailbox is not None:
+            groups.mailbox.tell_libraries()  # most of what a program imports it has by now
+        if given["world_size"] > 1:
+            sharding.install()
+            if groups.runtime.stages is not None:
+                groups.runtime.stages.install()
+        given.pop("init_method", None)
+        given.setdefault("store", VirtualStore(given["rank"], given["world_size"]))
+        return original(**given)
+
+    _in_place_of(original, init_process_group)
+    for name in ("TCPStore", "FileStore"):
+        _in_place_of(getattr(torch.distributed, name), _make_store)
+
+
+def _foreign_groups(groups: Groups) -> None:
+    """A group of other ranks is a number and nothing else: a mesh of 16,384 ranks makes thousands of them."""
+    from torch.distributed import device_mesh  # noqa: F401 (has a name for it too)
+
+    original = c10d.new_group
+
+    @wraps(original)
+    def new_group(ranks: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if not ranks or kwargs.get("use_local_synchronization") or groups.mailbox is None or groups.rank in ranks:
+            return original(ranks, *args, **kwargs)
+        if min(ranks) < 0 or max(ranks) >= c10d.get_world_size():
+            return original(ranks, *args, **kwargs)  # which refuses it
+        c10d._process_group_name(ranks, use_hashed_name=False)
+        return c10d.GroupMember.NON_GROUP_MEMBER
+
+    _in_place_of(original, new_group)
+
+
+def _splitting(groups: Groups) -> None:
+    """A group that is split, as DeviceMesh does where `init_process_group` was given a device: each part is a new group."""
+    original = c10d.split_group
+
+    @wraps(original)
+    def split_group(parent_pg: Any = None, split_ranks: Any = None, *args: Any, **kwargs: Any) -> Any:
+        given = signature(original).bind(parent_pg, split_ranks, *args, **kwargs).arguments
+        if not split_ranks or not all(split_ranks):
+            return original(**given)  # which refuses it
+        members = c10d.get_process_group_ranks(parent_pg)
+        options: dict[str, Any] = {name: given.get(name) for name in ("timeout", "backend", "pg_options", "group_desc")}
+        parts = [[members[one] for one in sorted(part)] for part in split_ranks]
+        made = [c10d.new_group(part, **options) for part in parts]
+        return next((group for group, part in zip(made, parts, strict=True) if groups.rank in part), None)
+
+    _in_place_of(original, split_group)
+
+
+def _in_place_of(original: Any, ours: Any) -> None:
+    """Ours under each name by which a module of torch.distributed has got hold of the original (DeviceMesh joins too)."""
+    for module in [one for name, one in list(sys.modules.items()) if name.startswith("torch.distributed")]:
+        for name in [name for name, value in vars(module).items() if value is original]:
+            vars(module)[name] = ours
+
+
+class VirtualStore(Store):
+    """A key-value store in which every other rank has done what this one did, under its own number."""
+
+    alive: ClassVar[list["VirtualStore"]] = []  # C++ holds a store, but not its Python half
+
+    def __init__(self, rank: int, size: int) -> None:
+        super().__init__()
+        self.rank, self.size, self.held = rank, size, dict[str, bytes]()
+        self.alive.append(self)
+
+    def set(self, key: str, value: Any) -> None:
+        self.held[key] = value if isinstance(value, bytes) else str(value).encode()
+
+    def get(self, key: str) -> bytes:
+        if key not in self.held:
+            self.held[key] = self._as_others(key)
+        return self.held[key]
+
+    def add(self, key: str, amount: int) -> int:
+        total = int(self.held.get(key, b"0")) + amount * self.size
+        self.held[key] = str(total).encode()
+        return total
+
+    def _as_others(self, key: str) -> bytes:
+        """What another rank set under a key that this rank holds but for the number in it."""
+        shape = _without_digits(key)
+        for other, value in self.held.items():
+            if _without_digits(other) == shape:
+                return value
+        raise torch.distributed.DistStoreError(
+            f"anychip: rank {self.rank} asks the store for {key!r}, which only another rank sets; that rank does not run."
+        )
+
+    def compare_set(self, key: str, expected: Any, desired: Any) -> bytes:
+        if key not in self.held or self.held[key] == str(expected).encode():
+            self.set(key, desired)
+        return self.held[key]
+
+    def wait(self, *_: Any) -> None:
+        return None
+
+    def check(self, keys: Any) -> bool:
+        return True
+
+    def delete_key(self, key: str) -> bool:
+        return self.held.pop(key, None) is not None
+
+    def num_keys(self) -> int:
+        return len(self.held)
+
+    def set_timeout(self, timeout: Any) -> None:
+        return None
+
+
+def _without_digits(key: str) -> str:
+    return "".join("#" if one.isdigit() else one for one in key)
+
+
+def _make_store(*_: Any, **__: Any) -> VirtualStore:
+    return VirtualStore(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+
+# ---------------------------------------------------------------- objects
+
+
+def _objects(groups: Groups) -> None:
+    """Objects travel as bytes through chip memory, which has none. What all ranks give is taken to be equal on all; what
+    one rank gives comes from that rank."""
+    counts: dict[tuple[int, ...], int] = {}
+
+    def ranks_of(group: Any) -> tuple[int, ...]:
+        return tuple(c10d.get_process_group_ranks(group))
+
+    def of_each(group: Any, mine: Any, what: str) -> list[Any] | None:
+        # (rpc's own group, of one worker, is none that torch knows the ranks of)
+        return groups.of_each(ranks_of(group), mine, what) if groups.everyone else None
+
+    def all_gather_object(object_list: list[Any], obj: Any, group: Any = None) -> None:
+        object_list[:] = of_each(group, obj, "all_gather_object") or [obj] * len(object_list)
+
+    def gather_object(
+        obj: Any, object_gather_list: Any = None, dst: Any = None, group: Any = None, group_dst: Any = None
+    ) -> None:
+        each = of_each(group, obj, "gather_object")
+        if object_gather_list is not None:
+            object_gather_list[:] = each or [obj] * len(object_gather_list)
+
+    def broadcast_object_list(
+        object_list: list[Any], src: Any = None, group: Any = None, device: Any = None, group_src: Any = None
+    ) -> None:
+        ranks = ranks_of(group)
+        root = ranks[group_src] if group_src is not None else src or 0
+        object_list[:] = from_root(ranks, root, object_list, "broadcast_object_list")
+
+    def scatter_object_list(
+        scatter_object_output_list: list[Any], scatter_object_input_list: Any = None, src: Any = None, group: Any = None,
+        group_src: Any = None,
+    ) -> None:  # fmt: skip
+        ranks = ranks_of(group)
+        root = ranks[group_src] if group_src is not None else src or 0
+        given = from_root(ranks, root, scatter_object_input_list, "scatter_object_list")
+        scatter_object_output_list[0] = given[ranks.index(groups.rank)]
+
+    def from_root(ranks: tuple[int, ...], root: int, mine: Any, what: str) -> Any:
+        if groups.mailbox is None or len(ranks) == 1:
+            return mine
+        number = counts[ranks] = counts.get(ranks, -1) + 1
+        key, kin = f"{hash(ranks):x}-{number}", f"{len(ranks)}-{ranks.index(root)}-{number}"
+        if groups.rank == root:
+            groups.mailbox.publish(key, list(mine), kin)
+            return mine
+        return groups.mailbox.published(key, root, what, user_place(), kin)
+
+    def send_object_list(object_list: list[Any], dst: Any = None, group: Any = None, device: Any = None,
+                         group_dst: Any = None, use_batch: bool = False) -> None:  # fmt: skip
+        peer = ranks_of(group)[group_dst] if group_dst is not None else dst
+        if groups.mailbox is not None:
+            groups.mailbox.send(peer, list(object_list))
+
+    def recv_object_list(object_list: list[Any], src: Any = None, group: Any = None, device: Any = None,
+                         group_src: Any = None, use_batch: bool = False) -> int:  # fmt: skip
+        ranks = ranks_of(group)
+        peer = ranks[group_src] if group_src is not None else src
+        if groups.mailbox is not None and peer is not None:
+            object_list[:] = groups.mailbox.receive(peer, ranks, "recv_object_list", user_place())
+        return int(peer or 0)
+
+    for function in (all_gather_object, gather_object, broadcast_object_list, scatter_object_list, send_object_list,
+                     recv_object_list):  # fmt: skip
+        original = getattr(c10d, function.__name__)
+        setattr(c10d, function.__name__, wraps(original)(function))
+        setattr(torch.distributed, function.__name__, getattr(c10d, function.__name__))
+
+
+# ---------------------------------------------------------------- the rest of torch.distributed
+
+
+def _ddp() -> None:
+    """DistributedDataParallel compares shapes with its peers, and times itself with events of C++."""
+    from torch.nn.parallel import distributed
+
+    if not hasattr(torch.distributed, "set_timeout"):  # torch 2.14 has it; trainers written for it run here too
+        vars(torch.distributed)["set_timeout"] = lambda *_, **__: None
+    vars(distributed)["_verify_param_shape_across_processes"] = lambda *_, **__: None
+    logger = vars(torch.distributed)["Logger"]
+    logger.set_runtime_stats_and_log = lambda *_: None
+    describe = logger.set_construction_data_and_log
+
+    def set_construction_data_and_log(self: Any, *args: Any) -> None:
+        """Of a group by the name of gloo it asks gloo's own C++ for its threads, and here that is another class."""
+        if not any("gloo" in backend for backend, _ in c10d._world.pg_map.values()):
+            describe(self, *args)
+
+    logger.set_construction_data_and_log = set_construction_data_and_log
+    # All that it does is to count iterations, of which the first is not timed.
+    vars(torch.distributed)["Reducer"].prepare_for_forward = lambda *_: None
+
+
+def _rpc() -> None:
+    """A call of another worker runs there, and there nobody is."""
+    from torch.distributed import rpc
+
+    original = getattr(rpc, "init_rpc", None)
+    if original is None:  # a build without it
+        return
+
+    @wraps(original)
+    def init_rpc(name: str, backend: Any = None, rank: int = -1, world_size: Any = None, **options: Any) -> None:
+        size = int(world_size or os.environ.get("WORLD_SIZE", 1))
+        if size == 1:
+            return original(name, backend, rank, world_size, **options)  # type: ignore[no-any-return]
+        place = user_place()
+        raise UnsupportedProgram(
+            f"{place.file}:{place.line} starts torch.distributed.rpc among {size} workers: what one asks of another (rpc_sync, "
+            "remote, RRef, distributed autograd) runs there, and of a virtual job each rank runs by itself. Try the same exchange "
+            "by torch.distributed (send and recv, broadcast_object_list; torch.distributed.pipelining for stages), or one "
+            "worker's own work without RPC, --on CHIP."
+        )
+
+    _in_place_of(original, init_rpc)
+
+
+def _watch_meshes(groups: Groups) -> None:
+    """Remember device meshes: their dimensions have the names that the report uses."""
+    from torch.distributed.device_mesh import DeviceMesh
+
+    original = DeviceMesh.__init__
+
+    @wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        groups.meshes.add(self)
+
+    DeviceMesh.__init__ = __init__  # type: ignore[method-assign]
+
+
+def _coalescing(begin: Callable[..., Any], end: Callable[..., Any]) -> None:
+    from torch.distributed import ProcessGroup
+
+    ProcessGroup._start_coalescing = begin  # type: ignore[method-assign]
+    ProcessGroup._end_coalescing = end  # type: ignore[method-assign]
+
+
+def install(runtime: Runtime) -> None:
+    if not torch.distributed.is_available():
+        return
+    from anychip.device.distributed import collectives, spawning
+
+    groups = runtime.groups = Groups(runtime)
+    one = runtime.collectives = collectives.Collectives(runtime, groups)
+    one.install()
+    _backends(runtime)
+    _joining(groups)
+    _foreign_groups(groups)
+    _splitting(groups)
+    _objects(groups)
+    _ddp()
+    _rpc()
+    _watch_meshes(groups)
+    _coalescing(lambda group, device: one.begin_batch(), lambda group, device: one.end_batch(group))
+    spawning.install()

@@ -1,0 +1,467 @@
+"""Runs the distinct ranks of a job, each in a process forked from this one, which has torch and the chip in place.
+
+Rank 0 runs first. A rank that waits for a value of another (pipeline stages exchange shapes) starts that one; what ran
+says who else may differ (`ranks`); a few more are run for one step, to see that they do what their class does. At most
+`jobs` compute at a time; those that wait for mail do not count.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from anychip.device.distributed.branches import MOST_APART, Apart, World, first_of_others, told_apart, unseen
+from anychip.device.distributed.mailbox import LIBRARIES, appear
+from anychip.device.distributed.middle import LEAST, Middle
+from anychip.device.distributed.ranks import MOST, SENDS, alike, classes, fullest, stream, wanted, within
+from anychip.device.launch import UNFOLD
+from anychip.errors import ERROR
+from anychip.record import Program
+from anychip.record.failure import num_trained
+
+POLL_S = 0.01
+SLEEP = time.sleep
+LAST_LINES, LAST_CAUSES = 40, 3  # of a log that are shown
+MOST_TOLD = 3  # comparisons, in one sentence
+STAGES = 64  # ranks of a group that are started as soon as one of them is waited for
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A rank to run. stands_in_for: a rank of its class whose mail it reads, where it is only a sample, for a step, or
+    brief: until its first backward is done, or long: as long as others, where what it does may differ later. folded:
+    micro-batches that do the same are recorded once. stages: of a pipeline whose second this is, which then stands for the
+    other middle ones too."""
+
+    rank: int
+    stands_in_for: int | None = None
+    brief: bool = False
+    long: bool = False
+    folded: bool = True
+    stages: tuple[int, ...] = ()
+
+
+class Job:
+    """The ranks of one program. fork(rank, tokens) starts one and returns its process id; draft(program) is told of the
+    job's recordings while samples are run to see whether they stand for all ranks.
+
+    folder: recordings, logs and mail of the ranks. per_node: so many ranks share a node.
+    """
+
+    def __init__(
+        self, folder: Path, world_size: int, per_node: int, jobs: int, fork: Callable[[Rank, tuple[int, int]], int],
+        draft: Callable[[Program], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.folder, self.world_size, self.per_node = folder, world_size, per_node
+        self.fork, self.draft = fork, draft
+        self.drafted: list[tuple[Program, tuple[int, ...]]] = []
+        self.tokens = os.pipe()
+        os.write(self.tokens[1], b"t" * jobs)
+        self.running: dict[int, Rank] = {}
+        self.codes: dict[int, int] = {}
+        self.sampled: dict[int, int] = {}  # how samples ended
+        self.samples_of: dict[int, int] = {}  # those that were seen to do as the rank that they stand in for
+        self.interrupted = False
+        self.hang = ""  # what ranks wait for that never comes
+        self._loaded = False
+        self._told_apart: Apart | None = None  # ranks, by the program's source
+        self.middle: Middle | None = None  # of a pipeline, taken to do the same
+        self.each = False  # nothing is taken to do the same
+
+    def run(self, everyone: bool) -> tuple[int, Program | None]:
+        """Exit code, and rank 0's recording with those of the other classes; None where rank 0 left none."""
+        signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            return self._ran(everyone)
+        finally:
+            self._wait(samples=True)
+
+    def _ran(self, everyone: bool) -> tuple[int, Program | None]:
+        self.each = self.each or everyone
+        self._run(map(Rank, range(self.world_size) if everyone else (0,)))
+        programs: dict[int, Program] = {}
+        streams: dict[int, Any] = {}
+        self._read_all(programs, streams)
+        taken = self.middle
+        if taken is not None and not self.interrupted and (self._failed() or not taken.agree()):
+            return self._again()
+        if 0 not in programs:
+            return self.codes.get(0, 1), None
+        if not self._failed() and not self.interrupted and not self._sample(programs, streams):
+            return self._again()
+        return self._assembled(programs, self._classes(programs, streams))
+
+    def _read_all(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+        """Load the recordings that are new, and run whom they send to or receive from and who may do otherwise."""
+        while self._read(programs, streams) and not self._failed():
+            more = wanted(programs, streams) - set(self.codes)
+            if not more or self.interrupted:
+                break
+            if len(programs) + len(more) > MOST:
+                raise SystemExit(
+                    f"anychip: {len(programs) + len(more)} ranks would have to run one by one; {MOST} is the most."
+                )
+            self._run([self._second(rank, programs) or Rank(rank) for rank in sorted(more)])
+
+    # ------------------------------------------------------------ the middle stages of a pipeline
+
+    def _assume(self, ranks: tuple[int, ...]) -> bool:
+        """Take the middle stages of a pipeline for alike; False where that is not to be."""
+        if self.each or self.middle is not None or len(ranks) < LEAST or ranks[0] in self.codes.keys() - {0}:
+            return False
+        self.middle = Middle(self.folder, ranks)
+        return True
+
+    def _together(self, rank: int, peer: int, ranks: tuple[int, ...]) -> list[Rank]:
+        """Whom to start when `rank` waits for `peer`: their whole group, or of a pipeline its second and its last (whom the
+        first waits for where ranks have several stages)."""
+        if rank == 0 and ranks[:1] == (0,) and peer in (ranks[1], ranks[-1]) and self._assume(ranks):
+            return [Rank(ranks[1], stages=ranks), Rank(ranks[-1])]
+        return [Rank(one) for one in dict.fromkeys([peer, *ranks])]
+
+    def _lent(self, peer: int, letter: str) -> bool:
+        """Put a letter of a stage that does not run in its place."""
+        if self.middle is None or peer not in self.middle.others or peer in self.codes:
+            return False
+        return peer not in self._known() and self.middle.lend(letter)
+
+    def _second(self, rank: int, programs: dict[int, Program]) -> Rank | None:
+        """A rank that is wanted as the second of a pipeline that rank 0 begins."""
+        for group in programs[0].groups:
+            if group.ranks[:2] == (0, rank) and len(group.ranks) <= STAGES and self._assume(group.ranks):
+                return Rank(rank, stages=group.ranks)
+        return None
+
+    def _again(self) -> tuple[int, Program | None]:
+        """Run each stage after all."""
+        self._wait(samples=True)
+        for pattern in ("rank-*", "sample-*", "mail-*", "all-*", "waiting-*", "stop-*"):
+            for file in self.folder.glob(pattern):
+                file.unlink(missing_ok=True)
+        self.codes.clear()
+        self.sampled.clear()
+        self.samples_of.clear()
+        self.middle, self.each, self.hang = None, True, ""
+        return self._ran(everyone=False)
+
+    # ------------------------------------------------------------ processes
+
+    def _run(self, ranks: Iterable[Rank]) -> None:
+        """Run these, and whom they wait for, to their ends."""
+        for rank in ranks:
+            self._start(rank)
+        self._wait(samples=False)
+
+    def _wait(self, samples: bool) -> None:
+        """Until those that run have ended. samples: and those that only show what their like does."""
+        while any(samples or rank.stands_in_for is None for rank in self.running.values()):
+            self._load_libraries()
+            self._reap()
+            self._start_awaited()
+            SLEEP(POLL_S)
+
+    def _start(self, rank: Rank) -> None:
+        self.running[self.fork(rank, self.tokens)] = rank
+
+    def _reap(self) -> None:
+        for pid in list(self.running):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if not found:
+                continue
+            ended = self.running.pop(pid)
+            rank, code = ended.rank, os.waitstatus_to_exitcode(status)
+            note = self.folder / f"waiting-{rank}"
+            if note.exists():
+                note.unlink()
+            else:
+                os.write(self.tokens[1], b"t")  # its turn to compute goes to another
+            if code == UNFOLD and ended.folded:
+                self._start(replace(ended, folded=False))
+                continue
+            if ended.stands_in_for is not None:
+                self.sampled[rank] = code
+                continue
+            self.codes[rank] = code
+            if ended.stages and self.middle is not None:
+                self._stood_for(self.middle)
+            if code and not self._trained(rank):
+                for other in self.running.values():
+                    self._stop(other.rank, f"rank {rank} failed")
+
+    def _trained(self, rank: int) -> bool:
+        """Whether a rank took a step before it failed: then others take theirs, which figures are of."""
+        return self._file(rank).exists() and num_trained(Program.load(self._file(rank))) > 0
+
+    def _stood_for(self, middle: Middle) -> None:
+        """The second of a pipeline has left recordings of others, of which some are run to see whether they do so."""
+        middle.played = [one for one in middle.others if self._file(one).exists()]
+        self.codes.update(dict.fromkeys(middle.played, 0))
+        for stage in middle.samples if middle.played else ():
+            self._start(Rank(stage, middle.ranks[1], brief=True))
+
+    def _start_awaited(self) -> None:
+        """Start the ranks that are waited for; where all wait for one another, say so and end them."""
+        waiting: dict[int, tuple[int, str]] = {}
+        awaited: dict[int, list[int]] = {}
+        letters: list[Path] = []
+        for note in self.folder.glob("waiting-*"):
+            with contextlib.suppress(FileNotFoundError):
+                rank = int(note.name.rpartition("-")[2])
+                peer, ranks, text, letter = json.loads(note.read_text(encoding="utf-8"))
+                if (self.folder / letter).exists():
+                    continue  # it has come, and the rank is about to see it
+                if self._lent(peer, letter):
+                    continue
+                letters.append(self.folder / letter)
+                waiting[rank] = peer, text
+                awaited[rank] = ranks if len(ranks) <= STAGES else [peer]
+        known = self._known()
+        stand_ins = {rank.rank: rank.stands_in_for for rank in self.running.values()}
+        for rank, (peer, text) in waiting.items():
+            if stand_ins.get(rank) is not None:
+                self._stop(rank, f"{text}, which nobody sent")
+            elif self.middle is not None and peer in self.middle.others and peer not in known:
+                continue  # its like has not come so far
+            elif peer not in known and len(known) < MOST:
+                for other in self._together(rank, peer, tuple(awaited[rank])):
+                    if other.rank not in known:
+                        known.add(other.rank)
+                        self._start(other)
+            elif peer in self.codes:
+                self._stop(rank, f"{text}, which has ended without it", hang=not self.codes[peer])
+        if any(letter.exists() for letter in letters):
+            return  # notes are read one after the other: what a rank waited for may have come since its own was
+        live = {rank.rank for rank in self.running.values()}
+        if (
+            self.middle is not None
+            and live
+            and live <= set(waiting)
+            and not all(peer in live for peer, _ in waiting.values())
+        ):
+            for stage in self.middle.others:  # nobody can lend what they wait for
+                if stage not in known:
+                    self._start(Rank(stage))
+            return
+        if live and live <= set(waiting) and all(peer in live for peer, _ in waiting.values()):
+            text = "\n  ".join(line for _, line in sorted(waiting.values()))
+            for rank in live:
+                self._stop(rank, f"every rank that runs waits for another:\n  {text}", hang=True)
+
+    def _known(self) -> set[int]:
+        """The ranks that run or have ended; samples are none of them."""
+        return {rank.rank for rank in self.running.values() if rank.stands_in_for is None} | set(self.codes)
+
+    def _load_libraries(self) -> None:
+        """Import here what the first rank has imported of installed libraries: once, not in each rank that starts."""
+        note = self.folder / LIBRARIES
+        if self._loaded or self.each or not note.exists():
+            return  # (where each rank runs, all have started)
+        self._loaded = True
+        for name in json.loads(note.read_text(encoding="utf-8")):
+            if name not in sys.modules:
+                with contextlib.suppress(BaseException):  # a library that minds is imported by the ranks themselves
+                    importlib.import_module(name)
+        gc.freeze()
+
+    def _stop(self, rank: int, text: str, hang: bool = False) -> None:
+        """Tell a rank that waits that what it waits for never comes; hang: not since another has failed."""
+        if hang and not self.hang:
+            self.hang = text
+        note = self.folder / f"stop-{rank}"
+        if not note.exists():
+            appear(note, text.encode())
+
+    def _interrupt(self, *_: Any) -> None:
+        self.interrupted = True
+        for pid in self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
+
+    def _failed(self) -> int:
+        return next((code for code in self.codes.values() if code), 0)
+
+    # ------------------------------------------------------------ recordings
+
+    def _file(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank}.anychip"
+
+    def _read(self, programs: dict[int, Program], streams: dict[int, Any]) -> bool:
+        """Load the recordings that are new; whether there were any."""
+        fresh = [rank for rank in self.codes if rank not in programs and self._file(rank).exists()]
+        for rank in fresh:
+            programs[rank] = Program.load(self._file(rank))
+            streams[rank] = stream(programs[rank])
+        return bool(fresh)
+
+    def _sample(self, programs: dict[int, Program], streams: dict[int, Any]) -> bool:
+        """Run whom the program tells apart, and the second and the last rank for a step, and keep them as classes of their own
+        if they do otherwise. One that the program tells apart from all that ran goes on to the end: the comparison may come in
+        a later step (`step == 2 and rank == 3`). False if a middle stage does not do as it was taken to."""
+        self._run_apart(programs, streams)
+        owners = {rank: owner for owner, ranks in self._classes(programs, streams).items() for rank in ranks}
+        wanted = {rank: owners[rank] for rank in (1, self.world_size - 1) if rank not in programs}
+        stages = self.middle.samples if self.middle is not None and self.middle.played else ()
+        # Who has most to do first: the last of a pipeline has its loss, and would run alone in the end.
+        late = self._of_no_kind_that_ran(sorted(wanted), programs)
+        for rank, owner in sorted(wanted.items(), key=lambda one: -streams[one[1]].size):
+            self._start(Rank(rank, owner, long=rank in late))
+        if wanted:
+            self._pass_on(programs, streams)
+        self._wait(samples=True)
+        if self.middle is not None and not self.middle.agree():
+            return False  # on what samples were lent
+        for stage in stages:
+            found = self._sampled(stage)
+            if self.sampled[stage] or found is None or not alike(stream(found), streams[stage]):
+                return False
+        if self.middle is not None and stages:
+            self._tell_of_stages(programs[0], self.middle)
+        for rank, owner in wanted.items():
+            found = self._sampled(rank)
+            if self.sampled[rank] or found is None:  # by itself, or for want of mail: under its own name it is seen
+                self._run([Rank(rank)])
+                self._read_all(programs, streams)
+            elif any(alike(stream(found), one) for one in streams.values()):
+                self.samples_of[rank] = owner
+            elif within(found, programs[owner]):
+                self.samples_of[rank] = owner
+                programs[0].meta["warnings"].append(
+                    f"Rank {rank} does as rank {owner}, on what is left of tensors that do not divide evenly; it is taken to "
+                    "have as much. For each of them: --ranks all."
+                )
+            else:
+                self._run([Rank(rank)])  # whole, under its own name
+                self._read_all(programs, streams)
+        self._tell_unseen(programs, streams)
+        return True
+
+    def _run_apart(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+        """Run a rank of each kind that the program's source tells apart from those that run anyway, and who has most to exchange."""
+        if self.each:
+            return
+        known = {*self.codes, 1, self.world_size - 1}
+        found = first_of_others(self._kinds(programs[0]), known)
+        if len(found) > MOST_APART:
+            programs[0].meta["warnings"].append(
+                f"The program tells {len(found)} more kinds of ranks apart by their number, of which {MOST_APART} ran: "
+                f"{', '.join(map(str, found[:MOST_APART]))}. For each of them: --ranks all."
+            )
+        if self._told_apart is not None and self._told_apart.by_step:
+            programs[0].meta["warnings"].append(
+                f"The program compares ranks' numbers with what changes from step to step: {', '.join(self._told_apart.by_step)}. What "
+                "other ranks than those that ran do there is not seen. For each of them: --ranks all."
+            )
+        apart = {*found[:MOST_APART], *fullest(programs[0], known)}
+        if apart:
+            self._run(map(Rank, sorted(apart)))
+            self._read_all(programs, streams)
+
+    def _of_no_kind_that_ran(self, ranks: Iterable[int], programs: dict[int, Program]) -> list[int]:
+        """Of these ranks the first of each kind that none is of that ran."""
+        kind = self._kinds(programs[0])
+        found = dict.fromkeys(kind[list(programs)].tolist(), -1)
+        for rank in ranks:
+            found.setdefault(int(kind[rank]), rank)
+        return [rank for rank in found.values() if rank >= 0]
+
+    def _kinds(self, program: Program) -> Any:
+        """Kinds of ranks by the program's source. In a pipeline a rank's number is its place, and each stage is seen to anyway."""
+        if self._told_apart is None:
+            is_piped = any(op.name in SENDS for op in program.ops)
+            self._told_apart = told_apart(program, World(self.world_size, self.per_node))
+            self._told_apart.kind[:] *= not is_piped
+        return self._told_apart.kind
+
+    def _tell_unseen(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+        """Of a pipeline, whose ranks are of no kinds: say which outcomes of comparisons no rank of a stage that ran had."""
+        if self._told_apart is None or self._told_apart.kind.any() or not self._told_apart.tests:
+            return
+        played = self.middle.played if self.middle is not None else ()
+        ran = {*programs, *self.samples_of}.difference(played)
+        found = unseen(self._told_apart.tests, self._classes(programs, streams).values(), ran)
+        if found:
+            tests = [f"{text}, rank {rank}" for text, rank in found.items()]
+            more = f" and {len(tests) - MOST_TOLD} more" if len(tests) > MOST_TOLD else ""
+            programs[0].meta["warnings"].append(
+                "In a pipeline one rank of each stage runs. What the program does elsewhere by comparing its number was not seen: "
+                f"{'; '.join(tests[:MOST_TOLD])}{more}. For each of them: --ranks all."
+            )
+
+    def _classes(self, programs: dict[int, Program], streams: dict[int, Any]) -> dict[int, list[int]]:
+        return classes(programs, streams, self.world_size, self._kinds(programs[0]), self.samples_of)
+
+    def _sampled(self, rank: int) -> Program | None:
+        file = self.folder / f"sample-{rank}.anychip"
+        return Program.load(file) if file.exists() else None
+
+    def _tell_of_stages(self, first: Program, middle: Middle) -> None:
+        """Say which ranks of a pipeline really ran."""
+        played = ", ".join(str(rank) for rank in middle.played)
+        first.meta["warnings"].append(
+            f"Of the pipeline's {len(middle.ranks)} stages, ranks {middle.ranks[0]}, {middle.ranks[1]} and {middle.ranks[-1]} ran; "
+            f"rank {middle.ranks[1]} took the places of {played} in the schedule, and {' and '.join(str(rank) for rank in middle.samples)} "
+            "were run until their first backward was done and do the same. For each of them: --ranks all."
+        )
+
+    def _pass_on(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+        """Make the draft, where one is wanted; only the first."""
+        if self.draft is None or self.drafted:
+            return
+        first = _joined(programs, self._classes(programs, streams))
+        self.drafted = [(one, one.members) for one in first.ranks]
+        self.draft(first)
+
+    def stands(self, program: Program) -> bool:
+        """Whether the draft has the recordings of this program, for the same ranks."""
+        found = [(one, one.members) for one in program.ranks]
+        return len(found) == len(self.drafted) and all(
+            one is other and mine == theirs for (one, mine), (other, theirs) in zip(found, self.drafted, strict=True)
+        )
+
+    def _assembled(self, programs: dict[int, Program], members: dict[int, list[int]]) -> tuple[int, Program | None]:
+        failed = next((rank for rank, status in self.codes.items() if status), None)
+        if failed:
+            self._show_log(failed)
+        if failed is not None and failed not in programs and not self.interrupted:
+            return self.codes[failed], None  # it was killed: nothing tells how far it came
+        if failed is not None and failed not in members and failed in programs:
+            # It did as others until it failed, and speaks for itself.
+            members = {owner: [rank for rank in ranks if rank != failed] for owner, ranks in members.items()}
+            members[failed] = [failed]
+        first = _joined(programs, members)
+        played = self.middle.played if self.middle is not None else []
+        first.meta["ranks_run"] = sorted(programs.keys() - set(played))
+        if self.interrupted:
+            first.meta["interrupted"] = True
+        code = self._failed()
+        if code:
+            first.meta["exit_code"] = code
+        if code and self.hang:
+            first.meta["hang"] = self.hang
+        if failed is not None:
+            first.meta["failed_rank"] = failed
+        return code, first
+
+    def _show_log(self, failed: int) -> None:
+        """What a rank other than 0, which is heard anyway, said last."""
+        log = self.folder / f"rank-{failed}.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+        # What an error was caused by stands above it, often far.
+        causes = [line for line in lines[:-LAST_LINES] if ERROR.match(line)][-LAST_CAUSES:]
+        print("\n".join([f"anychip: rank {failed} failed:", *causes, *lines[-LAST_LINES:]]), file=sys.stderr)
+
+
+def _joined(programs: dict[int, Program], members: dict[int, list[int]]) -> Program:
+    """Rank 0's recording with those of the other classes, each with the ranks that it stands for."""
+    for rank in members:
+        programs[rank].members = tuple(members[rank])
+    programs[0].others = [programs[rank] for rank in sorted(members) if rank != 0]
+    return programs[0]

@@ -1,0 +1,546 @@
+"""Watches a program take its steps: module calls, backward passes, optimizers; and ends it after enough.
+
+A step is over at the first forward call of a trained module after every optimizer of the step has stepped; where none
+is called, when the first of them steps again. Which optimizers those are is known once one steps for the second time,
+so a GAN's two belong to one step. A program that makes none has its own: parameters are written between a backward and the
+next forward.
+"""
+
+import sys
+import weakref
+from collections.abc import Callable
+from functools import partial, wraps
+from itertools import pairwise
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn.parameter import is_lazy
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from anychip.device.insides._torch import watch_engine
+from anychip.device.runtime import Runtime
+from anychip.device.steps.activation import Activation, called_directly
+from anychip.device.steps.backward import BackwardModules
+from anychip.drivers.base import Call
+from anychip.record import Kind, Mark, word
+from anychip.record.tape import KIND_BITS, KIND_MASK
+from anychip.units import several
+
+BEGIN = {True: word(Kind.MARK, Mark.FORWARD_BEGIN), False: word(Kind.MARK, Mark.INFER_BEGIN)}
+END = {True: word(Kind.MARK, Mark.FORWARD_END), False: word(Kind.MARK, Mark.INFER_END)}
+
+
+ATTRIBUTED = 2  # steps in which backward passes are told apart by module: what comes after repeats them
+UNEVEN = 0.05  # of a step's ops: by how much another's may be off before more steps are recorded
+MANY_CALLS = 100  # without a step: the user is told how to end such a recording
+STEPS_ON_HOST = (
+    "An optimizer steps on the host (offloaded parameters): the CPU's time for it is not in the forecast; --host measured "
+    "counts this machine's."
+)
+
+
+functorch: Any = torch._C._functorch
+
+
+def unwrapped(tensor: Any) -> Any:
+    """The tensor with memory that transforms of torch.func (`grad`, `vmap`) wrap, each once."""
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def rests_on_host(module: torch.nn.Module, parameters: list[Any]) -> bool:
+    """Whether parameters that lie on the host between calls are gathered on the chip for them: FSDP's CPU offload.
+
+    FSDP2's are DTensors of a mesh of chips; FSDP1's modules know the device that they compute on.
+    """
+    meshes = (getattr(one, "device_mesh", None) for one in parameters)
+    devices = (getattr(one, "compute_device", None) for one in module.modules())
+    return any(mesh is not None and mesh.device_type != "cpu" for mesh in meshes) or any(
+        isinstance(device, torch.device) and device.type != "cpu" for device in devices
+    )
+
+
+QUANTIZED = (
+    torch.int8,
+    torch.uint8,
+    torch.int32,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+)  # 4 bits are packed into integers
+
+
+def quantized_in(module: torch.nn.Module) -> list[Any]:
+    """Weights of few bits that are buffers, as those of a model that is not trained may be: all it has."""
+    return [one for one in module.buffers() if one.dtype in QUANTIZED and one.dim() >= 2]
+
+
+def frozen_in(module: torch.jit.ScriptModule) -> list[Any]:
+    """What were parameters on the chip before `torch.jit.freeze` made them constants of the graph."""
+    graph: Any = getattr(module, "graph", None)  # a container has none
+    constants = graph.findAllNodes("prim::Constant") if graph is not None else ()
+    tensors = (one.t("value") for one in constants if one.hasAttribute("value") and one.kindOf("value") == "t")
+    return [one for one in tensors if one.device.type != "cpu"]
+
+
+def _parameters(optimizer: Any) -> list[Any]:
+    return [one for group in optimizer.param_groups for one in group["params"]]
+
+
+class Steps:
+    """Counts steps and calls, and says when to stop.
+
+    finish is called once, when `steps` steps (or `calls` outermost module calls) are complete; `uneven` steps where the last
+    one is not as long as the one before. tape: of which ops are counted.
+    """
+
+    def __init__(self, steps: int, uneven: int, calls: int | None, tape: list[int], finish: Callable[[], None]) -> None:
+        self.steps, self.uneven, self.calls, self.tape, self.finish = steps, uneven, calls, tape, finish
+        self.ends: list[int] = []  # where on the tape the last optimizer of each step had ended
+        self._stepped = 0
+        self._goes_on = False
+        self.done = 0
+        self.done_calls = 0
+        self.by_mark = False  # --step-mark: a function's returns end steps, optimizers do not
+        self._cycle: set[int] = set()
+        self._known: set[int] | None = None
+        self._called = False  # a trained module has been
+        self.brief = False  # to be ended after the first backward
+
+    def optimizer(self, number: int) -> None:
+        """Optimizer `number` begins to step."""
+        if self.by_mark:
+            return
+        if number in self._cycle and (self._known is None or not self._called):
+            self._known = set(self._cycle)
+            self._complete()
+        self._cycle.add(number)
+
+    def stepped(self) -> None:
+        """An optimizer has stepped, as far as is known."""
+        self._stepped = len(self.tape)
+
+    def forward(self) -> None:
+        """A trained module is about to be called."""
+        self._called = True
+        if self._known is not None and self._cycle >= self._known:
+            self._complete()
+
+    def _complete(self) -> None:
+        self._cycle.clear()
+        self.done += 1
+        self.ends.append(self._stepped)
+        if self.done == self.steps:
+            self._goes_on = not self._even()
+        if self.done >= (self.uneven if self._goes_on else self.steps) and self.calls is None:
+            self.finish()
+
+    def _even(self) -> bool:
+        """Whether the last two steps are of about as many ops. What a program does after its first step and then once in
+        hundreds (a sample, an evaluation) is between the first two."""
+        if len(self.ends) < 3:
+            return True
+        before, last = (
+            sum(one & KIND_MASK == Kind.OP for one in self.tape[begin:end]) for begin, end in pairwise(self.ends[-3:])
+        )
+        return abs(last - before) <= UNEVEN * last
+
+    def backward(self) -> None:
+        """An outermost backward has ended that left gradients (pipelines ask for shapes by one that leaves none)."""
+        if self.brief:
+            self.finish()
+
+    def marked(self) -> None:
+        """The function that marks steps has returned."""
+        self.stepped()
+        self._complete()
+
+    @property
+    def complete(self) -> int:
+        """Steps that are over, with the one that the program's own end completes."""
+        return self.done + (bool(self._cycle) and self._cycle >= (self._known or set()))
+
+    def call(self) -> None:
+        """An outermost module call has ended."""
+        self.done_calls += 1
+        if self.done_calls == MANY_CALLS and not self._cycle and not self.done and self.calls is None:
+            print(
+                f"anychip: {MANY_CALLS} model calls and no optimizer step; to stop after N calls: --calls N",
+                file=sys.stderr,
+            )
+        if self.calls is not None and self.done_calls >= self.calls:
+            self.finish()
+
+
+class OwnOptimizer:
+    """The optimizer of a program that has none of torch's, known by what it does. Sees every call from the end of a backward to
+    the next forward, and says how one begins and where the last of it so far ends."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        is_parameter: Callable[[torch.Tensor], bool],
+        begins: Callable[[], None],
+        stepped: Callable[[], None],
+    ) -> None:
+        self.tape, self.kernels = runtime.recorder.tape, runtime.kernels
+        self.is_parameter, self.begins, self.stepped = is_parameter, begins, stepped
+        self.watches = False
+        self._end: int | None = None
+
+    def watch(self) -> None:
+        self.close()
+        self.watches, self._end = True, None
+        self.kernels.watch(self)
+
+    def close(self) -> None:
+        if self.watches:
+            self.watches = False
+            self.kernels.unwatch(self)
+
+    def before(self) -> None:
+        pass
+
+    def after(self, call: Call) -> None:
+        if not any(self.is_parameter(one) for one in call.mutated):
+            return
+        if self._end is None:
+            self.begins()
+        else:
+            self.tape[self._end] = word(Kind.OPTIMIZER, 0)  # it has not ended there
+        self._end = len(self.tape)
+        self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_END))
+        self.stepped()
+
+
+class OutermostCall(NamedTuple):
+    """module: its index. leave: the word that says that it is left. marked: whether it has parameters, and so counts."""
+
+    module: int
+    leave: int
+    training: bool
+    marked: bool
+
+
+class Hooks:
+    """Installed once; writes marks and module paths on the tape."""
+
+    def __init__(self, runtime: Runtime, steps: Steps) -> None:
+        self.runtime, self.steps = runtime, steps
+        self.tape = runtime.recorder.tape
+        self._words: dict[int, tuple[Any, int, int]] = {}
+        self._paths: dict[int, str] = {}
+        self._depth = 0
+        runtime.in_module = lambda: self._depth > 0
+        self._optimizers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self.parameters: set[int] = set()
+        self.parameter_modules: dict[int, int] = {}  # block of a parameter -> module that holds it
+        self.backward = BackwardModules(self.tape)
+        self._outer: list[int] = []  # modules that are being called, by index
+        self._open: tuple[Activation, OutermostCall] | None = None  # whose end will not be seen
+        self._frozen: weakref.WeakKeyDictionary[torch.jit.ScriptModule, list[Any]] = weakref.WeakKeyDictionary()
+        self._seen: set[type] = set()  # classes whose `forward` is wrapped
+        self._watched: Any = None  # a parameter of the module that was called last, weakly
+        self._own_optimizer = OwnOptimizer(runtime, self._is_parameter, self._own_optimizer_begins, steps.stepped)
+        self._made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers, whether they have stepped or not
+        self._to_be_used = False  # a trained module's gradients came, and no optimizer has stepped since
+        self._resting: set[int] = set()  # parameters of models that work on the chip and rest on the host, by id
+
+    def install(self) -> None:
+        self._hook_modules()
+        self._hook_backward()
+        self._hook_optimizers()
+        register_optimizer_step_pre_hook(self._optimizer_begin)
+        register_optimizer_step_post_hook(self._optimizer_end)
+
+    def mark_steps_at(self, name: str) -> None:
+        """End a step whenever a function of this name returns: `train_step`, `Trainer.training_step`.
+
+        Python's profiling hook sees every return of the main thread, which costs the program some speed.
+        """
+        self.steps.by_mark = True
+        mark = word(Kind.MARK, Mark.STEP)
+
+        def profile(frame: Any, event: str, _argument: Any) -> None:
+            if event == "return" and name in (frame.f_code.co_name, frame.f_code.co_qualname):
+                self.tape.append(mark)
+                self.steps.marked()
+
+        sys.setprofile(profile)
+
+    # ------------------------------------------------------------ modules
+
+    def _hook_modules(self) -> None:
+        original = torch.nn.Module.__call__
+
+        def __call__(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if torch._C._get_tracing_state():
+                return original(module, *args, **kwargs)
+            if self._open is not None:
+                self._end_call_that_is_over(sys._getframe(1))
+            if self._depth == 0:
+                return self._outermost(original, module, args, kwargs)
+            enter, leave = self._module_words(module)
+            append, outer = self.tape.append, self._outer
+            if self.steps.done < ATTRIBUTED and torch.is_grad_enabled():
+                if outer:
+                    self.backward.entered(args, outer[-1])
+                append(enter)
+                self._depth += 1
+                outer.append(enter >> KIND_BITS)
+                try:
+                    result = original(module, *args, **kwargs)
+                    self.backward.left(result, enter >> KIND_BITS)
+                    return result
+                finally:
+                    outer.pop()
+                    self._depth -= 1
+                    append(leave)
+            append(enter)
+            self._depth += 1
+            try:
+                return original(module, *args, **kwargs)
+            finally:
+                self._depth -= 1
+                append(leave)
+
+        torch.nn.Module.__call__ = __call__  # type: ignore[method-assign]
+
+    def _outermost(self, original: Callable[..., Any], module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+        found = called_directly(sys._getframe(2))
+        if found is not None:
+            owner, frame = found
+            self._see_direct_calls(type(owner))
+            call = self._enter(owner)
+            if call is not None:
+                self._open = Activation(frame), call
+                return module(*args, **kwargs)
+        call = self._enter(module)
+        if call is None:
+            return original(module, *args, **kwargs)
+        try:
+            # (A transform of torch.func hands in wrappers without memory, which cannot be made again.)
+            repeats = self.runtime.repeats if call.training and functorch.maybe_current_level() is None else None
+            if repeats is None:
+                result = original(module, *args, **kwargs)
+            else:
+                result = repeats.call(module, partial(original, module), args, kwargs)
+            if call.training and self.steps.done < ATTRIBUTED:
+                self.backward.left(result, call.module)
+            return result
+        finally:
+            self._leave(call)
+
+    def _see_direct_calls(self, kind: type[torch.nn.Module]) -> None:
+        """From now on a call of this class's `forward` by its name, which skips `__call__`, is one of the module."""
+        if kind in self._seen:
+            return  # an instance has a `forward` of its own, its call is nothing to the chip, or it was bound before
+        self._seen.add(kind)
+        original = kind.forward
+
+        @wraps(original)
+        def forward(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if torch._C._get_tracing_state():
+                return original(module, *args, **kwargs)
+            self._end_call_that_is_over(sys._getframe(1))
+            if self._depth:
+                return original(module, *args, **kwargs)
+            return self._outermost(original, module, args, kwargs)
+
+        kind.forward = forward  # type: ignore[method-assign]
+
+    def end_open_call(self) -> None:
+        """A call whose end was not seen is over."""
+        if self._open is not None:
+            (_, call), self._open = self._open, None
+            self._leave(call)
+
+    def _end_call_that_is_over(self, frame: FrameType) -> None:
+        if self._open is not None and not self._open[0].is_running(frame):
+            self.end_open_call()
+
+    def _enter(self, module: torch.nn.Module) -> OutermostCall | None:
+        """Note that an outermost call begins; None where it is nothing to the chip."""
+        every = list(module.parameters()) or self._frozen_in(module) or quantized_in(module)
+        parameters = [one for one in every if one.device.type != "cpu"]
+        if every and not parameters:
+            if not rests_on_host(module, every):
+                return None  # a model on the host
+            parameters = every
+            self._resting.update(id(one) for one in every)
+        training = torch.is_grad_enabled() and any(one.requires_grad for one in parameters)
+        marked = bool(parameters)
+        if marked:
+            self.runtime.clocks.count_host()
+            if training:
+                self._own_optimizer.close()
+                self._watched = weakref.ref(next(one for one in parameters if one.requires_grad))
+                self.steps.forward()
+            self.tape.append(BEGIN[training])
+            if id(module) not in self._paths:
+                self._note_parameters(parameters)
+            self._name_submodules(module)
+        enter, leave = self._module_words(module)
+        self.tape.append(enter)
+        self._depth += 1
+        self._outer.append(enter >> KIND_BITS)
+        return OutermostCall(enter >> KIND_BITS, leave, training, marked)
+
+    def _frozen_in(self, module: torch.nn.Module) -> list[Any]:
+        if not isinstance(module, torch.jit.ScriptModule):
+            return []
+        if module not in self._frozen:
+            self._frozen[module] = frozen_in(module)
+        return self._frozen[module]
+
+    def _leave(self, call: OutermostCall) -> None:
+        self._outer.pop()
+        self._depth -= 1
+        self.tape.append(call.leave)
+        if call.marked:
+            self.tape.append(END[call.training])
+            self.steps.call()
+
+    def _name_submodules(self, module: torch.nn.Module) -> None:
+        if id(module) not in self._paths:
+            for path, child in module.named_modules():
+                self._paths.setdefault(id(child), path or type(module).__name__)
+                own = [block for one in child.parameters(recurse=False) for block in self._blocks(one)]
+                index = self._module_words(child, own=child is module)[0] >> KIND_BITS
+                self.parameter_modules.update(dict.fromkeys(own, index))
+
+    def _module_words(self, module: torch.nn.Module, own: bool = False) -> tuple[int, int]:
+        """What says that a module is entered and left. own: words that no other module of its name has."""
+        known = self._words.get(id(module))
+        if known is not None and known[0]() is module:
+            return known[1], known[2]
+        index = self.runtime.recorder.module(self._paths.get(id(module), type(module).__name__), own)
+        words = word(Kind.ENTER, index), word(Kind.EXIT, index)
+        self._words[id(module)] = (weakref.ref(module), *words)
+        return words
+
+    # ------------------------------------------------------------ backward, optimizers
+
+    def _hook_backward(self) -> None:
+        autograd: Any = torch.autograd
+        autograd.backward = self._around_backward(autograd.backward)
+        autograd.grad = self._around_backward(autograd.grad, accumulates=False)
+        watch_engine(self._around_backward)
+
+    def _around_backward(self, original: Callable[..., Any], accumulates: bool = True) -> Callable[..., Any]:
+        @wraps(original)
+        def backward(*args: Any, **kwargs: Any) -> Any:
+            self.end_open_call()
+            depth, self._depth = self._depth, 1  # modules that backward calls again (recompute) are not outermost
+            self.tape.append(word(Kind.MARK, Mark.BACKWARD_BEGIN))
+            self.runtime.regions.begin_backward()
+            repeats = self.runtime.repeats
+            if repeats is not None:
+                repeats.begin_backward()
+            try:
+                with torch.autograd.set_multithreading_enabled(False):
+                    result = original(*args, **kwargs)
+            finally:
+                self._depth = depth
+                self.backward.forget()
+                self.runtime.regions.end_backward()
+                if self.runtime.collectives is not None:
+                    self.runtime.collectives.wait_for_unwaited()
+                if repeats is not None:
+                    repeats.end_backward()
+                self.tape.append(word(Kind.MARK, Mark.BACKWARD_END))
+                watched = self._watched() if self._watched is not None else None
+                self._to_be_used |= watched is not None
+                if watched is not None and accumulates and not depth and not self._made:
+                    self._own_optimizer.watch()
+            if accumulates and not depth:
+                self.steps.backward()
+            return result
+
+        return backward
+
+    def _hook_optimizers(self) -> None:
+        original = torch.optim.Optimizer.__init__
+
+        @wraps(original)
+        def __init__(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+            original(optimizer, *args, **kwargs)
+            self._made.add(optimizer)
+            self._own_optimizer.close()
+
+        torch.optim.Optimizer.__init__ = __init__  # type: ignore[method-assign, assignment]
+
+    def _is_parameter(self, tensor: torch.Tensor) -> bool:
+        return self._depth == 0 and not self.parameters.isdisjoint(self._blocks(tensor))
+
+    def _own_optimizer_begins(self) -> None:
+        self.steps.optimizer(0)
+        self._new_step()
+        self.tape.append(word(Kind.OPTIMIZER, 0))
+
+    def _steps_for_chip(self, optimizer: Any) -> bool:
+        """Whether an optimizer of the host's tensors steps on what the chip's model has: no other one has tensors of the
+        chip, and gradients have come of which no use was made (ZeRO-Offload: the host keeps copies of its own)."""
+        others = (one for one in self._made if one is not optimizer)
+        return self._to_be_used and all(one.device.type == "cpu" for other in others for one in _parameters(other))
+
+    def _optimizer_begin(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self.end_open_call()
+        parameters = _parameters(optimizer)
+        if all(one.device.type == "cpu" for one in parameters):
+            known = optimizer in self._optimizers or not self._resting.isdisjoint(id(one) for one in parameters)
+            if not parameters or not (known or self._steps_for_chip(optimizer)):
+                return
+            if optimizer not in self._optimizers:
+                self.runtime.recorder.warn(STEPS_ON_HOST)
+        number = self._optimizers.setdefault(optimizer, len(self._optimizers))
+        self._to_be_used = False
+        self.steps.optimizer(number)
+        self._new_step()
+        self._note_parameters(parameters)
+        self.tape.append(word(Kind.OPTIMIZER, number))
+        self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_BEGIN))
+
+    def tell_unstepped(self) -> None:
+        """Say of optimizers that are there, train what no other does, and took no step while others did: a GAN's generator that
+        steps once in five steps of its critic."""
+        if self.steps.by_mark or not self.steps.complete:
+            return
+        stepped = {id(one) for optimizer in self._optimizers for one in _parameters(optimizer)}
+        idle = [
+            optimizer for optimizer in self._made
+            if (ids := {id(one) for one in _parameters(optimizer) if one.device.type != "cpu" and one.requires_grad})
+            and stepped.isdisjoint(ids)
+        ]  # fmt: skip
+        if idle:
+            kinds = ", ".join(sorted(type(one).__name__ for one in idle))
+            self.runtime.recorder.warn(
+                f"{several(len(idle), 'optimizer')} ({kinds}) of the program's {len(self._made)} took no step in what was recorded: "
+                "what it takes to train what they do is left out. If they step once in several steps of the others: --steps 20."
+            )
+
+    def _new_step(self) -> None:
+        if self.runtime.repeats is not None:
+            self.runtime.repeats.step += 1
+
+    def _note_parameters(self, parameters: list[Any]) -> None:
+        self.parameters.update(block for one in parameters for block in self._blocks(one))
+
+    def _blocks(self, parameter: Any) -> list[int]:
+        """The numbers of the blocks that a parameter is in: of a wrapper (a DTensor, quantised numbers and their scales) those
+        of the tensors inside."""
+        if hasattr(parameter, "__tensor_flatten__"):
+            inside = (getattr(parameter, name) for name in parameter.__tensor_flatten__()[0])  # (and a DTensor's mesh)
+            return [block for one in inside if isinstance(one, torch.Tensor) for block in self._blocks(one)]
+        parameter = unwrapped(parameter)
+        if parameter.device.type == "cpu" or is_lazy(parameter):
+            return []
+        block = self.runtime.tensors.by_address.get(parameter.untyped_storage().data_ptr())
+        return [block.words >> KIND_BITS] if block is not None and block.words else []
+
+    def _optimizer_end(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if optimizer in self._optimizers:
+            self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_END))
+            self.steps.stepped()
+            self.runtime.clocks.count_host()

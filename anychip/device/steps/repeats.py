@@ -1,0 +1,448 @@
+"""Micro-batches are recorded once and folded: a module that does the same twice is written on the tape from then on.
+
+In: outermost calls of trained modules and backward passes. A call that does what the last one did, with inputs of the same
+layout (also those that its modules hold, as Megatron's stages do) and the same settings of its modules, is not run: its words go on the tape again with blocks and events of their own,
+its outputs are tensors like the last ones, and their one autograd node writes the words of the backward. Each step's
+first call of a kind runs, so that what a step begins with is seen. Where a backward comes that has not been seen twice, the
+call is made up for: its forward runs without a word, its backward as it is. A call that leaves something behind in its
+modules, or draws the host's random numbers, is none of these. Where one backward goes through several folded calls, or the
+program fails after a folded one, it is run again without folding (`UNFOLD`).
+"""
+
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+from torch.utils import _pytree as pytree
+
+from anychip.device.insides._torch_tensors import storage_bytes
+from anychip.device.launch import UNFOLD
+from anychip.device.runtime import Runtime
+from anychip.device.steps.alike import Held, Unlike, describe, held, holders, settings, traces
+from anychip.record.chunk import Chunk, Writer, read
+from anychip.record.tape import KIND_BITS, KIND_MASK, Kind
+
+Run = Callable[..., Any]
+FIRST = 4  # calls that run before any backward is seen: one may be a trial, one makes gradients, two are to be alike
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One output. inner: symbol and layout of each plain tensor in it; wrap: makes the output of these; given: the input
+    that it is, or other: a value that is no tensor."""
+
+    inner: list[tuple[int, Callable[[], torch.Tensor]]]
+    wrap: Callable[[Iterator[torch.Tensor]], torch.Tensor]
+    requires_grad: bool
+
+
+@dataclass(eq=False)
+class Latest:
+    """What happens again and again. last: the latest that ran, in `step`; known: what is written for it, after two alike in
+    one step; first: the first of that step; same: it was as the one of the step before, so what follows will be too."""
+
+    last: Chunk | None = None
+    known: Chunk | None = None
+    step: int = -1
+    first: Chunk | None = None
+    same: bool = False
+
+    @property
+    def sure(self) -> bool:
+        return self.known is not None and (self.same or self.known.like(self.last))
+
+    def learn(self, chunk: Chunk, step: int) -> bool:
+        """The latest; whether it is known from now on."""
+        alike = chunk.like(self.last)
+        if self.step != step:
+            self.same, self.first = chunk.like(self.first), chunk
+            alike = False
+        elif alike:
+            self.known = chunk
+        else:
+            self.same = self.same and chunk.like(self.known)
+        self.last, self.step = chunk, step
+        return alike
+
+
+@dataclass(eq=False)
+class Backward(Latest):
+    """Backwards under one setting. grads: how each gradient of an input is made."""
+
+    grads: list[Leaf | None] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class History(Latest):
+    """Calls of one module with one kind of input under one setting."""
+
+    spec: Any = None
+    leaves: list[Any] = field(default_factory=list)
+    ran: int = 0
+    off: bool = False
+    backwards: dict[Any, Backward] = field(default_factory=dict)
+
+    def repeats(self, step: int) -> bool:
+        return not self.off and self.step == step and self.sure
+
+
+@dataclass(eq=False)
+class Call:
+    """One that really ran."""
+
+    history: History
+    chunk: Chunk
+    module: torch.nn.Module
+    inputs: list[Any]  # weak references to those that want gradients
+    keep: Any = None
+    begin: int = -1
+    setting: Any = None
+
+
+class Repeats:
+    """Sees calls and backwards, and folds those that come again. folded: how many were."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.step = 0
+        self.folded = 0
+        self.depth = 0  # of backwards
+        self.began = 0  # where on the tape the outermost of them did
+        self.current: Any = None
+        self.histories: dict[Any, History] = {}
+        self.before: dict[torch.nn.Module, Any] = {}
+        self.holders: weakref.WeakKeyDictionary[torch.nn.Module, list[dict[str, Any]]] = weakref.WeakKeyDictionary()
+        self.free_blocks: dict[int, list[int]] = {}
+        recorder = runtime.recorder
+        self.writer = Writer(recorder.tape, recorder.block_bytes, self._allocate, self._release, runtime.new_event)
+        self.anchor = torch.zeros((), requires_grad=True, device="cpu")
+
+    # ------------------------------------------------------------ forward
+
+    def call(self, module: torch.nn.Module, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The module's result; run(*args, **kwargs) really calls it."""
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        if module not in self.holders:
+            self.holders[module] = holders(module)
+        places = held(self.holders[module])
+        given = leaves + [fields[name] for fields, name in places]
+        key = self._key(module, given)
+        history = self.histories.setdefault(key, History()) if key is not None else None
+        if history is None or history.off:
+            return run(*args, **kwargs)
+        if history.repeats(self.step) and _ready(history):
+            return self._again(module, history, given, lambda given: _called(run, given, spec, places))
+        begin, before = self.runtime.here(), traces(module)
+        result = run(*args, **kwargs)
+        if traces(module) == before:  # (what is set up at a first call is not left behind by the next)
+            self._learn(module, history, given, result, begin)
+        return result
+
+    def _learn(self, module: torch.nn.Module, history: History, given: list[Any], result: Any, begin: int) -> None:
+        end = self.runtime.here()
+        recorder = self.runtime.recorder
+        chunk = read(recorder.tape, begin, end, None, recorder.block_bytes)
+        leaves, spec = pytree.tree_flatten(result)
+        recipe = [self._leaf(one, chunk, given) for one in leaves]
+        if not chunk.fit or any(one is None for one in recipe):
+            history.off = True
+            return
+        if history.learn(chunk, self.step):
+            history.spec, history.leaves = spec, recipe
+        history.ran += 1
+        self.holders[module] = holders(module)
+        wanted = [weakref.ref(one) for one in given if isinstance(one, torch.Tensor) and one.requires_grad]
+        call = Call(history, chunk, module, wanted)
+        self._watch(call, [one for one in leaves if isinstance(one, torch.Tensor)])
+
+    def _leaf(self, value: Any, chunk: Chunk, given: list[Any]) -> Any:
+        """How to make this output again; None if that cannot be known."""
+        if not isinstance(value, torch.Tensor):
+            return ("value", value) if value is None or isinstance(value, bool | int | float | str) else None
+        for number, one in enumerate(given):
+            if one is value:
+                return ("given", number)
+        return self._made(value, chunk)
+
+    def _made(self, value: torch.Tensor, chunk: Chunk) -> Leaf | None:
+        inner: list[tuple[int, Callable[[], torch.Tensor]]] = []
+        wrap = self._inside(value, chunk, inner)
+        symbols = [symbol for symbol, _ in inner]
+        if wrap is None or len(set(symbols)) < len(symbols):
+            return None
+        return Leaf(inner, wrap, value.requires_grad)
+
+    def _inside(self, value: Any, chunk: Chunk, inner: list[Any]) -> Any:
+        """Note the plain tensors inside of one, and how to wrap them again."""
+        if not isinstance(value, torch.Tensor):
+            return lambda made: value  # what a tensor carries along, as the mesh of a DTensor
+        if type(value) not in (torch.Tensor, torch.nn.Parameter):
+            if not hasattr(value, "__tensor_flatten__"):
+                return None
+            names, context = value.__tensor_flatten__()
+            parts = {name: self._inside(getattr(value, name), chunk, inner) for name in names}
+            if None in parts.values():
+                return None
+            kind, size, stride = type(value), value.size(), value.stride()
+            return lambda made: kind.__tensor_unflatten__(  # type: ignore[attr-defined]
+                {name: part(made) for name, part in parts.items()}, context, size, stride
+            )
+        storage = value.untyped_storage()
+        block = self.runtime.tensors.by_address.get(storage.data_ptr()) if value.device.type != "cpu" else None
+        symbol = chunk.live.get(block.words >> KIND_BITS) if block is not None and block.words else None
+        if symbol is None or value.storage_offset():
+            return None
+        layout = tuple(value.shape), tuple(value.stride())
+        make = self.runtime.tensors.maker(*layout, value.dtype, value.get_device())
+        if storage.nbytes() != storage_bytes(*layout, value.dtype):
+            return None
+        inner.append((symbol, make))
+        return lambda made: next(made)
+
+    def _again(
+        self, module: torch.nn.Module, history: History, given: list[Any], run: Callable[[list[Any]], Any]
+    ) -> Any:
+        self.folded += 1
+        replay = Replay(self, history, module, given, run)
+        made = iter(Folded.apply(replay, self.anchor, *replay.wanted))  # type: ignore[no-untyped-call]
+        leaves = [
+            next(made) if isinstance(one, Leaf) else given[one[1]] if one[0] == "given" else one[1]
+            for one in history.leaves
+        ]
+        return pytree.tree_unflatten(leaves, history.spec)
+
+    def make_up(self, replay: "Replay", grads: tuple[Any, ...]) -> list[Any]:
+        """The gradients of a folded call whose backward is not known: its forward runs, of which only blocks stay on the
+        tape, then its backward."""
+        self.folded -= 1
+        replay.close()
+        given = [
+            one.detach().requires_grad_() if isinstance(one, torch.Tensor) and one.requires_grad else one
+            for one in replay.given
+        ]
+        tape, begin = self.runtime.recorder.tape, self.runtime.here()
+        with torch.enable_grad():
+            result = replay.run(given)
+        end = self.runtime.here()
+        chunk = read(tape, begin, end, None, self.runtime.recorder.block_bytes)
+        tape[begin:] = [one for one in tape[begin:] if one & KIND_MASK in (Kind.ALLOC, Kind.FREE)]
+        chunk.end = len(tape)
+        wanted = [one for one in given if isinstance(one, torch.Tensor) and one.requires_grad]
+        made = [one for one in pytree.tree_leaves(result) if isinstance(one, torch.Tensor)]
+        if chunk.like(replay.history.known):
+            call = Call(replay.history, chunk, replay.module, [weakref.ref(one) for one in wanted], wanted)
+            self._watch(call, made)
+        kept = [one for one in made if not any(one is other for other in given)]
+        pairs = [(one, grad) for one, grad in zip(kept, grads, strict=True) if grad is not None]
+        backward: Any = torch.autograd.backward
+        getattr(backward, "__wrapped__", backward)([one for one, _ in pairs], [grad for _, grad in pairs])
+        found = [one.grad for one in wanted]
+        call, self.current = self.current, replay
+        if isinstance(call, Call) and not call.history.off:
+            self._learn_backward(call)
+        for one in wanted:
+            one.grad = None  # or who gets it would have to copy it
+        return found
+
+    def _watch(self, call: Call, made: list[torch.Tensor]) -> None:
+        for node in {one.grad_fn for one in made if one.grad_fn is not None}:
+            node.register_prehook(lambda _grads: self._fired(call))
+
+    # ------------------------------------------------------------ backward
+
+    def begin_backward(self) -> None:
+        if not self.depth:
+            # Before any hook of it has run: hooks of what was folded never do.
+            self.before = {module: settings(module, found) for module, found in self.holders.items()}
+            self.began = self.runtime.here()
+        self.depth += 1
+
+    def setting(self, module: torch.nn.Module) -> Any:
+        """How the module was set when the backward that runs began."""
+        return self.before.get(module)
+
+    def end_backward(self) -> None:
+        self.depth -= 1
+        if self.depth:
+            return
+        self.before = {}
+        call, self.current = self.current, None
+        if isinstance(call, Call) and not call.history.off:
+            self._learn_backward(call)
+
+    def _fired(self, call: Call) -> None:
+        """The backward of a call that ran begins."""
+        if self.current is call:
+            return
+        if not self.depth or self.current is not None or call.begin >= 0:
+            self._give_up(self.current)
+            call.history.off = True
+            return
+        if any((one := wanted()) is None or one.grad is not None for wanted in call.inputs):
+            call.history.off = True
+        if self._communicated():
+            # FSDP2's hooks on what a module returned gather for its backward before that is seen to begin.
+            if self.folded:
+                self.unfold("collectives between a loss and its model")
+            call.history.off = True
+        self.current, call.begin, call.setting = call, self.runtime.here(), self.setting(call.module)
+
+    def _communicated(self) -> bool:
+        """Whether the backward that runs has issued collectives so far."""
+        recorder = self.runtime.recorder
+        words = recorder.tape[self.began :]
+        return any(
+            recorder.ops[one >> KIND_BITS].name.startswith("c10d.") for one in words if one & KIND_MASK == Kind.OP
+        )
+
+    def _give_up(self, other: Any) -> None:
+        if isinstance(other, Replay):
+            self.unfold("a backward through several calls")
+        if other is not None:
+            other.history.off = True
+
+    def _learn_backward(self, call: Call) -> None:
+        end, recorder = self.runtime.here(), self.runtime.recorder
+        chunk = read(recorder.tape, call.begin, end, call.chunk, recorder.block_bytes)
+        seen = call.history.backwards.setdefault(call.setting, Backward())
+        found = [self._made(one.grad, chunk) if one is not None and one.grad is not None else None
+                 for one in (wanted() for wanted in call.inputs)]  # fmt: skip
+        if not chunk.fit or None in found:
+            call.history.backwards[call.setting] = Backward()
+        elif seen.learn(chunk, self.step):
+            seen.grads = found
+            if call.history.known is not None and call.chunk.like(call.history.known):
+                call.history.known.early = call.chunk.early
+
+    def unfold(self, reason: str) -> NoReturn:
+        """Nobody has seen what comes now: whoever started this process runs it again as it is."""
+        print(f"anychip: run again, without folding micro-batches, because of {reason}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(UNFOLD)
+
+    # ------------------------------------------------------------ the tape
+
+    def _allocate(self, nbytes: int) -> int:
+        free = self.free_blocks.get(nbytes)
+        return self.runtime.driver.alloc_again(nbytes, free.pop() if free else None)
+
+    def _release(self, block: int) -> None:
+        nbytes = self.runtime.recorder.block_bytes[block]
+        self.runtime.driver.free_again(nbytes, block)
+        self.free_blocks.setdefault(nbytes, []).append(block)
+
+    def _key(self, module: torch.nn.Module, given: list[Any]) -> Any:
+        """What calls have in common that may do the same; None where that cannot be said."""
+        try:
+            described = tuple(describe(one, 0) for one in given)
+        except Unlike:
+            return None
+        autocast = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
+        stream = int(self.runtime.native.stream[0])
+        return id(module), described, settings(module, self.holders[module]), autocast, stream
+
+
+class Replay:
+    """A call that was folded: between its forward and its backward. given: the leaves of its arguments and what its modules
+    held for it; run(given) would really make it."""
+
+    def __init__(
+        self,
+        repeats: Repeats,
+        history: History,
+        module: torch.nn.Module,
+        given: list[Any],
+        run: Callable[[list[Any]], Any],
+    ) -> None:
+        assert history.known is not None
+        self.repeats, self.history, self.module = repeats, history, module
+        self.given, self.run = given, run
+        self.chunk = history.known
+        self.names: list[int] | None = None
+
+    @property
+    def wanted(self) -> list[torch.Tensor]:
+        return [one for one in self.given if isinstance(one, torch.Tensor) and one.requires_grad]
+
+    def forward(self) -> list[torch.Tensor]:
+        leaves = [one for one in self.history.leaves if isinstance(one, Leaf)]
+        self.names, made = self._write(self.chunk, [], leaves)
+        self.repeats.writer.free(self.names, list(self.chunk.early))
+        return made
+
+    def backward(self, grads: tuple[Any, ...]) -> list[Any]:
+        repeats = self.repeats
+        if self.names is None or not repeats.depth or repeats.current is not None:
+            repeats.unfold("a backward through several calls, or a second one through the same")
+        seen = self.history.backwards.get(repeats.setting(self.module))
+        if seen is None or seen.known is None or not seen.sure:
+            return repeats.make_up(self, grads)
+        repeats.current = self
+        names, made = self._write(seen.known, self.names, [one for one in seen.grads if one is not None])
+        repeats.writer.free(names, list(seen.known.live.values()))
+        self.close()
+        self.given = []
+        return made
+
+    def _write(self, chunk: Chunk, first: list[int], leaves: list[Leaf]) -> tuple[list[int], list[torch.Tensor]]:
+        made: dict[int, torch.Tensor] = {}
+        real: dict[int, Callable[[], None]] = {}
+        for leaf in leaves:
+            for symbol, make in leaf.inner:
+                real[symbol] = lambda symbol=symbol, make=make: made.update({symbol: make()})  # type: ignore[misc]
+        self.repeats.runtime.here()
+        names = self.repeats.writer.write(chunk, first, real)
+        return names, [leaf.wrap(iter([made[symbol] for symbol, _ in leaf.inner])) for leaf in leaves]
+
+    def close(self) -> None:
+        """Free what the forward left."""
+        names, self.names = self.names, None
+        if names is not None:
+            self.repeats.writer.free(names, list(self.chunk.live.values()))
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Folded(torch.autograd.Function):
+    """The one node that stands for a folded call."""
+
+    @staticmethod
+    def forward(ctx: Any, replay: Replay, anchor: torch.Tensor, *inputs: torch.Tensor) -> Any:
+        ctx.replay = replay
+        ctx.set_materialize_grads(False)
+        made = replay.forward()
+        leaves = [one for one in replay.history.leaves if isinstance(one, Leaf)]
+        ctx.mark_non_differentiable(*(one for one, leaf in zip(made, leaves, strict=True) if not leaf.requires_grad))
+        return tuple(made)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return (None, None, *ctx.replay.backward(grads))
+
+
+def _ready(history: History) -> bool:
+    """Backwards of such calls are known, or there was none so far, as while a pipeline fills."""
+    backwards = history.backwards.values()
+    return any(one.known is not None for one in backwards) or (not backwards and history.ran >= FIRST)
+
+
+def _called(run: Run, given: list[Any], spec: Any, places: list[Held]) -> Any:
+    """The result with these instead of what the call was given; modules hold what they did before."""
+    args, kwargs = pytree.tree_unflatten(given[: spec.num_leaves], spec)
+    before = [fields.get(name) for fields, name in places]
+    _hold(places, given[spec.num_leaves :])
+    try:
+        return run(*args, **kwargs)
+    finally:
+        _hold(places, before)
+
+
+def _hold(places: list[Held], values: list[Any]) -> None:
+    for (fields, name), value in zip(places, values, strict=True):
+        fields[name] = value

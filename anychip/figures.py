@@ -291,10 +291,21 @@ def beyond_of(timeline: Timeline, window: Window) -> dict[tuple[str, str], float
 def inference_of(timeline: Timeline, window: Window) -> float:
     """Share of the chip's busy time in model calls without gradients."""
     inside = window.ops(timeline)
-    duration, marks = timeline.duration_s[inside], Marks(timeline.program)
+    total = float(timeline.duration_s[inside].sum())
+    return _inference_s(timeline, inside, Marks(timeline.program)) / total if total else 0.0
+
+
+def before_training(timeline: Timeline) -> tuple[int, float]:
+    """Model calls without gradients before the first one with them, and the chip's seconds in them."""
+    marks = Marks(timeline.program)
+    first = int(marks.at[marks.what == Mark.FORWARD_BEGIN].min(initial=timeline.program.tape.size))
+    calls = int((marks.what[marks.at < first] == Mark.INFER_BEGIN).sum())
+    return calls, _inference_s(timeline, slice(0, int(np.searchsorted(timeline.position, first))), marks)
+
+
+def _inference_s(timeline: Timeline, inside: slice, marks: Marks) -> float:
     latest = np.searchsorted(marks.at, timeline.position[inside], side="right") - 1  # -1 where none was before
-    total = float(duration.sum())
-    return float(duration[np.append(marks.what, -1)[latest] == Mark.INFER_BEGIN].sum()) / total if total else 0.0
+    return float(timeline.duration_s[inside][np.append(marks.what, -1)[latest] == Mark.INFER_BEGIN].sum())
 
 
 def copies_of(timeline: Timeline, window: Window) -> float:

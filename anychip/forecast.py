@@ -26,6 +26,7 @@ from anychip.figures import (
     TopOp,
     Window,
     batch_of,
+    before_training,
     beyond_of,
     breakdown_of,
     by_phase_of,
@@ -144,7 +145,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
         step_times_s=window.times_s,
         warnings=(
-            *warnings_of(timeline, window, held.peak_bytes), *growing(held, len(found), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
+            *warnings_of(timeline, window, held.peak_bytes), *played_before(timeline, window), *growing(held, len(found), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
         ),
         would_fail=tuple(one.text for one in lacking if one.fails),
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
@@ -317,6 +318,17 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
     if peak_bytes > chip.memory_bytes:
         found.append(f"{chip.id}: needs {peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
     return tuple(found)
+
+
+def played_before(timeline: Timeline, window: Window) -> list[str]:
+    """Told where a program calls a model for longer than a step before it trains: an evaluation, or the play that an agent learns from."""
+    calls, seconds = before_training(timeline)
+    if window.kind != "train" or seconds <= window.step_time_s:
+        return []
+    return [
+        f"Before its first step the program called a model {units.several(calls, 'time')} without gradients, {units.duration(seconds)} on the "
+        "chip, which is in no figure. Where such calls come again (an agent's play, an evaluation), --steps takes in more steps, and with them those."
+    ]
 
 
 def of_package(chip: Chip) -> list[str]:

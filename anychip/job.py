@@ -43,6 +43,7 @@ from anychip.forecast import (
     growing,
     layers_of,
     limit_of,
+    played_before,
     unlike_share,
     utilization,
     warnings_of,
@@ -333,6 +334,7 @@ def _goodput(parts: Sequence[Part], fabric: Fabric) -> GoodputFigures | None:
 def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]:
     """As of one chip, with the ranks that do not fit named."""
     found = [text for part in parts for text in warnings_of(part.rank.timeline, part.window, 0)]
+    found += played_before(parts[0].rank.timeline, parts[0].window)
     found += by_bytes_alone(*(part.rank.timeline.program for part in parts))
     first_full = min(
         parts, key=lambda part: (chip.memory_bytes - part.memory.peak_bytes) / (part.memory.growth_bytes or 1)

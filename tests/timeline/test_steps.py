@@ -176,6 +176,18 @@ def test_steps_that_mostly_evaluate_are_told():
     assert told(1) == []
 
 
+def test_what_is_played_before_training_is_told():
+    """An agent's rollout of 128 calls came before its first update, and its cost was nowhere."""
+    steps_alone = [*FORWARD, *BACKWARD, *optimizer()] * 3
+
+    def told(calls):
+        result = forecast(program([*INFER * calls, *steps_alone], OPS), load_chip("a100"))
+        return [text for text in result.warnings if "Before its first step" in text], result.step_time_s
+
+    assert "128 times without gradients" in told(128)[0][0]
+    assert told(1) == ([], pytest.approx(told(128)[1]))
+
+
 @pytest.mark.parametrize("order", ["LSLS", "LSS", "LL", "SLL"])
 def test_longer_steps_that_come_again_are_not_left_out(order):
     short = [*FORWARD, *BACKWARD, *optimizer()]

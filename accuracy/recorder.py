@@ -158,7 +158,7 @@ def serve(jobs: int) -> None:
     end_with_parent()
     place = Path(tempfile.mkdtemp(prefix="anychip-"))
     (place / "roomy.toml").write_text(ROOMY, encoding="utf-8")
-    config = {"argv": [MODULE], "module": True, "chip": str(place / "roomy.toml"), "steps": ENDLESS, "calls": None,
+    config = {"argv": [MODULE], "module": True, "chip": str(place / "roomy.toml"), "steps": ENDLESS, "uneven": ENDLESS, "calls": None,
               "step_mark": None, "cluster": None, "host": "modelled", "device": "cuda", "devices": CHIPS_PER_NODE, "imbalance": 1.0, "fold": False,
               "out": f"{place}/none", "world_size": 1, "ranks": "distinct", "jobs": jobs}  # fmt: skip
     session = Session(config)

@@ -105,8 +105,12 @@ def fuse_region(
                 node.reads.setdefault(*what)
     returned = set(nodes[-1].writes) if nodes else set()
     groups = _group(nodes)
-    # What is returned is written, though its caller may let it go at once.
-    wanted = _wanted_outside(groups, freed | (beyond.ended - returned))
+    over = freed | beyond.ended
+    if all(group.writes.keys() <= over for group in groups):
+        over = freed | (
+            beyond.ended - returned
+        )  # a call whose caller lets go of all that it returns: it is written all the same
+    wanted = _wanted_outside(groups, over)
     again = _made_again(groups, wanted, beyond.back - returned)
     out_ops = list(ops)
     launched: dict[int, int] = {}

@@ -195,7 +195,7 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
         if samples and not flat:
             continue  # of what is left only an embedding counts
         kind = work(op).kind
-        if kind not in ("gemm", "grouped", "conv", "rnn"):
+        if kind not in ("gemm", "grouped", "conv", "rnn") and not op.kwarg("reduced"):
             tensors = [tensor for tensor in (*op.tensors, *op.outputs) if len(tensor.shape) > 1]
             if not samples:
                 for one in tensors:

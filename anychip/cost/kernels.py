@@ -43,6 +43,7 @@ class Facts(NamedTuple):
     reads: tuple[int, ...]
     writes: tuple[int, ...]
     ragged: bool = False
+    product: bool = False
 
     @classmethod
     def of(cls, op: Op) -> "Facts":
@@ -55,7 +56,8 @@ class Facts(NamedTuple):
         elements = max((t.numel for t in worked if t.on_chip), default=0)
         fusible = task.kind in FUSIBLE and not task.host_bytes  # (what crosses the link to the host stays a kernel)
         reads, writes = _nbytes(op.tensors, most[0]), _nbytes(op.outputs + changed, most[1])
-        return cls(elements, fusible, task.flop, task.dtype, reads, writes, task.ragged_bytes > 0 and not task.padded)
+        return cls(elements, fusible, task.flop, task.dtype, reads, writes, task.ragged_bytes > 0 and not task.padded,
+                   task.model_flop > 0)  # fmt: skip
 
 
 def _nbytes(tensors: tuple[TensorMeta, ...], most: int) -> tuple[int, ...]:
@@ -64,7 +66,8 @@ def _nbytes(tensors: tuple[TensorMeta, ...], most: int) -> tuple[int, ...]:
 
 @dataclass(eq=False)
 class Node:
-    """A kernel to be: one op, or several fused. reads, writes: block -> bytes. at: where it is launched."""
+    """A kernel to be: one op, or several fused. reads, writes: block -> bytes. at: where it is launched. product: a product is
+    among its ops; sums: blocks that those write."""
 
     ops: list[int]
     at: int
@@ -74,6 +77,12 @@ class Node:
     dtype: str
     reads: dict[int, int] = field(default_factory=dict)
     writes: dict[int, int] = field(default_factory=dict)
+    product: bool = False
+    sums: set[int] = field(default_factory=set)
+
+    def waits_for(self, group: "Node") -> bool:
+        """Whether it sums over what the group's products have yet to sum up: no one kernel does both."""
+        return self.product and not self.reads.keys().isdisjoint(group.sums)
 
 
 @dataclass(frozen=True)
@@ -180,6 +189,7 @@ def _nodes(
             node, fact = nodes[-1], facts[nodes[-1].ops[0]]
             node.reads = _sizes(uses, fact.reads, block_bytes)
             node.writes = _sizes(defs, fact.writes, block_bytes)
+            node.sums = set(node.writes) if node.product else set()
         uses.clear()
         defs.clear()
 
@@ -192,7 +202,7 @@ def _nodes(
         elif kind == OP:
             close()
             fact = facts[payload]
-            nodes.append(Node([payload], at, fact.elements, fact.fusible, fact.flop, fact.dtype))
+            nodes.append(Node([payload], at, fact.elements, fact.fusible, fact.flop, fact.dtype, product=fact.product))
         else:
             others.append((at, entry))
             if kind == FREE:
@@ -222,13 +232,16 @@ def _group(nodes: list[Node]) -> list[Node]:
     for node in nodes:
         home, is_needed = _home(groups, node) if node.fusible else (None, False)
         if home is None:
-            groups.append(replace(node, ops=list(node.ops), reads=dict(node.reads), writes=dict(node.writes)))
+            groups.append(replace(node, ops=list(node.ops), reads=dict(node.reads), writes=dict(node.writes),
+                                  sums=set(node.sums)))  # fmt: skip
             continue
         known = home.writes.keys() | home.reads.keys()
         home.reads |= {block: size for block, size in node.reads.items() if block not in known}
         home.writes |= node.writes
         home.ops += node.ops
         home.flop += node.flop
+        home.product |= node.product
+        home.sums |= node.sums
         if not is_needed:
             home.at = node.at
             groups.remove(home)
@@ -247,6 +260,7 @@ def _take_in(groups: list[Node], home: Node, node: Node) -> None:
         if groups[place].fusible
         and groups[place].elements == home.elements
         and not wanted.isdisjoint(groups[place].writes)
+        and not home.waits_for(groups[place])
     ]
     read, written = set[int](), set[int]()  # by what stays between, down to `seen`
     seen = at
@@ -260,6 +274,8 @@ def _take_in(groups: list[Node], home: Node, node: Node) -> None:
             home.writes = group.writes | home.writes
             home.ops = group.ops + home.ops
             home.flop += group.flop
+            home.product |= group.product
+            home.sums |= group.sums
             del groups[place]
             seen = place
 
@@ -269,7 +285,7 @@ def _home(groups: list[Node], node: Node) -> tuple[Node | None, bool]:
     whether a kernel after that group needs it (then the node moves up to it, else the group down to the node)."""
     for place in range(len(groups) - 1, max(len(groups) - LOOK_BACK, 0) - 1, -1):
         group = groups[place]
-        if not group.fusible or group.elements != node.elements:
+        if not group.fusible or group.elements != node.elements or node.waits_for(group):
             continue
         if node.reads.keys().isdisjoint(group.writes) and node.reads.keys().isdisjoint(group.reads):
             continue

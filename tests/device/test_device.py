@@ -269,6 +269,35 @@ def test_products_of_one_row_read_8_bit_weights_as_they_are_where_inductor_tunes
     assert forecast(program, load_chip("h100")).model_flop_per_step == 2 * rows * 4096 * 4096
 
 
+ROWS_OF_ONE = """
+import torch
+class Chain(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weights = torch.nn.ParameterList([torch.zeros(512, 512, dtype=torch.bfloat16) for _ in range(4)])
+    def forward(self, x):
+        for weight in self.weights:
+            x = PRODUCT
+        return x
+model = torch.compile(Chain().cuda(), mode="max-autotune")
+x = torch.zeros(1, 512, dtype=torch.bfloat16, device="cuda")
+with torch.no_grad():
+    for _ in range(5):
+        model(x)
+"""
+
+
+@pytest.mark.parametrize("product", ["torch.mm(x, weight)", "torch.mm(x, weight, out_dtype=torch.float32).bfloat16()"])
+def test_products_of_one_row_wait_for_one_another(product: str) -> None:
+    """Four layers of a decoder were one kernel, and a dtype for what comes out ended the program."""
+    program, _ = run(ROWS_OF_ONE.replace("PRODUCT", product), calls=3)
+    fused = fuse(program)
+    tasks = [work(fused.ops[index]) for index in fused.payloads[fused.kinds == Kind.OP]]
+    assert sum(task.model_flop > 0 for task in tasks) == 3 * 4
+    found = forecast(program, load_chip("h100"))
+    assert (found.model_flop_per_step, found.samples_per_step) == (4 * 2 * 512 * 512, 1)
+
+
 def test_the_compiler_s_graphs_alone_launch_the_kernels_as_they_are() -> None:
     graphs = TRAIN.replace("torch.compile(model) if COMPILE", 'torch.compile(model, backend="cudagraphs") if True')
     (program, _), (eager, _) = run(graphs, steps=2), run(TRAIN.replace("COMPILE", "False"), steps=2)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from anychip.device.alike import describe, holders
 
 from anychip.device.launch import record
+from anychip.device.steps.alike import describe, holders
 from anychip.record import Kind, Program
 from anychip.spec import load_chip
 from anychip.timeline.memory import memory

@@ -315,7 +315,7 @@ def has_one_row(schema: Schema, args: Sequence[Any]) -> bool:
     """Is it a product of one row or one column? Source: torch._inductor.decomposition, mm and bmm."""
     if schema.base not in ("mm", "bmm"):
         return False
-    left, right = args
+    left, right = args[:2]  # (a third is the dtype of what comes out)
     return bool(left.shape[-2] == 1 or right.shape[-1] == 1)
 
 

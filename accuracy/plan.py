@@ -253,17 +253,19 @@ def resized(run: Run, blank: Mapping[str, Any]) -> dict[str, int]:
 
 
 def counted_layers(run: Run, columns: Mapping[str, str], fixed: Mapping[str, Any]) -> int:
-    """Layers of a dense model by its number of parameters, where the source gives that and all other sizes; else 0."""
+    """Layers of a dense model by its number of parameters and its width, which the source gives, and other sizes, which it or a rule
+    does; else 0."""
     parameters = float(run["params_b"] or 0) * 1e9
     hidden, heads, kv, ffn, vocab = (
         number(columns, name, 0) for name in ("hidden", "heads", "kv_heads", "ffn", "vocab")
     )
-    if fixed.get("experts") or "pattern" in fixed or not all((parameters, run["hidden"], hidden, heads, vocab)):
+    gated = bool(fixed.get("gated"))
+    inside = ffn or (0 if gated else 4 * hidden)
+    if fixed.get("experts") or "pattern" in fixed or not all((parameters, run["hidden"], hidden, heads, vocab, inside)):
         return 0
     width = int(fixed.get("head_dim") or hidden // heads)
-    attention = 2 * hidden * width * (heads + (kv or heads))
-    ffn = (3 if fixed.get("gated") else 2) * hidden * (ffn or 4 * hidden)
-    return round((parameters - (1 if fixed.get("tied") else 2) * vocab * hidden) / (attention + ffn))
+    layer = 2 * hidden * width * (heads + (kv or heads)) + (3 if gated else 2) * hidden * inside
+    return max(round((parameters - (1 if fixed.get("tied") else 2) * vocab * hidden) / layer), 0)
 
 
 # Columns in words of which a rule's value stands in where nobody has seen the words.

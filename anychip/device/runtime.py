@@ -226,7 +226,8 @@ class Regions:
         self.depth = 0
         self.backwards = 0  # that run: one inside another, where reentrant checkpoints compute again
         self.in_backward = False
-        self.graphed = self.tuned = False
+        self.graphed = False
+        self._tuned: list[bool] = []  # of each region
         self.graphs = 0  # open ones of functions that are captured as they are, one inside another
         self.has_graphs = False
         self._starts: list[int] = []
@@ -242,12 +243,12 @@ class Regions:
         self.depth += 1
         if self.depth > 1:
             return
-        self.tuned = tuned
         self.graphed = graphed and not self.graphs
         if self.graphed:
             self.runtime.recorder.tape.append(word(Kind.GRAPH, 1))
         self._starts.append(torch._C._autograd._get_sequence_nr())
         self._ends.append(0)
+        self._tuned.append(tuned)
         self._open(len(self._starts))
         self.runtime.kernels.watch(self)
 
@@ -300,7 +301,7 @@ class Regions:
             if self.open and region:
                 self.runtime.recorder.tape.append(word(Kind.COMPILED, 0))
             self.open = region
-            self.runtime.kernels.reduces_rows = bool(region) and self.tuned
+            self.runtime.kernels.reduces_rows = bool(region) and self._tuned[region - 1]
             self.runtime.recorder.tape.append(word(Kind.COMPILED, region))
 
     def before(self) -> None:

@@ -96,11 +96,12 @@ def _legend(answer: "Answer") -> Iterator[str]:
         asked = ", ".join(names) if len(names) <= NAMES else f"{names[0]} ... {names[-1]}"
         arrow = f"{asked} -> {target}" if asked != target else target
         yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade}{said})"
-        for _, _, forecast, questions in alike:
+        for name, _, forecast, questions in alike:
             if forecast.ranks:
                 yield f"    {job.ran_text(forecast)}"
             if questions:
-                yield f"    run again for it: it answers the program otherwise ({', '.join(questions)})"
+                who = "it" if len(alike) == 1 else name
+                yield f"    run again for {who}: it answers the program otherwise ({', '.join(questions)})"
         if alike[-1][2].ranks and (unequal := job.unequal_text(answer.stragglers)):
             yield f"    {unequal}"
 

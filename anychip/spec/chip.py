@@ -191,7 +191,7 @@ class Chip:
     def device(self) -> str | None:
         """The file of one of several devices in a package, where there is one."""
         named: str | None = self.raw.get("engine", {}).get("device")
-        return named
+        return named if named != self.id else None  # which a device has from the file that it extends
 
     @property
     def host_link_bandwidth_bytes_per_s(self) -> float | None:

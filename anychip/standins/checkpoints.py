@@ -1,6 +1,6 @@
 """Checkpoints of sharded states in a process that plays one rank: what the ranks that do not run hold follows from its own.
 
-What all ranks tell one another is taken to be what this one says (`device.groups`). Of a sharded state that is wrong: each
+What all ranks tell one another is taken to be what this one says (`device.distributed.groups`). Of a sharded state that is wrong: each
 rank holds another part, and torch refuses parts that overlap or leave gaps. Patched right after torch's modules are
 imported (`standins.patches`).
 """

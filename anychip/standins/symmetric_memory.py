@@ -2,7 +2,7 @@
 
 Each operator of `torch.ops.symm_mem` is put on the tape as the collective of `torch.distributed` that does the same, on the
 stream that it is called on, and priced as that. The fused products are theirs beside their gather or scatter
-(`device.micro_pipeline`). What a program does itself through a peer's memory is no collective that anybody could tell:
+(`device.ops.micro_pipeline`). What a program does itself through a peer's memory is no collective that anybody could tell:
 it is refused.
 """
 

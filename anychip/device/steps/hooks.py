@@ -32,7 +32,7 @@ END = {True: word(Kind.MARK, Mark.FORWARD_END), False: word(Kind.MARK, Mark.INFE
 
 
 ATTRIBUTED = 2  # steps in which backward passes are told apart by module: what comes after repeats them
-UNEVEN = 0.05  # of a step's ops: by how much another's may be off before more steps are recorded
+UNLIKE = 0.05  # of a step's ops: by how much another's may be off before more steps are recorded
 MANY_CALLS = 100  # without a step: the user is told how to end such a recording
 STEPS_ON_HOST = (
     "An optimizer steps on the host (offloaded parameters): the CPU's time for it is not in the forecast; --host measured "
@@ -62,18 +62,10 @@ def rests_on_host(module: torch.nn.Module, parameters: list[Any]) -> bool:
     )
 
 
-QUANTIZED = (
-    torch.int8,
-    torch.uint8,
-    torch.int32,
-    torch.float8_e4m3fn,
-    torch.float8_e5m2,
-)  # 4 bits are packed into integers
-
-
 def quantized_in(module: torch.nn.Module) -> list[Any]:
-    """Weights of few bits that are buffers, as those of a model that is not trained may be: all it has."""
-    return [one for one in module.buffers() if one.dtype in QUANTIZED and one.dim() >= 2]
+    """Weights that are buffers, as those of few bits may be in a model that is not trained: all it has. By their names, as masks and tables
+    of indices are integers, too."""
+    return [one for name, one in module.named_buffers() if "weight" in name.rpartition(".")[2] and one.dim() >= 2]
 
 
 def frozen_in(module: torch.jit.ScriptModule) -> list[Any]:
@@ -144,7 +136,7 @@ class Steps:
         before, last = (
             sum(one & KIND_MASK == Kind.OP for one in self.tape[begin:end]) for begin, end in pairwise(self.ends[-3:])
         )
-        return abs(last - before) <= UNEVEN * last
+        return abs(last - before) <= UNLIKE * last
 
     def backward(self) -> None:
         """An outermost backward has ended that left gradients (pipelines ask for shapes by one that leaves none)."""

@@ -298,6 +298,23 @@ def test_products_of_one_row_wait_for_one_another(product: str) -> None:
     assert (found.model_flop_per_step, found.samples_per_step) == (4 * 2 * 512 * 512, 1)
 
 
+@pytest.mark.parametrize(("first", "second", "reduced"), [("'max-autotune'", "None", 1), ("None", "'max-autotune'", 2)])
+def test_a_backward_has_the_tuning_of_its_forward(first: str, second: str, reduced: int) -> None:
+    program, _ = run(f"""
+        import torch
+        one, two = (torch.nn.Linear(256, 256, bias=False).cuda() for _ in range(2))
+        f, g = torch.compile(one, mode={first}), torch.compile(two, mode={second})
+        x = torch.zeros(1, 256, device="cuda")
+        g(f(x)).sum().backward()
+        torch.optim.SGD([*one.parameters(), *two.parameters()]).step()
+    """)
+    # of the first layer the forward's, of the second the forward's and its input's gradient
+    ops = [program.ops[index] for index in program.payloads[program.kinds == Kind.OP]]
+    products = [op for op in ops if op.name == "aten.mm.default"]
+    assert len(products) == 5
+    assert sum(bool(op.kwarg("reduced")) for op in products) == reduced
+
+
 def test_the_compiler_s_graphs_alone_launch_the_kernels_as_they_are() -> None:
     graphs = TRAIN.replace("torch.compile(model) if COMPILE", 'torch.compile(model, backend="cudagraphs") if True')
     (program, _), (eager, _) = run(graphs, steps=2), run(TRAIN.replace("COMPILE", "False"), steps=2)

@@ -230,7 +230,7 @@ def totals_of(timeline: Timeline, window: Window) -> dict[str, Any]:
     ops, positions = timeline.op[inside], timeline.position[inside]
     distinct = [work(op) for op in timeline.program.ops]
     flop = np.array([products_in(task) for task in distinct], np.float64)
-    model = np.array([min(products_in(task), task.model_flop) for task in distinct], np.float64)
+    model = np.array([task.model_flop if products_in(task) else 0 for task in distinct], np.float64)
     again = Marks(timeline.program).recomputed[positions]
     counts = np.bincount(ops, minlength=len(distinct))
     return {

@@ -322,8 +322,10 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
 
 def played_before(timeline: Timeline, window: Window) -> list[str]:
     """Told where a program calls a model for longer than a step before it trains: an evaluation, or the play that an agent learns from."""
+    if window.kind != "train":
+        return []
     calls, seconds = before_training(timeline)
-    if window.kind != "train" or seconds <= window.step_time_s:
+    if seconds <= window.step_time_s:
         return []
     return [
         f"Before its first step the program called a model {units.several(calls, 'time')} without gradients, {units.duration(seconds)} on the "

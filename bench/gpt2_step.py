@@ -76,11 +76,13 @@ def main() -> None:
         runtime = install(load_chip("h100"))
         import torch
 
-        from anychip.device.steps.hooks import Hooks, Steps
+        from anychip.device.steps.counted import Steps
+        from anychip.device.steps.hooks import Hooks
         from anychip.record import Kind
         from anychip.record.tape import KIND_MASK
 
-        Hooks(runtime, Steps(10**9, None, lambda: None)).install()
+        endless = Steps(10**9, 10**9, None, runtime.recorder.tape, lambda: None)
+        Hooks(runtime, endless).install()
         times = times_s(torch, "cuda")
         ops = sum(1 for word in runtime.recorder.tape if word & KIND_MASK == Kind.OP) // STEPS
     else:

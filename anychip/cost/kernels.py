@@ -66,8 +66,8 @@ def _nbytes(tensors: tuple[TensorMeta, ...], most: int) -> tuple[int, ...]:
 
 @dataclass(eq=False)
 class Node:
-    """A kernel to be: one op, or several fused. reads, writes: block -> bytes. at: where it is launched. product: a product is
-    among its ops; sums: blocks that those write."""
+    """A kernel to be: one op, or several fused. reads, writes: block -> bytes. at: where it is launched. sums: blocks that products
+    among its ops write."""
 
     ops: list[int]
     at: int
@@ -77,12 +77,11 @@ class Node:
     dtype: str
     reads: dict[int, int] = field(default_factory=dict)
     writes: dict[int, int] = field(default_factory=dict)
-    product: bool = False
     sums: set[int] = field(default_factory=set)
 
     def waits_for(self, group: "Node") -> bool:
         """Whether it sums over what the group's products have yet to sum up: no one kernel does both."""
-        return self.product and not self.reads.keys().isdisjoint(group.sums)
+        return bool(self.sums) and not self.reads.keys().isdisjoint(group.sums)
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,8 @@ def fuse_region(
     groups = _group(nodes)
     over = freed | beyond.ended
     if all(group.writes.keys() <= over for group in groups):
-        over = freed | (
-            beyond.ended - returned
-        )  # a call whose caller lets go of all that it returns: it is written all the same
+        # A call whose caller lets go of all that it returns: it is written all the same.
+        over = freed | (beyond.ended - returned)
     wanted = _wanted_outside(groups, over)
     again = _made_again(groups, wanted, beyond.back - returned)
     out_ops = list(ops)
@@ -189,7 +187,7 @@ def _nodes(
             node, fact = nodes[-1], facts[nodes[-1].ops[0]]
             node.reads = _sizes(uses, fact.reads, block_bytes)
             node.writes = _sizes(defs, fact.writes, block_bytes)
-            node.sums = set(node.writes) if node.product else set()
+            node.sums = set(node.writes) if fact.product else set()
         uses.clear()
         defs.clear()
 
@@ -202,7 +200,7 @@ def _nodes(
         elif kind == OP:
             close()
             fact = facts[payload]
-            nodes.append(Node([payload], at, fact.elements, fact.fusible, fact.flop, fact.dtype, product=fact.product))
+            nodes.append(Node([payload], at, fact.elements, fact.fusible, fact.flop, fact.dtype))
         else:
             others.append((at, entry))
             if kind == FREE:
@@ -240,7 +238,6 @@ def _group(nodes: list[Node]) -> list[Node]:
         home.writes |= node.writes
         home.ops += node.ops
         home.flop += node.flop
-        home.product |= node.product
         home.sums |= node.sums
         if not is_needed:
             home.at = node.at
@@ -274,7 +271,6 @@ def _take_in(groups: list[Node], home: Node, node: Node) -> None:
             home.writes = group.writes | home.writes
             home.ops = group.ops + home.ops
             home.flop += group.flop
-            home.product |= group.product
             home.sums |= group.sums
             del groups[place]
             seen = place

@@ -60,7 +60,8 @@ class Session:
         )
         from anychip.device.cuda import smi
         from anychip.device.distributed import workers
-        from anychip.device.steps.hooks import Hooks, Steps
+        from anychip.device.steps.counted import Steps
+        from anychip.device.steps.hooks import Hooks
         from anychip.device.steps.repeats import Repeats
 
         tape = self.runtime.recorder.tape

@@ -58,7 +58,7 @@ def record(
 ) -> Program:
     """Run `argv` (script and arguments, or with `module` a module and arguments) on a virtual `chip`.
 
-    steps: how many to record; None for 3, 5 where the second and the third differ on one chip, or 2 of a job of more than 1,024 ranks. devices: how many chips one process sees: those of a node. is_job: the program
+    steps: how many to record; None for 3, 5 where the second and the third differ on one chip and nobody marks them, or 2 of a job of more than 1,024 ranks. devices: how many chips one process sees: those of a node. is_job: the program
     finds torchrun's environment, as it does wherever there are several ranks. world_size: ranks of the job, one a chip; above 1 the
     program runs as each of its distinct ranks ("all": as every one), at most `jobs` at a time. cluster: whose network the clock goes by.
     draft: called with the recording of a job while its last samples run, which seldom change it: then it is the one
@@ -67,11 +67,11 @@ def record(
     did; then `meta["interrupted"]` is true. Raises ProgramFailed where it failed without a single step (with
     its own traceback already printed), UnsupportedTorch, BadUse.
     """
-    uneven = steps or UNEVEN_STEPS
+    # Ranks take equal steps, though one of them does more between them; whoever marks steps says what belongs to each.
+    may_go_on = steps is None and world_size == 1 and step_mark is None
     if steps is None:
         steps = STEPS if world_size <= MANY_RANKS else STEPS_OF_MANY
-    if world_size > 1:
-        uneven = steps  # ranks take equal steps, though one of them does more between them
+    uneven = UNEVEN_STEPS if may_go_on else steps
     with tempfile.TemporaryDirectory(prefix="anychip-") as folder, running(Path(folder)):
         out = Path(folder) / "program.anychip"
         config = {

@@ -298,6 +298,24 @@ def test_products_of_one_row_wait_for_one_another(product: str) -> None:
     assert (found.model_flop_per_step, found.samples_per_step) == (4 * 2 * 512 * 512, 1)
 
 
+@pytest.mark.parametrize(("first", "second"), [("'max-autotune'", "None"), ("None", "'max-autotune'")])
+def test_a_backward_has_the_tuning_of_its_forward_from_its_first_op_on(first: str, second: str) -> None:
+    program, _ = run(f"""
+        import torch
+        one, two = (torch.nn.Linear(256, 256, bias=False).cuda() for _ in range(2))
+        one.requires_grad_(False)
+        f, g = torch.compile(one, mode={first}), torch.compile(two, mode={second})
+        x = torch.zeros(1, 256, device="cuda", requires_grad=True)
+        g(f(x)).sum().backward()
+        torch.optim.SGD(two.parameters()).step()
+    """)
+    ops = [program.ops[index] for index in program.payloads[program.kinds == Kind.OP]]
+    reduced = [bool(op.kwarg("reduced")) for op in ops if op.name == "aten.mm.default"]
+    # Two forwards; of the second the gradients of its weight, which is of many rows, and of its input; of the first its input's alone.
+    f, g = first != "None", second != "None"
+    assert reduced == [f, g, False, g, f]
+
+
 @pytest.mark.parametrize(("first", "second", "reduced"), [("'max-autotune'", "None", 1), ("None", "'max-autotune'", 2)])
 def test_a_backward_has_the_tuning_of_its_forward(first: str, second: str, reduced: int) -> None:
     program, _ = run(f"""

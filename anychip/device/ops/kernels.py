@@ -146,6 +146,8 @@ class Kernels:
         return self._call_entry(schema, self._known(schema, key, args, kwargs, outputs), args, kwargs)
 
     def _known(self, schema: Schema, key: Any, args: Any, kwargs: Any, outputs: list[Any] | None) -> Entry:
+        for watcher in self.watchers:
+            watcher.before()  # it may open a compiled region, on which depends what the op is
         reduced = self.reduces_rows and has_one_row(schema, args)
         key = ("reduced", key) if reduced else key
         entry = self.entries.get(key)
@@ -156,8 +158,6 @@ class Kernels:
         return entry
 
     def _call_entry(self, schema: Schema, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        for watcher in self.watchers:
-            watcher.before()
         self.driver.launch(entry.word)
         made = [
             [make() for make in one] if isinstance(one, list) else one() if callable(one) else one
@@ -182,8 +182,8 @@ class Kernels:
         self, schema: Schema, args: Any, kwargs: dict[str, Any], outputs: list[Any] | None, reduced: bool
     ) -> Entry:
         """Learn the outputs (from torch's meta kernel unless they are given), describe the op for the tape."""
-        said = precision(schema, flat_tensors((args, kwargs))) + ((("reduced", True),) if reduced else ())
         tensors = flat_tensors((args, kwargs))
+        said = precision(schema, tensors) + ((("reduced", True),) if reduced else ())
         if outputs is None:
             same_device(schema, args, kwargs)
             index = self._device_index(tensors, kwargs)

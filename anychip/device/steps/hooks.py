@@ -1,16 +1,9 @@
-"""Watches a program take its steps: module calls, backward passes, optimizers; and ends it after enough.
-
-A step is over at the first forward call of a trained module after every optimizer of the step has stepped; where none
-is called, when the first of them steps again. Which optimizers those are is known once one steps for the second time,
-so a GAN's two belong to one step. A program that makes none has its own: parameters are written between a backward and the
-next forward.
-"""
+"""Watches a program take its steps: module calls, backward passes, optimizers. `counted` says when there are enough."""
 
 import sys
 import weakref
 from collections.abc import Callable
 from functools import partial, wraps
-from itertools import pairwise
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -22,9 +15,10 @@ from anychip.device.insides._torch import watch_engine
 from anychip.device.runtime import Runtime
 from anychip.device.steps.activation import Activation, called_directly
 from anychip.device.steps.backward import BackwardModules
-from anychip.drivers.base import Call
+from anychip.device.steps.counted import Steps
+from anychip.device.steps.own_optimizer import OwnOptimizer
 from anychip.record import Kind, Mark, word
-from anychip.record.tape import KIND_BITS, KIND_MASK
+from anychip.record.tape import KIND_BITS
 from anychip.units import several
 
 BEGIN = {True: word(Kind.MARK, Mark.FORWARD_BEGIN), False: word(Kind.MARK, Mark.INFER_BEGIN)}
@@ -32,8 +26,6 @@ END = {True: word(Kind.MARK, Mark.FORWARD_END), False: word(Kind.MARK, Mark.INFE
 
 
 ATTRIBUTED = 2  # steps in which backward passes are told apart by module: what comes after repeats them
-UNLIKE = 0.05  # of a step's ops: by how much another's may be off before more steps are recorded
-MANY_CALLS = 100  # without a step: the user is told how to end such a recording
 STEPS_ON_HOST = (
     "An optimizer steps on the host (offloaded parameters): the CPU's time for it is not in the forecast; --host measured "
     "counts this machine's."
@@ -78,132 +70,6 @@ def frozen_in(module: torch.jit.ScriptModule) -> list[Any]:
 
 def _parameters(optimizer: Any) -> list[Any]:
     return [one for group in optimizer.param_groups for one in group["params"]]
-
-
-class Steps:
-    """Counts steps and calls, and says when to stop.
-
-    finish is called once, when `steps` steps (or `calls` outermost module calls) are complete; `uneven` steps where the last
-    one is not as long as the one before. tape: of which ops are counted.
-    """
-
-    def __init__(self, steps: int, uneven: int, calls: int | None, tape: list[int], finish: Callable[[], None]) -> None:
-        self.steps, self.uneven, self.calls, self.tape, self.finish = steps, uneven, calls, tape, finish
-        self.ends: list[int] = []  # where on the tape the last optimizer of each step had ended
-        self._stepped = 0
-        self._goes_on = False
-        self.done = 0
-        self.done_calls = 0
-        self.by_mark = False  # --step-mark: a function's returns end steps, optimizers do not
-        self._cycle: set[int] = set()
-        self._known: set[int] | None = None
-        self._called = False  # a trained module has been
-        self.brief = False  # to be ended after the first backward
-
-    def optimizer(self, number: int) -> None:
-        """Optimizer `number` begins to step."""
-        if self.by_mark:
-            return
-        if number in self._cycle and (self._known is None or not self._called):
-            self._known = set(self._cycle)
-            self._complete()
-        self._cycle.add(number)
-
-    def stepped(self) -> None:
-        """An optimizer has stepped, as far as is known."""
-        self._stepped = len(self.tape)
-
-    def forward(self) -> None:
-        """A trained module is about to be called."""
-        self._called = True
-        if self._known is not None and self._cycle >= self._known:
-            self._complete()
-
-    def _complete(self) -> None:
-        self._cycle.clear()
-        self.done += 1
-        self.ends.append(self._stepped)
-        if self.done == self.steps:
-            self._goes_on = not self._even()
-        if self.done >= (self.uneven if self._goes_on else self.steps) and self.calls is None:
-            self.finish()
-
-    def _even(self) -> bool:
-        """Whether the last two steps are of about as many ops. What a program does after its first step and then once in
-        hundreds (a sample, an evaluation) is between the first two."""
-        if len(self.ends) < 3:
-            return True
-        before, last = (
-            sum(one & KIND_MASK == Kind.OP for one in self.tape[begin:end]) for begin, end in pairwise(self.ends[-3:])
-        )
-        return abs(last - before) <= UNLIKE * last
-
-    def backward(self) -> None:
-        """An outermost backward has ended that left gradients (pipelines ask for shapes by one that leaves none)."""
-        if self.brief:
-            self.finish()
-
-    def marked(self) -> None:
-        """The function that marks steps has returned."""
-        self.stepped()
-        self._complete()
-
-    @property
-    def complete(self) -> int:
-        """Steps that are over, with the one that the program's own end completes."""
-        return self.done + (bool(self._cycle) and self._cycle >= (self._known or set()))
-
-    def call(self) -> None:
-        """An outermost module call has ended."""
-        self.done_calls += 1
-        if self.done_calls == MANY_CALLS and not self._cycle and not self.done and self.calls is None:
-            print(
-                f"anychip: {MANY_CALLS} model calls and no optimizer step; to stop after N calls: --calls N",
-                file=sys.stderr,
-            )
-        if self.calls is not None and self.done_calls >= self.calls:
-            self.finish()
-
-
-class OwnOptimizer:
-    """The optimizer of a program that has none of torch's, known by what it does. Sees every call from the end of a backward to
-    the next forward, and says how one begins and where the last of it so far ends."""
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        is_parameter: Callable[[torch.Tensor], bool],
-        begins: Callable[[], None],
-        stepped: Callable[[], None],
-    ) -> None:
-        self.tape, self.kernels = runtime.recorder.tape, runtime.kernels
-        self.is_parameter, self.begins, self.stepped = is_parameter, begins, stepped
-        self.watches = False
-        self._end: int | None = None
-
-    def watch(self) -> None:
-        self.close()
-        self.watches, self._end = True, None
-        self.kernels.watch(self)
-
-    def close(self) -> None:
-        if self.watches:
-            self.watches = False
-            self.kernels.unwatch(self)
-
-    def before(self) -> None:
-        pass
-
-    def after(self, call: Call) -> None:
-        if not any(self.is_parameter(one) for one in call.mutated):
-            return
-        if self._end is None:
-            self.begins()
-        else:
-            self.tape[self._end] = word(Kind.OPTIMIZER, 0)  # it has not ended there
-        self._end = len(self.tape)
-        self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_END))
-        self.stepped()
 
 
 class OutermostCall(NamedTuple):

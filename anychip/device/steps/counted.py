@@ -1,0 +1,101 @@
+"""Counts the steps and calls that a program takes, and ends it after enough.
+
+A step is over at the first forward call of a trained module after every optimizer of the step has stepped; where none
+is called, when the first of them steps again. Which optimizers those are is known once one steps for the second time,
+so a GAN's two belong to one step.
+"""
+
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+
+from anychip.record import Kind
+from anychip.record.tape import KIND_MASK
+
+UNLIKE = 0.05  # of a step's ops: by how much another's may be off before more steps are recorded
+MANY_CALLS = 100  # without a step: the user is told how to end such a recording
+
+
+class Steps:
+    """Counts steps and calls, and says when to stop.
+
+    finish is called once, when `steps` steps (or `calls` outermost module calls) are complete; `uneven` steps where the last
+    one is not as long as the one before. tape: of which ops are counted.
+    """
+
+    def __init__(self, steps: int, uneven: int, calls: int | None, tape: list[int], finish: Callable[[], None]) -> None:
+        self.steps, self.uneven, self.calls, self.tape, self.finish = steps, uneven, calls, tape, finish
+        self.ends: list[int] = []  # where on the tape the last optimizer of each step had ended
+        self._stepped = 0
+        self._goes_on = False
+        self.done = 0
+        self.done_calls = 0
+        self.by_mark = False  # --step-mark: a function's returns end steps, optimizers do not
+        self._cycle: set[int] = set()
+        self._known: set[int] | None = None
+        self._called = False  # a trained module has been
+        self.brief = False  # to be ended after the first backward
+
+    def optimizer(self, number: int) -> None:
+        """Optimizer `number` begins to step."""
+        if self.by_mark:
+            return
+        if number in self._cycle and (self._known is None or not self._called):
+            self._known = set(self._cycle)
+            self._complete()
+        self._cycle.add(number)
+
+    def stepped(self) -> None:
+        """An optimizer has stepped, as far as is known."""
+        self._stepped = len(self.tape)
+
+    def forward(self) -> None:
+        """A trained module is about to be called."""
+        self._called = True
+        if self._known is not None and self._cycle >= self._known:
+            self._complete()
+
+    def _complete(self) -> None:
+        self._cycle.clear()
+        self.done += 1
+        self.ends.append(self._stepped)
+        if self.done == self.steps:
+            self._goes_on = not self._even()
+        if self.done >= (self.uneven if self._goes_on else self.steps) and self.calls is None:
+            self.finish()
+
+    def _even(self) -> bool:
+        """Whether the last two steps are of about as many ops. What a program does after its first step and then once in
+        hundreds (a sample, an evaluation) is between the first two."""
+        if len(self.ends) < 3:
+            return True
+        before, last = (
+            sum(one & KIND_MASK == Kind.OP for one in self.tape[begin:end]) for begin, end in pairwise(self.ends[-3:])
+        )
+        return abs(last - before) <= UNLIKE * last
+
+    def backward(self) -> None:
+        """An outermost backward has ended that left gradients (pipelines ask for shapes by one that leaves none)."""
+        if self.brief:
+            self.finish()
+
+    def marked(self) -> None:
+        """The function that marks steps has returned."""
+        self.stepped()
+        self._complete()
+
+    @property
+    def complete(self) -> int:
+        """Steps that are over, with the one that the program's own end completes."""
+        return self.done + (bool(self._cycle) and self._cycle >= (self._known or set()))
+
+    def call(self) -> None:
+        """An outermost module call has ended."""
+        self.done_calls += 1
+        if self.done_calls == MANY_CALLS and not self._cycle and not self.done and self.calls is None:
+            print(
+                f"anychip: {MANY_CALLS} model calls and no optimizer step; to stop after N calls: --calls N",
+                file=sys.stderr,
+            )
+        if self.calls is not None and self.done_calls >= self.calls:
+            self.finish()

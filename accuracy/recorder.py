@@ -33,6 +33,7 @@ HYBRID = "accuracy.hybrid"
 HOLDING = "accuracy.holding"
 GRAPHED = "accuracy.graphed"
 GATHERED = "accuracy.gathered"
+SERVING = "accuracy.serving.program"
 STANDINS = {
     "accuracy.megatron": ("*.py",),
     HYBRID: ("causal_conv1d.py", "fused.py", "mamba_*.py"),
@@ -82,7 +83,7 @@ def program_digest(module: str = MODULE, has_experts: bool = False) -> str:
         if has_experts or path.parent.name != "experts":
             whole.update(path.read_bytes())
     if module != MODULE:
-        whole.update((HERE / f"{module.rpartition('.')[2]}.py").read_bytes())
+        whole.update((HERE.parent / f"{module.replace('.', '/')}.py").read_bytes())
     if module in PACKAGES:
         whole.update(importlib.metadata.version(PACKAGES[module]).encode())
     for pattern in STANDINS.get(module, ()):
@@ -187,6 +188,7 @@ MORE = {
     HOLDING: (HOLDING,),
     GRAPHED: (GRAPHED,),
     GATHERED: (GATHERED,),
+    SERVING: (SERVING, "accuracy.reference.__main__"),
     HYBRID: (HYBRID, "accuracy.reference.__main__"),
     "accuracy.megatron": (
         "accuracy.megatron", "accuracy.reference.__main__", "megatron.core.distributed", "megatron.core.models.gpt",

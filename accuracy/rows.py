@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-APART = ("id", "metric", "value", "notes", "source_location")  # columns in which rows of one run may differ
+APART = ("id", "metric", "value", "unit", "notes", "source_location")  # columns in which rows of one run may differ
 NEEDED = ("chip", "metric", "value")
 MARKS = ("DO NOT USE", "REPEAT")
 COMPARE = {"=": str.__eq__, "!=": str.__ne__, "~": lambda value, wanted: re.search(wanted, value) is not None}

@@ -93,6 +93,17 @@ class Window:
             second_s=second,
         )
 
+    def usual_step(self) -> "Window":
+        """The median step alone, where steps differ and it is one of them: what it is made of then adds up to its time."""
+        middle = self.step_time_s
+        if len(self.times_s) != len(self.steps) or max(self.times_s) - min(self.times_s) <= UNEVEN * middle:
+            return self
+        if middle not in self.times_s:  # of an even number of steps
+            return self
+        at = self.times_s.index(middle)
+        begin_s, step = self.begin_s + sum(self.times_s[:at]), self.steps[at]
+        return replace(self, steps=(step,), begin=step.begin, end=step.end, begin_s=begin_s, end_s=begin_s + middle)
+
     @property
     def count(self) -> int:
         return max(len(self.steps), 1)
@@ -126,11 +137,13 @@ class Window:
 def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, float | None]:
     """(tokens, samples) of the median step, as its time is. Tokens: integer inputs of the first embedding after each outermost forward begins;
     one for each sample (a class, a user, a node) are none where nothing works on sequences. Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given, in calls of
-    the module that is called first. Other modules, and where some forwards read tokens those that read none, go on with what
+    the module that is called first; where several optimizers take turns, as a GAN's, in the first call of each turn of the first of them.
+    Other modules, and where some forwards read tokens those that read none, go on with what
     was read: a decoder behind its encoder, a rank's later stages in a pipeline."""
     if not steps:
         return None, None
     kinds, payloads = program.kinds, program.payloads
+    marks = Marks(program)
     positions = np.flatnonzero(kinds == 0)
     ops = payloads[positions]
     timed = {index: given for index, op in enumerate(program.ops) if (given := sequences(op)) is not None}
@@ -141,10 +154,30 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
         found = [_fed(program.ops, timed, ops[first:last], ordered) for first, last in pairwise(edges)]
         read = sum(one[0] for one in found)
         entered = [int(payloads[at + 1]) if kinds[at + 1] == Kind.ENTER else -1 for at in step.forwards]
-        fed = [(module, one[1]) for module, one in zip(entered, found, strict=True) if one[1] and (one[0] or not read)]
+        first_of = firsts(step, marks)
+        fed = [
+            (module, one[1])
+            for at, module, one in zip(step.forwards, entered, found, strict=True)
+            if one[1] and (one[0] or not read) and (not first_of or at in first_of)
+        ]
         tokens.append(read)
-        samples.append(sum(size for module, size in fed if module == fed[0][0]))
+        samples.append(sum(size for module, size in fed if first_of or module == fed[0][0]))
     return _usual(tokens), _usual(samples)
+
+
+def firsts(step: Step, marks: Marks) -> set[int]:
+    """Of a step in which several optimizers step with forwards in between, the first forward of each turn of the one that steps first;
+    else none."""
+    found: dict[int, list[int]] = {}
+    begins = iter(step.forwards)
+    first = next(begins, None)
+    inside = (marks.what == Mark.OPTIMIZER_END) & (marks.at >= step.begin) & (marks.at < step.end)
+    for at, optimizer in zip(marks.at[inside].tolist(), marks.optimizer[inside].tolist(), strict=True):
+        if first is None or first > at:
+            continue  # it steps beside the one before it
+        found.setdefault(optimizer, []).append(first)
+        first = next((one for one in begins if one > at), None)
+    return set(next(iter(found.values()))) if len(found) > 1 else set()
 
 
 def _usual(amounts: list[int]) -> float | None:

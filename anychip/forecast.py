@@ -115,11 +115,12 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     """Price a program on a chip and sum up its steps. tokens_per_step: where the first embedding does not tell."""
     timeline = price(program, chip)
     found = find_steps(timeline.program)
-    window = Window.of(timeline, found).settled()
+    whole = Window.of(timeline, found).settled()
+    window = whole.usual_step()
     total = totals_of(timeline, window)
     step_time = window.step_time_s
     # What a step is fed is read where nothing has been fused yet.
-    tokens, samples = batch_of(program, tuple(find_steps(program)[-len(window.steps) :]) if window.steps else ())
+    tokens, samples = batch_of(program, tuple(find_steps(program)[-len(whole.steps) :]) if whole.steps else ())
     tokens = tokens_per_step if tokens_per_step is not None else tokens
     breakdown = breakdown_of(timeline, window)
     evidence = shares_of(timeline, window)
@@ -127,11 +128,11 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     held = memory(timeline.program)
     top = top_ops_of(timeline, window)
     beyond = beyond_of(timeline, window)
-    compared = end_to_end(chip.id, layers_of(timeline.program.ops, unlike_share(beyond)))
+    compared = end_to_end(chip.id, layers_of(timeline.program.ops, unlike_share(beyond)), window.kind)
     lacking = unsupported(program.ops, chip)
     return Forecast(
         chip=chip.id, num_chips=1, fits=suffices(chip.memory_bytes, program, held.peak_bytes), grade=chip.grade,
-        step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, timeline, compared, 1),
+        step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, timeline, compared, 1, total["host_s"]),
         tokens_per_s_per_chip=_per_s(tokens, step_time), samples_per_s=_per_s(samples, step_time),
         mfu=utilization(total["model_flop"], step_time, products.published),
         hfu=utilization(total["flop"], step_time, products.published),
@@ -145,7 +146,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
         step_times_s=window.times_s,
         warnings=(
-            *warnings_of(timeline, window, held.peak_bytes), *played_before(timeline, window), *growing(held, len(found), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
+            *warnings_of(timeline, whole, held.peak_bytes), *played_before(timeline, window), *growing(held, len(found), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
         ),
         would_fail=tuple(one.text for one in lacking if one.fails),
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
@@ -175,7 +176,7 @@ Beyond = Mapping[tuple[str, str], float]  # as `figures.beyond_of` gives it
 
 
 def error_of(evidence: Mapping[str, float], beyond: Beyond, breakdown: Mapping[str, float], timeline: Timeline,
-             compared: Compared | None, num_chips: int) -> float:  # fmt: skip
+             compared: Compared | None, num_chips: int, host_s: float) -> float:  # fmt: skip
     """One sigma. Where whole runs were compared on the chip, the error of those with such layers, for the share of the time that is
     like them; else parts of one kind err together, and kinds and the level of the chip's products apart. What no run has, the host, ops
     without a formula, a network between more chips than were compared and the chip's file come on top."""
@@ -200,7 +201,8 @@ def error_of(evidence: Mapping[str, float], beyond: Beyond, breakdown: Mapping[s
         parts = [device, 0.0 if measured else compute * known["level", ""]]
         # The whole runs that raised its grade say nothing of this program.
         grade = max(grade, "C")
-    parts += [rate, host * known["host", ""], known.get(("grade", grade), known["grade", "D"])]
+    late = max(host * known["host", ""], host_s * (1 + known["host", ""]) / total - 1)
+    parts += [rate, late, known.get(("grade", grade), known["grade", "D"])]
     parts += of_size(num_chips, compared.most_chips if compared is not None else 1, breakdown["exposed_comm"] / total)
     return sqrt(sum(part**2 for part in parts))
 

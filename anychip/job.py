@@ -118,12 +118,12 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         for part, (one, _) in zip(parts, mine, strict=True)
     )
     all_ops = dict.fromkeys(op for rank in program.ranks for op in rank.ops)
-    compared = end_to_end(chip.id, layers_of(all_ops, unlike_share(beyond)))
+    compared = end_to_end(chip.id, layers_of(all_ops, unlike_share(beyond)), parts[main].window.kind)
     lacking = unsupported(all_ops, chip)
     kernels, host = (mean([total[name] for total in totals]) for name in ("kernels", "host_s"))
     return Forecast(
         chip=chip.id, num_chips=chips, fits=all(rank.fits for rank in ranks), grade=chip.grade,
-        step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, parts[main].rank.timeline, compared, chips),
+        step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, parts[main].rank.timeline, compared, chips, host),
         tokens_per_s_per_chip=tokens / step_time / chips if tokens and step_time else None,
         samples_per_s=samples / step_time if samples and step_time else None,
         mfu=utilization(model, step_time, peak), hfu=utilization(flop, step_time, peak), model_flop_per_step=model,

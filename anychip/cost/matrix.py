@@ -9,6 +9,7 @@ from math import ceil, prod
 from typing import Any, NamedTuple
 
 from anychip.cost.work import (
+    SHORT_DTYPE,
     Attention,
     Gemm,
     Work,
@@ -23,6 +24,12 @@ from anychip.cost.work import (
 )
 from anychip.record import Op, TensorMeta
 
+# Products of 16-bit activations with weights of fewer bits: see `narrow_weight_mm`.
+NARROW_WEIGHTS = (
+    "aten._weight_int8pack_mm",
+    "aten._weight_int4pack_mm",
+    "aten._weight_int4pack_mm_with_scales_and_zeros",
+)
 VALUES = {"float4_e2m1fn_x2": 2}  # to an element of a dtype, where that is not one
 
 
@@ -31,11 +38,20 @@ def inner(operand: TensorMeta) -> int:
     return operand.shape[-1] * VALUES.get(operand.dtype, 1)
 
 
-@work_of("aten.mm", "aten._scaled_mm", "aten._scaled_mm_v2", "aten._int_mm", "aten._weight_int8pack_mm")
+@work_of("aten.mm", "aten._scaled_mm", "aten._scaled_mm_v2", "aten._int_mm")
 def mm(op: Op) -> Work:
     """[m, k] @ [k, n]: 2*m*n*k flop."""
     (m, _), k, n = op.args[0].shape, inner(op.args[0]), op.args[1].shape[-1]
     return gemm_work(op, (Gemm(1, m, n, k, layout(op.args[0], op.args[1])),))
+
+
+@work_of(*NARROW_WEIGHTS)
+def narrow_weight_mm(op: Op) -> Work:
+    """[m, k] by a weight [n, k] that is stored in 8 or 4 bit, packed in some way, and widened on its way to the matrix engine:
+    2*m*n*k flop in the dtype of the first."""
+    x, n = op.args[0], op.outputs[0].shape[-1]
+    product = Gemm(1, x.numel // max(x.shape[-1], 1), n, x.shape[-1], "nt")
+    return gemm_work(op, (product,), dtype=SHORT_DTYPE.get(x.dtype, x.dtype))
 
 
 @work_of("aten.addmm", "aten.addmm_", "aten._addmm_activation", "aten.sspaddmm")

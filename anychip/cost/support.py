@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from anychip import units
 from anychip.cost.machine import Machine, Products, machine
+from anychip.cost.matrix import NARROW_WEIGHTS
 from anychip.cost.work import Work, packet, work
 from anychip.record import Op
 from anychip.spec import Chip
@@ -24,7 +25,7 @@ SAYS = {
 ALWAYS = ("error", "fallback")  # told of every tensor, the others only of what an op computes in
 WHAT = {"matmul": "matrix products", "elementwise": "arithmetic", "reduction": "reductions", "storage": "tensors"}
 # Products made for small integers, where torch.mm of these is refused: as good as the chip's own products of them.
-INTEGER_PRODUCTS = ("aten._int_mm", "aten._weight_int8pack_mm", "aten._weight_int4pack_mm")
+INTEGER_PRODUCTS = ("aten._int_mm",)
 
 
 class Unsupported(NamedTuple):
@@ -46,6 +47,9 @@ def uses_of(op: Op, task: Work) -> tuple[Use | None, set[Use]]:
 
     Of a product only the operands count: what it keeps beside its result (row sums in float32) is no product.
     """
+    if packet(op.name) in NARROW_WEIGHTS:  # multiplied in the dtype of what meets the weight, which is stored as it is
+        x, *stored = op.tensors
+        return Use(x.dtype, "matmul"), {Use(x.dtype, "matmul"), *(Use(one.dtype, "storage") for one in stored)}
     use = "matmul" if task.unit == "matrix" else USES.get(task.kind, "storage") if task.flop else "storage"
     tensors = op.tensors[:2] if use == "matmul" else op.tensors + op.outputs
     dtypes = [tensor.dtype for tensor in tensors if tensor.on_chip]

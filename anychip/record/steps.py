@@ -155,28 +155,59 @@ def _marked_steps(marks: Marks) -> list[Step]:
 
 
 def _training_steps(marks: Marks) -> list[Step]:
-    """A step is over at the first forward after every optimizer of the step has stepped. Which these are is known once
-    one steps for the second time, so a GAN's two optimizers belong to one step."""
+    """A step is over at the first forward after all its rounds of optimizers: after so many as come again and again in the
+    same order, or where none do, after every optimizer that steps before one steps for the second time. So a GAN's two belong to one
+    step, and so do two updates of the one for each of the other."""
     steps: list[Step] = []
     begin, last_end = -1, -1
-    cycle: set[int] = set()
-    all_optimizers = _cycle(marks, Mark.FORWARD_BEGIN)
+    cycle: list[int] = []
+    rounds = _rounds(marks, Mark.FORWARD_BEGIN)
+    size, all_optimizers = period(rounds), _cycle(marks, Mark.FORWARD_BEGIN)
+
+    def is_whole() -> bool:
+        return last_end >= 0 and (len(cycle) >= size if size else {*cycle} >= all_optimizers)
+
     forwards: list[int] = []
+    called = False
     for at, mark, optimizer in zip(marks.at.tolist(), marks.what.tolist(), marks.optimizer.tolist(), strict=True):
         if mark == Mark.OPTIMIZER_END and begin >= 0:
             last_end = at
-            cycle.add(optimizer)
+            if called or cycle[-1:] != [optimizer]:
+                cycle.append(optimizer)
+            called = False
         elif mark == Mark.FORWARD_BEGIN:
-            if last_end >= 0 and cycle >= all_optimizers:
+            if is_whole():
                 steps.append(Step(begin, last_end + 1, "train", tuple(forwards)))
                 begin, last_end, forwards = last_end + 1, -1, []
                 cycle.clear()
             elif begin < 0:
                 begin = at
             forwards.append(at)
-    if last_end >= 0 and cycle >= all_optimizers:
+            called = True
+    if is_whole():
         steps.append(Step(begin, last_end + 1, "train", tuple(forwards)))
     return steps
+
+
+def _rounds(marks: Marks, between: Mark) -> list[int]:
+    """Optimizers in the order in which they step; of two steps of one with nothing `between` the first."""
+    found: list[int] = []
+    apart = True
+    for mark, optimizer in zip(marks.what.tolist(), marks.optimizer.tolist(), strict=True):
+        if mark == Mark.OPTIMIZER_END and (apart or found[-1:] != [optimizer]):
+            found.append(optimizer)
+            apart = False
+        apart = apart or mark == between
+    return found
+
+
+def period(rounds: list[int]) -> int:
+    """The shortest stretch of rounds with every optimizer in it that came at least twice, with nothing else before, between and after;
+    0 where there is none."""
+    for size in range(len(set(rounds)), len(rounds) // 2 + 1):
+        if all(before == after for before, after in zip(rounds, rounds[size:], strict=False)):
+            return size
+    return 0
 
 
 def _bare_steps(marks: Marks) -> list[Step]:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from anychip import units
 from anychip.report import job
+from anychip.spec.validated import CALLS
 
 if TYPE_CHECKING:
     from anychip.api import Answer
@@ -115,7 +116,8 @@ def _compared(forecast: "Forecast") -> str:
     whose = ", of all chips" if found.all_chips else ""
     one_way = f"; those of this chip took {found.longer:.1f} times as long" if abs(found.bias) >= ONE_WAY else ""
     fewer = f"; none on more than {found.most_chips:,} of these" if forecast.num_chips > found.most_chips else ""
-    return f"; error of {found.runs} runs, {found.layers}{times}{whose}{fewer}{one_way}"
+    did = " that generate text" if found.does == CALLS else ""
+    return f"; error of {found.runs} runs{did}, {found.layers}{times}{whose}{fewer}{one_way}"
 
 
 def _figures(columns: Sequence[tuple[str, "Forecast"]], reserved: Sequence[int | None]) -> Table:

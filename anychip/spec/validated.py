@@ -1,5 +1,6 @@
 """How far forecasts were off where they could be compared: `standard/errors.csv` by what a time rests on, and
-`standard/validated.csv` by chip and kind of layers, from published runs with their source left out (`python -m accuracy --validated`).
+`standard/validated.csv` by chip and kind of layers, from published runs that train, with their source left out (`python -m accuracy
+--validated`), `standard/validated-calls.csv` from those that generate text (`python -m accuracy.serving --validated`).
 
 Relative errors, one sigma in the first file, mean absolute in the second.
 """
@@ -26,13 +27,17 @@ DENSE, EXPERTS, OWN_PRODUCTS = "dense", "experts", "own kernels"
 OTHER = "other"  # convolutions, recurrent layers, transforms: whole runs of none were compared
 
 
+# What a step does: with and without gradients programs spend their time on other things. Of which file the errors are.
+TRAINS, CALLS = "train", "call"
+FILES = {TRAINS: "validated.csv", CALLS: "validated-calls.csv"}
+
 FEW = 10  # runs: of fewer, one that happens to be met moves the error by more than a tenth of it
 
 
 class Compared(NamedTuple):
     """sigma: of a step's time. runs: published ones that it comes from. layers: of those runs. times: what their error was
     taken times, as the program's layers are others. all_chips: they ran on any chip, as too little ran on this one. bias: mean error, with
-    its sign, of those that ran on this one, and most_chips the size of the largest."""
+    its sign, of those that ran on this one, and most_chips the size of the largest. does: what they do, as a forecast's `step_kind`."""
 
     sigma: float
     runs: int
@@ -41,6 +46,7 @@ class Compared(NamedTuple):
     all_chips: bool = False
     bias: float = 0.0
     most_chips: int = 1
+    does: str = TRAINS
 
     @property
     def longer(self) -> float:
@@ -49,31 +55,47 @@ class Compared(NamedTuple):
 
 
 @cache
-def end_to_end(chip_id: str, layers: str = DENSE) -> Compared | None:
+def end_to_end(chip_id: str, layers: str = DENSE, does: str = TRAINS) -> Compared | None:
     """How far off whole runs on this chip were, each source forecast without what was fitted to it. Where none had such layers:
     those of the chip's other runs, times what such layers are worse where both were compared. A chip of which few such runs were
-    compared is no surer than all chips are with such layers. None where no whole run was, or none of anything like it."""
-    own = [row for row in rows("validated.csv") if row["chip"] == chip_id]
-    alike = [row for row in own if row["layers"] == layers]
-    if not own or layers == OTHER:
+    compared is no surer than all chips are with such layers; nor is one of which runs that do something else were. None where no whole
+    run was compared, or none of anything like it."""
+    table = rows(FILES.get(does, FILES[TRAINS]))
+    of_chip = [row for row in table if row["chip"] == chip_id]
+    if layers == OTHER or not any(row["chip"] == chip_id for name in FILES.values() for row in rows(name)):
         return None
-    times = 1.0 if alike else worse(layers)
-    kinds = "/".join(sorted({row["layers"] for row in alike or own}))
-    bias = by_runs(alike or own, lambda row: row.get("bias") or "0")
-    most = max(int(row.get("most_chips") or 1) for row in own)
-    found = Compared(SIGMA * mean(alike or own) * times, count(alike or own), kinds, times, bias=bias, most_chips=most)
-    anywhere = [row for row in rows("validated.csv") if row["layers"] == layers]
-    if not anywhere or count(alike) >= FEW:
-        return found
-    pooled = found._replace(
-        sigma=SIGMA * mean(anywhere), runs=count(anywhere), layers=layers, times=1.0, all_chips=True
+    alike = [row for row in of_chip if row["layers"] == layers]
+    own = _of(of_chip, alike, layers, does) if of_chip else None
+    anywhere = [row for row in table if row["layers"] == layers] or ([] if of_chip else table)
+    if not anywhere or (own and count(alike) >= FEW):
+        return own
+    times = 1.0 if any(row["layers"] == layers for row in anywhere) else worse(layers)
+    pooled = Compared(
+        SIGMA * mean(anywhere) * times, count(anywhere), kinds_of(anywhere), times, all_chips=True, does=does
     )
-    return max(found, pooled, key=lambda one: one.sigma)
+    if own is None:
+        return pooled
+    return max(own, pooled._replace(bias=own.bias, most_chips=own.most_chips), key=lambda one: one.sigma)
+
+
+def _of(of_chip: list[dict[str, str]], alike: list[dict[str, str]], layers: str, does: str) -> Compared:
+    """By a chip's own runs, those with such layers where there are any."""
+    times = 1.0 if alike else worse(layers)
+    found = alike or of_chip
+    bias = by_runs(found, lambda row: row.get("bias") or "0")
+    most = max(int(row.get("most_chips") or 1) for row in of_chip)
+    return Compared(
+        SIGMA * mean(found) * times, count(found), kinds_of(found), times, bias=bias, most_chips=most, does=does
+    )
+
+
+def kinds_of(found: list[dict[str, str]]) -> str:
+    return "/".join(sorted({row["layers"] for row in found}))
 
 
 def worse(layers: str) -> float:
     """By what the error of such layers is larger than that of others, on chips that have runs of both; at least 1."""
-    table = rows("validated.csv")
+    table = rows(FILES[TRAINS])
     both = {row["chip"] for row in table if row["layers"] == layers}
     both &= {row["chip"] for row in table if row["layers"] != layers}
     found = [row for row in table if row["chip"] in both]

@@ -156,3 +156,9 @@ def test_a_forecast_carries_the_sentence():
     program = Program(np.array([word(Kind.OP, 0)], np.int64), [scaled_mm()], np.zeros(0, np.int64))
     assert any("has no float8_e4m3fn" in text for text in forecast(program, load_chip("a100")).warnings)
     assert not any("float8" in text for text in forecast(program, load_chip("h100")).warnings)
+
+
+def test_weights_of_few_bits_are_no_products_of_integers():
+    call = op("aten._weight_int8pack_mm.default", t(4, 64), t(64, 64, dtype="int8"), t(64), out=t(4, 64))
+    for chip in ("h100", "mi300x", "gaudi2", "tpu-v5e", "v100"):
+        assert not any("int8 matrix products" in one.text for one in unsupported([call], load_chip(chip))), chip

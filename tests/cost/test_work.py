@@ -339,3 +339,12 @@ def test_a_batch_norm_in_parts_passes_over_its_map_once_in_each():
     backward = op("aten.batch_norm_backward_reduce.default", x, t(2, 4, 8, 8), channels, channels, channels, True, True,
                   True, out=(channels,) * 4)  # fmt: skip
     assert (work(backward).bytes_read, work(backward).flop, work(backward).known) == (2 * 1024 + 3 * 16, 4 * 512, True)
+
+
+@pytest.mark.parametrize(("name", "weight"), [("aten._weight_int8pack_mm.default", t(512, 1024, dtype="int8")),
+                                              ("aten._weight_int4pack_mm.default", t(64, 32, 32, 4, dtype="int32"))])  # fmt: skip
+def test_a_weight_of_few_bits_is_read_as_it_is_and_multiplied_in_what_it_meets(name, weight):
+    """n was taken for k, which was right of square weights alone."""
+    found = work(op(name, t(4, 1024), weight, t(512), out=t(4, 512)))
+    assert (found.gemm[0][:4], found.dtype, found.unit) == ((1, 4, 512, 1024), "bf16", "matrix")
+    assert found.bytes_moved == 2 * (4 * 1024 + 512 + 4 * 512) + weight.nbytes

@@ -14,8 +14,10 @@ from anychip.cost.fusion import fuse
 from anychip.cost.work import work
 from anychip.device.cuda.answers import answer, differing
 from anychip.device.launch import record
+from anychip.figures import batch_of
 from anychip.forecast import forecast
 from anychip.record import Kind, Program
+from anychip.record.steps import find_steps
 from anychip.spec import load_chip
 
 
@@ -364,6 +366,44 @@ def test_a_gan_s_two_optimizers_make_one_step() -> None:
     assert program.meta["steps"] == 3
     forwards = names(program).count("aten.addmm.default")
     assert forwards == 3 * 4
+
+
+def test_a_discriminator_that_steps_twice_makes_one_step_of_a_loop() -> None:
+    """Its second update came before the generator's first, and three halves of a loop were three steps."""
+    program, _ = run(
+        """
+        import torch
+        d, g = torch.nn.Linear(8, 1).cuda(), torch.nn.Linear(4, 8).cuda()
+        od, og = (torch.optim.SGD(one.parameters(), lr=0.1) for one in (d, g))
+        for number in range(50):
+            for _ in range(2):
+                fake = g(torch.randn(2, 4, device="cuda")).detach()
+                (d(fake).mean() - d(torch.randn(2, 8, device="cuda")).mean()).backward()
+                od.step()
+            d(g(torch.randn(2, 4, device="cuda"))).mean().backward()
+            og.step()
+        """,
+        steps=3,
+    )
+    found = find_steps(program)
+    assert [len(step.forwards) for step in found] == [8] * 3
+    assert batch_of(program, tuple(found)) == (None, 4)  # two of two, not what is made or judged of them
+
+
+def test_an_optimizer_that_never_comes_again_holds_no_recording_up() -> None:
+    """Two steps of one, then only the other's."""
+    program, _ = run(
+        """
+        import torch
+        model = torch.nn.Linear(8, 1).cuda()
+        first, second = (torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2))
+        for number in range(500):
+            model(torch.randn(2, 8, device="cuda")).mean().backward()
+            (first if number < 2 else second).step()
+        """,
+        steps=3,
+    )
+    assert names(program).count("aten.addmm.default") < 60
 
 
 def test_questions_and_what_other_chips_would_have_answered() -> None:

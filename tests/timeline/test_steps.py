@@ -46,6 +46,27 @@ def test_a_gan_with_two_optimizers_is_one_step():
     assert steps(*gan * 3) == [("train", 3)] * 3
 
 
+def test_a_gan_s_turns_of_unequal_number_are_one_step():
+    """Two updates of the discriminator for one of the generator: half a loop was a step."""
+    critic, generator = [FORWARD, BACKWARD, optimizer(0)], [FORWARD, BACKWARD, optimizer(1)]
+    assert steps(*[*critic * 2, *generator] * 3) == [("train", 3)] * 3
+    assert steps(*[*generator, *critic * 2] * 2) == [("train", 3)] * 2
+    # Nothing comes again in the same order: a step is what it was, from one update of the first to the next.
+    irregular = [*critic, *critic, *generator, *critic, *generator, *generator]
+    assert [count for _, count in steps(*irregular)] == [1, 1, 2]
+
+
+def test_figures_of_uneven_steps_are_of_the_median_one():
+    """The step's time was the median, what it was made of the mean of all."""
+    short, long = [*FORWARD, *BACKWARD, *optimizer()], [*INFER * 20, *FORWARD, *BACKWARD, *optimizer()]
+    uneven = forecast(program([*short, *short, *long, *short], OPS), load_chip("a100"))
+    even = forecast(program(short * 4, OPS), load_chip("a100"))
+    for figure in ("step_time_s", "time_by_phase_s", "breakdown_s", "kernels_per_step", "evidence"):
+        assert getattr(uneven, figure) == pytest.approx(getattr(even, figure), rel=0.02), figure
+    assert [(op.name, op.count) for op in uneven.top_ops] == [(op.name, op.count) for op in even.top_ops]
+    assert any("times are of the median one" in text for text in uneven.warnings)
+
+
 def test_two_optimizers_in_a_row_are_one_step():
     assert steps(*[FORWARD, BACKWARD, optimizer(0), optimizer(1)] * 2) == [("train", 1)] * 2
 
@@ -237,6 +258,18 @@ def scatter(rows):
     return made("aten.index_add_.default", x, 0, at, x, mutates=(0,))
 
 
+def test_a_host_that_is_almost_too_slow_widens_the_bar():
+    """Eager decoding: the chip took 9.98 ms, the host nearly as long to issue it, and the bar was that of runs which the chip limits."""
+
+    def error(size):
+        found = forecast(program(chain.from_iterable([INFER] * 4), [mm(1, size, size)]), load_chip("h100"))
+        return found.breakdown_s["host"] / found.step_time_s, found.step_time_error
+
+    (hidden, near), (none, far) = error(4096), error(20480)
+    assert max(hidden, none) < 0.05
+    assert near > far + 0.02
+
+
 def test_a_job_larger_than_any_that_was_compared_has_a_wider_bar():
     """At the same 8% a job of 16,384 MI300X stood beside one of 16,384 H100, of which so many were compared."""
     assert of_size(512, 512, exposed=0.3) == []
@@ -266,11 +299,11 @@ def test_what_takes_most_of_the_time_is_told_by_time():
     lstm = made("aten._cudnn_rnn.default", x, (w_in, w_back, bias, bias), 4, None, None, None, 2, 512, 0, 1, False,
                 out=t(128, 32, 512))  # fmt: skip
     head = mm(4096, 4096, 512)
-    for ops in ([lstm, head, add(8)], [scatter(1_000_000), mm(100_000, 256, 256), add(8)]):
+    for ops, most in (([scatter(1_000_000), mm(100_000, 256, 256), add(8)], 0.45), ([lstm, head, add(8)], 0.55)):
         found = forecast(program(STEPS, ops), load_chip("h100"))
         assert found.compared is None
-        # 0.34 of what no run was compared of, and the chip's grade is by its kernels alone
-        assert 0.2 < found.step_time_error < 0.45
+        # 0.34 of what no run was compared of, and the chip's grade is by its kernels alone; the LSTM's launches take the host as long
+        assert 0.2 < found.step_time_error < most
 
 
 def test_the_bar_of_runs_is_for_the_share_that_is_like_them():

@@ -2,7 +2,7 @@
 
 A step is over at the first forward call of a trained module after every optimizer of the step has stepped; where none
 is called, when the first of them steps again. Which optimizers those are is known once one steps for the second time,
-so a GAN's two belong to one step.
+so a GAN's two belong to one step. One that comes later (after two updates of the other) is of every step, and they are counted anew.
 """
 
 import sys
@@ -13,6 +13,7 @@ from anychip.record import Kind
 from anychip.record.tape import KIND_MASK
 
 UNLIKE = 0.05  # of a step's ops: by how much another's may be off before more steps are recorded
+LONGEST = 16  # rounds of optimizers, after which one that has not come again is of no step
 MANY_CALLS = 100  # without a step: the user is told how to end such a recording
 
 
@@ -32,6 +33,7 @@ class Steps:
         self.done_calls = 0
         self.by_mark = False  # --step-mark: a function's returns end steps, optimizers do not
         self._cycle: set[int] = set()
+        self._rounds = 0  # of optimizers in this step
         self._known: set[int] | None = None
         self._called = False  # a trained module has been
         self.brief = False  # to be ended after the first backward
@@ -40,10 +42,14 @@ class Steps:
         """Optimizer `number` begins to step."""
         if self.by_mark:
             return
-        if number in self._cycle and (self._known is None or not self._called):
+        if self._known is not None and number not in self._known:
+            self._known.add(number)
+            self.done, self.ends = 0, []
+        if number in self._cycle and (self._known is None or not self._called or self._rounds >= LONGEST):
             self._known = set(self._cycle)
             self._complete()
         self._cycle.add(number)
+        self._rounds += 1
 
     def stepped(self) -> None:
         """An optimizer has stepped, as far as is known."""
@@ -57,6 +63,7 @@ class Steps:
 
     def _complete(self) -> None:
         self._cycle.clear()
+        self._rounds = 0
         self.done += 1
         self.ends.append(self._stepped)
         if self.done == self.steps:

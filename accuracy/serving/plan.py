@@ -1,0 +1,129 @@
+"""What to forecast for a published run that generates text, or why it cannot be.
+
+In: a `Run` of published/inference.csv, the rules of rules.toml, the models of ../models.toml and ../shapes.csv. Out: a `Plan`. Nothing
+here looks at a measured value.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from accuracy.plan import Unable, argv_of, chip_of, search, shapes, table
+from accuracy.recorder import SERVING, Job
+from accuracy.rows import Run
+from accuracy.serving.program import PHASES, PROMPT, TOKEN
+
+SIZES = ("layers", "hidden", "heads", "ffn", "vocab")
+TAKEN = ("head_dim", "norm", "position", "gated", "bias", "tied")  # of what a model's name says
+STEPS = 4  # calls: a warm-up, one that is captured, two of the graph
+DTYPES = (
+    ("int8", {"dtype": "bf16", "int8": True}),
+    ("(?i)fp8", {"dtype": "fp8"}),
+    ("(?i)bf16|fp16", {"dtype": "bf16"}),
+)
+# Metric -> what it tells, as `Plan.seconds` names it, and seconds of it by the printed value.
+METRICS = {"ttft_ms": PROMPT, "tpot_ms": TOKEN, "output_tokens_per_s": "whole", "output_tokens_per_s_per_user": "whole"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """options: of `accuracy.serving.program` but for the phase. batch: sequences of all replicas, each of `replica_chips`. prompt, new:
+    tokens of a sequence that are read and written. filled: what a rule filled."""
+
+    run: Run
+    chip: str
+    replica_chips: int
+    options: Mapping[str, Any]
+    batch: int
+    prompt: int
+    new: int
+    filled: tuple[str, ...] = ()
+
+    def job(self, phase: str) -> Job:
+        """The next token is forecast in the middle of those that are written."""
+        own = {"seq": self.prompt} if phase == PROMPT else {"seen": self.prompt + self.new // 2}
+        return Job(argv_of({**self.options, **own, "phase": phase, "steps": STEPS}), self.replica_chips, SERVING)
+
+    def seconds(self, prompt_s: float, token_s: float) -> Mapping[str, float]:
+        """Of each phase, and of all tokens of a batch: the prompt's call writes the first."""
+        return {PROMPT: prompt_s, TOKEN: token_s, "whole": prompt_s + (self.new - 1) * token_s}
+
+    def measured(self) -> Mapping[str, float]:
+        """The same, of the metrics that the source prints."""
+        found = {}
+        for metric, value in self.run.metrics.items():
+            if metric in METRICS:
+                each = self.batch if metric == "output_tokens_per_s" else 1
+                found[METRICS[metric]] = each * self.new / value if METRICS[metric] == "whole" else value / 1e3
+        return found
+
+
+def plan(run: Run) -> Plan:
+    """Raises Unable with the reason."""
+    if run.marks:
+        raise Unable(f"marked {run.marks[0]} by whoever collected it")
+    if search("(?<!no )(?<!no fused )speculative", run.notes):
+        raise Unable("a second model drafts tokens, of which an unknown share is taken")
+    told = [rule for rule in rules() if search(rule["framework"], run["framework"])]
+    options: dict[str, Any] = {name: value for rule in told for name, value in rule["set"].items()}
+    filled = []
+    lengths = {}
+    for name, column in (("prompt", "input_len"), ("new", "output_len")):
+        lengths[name] = run.whole(column) or next((rule[name] for rule in reversed(told) if name in rule), 0)
+        if not lengths[name]:
+            raise Unable(f"the source does not say {column}")
+        if not run.whole(column):
+            filled.append(column)
+    batch = run.whole("batch") or run.whole("concurrency") or 0
+    if not batch:
+        raise Unable("the source does not say how many sequences are worked on at once")
+    cores = next((rule["cores_per_chip"] for rule in reversed(told) if "cores_per_chip" in rule), 1)
+    chips = run.whole("chips") or 1
+    tp = max((run.whole("tp") or chips) // cores, 1)
+    replicas, left = divmod(chips, tp)
+    if left or batch % replicas:
+        raise Unable(f"{chips} chips or {batch} sequences do not divide into replicas of {tp} chips")
+    options |= model_options(run["model"]) | dtype_options(run["dtype"])
+    options |= {"micro_batch": batch // replicas, **({"tp": tp} if tp > 1 else {})}
+    return Plan(run, chip_of(run), tp, options, batch, lengths["prompt"], lengths["new"], tuple(filled))
+
+
+@cache
+def rules() -> tuple[Mapping[str, Any], ...]:
+    return tuple(table("serving/rules.toml")["rule"])
+
+
+def dtype_options(text: str) -> Mapping[str, Any]:
+    for pattern, options in DTYPES:
+        if search(pattern, text):
+            return options
+    raise Unable(f"dtype {text!r}")
+
+
+def model_options(model: str) -> Mapping[str, Any]:
+    model = model.rpartition("/")[2]  # of a hub's name what follows its owner
+    entries = [entry for entry in (*table("models.toml")["model"], *shapes()) if search(entry["name"], model)]
+    fixed: dict[str, Any] = {}
+    blank: dict[str, Any] = {}
+    for entry in entries:
+        if "unable" in entry:
+            raise Unable(entry["unable"])
+        fixed |= entry.get("set", {})
+        blank |= entry.get("blank", {})
+    if "pattern" in fixed:
+        raise Unable("layers of several kinds keep other things than keys and values")
+    if fixed.get("experts"):
+        raise Unable("which experts a few tokens meet is not known, and with that how many weights are read")
+    if fixed.get("kv_rank"):
+        raise Unable("latents instead of keys and values in the cache")
+    sizes = {name: int(blank.get(name) or 0) for name in SIZES}
+    if not sizes["ffn"] and not fixed.get("gated"):
+        sizes["ffn"] = 4 * sizes["hidden"]
+    if missing := [name for name, size in sizes.items() if not size]:
+        raise Unable(f"nobody wrote down {', '.join(missing)} of {model}")
+    kv = int(blank.get("kv_heads") or sizes["heads"])
+    return {**sizes, "kv_heads": kv, **{name: fixed[name] for name in TAKEN if name in fixed}}
+
+
+__all__ = ["METRICS", "PHASES", "Plan", "Unable", "plan"]

@@ -1,0 +1,122 @@
+"""Published runs that generate text become two calls of a model each, and those become times."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from accuracy.plan import Unable
+from accuracy.recorder import Recorder
+from accuracy.rows import join, read
+from accuracy.runner import priced
+from accuracy.serving.__main__ import Result, main, once, page, validated
+from accuracy.serving.plan import PHASES, plan
+from anychip.record.steps import find_steps
+from anychip.spec import load_chip
+
+PUBLISHED = Path(__file__).parents[2] / "accuracy" / "published" / "inference.csv"
+LLAMA = {
+    "id": "x-001", "source_url": "https://example.org", "source_location": "table 1", "chip": "AWS Trainium1", "chips": "16",
+    "framework": "Transformers NeuronX 2.18.0", "model": "meta-llama/Llama-2-7b", "params_b": "7", "dtype": "bf16", "tp": "32", "batch": "8",
+    "concurrency": "", "input_len": "128", "output_len": "1024", "metric": "output_tokens_per_s", "value": "512", "unit": "tokens/s", "notes": "",
+}  # fmt: skip
+FIRST = {**LLAMA, "id": "x-002", "metric": "ttft_ms", "value": "50", "unit": "ms"}
+
+
+def run_of(**changes):
+    return join([{**LLAMA, **changes}])[0]
+
+
+def test_a_run_is_a_call_that_reads_and_calls_that_write():
+    (run,) = join([LLAMA, FIRST])
+    found = plan(run)
+    assert (found.chip, found.replica_chips, found.batch, found.prompt, found.new) == (
+        "aws-trainium1",
+        16,
+        8,
+        128,
+        1024,
+    )
+    assert found.measured() == {"whole": 8 * 1024 / 512, "prompt": 0.05}
+    assert found.seconds(0.05, 0.01) == {"prompt": 0.05, "token": 0.01, "whole": 0.05 + 1023 * 0.01}
+    prompt, token = (" ".join(found.job(phase).argv) for phase in PHASES)
+    assert "--seq 128" in prompt
+    assert "--seen 640" in token  # with half of what is written before it
+
+
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"input_len": ""}, "does not say input_len"), ({"batch": ""}, "how many sequences"), ({"model": "Mixtral 8x7B"}, "which experts"),
+    ({"model": "Nobody-7B"}, "nobody wrote down layers"), ({"dtype": "int4"}, "dtype 'int4'"), ({"tp": "6"}, "do not divide"),
+    ({"notes": "fused speculative decoding"}, "a second model drafts"), ({"notes": "DO NOT USE"}, "marked DO NOT USE"),
+    ({"chip": "Abacus"}, "no file in the standard"),
+])  # fmt: skip
+def test_what_cannot_be_expressed_has_a_reason(changes, reason):
+    with pytest.raises(Unable, match=reason):
+        plan(run_of(**changes))
+
+
+def test_one_run_that_is_printed_twice_counts_once():
+    twice = [LLAMA, {**LLAMA, "id": "x-003", "source_location": "table 2"}, {**LLAMA, "id": "x-004", "value": "600"}]
+    assert [run.id for run in once(join(twice))] == ["x-001", "x-004"]
+
+
+def test_published_runs_are_planned_or_have_a_reason():
+    planned, reasons = 0, set()
+    for run in once(read([PUBLISHED])):
+        try:
+            planned += bool(plan(run))
+        except Unable as error:
+            reasons.add(str(error))
+    assert planned > 150
+    assert all(reasons)
+
+
+def times_of(recorder, **changes):
+    found = plan(run_of(**changes))
+    small = {**found.options, "layers": 2}
+    jobs = [type(found)(**{**vars(found), "options": small}).job(phase) for phase in PHASES]
+    programs = [recorder.program(job) for job in jobs]
+    return programs, [priced(program, load_chip(found.chip)).time_s for program in programs]
+
+
+def test_times_follow_from_the_bytes_of_weights_and_caches(tmp_path):
+    """Two layers of Llama 2 7B on Gaudi 2, alone and by closed form: weights and caches over the memory's rate."""
+    with Recorder(tmp_path) as recorder:
+        gaudi = {"chip": "Intel Gaudi 2", "chips": "1", "tp": "1", "framework": "optimum-habana"}
+        programs, (prompt_s, token_s) = times_of(recorder, batch="1", **gaudi)
+        weights = 2 * (2 * (4 * 4096**2 + 3 * 4096 * 11008) + 32000 * 4096)
+        rate = 0.8 * 2.46e12
+        assert token_s == pytest.approx(weights / rate, rel=0.2)  # and some 90 us of small kernels
+        assert prompt_s < 1.5 * token_s
+        # The last calls are replays of one graph, in which nothing differs.
+        steps = find_steps(programs[1])
+        assert len(steps) == 4
+        _, (_, many_s) = times_of(recorder, batch="64", input_len="2048", **gaudi)
+        caches = 2 * 2 * 64 * (2048 + 512) * 4096 * 2
+        assert many_s - token_s == pytest.approx(caches / rate, rel=0.25)
+        _, (_, low_s) = times_of(recorder, batch="64", input_len="2048", dtype="fp8", **gaudi)
+        assert low_s < 0.62 * many_s
+
+
+def test_a_page_lists_every_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ANYCHIP_ACCURACY_CACHE", str(tmp_path))
+    rows = tmp_path / "rows.csv"
+    rows.write_text("id,chip,metric,value\nx,y,z,1\n", encoding="utf-8")
+    assert main(["--rows", str(rows), "--page", str(tmp_path / "page.md"), "--json", str(tmp_path / "out.json")]) == 1
+    assert "| x |" in (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))[0]["reason"]
+    assert main(["--rows", str(tmp_path / "none.csv")]) == 2
+    capsys.readouterr()
+
+
+def test_errors_are_of_all_that_is_written():
+    (run,) = join([LLAMA, FIRST])
+    found = plan(run)
+    result = Result(run, found, dict(found.measured()), {"prompt": 0.1, "token": 0.01, "whole": 8.0})
+    assert (result.error("whole"), result.error("prompt"), result.error("token")) == (-0.5, 1.0, None)
+    assert "-50%" in page([result])
+    assert (
+        validated([result] * 3).splitlines()[1]
+        == "aws-trainium1,Transformers NeuronX 2.18.0,dense,3,0.5000,-0.5000,16,"
+    )
+    assert len(validated([result]).splitlines()) == 1  # of two or fewer nothing follows

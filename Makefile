@@ -55,6 +55,10 @@ ROWS := --rows accuracy/published/nvidia.csv --rows accuracy/published/other.csv
 accuracy: install $(VENV)/.installed-megatron ## forecast every published run (hours when cold, resumes), write docs/accuracy-runs.md
 	$(BIN)/python -m accuracy $(ROWS) --json accuracy/results.json --page docs/accuracy-runs.md
 
+accuracy-serving: install ## forecast published runs that generate text, write docs/accuracy-serving.md
+	$(BIN)/python -m accuracy.serving --rows accuracy/published/inference.csv --page docs/accuracy-serving.md \
+	  --validated anychip/standard/validated-calls.csv
+
 accuracy-ci: install ## a few published runs against stored bounds, in minutes
 	$(BIN)/python -m accuracy $(ROWS) --bounds accuracy/bounds.csv
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from accuracy.__main__ import fit_ids
 from accuracy.plan import Unable
 from accuracy.recorder import Recorder, cache_folder
 from accuracy.rows import BadRows, Run, read, where
@@ -36,15 +37,18 @@ LEAST_RUNS = 3  # of a source on a chip, for its error to count
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds by quantity: "prompt", "token", "whole"."""
+    """Seconds by quantity: "prompt", "token", "whole". fitted: a constant was fitted to it, so it is in no figure."""
 
     run: Run
     plan: Plan | None = None
     measured: dict[str, float] = field(default_factory=dict)
     forecast: dict[str, float] = field(default_factory=dict)
     reason: str | None = None
+    fitted: bool = False
 
     def error(self, quantity: str) -> float | None:
+        if self.fitted:
+            return None
         both = self.measured.get(quantity), self.forecast.get(quantity)
         return both[1] / both[0] - 1 if both[0] and both[1] else None
 
@@ -106,7 +110,7 @@ def result_of(run: Run, recorder: Recorder) -> Result:
             raise Unable(f"nothing to compare in {', '.join(run.metrics) or 'what it prints'}")
         chip = load_chip(found.chip)
         times = [priced(recorder.program(found.job(phase)), chip).time_s for phase in PHASES]
-        return Result(run, found, measured, dict(found.seconds(*times)))
+        return Result(run, found, measured, dict(found.seconds(*times)), fitted=bool(set(run.ids) & fit_ids()))
     except (Unable, UnknownFigure) as error:
         return Result(run, reason=str(error).split(" Add it to")[0])
     except RuntimeError as error:
@@ -157,7 +161,8 @@ def page(results: Sequence[Result]) -> str:
         "",
         "Written by `make accuracy-serving`; do not edit. Two calls of the reference transformer are recorded for each run and priced: one that",
         "reads the prompts, and one that writes a token of each sequence with half of the others before it. Error: forecast / measured - 1, in time.",
-        f"Nothing was fitted to these runs. {len(results)} runs, {done} forecast; the others are listed with the reason.",
+        "One of these runs gave the latency of a hop between Inferentia2 and Trainium1 (`accuracy/fit.toml`), nothing else was fitted to them.",
+        f"{len(results)} runs, {done} forecast; the others are listed with the reason.",
         "", "## By chip", "", *summaries(results, lambda r: r.chip),
         "", "## By source and chip", "", *summaries(results, lambda r: f"{r.source}, {r.chip}"),
         "", "## Every run", "",
@@ -170,7 +175,11 @@ def page(results: Sequence[Result]) -> str:
                 ", ".join(f"{values[name]:.3g}" if name in values else "-" for name in QUANTITIES)
                 for values in (result.measured, result.forecast)
             )
-            errors = ", ".join("-" if (e := result.error(name)) is None else f"{e:+.0%}" for name in QUANTITIES)
+            errors = (
+                "fitted"
+                if result.fitted
+                else ", ".join("-" if (e := result.error(name)) is None else f"{e:+.0%}" for name in QUANTITIES)
+            )
             run = result.run
             lines.append(f"| {run.id} | {found.chip} | {run['chips']} | {run['model']} | {run['dtype']} | {found.batch} | {found.prompt} + {found.new} | "
                          f"{', '.join(found.filled)} | {' | '.join(texts)} | {errors} |")  # fmt: skip

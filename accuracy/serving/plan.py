@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from accuracy.plan import Unable, argv_of, chip_of, search, shapes, table
 from accuracy.recorder import SERVING, Job
 from accuracy.rows import Run
@@ -29,7 +31,7 @@ METRICS = {"ttft_ms": PROMPT, "tpot_ms": TOKEN, "output_tokens_per_s": "whole", 
 @dataclass(frozen=True)
 class Plan:
     """options: of `accuracy.serving.program` but for the phase. batch: sequences of all replicas, each of `replica_chips`. prompt, new:
-    tokens of a sequence that are read and written. filled: what a rule filled."""
+    tokens of a sequence that are read and written; seen: of which a new one reads keys and values, on average. filled: what a rule filled."""
 
     run: Run
     chip: str
@@ -38,11 +40,11 @@ class Plan:
     batch: int
     prompt: int
     new: int
+    seen: int
     filled: tuple[str, ...] = ()
 
     def job(self, phase: str) -> Job:
-        """The next token is forecast in the middle of those that are written."""
-        own = {"seq": self.prompt} if phase == PROMPT else {"seen": self.prompt + self.new // 2}
+        own = {"seq": self.prompt} if phase == PROMPT else {"seen": self.seen}
         return Job(argv_of({**self.options, **own, "phase": phase, "steps": STEPS}), self.replica_chips, SERVING)
 
     def seconds(self, prompt_s: float, token_s: float) -> Mapping[str, float]:
@@ -53,7 +55,9 @@ class Plan:
         """The same, of the metrics that the source prints."""
         found = {}
         for metric, value in self.run.metrics.items():
-            if metric in METRICS:
+            if metric in METRICS and not (
+                metric == "ttft_ms" and not self.run["batch"]
+            ):  # a server's prompts come one by one
                 each = self.batch if metric == "output_tokens_per_s" else 1
                 found[METRICS[metric]] = each * self.new / value if METRICS[metric] == "whole" else value / 1e3
         return found
@@ -78,15 +82,28 @@ def plan(run: Run) -> Plan:
     batch = run.whole("batch") or run.whole("concurrency") or 0
     if not batch:
         raise Unable("the source does not say how many sequences are worked on at once")
-    cores = next((rule["cores_per_chip"] for rule in reversed(told) if "cores_per_chip" in rule), 1)
+    cores, bucket = (
+        next((rule[name] for rule in reversed(told) if name in rule), 1) for name in ("cores_per_chip", "bucket")
+    )
     chips = run.whole("chips") or 1
     tp = max((run.whole("tp") or chips) // cores, 1)
     replicas, left = divmod(chips, tp)
     if left or batch % replicas:
         raise Unable(f"{chips} chips or {batch} sequences do not divide into replicas of {tp} chips")
     options |= model_options(run["model"]) | dtype_options(run["dtype"])
+    options["kv_heads"] = max(options["kv_heads"], cores * tp if cores > 1 else 1)
     options |= {"micro_batch": batch // replicas, **({"tp": tp} if tp > 1 else {})}
-    return Plan(run, chip_of(run), tp, options, batch, lengths["prompt"], lengths["new"], tuple(filled))
+    seen = read_at(lengths["prompt"], lengths["new"], bucket)
+    return Plan(run, chip_of(run), tp, options, batch, *lengths.values(), seen, tuple(filled))
+
+
+def read_at(prompt: int, new: int, bucket: int) -> int:
+    """Tokens at which a cache is read for a new one, mean over all that are written: those that are there, or with buckets the next length
+    of these."""
+    if bucket == 1:
+        return prompt + new // 2
+    there = np.arange(prompt + 1, prompt + new + 1)
+    return round(float(np.mean(bucket * 2 ** np.ceil(np.log2(np.maximum(there / bucket, 1))))))
 
 
 @cache

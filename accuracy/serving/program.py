@@ -39,8 +39,8 @@ def split_evenly(args: Namespace) -> Namespace:
     """Heads and inner widths up to what the tensor ranks can share, keys and values at least one head for each."""
     args.heads, args.ffn = (-(-size // args.tp) * args.tp for size in (args.heads, args.ffn))
     args.kv_heads = max(-(-args.kv_heads // args.tp) * args.tp, args.tp)
-    if args.heads % args.kv_heads:  # groups of heads that do not divide have more heads of keys
-        args.kv_heads = args.heads
+    if args.heads % args.kv_heads:  # each group of heads has as many
+        args.heads = -(-args.heads // args.kv_heads) * args.kv_heads
     args.vocab = -(-args.vocab // args.tp) * args.tp
     return args
 

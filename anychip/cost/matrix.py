@@ -263,7 +263,9 @@ def fused_attention(op: Op) -> Work:
     flop = 3 * to_scores + 2 * to_values if call.backward else to_scores + to_values
     model_flop = 2 * (to_scores + to_values) if call.backward else flop
     read, written = traffic(op)
-    shape = Attention(call.implementation, call.backward, causal, q.shape[-1], lq, lk, batch * heads)
+    at = 1 if call.heads_first or len(q.shape) == 3 else 2
+    grouped = max(heads // max(k.shape[at], 1), 1)
+    shape = Attention(call.implementation, call.backward, causal, q.shape[-1], lq, lk, batch * heads, grouped)
     return Work(flop=flop, model_flop=model_flop, bytes_read=read, bytes_written=written, unit="matrix",
                 dtype=main_dtype(op), kind="attention", attention=shape,
                 kernels=(3 if call.backward else 1) if flop else 0)  # fmt: skip

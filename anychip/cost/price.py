@@ -141,8 +141,11 @@ def _attention_s(task: Work, on: Machine) -> tuple[float, str]:
     level = on.attention_rate(
         shape.implementation, shape.backward, shape.causal, shape.head_dim, max(queries, keys), task.dtype
     )
-    filled = queries / (-(-queries // FEW_QUERIES) * FEW_QUERIES) if queries < keys else 1.0
-    blocks = shape.batch_heads * -(-shape.query_length // ATTENTION_TILE)
+    # Few queries of the heads that share a head of keys are rows of one block.
+    packed = shape.grouped if queries < min(FEW_QUERIES, keys) else 1
+    rows = queries * packed
+    filled = rows / (-(-rows // FEW_QUERIES) * FEW_QUERIES) if queries < keys else 1.0
+    blocks = shape.batch_heads // packed * -(-rows // ATTENTION_TILE)
     cores = on.chip.cores or 1
     # Few blocks leave cores idle; a split over keys wins some back, as stream-K does for products.
     used = (blocks / (cores * -(-blocks // cores))) ** 0.5 if blocks < cores else 1.0

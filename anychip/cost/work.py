@@ -36,7 +36,8 @@ class Gemm(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """How a fused attention was called. implementation: flash, efficient, cudnn. Lengths in tokens."""
+    """How a fused attention was called. implementation: flash, efficient, cudnn. Lengths in tokens. grouped: heads of queries that
+    share one of keys."""
 
     implementation: str
     backward: bool
@@ -45,6 +46,7 @@ class Attention(NamedTuple):
     query_length: int
     key_length: int
     batch_heads: int
+    grouped: int = 1
 
 
 @dataclass(frozen=True, slots=True)

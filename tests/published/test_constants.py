@@ -84,4 +84,7 @@ def test_runs_that_rates_name_as_fitted_are_left_out_of_every_figure():
             texts = [row["source"] for row in csv.DictReader(file) if "fit on" in row["source"]]
         named |= set(re.findall(r"(?:megatron|torchtitan|torchao|dgxc|mbridge|mlp|msl|tpu)-\d{3}", " ".join(texts)))
     assert named
+    for path in (ROOT / "anychip" / "standard" / "links").glob("*.toml"):
+        named |= set(re.findall(r"fit on one published run \(([a-z]+-\d{3})", path.read_text(encoding="utf-8")))
+    assert "inf-190" in named
     assert named <= known

@@ -41,7 +41,12 @@ def test_a_run_is_a_call_that_reads_and_calls_that_write():
     assert found.seconds(0.05, 0.01) == {"prompt": 0.05, "token": 0.01, "whole": 0.05 + 1023 * 0.01}
     prompt, token = (" ".join(found.job(phase).argv) for phase in PHASES)
     assert "--seq 128" in prompt
-    assert "--seen 640" in token  # with half of what is written before it
+    # what is there is read at the next power of two: 128 tokens at 256, 256 at 512, 512 at 1,024, 128 at 2,048
+    assert f"--seen {(128 * 256 + 256 * 512 + 512 * 1024 + 128 * 2048) // 1024}" in token
+    assert "--kv-heads 32" in token  # one for each core
+    assert "--seen 640" in " ".join(
+        plan(run_of(chip="Intel Gaudi 2", framework="optimum-habana", tp="16")).job("token").argv
+    )
 
 
 @pytest.mark.parametrize(("changes", "reason"), [

@@ -129,6 +129,7 @@ def test_what_a_modelled_host_leaves_out_is_said(host, said, tmp_path):
     done = forecast("--host", host, "--json", tmp_path / "host.json", TRAIN)
     assert ("host: launching alone; --host measured adds data loading and Python between\n" in done.out) == said
     assert json.loads((tmp_path / "host.json").read_text())["host"] == host
+    assert "steps: 3 were recorded, all but the first count; what comes once in more" in done.out
 
 
 def test_a_measured_host_takes_longer_than_a_modelled_one(tmp_path):

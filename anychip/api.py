@@ -119,7 +119,7 @@ def forecast(
     progress: Say = _silent,
     **options: Any,
 ) -> Answer:
-    """How a program would run on each target of `on`: CHIP[:COUNT[..COUNT]][@CLUSTER].
+    """How a program would run on each target of `on`: CHIP[:COUNT[..COUNT][@CLUSTER]].
 
     program: a recording, or what `record` takes; then `options` are the keyword arguments of `record`, the first target
     is the one that the program's output is shown of, and chips that would have answered it otherwise get a recording of

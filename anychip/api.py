@@ -198,9 +198,12 @@ class _Ahead:
 def _known(places: list[Place]) -> tuple[list[Place], list[str]]:
     """Places that can be priced at all, told before anything runs, and what to say of the others; UnknownFigure where none
     can."""
-    from anychip.forecast import check_figures
 
-    known, lacking = _as_known(places, lambda place: check_figures(place.chip))
+    def lacks(place: Place) -> None:
+        if place.chip.lacking:
+            raise place.chip.lacks(*place.chip.lacking)
+
+    known, lacking = _as_known(places, lacks)
     return list(known), lacking
 
 

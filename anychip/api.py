@@ -16,7 +16,8 @@ from anychip.record.failure import Failure, failure_of
 from anychip.record.program import Program
 from anychip.recordings import Argv, Recorded, Say, record_all, unlike, why_own
 from anychip.recordings import record as record
-from anychip.spec import Chip, UnknownFigure
+from anychip.spec import Chip, UnknownFigure, check
+from anychip.spec.catalogue import is_standard
 
 if TYPE_CHECKING:
     from anychip.cluster import ClusterTimeline, Stragglers
@@ -141,7 +142,7 @@ def forecast(
     else:
         found = record_all(program, places, jobs, progress, {**options, "draft": drafted.price})
         found.warnings.extend(_never_marked(found.programs.values(), options.get("step_mark")))
-    recorded, warnings = found.programs, found.warnings + unknown
+    recorded, warnings = found.programs, _doubts(places) + found.warnings + unknown
     recorded_s = time.perf_counter() - began
     _check_used(recorded.values(), _title(program))
     forecasts, unknown = _as_known(recorded, lambda place: drafted.known(recorded[place], place) or _price(
@@ -205,6 +206,12 @@ def _known(places: list[Place]) -> tuple[list[Place], list[str]]:
 
     known, lacking = _as_known(places, lacks)
     return list(known), lacking
+
+
+def _doubts(places: Iterable[Place]) -> list[str]:
+    """What `anychip chips check` says of chips whose files are not of the standard, where a test holds it to have nothing to say."""
+    own = {place.chip.file for place in places if place.chip.file.is_file() and not is_standard(place.chip.file)}
+    return [f"anychip chips check: {problem}" for problem in (check(sorted(own)) if own else ())]
 
 
 def _as_known(places: Iterable[Place], of: Callable[[Place], One]) -> tuple[dict[Place, One], list[str]]:

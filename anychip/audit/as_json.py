@@ -36,6 +36,7 @@ def to_json(audit: Audit) -> dict[str, Any]:
             "by_severity": audit.by_severity,
             "by_rule": dict(Counter(f.rule for f in audit.findings if f.severity != AGE).most_common()),
             "automatic": sum(f.automatic for f in audit.findings),
+            "edits": audit.edits,
             "score_left": round(audit.left_score, 2),
             "age": len(audit.age),
             "points": round(audit.points, 2),

@@ -73,7 +73,8 @@ def mended_text(audit: Audit) -> str:
     if not mended:
         return "none of these places is a plain edit that anychip port makes" if places else ""
     which = f"{mended:,} of {several(places, 'place')}" if mended < places else f"all {several(places, 'place')}"
-    return f"of which anychip port edits {which} by itself: what is left scores {audit.left_score:.0f}"
+    edits = f", in {several(audit.edits, 'edit')}" if audit.edits != mended else ""
+    return f"of which anychip port edits {which} by itself{edits}: what is left scores {audit.left_score:.0f}"
 
 
 def _table(*columns: tuple[str, int]) -> Table:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from anychip import __version__
-from anychip.audit.effort import effort
 from anychip.audit.engine import Audit
 from anychip.audit.finding import AGE, Finding
 from anychip.audit.offers import Offers
@@ -43,7 +42,7 @@ def to_json(audit: Audit) -> dict[str, Any]:
             "silenced": audit.silenced,
             "accepted": audit.accepted,
             "lines_by_kind": dict(audit.lines_by_kind),
-            "effort": vars(effort(audit.findings)),
+            "effort": vars(audit.effort),
         },
         "targets": [
             {"chip": t.chip, "platform": t.platform.id, "verdicts": dict(t.verdicts),

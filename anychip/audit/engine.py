@@ -15,6 +15,7 @@ from typing import Any
 
 from anychip.audit import cache as store
 from anychip.audit.baseline import read_baseline, split
+from anychip.audit.effort import Effort, effort
 from anychip.audit.finding import AGE, SEVERITIES, Finding
 from anychip.audit.offers import Offers
 from anychip.audit.one import FileResult, audit_file, fingerprint, less_own, own_packages
@@ -47,7 +48,8 @@ class Target:
 @dataclass(frozen=True)
 class Audit:
     """findings: by place; `age` among them, not part of score and by_severity. skipped: files that were not read, and why.
-    silenced: findings that comments silence. accepted: findings of the baseline. edits: that `anychip port` makes in them."""
+    silenced: findings that comments silence. accepted: findings of the baseline. edits: that `anychip port` makes in them.
+    lines_of: path -> lines, of every file that was read."""
 
     root: str
     num_files: int
@@ -60,6 +62,7 @@ class Audit:
     from_cache: int = 0
     targets: tuple[Target, ...] = ()
     lines_by_kind: Mapping[str, int] = field(default_factory=dict)
+    lines_of: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -69,6 +72,15 @@ class Audit:
     def left_score(self) -> float:
         """The score of what `anychip port` does not edit by itself."""
         return score([f for f in self.findings if not f.automatic], self.num_lines)
+
+    @property
+    def effort(self) -> Effort:
+        return effort(self.findings, self.lines_of)
+
+    @property
+    def left_effort(self) -> Effort:
+        """What remains once `anychip port` has edited what it can."""
+        return effort([f for f in self.findings if not f.automatic], self.lines_of)
 
     @property
     def points(self) -> float:
@@ -135,6 +147,7 @@ def audit_all(
         from_cache=from_cache,
         targets=tuple(_target(chip.id, chip.platform, new) for chip in chips),
         lines_by_kind=dict(lines),
+        lines_of={r.path: r.num_lines for r in read},
     )
 
 

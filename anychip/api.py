@@ -16,7 +16,8 @@ from anychip.record.failure import Failure, failure_of
 from anychip.record.program import Program
 from anychip.recordings import Argv, Recorded, Say, record_all, unlike, why_own
 from anychip.recordings import record as record
-from anychip.spec import Chip, UnknownFigure
+from anychip.spec import Chip, UnknownFigure, check
+from anychip.spec.catalogue import is_standard
 
 if TYPE_CHECKING:
     from anychip.cluster import ClusterTimeline, Stragglers
@@ -119,7 +120,7 @@ def forecast(
     progress: Say = _silent,
     **options: Any,
 ) -> Answer:
-    """How a program would run on each target of `on`: CHIP[:COUNT[..COUNT]][@CLUSTER].
+    """How a program would run on each target of `on`: CHIP[:COUNT[..COUNT][@CLUSTER]].
 
     program: a recording, or what `record` takes; then `options` are the keyword arguments of `record`, the first target
     is the one that the program's output is shown of, and chips that would have answered it otherwise get a recording of
@@ -141,7 +142,7 @@ def forecast(
     else:
         found = record_all(program, places, jobs, progress, {**options, "draft": drafted.price})
         found.warnings.extend(_never_marked(found.programs.values(), options.get("step_mark")))
-    recorded, warnings = found.programs, found.warnings + unknown
+    recorded, warnings = found.programs, _doubts(places) + found.warnings + unknown
     recorded_s = time.perf_counter() - began
     _check_used(recorded.values(), _title(program))
     forecasts, unknown = _as_known(recorded, lambda place: drafted.known(recorded[place], place) or _price(
@@ -198,10 +199,19 @@ class _Ahead:
 def _known(places: list[Place]) -> tuple[list[Place], list[str]]:
     """Places that can be priced at all, told before anything runs, and what to say of the others; UnknownFigure where none
     can."""
-    from anychip.forecast import check_figures
 
-    known, lacking = _as_known(places, lambda place: check_figures(place.chip))
+    def lacks(place: Place) -> None:
+        if place.chip.lacking:
+            raise place.chip.lacks(*place.chip.lacking)
+
+    known, lacking = _as_known(places, lacks)
     return list(known), lacking
+
+
+def _doubts(places: Iterable[Place]) -> list[str]:
+    """What `anychip chips check` says of chips whose files are not of the standard, where a test holds it to have nothing to say."""
+    own = {place.chip.file for place in places if place.chip.file.is_file() and not is_standard(place.chip.file)}
+    return [f"anychip chips check: {problem}" for problem in (check(sorted(own)) if own else ())]
 
 
 def _as_known(places: Iterable[Place], of: Callable[[Place], One]) -> tuple[dict[Place, One], list[str]]:

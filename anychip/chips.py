@@ -94,16 +94,16 @@ def chips_show(args: argparse.Namespace) -> int:
 
 def chips_check(args: argparse.Namespace) -> int:
     from anychip.report import chips as page
-    from anychip.spec.checking import check, fix
+    from anychip.spec.checking import check, fix, lacking
 
     if args.fix:
         for path in fix(args.paths or None):
             print(f"fixed: {path}", file=sys.stderr)
-    problems = check(args.paths or None)
+    problems, without = check(args.paths or None), lacking(args.paths)
     if args.json:
-        write(args.json, json.dumps(page.problems_json(problems), indent=2))
+        write(args.json, json.dumps(page.problems_json(problems, without), indent=2))
     else:
-        print(page.problems_text(problems))
+        print(page.problems_text(problems, without))
     return 1 if problems else 0
 
 

@@ -111,7 +111,7 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     sub = _sub(verbs, "forecast", "how fast, does it fit, what limits it, on which chip?", FORECAST, usage)
     add = sub.add_argument
     add("--on", action="append", metavar="TARGET", default=[],
-        help="CHIP[:COUNT[..COUNT]][@CLUSTER], an id or alias of `anychip chips` or a chip file; repeat to compare; "
+        help="CHIP[:COUNT[..COUNT][@CLUSTER]], an id or alias of `anychip chips` or a chip file; repeat to compare; "
              "with a COUNT, even 1, the program is started as by torchrun; a range is doubled up to its end; "
              "what the program prints is the first one's")  # fmt: skip
     length = sub.add_argument_group("how much of the program")

@@ -6,7 +6,7 @@ AnychipError            something the user can mend; the text says what, where, 
 +-- UnknownCluster      no cluster or link, or more than one, of that name
 +-- BadNetwork          a network that cannot carry what is asked: too small, or without the figures that are needed
 +-- BadChipFile         a file of the standard is wrong: all its problems at once
-+-- BadTarget           a TARGET (CHIP[:COUNT][@CLUSTER]) that cannot be read
++-- BadTarget           a TARGET (CHIP[:COUNT[@CLUSTER]]) that cannot be read
 +-- BadProgramFile      a saved program that cannot be read
 +-- ProgramFailed       the user's program ended with an error (its exit code is kept)
 +-- UnsupportedProgram  the user's program does what a virtual chip cannot follow

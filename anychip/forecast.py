@@ -14,7 +14,6 @@ import numpy as np
 from anychip import units
 from anychip.cost.custom import OWN_KERNELS
 from anychip.cost.fusion import fuse
-from anychip.cost.machine import A_PEAK, known_peaks
 from anychip.cost.support import unsupported
 from anychip.cost.work import packet, work
 from anychip.figures import (
@@ -152,18 +151,6 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
         values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
     )  # fmt: skip
-
-
-def check_figures(chip: Chip) -> None:
-    """Raise UnknownFigure, with all of them, where a chip's file lacks what every forecast needs: its memory's size and
-    bandwidth, any peak."""
-    known = {
-        "memory.main.capacity": chip.get("memory.main.usable") or chip.get("memory.main.capacity"),
-        "memory.main.bandwidth": chip.get("memory.main.bandwidth"),
-        A_PEAK: known_peaks(chip),
-    }
-    if lacking := [path for path, value in known.items() if not value]:
-        raise chip.lacks(*lacking)
 
 
 def reserved_bytes(program: Program, capacity_bytes: int) -> int:

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from anychip import targets
-from anychip.errors import BadUse
+from anychip.errors import BadTarget, BadUse
 from anychip.spec import Chip, load_chip
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ def places_of(on: OnChips, ranks: int = 1) -> list[Place]:
         for target in targets.expand(one):
             if target.counts is None and ranks > 1:
                 target = replace(target, counts=(ranks, ranks))
+            if target.counts is None and target.cluster:
+                better = replace(target, counts=(8, 8))
+                raise BadTarget(
+                    f"{target}: no COUNT is given, and a cluster is of several chips: CHIP:COUNT@CLUSTER. Try: --on {better}"
+                )
             chip, is_job = load_chip(target.chip), target.counts is not None
             place = Place(str(target), chip, target.count, target.cluster, is_job)
             found.setdefault((chip, place.num_chips, place.cluster, is_job), place)

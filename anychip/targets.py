@@ -1,4 +1,4 @@
-"""TARGET = CHIP[:COUNT[..COUNT]][@CLUSTER]: where a program is to run, as the user writes it.
+"""TARGET = CHIP[:COUNT[..COUNT][@CLUSTER]]: where a program is to run, as the user writes it.
 
 CHIP...+STACK, another software stack than the chip's own, is read too, to be refused by its name.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from anychip.errors import BadTarget
 
-GRAMMAR = "CHIP[:COUNT[..COUNT]][@CLUSTER]"
+GRAMMAR = "CHIP[:COUNT[..COUNT][@CLUSTER]]"
 _PATTERN = re.compile(r"(?P<chip>[^:@+]+)(:(?P<count>[^:@+]*))?(@(?P<cluster>[^:@+]+))?(\+(?P<stack>[^:@+]+))?")
 _TIMES = re.compile(r"(?P<count>\d+) *[x*] *(?P<chip>[a-z][^:@+]*\d[^:@+]*)", re.I)  # 8xh100, as clouds write it
 _COUNT = re.compile(r"0*[1-9]\d{,8}")  # digits without end are no number that int would read

@@ -10,7 +10,7 @@ import pytest
 from anychip import api, recordings
 from anychip.device import launch
 from anychip.device.cuda import answers
-from anychip.errors import BadNetwork, BadTarget, BadUse, ProgramFailed, UnknownChip
+from anychip.errors import BadChipFile, BadNetwork, BadTarget, BadUse, ProgramFailed, UnknownChip
 from anychip.record import Group, Kind, Op, Place, Program, Question, TensorMeta, word
 from anychip.spec import UnknownFigure, load_chip
 
@@ -372,6 +372,46 @@ def test_the_line_that_tells_the_error_is_shown(jobs, monkeypatch):
     fails_below(4, "x failed.\nValueError: 2 is too few\nW1127 a library warns at its end", monkeypatch)
     warnings = api.forecast(__file__, on="h100:2..4").warnings
     assert "left out, as the program fails on 2 chips: ValueError: 2 is too few" in warnings
+
+
+ACME = """\
+schema_version = 1
+id = "acme-one"
+vendor = "Acme"
+name = "One"
+platform = "nvidia-cuda"
+execution = "kernel"
+[sources.sheet]
+title = "Acme One data sheet"
+url = "https://acme.example/one"
+kind = "datasheet"
+date = "2026-01-02"
+[peaks.matrix]
+bf16 = { value = 100, unit = "TFLOP/s", src = "sheet" }
+[memory.main]
+capacity = { value = 32, unit = "GB", src = "sheet" }
+bandwidth = { value = 1, unit = "TB/s", src = "sheet" }
+"""
+
+
+def test_what_the_check_finds_in_a_file_of_ones_own_is_warned_of(tmp_path):
+    """A bandwidth of GB/s for TB/s is doubtful, and priced; one that no unit has is refused."""
+    file = tmp_path / "acme-one.toml"
+    program = recording(load_chip("h100"))
+
+    def told(text):
+        file.write_text(text)
+        warnings = api.forecast(program, str(file)).warnings
+        return [text for text in warnings if text.startswith("anychip chips check")]
+
+    assert told(ACME) == []
+    slipped = told(ACME.replace("TB/s", "GB/s"))
+    assert any(
+        f"{file}:16: memory.main.bandwidth: 1 GB/s is outside of what has been built" in text for text in slipped
+    )
+    with pytest.raises(BadChipFile, match="cannot be"):
+        told(ACME.replace('1, unit = "TB/s"', '1e-20, unit = "TB/s"'))
+    assert not any("chips check" in text for text in api.forecast(program, "h100").warnings)
 
 
 def test_a_chip_that_lacks_a_figure_is_left_out_of_several(jobs):

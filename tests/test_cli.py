@@ -108,6 +108,11 @@ def test_targets_keep_their_order():
         (["--on", "h100", "."], ["It is a folder"]),
         (["--on", "h100:8", "sh", "train.py"], ["sh is a command, not a script", "-m torch.distributed.run"]),
         (["--on", "h100:8@nowhere", __file__], ["nowhere"]),
+        (
+            ["--on", "h100@nowhere", __file__],
+            ["h100@nowhere: no COUNT is given", "CHIP:COUNT@CLUSTER", "h100:8@nowhere"],
+        ),
+        (["--on", "h100@dgx-h100", __file__], ["no COUNT is given", "--on h100:8@dgx-h100"]),
         (["--on", "h100:2048@dgx-h100", __file__], ["1016", "2048"]),
         (["--on", "h100+rocm", __file__], ["not there yet"]),
         (["--on", "h100", "--jitter", "0.1", __file__], ["several chips"]),

@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "argv": {"errors"},
     "spec": {"errors", "units"},
     "source": {"errors"},
-    "audit": {"errors", "units", "spec", "source", "whole"},
+    # audit finds, port edits: each tells what the other makes of a place
+    "audit": {"errors", "units", "spec", "source", "whole", "port"},
     "record": {"errors", "units", "whole"},
     "cost": {"errors", "units", "spec", "record"},
     "network": {"errors", "units", "spec", "record", "cost"},
@@ -36,7 +37,7 @@ MAY_IMPORT = {
     "places": {"errors", "targets", "spec", "network", "job"},
     "recordings": {"argv", "errors", "places", "spec", "record", "device"},
     "api": {"errors", "units", "places", "recordings", "spec", "record", "forecast", "job", "network", "cluster", "memory"},
-    "port": {"errors", "units", "spec", "source", "whole"},
+    "port": {"errors", "units", "spec", "source", "whole", "audit"},
     "measure": {"errors", "units", "spec", "record", "cost", "whole"},
     "chips": {"spec", "report", "whole"},
     "cli": {"errors", "audit", "measure", "port", "chips", "api", "places", "report", "whole"},

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from anychip import __version__
-from anychip.audit.effort import effort
 from anychip.audit.engine import Audit
 from anychip.audit.finding import AGE, Finding
 from anychip.audit.offers import Offers
@@ -36,13 +35,14 @@ def to_json(audit: Audit) -> dict[str, Any]:
             "by_severity": audit.by_severity,
             "by_rule": dict(Counter(f.rule for f in audit.findings if f.severity != AGE).most_common()),
             "automatic": sum(f.automatic for f in audit.findings),
+            "edits": audit.edits,
             "score_left": round(audit.left_score, 2),
             "age": len(audit.age),
             "points": round(audit.points, 2),
             "silenced": audit.silenced,
             "accepted": audit.accepted,
             "lines_by_kind": dict(audit.lines_by_kind),
-            "effort": vars(effort(audit.findings)),
+            "effort": vars(audit.effort),
         },
         "targets": [
             {"chip": t.chip, "platform": t.platform.id, "verdicts": dict(t.verdicts),

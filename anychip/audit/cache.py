@@ -28,10 +28,10 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(Finding) if field.nam
 
 @remember
 def version() -> str:
-    """Of the rules: a digest of every file of anychip.audit and anychip.source, and Python's own version."""
+    """Of the rules: a digest of every file of anychip.audit, anychip.port and anychip.source, and Python's own version."""
     digest = hashlib.blake2b(sys.version.encode(), digest_size=12)
     here = Path(__file__).parent
-    for folder in (here, here.parent / "source"):
+    for folder in (here, here.parent / "port", here.parent / "source"):
         for file in sorted([*folder.rglob("*.py"), *folder.rglob("*.csv")]):
             digest.update(file.read_bytes())
     return digest.hexdigest()
@@ -76,15 +76,15 @@ def to_row(result: FileResult) -> list[Any]:
         result.path, result.kind, result.num_lines, [_finding_row(f) for f in result.findings],
         None if flow is None else _flow_row(flow),
         [[[line, sorted(names)] for line, names in result.ignores.lines.items()], sorted(result.ignores.whole)],
-        result.silenced, result.skipped,
+        result.silenced, result.skipped, result.edits,
     ]  # fmt: skip
 
 
 def from_row(row: list[Any]) -> FileResult:
-    path, kind, num_lines, findings, flow, (lines, whole), silenced, skipped = row
+    path, kind, num_lines, findings, flow, (lines, whole), silenced, skipped, edits = row
     silence = Ignores({line: frozenset(names) for line, names in lines}, frozenset(whole))
     return FileResult(
-        path, kind, num_lines, tuple(_finding(f) for f in findings), _flow(flow), silence, silenced, skipped
+        path, kind, num_lines, tuple(_finding(f) for f in findings), _flow(flow), silence, silenced, skipped, edits
     )
 
 

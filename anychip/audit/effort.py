@@ -2,13 +2,15 @@
 
 tables/ports.csv: merged pull requests that made code run on other accelerators, each with the places of this audit that it
 resolved (findings of severity automatic and thought before, less those after, in the files it touched) and the lines that
-it added and deleted there. An estimate is the places of a project times the median of lines per place; its range is
-that of the middle 80% of those ports. Kernels are not in it: nobody has ported enough of them in the open.
+it added and deleted there; a changed line is one of each. An estimate is the places of a file times the median of changed lines
+per place, and no more than the file has: what a port adds beside them is little where there is little. Its range is that of the
+middle 80% of those ports. Kernels are not in it: nobody has ported enough of them in the open.
 """
 
 import csv
 import statistics
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,9 +24,12 @@ NOT_COUNTED = ("rewrite", "blocks")
 
 @dataclass(frozen=True)
 class Effort:
-    """lines: added and deleted, low to high. num_ports: that it is calibrated on. kernels: places that are not in it."""
+    """lines: changed (one added and one deleted), low to high. per_place: the median of the ports. bounded: places times that are
+    more than the lines of some file. num_ports: that it is calibrated on. kernels: places that are not in it."""
 
     places: int
+    per_place: float
+    bounded: bool
     lines: float
     low: float
     high: float
@@ -34,21 +39,28 @@ class Effort:
 
 @cache
 def lines_per_place() -> tuple[float, ...]:
-    """Of every port of the table, in order of size."""
+    """Changed lines of every port of the table, in order of size."""
     with TABLE.open(encoding="utf-8", newline="") as file:
-        return tuple(sorted(int(row["lines"]) / int(row["places"]) for row in csv.DictReader(file)))
+        return tuple(sorted(int(row["lines"]) / 2 / int(row["places"]) for row in csv.DictReader(file)))
 
 
-def effort(findings: Iterable[Finding]) -> Effort:
-    kept = [finding.severity for finding in findings]
-    places = sum(severity in COUNTED for severity in kept)
+def effort(findings: Iterable[Finding], lines_of: Mapping[str, int]) -> Effort:
+    """lines_of: path -> lines of the file, of every file that a finding is in."""
+    kept = list(findings)
+    places = Counter(finding.path for finding in kept if finding.severity in COUNTED)
     ratios = lines_per_place()
-    tenths = statistics.quantiles(ratios, n=10, method="inclusive")
+    tenths, per_place = statistics.quantiles(ratios, n=10, method="inclusive"), statistics.median(ratios)
+
+    def lines(ratio: float) -> float:
+        return sum(min(number * ratio, lines_of[path]) for path, number in places.items())
+
     return Effort(
-        places=places,
-        lines=places * statistics.median(ratios),
-        low=places * tenths[0],
-        high=places * tenths[-1],
+        places=places.total(),
+        per_place=per_place,
+        bounded=any(number * per_place > lines_of[path] for path, number in places.items()),
+        lines=lines(per_place),
+        low=lines(tenths[0]),
+        high=lines(tenths[-1]),
         num_ports=len(ratios),
-        kernels=sum(severity in NOT_COUNTED for severity in kept),
+        kernels=sum(finding.severity in NOT_COUNTED for finding in kept),
     )

@@ -15,9 +15,10 @@ from typing import Any
 
 from anychip.audit import cache as store
 from anychip.audit.baseline import read_baseline, split
+from anychip.audit.effort import Effort, effort
 from anychip.audit.finding import AGE, SEVERITIES, Finding
 from anychip.audit.offers import Offers
-from anychip.audit.one import FileResult, audit_file, fingerprint
+from anychip.audit.one import FileResult, audit_file, fingerprint, less_own, own_packages
 from anychip.audit.rule import all_rules
 from anychip.audit.score import points, score
 from anychip.errors import BadUse
@@ -47,7 +48,8 @@ class Target:
 @dataclass(frozen=True)
 class Audit:
     """findings: by place; `age` among them, not part of score and by_severity. skipped: files that were not read, and why.
-    silenced: findings that comments silence. accepted: findings of the baseline."""
+    silenced: findings that comments silence. accepted: findings of the baseline. edits: that `anychip port` makes in them.
+    lines_of: path -> lines, of every file that was read."""
 
     root: str
     num_files: int
@@ -56,9 +58,11 @@ class Audit:
     skipped: tuple[Skipped, ...] = ()
     silenced: int = 0
     accepted: int = 0
+    edits: int = 0
     from_cache: int = 0
     targets: tuple[Target, ...] = ()
     lines_by_kind: Mapping[str, int] = field(default_factory=dict)
+    lines_of: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -68,6 +72,15 @@ class Audit:
     def left_score(self) -> float:
         """The score of what `anychip port` does not edit by itself."""
         return score([f for f in self.findings if not f.automatic], self.num_lines)
+
+    @property
+    def effort(self) -> Effort:
+        return effort(self.findings, self.lines_of)
+
+    @property
+    def left_effort(self) -> Effort:
+        """What remains once `anychip port` has edited what it can."""
+        return effort([f for f in self.findings if not f.automatic], self.lines_of)
 
     @property
     def points(self) -> float:
@@ -112,7 +125,7 @@ def audit_all(
     found = _trees([os.fspath(path) for path in paths])
     results, from_cache = _results(found.root, found.files, jobs, cache, progress)
     own = own_packages(file.path for file in found.files)
-    findings = [f for r in results for f in _less_own(r, own)] + list(_flow_findings(results))
+    findings = [f for r in results for f in less_own(r.findings, own)] + list(_flow_findings(results))
     findings = sorted(
         (f for f in findings if f.rule in wanted), key=lambda f: (f.path, f.place.line, f.place.column, f.rule)
     )
@@ -130,9 +143,11 @@ def audit_all(
         skipped=tuple(sorted(skipped, key=lambda skip: skip.path)),
         silenced=sum(r.silenced for r in results),
         accepted=accepted,
+        edits=sum(r.edits for r in results),
         from_cache=from_cache,
         targets=tuple(_target(chip.id, chip.platform, new) for chip in chips),
         lines_by_kind=dict(lines),
+        lines_of={r.path: r.num_lines for r in read},
     )
 
 
@@ -249,38 +264,6 @@ def _start_worker() -> None:
 
 def _audit_chunk(files: list[File]) -> list[list[Any]]:
     return [store.to_row(audit_file(file)) for file in files]
-
-
-# ---------------------------------------------------------------- the project's own modules
-
-# Rules that look for packages of others, and what they make of them.
-_OF_OTHERS = frozenset({"attention", "fused", "library", "kernel", "amp", "frameworks", "data-parallel"})
-
-
-def own_packages(paths: Iterable[str]) -> frozenset[str]:
-    """Packages that the project itself is: folders with an __init__.py that stand in no such folder, by their name and, for
-    parts of namespace packages, with the folder's that they stand in: "core" and "megatron.core" of megatron/core."""
-    folders = {path.rpartition("/")[0] for path in paths if path.endswith("/__init__.py")}
-    tops = [folder.split("/") for folder in folders if folder.rpartition("/")[0] not in folders]
-    return frozenset([parts[-1] for parts in tops] + [".".join(parts[-2:]) for parts in tops if len(parts) > 1])
-
-
-def _is_own(symbol: str, own: frozenset[str]) -> bool:
-    parts = symbol.split(".")
-    return parts[0] in own or ".".join(parts[:2]) in own
-
-
-def _less_own(result: FileResult, own: frozenset[str]) -> Iterator[Finding]:
-    """An import of the project's own package costs nothing where it stands: what is bound is in the package itself, and in a
-    part of it that calls itself cuda."""
-    for found in result.findings:
-        if found.rule in _OF_OTHERS and _is_own(found.symbol, own) and "cuda" not in found.symbol.split("."):
-            yield replace(
-                found, severity="flow", automatic=False, need=("", ""), message="a package of this project: what is bound is in its own files",
-                fix="nothing here: it moves with them",
-            )  # fmt: skip
-        elif found.severity != AGE or not _is_own(found.symbol, own):
-            yield found
 
 
 # ---------------------------------------------------------------- device names across files

@@ -21,7 +21,7 @@ class Finding:
 
     need: what a chip is asked for here, for the answers of the standard: ("api", "synchronize"), ("library",
     "flash_attn"), ("triton", ""), ("kernel", ""), ("collective", "nccl"), ("device", ""), ("env", ...). fingerprint: the same in other
-    versions of the file that have the line still. node: for codemods.
+    versions of the file that have the line still. automatic: `anychip port` edits it. node: for codemods.
     """
 
     rule: str
@@ -47,8 +47,7 @@ class Finding:
 
 def finding(
     module: Module, node: ast.AST, rule: str, severity: str, symbol: str, message: str, fix: str = "",
-    need: tuple[str, str] = ("", ""), automatic: bool | None = None,
+    need: tuple[str, str] = ("", ""),
 ) -> Finding:  # fmt: skip
-    """The finding at a node of a Python file. automatic: by default, what the severity says."""
-    plain = severity == "automatic" if automatic is None else automatic
-    return Finding(rule, severity, module.place(node), symbol, message, fix, plain, need, node=node)
+    """The finding at a node of a Python file."""
+    return Finding(rule, severity, module.place(node), symbol, message, fix, need=need, node=node)

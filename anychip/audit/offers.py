@@ -67,6 +67,8 @@ class Offers:
         found = self._by_need[kind](name) if kind in self._by_need else None
         if found is not None and found.verdict == UNKNOWN and kind == "api" and _is_portable(finding):
             return Offer(EDIT, finding.fix)
+        if found is not None and kind == "env":
+            return found
         if found is None:
             return Offer(_BY_SEVERITY.get(finding.severity, UNKNOWN))
         if found.verdict == EDIT and finding.severity in ("thought", "rewrite"):

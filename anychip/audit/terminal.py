@@ -7,7 +7,6 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from anychip.audit.effort import effort
 from anychip.audit.engine import Audit, Target
 from anychip.audit.finding import AGE, SEVERITIES, Finding
 from anychip.audit.offers import UNKNOWN, VERDICTS
@@ -73,7 +72,8 @@ def mended_text(audit: Audit) -> str:
     if not mended:
         return "none of these places is a plain edit that anychip port makes" if places else ""
     which = f"{mended:,} of {several(places, 'place')}" if mended < places else f"all {several(places, 'place')}"
-    return f"of which anychip port edits {which} by itself: what is left scores {audit.left_score:.0f}"
+    edits = f", in {several(audit.edits, 'edit')}" if audit.edits != mended else ""
+    return f"of which anychip port edits {which} by itself{edits}: what is left scores {audit.left_score:.0f}"
 
 
 def _table(*columns: tuple[str, int]) -> Table:
@@ -150,13 +150,24 @@ def _hardest(target: Target) -> str:
 
 
 def effort_text(audit: Audit) -> str:
-    found = effort(audit.findings)
-    lines = rounded(found.lines)
-    text = (
-        f"effort: about {lines} {'line' if lines == '1' else 'lines'} added and deleted by hand for {several(found.places, 'place')} "
-        f"(eight in ten of {found.num_ports} merged ports: {rounded(found.low)} to {rounded(found.high)})"
+    found, left = audit.effort, audit.left_effort
+    eight = (
+        f" (eight in ten: {rounded(found.low)} to {rounded(found.high)})"
+        if rounded(found.low) != rounded(found.high)
+        else ""
     )
+    text = (
+        f"effort: about {_lines(found.lines)} changed by hand: {several(found.places, 'place')} at {found.per_place:.1f} lines, "
+        f"the median of {found.num_ports} merged ports{eight}{', but no more than a file has' if found.bounded else ''}"
+    )
+    if left.places < found.places:
+        text += f"; after anychip port about {_lines(left.lines)}, for {several(left.places, 'place')}"
     return f"{text}; {several(found.kernels, 'place')} in kernels not included" if found.kernels else text
+
+
+def _lines(number: float) -> str:
+    lines = rounded(number)
+    return f"{lines} {'line' if lines == '1' else 'lines'}"
 
 
 def rounded(number: float) -> str:

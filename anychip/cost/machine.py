@@ -12,6 +12,7 @@ from typing import NamedTuple
 from anychip.cost.points import OpRates, SizeCurve, size_curve
 from anychip.cost.rates import ATTENTION, DIRECTORY, SHAPE, Rate, Rates, load_file, rates_of, warmth
 from anychip.spec import Chip
+from anychip.spec.chip import A_PEAK
 from anychip.spec.cluster import load_wire
 
 # Which other dtype's peak holds where a chip has none of its own: it computes the dtype in the first of these that it has.
@@ -263,9 +264,6 @@ class Machine:
 
 def _level(row: Rate, peak: float) -> float:
     return row.value * peak if row.is_share else row.value
-
-
-A_PEAK = "peaks.matrix.bf16"  # what to add where there is none
 
 
 def known_peaks(chip: Chip) -> list[float]:

@@ -13,7 +13,7 @@ from anychip.port.header import Header, is_torch_import
 from anychip.port.imports import tidy
 from anychip.port.module import Module
 from anychip.port.rules import rules
-from anychip.port.target import Target
+from anychip.port.target import PORTABLE_TARGET, Target
 from anychip.port.unit import Change, Unit
 from anychip.source.ignores import ignores
 from anychip.source.module import tree_of
@@ -87,7 +87,7 @@ def _names_chip(unit: Unit) -> bool:
 
 def _told(unit: Unit, text: str) -> Ported:
     """A platform without tensors on a device: everything is left, since the program must be restructured."""
-    portable = Unit(unit.module, Target("portable"), Header(unit.module, Target("portable")), unit.own_cuda)
+    portable = Unit(unit.module, PORTABLE_TARGET, Header(unit.module, PORTABLE_TARGET), unit.own_cuda)
     for rule in rules():
         rule.run(portable)
     reason = (

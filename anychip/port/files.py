@@ -1,7 +1,7 @@
 """What is not Python: launch scripts, Dockerfiles, requirements, settings, READMEs, and CUDA C++.
 
 Line by line, by what is certain: a variable that a script sets, the value of an option called --device, a key called device.
-A chip's form edits these; portable code needs them as they are on CUDA, so they are told. Prose is never edited.
+A chip's form edits these; portable code needs them as they are on CUDA. What is left of them the audit finds. Prose is never edited.
 """
 
 import json
@@ -15,11 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anychip.audit.rules.environment import TWINS
 from anychip.port import writing
-from anychip.port.edits import HARMLESS, THOUGHT, Edit, Left, apply
+from anychip.port.edits import Edit, apply
 from anychip.port.engine import Ported
-from anychip.port.rules.environment import TWINS, VARIABLE
-from anychip.port.rules.library import PACKAGES
 from anychip.port.target import Target
 from anychip.port.unit import Change
 from anychip.source.files import kind_of
@@ -33,99 +32,59 @@ _NAME = re.compile(r"(?<![A-Za-z0-9_])([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)(?![A-Za-z0
 _OPTION = re.compile(r"(--(?:[a-z]+[-_])?device(?:[-_]type)?[= ]\s*)(['\"]?)cuda(?=(:\d+)?\2(?:\s|$|\\))")
 _BACKEND = re.compile(r"(--(?:[a-z]+[-_])*backend[= ]\s*)(['\"]?)nccl(?=\2(?:\s|$|\\))")
 _KEY = re.compile(r"^(\s*(?:- )?[\"']?(?:\w+[-_])?device[\"']?\s*[:=]\s*)(['\"]?)cuda(?=(:\d+)?\2\s*(?:,?\s*$|,?\s*#))")
-_TOOL = re.compile(r"(?<![\w/-])(nvidia-smi|nvcc|nsys|ncu)(?![\w-])")
-_IMAGE = re.compile(r"^\s*FROM\s+(?:--\S+\s+)?(\S*(?:nvidia|cuda)\S*)", re.IGNORECASE)
-_REQUIREMENT = re.compile(r"^\s*[\"']?([A-Za-z0-9][A-Za-z0-9._-]*)")
-_WHEELS = re.compile(r"\+cu\d+|/whl/cu\d+|-cu1\d\b|-cuda1\dx?\b|^\s*[\"']?nvidia-", re.IGNORECASE)
 _SYMBOL = re.compile(
     r"\b(cuda[A-Z]\w+|cublas(?:Lt)?[A-Z]\w+|cudnn[A-Z]\w+|cufft[A-Z]\w+|cusparse[A-Z]\w+|curand\w+|cusolver\w+|nccl[A-Z]\w+)\b"
 )
+_EDITED = ("shell", "dockerfile", "config")
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
 def is_of_interest(name: str) -> bool:
-    return kind_of(name) in ("shell", "config", "docs", "dockerfile", "requirements")
+    return kind_of(name) in ("shell", "config", "docs", "dockerfile", "requirements", "cmake")
 
 
 def port_text(name: str, text: str, target: Target) -> Ported:
-    """A file that is no Python, ported line by line."""
-    if not re.search("cuda|nccl|nvidia|nvcc|CUDA|NCCL|flash|apex|xformers|nsys", text):
+    """A file that is no Python, ported line by line: for a chip with names of its own, and never prose."""
+    kind = kind_of(name) or ""
+    if target.portable or target.masked or not target.has_device or kind not in _EDITED:
         return Ported(Text(text), text)
-    found = _Lines(Text(text), target, kind_of(name) or "", ignores(text))
+    found = _Lines(Text(text), target, kind, ignores(text))
     found.read()
     edits = [piece for change in found.changes for piece in change.pieces]
-    return Ported(found.source, apply(found.source, edits), tuple(found.changes), tuple(found.left))
+    return Ported(found.source, apply(found.source, edits), tuple(found.changes))
 
 
 @dataclass
 class _Lines:
-    """One pass over the lines of a file; what is edited, what is left."""
+    """One pass over the lines of a file; what is edited."""
 
     source: Text
     target: Target
     kind: str
     ignores: Ignores
     changes: list[Change] = field(default_factory=list)
-    left: list[Left] = field(default_factory=list)
 
     def read(self) -> None:
-        prose = self.kind == "docs"
         for number, start in enumerate(self.source.starts, 1):
             if start >= len(self.source.data):
                 break
             line = self.source.line(number)
-            if len(line) > MAX_LINE or (not prose and line.lstrip().startswith(("#", "//"))):
-                continue
-            self._line(line, start, prose)
+            if len(line) <= MAX_LINE and not line.lstrip().startswith(("#", "//")):
+                self._line(line, start)
 
-    def _line(self, line: str, start: int, prose: bool) -> None:
-        if self.kind in ("shell", "dockerfile", "docs"):
-            self._variables(line, start, prose)
-            self._words(_OPTION, line, start, prose, "device-string")
-            self._words(_BACKEND, line, start, prose, "collective-backend")
-            for match in _TOOL.finditer(line):
-                self._leave(line, start, match.start(1), "settings", match[1], "NVIDIA's own command", THOUGHT)
+    def _line(self, line: str, start: int) -> None:
         if self.kind == "config":
-            self._words(_KEY, line, start, prose, "device-string")
-        image = _IMAGE.match(line)
-        if image and self.kind == "dockerfile":
-            self._leave(
-                line,
-                start,
-                image.start(1),
-                "image",
-                image[1],
-                "an image with NVIDIA's software: take the vendor's",
-                THOUGHT,
-            )
-        if self.kind == "requirements":
-            self._requirement(line, start)
+            self._words(_KEY, line, start, "device-config", "cuda", self.target.device_type)
+        else:
+            self._variables(line, start)
+            self._words(_OPTION, line, start, "device-config", "cuda", self.target.device_type)
+            self._words(_BACKEND, line, start, "device-config", "nccl", self.target.backend)
 
-    def _requirement(self, line: str, start: int) -> None:
-        named = _REQUIREMENT.match(line)
-        package = named[1].lower().replace("-", "_") if named else ""
-        if package in PACKAGES:
-            there = self.target.libraries.get(package)
-            where = f"; on {self.target.platform}: {there}" if there else ""
-            self._leave(line, start, 0, "library", package, PACKAGES[package] + where, THOUGHT)
-        elif _WHEELS.search(line):
-            self._leave(line, start, 0, "library", line.strip(), "a build for CUDA: take the one for the chip", THOUGHT)
-
-    def _variables(self, line: str, start: int, prose: bool) -> None:
+    def _variables(self, line: str, start: int) -> None:
         for match in _NAME.finditer(line):
             name = match[1]
-            if not VARIABLE.match(name) or not self._is_variable(line, match):
-                continue
             twin = self.target.env.get(TWINS.get(name, ""))
-            if prose or self.target.portable or self.target.masked or twin is None or twin == name:
-                kind = THOUGHT if name in TWINS and not self.target.masked else HARMLESS
-                reason = (
-                    "prose is told, not edited"
-                    if prose
-                    else "read by CUDA only; every other vendor has a variable of its own"
-                )
-                self._leave(line, start, match.start(1), "environment", name, reason, kind)
-            else:
+            if twin and twin != name and self._is_variable(line, match):
                 self._edit(line, start, match.start(1), match.end(1), twin, "environment", name)
 
     @staticmethod
@@ -137,22 +96,9 @@ class _Lines:
             or bool(re.search(r"\b(export|unset|ENV|ARG)\s+$", before))
         )
 
-    def _words(self, pattern: re.Pattern[str], line: str, start: int, prose: bool, rule: str) -> None:
-        wanted = self.target.backend if rule == "collective-backend" else self.target.device_type
-        for match in pattern.finditer(line):
-            old = "nccl" if rule == "collective-backend" else "cuda"
-            at = match.end() - len(old)
-            if prose or self.target.portable or self.target.masked or not wanted or not self.target.has_device:
-                reason = (
-                    "prose is told, not edited"
-                    if prose
-                    else "still right on CUDA; on another chip its own name goes here"
-                )
-                self._leave(
-                    line, start, at, rule, match[0].strip(), reason, HARMLESS if self.target.masked else THOUGHT
-                )
-            else:
-                self._edit(line, start, at, match.end(), wanted, rule, match[0].strip())
+    def _words(self, pattern: re.Pattern[str], line: str, start: int, rule: str, old: str, new: str) -> None:
+        for match in pattern.finditer(line) if new else ():
+            self._edit(line, start, match.end() - len(old), match.end(), new, rule, match[0].strip())
 
     def _edit(self, line: str, start: int, first: int, last: int, text: str, rule: str, symbol: str) -> None:
         if self.ignores.covers(self.source.line_of(start), rule):
@@ -160,11 +106,6 @@ class _Lines:
         begin, end = (start + len(line[:at].encode("utf-8", "surrogateescape")) for at in (first, last))
         reason = f"{self.target.platform}'s own name for it"
         self.changes.append(Change(rule, symbol, reason, (Edit(begin, end, text, rule, reason),)))
-
-    def _leave(self, line: str, start: int, at: int, rule: str, symbol: str, reason: str, kind: str) -> None:
-        self.left.append(
-            Left(start + len(line[:at].encode("utf-8", "surrogateescape")), symbol[:80], rule, reason, kind)
-        )
 
 
 # ---------------------------------------------------------------- CUDA C++

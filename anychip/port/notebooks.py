@@ -26,14 +26,14 @@ def port_notebook(text: str, target: Target, project: Project) -> Ported:
     plain = "\n".join(_python_of(source) for source in sources)
     ported = port_source(plain, target, project)
     if ported.text == plain or ported.problem:
-        return Ported(Text(code), text, left=ported.left, problem=ported.problem)
+        return Ported(ported.source, text, left=ported.left, problem=ported.problem)
     if layout is None:
         return Ported(
-            Text(code), text, left=ported.left, problem="its JSON is laid out in a way that could not be kept"
+            ported.source, text, left=ported.left, problem="its JSON is laid out in a way that could not be kept"
         )
     for cell, new in zip(cells, _split(code, sources, ported.edits), strict=True):
         cell["source"] = new.splitlines(keepends=True) if isinstance(cell["source"], list) else new
-    return Ported(Text(code), _write(book, *layout), ported.changes, ported.left, ported.header)
+    return Ported(ported.source, _write(book, *layout), ported.changes, ported.left, ported.header)
 
 
 def _python_of(source: str) -> str:

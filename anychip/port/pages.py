@@ -5,7 +5,7 @@ from types import ModuleType
 
 from anychip.port.engine import port_source
 from anychip.port.rules import name_of, rules
-from anychip.port.target import PORTABLE, Target, make_target, portable_rows
+from anychip.port.target import PORTABLE_TARGET, Target, make_target, portable_rows
 
 SHOWN_CHIP = "ascend-910b"
 _HEAD = """\
@@ -39,14 +39,15 @@ values stand in the places of the names. torch >= 2.7 is needed.
 
 ## What was left
 
-Each place that was not edited has a kind and a reason, in the summary and in `--json`: **harmless** works everywhere as it
+Everything that `anychip audit` finds and that no edit covers is left, so both say the same of the same source; beside the import of
+a package stand its uses that PyTorch has no equal for. Each place has a kind and a reason, in the summary and in `--json`: **harmless** works everywhere as it
 stands (`torch.backends.cudnn`); **thought** needs a decision (compute capability, NVTX, CUDA graphs, packages); **kernel** needs
 another kernel (CUDA C++, Triton); **unsure** might be edited, but nothing says so for certain. The share that is printed is
 edits over edits and unsure places. `# anychip: ignore[RULE]` keeps a rule away from a line, `# anychip: ignore-file` from a file.
 
-Scripts, Dockerfiles, settings, requirements and READMEs are told, and edited for a chip where it is certain: a variable that a
+Scripts, Dockerfiles, settings, requirements and code blocks of READMEs are told, and edited for a chip where it is certain: a variable that a
 script sets, the value of `--device`, a key `device`. Prose never. CUDA C++ goes to HIP through PyTorch's own hipify where the
-chip's kernels are HIP; else it is listed with its symbols. Notebooks are ported where their layout can be kept.
+chip's kernels are HIP; else it is listed by file with its symbols, where the audit lists its lines. Notebooks are ported where their layout can be kept.
 
 ## Proof
 
@@ -76,7 +77,7 @@ def _section(rule: ModuleType, chip: Target) -> str:
     words = [f"### {name_of(rule)}", "", "\n".join([title, *rest.splitlines()]).strip(), ""]
     invalid: list[tuple[str, str, str]] = rule.INVALID
     for before, *_ in invalid[:3]:
-        portable = port_source(before, Target(PORTABLE)).text
+        portable = port_source(before, PORTABLE_TARGET).text
         words += [
             *_block("- ", before),
             *_block("+ ", portable),

@@ -12,20 +12,23 @@ import shutil
 import tempfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from anychip.audit.offers import AS_IS
+from anychip.audit.one import findings, own_packages
 from anychip.errors import BadUse
 from anychip.port import files, notebooks, writing
 from anychip.port.edits import Edit, Left, apply
 from anychip.port.engine import Ported, Project, port_source
+from anychip.port.left import left_of
 from anychip.port.proof import Proof, parse
 from anychip.port.proof import prove as run_proof
 from anychip.port.reading import File, base_of, find, links, read
 from anychip.port.target import Target, make_target
 from anychip.port.unit import Change
 from anychip.source.files import kind_of
-from anychip.source.text import Text
+from anychip.source.text import Text, Unreadable
 
 Say = Callable[[str], None]
 _OWN_CUDA = re.compile(r"^[ \t]+def cuda\(\s*self\b", re.MULTILINE)
@@ -117,12 +120,12 @@ def port(
     result = Result(target)
     base = base_of(root)
     paths = list(find(root, result.skipped))
-    project = survey(base, paths)
+    project, own = survey(base, paths), own_packages(paths)
     for number, name in enumerate(paths):
         if number % 20 == 0:
             progress(f"{number}/{len(paths)} files")
         file = _read(base, name)
-        new = _port(file, target, project, result, diff) if file is not None else None
+        new = _port(file, target, project, own, result, diff) if file is not None else None
         _write(base, name, file, new, result, Path(out) if out is not None else base if in_place else None, in_place)
     if out is not None and root.is_dir():
         for name in links(root):
@@ -203,8 +206,8 @@ def _read(base: Path, name: str) -> File | None:
     return read(base, name)
 
 
-def _port(file: File, target: Target, project: Project, result: Result, diff: bool) -> str | None:
-    """The new text of a file, None if it stays; fills the result."""
+def _port(file: File, target: Target, project: Project, own: frozenset[str], result: Result, diff: bool) -> str | None:
+    """The new text of a file, None if it stays; fills the result. own: packages of the project itself."""
     result.num_files += 1
     if file.problem:
         result.skipped[file.path] = file.problem
@@ -218,6 +221,8 @@ def _port(file: File, target: Target, project: Project, result: Result, diff: bo
         ported = files.port_text(file.path, file.text, target)
     if ported.problem:
         result.skipped[file.path] = ported.problem
+    if target.has_device:
+        ported = replace(ported, left=_left(file.path, ported, target, own))
     _tell(file.path, ported, result)
     if ported.text == file.text:
         return None
@@ -230,6 +235,19 @@ def _port(file: File, target: Target, project: Project, result: Result, diff: bo
     if diff:
         result.diffs[file.path] = unified(file.path, file.text, ported.text)
     return ported.text
+
+
+def _left(path: str, ported: Ported, target: Target, own: frozenset[str]) -> tuple[Left, ...]:
+    """What the audit finds in the file and no edit takes care of; of a chip that calls itself CUDA what runs there is none.
+    own: packages of the project itself."""
+    kind = kind_of(path) or ""
+    try:
+        found = findings(ported.source.text, "python" if kind == "notebook" else kind, path, own)
+    except Unreadable:
+        return ported.left
+    if target.masked:
+        found = [one for one in found if target.offers.for_finding(one).verdict != AS_IS]
+    return left_of(ported.source, found, ported.changes, ported.left, target.libraries)
 
 
 def _tell(path: str, ported: Ported, result: Result) -> None:

@@ -7,10 +7,11 @@ name the words to write, or why there are none. No vendor's name stands in the c
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from anychip.audit.offers import Offers
 from anychip.errors import BadUse
 from anychip.port.edits import KINDS, THOUGHT
 from anychip.spec import load_chip
@@ -74,6 +75,11 @@ class Target:
     kernel_language: str = ""
     graph_class: str = ""
 
+    @cached_property
+    def offers(self) -> Offers:
+        """What the chip's platform has for what the audit finds."""
+        return Offers(load_chip(self.name).platform)
+
     @property
     def portable(self) -> bool:
         return self.name == PORTABLE
@@ -135,10 +141,13 @@ def portable_rows() -> Mapping[str, Spelling]:
     return rows
 
 
+PORTABLE_TARGET = Target(PORTABLE)
+
+
 def make_target(on: str | None) -> Target:
     """The target of `--on`: None or "portable", or a chip's id or alias. Raises UnknownChip, BadChipFile, BadUse."""
     if on is None or on == PORTABLE:
-        return Target(PORTABLE)
+        return PORTABLE_TARGET
     if ":" in on or "@" in on or "+" in on:
         raise BadUse(f"--on {on}: code is ported to a kind of chip; leave out the number of chips and the cluster.")
     chip = load_chip(on)

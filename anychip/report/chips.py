@@ -146,20 +146,30 @@ def platform_lines(platform: Platform, width: int) -> list[str]:
     ]
 
 
-def problems_text(problems: Sequence[Problem]) -> str:
+def problems_text(problems: Sequence[Problem], lacking: Sequence[Chip] = ()) -> str:
+    """A line for each problem and one for all, and one for each chip of which there is no forecast yet, with the figures it lacks."""
+    told = [f"no forecast yet: {chip.lacks(*chip.lacking)}" for chip in lacking]
+    return "\n".join([*_problem_lines(problems), *told])
+
+
+def _problem_lines(problems: Sequence[Problem]) -> list[str]:
     if not problems:
-        return "no problems"
+        return ["no problems"]
     files = len({problem.file for problem in problems})
     fixable = sum(problem.fixable for problem in problems)
     hint = f"; {fixable} can be repaired by anychip chips check --fix" if fixable else ""
     total = f"{_many(len(problems), 'problem')} in {_many(files, 'file')}"
-    return "\n".join([*map(str, problems), total + hint])
+    return [*map(str, problems), total + hint]
 
 
 def _many(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
-def problems_json(problems: Sequence[Problem]) -> dict[str, Any]:
+def problems_json(problems: Sequence[Problem], lacking: Sequence[Chip] = ()) -> dict[str, Any]:
     fields = ("file", "line", "path", "rule", "message", "fix", "fixable")
-    return {"schema": SCHEMA, "problems": [{name: getattr(p, name) for name in fields} for p in problems]}
+    return {
+        "schema": SCHEMA,
+        "problems": [{name: getattr(p, name) for name in fields} for p in problems],
+        "no_forecast": [{"file": str(chip.file), "unknown": list(chip.lacking)} for chip in lacking],
+    }

@@ -54,6 +54,11 @@ def folders(kind: str) -> Iterator[Path]:
                 yield root
 
 
+def is_standard(file: Path) -> bool:
+    """Whether a file is one of the tree, not of somebody's own."""
+    return STANDARD in file.resolve().parents
+
+
 def _path_folders() -> list[Path]:
     return [Path(part).expanduser() for part in os.environ.get("ANYCHIP_PATH", "").split(os.pathsep) if part]
 

@@ -4,6 +4,7 @@ In: paths of files or folders, or nothing for every file that can be found. Out:
 A lint rule is a module in anychip/spec/lint/; a new one is a new file there and nothing else.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
@@ -12,9 +13,12 @@ from types import ModuleType
 
 from anychip.errors import AnychipError, BadUse
 from anychip.spec import catalogue
+from anychip.spec.chip import Chip
 from anychip.spec.context import Context, Subject, subject
 from anychip.spec.fields import SCHEMAS
+from anychip.spec.load import load_chip
 from anychip.spec.problem import Problem
+from anychip.spec.sound import sound
 from anychip.spec.tables import KINDS as TABLES
 from anychip.spec.tables import check_table, kind_of
 from anychip.spec.toml import Document, parse, read
@@ -26,7 +30,8 @@ MAX_FIX_ROUNDS = 5
 
 @cache
 def rules() -> tuple[ModuleType, ...]:
-    """Every lint rule by name: a module with RULE, ABOUT, `check(subject, context)` and, if it can, `fix`."""
+    """Every lint rule by name: a module with RULE, ABOUT, `check(subject, context)` and, if it can, `fix`. SCHEMAS: of which files
+    (default: chips). WHOLE: it is of no use on what the schema leaves of a file."""
     names = sorted(file.stem for file in _LINT.glob("*.py") if not file.stem.startswith("_"))
     return tuple(import_module(f"anychip.spec.lint.{name}") for name in names)
 
@@ -37,6 +42,17 @@ def check(paths: Sequence[str | Path] | None = None) -> list[Problem]:
     context = Context.of_all(files)
     found = [problem for file in files for problem in _check_file(file, context)]
     return sorted(found, key=lambda p: (p.file, p.line or 0, p.path))
+
+
+def lacking(paths: Sequence[str | Path]) -> list[Chip]:
+    """The chips among the given files and folders that lack a figure that every forecast needs (`Chip.lacking`). Files that
+    cannot be read as a chip are left out: `check` tells why."""
+    found: list[Chip] = []
+    for file in _files(paths):
+        if file.suffix == ".toml" and schema_of(read(file)) == "chips":
+            with contextlib.suppress(AnychipError):
+                found.append(load_chip(file))
+    return [chip for chip in found if chip.lacking]
 
 
 def _check_file(file: Path, context: Context) -> list[Problem]:
@@ -74,16 +90,18 @@ def schema_of(doc: Document) -> str:
 
 
 def check_document(doc: Document, context: Context) -> list[Problem]:
-    """Schema problems; where there are none, what the lint rules find."""
+    """Schema problems, and what the lint rules find in all that the schema accepts."""
     schema = schema_of(doc)
     problems = validate(doc, schema)
-    if problems:
+    rest = sound(doc, problems)
+    if doc.problems or validate(rest, schema, partial=True):
         return problems
     try:
-        item = subject(doc, schema)
+        item = subject(rest, schema)
     except AnychipError as error:
-        return [Problem(str(doc.file), doc.line("extends"), "extends", _first_line(error))]
-    return [problem for rule in rules() for problem in _apply(rule, item, context)]
+        return [*problems, Problem(str(doc.file), doc.line("extends"), "extends", _first_line(error))]
+    applied = (rule for rule in rules() if not problems or not getattr(rule, "WHOLE", False))
+    return [*problems, *(problem for rule in applied for problem in _apply(rule, item, context))]
 
 
 def _apply(rule: ModuleType, item: Subject, context: Context) -> Iterable[Problem]:
@@ -131,6 +149,8 @@ def fixed_text(doc: Document, context: Context) -> str:
 
 def _mended(doc: Document, problems: Sequence[Problem]) -> str:
     """The text with the first problem mended that a rule can mend."""
+    if any(problem.rule in ("toml", "schema") for problem in problems):
+        return doc.text
     fixers = {rule.RULE: rule.fix for rule in rules() if hasattr(rule, "fix")}
     for problem in problems:
         if problem.fixable and problem.rule in fixers:

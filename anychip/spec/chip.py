@@ -15,6 +15,8 @@ from anychip.spec.fields import tree
 from anychip.spec.platform import Platform
 from anychip.spec.units import show, to_si
 
+A_PEAK = "peaks.matrix.bf16"  # what to add where there is none
+
 
 class UnknownFigure(BadChipFile):
     """The chip's file does not say what was asked for."""
@@ -128,6 +130,17 @@ class Chip:
         if value is None:
             raise self.lacks(path)
         return value
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Figures that are unknown, and without which there is no forecast: the memory's size and bandwidth, any peak."""
+        peaks = ("peaks.matrix.", "peaks.vector.")
+        known = {
+            "memory.main.capacity": self.get("memory.main.usable") or self.get("memory.main.capacity"),
+            "memory.main.bandwidth": self.get("memory.main.bandwidth"),
+            A_PEAK: any(figure.value for path, figure in self.figures.items() if path.startswith(peaks)),
+        }
+        return tuple(path for path, value in known.items() if not value)
 
     def lacks(self, *paths: str) -> UnknownFigure:
         """What to raise where these figures are unknown and cannot be done without."""

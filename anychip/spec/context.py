@@ -1,6 +1,6 @@
 """What a lint rule looks at: one file with all that it inherits, and the names of all other files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,13 @@ class Subject:
 @dataclass(frozen=True)
 class Context:
     """Names over all files: alias -> files that claim it; kind -> ids; id of a link file -> its topologies; id of a
-    platform -> the maker's pages."""
+    platform and its vendor in small letters -> that maker's pages; id of a platform -> generation -> files that name it."""
 
     aliases: Mapping[str, tuple[Path, ...]]
     ids: Mapping[str, frozenset[str]]
     wires: Mapping[str, tuple[str, ...]]
-    maker_pages: Mapping[str, tuple[str, ...]]
+    maker_pages: Mapping[tuple[str, str], tuple[str, ...]]
+    generations: Mapping[str, Mapping[str, frozenset[Path]]]
 
     @classmethod
     def of_all(cls, files: Sequence[Path] = ()) -> "Context":
@@ -63,7 +64,8 @@ class Context:
                 claims.setdefault(name, []).append(file)
         ids = {kind: frozenset(f.stem for f in catalogue.files(kind)) for kind in ("platforms", "links", "clusters")}
         ids["chips"] = frozenset(head.id for head in chips.values())
-        return cls({name: tuple(owners) for name, owners in claims.items()}, ids, _wires(), _pages())
+        owned = {name: tuple(owners) for name, owners in claims.items()}
+        return cls(owned, ids, _wires(), _pages(), _generations(chips.values()))
 
 
 def _wires() -> dict[str, tuple[str, ...]]:
@@ -75,10 +77,23 @@ def _wires() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _pages() -> dict[str, tuple[str, ...]]:
+def _pages() -> dict[tuple[str, str], tuple[str, ...]]:
     heads = catalogue.heads("platforms")
-    lists = {head.id: head.table.get("maker_pages", []) for head in heads}
-    return {name: tuple(p for p in pages if isinstance(p, str)) for name, pages in lists.items()}
+    lists = {(head.id, (head.text("vendor") or "").lower()): head.table.get("maker_pages", []) for head in heads}
+    return {key: tuple(p for p in pages if isinstance(p, str)) for key, pages in lists.items()}
+
+
+def _generations(chips: Iterable[catalogue.Head]) -> dict[str, dict[str, frozenset[Path]]]:
+    """By platform: the generations that it has rows for, and those of its chips."""
+    named: dict[str, dict[str, set[Path]]] = {}
+    for file in catalogue.files("platforms"):
+        rows = read(file).table.get("generation", {})
+        named[file.stem] = {name: {file.resolve()} for name in rows} if isinstance(rows, dict) else {}
+    for head in chips:
+        platform, generation = head.text("platform"), head.text("generation")
+        if platform and generation:
+            named.setdefault(platform, {}).setdefault(generation, set()).add(head.file.resolve())
+    return {platform: {name: frozenset(files) for name, files in found.items()} for platform, found in named.items()}
 
 
 def subject(doc: Document, schema: str) -> Subject:

@@ -192,7 +192,7 @@ class _Walk:
             if key not in _FIGURE_KEYS:
                 yield self.doc.problem(f"{here}.{key}", "no such key of a figure", ", ".join(_FIGURE_KEYS))
         if "src" not in value:
-            yield self.doc.problem(here, "a figure without a source", 'src = "...": a name of [sources]')
+            yield self.doc.problem(f"{here}.src", "a figure without a source", 'src = "...": a name of [sources]')
         else:
             yield from self._source(value["src"], f"{here}.src")
         if value.get("kind", KINDS[0]) not in KINDS:

@@ -1,8 +1,15 @@
-"""One rule set for the user: what a codemod edits, the audit finds, under the same name."""
+"""One rule set for the user: what a codemod edits, the audit finds, under the same name; what it leaves is what else the audit
+finds, and both say the same numbers."""
+
+from collections import Counter
 
 import pytest
 
+from anychip.audit.engine import audit
 from anychip.audit.one import audit_text
+from anychip.audit.rule import all_rules
+from anychip.audit.terminal import mended_text
+from anychip.port.project import port
 from anychip.port.rules import name_of, rules
 
 CASES = [(name_of(rule), case[0]) for rule in rules() for case in rule.INVALID]
@@ -11,3 +18,63 @@ CASES = [(name_of(rule), case[0]) for rule in rules() for case in rule.INVALID]
 @pytest.mark.parametrize(("name", "code"), CASES, ids=lambda value: value.split("\n")[0][:40])
 def test_what_port_edits_audit_finds(name, code):
     assert name in {finding.rule for finding in audit_text(code, "python", "case.py").findings}
+
+
+NAMES = {"shell": "a.sh", "config": "a.yaml", "dockerfile": "Dockerfile", "requirements": "requirements.txt"}
+FOUND = [
+    (rule.name, case[0]) for rule in all_rules() for case in rule.invalid if not case[0].startswith(("<cuda>", "<cxx>"))
+]
+
+
+def both(folder):
+    """What the audit says that port leaves, and what port leaves, by place."""
+    found, ported = audit(folder, cache=False), port(folder)
+    left = [f for f in found.findings if f.severity not in ("flow", "age") and not f.automatic]
+    assert found.edits == sum(edit.rule != "header" for edit in ported.edits)
+    return Counter((f.path, f.line, f.symbol) for f in left), Counter(
+        (one.file, one.line, one.symbol) for one in ported.left
+    )
+
+
+@pytest.mark.parametrize(("name", "code"), FOUND, ids=lambda value: value.split("\n")[0][:40])
+def test_what_the_audit_finds_port_edits_or_leaves(name, code, tmp_path):
+    kind, _, text = code.partition(">\n") if code.startswith("<") else ("", "", code)
+    (tmp_path / NAMES.get(kind.removeprefix("<"), "a.py")).write_text(text)
+    by_audit, by_port = both(tmp_path)
+    # A use of a package that has no equal is told beside its import, by port alone.
+    assert not by_audit - by_port
+
+
+PROGRAM = """\
+import os
+import subprocess
+import torch
+
+os.environ["CUDA_VISIBLE_DEVICES"] = "0"
+print(subprocess.run(["nvidia-smi", "-L"]), os.getenv("NCCL_DEBUG"))
+x = torch.cuda.LongTensor(3)
+y = torch.cuda.FloatTensor(x)
+torch.set_default_tensor_type("torch.cuda.FloatTensor")
+torch.cuda.synchronize()
+"""
+
+
+def test_a_program_that_was_told_two_ways(tmp_path):
+    """nvidia-smi was no place of port's, CUDA_VISIBLE_DEVICES a plain edit of the audit's that port left, each legacy tensor type two
+    places."""
+    (tmp_path / "a.py").write_text(PROGRAM)
+    (tmp_path / "run.sh").write_text("nvidia-smi\nCUDA_VISIBLE_DEVICES=0 python a.py\n")
+    by_audit, by_port = both(tmp_path)
+    assert by_audit == by_port
+    assert sorted(by_port) == [
+        ("a.py", 5, "CUDA_VISIBLE_DEVICES"), ("a.py", 6, "NCCL_DEBUG"), ("a.py", 6, "nvidia-smi"),
+        ("a.py", 8, "torch.cuda.FloatTensor"), ("run.sh", 1, "nvidia-smi"), ("run.sh", 2, "CUDA_VISIBLE_DEVICES"),
+    ]  # fmt: skip
+    kinds = {one.symbol: one.kind for one in port(tmp_path).left}
+    assert (kinds["CUDA_VISIBLE_DEVICES"], kinds["NCCL_DEBUG"], kinds["nvidia-smi"]) == (
+        "thought",
+        "harmless",
+        "thought",
+    )
+    # Edited: LongTensor, the default type (its name and its string, in one edit), synchronize.
+    assert "edits 4 of 10 places by itself, in 3 edits: " in mended_text(audit(tmp_path, cache=False))

@@ -3,9 +3,13 @@
 import importlib.metadata as metadata
 import importlib.util
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
+
+from anychip import cli
+from anychip.spec import load_chip
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -92,6 +96,17 @@ def test_every_operation_with_a_value_of_its_own_has_a_row():
     text = (DOCS / "values.md").read_text()
     named = set(re.findall(r"`([\w]+)[`=(]", text))
     assert not ({*values.UNIFORM, *values.GUESS, *expected.EXPECTED} - named)
+
+
+def test_the_chip_of_the_page_can_be_typed_in(tmp_path, capsys):
+    """As it stands there it has no problem and all that a forecast needs."""
+    page = (ROOT / "docs" / "standard.md").read_text(encoding="utf-8")
+    (typed,) = [part for part in re.findall(r"(?:^(?:    .*)?\n)+", page, re.MULTILINE) if 'id = "acme-one"' in part]
+    file = tmp_path / "acme-one.toml"
+    file.write_text(textwrap.dedent(typed), encoding="utf-8")
+    assert cli.main(["chips", "check", str(file)]) == 0
+    assert capsys.readouterr().out == "no problems\n"
+    assert load_chip(file).get("peaks.matrix.bf16") == pytest.approx(989.4e12)
 
 
 def test_commands_of_the_readme_are_commands(capsys):

@@ -67,9 +67,8 @@ def test_a_chips_form_edits_scripts_and_settings_but_no_prose(tree, tmp_path):
 
 def test_what_was_left_is_told_with_its_place_and_reason(tree):
     left = {(one.file, one.line, one.rule) for one in port(tree).left}
-    assert {("run.sh", 2, "environment"), ("run.sh", 3, "device-string"), ("run.sh", 4, "settings")} <= left
-    assert {("requirements.txt", 1, "library"), ("requirements.txt", 2, "library")} <= left
-    assert ("README.md", 1, "environment") in left
+    assert {("run.sh", 2, "environment"), ("run.sh", 3, "device-config"), ("run.sh", 4, "nvidia-tool")} <= left
+    assert {("requirements.txt", 1, "dependency"), ("requirements.txt", 2, "dependency")} <= left
 
 
 def test_nothing_is_written_without_being_asked(tree):

@@ -123,6 +123,19 @@ def test_a_new_chip_with_a_figure_of_its_own_source_is_well_formed(capsys, tmp_p
     assert code == 0, out
 
 
+def test_what_a_forecast_lacks_is_told_and_no_problem(capsys, tmp_path):
+    _, out = ran(capsys, "new", "--like", "h100", "acme-one")
+    path = tmp_path / "acme-one.toml"
+    path.write_text(out)
+    code, out = ran(capsys, "check", str(path))
+    assert code == 0
+    told = "no forecast yet: acme-one: memory.main.capacity, memory.main.bandwidth, peaks.matrix.bf16 are unknown"
+    assert out.startswith(f"no problems\n{told}")
+    code, out = ran(capsys, "check", str(path), "--json")
+    needed = ["memory.main.capacity", "memory.main.bandwidth", "peaks.matrix.bf16"]
+    assert json.loads(out)["no_forecast"] == [{"file": str(path), "unknown": needed}]
+
+
 def test_a_new_chip_needs_an_id(capsys):
     assert cli.main(["chips", "new", "--like", "h100", "Acme One"]) == 2
     assert "no chip id" in capsys.readouterr().err

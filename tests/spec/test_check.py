@@ -114,7 +114,11 @@ def test_line_of_finds_tables_keys_and_list_entries() -> None:
 # rule -> (what to change in the good file, a word of the message)
 LINT: dict[str, tuple[str, str, str]] = {
     "alias-clash": ('["one"]', '["h100"]', "also claimed by"),
-    "datasheet-page": ('kind = "reported"', 'kind = "datasheet"', "not on a page of Acme"),
+    "datasheet-page": (
+        'url = "https://acme.example/one"\nkind = "reported"',
+        'url = "https://shop.example/acme"\nkind = "datasheet"',
+        "not on a page of Acme",
+    ),
     "no-page": ('url = "https://acme.example/one"\n', "", "reported without an address"),
     "sparse-in-dense": (
         "[memory.main]",
@@ -179,6 +183,55 @@ def test_each_lint_rule_finds_its_mistake(write: Write, rule: str) -> None:
     found = [problem for problem in check([file]) if problem.rule == rule]
     assert [told in problem.message + str(problem.fix) for problem in found] == [True]
     assert found[0].line is not None or rule == "half-a-variant"
+
+
+def test_what_the_schema_refuses_hides_nothing_else(write: Write) -> None:
+    """A slipped unit, a rate that nobody builds and a wrong name, beside four things that the schema refuses."""
+    text = ACME.replace("2026-01-02", "yesterday").replace("nvidia-cuda", "nvidia-cudo").replace('["one"]', '["h100"]')
+    text = text.replace('value = 32, unit = "GB", src = "sheet"', 'value = 32, unit = "MB"')
+    text = text.replace('kind = "derived"', 'kind = "guessed"').replace('execution = "kernel"\n', "")
+    text += '[power]\nlimit = { value = 300, unit = "kW", src = "shet" }\n[links.host]\nwire = "pcie55"\n'
+    told = messages(write(text))
+    for schema in ("expected a date", "a figure without a source", "expected one of datasheet", "execution: missing"):
+        assert schema in told
+    for lint in (
+        "no file platforms/nvidia-cudo.toml",
+        "also claimed by",
+        "3.2e+07 byte",
+        "are read in 3.2e-05 s",
+        "300 kW is outside",
+    ):
+        assert lint in told, lint
+    assert "no file links/pcie55.toml (did you mean pcie5?)" in told
+    assert "no figure names" not in told  # its figure's source is what the schema refused
+
+
+@pytest.mark.parametrize(
+    ("platform", "generation", "near"),
+    [
+        ("amd-rocm", "cdna33", "cdna3"),
+        ("nvidia-cuda", "hoper", "hopper"),
+        ("amd-rocm", "cdna3", None),
+        ("nvidia-cuda", "a-new-one", None),
+        ("opencl", "cdna33", None),
+    ],
+)
+def test_a_generation_that_is_nearly_a_known_one_is_told(
+    write: Write, platform: str, generation: str, near: str | None
+) -> None:
+    told = messages(write(ACME.replace('"nvidia-cuda"', f'"{platform}"\ngeneration = "{generation}"')))
+    if near is None:
+        assert told == ""
+    else:
+        assert f"acme-one.toml:7: generation: no generation of {platform} is called {generation}" in told
+        assert f"did you mean {near}?" in told
+
+
+def test_a_maker_of_its_own_on_the_platform_of_another_has_its_own_pages(write: Write) -> None:
+    """The pages that a platform lists are those of its own maker."""
+    assert messages(write(ACME.replace('"reported"', '"datasheet"'))) == ""
+    theirs = ACME.replace('"reported"', '"datasheet"').replace('"Acme"', '"NVIDIA"')
+    assert "not on a page of NVIDIA" in messages(write(theirs))
 
 
 # Rules about other files than a chip's: their cases are in test_cluster.py.

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from anychip.audit.finding import Finding
 from anychip.audit.rules._symbols import find_listed
+from anychip.audit.rules.legacy_tensor import TYPE
 from anychip.source.module import Module
 
 NAME = "cuda-api"
@@ -17,6 +18,7 @@ VALID = (
     "def f(torch):\n    return torch.cuda.synchronize()\n",
     "import cuda\ncuda.synchronize()\n",
     "# torch.cuda.synchronize()\n",
+    "import torch\ntorch.cuda.FloatTensor(3)\n",
 )
 INVALID = (
     ("import torch\ntorch.cuda.synchronize()\n", ("torch.cuda.synchronize",)),
@@ -29,6 +31,8 @@ INVALID = (
 
 def find(module: Module) -> Iterable[Finding]:
     for found in find_listed(module, NAME):
+        if TYPE.match(found.symbol):
+            continue  # another rule's, which says more of it
         if found.need[0] == "api":
             yield replace(found, need=("api", found.symbol.removeprefix("torch.cuda").removeprefix(".").split(".")[0]))
         else:

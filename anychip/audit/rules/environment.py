@@ -39,7 +39,7 @@ _KNOWN = (
 )
 _IN_TEXT = re.compile(rf"(?<![A-Za-z0-9_])(?:{_KNOWN}|{_NAME.partition('|')[2]})(?![A-Za-z0-9_])")
 # In words, which follow: devices to use, the allocator, waiting for each kernel.
-_TWINS = {
+TWINS = {
     "CUDA_VISIBLE_DEVICES": "visible_devices", "PYTORCH_CUDA_ALLOC_CONF": "alloc_conf", "PYTORCH_ALLOC_CONF": "alloc_conf",
     "CUDA_LAUNCH_BLOCKING": "launch_blocking", "NVIDIA_VISIBLE_DEVICES": "visible_devices",
 }  # fmt: skip
@@ -74,9 +74,10 @@ def _is_printed(file: Module, node: object) -> bool:
 def _judge(name: str) -> tuple[str, str, tuple[str, str]]:
     if name.startswith("TRITON_") and not _NVIDIAS.search(name):
         return "flow", "nothing here: every vendor's Triton reads it", ("", "")
-    twin = _TWINS.get(name)
+    twin = TWINS.get(name)
     if twin:
-        return "automatic", _FIX_TWIN, ("env", twin)
+        # Which devices a program sees is lost elsewhere; how it allocates and waits is not missed.
+        return "thought" if twin == "visible_devices" else "cosmetic", _FIX_TWIN, ("env", twin)
     return "cosmetic" if name.startswith(("NCCL_", "TORCH_NCCL_", "NVTE_", "CUBLAS_")) else "thought", _FIX, ("", "")
 
 

@@ -27,14 +27,14 @@ INVALID = (
     ),
     ("from torch.cuda import HalfTensor as H\nH(3)\n", ("torch.cuda.HalfTensor", "torch.cuda.HalfTensor")),
 )
-_TYPE = re.compile(r"torch\.cuda\.(?:sparse\.)?[A-Z][A-Za-z0-9]*(?:Tensor|Storage)\Z")
+TYPE = re.compile(r"torch\.cuda\.(?:sparse\.)?[A-Z][A-Za-z0-9]*(?:Tensor|Storage)\Z")
 _FIX = "a dtype and a device: torch.empty(n, dtype=torch.float32, device=device), torch.set_default_device(device)"
 
 
 def find(module: Module) -> Iterable[Finding]:
     yield from find_listed(module, NAME)
     for node, name in names(module):
-        if name.startswith("torch.cuda.") and _TYPE.match(name):
+        if name.startswith("torch.cuda.") and TYPE.match(name):
             yield _finding(module, node, name)
     for value in flow_of(module).values:
         if value.kind == "tensor_type":

@@ -5,22 +5,11 @@ what they are, and elsewhere nobody reads them; which is told, since choosing de
 """
 
 import ast
-import re
 
-from anychip.port.edits import HARMLESS, THOUGHT
+from anychip.audit.rules.environment import TWINS
 from anychip.port.unit import Unit
 
 NAME = "environment"
-# variable -> the field of a platform's [env] that has its twin
-TWINS = {
-    "CUDA_VISIBLE_DEVICES": "visible_devices",
-    "PYTORCH_CUDA_ALLOC_CONF": "alloc_conf",
-    "CUDA_LAUNCH_BLOCKING": "launch_blocking",
-}
-VARIABLE = re.compile(
-    r"(?:CUDA_(?:VISIBLE_DEVICES|LAUNCH_BLOCKING|DEVICE_[A-Z_]+|HOME|PATH|ROOT|MODULE_LOADING|CACHE_[A-Z]+|TOOLKIT_[A-Z_]+|MPS_[A-Z_]+)|NCCL_[A-Z0-9_]+|TORCH_NCCL_[A-Z0-9_]+|TORCH_CUDA_[A-Z0-9_]+|PYTORCH_CUDA_[A-Z0-9_]+|NVTE_[A-Z0-9_]+|CUBLAS_[A-Z0-9_]+"
-    r"|CUDNN_[A-Z0-9_]+|NVIDIA_[A-Z0-9_]+|TORCH_CUDNN_[A-Z0-9_]+|CUDAHOSTCXX|FORCE_CUDA|NVCC_[A-Z0-9_]+)\Z"
-)
 _ENVIRON = (
     "os.environ",
     "os.environ.get",
@@ -48,8 +37,11 @@ INVALID = [
 
 def run(unit: Unit) -> None:
     for node in unit.module.strings:
-        if VARIABLE.match(str(node.value)) and _is_variable(unit, node):
-            _port(unit, node, str(node.value))
+        twin = unit.target.env.get(TWINS.get(str(node.value), ""))
+        if twin and twin != node.value and _is_variable(unit, node):
+            quote = unit.module.of(node)[-1]
+            reason = f"{unit.target.platform}'s variable for the same"
+            unit.replace(node, f"{quote}{twin}{quote}", NAME, reason, str(node.value))
 
 
 def _is_variable(unit: Unit, node: ast.Constant) -> bool:
@@ -61,16 +53,3 @@ def _is_variable(unit: Unit, node: ast.Constant) -> bool:
     if isinstance(parent, ast.Compare):
         return any(unit.module.qualified(c) == "os.environ" for c in parent.comparators)
     return False
-
-
-def _port(unit: Unit, node: ast.Constant, name: str) -> None:
-    twin = unit.target.env.get(TWINS.get(name, ""))
-    if unit.target.portable or unit.target.masked:
-        kind = THOUGHT if name == "CUDA_VISIBLE_DEVICES" else HARMLESS
-        return unit.leave(node, NAME, "read by CUDA only; every other vendor has a variable of its own", kind, name)
-    if twin is None:
-        return unit.leave(node, NAME, f"{unit.target.platform} names no variable like it", THOUGHT, name)
-    quote = unit.module.of(node)[-1]
-    if twin != name:
-        unit.replace(node, f"{quote}{twin}{quote}", NAME, f"{unit.target.platform}'s variable for the same", name)
-    return None

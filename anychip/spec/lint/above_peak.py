@@ -32,7 +32,7 @@ def check(subject: Subject, context: Context) -> Iterator[Problem]:
 def _rates(subject: Subject) -> Iterator[Problem]:
     """Measured points of rates/<chip>.csv that name a dtype and a rate in operations."""
     for folder in catalogue.folders("rates"):
-        file = folder / f"{subject.table['id']}.csv"
+        file = folder / f"{subject.doc.file.stem}.csv"
         if file.is_file():
             yield from _rows(file, subject)
 

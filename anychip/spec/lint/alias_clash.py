@@ -11,7 +11,7 @@ ABOUT = "An alias names exactly one chip."
 
 def check(subject: Subject, context: Context) -> Iterator[Problem]:
     here = subject.doc.file.resolve()
-    own = [("id", subject.table["id"]), *(("aliases", alias) for alias in subject.table.get("aliases", ()))]
+    own = [("id", subject.doc.file.stem), *(("aliases", alias) for alias in subject.table.get("aliases", ()))]
     for path, name in own:
         others = [file for file in context.aliases.get(name, ()) if file != here]
         if others:

@@ -21,7 +21,7 @@ def check(subject: Subject, context: Context) -> Iterator[Problem]:
     if not wire:
         return
     for folder in catalogue.folders("collectives"):
-        file = folder / f"{subject.table['id']}.csv"
+        file = folder / f"{subject.doc.file.stem}.csv"
         if file.is_file():
             yield from _rows(file, wire)
 

@@ -13,8 +13,8 @@ SCHEMAS = ("chips",)
 
 
 def check(subject: Subject, context: Context) -> Iterator[Problem]:
-    vendor = subject.table["vendor"]
-    makers = context.maker_pages.get(subject.table["platform"], ())
+    vendor = subject.table.get("vendor", "the maker")
+    makers = context.maker_pages.get((subject.table.get("platform", ""), vendor.lower()), ())
     for name, source in subject.doc.table.get("sources", {}).items():
         if source["kind"] == "datasheet" and not _is_makers(source.get("url", ""), makers, vendor):
             path, message = f"sources.{name}.kind", f"a data sheet that is not on a page of {vendor}"
@@ -22,7 +22,7 @@ def check(subject: Subject, context: Context) -> Iterator[Problem]:
 
 
 def _is_makers(url: str, hosts: tuple[str, ...], vendor: str) -> bool:
-    """A maker whose platform lists no pages is believed if its name is in the host."""
+    """A maker whose pages no platform lists is believed if its name is in the host."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     place = f"{host}/{parts.path.lstrip('/')}"

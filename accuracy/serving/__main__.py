@@ -9,6 +9,7 @@ import argparse
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Result:
 
     @property
     def source(self) -> str:
-        return self.run["framework"].split(",")[0].split(" run_")[0]
+        return re.split(r" run_|,|\s+\S*\d", self.run["framework"])[0]
 
 
 def main(argv: list[str] | None = None) -> int:

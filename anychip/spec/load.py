@@ -232,12 +232,15 @@ def _data_file(kind: str, name: str) -> Path | None:
 
 @cache
 def _validated_sources() -> dict[str, int]:
-    """Chip -> number of sources in `standard/validated.csv`, which the accuracy table of whole runs writes."""
-    sources: dict[str, set[str]] = {}
-    for folder in catalogue.folders(""):
-        file = folder / "validated.csv"
-        if file.is_file():
-            with file.open(encoding="utf-8", newline="") as rows:
-                for row in csv.DictReader(rows):
-                    sources.setdefault(row["chip"], set()).add(row["source"])
-    return {chip: len(found) for chip, found in sources.items()}
+    """Chip -> number of sources of the runs that `standard/validated.csv` has of it, which train; where it has none, of those in
+    `validated-calls.csv`, which generate text."""
+    found: dict[str, int] = {}
+    for name in ("validated-calls.csv", "validated.csv"):
+        sources: dict[str, set[str]] = {}
+        for path in (folder / name for folder in catalogue.folders("")):
+            if path.is_file():
+                with path.open(encoding="utf-8", newline="") as rows:
+                    for row in csv.DictReader(rows):
+                        sources.setdefault(row["chip"], set()).add(row["source"])
+        found |= {chip: len(names) for chip, names in sources.items()}
+    return found

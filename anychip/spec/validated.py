@@ -58,11 +58,12 @@ class Compared(NamedTuple):
 def end_to_end(chip_id: str, layers: str = DENSE, does: str = TRAINS) -> Compared | None:
     """How far off whole runs on this chip were, each source forecast without what was fitted to it. Where none had such layers:
     those of the chip's other runs, times what such layers are worse where both were compared. A chip of which few such runs were
-    compared is no surer than all chips are with such layers; nor is one of which runs that do something else were. None where no whole
+    compared is no surer than all chips are with such layers; calls on one of which training was compared have the error of all. None where no whole
     run was compared, or none of anything like it."""
     table = rows(FILES.get(does, FILES[TRAINS]))
     of_chip = [row for row in table if row["chip"] == chip_id]
-    if layers == OTHER or not any(row["chip"] == chip_id for name in FILES.values() for row in rows(name)):
+    trained = any(row["chip"] == chip_id for row in rows(FILES[TRAINS]))
+    if layers == OTHER or not (of_chip or trained):
         return None
     alike = [row for row in of_chip if row["layers"] == layers]
     own = _of(of_chip, alike, layers, does) if of_chip else None

@@ -217,7 +217,9 @@ def test_never_slower_with_more_bandwidth_or_more_flop_per_s(call, name, factor)
 @given(SIZES, SIZES, SIZES, st.sampled_from([0, 1, 2]), st.floats(1.0, 4.0), st.sampled_from(CHIPS))
 def test_a_larger_product_is_not_faster_than_the_tile_effect(m, n, k, axis, factor, name):
     chip = load_chip(name)
-    shape = [-(-size // 8) * 8 for size in (m, n, k)]  # rows of 16 bytes: others are slower, as tests/cost/test_matrix_ragged.py says
+    shape = [
+        -(-size // 8) * 8 for size in (m, n, k)
+    ]  # rows of 16 bytes: others are slower, as tests/cost/test_matrix_ragged.py says
     small = price_op(mm(*shape), chip).time_s
     shape[axis] = int(shape[axis] * factor) // 8 * 8
     # At worst the smaller product leaves half of a wave and the edge of a tile empty; measured points pull as far.

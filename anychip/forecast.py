@@ -190,7 +190,9 @@ def error_of(evidence: Mapping[str, float], beyond: Beyond, breakdown: Mapping[s
         grade = max(grade, "C")
     late = max(host * known["host", ""], host_s * (1 + known["host", ""]) / total - 1)
     parts += [rate, late, known.get(("grade", grade), known["grade", "D"])]
-    parts += of_size(num_chips, compared.most_chips if compared is not None else 1, breakdown["exposed_comm"] / total)
+    exposed = breakdown["exposed_comm"] / total
+    parts += of_size(num_chips, compared.most_chips if compared is not None else 1, exposed)
+    parts.append(of_waiting(exposed))
     return sqrt(sum(part**2 for part in parts))
 
 
@@ -203,6 +205,12 @@ def of_size(num_chips: int, most_chips: int, exposed: float) -> list[float]:
     # Up to so many chips, runs of all kinds of chips were no further off than those of one node.
     alike, each = next((int(name), error) for (part, name), error in known.items() if part == "doubling")
     return [exposed * known["network", ""], each * log2(max(num_chips / max(most_chips, alike), 1))]
+
+
+def of_waiting(exposed: float) -> float:
+    """Error of a step that spends the share `exposed` of its time in collectives alone: of what is more than compared runs mostly have."""
+    usual, each = next((float(name), error) for (part, name), error in errors().items() if part == "exposed")
+    return each * max(exposed - usual, 0.0)
 
 
 def unlike_share(beyond: Beyond) -> float:

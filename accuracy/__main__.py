@@ -1,4 +1,5 @@
-"""`python -m accuracy --rows FILE.csv [--where 'chip=...'] --json OUT`: published runs against forecasts.
+"""`python -m accuracy --rows FILE.csv [--where 'chip=...'] --json OUT`: published runs against forecasts, of training and (`serving`) of
+generating text.
 
 Recordings are kept by content, so a run that was stopped goes on where it was. What cannot be forecast is listed with the
 reason. Exit code 0; 1 where nothing could be compared, or an error is outside its `--bounds`; 2 for wrong use.
@@ -11,7 +12,7 @@ import os
 import shlex
 import sys
 import time
-import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from typing import Any
 from accuracy.fold import points
 from accuracy.held import held_job
 from accuracy.page import page
-from accuracy.plan import Plan, Unable, plan
+from accuracy.plan import Plan, Unable, fit_ids, plan
 from accuracy.plot import scatter
 from accuracy.recorder import HYBRID, Job, Recorder, cache_folder
 from accuracy.rows import BadRows, Run, read, where
 from accuracy.runner import forecast, is_priced, jobs_of, write
 from accuracy.score import GIB, Result, grouped, ids_by_reason, left_out
+from accuracy.serving import result as serving
+from accuracy.serving.page import missing, summaries
 from accuracy.truth_of_runs import step_time_s
 from accuracy.why import is_other, memory_is_other
 from anychip.spec import load_chip
@@ -79,14 +82,17 @@ def main(argv: list[str] | None = None) -> int:
         said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
         print(f"accuracy: {said}", file=sys.stderr)
         return 2
-    planned = [planned_result(run) for run in runs if not bounds or run.id in bounds]
+    runs = [run for run in runs if not bounds or run.id in bounds]
+    generating = [run for run in runs if serving.is_served(run)]
+    planned = [planned_result(run) for run in runs if run not in generating]
     if args.list:
-        print("\n".join(described(result) for result in planned))
+        print("\n".join([*(described(result) for result in planned), *map(serving.described, generating)]))
         return 0
     with Recorder(cache_folder(), args.jobs) as recorder:
         results = forecasts(planned, recorder, args.known, time.monotonic() + 60 * args.minutes)
+        served = [serving.result_of(run, recorder, args.known) for run in generating]
     if args.json:
-        write(Path(args.json), json.dumps(as_json(results), indent=1) + "\n")
+        write(Path(args.json), json.dumps(as_json(results, served), indent=1) + "\n")
     if args.page:
         write_page(Path(args.page), results, args)
     for name, (summary, total) in grouped(results, by_chip).items():
@@ -99,11 +105,14 @@ def main(argv: list[str] | None = None) -> int:
     for reason, ids in unforecast(results).items():
         more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
         print(f"not forecast: {', '.join(ids[:SHOWN_IDS])}{more}: {reason}")
+    if served:
+        print("\n".join([*summaries(served, lambda r: r.chip), *missing(served)]))
     if args.validated:
         write(Path(args.validated), validated(results))
     outside = [text for result in results if (text := beyond(result, bounds))]
     print("\n".join(outside), end="\n" if outside else "")
-    return 1 if outside or all(result.error is None for result in results) else 0
+    compared = [*(result.error for result in results), *(one for result in served for one in result.forecast.values())]
+    return 1 if outside or all(error is None for error in compared) else 0
 
 
 SHOWN_IDS = 8
@@ -168,11 +177,6 @@ def validated(results: list[Result]) -> str:
                 f"{chip},{source},{layers},{summary.n},{summary.mean_abs:.4f},{summary.bias:+.4f},{most[chip]},{blind_mean}"
             )
     return "\n".join(lines) + "\n"
-
-
-def fit_ids() -> frozenset[str]:
-    entries = tomllib.loads((HERE / "fit.toml").read_text(encoding="utf-8"))["fit"]
-    return frozenset(name for entry in entries for name in entry["ids"])
 
 
 def planned_result(run: Run) -> Result:
@@ -283,7 +287,8 @@ def command(found: Plan) -> str:
     return f"anychip forecast --on {found.chip}:{found.num_chips}{where_} -m {found.program} {shlex.join(found.argv)}"
 
 
-def as_json(results: list[Result]) -> dict[str, Any]:
+def as_json(results: list[Result], served: Sequence[serving.Result] = ()) -> dict[str, Any]:
+    """served: of runs that generate text; their times stand by quantity, and in no group of training runs."""
     groups = []
     for name, (summary, total) in grouped(results, lambda r: f"{by_chip(r)}\t{r.run.source}").items():
         chip, source = name.split("\t")
@@ -291,7 +296,11 @@ def as_json(results: list[Result]) -> dict[str, Any]:
             vars(summary) if summary else {"n": 0, "mean_abs": None, "median_abs": None, "worst": None, "bias": None}
         )
         groups.append({"chip": chip, "source": source, **figures, "n": total, "covered": summary.n if summary else 0})
-    return {"schema": 1, "rows": [line for result in results for line in lines(result)], "groups": groups}
+    rows = [
+        *(line for result in results for line in lines(result)),
+        *(line for one in served for line in serving.lines(one)),
+    ]
+    return {"schema": 1, "rows": rows, "groups": groups}
 
 
 def lines(result: Result) -> list[dict[str, Any]]:

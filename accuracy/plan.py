@@ -80,6 +80,11 @@ def table(name: str) -> Mapping[str, Any]:
     return tomllib.loads((HERE / name).read_text(encoding="utf-8"))
 
 
+def fit_ids() -> frozenset[str]:
+    """Runs that a constant was fitted to."""
+    return frozenset(name for entry in table("fit.toml")["fit"] for name in entry["ids"])
+
+
 @cache
 def rules() -> tuple[Mapping[str, Any], ...]:
     """All rules of defaults/*.toml, files by name."""

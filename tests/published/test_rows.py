@@ -349,7 +349,7 @@ def test_a_pipeline_without_parts_is_folded_so_too():
 
 
 def test_most_of_the_published_runs_can_be_expressed():
-    runs = read(sorted(PUBLISHED.glob("*.csv")))
+    runs = read([PUBLISHED / "nvidia.csv", PUBLISHED / "other.csv"])
 
     def works(run):
         try:

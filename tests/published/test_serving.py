@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from accuracy.__main__ import main as compare
 from accuracy.plan import Unable
 from accuracy.recorder import Recorder
 from accuracy.rows import join, read
 from accuracy.runner import priced
-from accuracy.serving.__main__ import Result, main, once, page, validated
+from accuracy.serving.__main__ import main
+from accuracy.serving.page import page, validated
 from accuracy.serving.plan import PHASES, plan
+from accuracy.serving.result import Result, is_served, once
 from anychip.record.steps import find_steps
 from anychip.spec import load_chip
 
@@ -109,7 +112,7 @@ def test_a_page_lists_every_run(tmp_path, capsys, monkeypatch):
     rows.write_text("id,chip,metric,value\nx,y,z,1\n", encoding="utf-8")
     assert main(["--rows", str(rows), "--page", str(tmp_path / "page.md"), "--json", str(tmp_path / "out.json")]) == 1
     assert "| x |" in (tmp_path / "page.md").read_text(encoding="utf-8")
-    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))[0]["reason"]
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["rows"][0]["reason"]
     assert main(["--rows", str(tmp_path / "none.csv")]) == 2
     capsys.readouterr()
 
@@ -122,3 +125,20 @@ def test_errors_are_of_all_that_is_written():
     assert "-50%" in page([result])
     assert validated([result] * 3).splitlines()[1] == "aws-trainium1,Transformers NeuronX,dense,3,0.5000,-0.5000,16,"
     assert len(validated([result]).splitlines()) == 1  # of two or fewer nothing follows
+
+
+def test_one_command_takes_runs_of_both_kinds(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ANYCHIP_ACCURACY_CACHE", str(tmp_path))
+    rows, out = tmp_path / "rows.csv", tmp_path / "out.json"
+    rows.write_text(
+        "\n".join([",".join(LLAMA), ",".join(LLAMA.values()), ",".join({**LLAMA, "batch": ""}.values())]),
+        encoding="utf-8",
+    )
+    assert compare(["--rows", str(rows), "--known", "--json", str(out)]) == 1
+    found = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert [(one["metric"], one["reason"]) for one in found] == [
+        ("whole_s", "not yet recorded"), ("whole_s", "the source does not say how many sequences are worked on at once"),
+    ]  # fmt: skip
+    assert compare(["--rows", str(rows), "--list"]) == 0
+    assert "-m accuracy.serving.program" in capsys.readouterr().out
+    assert not is_served(join([{**LLAMA, "metric": "step_time_s"}])[0])

@@ -18,7 +18,6 @@ DYNAMO = "torch._dynamo"
 def spare_functions() -> None:
     """Of what is marked from now on: to be called before torch has any of it."""
     _compile: Any = importlib.import_module("torch._compile")
-
     original = _compile._disable_dynamo
 
     def disable(function: Callable[..., Any] | None = None, recursive: bool = True) -> Callable[..., Any]:
@@ -32,7 +31,9 @@ def spare_functions() -> None:
 def spare_steps() -> None:
     """Of optimizers that are defined from now on: to be called when torch has their base and none of them."""
     optimizer: Any = sys.modules["torch.optim.optimizer"]
-    original = optimizer._use_grad_for_differentiable
+    original = getattr(optimizer, "_use_grad_for_differentiable", None)
+    if original is None:
+        return
 
     def differentiable(step: Callable[..., Any]) -> Callable[..., Any]:
         def plain(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,7 +1,7 @@
 """Recordings of the tests, forked from processes that have torch and the chip in place, as the ranks of a job are.
 
 To start Python and import torch takes longer than most programs of the tests do. The first recording on a chip starts a process as a
-user's does, and so does any whose environment or folder is not what the tests were started with; from the second on they are
+user's does, and so does any whose environment is not the one that the tests were started with; from the second on they are
 forked from one that is kept. ANYCHIP_TESTS_COLD=1 starts each as a user's.
 """
 
@@ -50,7 +50,9 @@ class Warm:
         prctl = ctypes.CDLL(None).prctl
         prctl(PR_SET_CHILD_SUBREAPER, 1)
         try:
-            socket.send_fds(self.socket, [json.dumps([config, dict(environment)]).encode()], [stdout, stderr])
+            socket.send_fds(
+                self.socket, [json.dumps([config, os.getcwd(), dict(environment)]).encode()], [stdout, stderr]
+            )
             return int(self.socket.recv(BYTES) or 0) or None
         except OSError:
             return None
@@ -67,7 +69,6 @@ class Recorders:
 
     def __init__(self):
         self.environment = settings(os.environ)
-        self.folder = os.getcwd()
         self.lock = Lock()
         self.seen = set()
         self.kept = OrderedDict()
@@ -76,7 +77,7 @@ class Recorders:
         config = json.loads(command[-1])
         key = json.dumps([config[name] for name in OF_CHIP])
         as_started = {**self.environment, "PYTHONUNBUFFERED": "1", "PYTHONPATH": environment["PYTHONPATH"]}
-        if settings(environment) != as_started or os.getcwd() != self.folder or config["host"] == "measured":
+        if settings(environment) != as_started or config["host"] == "measured":
             return None
         with self.lock:
             if key not in self.seen:
@@ -151,15 +152,16 @@ def serve(ours, config):
             os.close(fd)
 
 
-def record(config, environment, stdout, stderr):
-    """As `python -m anychip.device CONFIG` would."""
+def record(config, folder, environment, stdout, stderr):
+    """As `python -m anychip.device CONFIG` would in that folder."""
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     os.setsid()
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
     os.closerange(3, 64)
-    sys.path[0] = os.getcwd()
+    sys.path[0] = folder
     sys.argv = [str(ROOT / "anychip" / "device" / "__main__.py"), config]
     runpy.run_module("anychip.device", run_name="__main__", alter_sys=True)
 

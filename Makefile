@@ -32,7 +32,7 @@ demo: install ## forecast the CUDA training script of examples/ on four vendors'
 	$(BIN)/anychip forecast $(TARGETS) examples/train_gpt_cuda.py
 
 test: install-dev ## install and run the tests
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 check: install-dev ## format, lint and types
 	$(BIN)/ruff format --check .

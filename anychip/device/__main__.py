@@ -114,6 +114,8 @@ class Session:
         program.save(out, packed=False)
         if self.rank is not None:
             self.runtime.saved.hide()
+        if self.rank == 0:
+            self.runtime.groups.mailbox.tell_torch()
         if self.runtime.stages is not None and not exit_code:
             for rank, other in self.runtime.stages.others(program).items():
                 other.save(out.with_name(f"rank-{rank}.anychip"), packed=False)

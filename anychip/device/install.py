@@ -11,6 +11,7 @@ from typing import Any
 
 from anychip.spec import Chip
 
+OPTIMIZER = "torch.optim.optimizer"
 CUDA_VERSION = "12.8"  # what programs that look at torch.version.cuda are told where torch was built without CUDA
 
 
@@ -28,22 +29,30 @@ def install(chip: Chip, **options: Any) -> Any:
 
 
 class _BeforeTorchCuda(importlib.abc.MetaPathFinder):
-    """Runs when torch is about to import `torch.cuda`, and finds nothing."""
+    """Runs when torch is about to import `torch.cuda`, and the first of its optimizers; finds nothing."""
 
     def __init__(self, chip: Chip, options: dict[str, Any]) -> None:
         self.chip, self.options = chip, options
         self.runtime: Any = None
+        self.steps_spared = False
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> None:
         if fullname == "torch.cuda" and self.runtime is None:
             self._prepare()
+        if fullname.startswith("torch.optim.") and OPTIMIZER in sys.modules and not self.steps_spared:
+            from anychip.device.insides import _torch_dynamo
+
+            self.steps_spared = True
+            _torch_dynamo.spare_steps()
 
     def _prepare(self) -> None:
         import torch
 
         from anychip.device.cuda.cuda_api import CudaApi
+        from anychip.device.insides import _torch_dynamo
         from anychip.device.runtime import Runtime
 
+        _torch_dynamo.spare_functions()
         # A CUDA build keeps its own: libraries that were built beside it compare.
         torch.version.cuda = torch.version.cuda or CUDA_VERSION
         self.runtime = Runtime(self.chip, **self.options)

@@ -98,7 +98,9 @@ def test_a_program_that_is_killed_leaves_its_checkpoints_as_they_were(tmp_path: 
 
 def test_ctrl_c_leaves_checkpoints_as_they_were(tmp_path: Path) -> None:
     before = written(tmp_path, 'open("ready", "w").close(); select.select([], [], [], 60)')
-    command = [sys.executable, "-m", "anychip", "forecast", "--on", "h100", "--steps", "4", "train.py"]
+    # As from a terminal: what starts tests in the background may have told its children to ignore Ctrl-C.
+    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from anychip.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", start, "forecast", "--on", "h100", "--steps", "4", "train.py"]
     child = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     until = time.monotonic() + 60
     while not (tmp_path / "ready").exists() and time.monotonic() < until:

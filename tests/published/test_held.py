@@ -6,7 +6,7 @@ import pytest
 
 from accuracy.held import HOLDING, from_shards, held_job, in_flight
 from accuracy.plan import Plan, argv_of
-from accuracy.recorder import Job, Recorder
+from accuracy.recorder import Job
 from accuracy.rows import Run
 from anychip.cost.fusion import fuse
 from anychip.record import Kind
@@ -17,12 +17,6 @@ MIB = 1 << 20
 SHAPE = {"layers": 4, "hidden": 1024, "heads": 8, "kv_heads": 8, "ffn": 4096, "vocab": 32768, "seq": 1024, "micro_batch": 1,
          "micro_batches": 4, "recompute": "full", "sharding": "optimizer", "steps": 2, "fusion": True}  # fmt: skip
 PIPED = {**SHAPE, "pp": 2, "loss_in_place": True}
-
-
-@pytest.fixture(scope="module")
-def recorder(tmp_path_factory):
-    with Recorder(tmp_path_factory.mktemp("recordings")) as one:
-        yield one
 
 
 def ranks(recorder, num_chips=1, module=HOLDING, **options):

@@ -9,7 +9,7 @@ import torch
 from accuracy import hybrid
 from accuracy.fold import points
 from accuracy.plan import argv_of, plan
-from accuracy.recorder import HYBRID, Job, Recorder
+from accuracy.recorder import HYBRID, Job
 from accuracy.reference import __main__ as reference
 from accuracy.reference import model as modules
 from accuracy.reference.layout import layout_of
@@ -30,12 +30,6 @@ ROUTED = {
     "mtp_pattern": "*E",
     "ep": 2,
 }
-
-
-@pytest.fixture(scope="module")
-def recorder(tmp_path_factory):
-    with Recorder(tmp_path_factory.mktemp("recordings")) as one:
-        yield one
 
 
 def recorded(recorder, num_chips=1, **options):

@@ -5,7 +5,7 @@ import pytest
 from accuracy import megatron
 from accuracy.fold import points
 from accuracy.plan import Plan, argv_of, programmed
-from accuracy.recorder import Job, Recorder
+from accuracy.recorder import Job
 from accuracy.rows import Run
 from accuracy.runner import priced
 from anychip.spec import load_chip
@@ -37,12 +37,6 @@ RUNS = {
 }
 
 needs_megatron = pytest.mark.skipif(not megatron.installed(), reason="megatron-core is not installed: `make megatron`")
-
-
-@pytest.fixture(scope="module")
-def recorder(tmp_path_factory):
-    with Recorder(tmp_path_factory.mktemp("recordings")) as one:
-        yield one
 
 
 def forecast(recorder, module, num_chips, options):

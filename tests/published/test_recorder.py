@@ -17,12 +17,6 @@ SHAPE = {"hidden": 4096, "heads": 32, "kv_heads": 8, "ffn": 14336, "vocab": 3200
          "recompute": "none", "sharding": "ddp", "steps": 2}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def recorder(tmp_path_factory):
-    with Recorder(tmp_path_factory.mktemp("recordings")) as one:
-        yield one
-
-
 def step(recorder, num_chips=1, **options):
     return priced(recorder.program(Job(argv_of({**SHAPE, **options}), num_chips)), load_chip("nvidia-h100-sxm"))
 

@@ -3,13 +3,16 @@
 import subprocess
 import sys
 
-from anychip.device.launch import _end_group
+import pytest
+
+from anychip.device import launch
 
 
-def test_a_signal_that_came_while_popen_was_locked_does_not_hang_the_end() -> None:
+def test_a_signal_that_came_while_popen_was_locked_does_not_hang_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "GRACE_S", 0.1)
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     lock = child._waitpid_lock  # type: ignore[attr-defined]
     assert lock.acquire(False)
-    _end_group(child)
+    launch._end_group(child)
     lock.release()
     assert child.wait(timeout=5) < 0

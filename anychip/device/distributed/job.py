@@ -71,7 +71,7 @@ class Job:
         self.samples_of: dict[int, int] = {}  # those that were seen to do as the rank that they stand in for
         self.interrupted = False
         self.hang = ""  # what ranks wait for that never comes
-        self._loaded = False
+        self._loaded = 0  # when the list of libraries was written that were loaded last
         self._told_apart: Apart | None = None  # ranks, by the program's source
         self.middle: Middle | None = None  # of a pipeline, taken to do the same
         self.each = False  # nothing is taken to do the same
@@ -169,6 +169,7 @@ class Job:
             SLEEP(POLL_S)
 
     def _start(self, rank: Rank) -> None:
+        self._load_libraries()
         self.running[self.fork(rank, self.tokens)] = rank
 
     def _reap(self) -> None:
@@ -262,9 +263,9 @@ class Job:
     def _load_libraries(self) -> None:
         """Import here what the first rank has imported of installed libraries: once, not in each rank that starts."""
         note = self.folder / LIBRARIES
-        if self._loaded or self.each or not note.exists():
+        if self.each or not note.exists() or self._loaded == (written := note.stat().st_mtime_ns):
             return  # (where each rank runs, all have started)
-        self._loaded = True
+        self._loaded = written
         for name in json.loads(note.read_text(encoding="utf-8")):
             if name not in sys.modules:
                 with contextlib.suppress(BaseException):  # a library that minds is imported by the ranks themselves

@@ -10,6 +10,7 @@ import os
 import pickle
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,17 @@ class Mailbox:
 
     def tell_libraries(self) -> None:
         """Name the installed modules that this rank has imported, so that those that start later find them loaded."""
-        note = self.folder / LIBRARIES
-        if not note.exists():
-            names = [name for name, module in list(sys.modules.items()) if installed(getattr(module, "__file__", None))]
-            appear(note, json.dumps(names).encode())
+        if not (self.folder / LIBRARIES).exists():
+            self._tell(lambda name: True)
+
+    def tell_torch(self) -> None:
+        """At its end, the parts of torch that it came to need: dynamo alone takes longer to import than a small step to record."""
+        self._tell(lambda name: name.startswith("torch."))
+
+    def _tell(self, wanted: Callable[[str], bool]) -> None:
+        modules = list(sys.modules.items())
+        names = [name for name, one in modules if wanted(name) and installed(getattr(one, "__file__", None))]
+        appear(self.folder / LIBRARIES, json.dumps(names).encode())
 
 
 def installed(file: str | None) -> bool:

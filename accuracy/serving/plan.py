@@ -87,6 +87,8 @@ def plan(run: Run) -> Plan:
     )
     chips = run.whole("chips") or 1
     tp = max((run.whole("tp") or chips) // cores, 1)
+    if min(batch, chips, *lengths.values()) < 1:
+        raise Unable("a size is not positive")
     replicas, left = divmod(chips, tp)
     if left or batch % replicas:
         raise Unable(f"{chips} chips or {batch} sequences do not divide into replicas of {tp} chips")

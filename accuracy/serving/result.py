@@ -76,8 +76,9 @@ def result_of(run: Run, recorder: Recorder, known: bool = False) -> Result:
         return Result(run, found, measured, dict(found.seconds(*times)), fitted=bool(set(run.ids) & fit_ids()))
     except (Unable, UnknownFigure) as error:
         return Result(run, reason=str(error).split(" Add it to")[0])
-    except RuntimeError as error:
-        return Result(run, reason=f"the program failed: {str(error).strip().splitlines()[-1][:200]}")
+    except Exception as error:  # a row that fails is listed with the reason, whatever it is
+        said = str(error).strip().splitlines() or [""]
+        return Result(run, reason=f"{type(error).__name__}: {said[-1][:200]}")
 
 
 def lines(result: Result) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from accuracy.runner import priced
 from accuracy.serving.__main__ import main
 from accuracy.serving.page import page, validated
 from accuracy.serving.plan import PHASES, plan
-from accuracy.serving.result import Result, is_served, once
+from accuracy.serving.result import Result, is_served, once, result_of
 from anychip.record.steps import find_steps
 from anychip.spec import load_chip
 
@@ -125,6 +125,15 @@ def test_errors_are_of_all_that_is_written():
     assert "-50%" in page([result])
     assert validated([result] * 3).splitlines()[1] == "aws-trainium1,Transformers NeuronX,dense,3,0.5000,-0.5000,16,"
     assert len(validated([result]).splitlines()) == 1  # of two or fewer nothing follows
+
+
+def test_a_row_that_fails_ends_no_table(tmp_path):
+    """A chip whose file says nothing of a network, and columns that are no sizes."""
+    with Recorder(tmp_path) as recorder:
+        for changes in ({"chip": "Groq LPU v1", "tp": "16"}, {"input_len": "-5"}, {"chips": "-1"}):
+            found = result_of(run_of(**changes), recorder)
+            assert found.reason
+            assert found.forecast == {}
 
 
 def test_one_command_takes_runs_of_both_kinds(tmp_path, capsys, monkeypatch):

@@ -128,9 +128,9 @@ def test_errors_are_of_all_that_is_written():
 
 
 def test_a_row_that_fails_ends_no_table(tmp_path):
-    """A chip whose file says nothing of a network, and columns that are no sizes."""
+    """A chip whose memory nobody states, and columns that are no sizes."""
     with Recorder(tmp_path) as recorder:
-        for changes in ({"chip": "Groq LPU v1", "tp": "16"}, {"input_len": "-5"}, {"chips": "-1"}):
+        for changes in ({"chip": "Cambricon MLU590"}, {"input_len": "-5"}, {"chips": "-1"}):
             found = result_of(run_of(**changes), recorder)
             assert found.reason
             assert found.forecast == {}

@@ -390,6 +390,28 @@ def test_a_discriminator_that_steps_twice_makes_one_step_of_a_loop() -> None:
     assert batch_of(program, tuple(found)) == (None, 4)  # two of two, not what is made or judged of them
 
 
+@pytest.mark.parametrize(("updates", "steps", "forwards"), [(2, 3, 8), (5, 3, 17), (40, 16, 3)])
+def test_a_generator_is_waited_for_where_nobody_says_how_many_steps_to_take(
+    updates: int, steps: int, forwards: int
+) -> None:
+    """A critic's five updates (as of Wasserstein GANs) were a recording without its generator; two were recorded for five steps, as those
+    that were counted began in the middle of a loop. What has not come after 16 is not waited for."""
+    program, _ = run(f"""
+        import torch
+        d, g = torch.nn.Linear(8, 1).cuda(), torch.nn.Linear(4, 8).cuda()
+        od, og = (torch.optim.SGD(one.parameters(), lr=0.1) for one in (d, g))
+        for number in range(50):
+            for _ in range({updates}):
+                fake = g(torch.randn(2, 4, device="cuda")).detach()
+                (d(fake).mean() - d(torch.randn(2, 8, device="cuda")).mean()).backward()
+                od.step()
+            d(g(torch.randn(2, 4, device="cuda"))).mean().backward()
+            og.step()
+        """)
+    found = find_steps(program)
+    assert [len(step.forwards) for step in found] == [forwards] * steps
+
+
 def test_an_optimizer_that_never_comes_again_holds_no_recording_up() -> None:
     """Two steps of one, then only the other's."""
     program, _ = run(

@@ -117,7 +117,8 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     length = sub.add_argument_group("how much of the program")
     length.add_argument("--steps", type=positive, metavar="N",
                         help="end the program after N training steps; the first warms up (default 3; 5 where the "
-                             "second and third differ on one chip; 2 of a job of more than 1,024 chips)")  # fmt: skip
+                             "second and third differ on one chip, up to 16 "
+                             "until each optimizer has stepped; 2 of a job of more than 1,024 chips)")  # fmt: skip
     length.add_argument("--calls", type=positive, metavar="N",
                         help="end it after N outermost model calls: for inference, without an optimizer")  # fmt: skip
     length.add_argument("--step-mark", metavar="FUNCTION",

@@ -25,6 +25,7 @@ from anychip.units import memory
 Floats = npt.NDArray[np.float64]
 
 
+CALLED = (Mark.FORWARD_BEGIN, Mark.INFER_BEGIN)
 UNEVEN = 0.05  # by how much a step may be off the others before it is unlike them
 
 
@@ -137,7 +138,7 @@ class Window:
 def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, float | None]:
     """(tokens, samples) of the median step, as its time is. Tokens: integer inputs of the first embedding after each outermost forward begins;
     one for each sample (a class, a user, a node) are none where nothing works on sequences. Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given, in calls of
-    the module that is called first; where several optimizers take turns, as a GAN's, in the first call of each turn of the first of them.
+    the module that is called first; where several optimizers take turns, as a GAN's, in the first call of each micro-batch of the first of them.
     Other modules, and where some forwards read tokens those that read none, go on with what
     was read: a decoder behind its encoder, a rank's later stages in a pipeline."""
     if not steps:
@@ -154,30 +155,46 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
         found = [_fed(program.ops, timed, ops[first:last], ordered) for first, last in pairwise(edges)]
         read = sum(one[0] for one in found)
         entered = [int(payloads[at + 1]) if kinds[at + 1] == Kind.ENTER else -1 for at in step.forwards]
-        first_of = firsts(step, marks)
         fed = [
-            (module, one[1])
+            (at, module, one[1])
             for at, module, one in zip(step.forwards, entered, found, strict=True)
-            if one[1] and (one[0] or not read) and (not first_of or at in first_of)
+            if one[1] and (one[0] or not read)
         ]
+        turns = firsts(step, marks) & {at for at, _, _ in fed}
         tokens.append(read)
-        samples.append(sum(size for module, size in fed if first_of or module == fed[0][0]))
+        samples.append(sum(size for at, module, size in fed if (at in turns if turns else module == fed[0][1])))
     return _usual(tokens), _usual(samples)
 
 
 def firsts(step: Step, marks: Marks) -> set[int]:
-    """Of a step in which several optimizers step with forwards in between, the first forward of each turn of the one that steps first;
-    else none."""
+    """Of a step in which several optimizers step with forwards in between, the first forward of each micro-batch in each turn of the one
+    that steps first; else none."""
     found: dict[int, list[int]] = {}
-    begins = iter(step.forwards)
-    first = next(begins, None)
+    begin = step.begin
     inside = (marks.what == Mark.OPTIMIZER_END) & (marks.at >= step.begin) & (marks.at < step.end)
     for at, optimizer in zip(marks.at[inside].tolist(), marks.optimizer[inside].tolist(), strict=True):
-        if first is None or first > at:
-            continue  # it steps beside the one before it
-        found.setdefault(optimizer, []).append(first)
-        first = next((one for one in begins if one > at), None)
+        if any(begin <= one < at for one in step.forwards):  # else it steps beside the one before it
+            found.setdefault(optimizer, []).extend(_micro_batches(step, marks, begin, at))
+            begin = at
     return set(next(iter(found.values()))) if len(found) > 1 else set()
+
+
+def _micro_batches(step: Step, marks: Marks, begin: int, end: int) -> list[int]:
+    """The first forward of each time that between two places the same modules are called and a backward run; where one module alone is,
+    as for what is real and what is not, of all of it."""
+    kinds, payloads = marks.program.kinds, marks.program.payloads
+    inside = np.isin(marks.what, (*CALLED, Mark.BACKWARD_BEGIN)) & (marks.at >= begin) & (marks.at < end)
+    places, back = marks.at[inside].tolist(), -2
+    order = [
+        back if what == Mark.BACKWARD_BEGIN else int(payloads[at + 1]) if kinds[at + 1] == Kind.ENTER else -1
+        for at, what in zip(places, marks.what[inside].tolist(), strict=True)
+    ]
+    size = next(size for size in range(1, len(order) + 1) if order == order[:size] * (len(order) // size))
+    if back not in order[:size] or len({*order[:size]}) < 3:
+        size = len(order)
+    edges = [begin, *places[size::size], end]
+    chunks = ([one for one in step.forwards if first <= one < last] for first, last in pairwise(edges))
+    return [chunk[0] for chunk in chunks if chunk]
 
 
 def _usual(amounts: list[int]) -> float | None:

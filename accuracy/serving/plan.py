@@ -86,7 +86,7 @@ def plan(run: Run) -> Plan:
         next((rule[name] for rule in reversed(told) if name in rule), 1) for name in ("cores_per_chip", "bucket")
     )
     chips = run.whole("chips") or 1
-    tp = max((run.whole("tp") or chips) // cores, 1)
+    tp = max((run.whole("tp") or chips * cores) // cores, 1)
     if min(batch, chips, *lengths.values()) < 1:
         raise Unable("a size is not positive")
     replicas, left = divmod(chips, tp)

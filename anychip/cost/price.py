@@ -5,6 +5,7 @@ trusted travels with it (`evidence`): a measured point, an interpolation, a mode
 """
 
 from dataclasses import replace
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,14 +142,19 @@ def _attention_s(task: Work, on: Machine) -> tuple[float, str]:
     level = on.attention_rate(
         shape.implementation, shape.backward, shape.causal, shape.head_dim, max(queries, keys), task.dtype
     )
-    # Few queries of the heads that share a head of keys are rows of one block.
-    packed = shape.grouped if queries < min(FEW_QUERIES, keys) else 1
-    rows = queries * packed
-    filled = rows / (-(-rows // FEW_QUERIES) * FEW_QUERIES) if queries < keys else 1.0
-    blocks = shape.batch_heads // packed * -(-rows // ATTENTION_TILE)
     cores = on.chip.cores or 1
-    # Few blocks leave cores idle; a split over keys wins some back, as stream-K does for products.
-    used = (blocks / (cores * -(-blocks // cores))) ** 0.5 if blocks < cores else 1.0
+
+    def busy(packed: int) -> tuple[float, float]:
+        """Shares of the cores that have a block and of a block's rows that are queries, with so many heads in a block."""
+        rows = queries * packed
+        filled = rows / (-(-rows // FEW_QUERIES) * FEW_QUERIES) if queries < keys else 1.0
+        blocks = shape.batch_heads // packed * -(-rows // ATTENTION_TILE)
+        # Few blocks leave cores idle; a split over keys wins some back, as stream-K does for products.
+        return (blocks / (cores * -(-blocks // cores))) ** 0.5 if blocks < cores else 1.0, filled
+
+    # Few queries of the heads that share a head of keys may be rows of one block.
+    ways = {1, shape.grouped} if queries < min(FEW_QUERIES, keys) else {1}
+    used, filled = max((busy(packed) for packed in ways), key=prod)
     peak = on.peak(task.dtype)
     slower = on.half_peak / peak if peak < on.half_peak else 1.0
     if level.dtype == task.dtype:

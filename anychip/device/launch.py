@@ -58,7 +58,7 @@ def record(
 ) -> Program:
     """Run `argv` (script and arguments, or with `module` a module and arguments) on a virtual `chip`.
 
-    steps: how many to record; None for 3, 5 where the second and the third differ on one chip and nobody marks them, or 2 of a job of more than 1,024 ranks. devices: how many chips one process sees: those of a node. is_job: the program
+    steps: how many to record; None for 3, 5 where the second and the third differ on one chip and nobody marks them, up to 16 until each optimizer has stepped there, or 2 of a job of more than 1,024 ranks. devices: how many chips one process sees: those of a node. is_job: the program
     finds torchrun's environment, as it does wherever there are several ranks. world_size: ranks of the job, one a chip; above 1 the
     program runs as each of its distinct ranks ("all": as every one), at most `jobs` at a time. cluster: whose network the clock goes by.
     draft: called with the recording of a job while its last samples run, which seldom change it: then it is the one

@@ -281,7 +281,9 @@ def _remarks(answer: "Answer") -> Iterator[str]:
         yield "host: launching alone; --host measured adds data loading and Python between"
     first = answer.forecasts[0]
     if first.step_kind == "train" and first.steps > 1:
-        yield f"steps: {first.steps} were recorded, all but the first count; what comes once in more (an evaluation, a checkpoint) is in no figure"
+        counted = len(first.step_times_s)
+        which = "all but the first count" if counted == first.steps - 1 else f"the last {counted} count"
+        yield f"steps: {first.steps} were recorded, {which}; what comes once in more (an evaluation, a checkpoint) is in no figure"
     yield from _values_read(answer.forecasts[0])
     yield from _by_module(answer.forecasts[0])
     if answer.interrupted:

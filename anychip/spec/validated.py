@@ -60,7 +60,8 @@ def end_to_end(chip_id: str, layers: str = DENSE, does: str = TRAINS) -> Compare
     those of the chip's other runs, times what such layers are worse where both were compared. A chip of which few such runs were
     compared is no surer than all chips are with such layers; calls on one of which training was compared have the error of all. None where no whole
     run was compared, or none of anything like it."""
-    table = rows(FILES.get(does, FILES[TRAINS]))
+    does = does if does in FILES else TRAINS  # of a program without steps nobody compared anything
+    table = rows(FILES[does])
     of_chip = [row for row in table if row["chip"] == chip_id]
     trained = any(row["chip"] == chip_id for row in rows(FILES[TRAINS]))
     if layers == OTHER or not (of_chip or trained):

@@ -379,3 +379,16 @@ def test_heads_that_share_keys_are_rows_of_one_block():
     assert decode(2, queries=128).time_s == pytest.approx(
         decode(16, queries=128).time_s, rel=0.3
     )  # many need no packing
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "keys"), [(32, 4, 4096), (32, 8, 32768), (8, 1, 100)])
+def test_fewer_queries_never_take_longer_than_more(heads, kv_heads, keys):
+    """63 queries whose heads were packed left half of the cores idle that 64 kept busy, one head to a block."""
+
+    def decode_s(queries, chip):
+        q, k = t(1, heads, queries, 128), t(1, kv_heads, keys, 128)
+        return price_op(op("aten._scaled_dot_product_flash_attention.default", q, k, k, 0.0, False, out=q), chip).time_s
+
+    for name in ("h100", "mi300x", "gaudi2"):
+        times = [round(decode_s(queries, load_chip(name)) * 1e9) for queries in (1, 8, 16, 32, 48, 63, 64)]
+        assert times == sorted(times), name

@@ -145,6 +145,22 @@ def test_grouped_products_of_scaled_fp8() -> None:
     assert out == [[[256, 32], "torch.bfloat16"]] * 2
 
 
+def test_weights_of_four_bits_are_packed_and_multiplied() -> None:
+    """torch's rule failed: 'Tensor' object has no attribute 'fake_device'."""
+    _, out = run("""
+        import torch
+        packed = torch._convert_weight_to_int4pack(torch.zeros(512, 128, device="cuda", dtype=torch.uint8), 8)
+        x, scales = torch.randn(3, 256, device="cuda", dtype=torch.bfloat16), torch.ones(2, 512, 2, device="cuda", dtype=torch.bfloat16)
+        y = torch._weight_int4pack_mm(x, packed, 128, scales)
+        out = [list(y.shape), str(y.dtype), y.device.type]
+        try:
+            torch._weight_int4pack_mm(x[None], packed, 128, scales)
+        except RuntimeError as error:
+            out.append("must be a 2D tensor" in str(error))
+    """)
+    assert out == [[3, 512], "torch.bfloat16", "cuda", True]
+
+
 def test_numbers_of_the_host_stand_beside_tensors_of_the_chip() -> None:
     _, out = run("""
         import torch

@@ -47,6 +47,7 @@ def test_a_run_is_a_call_that_reads_and_calls_that_write():
     # what is there is read at the next power of two: 128 tokens at 256, 256 at 512, 512 at 1,024, 128 at 2,048
     assert f"--seen {(128 * 256 + 256 * 512 + 512 * 1024 + 128 * 2048) // 1024}" in token
     assert "--kv-heads 32" in token  # one for each core
+    assert plan(run_of(tp="")).replica_chips == 16  # all chips, not all cores
     assert "--seen 640" in " ".join(
         plan(run_of(chip="Intel Gaudi 2", framework="optimum-habana", tp="16")).job("token").argv
     )

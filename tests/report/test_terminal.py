@@ -50,6 +50,16 @@ def test_what_does_not_fit_says_so(answer):
     assert line.split() == ["fits"] + ["NO"] * 4
 
 
+def test_steps_that_count_are_those_that_times_are_of(answer):
+    assert "steps: 3 were recorded, all but the first count" in shown(answer, 200)
+    first = replace(
+        answer.forecasts[0], steps=5, step_times_s=(0.1, 0.1, 0.1)
+    )  # the second took longer and is left out, too
+    assert "steps: 5 were recorded, the last 3 count" in shown(
+        replace(answer, forecasts=(first, *answer.forecasts[1:])), 200
+    )
+
+
 def test_one_target_says_why_each_operation_takes_its_time(program):
     text = shown(api.forecast(program, on="h100"))
     (line,) = [line for line in text.splitlines() if line.startswith("mystery.fuse")]

@@ -203,6 +203,7 @@ def test_what_the_schema_refuses_hides_nothing_else(write: Write) -> None:
     ):
         assert lint in told, lint
     assert "no file links/pcie55.toml (did you mean pcie5?)" in told
+    assert told.count("no file links/pcie55.toml") == 1
     assert "no figure names" not in told  # its figure's source is what the schema refused
 
 

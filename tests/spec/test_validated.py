@@ -125,3 +125,5 @@ def test_calls_have_the_error_of_calls(folder):
     assert validated.end_to_end("y", validated.EXPERTS, validated.CALLS).sigma == pytest.approx(0.6267, abs=1e-3)
     assert validated.end_to_end("nobody's", does=validated.CALLS) is None
     assert validated.end_to_end("x").sigma < own.sigma
+    # A program in which no step was found is told of training runs, and that they are such.
+    assert validated.end_to_end("x", does="run") == validated.end_to_end("x")

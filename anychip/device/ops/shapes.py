@@ -204,6 +204,16 @@ def _grouped_mm(of: SimpleNamespace) -> list[Any]:
     return [(shape, of.out_dtype or (torch.bfloat16 if one.dtype.itemsize == 1 else one.dtype))]
 
 
+@rule("aten::_weight_int4pack_mm")
+def _weight_int4pack_mm(of: SimpleNamespace) -> list[Any]:
+    """torch's own rule asks which chip a weight is on, in a way that only its own stand-ins for tensors answer. x [m, k]; a weight
+    [n / 8, ...] in tiles, or [n, k / 8] in rows; both of int32."""
+    x, weight = of.self_, of.mat2
+    torch._check(x.dim() == 2, lambda: f"x must be a 2D tensor, got {x.dim()}D")
+    torch._check(weight.dtype == torch.int32, lambda: f"expected w to be int32, got {weight.dtype}")
+    return [((x.shape[0], weight.shape[0] * (8 if weight.dim() == 4 else 1)), x.dtype)]
+
+
 @rule("aten::linalg_lstsq")
 def _linalg_lstsq(of: SimpleNamespace) -> list[Any]:
     """solution, residuals, and rank and singular values, which the chips' only driver (gels) leaves empty."""

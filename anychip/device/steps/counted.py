@@ -2,7 +2,8 @@
 
 A step is over at the first forward call of a trained module after every optimizer of the step has stepped; where none
 is called, when the first of them steps again. Which optimizers those are is known once one steps for the second time,
-so a GAN's two belong to one step. One that comes later (after two updates of the other) is of every step, and they are counted anew.
+so a GAN's two belong to one step. One that comes later (after five updates of a critic its generator's) is of every step, and they are
+counted anew; where nobody says how many steps to take, it is waited for.
 """
 
 import sys
@@ -13,7 +14,7 @@ from anychip.record import Kind
 from anychip.record.tape import KIND_MASK
 
 UNLIKE = 0.05  # of a step's ops: by how much another's may be off before more steps are recorded
-LONGEST = 16  # rounds of optimizers, after which one that has not come again is of no step
+LONGEST = 16  # rounds of optimizers, after which one that has not come (again) is of no step
 MANY_CALLS = 100  # without a step: the user is told how to end such a recording
 
 
@@ -37,6 +38,7 @@ class Steps:
         self._known: set[int] | None = None
         self._called = False  # a trained module has been
         self.brief = False  # to be ended after the first backward
+        self.lacks_one: Callable[[], bool] = lambda: False  # an optimizer is there that has yet to step
 
     def optimizer(self, number: int) -> None:
         """Optimizer `number` begins to step."""
@@ -44,6 +46,7 @@ class Steps:
             return
         if self._known is not None and number not in self._known:
             self._known.add(number)
+            self._cycle = self._known - {number}  # all since the first step began is one with it
             self.done, self.ends = 0, []
         if number in self._cycle and (self._known is None or not self._called or self._rounds >= LONGEST):
             self._known = set(self._cycle)
@@ -68,8 +71,11 @@ class Steps:
         self.ends.append(self._stepped)
         if self.done == self.steps:
             self._goes_on = not self._even()
-        if self.done >= (self.uneven if self._goes_on else self.steps) and self.calls is None:
+        if self.done >= (self.uneven if self._goes_on else self.steps) and self.calls is None and not self._waits():
             self.finish()
+
+    def _waits(self) -> bool:
+        return self.uneven > self.steps and self.done < LONGEST and self.lacks_one()
 
     def _even(self) -> bool:
         """Whether the last two steps are of about as many ops. What a program does after its first step and then once in

@@ -86,6 +86,7 @@ class Hooks:
 
     def __init__(self, runtime: Runtime, steps: Steps) -> None:
         self.runtime, self.steps = runtime, steps
+        steps.lacks_one = lambda: bool(self._unstepped())
         self.tape = runtime.recorder.tape
         self._words: dict[int, tuple[Any, int, int]] = {}
         self._paths: dict[int, str] = {}
@@ -360,18 +361,19 @@ class Hooks:
         self.tape.append(word(Kind.OPTIMIZER, number))
         self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_BEGIN))
 
-    def tell_unstepped(self) -> None:
-        """Say of optimizers that are there, train what no other does, and took no step while others did: a GAN's generator that
-        steps once in five steps of its critic."""
-        if self.steps.by_mark or not self.steps.complete:
-            return
+    def _unstepped(self) -> list[Any]:
+        """Optimizers that are there, train what no other does, and took no step yet: a GAN's generator that steps once in five steps
+        of its critic."""
         stepped = {id(one) for optimizer in self._optimizers for one in _parameters(optimizer)}
-        idle = [
+        return [
             optimizer for optimizer in self._made
             if (ids := {id(one) for one in _parameters(optimizer) if one.device.type != "cpu" and one.requires_grad})
             and stepped.isdisjoint(ids)
         ]  # fmt: skip
-        if idle:
+
+    def tell_unstepped(self) -> None:
+        """Say of optimizers that took no step while others did."""
+        if not self.steps.by_mark and self.steps.complete and (idle := self._unstepped()):
             kinds = ", ".join(sorted(type(one).__name__ for one in idle))
             self.runtime.recorder.warn(
                 f"{several(len(idle), 'optimizer')} ({kinds}) of the program's {len(self._made)} took no step in what was recorded: "

@@ -27,10 +27,6 @@ def check(subject: Subject, context: Context) -> Iterator[Problem]:
 
 
 def _wire(subject: Subject, context: Context, path: str, wire: str | None, topology: str) -> Iterator[Problem]:
-    if wire is None:
-        return
-    if wire not in context.ids["links"]:
-        yield subject.problem(RULE, path, f"no file links/{wire}.toml", "add it, or leave `wire` out")
-    elif topology not in ("unknown", *context.wires[wire]) and context.wires[wire]:
-        built = ", ".join(context.wires[wire])
-        yield subject.problem(RULE, path, f"{wire} is built as {built}, not as {topology}")
+    topologies = context.wires.get(wire or "", ())
+    if topologies and topology not in ("unknown", *topologies):
+        yield subject.problem(RULE, path, f"{wire} is built as {', '.join(topologies)}, not as {topology}")

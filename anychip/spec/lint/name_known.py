@@ -49,7 +49,7 @@ def _generation(subject: Subject, context: Context) -> Iterator[Problem]:
 
 def _known(subject: Subject, path: str, name: str, kind: str, context: Context) -> Iterator[Problem]:
     ids = context.ids[kind]
-    beside = (subject.doc.file.parent / f"{name}.toml").is_file()
+    beside = kind != "links" and (subject.doc.file.parent / f"{name}.toml").is_file()  # where wires are not looked for
     if name not in ids and not beside:
         near = difflib.get_close_matches(name, ids, 1)
         yield subject.problem(RULE, path, f"no file {kind}/{name}.toml", f"did you mean {near[0]}?" if near else None)

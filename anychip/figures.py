@@ -138,7 +138,7 @@ class Window:
 def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, float | None]:
     """(tokens, samples) of the median step, as its time is. Tokens: integer inputs of the first embedding after each outermost forward begins;
     one for each sample (a class, a user, a node) are none where nothing works on sequences. Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given, in calls of
-    the module that is called first; where several optimizers take turns, as a GAN's, in the first call of each micro-batch of the first of them.
+    the module that is called first; where several optimizers take turns, as a GAN's, in the largest call of each micro-batch of the first of them.
     Other modules, and where some forwards read tokens those that read none, go on with what
     was read: a decoder behind its encoder, a rank's later stages in a pipeline."""
     if not steps:
@@ -160,27 +160,29 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
             for at, module, one in zip(step.forwards, entered, found, strict=True)
             if one[1] and (one[0] or not read)
         ]
-        turns = firsts(step, marks) & {at for at, _, _ in fed}
+        turns = [[size for at, _, size in fed if at in turn] for turn in turns_of(step, marks)]
         tokens.append(read)
-        samples.append(sum(size for at, module, size in fed if (at in turns if turns else module == fed[0][1])))
+        samples.append(
+            sum(map(max, filter(None, turns))) or sum(size for _, module, size in fed if module == fed[0][1])
+        )
     return _usual(tokens), _usual(samples)
 
 
-def firsts(step: Step, marks: Marks) -> set[int]:
-    """Of a step in which several optimizers step with forwards in between, the first forward of each micro-batch in each turn of the one
+def turns_of(step: Step, marks: Marks) -> list[list[int]]:
+    """Of a step in which several optimizers step with forwards in between, the forwards of each micro-batch in each turn of the one
     that steps first; else none."""
-    found: dict[int, list[int]] = {}
+    found: dict[int, list[list[int]]] = {}
     begin = step.begin
     inside = (marks.what == Mark.OPTIMIZER_END) & (marks.at >= step.begin) & (marks.at < step.end)
     for at, optimizer in zip(marks.at[inside].tolist(), marks.optimizer[inside].tolist(), strict=True):
         if any(begin <= one < at for one in step.forwards):  # else it steps beside the one before it
             found.setdefault(optimizer, []).extend(_micro_batches(step, marks, begin, at))
             begin = at
-    return set(next(iter(found.values()))) if len(found) > 1 else set()
+    return next(iter(found.values())) if len(found) > 1 else []
 
 
-def _micro_batches(step: Step, marks: Marks, begin: int, end: int) -> list[int]:
-    """The first forward of each time that between two places the same modules are called and a backward run; where one module alone is,
+def _micro_batches(step: Step, marks: Marks, begin: int, end: int) -> list[list[int]]:
+    """The forwards of each time that between two places the same modules are called and a backward run; where one module alone is,
     as for what is real and what is not, of all of it."""
     kinds, payloads = marks.program.kinds, marks.program.payloads
     inside = np.isin(marks.what, (*CALLED, Mark.BACKWARD_BEGIN)) & (marks.at >= begin) & (marks.at < end)
@@ -194,7 +196,7 @@ def _micro_batches(step: Step, marks: Marks, begin: int, end: int) -> list[int]:
         size = len(order)
     edges = [begin, *places[size::size], end]
     chunks = ([one for one in step.forwards if first <= one < last] for first, last in pairwise(edges))
-    return [chunk[0] for chunk in chunks if chunk]
+    return [chunk for chunk in chunks if chunk]
 
 
 def _usual(amounts: list[int]) -> float | None:

@@ -97,6 +97,8 @@ def _legend(answer: "Answer") -> Iterator[str]:
         asked = ", ".join(names) if len(names) <= NAMES else f"{names[0]} ... {names[-1]}"
         arrow = f"{asked} -> {target}" if asked != target else target
         yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade}{said})"
+        if chip.execution == "graph":
+            yield "    compiled whole, step by step, as its software does: Python between operations takes no time there"
         for name, _, forecast, questions in alike:
             if forecast.ranks:
                 yield f"    {job.ran_text(forecast)}"
@@ -285,7 +287,7 @@ def _remarks(answer: "Answer") -> Iterator[str]:
         which = "all but the first count" if counted == first.steps - 1 else f"the last {counted} count"
         yield f"steps: {first.steps} were recorded, {which}; what comes once in more (an evaluation, a checkpoint) is in no figure"
     yield from _values_read(answer.forecasts[0])
-    yield from _by_module(answer.forecasts[0])
+    yield from _by_module(first, answer.names[0] if len(answer.names) > 1 else "")
     if answer.interrupted:
         yield "Interrupted: the figures hold for what the program had done by then."
     for warning in answer.warnings:
@@ -302,16 +304,18 @@ def _values_read(forecast: "Forecast") -> Iterator[str]:
     yield f"values read from the chip: {_rate(total)} per {ONE_OF[forecast.step_kind]}, at {', '.join(places[:PLACES])}{more}"
 
 
-def _by_module(forecast: "Forecast") -> Iterator[str]:
-    """The modules that most of the memory at the peak was made for; * stands for numbers."""
+def _by_module(forecast: "Forecast", name: str) -> Iterator[str]:
+    """The modules that most of the memory at the peak was made for; * stands for numbers. name: of several targets the one that it is of."""
     most = [
         (name, nbytes)
         for name, nbytes in forecast.memory_by_module.items()
         if nbytes >= CRUMB * 10 * forecast.peak_memory_bytes
     ]
     if len(most) > 1:
-        yield "memory at peak by module: " + ", ".join(
-            f"{name} {units.memory(nbytes)}" for name, nbytes in most[:MODULES]
+        yield (
+            "memory at peak by module"
+            + (f", {name}: " if name else ": ")
+            + ", ".join(f"{module} {units.memory(nbytes)}" for module, nbytes in most[:MODULES])
         )
 
 

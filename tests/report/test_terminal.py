@@ -167,4 +167,4 @@ def test_memory_by_module_names_the_largest(answer):
         answer.forecasts[0], peak_memory_bytes=4 << 20, memory_by_module={"h.*.mlp": 3 << 20, "head": 1 << 20}
     )
     text = shown(replace(answer, forecasts=(first, *answer.forecasts[1:])), width=200)
-    assert "memory at peak by module: h.*.mlp 3.00 MiB, head 1.00 MiB" in text
+    assert "memory at peak by module, h100: h.*.mlp 3.00 MiB, head 1.00 MiB" in text

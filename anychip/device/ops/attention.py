@@ -24,11 +24,11 @@ def scaled_dot_product_attention(
         return _run_flash(query, key, value, dropout_p, is_causal, scale)
     if _cudnn(query):
         return _run_cudnn(query, key, value, attn_mask, dropout_p, is_causal, scale)
+    if _efficient(query, key, value):
+        return _run_efficient(query, key, value, attn_mask, dropout_p, is_causal, scale)
     if enable_gqa and query.dim() == 4:
         repeat = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
-    if _efficient(query, key, value):
-        return _run_efficient(query, key, value, attn_mask, dropout_p, is_causal, scale)
     result: torch.Tensor = torch.ops.aten._scaled_dot_product_attention_math(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale
     )[0]
@@ -58,7 +58,13 @@ def _flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: to
 
 
 def _efficient(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
-    return torch._C._get_mem_efficient_sdp_enabled() and query.dim() == 4 and query.dtype in (*HALF, torch.float32)
+    """Of heads that share keys it knows nothing (check_batch_size_and_num_heads_dense in torch's sdp_utils.cpp)."""
+    return (
+        torch._C._get_mem_efficient_sdp_enabled()
+        and query.dim() == 4
+        and query.dtype in (*HALF, torch.float32)
+        and query.shape[1] == key.shape[1] == value.shape[1]
+    )
 
 
 def _cudnn(query: torch.Tensor) -> bool:

@@ -432,6 +432,7 @@ def test_a_killed_recording_says_by_what(tmp_path, on):
     done = forecast("--quiet", str(program), on=(on,))
     assert done.returncode == 2
     assert "killed by SIGKILL" in done.err
+    assert "--jobs 1" in done.err
     assert "ran out of memory" in done.err
 
 

@@ -234,7 +234,7 @@ def _result(
             raise AnychipError(
                 f"{name}: killed by SIGKILL while it was recorded; no recording was left. If it was not you, this machine ran "
                 "out of memory: tensors of the host take theirs here, also those of a model that is moved to the chip later. "
-                'Make it there: with torch.device("cuda"): model = ...'
+                'Make it there: with torch.device("cuda"): model = ... With --jobs 1 recordings take turns.'
             )
         if by is not None:
             raise AnychipError(

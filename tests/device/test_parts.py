@@ -12,6 +12,7 @@ import pytest
 from anychip.device.cuda import smi
 from anychip.device.insides import machine_code
 from anychip.device.launch import record
+from anychip.device.steps.counted import Steps
 from anychip.record import Kind, Mark, Op, Program
 from anychip.record.op import TensorMeta
 from anychip.record.steps import Marks, Phase, find_steps
@@ -207,3 +208,16 @@ SMI = {"count": 2, "name": "X1", "total_mib": 81920, "used_mib": 512, "power_w":
 )  # fmt: skip
 def test_nvidia_smi_prints(arguments: list[str], text: str) -> None:
     assert smi.text(SMI, arguments) == text
+
+
+def test_a_mark_that_never_comes_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistyped --step-mark ran a program to its end, five minutes, without a word."""
+    counted = Steps(3, 3, None, [], lambda: None)
+    counted.by_mark = True
+    for _ in range(300):
+        counted.optimizer(0)
+    assert capsys.readouterr().err.count("has not returned once") == 1
+    counted.marked()
+    for _ in range(300):
+        counted.optimizer(0)
+    assert capsys.readouterr().err == ""

@@ -43,6 +43,13 @@ class Steps:
     def optimizer(self, number: int) -> None:
         """Optimizer `number` begins to step."""
         if self.by_mark:
+            self._rounds += 1
+            if self._rounds == MANY_CALLS and not self.done:
+                print(
+                    f"anychip: {MANY_CALLS} optimizer steps, and the function of --step-mark has not returned once; Ctrl-C ends the "
+                    "recording. Is its name as the program has it (Class.function of a method)?",
+                    file=sys.stderr,
+                )
             return
         if self._known is not None and number not in self._known:
             self._known.add(number)

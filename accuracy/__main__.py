@@ -25,7 +25,7 @@ from accuracy.plot import scatter
 from accuracy.recorder import HYBRID, Job, Recorder, cache_folder
 from accuracy.rows import BadRows, Run, read, where
 from accuracy.runner import forecast, is_priced, jobs_of, write
-from accuracy.score import GIB, Result, grouped, ids_by_reason, left_out
+from accuracy.score import GIB, LEAST_RUNS, Result, grouped, ids_by_reason, left_out
 from accuracy.serving import result as serving
 from accuracy.serving.page import missing, summaries
 from accuracy.truth_of_runs import step_time_s
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     runs = [run for run in runs if not bounds or run.id in bounds]
     generating = [run for run in runs if serving.is_served(run)]
-    planned = [planned_result(run) for run in runs if run not in generating]
+    planned = [planned_result(run) for run in runs if not serving.is_served(run)]
     if args.list:
         print("\n".join([*(described(result) for result in planned), *map(serving.described, generating)]))
         return 0
@@ -147,9 +147,6 @@ def beyond(result: Result, bounds: dict[str, tuple[float, float]]) -> str | None
         if low <= result.error <= high
         else f"{result.run.id}: {result.error:+.1%} is outside {low:+.1%} to {high:+.1%}"
     )
-
-
-LEAST_RUNS = 3  # of a source on a chip, for its error to count
 
 
 def validated(results: list[Result]) -> str:

@@ -80,6 +80,7 @@ def table(name: str) -> Mapping[str, Any]:
     return tomllib.loads((HERE / name).read_text(encoding="utf-8"))
 
 
+@cache
 def fit_ids() -> frozenset[str]:
     """Runs that a constant was fitted to."""
     return frozenset(name for entry in table("fit.toml")["fit"] for name in entry["ids"])
@@ -141,10 +142,7 @@ def plan(run: Run) -> Plan:
     told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, run)]
     is_known = bool(told)
     told = told or [rule for rule in rules() if rule.get("fallback") and matches(rule, run)]
-    models = [entry for entry in (*table("models.toml")["model"], *shapes()) if search(entry["name"], run["model"])]
-    unable = [entry["unable"] for entry in models if "unable" in entry]
-    if unable:
-        raise Unable(unable[-1])
+    models = models_of(run["model"])
     fixed: dict[str, Any] = {}
     blank: dict[str, Any] = {}
     for entry in [*models, *told]:
@@ -161,6 +159,15 @@ def plan(run: Run) -> Plan:
         filled.append("flop")
     names = tuple(rule.get("name", rule["source"]) for rule in told)
     return programmed(assemble(run, chip, cluster, columns, fixed, filled, names), told)
+
+
+def models_of(name: str) -> list[Mapping[str, Any]]:
+    """Entries of models.toml and shapes.csv that say something of a model, later ones over earlier. Raises Unable."""
+    found = [entry for entry in (*table("models.toml")["model"], *shapes()) if search(entry["name"], name)]
+    unable = [entry["unable"] for entry in found if "unable" in entry]
+    if unable:
+        raise Unable(unable[-1])
+    return found
 
 
 DIRECT = ("step_time_s", "tokens_per_s_per_chip", "samples_per_s")

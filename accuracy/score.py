@@ -92,6 +92,7 @@ def grouped(results: Iterable[Result], key: Key, error: Error = step) -> dict[st
     return found
 
 
+LEAST_RUNS = 3  # of a source on a chip, for its error to count in a forecast's bar
 LEAST_TO_TRAIN = 3  # runs: one or two of another kind say nothing of a chip's level
 
 

@@ -4,7 +4,8 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from accuracy.score import Summary, ids_by_reason
+from accuracy.page import figures
+from accuracy.score import LEAST_RUNS, Summary, ids_by_reason
 from accuracy.serving.result import QUANTITIES, WHOLE, Result
 from anychip.spec.validated import DENSE
 
@@ -13,7 +14,6 @@ WORDS = {
     "token": "a token (time per output token)",
     "whole": "all of it (tokens/s)",
 }
-LEAST_RUNS = 3  # of a source on a chip, for its error to count
 
 
 def summaries(results: Sequence[Result], key: Callable[[Result], str]) -> list[str]:
@@ -24,10 +24,7 @@ def summaries(results: Sequence[Result], key: Callable[[Result], str]) -> list[s
         for quantity in QUANTITIES:
             errors = [error for one in members if (error := one.error(quantity)) is not None]
             if errors:
-                s = Summary.of(errors)
-                lines.append(
-                    f"| {name} | {WORDS[quantity]} | {s.n} | {s.mean_abs:.1%} | {s.median_abs:.1%} | {s.worst:+.1%} | {s.bias:+.1%} |"
-                )
+                lines.append(f"| {name} | {WORDS[quantity]} | {len(errors)} | {figures(Summary.of(errors))} |")
     return lines
 
 

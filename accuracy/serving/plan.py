@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from accuracy.plan import Unable, argv_of, chip_of, search, shapes, table
+from accuracy.plan import Unable, argv_of, chip_of, models_of, search, table
 from accuracy.recorder import SERVING, Job
 from accuracy.rows import Run
-from accuracy.serving.program import PHASES, PROMPT, TOKEN
+from accuracy.serving import PROMPT, TOKEN
 
 SIZES = ("layers", "hidden", "heads", "ffn", "vocab")
 TAKEN = ("head_dim", "norm", "position", "gated", "bias", "tied")  # of what a model's name says
@@ -122,12 +122,9 @@ def dtype_options(text: str) -> Mapping[str, Any]:
 
 def model_options(model: str) -> Mapping[str, Any]:
     model = model.rpartition("/")[2]  # of a hub's name what follows its owner
-    entries = [entry for entry in (*table("models.toml")["model"], *shapes()) if search(entry["name"], model)]
     fixed: dict[str, Any] = {}
     blank: dict[str, Any] = {}
-    for entry in entries:
-        if "unable" in entry:
-            raise Unable(entry["unable"])
+    for entry in models_of(model):
         fixed |= entry.get("set", {})
         blank |= entry.get("blank", {})
     if "pattern" in fixed:
@@ -143,6 +140,3 @@ def model_options(model: str) -> Mapping[str, Any]:
         raise Unable(f"nobody wrote down {', '.join(missing)} of {model}")
     kv = int(blank.get("kv_heads") or sizes["heads"])
     return {**sizes, "kv_heads": kv, **{name: fixed[name] for name in TAKEN if name in fixed}}
-
-
-__all__ = ["METRICS", "PHASES", "Plan", "Unable", "plan"]

@@ -20,8 +20,7 @@ from accuracy.reference.fused import attend
 from accuracy.reference.layout import Layout, layout_of
 from accuracy.reference.linear import Linear, all_gather, to_tensor_scaled_once
 from accuracy.reference.model import Layer, Stage, keep_low
-
-PROMPT, TOKEN = PHASES = ("prompt", "token")
+from accuracy.serving import PHASES, PROMPT, TOKEN
 
 
 def arguments() -> Namespace:

@@ -10,7 +10,8 @@ from accuracy.plan import Unable, fit_ids
 from accuracy.recorder import SERVING, Recorder
 from accuracy.rows import Run
 from accuracy.runner import priced
-from accuracy.serving.plan import METRICS, PHASES, Plan, plan
+from accuracy.serving import PHASES
+from accuracy.serving.plan import METRICS, Plan, plan
 from anychip.spec import load_chip
 from anychip.spec.chip import UnknownFigure
 

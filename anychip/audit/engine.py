@@ -69,9 +69,13 @@ class Audit:
         return score(self.findings, self.num_lines)
 
     @property
+    def left(self) -> list[Finding]:
+        return [found for found in self.findings if not found.automatic]
+
+    @property
     def left_score(self) -> float:
         """The score of what `anychip port` does not edit by itself."""
-        return score([f for f in self.findings if not f.automatic], self.num_lines)
+        return score(self.left, self.num_lines)
 
     @property
     def effort(self) -> Effort:
@@ -80,7 +84,7 @@ class Audit:
     @property
     def left_effort(self) -> Effort:
         """What remains once `anychip port` has edited what it can."""
-        return effort([f for f in self.findings if not f.automatic], self.lines_of)
+        return effort(self.left, self.lines_of)
 
     @property
     def points(self) -> float:

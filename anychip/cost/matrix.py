@@ -254,7 +254,7 @@ def fused_attention(op: Op) -> Work:
     call = _CALLS[op.name.rpartition(".")[0]]
     q, k, v = op.args[call.query : call.query + 3]
     packed = op.args[call.query + (5 if call.backward else 3)] if len(q.shape) == 3 else None
-    batch, heads, lq, lk = _attention_shape(q, k, call.heads_first, packed)
+    batch, heads, shared, lq, lk = _attention_shape(q, k, call.heads_first, packed)
     causal = bool(arg(op, call.causal, call.causal_name, False))
     share = min(causal_share(lq, lk) if causal else 1.0, _window_share(op, lk, causal))
     scores = ceil(batch * heads * lq * lk * share)
@@ -263,8 +263,7 @@ def fused_attention(op: Op) -> Work:
     flop = 3 * to_scores + 2 * to_values if call.backward else to_scores + to_values
     model_flop = 2 * (to_scores + to_values) if call.backward else flop
     read, written = traffic(op)
-    at = 1 if call.heads_first or len(q.shape) == 3 else 2
-    grouped = max(heads // max(k.shape[at], 1), 1)
+    grouped = max(heads // max(shared, 1), 1)
     shape = Attention(call.implementation, call.backward, causal, q.shape[-1], lq, lk, batch * heads, grouped)
     return Work(flop=flop, model_flop=model_flop, bytes_read=read, bytes_written=written, unit="matrix",
                 dtype=main_dtype(op), kind="attention", attention=shape,
@@ -277,15 +276,16 @@ def _window_share(op: Op, key_length: int, causal: bool) -> float:
     return 1.0 if left is None or right is None else min((left + right + 1) / max(key_length, 1), 1.0)
 
 
-def _attention_shape(q: TensorMeta, k: TensorMeta, heads_first: bool, packed: Any = None) -> tuple[int, int, int, int]:
-    """(batch, query heads, query length, key length). 3-D tensors are packed sequences [tokens, heads, dim]; `packed` are
+def _attention_shape(
+    q: TensorMeta, k: TensorMeta, heads_first: bool, packed: Any = None
+) -> tuple[int, int, int, int, int]:
+    """(batch, query heads, key heads, query length, key length). 3-D tensors are packed sequences [tokens, heads, dim]; `packed` are
     their cumulative lengths, one more than there are sequences, which are taken to be of equal length."""
     if len(q.shape) == 3:
         batch = max(packed.shape[0] - 1, 1) if isinstance(packed, TensorMeta) else 1
-        return batch, q.shape[1], ceil(q.shape[0] / batch), ceil(k.shape[0] / batch)
-    if heads_first:
-        return q.shape[0], q.shape[1], q.shape[2], k.shape[2]
-    return q.shape[0], q.shape[2], q.shape[1], k.shape[1]
+        return batch, q.shape[1], k.shape[1], ceil(q.shape[0] / batch), ceil(k.shape[0] / batch)
+    heads, length = (1, 2) if heads_first else (2, 1)
+    return q.shape[0], q.shape[heads], k.shape[heads], q.shape[length], k.shape[length]
 
 
 # Recurrent layers -----------------------------------------------------------------------------------------------------

@@ -161,8 +161,7 @@ def _training_steps(marks: Marks) -> list[Step]:
     steps: list[Step] = []
     begin, last_end = -1, -1
     cycle: list[int] = []
-    rounds = _rounds(marks, Mark.FORWARD_BEGIN)
-    size, all_optimizers = period(rounds), _cycle(marks, Mark.FORWARD_BEGIN)
+    size, all_optimizers = period(_rounds(marks)), _cycle(marks, Mark.FORWARD_BEGIN)
 
     def is_whole() -> bool:
         return last_end >= 0 and (len(cycle) >= size if size else {*cycle} >= all_optimizers)
@@ -189,15 +188,15 @@ def _training_steps(marks: Marks) -> list[Step]:
     return steps
 
 
-def _rounds(marks: Marks, between: Mark) -> list[int]:
-    """Optimizers in the order in which they step; of two steps of one with nothing `between` the first."""
+def _rounds(marks: Marks) -> list[int]:
+    """Optimizers in the order in which they step; of two steps of one with no forward between the first."""
     found: list[int] = []
     apart = True
     for mark, optimizer in zip(marks.what.tolist(), marks.optimizer.tolist(), strict=True):
         if mark == Mark.OPTIMIZER_END and (apart or found[-1:] != [optimizer]):
             found.append(optimizer)
             apart = False
-        apart = apart or mark == between
+        apart = apart or mark == Mark.FORWARD_BEGIN
     return found
 
 

@@ -286,7 +286,7 @@ def _remarks(answer: "Answer") -> Iterator[str]:
         counted = len(first.step_times_s)
         which = "all but the first count" if counted == first.steps - 1 else f"the last {counted} count"
         yield f"steps: {first.steps} were recorded, {which}; what comes once in more (an evaluation, a checkpoint) is in no figure"
-    yield from _values_read(answer.forecasts[0])
+    yield from _values_read(first)
     yield from _by_module(first, answer.names[0] if len(answer.names) > 1 else "")
     if answer.interrupted:
         yield "Interrupted: the figures hold for what the program had done by then."

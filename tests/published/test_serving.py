@@ -10,9 +10,10 @@ from accuracy.plan import Unable
 from accuracy.recorder import Recorder
 from accuracy.rows import join, read
 from accuracy.runner import priced
+from accuracy.serving import PHASES
 from accuracy.serving.__main__ import main
 from accuracy.serving.page import page, validated
-from accuracy.serving.plan import PHASES, plan
+from accuracy.serving.plan import plan
 from accuracy.serving.result import Result, is_served, once, result_of
 from anychip.record.steps import find_steps
 from anychip.spec import load_chip

@@ -30,7 +30,7 @@ READ = {
     "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "seq", "micro_batch", "micro_batches", "tp", "cp", "pp",
     "vp", "ep", "experts", "chosen", "expert_ffn", "shared_ffn", "dense_layers", "expert_tp", "recompute", "recompute_layers",
     "pieces", "dropout", "sequence_parallel", "gated", "bias", "tied", "norm", "position", "attention", "dtype", "recipe",
-    "sharding", "reduce", "overlap", "fusion", "fused_loss", "compile", "adam", "steps",
+    "sharding", "reduce", "adds_apart", "overlap", "fusion", "fused_loss", "compile", "adam", "steps",
 }  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def config_of(args: Namespace) -> Any:
         normalization=NORMS[args.norm], attention_backend=AttnBackend[backend] if backend else AttnBackend.auto,
         bias_activation_fusion=args.fusion and (args.bias or args.gated), masked_softmax_fusion=args.fusion,
         bias_dropout_fusion=args.fusion and not (args.experts and args.bias), apply_rope_fusion=args.fusion and args.position == "rope",
-        gradient_accumulation_fusion=True, cross_entropy_loss_fusion=args.fused_loss,
+        gradient_accumulation_fusion=not args.adds_apart, cross_entropy_loss_fusion=args.fused_loss,
         tensor_model_parallel_size=args.tp, pipeline_model_parallel_size=args.pp, context_parallel_size=args.cp,
         virtual_pipeline_model_parallel_size=args.vp if args.vp > 1 else None, sequence_parallel=args.sequence_parallel,
         pipeline_model_parallel_layout=placement(args), tp_comm_overlap=args.pieces > 1 and args.tp > 1,

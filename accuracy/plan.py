@@ -360,7 +360,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         "replicas": slices_of(run), **{name: value for name, value in split.items() if value > 1},
         **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank", "lora_on", "pieces", "window", "full_every", "separate", "q_rank", "kv_rank", "rope_dim", "mtp", "graph")
            if name in fixed},
-        **{name: bool(fixed.get(name)) for name in ("gated", "bias", "tied", "overlap", "fusion", "fused_loss", "autocast")},
+        **{name: bool(fixed.get(name)) for name in ("gated", "bias", "tied", "overlap", "fusion", "fused_loss", "autocast", "adds_apart", "eager_act", "eager_rope")},
     }  # fmt: skip
     if split["cp"] > 1 and "cp_comm_type" in fixed:
         options["cp_comm_type"] = fixed["cp_comm_type"]

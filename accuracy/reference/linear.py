@@ -2,7 +2,7 @@
 
 A column-parallel product gathers its input where the sequence is split; a row-parallel one reduces or scatters its
 output. In the backward the communication runs beside the product that does not need it. Weight gradients are added to a
-32-bit `main_grad` inside the product where the weight has one.
+32-bit `main_grad` inside the product where the weight has one and nothing says otherwise.
 """
 
 from functools import cache
@@ -26,17 +26,23 @@ class How(NamedTuple):
     """How products run. sequence: the sequence is split over the tensor group outside of them. low: "" for 16 bit,
     else the FP8 recipe: "tensor" (one scale, of the steps before), "current" (one, of the tensor as it is), "row", "block" or "mx" (scales along the inner dimension), or "nv" for NVFP4.
     plain: as PyTorch's own layer, whose gradients autograd keeps and whose dtype autocast may choose.
-    pieces: above 1, into how many a product is cut to run beside its communication (`overlap`)."""
+    pieces: above 1, into how many a product is cut to run beside its communication (`overlap`).
+    adds_apart: a weight's gradient is written, then added to its buffer by a kernel of its own."""
 
     group: dist.ProcessGroup | None = None
     sequence: bool = False
     low: str = ""
     plain: bool = False
     pieces: int = 1
+    adds_apart: bool = False
 
     @property
     def overlaps(self) -> bool:
         return self.pieces > 1 and self.sequence and self.group is not None
+
+    def main_of(self, weight: nn.Parameter) -> Tensor | None:
+        """What a product adds the weight's gradient to; None where autograd is to keep it."""
+        return None if self.adds_apart else getattr(weight, "main_grad", None)
 
     def product(self, x: Tensor, weight: Tensor, gathers: bool) -> Tensor:
         if self.plain and self.group is None and not self.low:
@@ -260,7 +266,7 @@ class Product(torch.autograd.Function):
 def _weight_gradient(x: Tensor, grad: Tensor, g8_t: Tensor | None, how: How, weight: nn.Parameter,
                      is_whole: bool) -> Tensor | None:  # fmt: skip
     """grad.T @ x, into `main_grad` where there is one."""
-    main = getattr(weight, "main_grad", None)
+    main = how.main_of(weight)
     flat = x.reshape(-1, x.shape[-1])
     if g8_t is not None:
         own = product_into(g8_t, cast(flat, E4M3, how.low)[1] if is_whole else x, how, main)

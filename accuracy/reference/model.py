@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from accuracy.reference.attention import Attention, AttentionShape
-from accuracy.reference.feedforward import FeedForward, FeedForwardShape
+from accuracy.reference.attention import Attention, AttentionShape, rotate, with_turned
+from accuracy.reference.feedforward import FeedForward, FeedForwardShape, gelu, swiglu
 from accuracy.reference.layout import Layout, size
 from accuracy.reference.linear import E4M3, FP4, Exchange, How, Linear, Scatter, mark_partial
 
@@ -19,7 +19,9 @@ Fuse = Callable[[Any], Any]
 
 def fuse_of(args: Namespace) -> Fuse:
     """What joins the point-wise pieces of a layer into one kernel: the framework's own fused kernels, or nothing."""
-    return (lambda function: torch.compile(function)) if args.fusion else (lambda function: function)
+    eager = {swiglu.__name__, gelu.__name__} if args.eager_act else set()
+    eager |= {rotate.__name__, with_turned.__name__} if args.eager_rope else set()
+    return lambda piece: torch.compile(piece) if args.fusion and piece.__name__ not in eager else piece
 
 
 def add_dropped(x: Tensor, bias: Tensor | None, kept: Tensor, dropout: float) -> Tensor:

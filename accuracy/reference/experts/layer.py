@@ -5,6 +5,7 @@ Routing is balanced by force, as in the published benchmarks: every expert gets 
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -90,6 +91,7 @@ class Experts(nn.Module):
 
 
 def weighted(act: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    @wraps(act)
     def both(x: Tensor, shares: Tensor) -> Tensor:
         return act(x) * shares
 

@@ -42,7 +42,7 @@ class GroupedProduct(torch.autograd.Function):
             grad_x = torch._grouped_mm(grad, weight, offs=ctx.ends)
         if not weight.requires_grad:
             return grad_x, None, None, None
-        main = getattr(weight, "main_grad", None)
+        main = how.main_of(weight)
         if main is None and not how.low:
             return grad_x, torch._grouped_mm(grad.t(), x, offs=ctx.ends), None, None
         mains = [None] * len(weight) if main is None else list(main)
@@ -114,7 +114,7 @@ class EachProduct(torch.autograd.Function):
             into(grad_x, low, ctx.turned, how)
         else:
             into(grad_x, grad, [weight.t() for weight in weights], how)
-        mains = [getattr(weight, "main_grad", None) for weight in weights]
+        mains = [how.main_of(weight) for weight in weights]
         own = gradients(turned, x, how, weights, mains, PRODUCT_S)
         return grad_x, None, None, *own
 
@@ -147,7 +147,7 @@ def gradients(
             time.sleep(called_s)
         own.append(product_into(a, b, how, main))
     for weight in weights:
-        if getattr(weight, "main_grad", None) is not None:
+        if how.main_of(weight) is not None:
             weight.ready()  # type: ignore[operator]
     return own
 

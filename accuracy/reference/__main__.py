@@ -71,7 +71,7 @@ def arguments() -> argparse.Namespace:
     add("--recipe", choices=("tensor", "current", "row", "block", "mx"), default="tensor", help="scales of FP8")
     add("--sharding", choices=SHARDED, default="ddp", help="of data-parallel state")
     add("--reduce", choices=("fp32", "bf16", "fp16"), default="fp32", help="dtype of gradients")
-    add("--adds-apart", action="store_true", help="weights' gradients are added to those of 32 bit by kernels of their own")
+    add("--adds-apart", action="store_true", help="weights' gradients are added up by kernels of their own")
     add("--autocast", action="store_true", help="weights in 32 bit, products in --dtype")
     add("--overlap", action="store_true", help="reduce gradients while the backward runs")
     add("--fusion", action="store_true", help="point-wise pieces of a layer are fused kernels")
@@ -90,7 +90,8 @@ def arguments() -> argparse.Namespace:
 def how_of(args: argparse.Namespace, layout: Layout) -> How:
     low = {"fp8": args.recipe, "fp4": "nv"}.get(args.dtype, "")
     plain = args.sharding in ("plain", "fsdp")
-    return How(layout.tensor, args.sequence_parallel and layout.tensor is not None, low, plain, args.pieces, args.adds_apart)
+    sequence = args.sequence_parallel and layout.tensor is not None
+    return How(layout.tensor, sequence, low, plain, args.pieces, args.adds_apart)
 
 
 def build(args: argparse.Namespace, layout: Layout, device: torch.device) -> list[nn.Module]:

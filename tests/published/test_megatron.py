@@ -34,6 +34,8 @@ RUNS = {
     "recompute attention": (1, {"recompute": "attention"}),
     "FP8": (1, {**LLAMA, "dtype": "fp8", "seq": 4096}),
     "attention by products": (1, {"attention": "products", "dropout": 0.1}),
+    "gradients added apart": (1, {"adds_apart": True}),
+    "gradients of experts added apart": (2, {**EXPERTS, "ep": 2, "adds_apart": True}),
 }
 
 needs_megatron = pytest.mark.skipif(not megatron.installed(), reason="megatron-core is not installed: `make megatron`")

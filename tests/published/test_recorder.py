@@ -244,6 +244,34 @@ def test_a_captured_step_has_no_kernel_between_the_products_of_an_expert(recorde
     assert calls(apart, "aten.amax") > calls(fused, "aten.amax") > 0
 
 
+@pytest.mark.parametrize(
+    ("more", "products"), [({}, 4), ({"experts": 4, "chosen": 2, "expert_ffn": 4096}, 2 + 4 * 2), ({"dtype": "fp8"}, 4)]
+)
+def test_gradients_added_apart_are_a_kernel_more_for_each_weight(recorder, more, products):
+    shape = {**SHAPE, "layers": 1, "micro_batches": 2, **more}
+    jobs = [Job(argv_of({**shape, "adds_apart": on}), 1) for on in (False, True)]
+    inside, apart = map(recorder.program, jobs)
+    assert calls(apart, "aten.add_") - calls(inside, "aten.add_") >= 2 * 2 * products  # two steps of two micro-batches
+    before, after = (priced(one, load_chip("nvidia-h100-sxm")) for one in (inside, apart))
+    assert after.time_s > before.time_s
+    assert after.breakdown_s["compute"] == pytest.approx(before.breakdown_s["compute"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("more", "eager"),
+    [
+        ({}, "eager_act"),
+        ({}, "eager_rope"),
+        ({"gated": False, "bias": True}, "eager_act"),
+        ({"experts": 4, "chosen": 2, "expert_ffn": 4096}, "eager_act"),
+    ],
+)
+def test_a_piece_that_is_not_fused_is_a_kernel_for_each_operation(recorder, more, eager):
+    fused, written = (step(recorder, **{"layers": 1, "micro_batch": 4, **more, eager: on}).breakdown_s for on in (False, True))
+    assert written["memory_bound"] > 1.02 * fused["memory_bound"]
+    assert written["compute"] == pytest.approx(fused["compute"], rel=0.01)
+
+
 def test_each_product_of_a_loop_takes_the_host_as_long_as_the_library_needs(recorder):
     one = recorder.program(Job(argv_of(ROUTED), 2)).ranks[0]
     waits = one.payloads[one.kinds == Kind.HOST]

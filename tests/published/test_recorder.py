@@ -267,7 +267,9 @@ def test_gradients_added_apart_are_a_kernel_more_for_each_weight(recorder, more,
     ],
 )
 def test_a_piece_that_is_not_fused_is_a_kernel_for_each_operation(recorder, more, eager):
-    fused, written = (step(recorder, **{"layers": 1, "micro_batch": 4, **more, eager: on}).breakdown_s for on in (False, True))
+    fused, written = (
+        step(recorder, **{"layers": 1, "micro_batch": 4, **more, eager: on}).breakdown_s for on in (False, True)
+    )
     assert written["memory_bound"] > 1.02 * fused["memory_bound"]
     assert written["compute"] == pytest.approx(fused["compute"], rel=0.01)
 

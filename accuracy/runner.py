@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from anychip.timeline.memory import memory
 from anychip.timeline.price import price
 
 PACKAGE = Path(anychip.__file__).parent
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,16 @@ def write(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
+
+
+def told(items: Sequence[T]) -> Iterator[T]:
+    """Each of what is to be forecast, with a line on how far it is: of each one on a terminal, else of every twentieth."""
+    begun = time.monotonic()
+    for number, item in enumerate(items):
+        yield item
+        if sys.stderr.isatty() or number % 20 == 0:
+            done = f"{number + 1}/{len(items)}, {time.monotonic() - begun:.0f} s"
+            print(f"accuracy: {done}", file=sys.stderr, flush=True)
 
 
 def price_path(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Path:

@@ -1,6 +1,6 @@
 """How far forecasts were off where they could be compared: `standard/errors.csv` by what a time rests on, and
-`standard/validated.csv` by chip and kind of layers, from published runs that train, with their source left out (`python -m accuracy
---validated`), `standard/validated-calls.csv` from those that generate text (`python -m accuracy.serving --validated`).
+`standard/validated.csv` by chip and kind of layers, from published runs that train, with their source left out and
+`standard/validated-calls.csv` from those that generate text (`python -m accuracy --validated`).
 
 Relative errors, one sigma in the first file, mean absolute in the second.
 """

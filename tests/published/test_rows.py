@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from accuracy.__main__ import command
 from accuracy.fold import points
 from accuracy.page import memory_by_source
 from accuracy.plan import Unable, argv_of, node_of, plan
@@ -15,6 +14,7 @@ from accuracy.reference.__main__ import arguments, build
 from accuracy.reference.layout import layout_of
 from accuracy.rows import BadRows, join, read, where
 from accuracy.score import GIB, Result
+from accuracy.training import command
 from accuracy.truth_of_runs import step_time_s
 from anychip.targets import parse
 

@@ -25,6 +25,7 @@ from anychip.network import Fabric
 from anychip.record import Program
 from anychip.record.steps import find_steps
 from anychip.spec import Chip, load_chip
+from anychip.spec.validated import FILES
 from anychip.timeline.memory import memory
 from anychip.timeline.price import price
 
@@ -143,7 +144,7 @@ def pricing_digest() -> str:
     for part in ("cost", "network", "cluster", "timeline", "memory", "figures.py", "job.py", "spec", "standard"):
         paths = sorted(PACKAGE.glob(part)) if "." in part else sorted((PACKAGE / part).rglob("*.*"))
         for path in paths:
-            if path.suffix in (".py", ".csv", ".toml") and path.name != "validated.csv":
+            if path.suffix in (".py", ".csv", ".toml") and path.name not in FILES.values():
                 whole.update(path.read_bytes())
     return whole.hexdigest()
 

@@ -141,7 +141,7 @@ def is_priced(recorder: Recorder, plan: Plan) -> bool:
 def pricing_digest() -> str:
     """Names all that a price depends on beside the recording: the package with the standard."""
     whole = hashlib.blake2b(digest_size=12)
-    for part in ("cost", "network", "cluster", "timeline", "memory", "figures.py", "job.py", "spec", "standard"):
+    for part in ("cost", "network", "cluster", "timeline", "memory", "figures", "job.py", "spec", "standard"):
         paths = sorted(PACKAGE.glob(part)) if "." in part else sorted((PACKAGE / part).rglob("*.*"))
         for path in paths:
             if path.suffix in (".py", ".csv", ".toml") and path.name not in FILES.values():

@@ -56,7 +56,7 @@ accuracy: install $(VENV)/.installed-megatron ## forecast every published run (h
 	$(BIN)/python -m accuracy $(ROWS) --json accuracy/results.json --page docs/accuracy-runs.md
 
 accuracy-serving: install ## forecast published runs that generate text, write docs/accuracy-serving.md
-	$(BIN)/python -m accuracy.serving --rows accuracy/published/inference.csv --page docs/accuracy-serving.md \
+	$(BIN)/python -m accuracy --rows accuracy/published/inference.csv --page docs/accuracy-serving.md \
 	  --validated anychip/standard/validated-calls.csv
 
 accuracy-ci: install ## a few published runs against stored bounds, in minutes

@@ -237,7 +237,7 @@ def page(found: list[Result]) -> str:
         "from the row's source, and fits on it; *unseen*, rows that no rate was ever taken from (of the grouped products' page",
         "other rows were: those marked *fitted*). What remains is the chip's data sheet, its rates from other sources, and `rates/default.csv`, which belongs to no chip. Fitted on these",
         "very products, once for all chips: the shape of the product curve there (`gemm.k0`, `gemm.wave`, `gemm.overhead`, the",
-        "tile shares in `cost/machine.py`); on the four rows marked so: `gemm.grouped`. Fitted on published runs, and in use here",
+        "tile shares in `cost/gemm.py`); on the four rows marked so: `gemm.grouped`. Fitted on published runs, and in use here",
         "only for rows measured in long runs (`gemm.warm`): each chip's `gemm.sustained`. A best shape of a scan, held back, is",
         "forecast too slow: nothing says that it is the best.",
         "",

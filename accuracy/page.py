@@ -1,6 +1,6 @@
 """docs/accuracy-runs.md: published runs against forecasts, written from results. No figure on it is typed by hand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from accuracy.score import GIB, Result, Summary, grouped, held, ids_by_reason, layouts, left_out, low_ratios, noise
 from accuracy.why import memory_is_other, why
@@ -26,11 +26,11 @@ def page(results: Sequence[Result], plot: str | None) -> str:
             *([f"![forecast against measured step time]({plot})"] if plot else []),
             "",
         ],
-        section("By chip", summaries(results, chip)),
-        section("By chip, runs with at most one filled column", summaries([r for r in results if few(r)], chip)),
+        section("By chip", summaries(results, lambda r: r.chip)),
+        section("By chip, runs with at most one filled column", summaries([r for r in results if few(r)], lambda r: r.chip)),
         section("By kind of model", summaries([r for r in results if r.plan], kind)),
         section("By source", summaries(results, lambda r: r.run.source)),
-        section("By source and chip", summaries(results, lambda r: f"{r.run.source}, {chip(r)}")),
+        section("By source and chip", summaries(results, lambda r: f"{r.run.source}, {r.chip}")),
         section("By model", summaries(results, lambda r: r.run["model"])),
         section("By program", summaries([r for r in results if r.plan], lambda r: r.plan.program if r.plan else "")),
         section("Memory, by source", memory_by_source(results)),
@@ -40,13 +40,9 @@ def page(results: Sequence[Result], plot: str | None) -> str:
         section("Noise of the sources", noises(results)),
         section("The ten worst", worst(results)),
         section("Every run", rows(results)),
-        section("Not forecast", missing(results)),
+        section("Not forecast", missing((r.reason, r.run.id) for r in results)),
     ]  # fmt: skip
     return "\n".join(line for part in parts for line in part)
-
-
-def chip(result: Result) -> str:
-    return result.plan.chip if result.plan else result.run["chip"]
 
 
 def kind(result: Result) -> str:
@@ -54,7 +50,7 @@ def kind(result: Result) -> str:
     assert result.plan is not None
     options = result.plan.options
     name = "adapters" if options.get("lora_rank") else "experts" if options.get("experts") else "dense"
-    return f"{name}, {chip(result)}"
+    return f"{name}, {result.chip}"
 
 
 def few(result: Result) -> bool:
@@ -93,7 +89,7 @@ def summaries(
 
 
 def crossed(results: Sequence[Result]) -> list[str]:
-    found = left_out(results, chip)
+    found = left_out(results, lambda r: r.chip)
     if not found:
         return []
     lines = [
@@ -170,8 +166,9 @@ def rows(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def missing(results: Sequence[Result]) -> list[str]:
-    reasons = ids_by_reason((result.reason, result.run.id) for result in results if result.reason is not None)
+def missing(reasons: Iterable[tuple[str | None, str]]) -> list[str]:
+    """Of (reason, id of a run), those that have one: the ids of each reason, most of all first."""
+    found = ids_by_reason((reason, name) for reason, name in reasons if reason is not None)
     lines = ["| reason | runs | ids |", "|---|---|---|"]
-    ordered = sorted(reasons.items(), key=lambda item: -len(item[1]))
+    ordered = sorted(found.items(), key=lambda item: -len(item[1]))
     return lines + [f"| {reason.replace('|', '/')} | {len(ids)} | {', '.join(ids)} |" for reason, ids in ordered]

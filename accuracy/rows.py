@@ -2,7 +2,8 @@
 
 Columns: id, source_url, source_location, chip, chips, chips_per_node, interconnect, framework, model, params_b, layers, hidden,
 heads, kv_heads, ffn, vocab, seq_len, global_batch, micro_batch, dtype, tp, pp, vp, cp, dp, ep, zero_or_fsdp,
-sequence_parallel, recompute, compile, metric, value, notes. Blank: the source does not say.
+sequence_parallel, recompute, compile, metric, value, notes. Of a run that generates text: id, source_url, source_location, chip, chips, framework, model, params_b, dtype, tp, batch,
+concurrency, input_len, output_len, metric (ttft_ms, tpot_ms, output_tokens_per_s), value, notes. Blank: the source does not say.
 """
 
 import csv

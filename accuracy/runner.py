@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,10 +25,12 @@ from anychip.network import Fabric
 from anychip.record import Program
 from anychip.record.steps import find_steps
 from anychip.spec import Chip, load_chip
+from anychip.spec.validated import FILES
 from anychip.timeline.memory import memory
 from anychip.timeline.price import price
 
 PACKAGE = Path(anychip.__file__).parent
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,16 @@ def write(path: Path, text: str) -> None:
     part.replace(path)
 
 
+def told(items: Sequence[T]) -> Iterator[T]:
+    """Each of what is to be forecast, with a line on how far it is: of each one on a terminal, else of every twentieth."""
+    begun = time.monotonic()
+    for number, item in enumerate(items):
+        yield item
+        if sys.stderr.isatty() or number % 20 == 0:
+            done = f"{number + 1}/{len(items)}, {time.monotonic() - begun:.0f} s"
+            print(f"accuracy: {done}", file=sys.stderr, flush=True)
+
+
 def price_path(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Path:
     return kept_path(recorder, json.dumps([job.key, chip.id, plan.num_chips, plan.cluster, plan.memory]))
 
@@ -127,10 +141,10 @@ def is_priced(recorder: Recorder, plan: Plan) -> bool:
 def pricing_digest() -> str:
     """Names all that a price depends on beside the recording: the package with the standard."""
     whole = hashlib.blake2b(digest_size=12)
-    for part in ("cost", "network", "cluster", "timeline", "memory", "figures.py", "job.py", "spec", "standard"):
+    for part in ("cost", "network", "cluster", "timeline", "memory", "figures", "job.py", "spec", "standard"):
         paths = sorted(PACKAGE.glob(part)) if "." in part else sorted((PACKAGE / part).rglob("*.*"))
         for path in paths:
-            if path.suffix in (".py", ".csv", ".toml") and path.name != "validated.csv":
+            if path.suffix in (".py", ".csv", ".toml") and path.name not in FILES.values():
                 whole.update(path.read_bytes())
     return whole.hexdigest()
 

@@ -31,6 +31,10 @@ class Result:
     fitted: bool = False
 
     @property
+    def chip(self) -> str:
+        return self.plan.chip if self.plan else self.run["chip"]
+
+    @property
     def error(self) -> float | None:
         if self.forecast_s is None or not self.measured_s or self.fitted:
             return None

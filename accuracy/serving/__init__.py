@@ -1,4 +1,4 @@
-"""Published runs that generate text, against forecasts: `python -m accuracy.serving` (see `__main__`)."""
+"""Published runs that generate text, against forecasts: what `python -m accuracy` does with rows of tokens."""
 
 PROMPT, TOKEN = PHASES = (
     "prompt",

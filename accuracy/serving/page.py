@@ -1,13 +1,10 @@
-"""docs/accuracy-serving.md and standard/validated-calls.csv, written from results."""
+"""docs/accuracy-serving.md, written from results."""
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 
-from accuracy.page import figures
-from accuracy.score import LEAST_RUNS, Summary, ids_by_reason
-from accuracy.serving.result import QUANTITIES, WHOLE, Result
-from anychip.spec.validated import DENSE
+from accuracy.page import figures, missing
+from accuracy.score import Summary
+from accuracy.serving.result import QUANTITIES, Result
 
 WORDS = {
     "prompt": "the prompt (time to first token)",
@@ -26,14 +23,6 @@ def summaries(results: Sequence[Result], key: Callable[[Result], str]) -> list[s
             if errors:
                 lines.append(f"| {name} | {WORDS[quantity]} | {len(errors)} | {figures(Summary.of(errors))} |")
     return lines
-
-
-def missing(results: Sequence[Result]) -> list[str]:
-    reasons = ids_by_reason((result.reason, result.run.id) for result in results if result.reason)
-    ordered = sorted(reasons.items(), key=lambda item: -len(item[1]))
-    return ["| not forecast | runs | ids |", "|---|---|---|"] + [
-        f"| {why} | {len(ids)} | {', '.join(ids)} |" for why, ids in ordered
-    ]
 
 
 def page(results: Sequence[Result]) -> str:
@@ -66,21 +55,4 @@ def page(results: Sequence[Result]) -> str:
             run = result.run
             lines.append(f"| {run.id} | {found.chip} | {run['chips']} | {run['model']} | {run['dtype']} | {found.batch} | {found.prompt} + {found.new} | "
                          f"{', '.join(found.filled)} | {' | '.join(texts)} | {errors} |")  # fmt: skip
-    return "\n".join([*lines, "", "## Not forecast", "", *missing(results), ""])
-
-
-def validated(results: Sequence[Result]) -> str:
-    """Rows of standard/validated-calls.csv, as those of validated.csv: of the time of all of a run, or of a token where it prints that alone."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["chip", "source", "layers", "n", "mean_abs", "bias", "most_chips", "left_out"])
-    for chip, source in sorted({(result.chip, result.source) for result in results if result.forecast}):
-        members = [result for result in results if (result.chip, result.source) == (chip, source) and result.plan]
-        errors = [
-            e for one in members if (e := one.error(WHOLE) if WHOLE in one.measured else one.error("token")) is not None
-        ]
-        if len(errors) >= LEAST_RUNS:
-            s = Summary.of(errors)
-            most = max(one.plan.replica_chips for one in members if one.plan)
-            writer.writerow([chip, source, DENSE, s.n, f"{s.mean_abs:.4f}", f"{s.bias:+.4f}", most, ""])
-    return out.getvalue()
+    return "\n".join([*lines, "", "## Not forecast", "", *missing((r.reason, r.run.id) for r in results), ""])

@@ -2,6 +2,7 @@
 
 import anychip.cost.custom
 import anychip.cost.encoder
+import anychip.cost.lists
 import anychip.cost.matrix
 import anychip.cost.memory
 import anychip.cost.sparse  # noqa: F401  (registers its formulas)

@@ -9,8 +9,7 @@ from functools import cache
 from math import log
 from typing import NamedTuple
 
-from anychip.cost.machine import Level, Machine, borrowed_rows
-from anychip.cost.rates import ATTENTION, Rates
+from anychip.cost.rates import ATTENTION, Level, Rates, borrowed_rows
 
 
 class Curve(NamedTuple):
@@ -69,24 +68,23 @@ def curves(rates: Rates, wide: bool = False) -> dict[Key, Curve]:
     return {key: fit(tuple(sorted(points))) for key, points in found.items()}
 
 
-def rate(machine: Machine, implementation: str, backward: bool, causal: bool, head_dim: int, length: int,
+def rate(rates: Rates, peak: float, implementation: str, backward: bool, causal: bool, head_dim: int, length: int,
          dtype: str = "") -> Level:  # fmt: skip
-    """flop/s in a long run. On a point of this chip's own curve it is measured; between points, also with one ratio
+    """flop/s in a long run, at most the chip's 16-bit peak. On a point of this chip's own curve it is measured; between points, also with one ratio
     of two measured curves (what a mask or a direction does) in between, interpolated; else modelled."""
-    own = (curves(machine.rates, wide=True) if dtype == "fp32" else {}) or curves(machine.rates)
+    own = (curves(rates, wide=True) if dtype == "fp32" else {}) or curves(rates)
     direction = "attention.backward.rate" if backward else "attention.forward.rate"
-    sustained = machine.rates.need("attention.sustained").value
-    peak = machine.half_peak
+    sustained = rates.need("attention.sustained").value
     if own:
         value, ratios = combined(own, implementation, backward, causal, head_dim, length)
-        exact = dtype if dtype == "fp32" and curves(machine.rates, wide=True) else ""
+        exact = dtype if dtype == "fp32" and curves(rates, wide=True) else ""
         return Level(min(value * sustained, peak), _evidence(own, ratios, length), exact)
-    level_row = machine.rates.need(direction)
+    level_row = rates.need(direction)
     level = level_row.value * peak if level_row.is_share else level_row.value
-    shape = curves(borrowed_rows(machine.rates, "attention"))
+    shape = curves(borrowed_rows(rates, "attention"))
     if not shape:
-        half = machine.rates.need("attention.half_length").value
-        return Level(level * sustained * narrow(machine.rates, head_dim) * length / (length + half), "modelled")
+        half = rates.need("attention.half_length").value
+        return Level(level * sustained * narrow(rates, head_dim) * length / (length + half), "modelled")
     reference = shape[("flash", False, 128, True)].limit
     value, _ = combined(shape, implementation, backward, causal, head_dim, length)
     if backward:

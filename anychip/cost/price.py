@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from anychip.cost.lists import tensor_lists
 from anychip.cost.machine import Machine, machine
-from anychip.cost.memory import tensor_lists
 from anychip.cost.work import Work, work
 from anychip.record import Op
 from anychip.spec import Chip

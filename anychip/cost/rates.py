@@ -198,3 +198,18 @@ def warmth(rates: Rates, dtype: str) -> float:
 
 SHAPE = re.compile(r"^(\d+)x(\d+)x(\d+)(?: ([a-z_]+))?$")
 ATTENTION = re.compile(r"^(\w+)(?: d(\d+))?(?: (causal|full))?(?: s(\d+))?$")
+
+
+class Level(NamedTuple):
+    """A rate in flop/s, and on what it rests: "measured", "interpolated" or "modelled". dtype: of the curve, where it is
+    of that dtype alone."""
+
+    value: float
+    evidence: str
+    dtype: str = ""
+
+
+def borrowed_rows(rates: Rates, what: str) -> Rates:
+    """The rates of the chip whose curve shape stands in; the chip's own where none is named."""
+    name = rates.borrowed(what)
+    return Rates(load_file(DIRECTORY / f"{name}.csv"), rates.default) if name else rates

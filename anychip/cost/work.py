@@ -114,11 +114,6 @@ def family(*prefixes: str) -> Callable[[Formula], Formula]:
     return register
 
 
-def known_names() -> tuple[str, ...]:
-    """All registered names and packets."""
-    return tuple(sorted(_FORMULAS))
-
-
 def packet(name: str) -> str:
     """``aten.add_.Tensor`` -> ``aten.add_``: all but the overload, which a stand-in's kernel (``custom.apex.norm``) has none of."""
     return name.rpartition(".")[0] if name.count(".") >= 2 and not name.startswith("custom.") else name
@@ -158,11 +153,6 @@ def arg(op: Op, position: int, name: str, default: Any = None) -> Any:
 def layout(a: TensorMeta, b: TensorMeta) -> str:
     """How the operands of a product lie: n with rows, t with columns in one piece."""
     return "".join("n" if t.stride[-1] == 1 or t.stride[-2] != 1 else "t" for t in (a, b))
-
-
-def tensor_arg(op: Op, position: int, name: str) -> TensorMeta | None:
-    value = arg(op, position, name)
-    return value if isinstance(value, TensorMeta) else None
 
 
 def nbytes(tensors: Any) -> int:

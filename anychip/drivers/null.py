@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import torch
 
 from anychip.drivers.base import Block, Call
-from anychip.drivers.expected import BOTH, COMPARE, EXPECTED, NEGATIONS, keep, of
+from anychip.drivers.expected import EXPECTED, keep, of
+from anychip.drivers.masks import BOTH, COMPARE, NEGATIONS
 from anychip.drivers.values import FILLS, GUESS, INDEX_LIKE, KEPT, SMALL, Values, carried, first_uniform
 from anychip.record import Kind, word
 from anychip.record.recorder import Recorder, user_place

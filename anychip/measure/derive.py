@@ -4,7 +4,7 @@ curve of products."""
 from dataclasses import replace
 from math import log
 
-from anychip.cost.machine import GemmCurve, gemm_points
+from anychip.cost.gemm import GemmCurve, gemm_points
 from anychip.cost.rates import Rates, defaults
 from anychip.measure.device import Device
 from anychip.measure.file import RatesFile

@@ -3,8 +3,6 @@
 from collections import Counter
 from dataclasses import dataclass
 
-import numpy as np
-
 from anychip.record.program import Program
 from anychip.record.tape import Kind
 
@@ -24,8 +22,3 @@ def reads(program: Program, begin: int, end: int, num_steps: int) -> tuple[Read,
     inside = program.payloads[begin:end][program.kinds[begin:end] == Kind.READ]
     counts = Counter(inside.tolist()).most_common()
     return tuple(Read(*program.places[place], count / max(num_steps, 1)) for place, count in counts)
-
-
-def per_step(found: tuple[Read, ...]) -> float:
-    """Values read in one step."""
-    return float(np.sum([read.count for read in found])) if found else 0.0

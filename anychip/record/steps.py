@@ -6,6 +6,7 @@ backward is a recomputation (activation checkpointing), no new step. Where no tr
 bare tensors, a frozen network whose input is trained), each round of the optimizers is a step, or without any, each backward.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -191,13 +192,29 @@ def _training_steps(marks: Marks) -> list[Step]:
 def _rounds(marks: Marks) -> list[int]:
     """Optimizers in the order in which they step; of two steps of one with no forward between the first."""
     found: list[int] = []
-    apart = True
-    for mark, optimizer in zip(marks.what.tolist(), marks.optimizer.tolist(), strict=True):
-        if mark == Mark.OPTIMIZER_END and (apart or found[-1:] != [optimizer]):
+    for optimizer, apart in _turns(marks, Mark.OPTIMIZER_END, Mark.FORWARD_BEGIN):
+        if apart or found[-1] != optimizer:
             found.append(optimizer)
-            apart = False
-        apart = apart or mark == Mark.FORWARD_BEGIN
     return found
+
+
+def _cycle(marks: Marks, between: Mark) -> set[int]:
+    """The optimizers that step before one of them steps again (two steps in a row with nothing `between` count once)."""
+    seen: set[int] = set()
+    for optimizer, apart in _turns(marks, Mark.OPTIMIZER_BEGIN, between):
+        if apart and optimizer in seen:
+            break
+        seen.add(optimizer)
+    return seen
+
+
+def _turns(marks: Marks, mark: Mark, between: Mark) -> Iterator[tuple[int, bool]]:
+    """The optimizer at each such mark, and whether anything was `between` it and the one before; at the first, that there was."""
+    apart = True
+    for what, optimizer in zip(marks.what.tolist(), marks.optimizer.tolist(), strict=True):
+        if what == mark:
+            yield optimizer, apart
+        apart = what == between or (apart and what != mark)
 
 
 def period(rounds: list[int]) -> int:
@@ -228,20 +245,6 @@ def _bare_steps(marks: Marks) -> list[Step]:
                 begin = at + 1
                 cycle.clear()
     return steps
-
-
-def _cycle(marks: Marks, between: Mark) -> set[int]:
-    """The optimizers that step before one of them steps again (two steps in a row with nothing `between` count once)."""
-    seen: set[int] = set()
-    forward = False
-    for mark, optimizer in zip(marks.what.tolist(), marks.optimizer.tolist(), strict=True):
-        if mark == Mark.OPTIMIZER_BEGIN:
-            if optimizer in seen and forward:
-                break
-            seen.add(optimizer)
-            forward = False
-        forward = forward or mark == between
-    return seen
 
 
 def _calls(marks: Marks) -> list[Step]:

@@ -137,9 +137,6 @@ class Module(Text):
     def function_of(self, node: ast.AST) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
         return next((up for up in self.ancestors(node) if isinstance(up, FUNCTIONS)), None)
 
-    def statement_of(self, node: ast.AST) -> ast.stmt:
-        return next(up for up in (node, *self.ancestors(node)) if isinstance(up, ast.stmt))
-
     def span(self, node: ast.AST) -> tuple[int, int]:
         """Byte offsets [start, end) in `data`."""
         return self.start(node), self.end(node)

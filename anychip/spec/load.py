@@ -4,7 +4,6 @@ In: an id, an alias, or the path of a TOML file. Out: `Chip`. Reads only that ch
 `UnknownChip` with the nearest; a file that is wrong is `BadChipFile` with all its problems.
 """
 
-import csv
 import difflib
 import hashlib
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from anychip.spec.platform import Platform, build_platform, merge
 from anychip.spec.problem import raise_problems
 from anychip.spec.toml import Document, read
 from anychip.spec.validate import is_id, validate
+from anychip.spec.validated import num_sources
 
 MAX_EXTENDS = 8
 
@@ -216,9 +216,8 @@ def _entry(head: catalogue.Head, heads: dict[str, catalogue.Head]) -> ChipEntry:
 def grade(chip_id: str, file: Path | None = None) -> str:
     """How far forecasts on a chip can be trusted: "D" from its specification alone, "C" with measured rates of its own,
     "B" where whole runs were forecast blind and compared with one published source, "A" with more than one."""
-    validated = _validated_sources().get(chip_id, 0)
-    if validated:
-        return "A" if validated > 1 else "B"
+    if sources := num_sources().get(chip_id, 0):
+        return "A" if sources > 1 else "B"
     beside = file is not None and file.with_suffix(".csv").is_file()
     return "C" if beside or _data_file("rates", f"{chip_id}.csv") is not None else "D"
 
@@ -228,19 +227,3 @@ def _data_file(kind: str, name: str) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     return None
-
-
-@cache
-def _validated_sources() -> dict[str, int]:
-    """Chip -> number of sources of the runs that `standard/validated.csv` has of it, which train; where it has none, of those in
-    `validated-calls.csv`, which generate text."""
-    found: dict[str, int] = {}
-    for name in ("validated-calls.csv", "validated.csv"):
-        sources: dict[str, set[str]] = {}
-        for path in (folder / name for folder in catalogue.folders("")):
-            if path.is_file():
-                with path.open(encoding="utf-8", newline="") as rows:
-                    for row in csv.DictReader(rows):
-                        sources.setdefault(row["chip"], set()).add(row["source"])
-        found |= {chip: len(names) for chip, names in sources.items()}
-    return found

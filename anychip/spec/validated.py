@@ -1,13 +1,14 @@
 """How far forecasts were off where they could be compared: `standard/errors.csv` by what a time rests on, and
-`standard/validated.csv` by chip and kind of layers, from published runs that train, with their source left out (`python -m accuracy
---validated`), `standard/validated-calls.csv` from those that generate text (`python -m accuracy.serving --validated`).
+`standard/validated.csv` by chip and kind of layers, from published runs that train, with their source left out and
+`standard/validated-calls.csv` from those that generate text (`python -m accuracy --validated`).
 
 Relative errors, one sigma in the first file, mean absolute in the second.
 """
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from itertools import chain
 from typing import NamedTuple
 
 from anychip.spec import catalogue
@@ -120,11 +121,28 @@ def count(found: list[dict[str, str]]) -> int:
     return sum(int(row["n"]) for row in found)
 
 
+@cache
+def num_sources() -> Mapping[str, int]:
+    """Chip -> number of sources of the runs of it that train; where there are none, of those that generate text. Of every file
+    on the search path, so that who adds a chip adds what it was compared with."""
+    found: dict[str, int] = {}
+    for does in (CALLS, TRAINS):
+        sources: dict[str, set[str]] = {}
+        for row in chain.from_iterable(tables(FILES[does])):
+            sources.setdefault(row["chip"], set()).add(row["source"])
+        found |= {chip: len(names) for chip, names in sources.items()}
+    return found
+
+
 def rows(name: str) -> list[dict[str, str]]:
     """Of the first file of that name on the search path."""
+    return next(tables(name), [])
+
+
+def tables(name: str) -> Iterator[list[dict[str, str]]]:
+    """The rows of each file of that name on the search path, the standard's own first."""
     for folder in catalogue.folders(""):
         path = folder / name
         if path.is_file():
             with path.open(encoding="utf-8", newline="") as file:
-                return list(csv.DictReader(file))
-    return []
+                yield list(csv.DictReader(file))

@@ -104,10 +104,6 @@ class Engine:
         """When the work issued to a stream so far has ended (all streams: None)."""
         return max(self.ends.values()) if stream is None else self.ends.get(stream, 0.0)
 
-    def advance_host(self, seconds: float) -> None:
-        """The host spends time of its own."""
-        self.host_s += seconds
-
     def run(self, words: Words | Sequence[int]) -> None:
         """Walk words in order. Payloads must be inside their tables."""
         if len(self.prices.ops) != self.prices.size:

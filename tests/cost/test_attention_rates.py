@@ -3,7 +3,6 @@
 import pytest
 
 from anychip.cost import machine
-from anychip.cost.attention import rate
 from anychip.cost.price import Prices
 from anychip.cost.rates import defaults
 from anychip.spec import load_chip
@@ -22,7 +21,7 @@ def test_one_query_against_many_keys_takes_little_longer_than_reading_them(chip)
 
 def test_narrow_heads_are_slower_where_no_curve_tells():
     def level(chip, head_dim):
-        return rate(machine(load_chip(chip)), "cudnn", False, True, head_dim, 4096).value
+        return machine(load_chip(chip)).attention_rate("cudnn", False, True, head_dim, 4096).value
 
     share = defaults().need("attention.narrow").value
     assert level("b200", 64) == pytest.approx(share * level("b200", 128))

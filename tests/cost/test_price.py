@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anychip.cost import host_op_s, machine, price_op, work
+from anychip.cost.gemm import GemmCurve
 from anychip.cost.kernels import _taken
-from anychip.cost.machine import GemmCurve, build
+from anychip.cost.machine import build
 from anychip.cost.rates import Rates, defaults, parse, rates_of
 from anychip.errors import BadChipFile
 from anychip.spec import UnknownFigure, list_chips, load_chip

@@ -15,7 +15,7 @@ from anychip.record.steps import Marks, Phase
 from anychip.spec import load_chip
 from anychip.timeline.memory import memory
 from anychip.timeline.modules import module_at
-from tests.device.test_device import names, run
+from tests.device.recorded import names, run
 
 
 def test_a_model_that_is_only_called_has_its_parameters_on_the_chip() -> None:

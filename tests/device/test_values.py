@@ -4,7 +4,7 @@ import textwrap
 
 import pytest
 
-from tests.device.test_device import names, run
+from tests.device.recorded import names, run
 
 
 def test_a_list_of_indices_comes_back_as_it_was_sent() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from anychip import api
 from anychip.forecast import Forecast
-from tests.distributed.test_jobs import job
+from tests.distributed.jobs import job
 
 RANKS, TOKENS, WIDTH, BLOCKS = 8, 8192, 4096, 2
 

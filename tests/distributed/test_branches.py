@@ -10,7 +10,7 @@ from anychip.device.launch import record
 from anychip.record import Program
 from anychip.record.failure import failure_of
 from anychip.spec import load_chip
-from tests.distributed.test_jobs import PROGRAMS, job
+from tests.distributed.jobs import PROGRAMS, job
 
 NONE = np.zeros(0, np.int64)
 BEGIN = "import os, torch.distributed as dist\nr = dist.get_rank()\nlocal = int(os.environ['LOCAL_RANK'])\n"

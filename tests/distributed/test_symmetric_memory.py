@@ -5,7 +5,7 @@ import pytest
 from anychip import api
 from anychip.errors import ProgramFailed
 from anychip.network import collective_of
-from tests.distributed.test_jobs import collectives, job
+from tests.distributed.jobs import collectives, job
 
 MIB = 1 << 20
 

@@ -17,7 +17,7 @@ from accuracy.runner import priced
 from anychip.cost import work
 from anychip.record import Kind
 from anychip.spec import load_chip
-from tests.published.test_rows import NAMED_ONLY, run_of
+from tests.published.runs import NAMED_ONLY, run_of
 
 SHAPE = {"hidden": 1024, "heads": 8, "kv_heads": 2, "head_dim": 128, "ffn": 4096, "vocab": 32000, "seq": 2048, "position": "none",
          "fusion": True, "recompute": "none", "sharding": "optimizer", "steps": 2, "mamba_heads": 32, "mamba_groups": 4}  # fmt: skip

@@ -7,29 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from accuracy.__main__ import command
 from accuracy.fold import points
 from accuracy.page import memory_by_source
-from accuracy.plan import Unable, argv_of, node_of, plan
+from accuracy.plan import Unable, argv_of, plan
 from accuracy.reference.__main__ import arguments, build
 from accuracy.reference.layout import layout_of
 from accuracy.rows import BadRows, join, read, where
 from accuracy.score import GIB, Result
+from accuracy.training import command
 from accuracy.truth_of_runs import step_time_s
 from anychip.targets import parse
+from tests.published.runs import LLAMA, NAMED_ONLY, run_of
 
 PUBLISHED = Path(__file__).parents[2] / "accuracy" / "published"
-LLAMA = {
-    "id": "x-001", "source_url": "https://example.org", "chip": "H100 SXM 80GB", "chips": "16", "framework": "NeMo/Megatron-Core",
-    "model": "Llama 3 8B", "params_b": "8.03", "layers": "32", "hidden": "4096", "heads": "32", "kv_heads": "8", "ffn": "14336",
-    "vocab": "128256", "seq_len": "8192", "global_batch": "128", "micro_batch": "1", "dtype": "bf16", "tp": "2", "pp": "1",
-    "vp": "", "cp": "1", "ep": "", "zero_or_fsdp": "", "sequence_parallel": "", "recompute": "", "compile": "",
-    "metric": "step_time_s", "value": "8.0", "notes": "",
-}  # fmt: skip
-
-
-def run_of(**changes):
-    return join([{**LLAMA, **changes}])[0]
 
 
 def test_rows_of_one_run_are_joined_and_a_second_value_begins_another():
@@ -150,9 +140,6 @@ def test_window_layers_are_recorded_beside_whole_ones():
     assert not any("full_every" in point.options for point in found)
 
 
-NAMED_ONLY = dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab"), "") | {"tp": "1"}
-
-
 @pytest.mark.parametrize(("model", "billions"), [
     ("DeepSeek-V3 671B", 671.03), ("deepseek_v2", 235.74), ("deepseek2-16b", 15.706),  # config.json's weights, as published
     ("Kimi K2", 1026.4), ("Moonlight 16B", 15.96), ("GLM-4.5 355B", 352.8), ("GLM-4.5-Air", 106.85), ("MiniMax-M2", 228.7),
@@ -189,22 +176,6 @@ def test_memory_is_compared_with_what_the_source_prints():
     assert (titan.memory, titan.allocator) == ("reserved", "expandable_segments:True")
     deep = plan(run_of(framework="Megatron-DeepSpeed", chip="A100 SXM 80GB"))
     assert (deep.memory, deep.context_bytes, deep.holds) == ("device", 1573 << 20, {"deepspeed": True})
-
-
-@pytest.mark.parametrize(
-    ("release", "fused"), [("2.7.0a0", False), ("2.9.0.dev20250815", True), ("2.10.0", True), (" ", False)]
-)
-def test_torchtitan_compiles_its_loss_since_april_2025(release, fused):
-    assert plan(run_of(framework="torchtitan", notes=f"torch {release}; median")).options["fused_loss"] is fused
-
-
-def test_adapters_are_where_the_notes_say():
-    lora = {"framework": "LitGPT (PyTorch)", "model": "Llama 2 7B LoRA fine-tuning", **NAMED_ONLY}
-    found = plan(run_of(notes="LoRA rank 32 on query+value; AdamW", **lora))
-    assert (found.options["lora_rank"], found.options["lora_on"]) == (32, "qkv")
-    assert found.holds == {"loss_chunks": 4, "kept_logits": True}
-    found = plan(run_of(notes="LoRA rank 8 on query+key+value+projection+mlp+head", **lora))
-    assert (found.options["lora_rank"], "lora_on" in found.options) == (8, False)
 
 
 def test_memory_that_is_not_to_be_compared_is_listed_apart():
@@ -262,92 +233,6 @@ def test_a_source_that_counts_the_recomputed_forward_is_read_so():
     assert step_time_s(plan(run)) == pytest.approx(3.53, rel=0.01)
 
 
-def test_long_runs_are_folded_with_weights_that_add_up_to_one():
-    found = points(plan(run_of()).options)
-    # layers 4 and 6 for 32, micro-batches 2 and 3 for 16: (6-32)/2 = -13, (32-4)/2 = 14; 3-16 = -13, 16-2 = 14
-    assert [(p.options["layers"], p.options["micro_batches"], p.weight) for p in found] == [
-        (4, 2, 169.0), (4, 3, -182.0), (6, 2, -182.0), (6, 3, 196.0),
-    ]  # fmt: skip
-    assert sum(p.weight for p in found) == 1
-
-
-def test_interleaved_stages_keep_their_form_when_folded():
-    # 126 layers in 16 parts leave 2 for the embedding and the head: (126 + 2) / 16 = 8 a part, as deep in 4 stages of 2 and
-    # of 3 parts
-    options = {**plan(run_of()).options, "layers": 126, "pp": 4, "vp": 4, "micro_batches": 32}
-    found = points(options)
-    assert sorted({p.options["layers"] for p in found}) == [8 * 8 - 2, 8 * 12 - 2]
-    # many micro-batches are steady, and so are two and three for each stage
-    assert sorted({p.options["micro_batches"] for p in found}) == [8, 12]
-
-
-def test_as_many_micro_batches_as_stages_stay_so():
-    options = {**plan(run_of()).options, "layers": 96, "pp": 16, "vp": 3, "micro_batches": 16}
-    assert {(p.options["pp"], p.options["micro_batches"]) for p in points(options, always=0)} == {(4, 4), (5, 5)}
-
-
-def test_a_pipeline_that_is_soon_recorded_is_not_folded():
-    options = {**plan(run_of()).options, "layers": 126, "pp": 16, "vp": 8, "micro_batches": 16}
-    assert [(p.weight, p.options) for p in points(options)] == [(1.0, options)]
-    assert len(points({**options, "micro_batches": 32})) > 1
-
-
-def test_a_pipeline_is_folded_to_the_functions_that_it_is_made_of():
-    # p = 16, v = 8, m = 64, l = 2: in (m v + p - 1) slots of two layers, and m heads
-    options = {**plan(run_of()).options, "layers": 256, "pp": 16, "vp": 8, "micro_batches": 64}
-    found = points(options)
-
-    def time(o):
-        deep = o["layers"] / o["pp"] / o["vp"]
-        return (
-            3
-            + 5 * deep * o["vp"]
-            + (7 + 11 * deep) * (o["micro_batches"] * o["vp"] + o["pp"] - 1)
-            + 13 * o["micro_batches"]
-        )
-
-    assert sum(p.weight * time(p.options) for p in found) == pytest.approx(time(options), rel=1e-9)
-    assert max(p.options["pp"] for p in found) == 5
-    assert max(p.options["layers"] * p.options["micro_batches"] for p in found) < 256 * 64 / 50
-
-
-@pytest.mark.parametrize(
-    ("layers", "pp", "vp", "micro"), [(126, 16, 8, 32), (105, 35, 3, 280), (96, 8, 12, 16), (94, 8, 2, 128)]
-)
-def test_parts_of_one_layer_and_stages_of_two_parts_are_folded_too(layers, pp, vp, micro):
-    options = {**plan(run_of()).options, "layers": layers, "pp": pp, "vp": vp, "micro_batches": micro}
-    found = points(options, always=0)
-
-    def time(o):
-        parts = o["pp"] * o["vp"]
-        deep = -(-o["layers"] // parts)
-        return 3 + 5 * deep * o["vp"] + (7 + 11 * deep) * (o["micro_batches"] * o["vp"] + o["pp"] - 1) + 13 * o["micro_batches"]  # fmt: skip
-
-    def last(o):  # parts in flight on the last stage: p v - p + 1
-        deep = -(-o["layers"] // (o["pp"] * o["vp"]))
-        return 3 + 5 * deep * o["vp"] + 2 * deep * (o["pp"] * o["vp"] - o["pp"] + 1)
-
-    assert max(p.options["pp"] for p in found) == 5
-    assert sum(p.weight * time(p.options) for p in found) == pytest.approx(time(options), rel=1e-9)
-    assert sum(p.last * last(p.options) for p in found) == pytest.approx(last(options), rel=1e-9)
-
-
-def test_a_pipeline_without_parts_is_folded_so_too():
-    options = {
-        **plan(run_of()).options,
-        "layers": 94,
-        "pp": 12,
-        "micro_batches": 128,
-    }  # 8 layers each, with two missing
-    found = points(options)
-
-    def time(o):
-        deep = (o["layers"] + 2) / o["pp"]
-        return 3 + 5 * deep + (7 + 11 * deep) * (o["micro_batches"] + o["pp"] - 1) + 13 * o["micro_batches"]
-
-    assert sum(p.weight * time(p.options) for p in found) == pytest.approx(time(options), rel=1e-9)
-
-
 def test_most_of_the_published_runs_can_be_expressed():
     runs = read([PUBLISHED / "nvidia.csv", PUBLISHED / "other.csv"])
 
@@ -368,69 +253,11 @@ def test_every_rule_names_a_source_and_a_reason():
     assert all(rule["source"].startswith("https://") and rule["why"] for rule in rules())
 
 
-GPT_OSS = {
-    "framework": "Megatron-Bridge (Megatron-Core)", "model": "GPT-OSS 120B", "layers": "36", "hidden": "2880", "heads": "64",
-    "kv_heads": "8", "ffn": "2880", "vocab": "201088", "seq_len": "4096", "chips": "64", "global_batch": "1280",
-    "micro_batch": "4", "tp": "1", "ep": "8",
-}  # fmt: skip
-QWEN3 = {**GPT_OSS, "model": "Qwen3 30B-A3B", "layers": "48", "hidden": "2048", "heads": "32", "kv_heads": "4", "ffn": "768",
-         "vocab": "151936", "chips": "8", "global_batch": "512"}  # fmt: skip
-
-
-@pytest.mark.parametrize(("row", "release", "chip", "dtype", "ways"), [
-    (GPT_OSS, "26.02", "GB200", "bf16", ("experts", False, "cudnn")),
-    (GPT_OSS, "26.04", "GB200", "bf16", ("ranks", False, "cudnn")),
-    (GPT_OSS, "26.04", "GB300", "bf16", ("experts", False, "cudnn")),
-    (GPT_OSS, "26.04.01", "GB200", "bf16", ("experts", False, "cudnn")),
-    (GPT_OSS, "26.04.01", "B300 SXM", "bf16", ("ranks", False, "cudnn")),
-    (GPT_OSS, "26.06", "GB200", "mxfp8", ("ranks", True, "cudnn8")),
-    (GPT_OSS, "26.06", "B300 SXM", "mxfp8", ("ranks", False, "cudnn")),
-    (QWEN3, "25.09", "GB200", "fp8-cs", ("experts", False, "cudnn")),
-    (QWEN3, "25.11", "GB200", "fp8-mx", ("ranks", False, "cudnn")),
-    (QWEN3, "25.11", "B200 SXM 180GB", "fp8-mx", ("experts", False, "cudnn")),
-    (QWEN3, "26.02", "B200 SXM 180GB", "mxfp8", ("experts", False, "cudnn")),
-    (QWEN3, "26.02.01", "B200 SXM 180GB", "mxfp8", ("ranks", False, "cudnn")),
-    (QWEN3, "26.02", "H100 SXM 80GB", "fp8", ("ranks", False, "cudnn")),
-    (QWEN3, "26.06", "B200 SXM 180GB", "mxfp8", ("ranks", False, "cudnn")),
-    (QWEN3, "26.06", "B300 SXM", "mxfp8", ("ranks", True, "cudnn8")),
-    (QWEN3, "26.08", "B200 SXM 180GB", "mxfp8", ("ranks", True, "cudnn8")),
-])  # fmt: skip
-def test_what_a_release_did_with_experts_on_a_chip_is_its_recipe(row, release, chip, dtype, ways):
-    place = f"{release} NeMo Container / Pre-Training Performance"
-    options = plan(run_of(**{**row, "chip": chip, "dtype": dtype, "source_location": place})).options
-    assert (options.get("dispatch", "experts"), options.get("graph", False), options["attention"]) == ways
-    assert options["position"] == ("rope_complex" if row is GPT_OSS else "rope")
-
-
-@pytest.mark.parametrize(("chip", "chips", "ep", "node"), [
-    ("GB200", 64, 64, 64),  # of the rack's 72
-    ("GB200", 64, 16, 16), ("B300 SXM", 64, 8, 8), ("B300 SXM", 64, 64, 8), ("H100 SXM 80GB", 1024, 64, 8),
-    ("GB200", 192, 48, 16),  # of three racks: some of these groups lie in two
-])  # fmt: skip
-def test_ranks_of_one_scale_up_domain_are_one_place_to_send_to(chip, chips, ep, node):
-    assert node_of(plan(run_of(**{**GPT_OSS, "chip": chip})).chip, None, chips, ep) == node
-
-
-def test_heads_of_a_source_have_keys_of_their_own_where_those_of_the_model_have():
-    """The paper's 22B has 64 heads; a run that says 48 has as many of keys."""
-    gpt = {"model": "GPT 22B", "layers": "48", "hidden": "6144", "seq_len": "2048", "tp": "8", "chips": "8", "ffn": "",
-           "framework": "Megatron-DeepSpeed on ROCm", "chip": "MI250X", "kv_heads": "", "vocab": ""}  # fmt: skip
-    assert plan(run_of(**{**gpt, "heads": "48"})).options["kv_heads"] == 48
-    assert plan(run_of(**{**gpt, "heads": ""})).options["kv_heads"] == 64
-    assert plan(run_of(**{**gpt, "heads": "32", "hidden": "4096"})).options["ffn"] == 4 * 4096
-
-
 @pytest.mark.parametrize(("text", "dtype"), [
     ("float8", "fp8"), ("float8 rowwise", "fp8"), ("bfloat16", "bf16"), ("float16", "fp16"), ("mixed fp16", "fp16"), ("FP8 (E4M3)", "fp8"),
 ])  # fmt: skip
 def test_dtypes_are_known_by_their_long_names_too(text, dtype):
     assert plan(run_of(dtype=text)).options["dtype"] == dtype
-
-
-def test_zero_3_of_another_framework_is_not_that_of_2021():
-    """Attention written out and dropout are the SC21 paper's, not of whoever uses DeepSpeed."""
-    options = plan(run_of(framework="LLaMA-Factory (DeepSpeed ZeRO-3)", zero_or_fsdp="ZeRO-3")).options
-    assert (options["attention"], options["dropout"], options["sharding"]) == ("flash", 0.0, "fsdp")
 
 
 def test_a_chip_is_found_by_any_of_its_names():
@@ -444,76 +271,6 @@ def test_a_chip_is_found_by_any_of_its_names():
     assert {name: plan(run_of(chip=name)).chip for name in found} == found
     with pytest.raises(Unable, match="no file in the standard"):
         plan(run_of(chip="no such chip"))
-
-
-@pytest.mark.parametrize(("framework", "dtype", "recipe"), [
-    ("Megatron-Bridge (Megatron-Core)", "fp8-cs", "current"),
-    ("Megatron-Bridge (Megatron-Core)", "fp8", "current"),
-    ("NeMo 25.04", "fp8 (per-tensor current scaling)", "current"),
-    ("NeMo 24.07", "fp8", "tensor"),
-    ("torchtitan", "fp8 (float8 tensorwise linears)", "current"),
-    ("Megatron-Bridge (Megatron-Core)", "mxfp8", "mx"),
-])  # fmt: skip
-def test_scales_of_fp8_are_what_the_source_says(framework, dtype, recipe):
-    assert plan(run_of(framework=framework, dtype=dtype)).options["recipe"] == recipe
-
-
-@pytest.mark.parametrize(("split", "interconnect", "dp", "replicas"), [
-    ("FSDP 256 over ICI", "ICI torus in slice; DCN between slices", "4", 4),
-    ("FSDP over ICI; data parallel over DCN", "ICI torus; 2 slices joined over DCN", "", 2),
-    ("FSDP over ICI", "ICI torus", "", None),
-    ("FSDP over ICI and DCN", "ICI torus; 2 slices joined over DCN", "", None),
-    ("FSDP2 64", "8x50 GB/s", "4", None),
-])  # fmt: skip
-def test_each_slice_of_a_tpu_job_holds_all_parameters(split, interconnect, dp, replicas):
-    row = {
-        "framework": "MaxText (JAX/XLA)",
-        "chip": "TPU v5e",
-        "chips": "1024",
-        "zero_or_fsdp": split,
-        "interconnect": interconnect,
-    }
-    assert plan(run_of(**row, dp=dp, tp="1", global_batch="1024", micro_batch="1")).options.get("replicas") == replicas
-
-
-SC21 = {"framework": "Megatron-LM", "chip": "A100 SXM 80GB", "micro_batch": "", "global_batch": "512"}
-
-
-@pytest.mark.parametrize(("pp", "micro_batch"), [("1", 4), ("", 4), ("2", 1)])
-def test_a_model_without_a_pipeline_has_micro_batches_of_four(pp, micro_batch):
-    found = plan(run_of(**{**SC21, "pp": pp, "chips": "4", "tp": "1"}))
-    assert found.options["micro_batch"] == micro_batch
-    assert "micro_batch" in found.filled
-
-
-def test_the_first_zero_3_is_a_program_of_its_own():
-    row = {**SC21, "framework": "Megatron-LM + DeepSpeed ZeRO-3", "zero_or_fsdp": "ZeRO-3", "micro_batch": "1"}
-    assert plan(run_of(**row, source_location="SC21 Table 2")).program == "accuracy.gathered"
-    assert plan(run_of(**row, source_location="a later one")).program == "accuracy.reference"
-
-
-@pytest.mark.parametrize(("round", "program"), [("v5.1", "accuracy.graphed"), ("v4.0", "accuracy.reference")])
-def test_layers_of_mlperf_s_adapters_are_graphs_since_round_5(round, program):
-    run = run_of(
-        framework="NVIDIA NeMo Framework Release 25.09",
-        model="Llama 2 70B (LoRA)",
-        notes=f"MLPerf Training {round}",
-        tp="4",
-    )
-    assert plan(run).program == program
-
-
-def test_frozen_weights_of_four_bits_are_of_a_program_that_makes_them_wide():
-    found = plan(
-        run_of(model="Llama 3 8B QLoRA", dtype="bf16, base weights bnb.nf4", framework="transformers, peft", tp="1")
-    )
-    assert (found.program, found.options["frozen_4bit"], found.options["dtype"]) == (
-        "accuracy.holding",
-        "layers",
-        "bf16",
-    )
-    with pytest.raises(Unable, match="4 bits"):
-        plan(run_of(dtype="nf4", tp="1"))
 
 
 @pytest.mark.parametrize(

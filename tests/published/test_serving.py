@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from accuracy.__main__ import main as compare
+from accuracy import validated
+from accuracy.__main__ import main
 from accuracy.plan import Unable
 from accuracy.recorder import Recorder
 from accuracy.rows import join, read
 from accuracy.runner import priced
 from accuracy.serving import PHASES
-from accuracy.serving.__main__ import main
-from accuracy.serving.page import page, validated
+from accuracy.serving.page import page
 from accuracy.serving.plan import plan
 from accuracy.serving.result import Result, is_served, once, result_of
 from anychip.record.steps import find_steps
@@ -111,12 +111,23 @@ def test_times_follow_from_the_bytes_of_weights_and_caches(tmp_path):
 def test_a_page_lists_every_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("ANYCHIP_ACCURACY_CACHE", str(tmp_path))
     rows = tmp_path / "rows.csv"
-    rows.write_text("id,chip,metric,value\nx,y,z,1\n", encoding="utf-8")
+    rows.write_text("id,chip,metric,value\nx,y,ttft_ms,1\n", encoding="utf-8")
     assert main(["--rows", str(rows), "--page", str(tmp_path / "page.md"), "--json", str(tmp_path / "out.json")]) == 1
     assert "| x |" in (tmp_path / "page.md").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["rows"][0]["reason"]
     assert main(["--rows", str(tmp_path / "none.csv")]) == 2
     capsys.readouterr()
+
+
+def test_runs_of_both_kinds_share_a_page_and_no_file_of_errors(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ANYCHIP_ACCURACY_CACHE", str(tmp_path))
+    rows, page_ = tmp_path / "rows.csv", tmp_path / "page.md"
+    rows.write_text("id,chip,metric,value\nx,y,ttft_ms,1\nz,w,step_time_s,1\n", encoding="utf-8")
+    assert main(["--rows", str(rows), "--page", str(page_)]) == 1
+    titles = [line for line in page_.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
+    assert titles == ["# Accuracy: published runs", "# Accuracy: published runs that generate text"]
+    assert main(["--rows", str(rows), "--validated", str(tmp_path / "errors.csv")]) == 2
+    assert "files of their own" in capsys.readouterr().err
 
 
 def test_errors_are_of_all_that_is_written():
@@ -125,8 +136,11 @@ def test_errors_are_of_all_that_is_written():
     result = Result(run, found, dict(found.measured()), {"prompt": 0.1, "token": 0.01, "whole": 8.0})
     assert (result.error("whole"), result.error("prompt"), result.error("token")) == (-0.5, 1.0, None)
     assert "-50%" in page([result])
-    assert validated([result] * 3).splitlines()[1] == "aws-trainium1,Transformers NeuronX,dense,3,0.5000,-0.5000,16,"
-    assert len(validated([result]).splitlines()) == 1  # of two or fewer nothing follows
+    assert (
+        validated.called([result] * 3).splitlines()[1]
+        == "aws-trainium1,Transformers NeuronX,dense,3,0.5000,-0.5000,16,"
+    )
+    assert len(validated.called([result]).splitlines()) == 1  # of two or fewer nothing follows
 
 
 def test_a_row_that_fails_ends_no_table(tmp_path):
@@ -145,11 +159,11 @@ def test_one_command_takes_runs_of_both_kinds(tmp_path, capsys, monkeypatch):
         "\n".join([",".join(LLAMA), ",".join(LLAMA.values()), ",".join({**LLAMA, "batch": ""}.values())]),
         encoding="utf-8",
     )
-    assert compare(["--rows", str(rows), "--known", "--json", str(out)]) == 1
+    assert main(["--rows", str(rows), "--known", "--json", str(out)]) == 1
     found = json.loads(out.read_text(encoding="utf-8"))["rows"]
     assert [(one["metric"], one["reason"]) for one in found] == [
         ("whole_s", "not yet recorded"), ("whole_s", "the source does not say how many sequences are worked on at once"),
     ]  # fmt: skip
-    assert compare(["--rows", str(rows), "--list"]) == 0
+    assert main(["--rows", str(rows), "--list"]) == 0
     assert "-m accuracy.serving.program" in capsys.readouterr().out
     assert not is_served(join([{**LLAMA, "metric": "step_time_s"}])[0])

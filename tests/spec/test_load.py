@@ -124,16 +124,16 @@ def test_grades(chip: str, expected: str) -> None:
 
 
 def test_validated_runs_raise_the_grade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from anychip.spec import load
+    from anychip.spec import load, validated
 
     rows = "chip,source\nx,paper one\nx,paper two\ny,paper one\ny,paper one\n"
     (tmp_path / "validated.csv").write_text(rows, encoding="utf-8")
     monkeypatch.setattr(load.catalogue, "folders", lambda kind: [tmp_path / kind])
-    load._validated_sources.cache_clear()
+    validated.num_sources.cache_clear()
     try:
         assert [load.grade(chip) for chip in ("x", "y", "z")] == ["A", "B", "D"]
     finally:
-        load._validated_sources.cache_clear()
+        validated.num_sources.cache_clear()
 
 
 def test_unknown_and_none_are_not_zero(write: Write) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from anychip.record import Kind, Mark, Place, Program, word
-from anychip.record.reads import per_step, reads
+from anychip.record.reads import reads
 from anychip.timeline.memory import memory
 from anychip.timeline.modules import folded, module_at
 
@@ -64,4 +64,3 @@ def test_reads_are_counted_by_line_and_step() -> None:
     tape = [word(Kind.READ, 0), word(Kind.READ, 1), word(Kind.READ, 1), word(Kind.READ, 0), word(Kind.READ, 1)]
     found = reads(program(tape, places=places), 1, 5, 2)
     assert [(read.file, read.line, read.count) for read in found] == [("b.py", 4, 1.5), ("a.py", 3, 0.5)]
-    assert per_step(found) == 2

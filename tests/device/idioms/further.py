@@ -8,12 +8,8 @@ import tempfile
 import threading
 
 import torch
-from idiom import idiom, main, raises
+from idiom import chip, idiom, main, raises
 from torch import nn
-
-
-def chip(*shape: int, **options: object) -> torch.Tensor:
-    return torch.randn(*shape, device="cuda", **options)
 
 
 @idiom("torch.cuda.MemPool", "torch.cuda.use_mem_pool")

@@ -7,6 +7,8 @@ import traceback
 import warnings
 from collections.abc import Callable
 
+import torch
+
 _table: list[tuple[tuple[str, ...], Callable[[], None]]] = []
 
 
@@ -18,6 +20,10 @@ def idiom(*names: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
         return function
 
     return add
+
+
+def chip(*shape: int, **options: object) -> torch.Tensor:
+    return torch.randn(*shape, device="cuda", **options)
 
 
 def raises(kind: type[BaseException], function: Callable[[], object], text: str = "") -> None:

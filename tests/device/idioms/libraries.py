@@ -7,13 +7,8 @@ import sys
 import tempfile
 
 import torch
-from idiom import idiom, main, raises
+from idiom import chip, idiom, main, raises
 from torch import nn
-
-
-def chip(*shape: int, **options: object) -> torch.Tensor:
-    return torch.randn(*shape, device="cuda", **options)
-
 
 # ---------------------------------------------------------------- one rank of a job of one
 

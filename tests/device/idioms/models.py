@@ -3,13 +3,9 @@
 # ruff: noqa: PT018
 
 import torch
-from idiom import idiom, main, raises
+from idiom import chip, idiom, main, raises
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-
-
-def chip(*shape: int, **options: object) -> torch.Tensor:
-    return torch.randn(*shape, device="cuda", **options)
 
 
 @idiom("DataParallel")

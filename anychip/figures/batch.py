@@ -1,0 +1,151 @@
+"""Tokens and samples of a step: those that the model is given, by the shapes of what is first in each of its calls."""
+
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from anychip.cost.matrix import Sequences, sequences
+from anychip.cost.work import packet, work
+from anychip.record import Kind, Op, Program, TensorMeta
+from anychip.record.steps import Marks, Step
+from anychip.record.tape import Mark
+
+CALLED = (Mark.FORWARD_BEGIN, Mark.INFER_BEGIN)
+
+
+def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, float | None]:
+    """(tokens, samples) of the median step, as its time is. Tokens: integer inputs of the first embedding after each outermost forward begins;
+    one for each sample (a class, a user, a node) are none where nothing works on sequences. Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given, in calls of
+    the module that is called first; where several optimizers take turns, as a GAN's, in the largest call of each micro-batch of the first of them.
+    Other modules, and where some forwards read tokens those that read none, go on with what
+    was read: a decoder behind its encoder, a rank's later stages in a pipeline."""
+    if not steps:
+        return None, None
+    kinds, payloads = program.kinds, program.payloads
+    marks = Marks(program)
+    positions = np.flatnonzero(kinds == 0)
+    ops = payloads[positions]
+    timed = {index: given for index, op in enumerate(program.ops) if (given := sequences(op)) is not None}
+    tokens, samples = [], []
+    for step in steps:
+        edges = np.searchsorted(positions, [*step.forwards, step.end]).tolist()
+        ordered = any(_orders(program.ops[index]) for index in set(ops[edges[0] : edges[-1]].tolist()))
+        found = [_fed(program.ops, timed, ops[first:last], ordered) for first, last in pairwise(edges)]
+        read = sum(one[0] for one in found)
+        entered = [int(payloads[at + 1]) if kinds[at + 1] == Kind.ENTER else -1 for at in step.forwards]
+        fed = [
+            (at, module, one[1])
+            for at, module, one in zip(step.forwards, entered, found, strict=True)
+            if one[1] and (one[0] or not read)
+        ]
+        turns = [[size for at, _, size in fed if at in turn] for turn in turns_of(step, marks)]
+        tokens.append(read)
+        samples.append(
+            sum(map(max, filter(None, turns))) or sum(size for _, module, size in fed if module == fed[0][1])
+        )
+    return _usual(tokens), _usual(samples)
+
+
+def turns_of(step: Step, marks: Marks) -> list[list[int]]:
+    """Of a step in which several optimizers step with forwards in between, the forwards of each micro-batch in each turn of the one
+    that steps first; else none."""
+    found: dict[int, list[list[int]]] = {}
+    begin = step.begin
+    inside = (marks.what == Mark.OPTIMIZER_END) & (marks.at >= step.begin) & (marks.at < step.end)
+    for at, optimizer in zip(marks.at[inside].tolist(), marks.optimizer[inside].tolist(), strict=True):
+        if any(begin <= one < at for one in step.forwards):  # else it steps beside the one before it
+            found.setdefault(optimizer, []).extend(_micro_batches(step, marks, begin, at))
+            begin = at
+    return next(iter(found.values())) if len(found) > 1 else []
+
+
+def _micro_batches(step: Step, marks: Marks, begin: int, end: int) -> list[list[int]]:
+    """The forwards of each time that between two places the same modules are called and a backward run; where one module alone is,
+    as for what is real and what is not, of all of it."""
+    kinds, payloads = marks.program.kinds, marks.program.payloads
+    inside = np.isin(marks.what, (*CALLED, Mark.BACKWARD_BEGIN)) & (marks.at >= begin) & (marks.at < end)
+    places, back = marks.at[inside].tolist(), -2
+    order = [
+        back if what == Mark.BACKWARD_BEGIN else int(payloads[at + 1]) if kinds[at + 1] == Kind.ENTER else -1
+        for at, what in zip(places, marks.what[inside].tolist(), strict=True)
+    ]
+    size = next(size for size in range(1, len(order) + 1) if order == order[:size] * (len(order) // size))
+    if back not in order[:size] or len({*order[:size]}) < 3:
+        size = len(order)
+    edges = [begin, *places[size::size], end]
+    chunks = ([one for one in step.forwards if first <= one < last] for first, last in pairwise(edges))
+    return [chunk for chunk in chunks if chunk]
+
+
+def _usual(amounts: list[int]) -> float | None:
+    """The median, or where most steps have none the mean; None where no step has any."""
+    return float(np.median(amounts)) or float(np.mean(amounts)) or None
+
+
+# Kinds of work on sequences: kernels that are known by their name alone may be.
+ORDERED = frozenset({"attention", "rnn", "custom", "unknown"})
+
+
+def _orders(op: Op) -> bool:
+    """Whether it may work on sequences: attention, by itself or as the softmax of its scores, recurrent layers and their cells."""
+    name = packet(op.name)
+    is_of_scores = name in ("aten._softmax", "aten._safe_softmax") and len(op.outputs[0].shape) > 2
+    return is_of_scores or name.endswith("_cell") or work(op).kind in ORDERED
+
+
+def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int64], ordered: bool) -> tuple[int, int]:
+    """(tokens, samples) of the ops called from a forward on. What the first recurrent layer or attention takes for time is no samples,
+    neither where it is first nor where a product had it as one with them."""
+    tokens, samples = _batch(ops, called, ordered)
+    given = next((timed[index] for index in called.tolist() if index in timed), None)
+    if given and samples and samples in (given.number * given.length, given.length if given.time_first else 0):
+        return tokens, given.number
+    return tokens, samples
+
+
+def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple[int, int]:
+    """The same, by the shapes of what is first. A product gets all dimensions of its input but the last as one;
+    how many of these are samples is seen of what is no product: the ops before it, else the next of as many rows."""
+    tokens = samples = 0
+    leading: dict[int, int] = {}  # of inputs of more than two dimensions, by their rows
+    flat = False
+    seen: set[int] = set()
+    for index in called.tolist():
+        if index in seen:
+            continue
+        seen.add(index)
+        op = ops[index]
+        name = packet(op.name)
+        if name == "aten.embedding" and len(op.args) > 1:
+            read = op.args[1]
+            samples = samples or (read.shape[0] if read.shape else 0)
+            if ordered or len(read.shape) > 1:
+                return read.numel, samples
+            continue
+        if samples and not flat:
+            continue  # of what is left only an embedding counts
+        kind = work(op).kind
+        if kind not in ("gemm", "grouped", "conv", "rnn") and not op.kwarg("reduced"):
+            tensors = [tensor for tensor in (*op.tensors, *op.outputs) if len(tensor.shape) > 1]
+            if not samples:
+                for one in tensors:
+                    if len(one.shape) > 2:
+                        leading.setdefault(prod(one.shape[:-1]), _outermost(one))
+            elif found := [_outermost(one) for one in tensors if prod(one.shape[:-1]) == samples]:
+                samples, flat = found[0], False
+        elif not samples:
+            data = op.args[1] if name in ("aten.addmm", "aten.baddbmm") else op.args[0]
+            samples = data.shape[0] if isinstance(data, TensorMeta) and data.shape else 0
+            if kind in ("conv", "rnn"):
+                # What begins with a convolution or a recurrent layer reads no tokens.
+                return tokens, samples
+            flat = isinstance(data, TensorMeta) and len(data.shape) == 2 and samples not in leading
+            samples = leading.get(samples, samples)
+    return tokens, samples
+
+
+def _outermost(tensor: TensorMeta) -> int:
+    """The size of the dimension that is outermost in memory, but for the last: of a batch that was transposed still the batch."""
+    return max(zip(tensor.stride[:-1], tensor.shape, strict=False), key=lambda one: one[0])[1]

@@ -1,0 +1,144 @@
+"""Regions that torch.compile makes: what covers them, and the kernels that its settings lead to."""
+
+import numpy as np
+import pytest
+
+from anychip.cost.fusion import fuse
+from anychip.cost.work import work
+from anychip.forecast import forecast
+from anychip.record import Kind
+from anychip.spec import load_chip
+from tests.device.recorded import TRAIN, names, run
+
+
+def test_compiled_regions_cover_forward_and_backward() -> None:
+    program, _ = run(TRAIN.replace("COMPILE", "True"), steps=2)
+    regions = program.payloads[program.kinds == Kind.COMPILED]
+    assert set(regions.tolist()) == {0, 1, 2}
+    inside = np.zeros(len(program.tape), bool)
+    is_open = False
+    for at, (kind, payload) in enumerate(zip(program.kinds, program.payloads, strict=True)):
+        is_open = bool(payload) if kind == Kind.COMPILED else is_open
+        inside[at] = is_open
+    called = {program.ops[index].name for index in program.payloads[inside & (program.kinds == Kind.OP)]}
+    assert {"aten.addmm.default", "aten.gelu.default", "aten.gelu_backward.default", "aten.mm.default"} <= called
+    assert not any("_foreach" in name for name in called)
+
+
+DECODE = """
+import torch
+class Int8(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(4096, 4096, dtype=torch.int8))
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.weight.to(x.dtype))
+SETTING
+model = torch.compile(Int8().cuda(), mode=MODE)
+x = torch.zeros(ROWS, 4096, dtype=torch.bfloat16, device="cuda")
+with torch.no_grad():
+    for _ in range(5):
+        model(x)
+"""
+
+
+TUNED = "import torch._inductor.config as c; c.coordinate_descent_tuning = True"
+
+
+@pytest.mark.parametrize(("mode", "setting", "rows", "kernels"), [
+    ("'max-autotune'", "", 1, [1]),
+    ("'max-autotune-no-cudagraphs'", "", 1, [1]),
+    ("None", TUNED, 1, [1]),
+    # written in 16 bit by one kernel and read by the next
+    ("None", "", 1, [1, 2]),
+    ("'max-autotune'", "", 8, [1, 2]),
+])  # fmt: skip
+def test_products_of_one_row_read_8_bit_weights_as_they_are_where_inductor_tunes(
+    mode: str, setting: str, rows: int, kernels: list[int]
+) -> None:
+    """Decoding with int8 weights was forecast 2.4 times slower than with bf16 ones."""
+    text = DECODE.replace("MODE", mode).replace("SETTING", setting).replace("ROWS", str(rows))
+    program, _ = run(text, calls=3)
+    assert program.meta["calls"] == 3  # a model of buffers alone is a model
+    fused = fuse(program)
+    tasks = [work(fused.ops[index]) for index in fused.payloads[fused.kinds == Kind.OP]]
+    read = [task.bytes_read / 4096**2 for task in tasks if not task.host_bytes and task.bytes_read > 2**20]
+    assert read == pytest.approx(3 * kernels, rel=0.01)  # of three calls
+    assert forecast(program, load_chip("h100")).model_flop_per_step == 2 * rows * 4096 * 4096
+
+
+ROWS_OF_ONE = """
+import torch
+class Chain(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weights = torch.nn.ParameterList([torch.zeros(512, 512, dtype=torch.bfloat16) for _ in range(4)])
+    def forward(self, x):
+        for weight in self.weights:
+            x = PRODUCT
+        return x
+model = torch.compile(Chain().cuda(), mode="max-autotune")
+x = torch.zeros(1, 512, dtype=torch.bfloat16, device="cuda")
+with torch.no_grad():
+    for _ in range(5):
+        model(x)
+"""
+
+
+@pytest.mark.parametrize("product", ["torch.mm(x, weight)", "torch.mm(x, weight, out_dtype=torch.float32).bfloat16()"])
+def test_products_of_one_row_wait_for_one_another(product: str) -> None:
+    """Four layers of a decoder were one kernel, and a dtype for what comes out ended the program."""
+    program, _ = run(ROWS_OF_ONE.replace("PRODUCT", product), calls=3)
+    fused = fuse(program)
+    tasks = [work(fused.ops[index]) for index in fused.payloads[fused.kinds == Kind.OP]]
+    assert sum(task.model_flop > 0 for task in tasks) == 3 * 4
+    found = forecast(program, load_chip("h100"))
+    assert (found.model_flop_per_step, found.samples_per_step) == (4 * 2 * 512 * 512, 1)
+
+
+@pytest.mark.parametrize(("first", "second"), [("'max-autotune'", "None"), ("None", "'max-autotune'")])
+def test_a_backward_has_the_tuning_of_its_forward_from_its_first_op_on(first: str, second: str) -> None:
+    program, _ = run(f"""
+        import torch
+        one, two = (torch.nn.Linear(256, 256, bias=False).cuda() for _ in range(2))
+        one.requires_grad_(False)
+        f, g = torch.compile(one, mode={first}), torch.compile(two, mode={second})
+        x = torch.zeros(1, 256, device="cuda", requires_grad=True)
+        g(f(x)).sum().backward()
+        torch.optim.SGD(two.parameters()).step()
+    """)
+    ops = [program.ops[index] for index in program.payloads[program.kinds == Kind.OP]]
+    reduced = [bool(op.kwarg("reduced")) for op in ops if op.name == "aten.mm.default"]
+    # Two forwards; of the second the gradients of its weight, which is of many rows, and of its input; of the first its input's alone.
+    f, g = first != "None", second != "None"
+    assert reduced == [f, g, False, g, f]
+
+
+@pytest.mark.parametrize(("first", "second", "reduced"), [("'max-autotune'", "None", 1), ("None", "'max-autotune'", 2)])
+def test_a_backward_has_the_tuning_of_its_forward(first: str, second: str, reduced: int) -> None:
+    program, _ = run(f"""
+        import torch
+        one, two = (torch.nn.Linear(256, 256, bias=False).cuda() for _ in range(2))
+        f, g = torch.compile(one, mode={first}), torch.compile(two, mode={second})
+        x = torch.zeros(1, 256, device="cuda")
+        g(f(x)).sum().backward()
+        torch.optim.SGD([*one.parameters(), *two.parameters()]).step()
+    """)
+    # of the first layer the forward's, of the second the forward's and its input's gradient
+    ops = [program.ops[index] for index in program.payloads[program.kinds == Kind.OP]]
+    products = [op for op in ops if op.name == "aten.mm.default"]
+    assert len(products) == 5
+    assert sum(bool(op.kwarg("reduced")) for op in products) == reduced
+
+
+def test_the_compiler_s_graphs_alone_launch_the_kernels_as_they_are() -> None:
+    graphs = TRAIN.replace("torch.compile(model) if COMPILE", 'torch.compile(model, backend="cudagraphs") if True')
+    (program, _), (eager, _) = run(graphs, steps=2), run(TRAIN.replace("COMPILE", "False"), steps=2)
+    assert names(program) == names(eager)  # nothing is fused
+    assert not (program.kinds == Kind.COMPILED).any()
+    replays = program.payloads[program.kinds == Kind.GRAPH].tolist()
+    assert replays == [1, 0] * (2 * 2)  # a forward and a backward each step
+    is_inside = np.cumsum(np.where(program.kinds == Kind.GRAPH, 2 * program.payloads - 1, 0))
+    inside = {program.ops[n].name for n in program.payloads[(is_inside > 0) & (program.kinds == Kind.OP)]}
+    assert {"aten.addmm.default", "aten.gelu_backward.default"} <= inside
+    assert not any("_foreach" in name for name in inside)

@@ -1,0 +1,150 @@
+"""Which steps of a program are recorded, and whose samples they are."""
+
+import pytest
+
+from anychip.figures import batch_of
+from anychip.record.steps import find_steps
+from tests.device.recorded import TRAIN, names, run
+
+
+def test_training_ends_after_the_steps_that_were_asked_for() -> None:
+    program, _ = run(TRAIN.replace("COMPILE", "False"), steps=2)
+    assert program.meta["steps"] == 2
+    assert names(program).count("aten.addmm.default") == 2 * 2
+    assert len(program.meta["parameter_blocks"]) == 4
+
+
+def test_a_gan_s_two_optimizers_make_one_step() -> None:
+    program, _ = run(
+        """
+        import torch
+        d, g = torch.nn.Linear(8, 1).cuda(), torch.nn.Linear(4, 8).cuda()
+        od, og = (torch.optim.SGD(one.parameters(), lr=0.1) for one in (d, g))
+        for _ in range(50):
+            fake = g(torch.randn(2, 4, device="cuda"))
+            (d(fake.detach()).mean() - d(torch.randn(2, 8, device="cuda")).mean()).backward()
+            od.step()
+            d(fake).mean().backward()
+            og.step()
+        """,
+        steps=3,
+    )
+    assert program.meta["steps"] == 3
+    forwards = names(program).count("aten.addmm.default")
+    assert forwards == 3 * 4
+
+
+def test_a_discriminator_that_steps_twice_makes_one_step_of_a_loop() -> None:
+    """Its second update came before the generator's first, and three halves of a loop were three steps."""
+    program, _ = run(
+        """
+        import torch
+        d, g = torch.nn.Linear(8, 1).cuda(), torch.nn.Linear(4, 8).cuda()
+        od, og = (torch.optim.SGD(one.parameters(), lr=0.1) for one in (d, g))
+        for number in range(50):
+            for _ in range(2):
+                fake = g(torch.randn(2, 4, device="cuda")).detach()
+                (d(fake).mean() - d(torch.randn(2, 8, device="cuda")).mean()).backward()
+                od.step()
+            d(g(torch.randn(2, 4, device="cuda"))).mean().backward()
+            og.step()
+        """,
+        steps=3,
+    )
+    found = find_steps(program)
+    assert [len(step.forwards) for step in found] == [8] * 3
+    assert batch_of(program, tuple(found)) == (None, 4)  # two of two, not what is made or judged of them
+
+
+@pytest.mark.parametrize(("updates", "steps", "forwards"), [(2, 3, 8), (5, 3, 17), (40, 16, 3)])
+def test_a_generator_is_waited_for_where_nobody_says_how_many_steps_to_take(
+    updates: int, steps: int, forwards: int
+) -> None:
+    """A critic's five updates (as of Wasserstein GANs) were a recording without its generator; two were recorded for five steps, as those
+    that were counted began in the middle of a loop. What has not come after 16 is not waited for."""
+    program, _ = run(f"""
+        import torch
+        d, g = torch.nn.Linear(8, 1).cuda(), torch.nn.Linear(4, 8).cuda()
+        od, og = (torch.optim.SGD(one.parameters(), lr=0.1) for one in (d, g))
+        for number in range(50):
+            for _ in range({updates}):
+                fake = g(torch.randn(2, 4, device="cuda")).detach()
+                (d(fake).mean() - d(torch.randn(2, 8, device="cuda")).mean()).backward()
+                od.step()
+            d(g(torch.randn(2, 4, device="cuda"))).mean().backward()
+            og.step()
+        """)
+    found = find_steps(program)
+    assert [len(step.forwards) for step in found] == [forwards] * steps
+
+
+@pytest.mark.parametrize(("turn", "samples"), [
+    ("for _ in range(3): (d(g(z(2, 4)).detach()).mean() - d(z(2, 8)).mean()).backward()", 6),
+    ("for _ in range(3): d(z(2, 8)).mean().backward(); d(g(z(2, 4)).detach()).mean().backward()", 6),
+    ("d(z(2, 8)).mean().backward(); d(z(2, 8)).mean().backward()", 2),
+    ("d(z(2, 8)).mean().backward()", 2),
+])  # fmt: skip
+def test_samples_of_a_gan_are_of_every_micro_batch_whose_gradients_add_up(turn: str, samples: int) -> None:
+    """Of a discriminator's accumulated gradients the first micro-batch was all of its samples."""
+    program, _ = run(f"""
+        import torch
+        d, g = torch.nn.Linear(8, 1).cuda(), torch.nn.Linear(4, 8).cuda()
+        od, og = (torch.optim.SGD(one.parameters(), lr=0.1) for one in (d, g))
+        z = lambda *shape: torch.randn(*shape, device="cuda")
+        for number in range(50):
+            {turn}
+            od.step()
+            d(g(z(2, 4))).mean().backward()
+            og.step()
+        """)
+    assert batch_of(program, tuple(find_steps(program))) == (None, samples)
+
+
+def test_samples_are_those_of_the_tokens_where_the_first_optimizer_s_model_reads_none() -> None:
+    program, _ = run("""
+        import torch
+        d, words = torch.nn.Linear(8, 1).cuda(), torch.nn.Sequential(torch.nn.Embedding(16, 8), torch.nn.Linear(8, 8)).cuda()
+        first, second = (torch.optim.SGD(one.parameters(), lr=0.1) for one in (d, words))
+        for number in range(50):
+            d(torch.randn(2, 8, device="cuda")).mean().backward()
+            first.step()
+            words(torch.zeros(3, 5, dtype=torch.long, device="cuda")).mean().backward()
+            second.step()
+        """)
+    assert batch_of(program, tuple(find_steps(program))) == (15, 3)
+
+
+def test_an_optimizer_that_never_comes_again_holds_no_recording_up() -> None:
+    """Two steps of one, then only the other's."""
+    program, _ = run(
+        """
+        import torch
+        model = torch.nn.Linear(8, 1).cuda()
+        first, second = (torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2))
+        for number in range(500):
+            model(torch.randn(2, 8, device="cuda")).mean().backward()
+            (first if number < 2 else second).step()
+        """,
+        steps=3,
+    )
+    assert names(program).count("aten.addmm.default") < 60
+
+
+def test_samples_of_an_agent_are_those_that_it_learns_from() -> None:
+    """It acts on one state before it is trained with 32 of them; the one was counted."""
+    program, _ = run(
+        """
+        import torch
+        pi, q = torch.nn.Linear(4, 2).cuda(), torch.nn.Linear(6, 1).cuda()
+        to_pi, to_q = (torch.optim.SGD(one.parameters(), lr=0.1) for one in (pi, q))
+        for number in range(50):
+            pi(torch.randn(1, 4, device="cuda")).detach()
+            x, u = torch.randn(32, 4, device="cuda"), torch.randn(32, 2, device="cuda")
+            q(torch.cat([x, u], 1)).mean().backward()
+            to_q.step()
+            q(torch.cat([x, pi(x)], 1)).mean().backward()
+            to_pi.step()
+    """,
+        steps=3,
+    )
+    assert batch_of(program, tuple(find_steps(program))) == (None, 32)

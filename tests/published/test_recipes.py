@@ -1,0 +1,145 @@
+"""What a run's release, framework or round is known to have done: experts, scales, shards, programs of their own."""
+
+import pytest
+
+from accuracy.plan import Unable, node_of, plan
+from tests.published.runs import GPT_OSS, NAMED_ONLY, run_of
+
+
+@pytest.mark.parametrize(
+    ("release", "fused"), [("2.7.0a0", False), ("2.9.0.dev20250815", True), ("2.10.0", True), (" ", False)]
+)
+def test_torchtitan_compiles_its_loss_since_april_2025(release, fused):
+    assert plan(run_of(framework="torchtitan", notes=f"torch {release}; median")).options["fused_loss"] is fused
+
+
+def test_adapters_are_where_the_notes_say():
+    lora = {"framework": "LitGPT (PyTorch)", "model": "Llama 2 7B LoRA fine-tuning", **NAMED_ONLY}
+    found = plan(run_of(notes="LoRA rank 32 on query+value; AdamW", **lora))
+    assert (found.options["lora_rank"], found.options["lora_on"]) == (32, "qkv")
+    assert found.holds == {"loss_chunks": 4, "kept_logits": True}
+    found = plan(run_of(notes="LoRA rank 8 on query+key+value+projection+mlp+head", **lora))
+    assert (found.options["lora_rank"], "lora_on" in found.options) == (8, False)
+
+
+QWEN3 = {**GPT_OSS, "model": "Qwen3 30B-A3B", "layers": "48", "hidden": "2048", "heads": "32", "kv_heads": "4", "ffn": "768",
+         "vocab": "151936", "chips": "8", "global_batch": "512"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "release", "chip", "dtype", "ways"), [
+    (GPT_OSS, "26.02", "GB200", "bf16", ("experts", False, "cudnn")),
+    (GPT_OSS, "26.04", "GB200", "bf16", ("ranks", False, "cudnn")),
+    (GPT_OSS, "26.04", "GB300", "bf16", ("experts", False, "cudnn")),
+    (GPT_OSS, "26.04.01", "GB200", "bf16", ("experts", False, "cudnn")),
+    (GPT_OSS, "26.04.01", "B300 SXM", "bf16", ("ranks", False, "cudnn")),
+    (GPT_OSS, "26.06", "GB200", "mxfp8", ("ranks", True, "cudnn8")),
+    (GPT_OSS, "26.06", "B300 SXM", "mxfp8", ("ranks", False, "cudnn")),
+    (QWEN3, "25.09", "GB200", "fp8-cs", ("experts", False, "cudnn")),
+    (QWEN3, "25.11", "GB200", "fp8-mx", ("ranks", False, "cudnn")),
+    (QWEN3, "25.11", "B200 SXM 180GB", "fp8-mx", ("experts", False, "cudnn")),
+    (QWEN3, "26.02", "B200 SXM 180GB", "mxfp8", ("experts", False, "cudnn")),
+    (QWEN3, "26.02.01", "B200 SXM 180GB", "mxfp8", ("ranks", False, "cudnn")),
+    (QWEN3, "26.02", "H100 SXM 80GB", "fp8", ("ranks", False, "cudnn")),
+    (QWEN3, "26.06", "B200 SXM 180GB", "mxfp8", ("ranks", False, "cudnn")),
+    (QWEN3, "26.06", "B300 SXM", "mxfp8", ("ranks", True, "cudnn8")),
+    (QWEN3, "26.08", "B200 SXM 180GB", "mxfp8", ("ranks", True, "cudnn8")),
+])  # fmt: skip
+def test_what_a_release_did_with_experts_on_a_chip_is_its_recipe(row, release, chip, dtype, ways):
+    place = f"{release} NeMo Container / Pre-Training Performance"
+    options = plan(run_of(**{**row, "chip": chip, "dtype": dtype, "source_location": place})).options
+    assert (options.get("dispatch", "experts"), options.get("graph", False), options["attention"]) == ways
+    assert options["position"] == ("rope_complex" if row is GPT_OSS else "rope")
+
+
+@pytest.mark.parametrize(("chip", "chips", "ep", "node"), [
+    ("GB200", 64, 64, 64),  # of the rack's 72
+    ("GB200", 64, 16, 16), ("B300 SXM", 64, 8, 8), ("B300 SXM", 64, 64, 8), ("H100 SXM 80GB", 1024, 64, 8),
+    ("GB200", 192, 48, 16),  # of three racks: some of these groups lie in two
+])  # fmt: skip
+def test_ranks_of_one_scale_up_domain_are_one_place_to_send_to(chip, chips, ep, node):
+    assert node_of(plan(run_of(**{**GPT_OSS, "chip": chip})).chip, None, chips, ep) == node
+
+
+def test_heads_of_a_source_have_keys_of_their_own_where_those_of_the_model_have():
+    """The paper's 22B has 64 heads; a run that says 48 has as many of keys."""
+    gpt = {"model": "GPT 22B", "layers": "48", "hidden": "6144", "seq_len": "2048", "tp": "8", "chips": "8", "ffn": "",
+           "framework": "Megatron-DeepSpeed on ROCm", "chip": "MI250X", "kv_heads": "", "vocab": ""}  # fmt: skip
+    assert plan(run_of(**{**gpt, "heads": "48"})).options["kv_heads"] == 48
+    assert plan(run_of(**{**gpt, "heads": ""})).options["kv_heads"] == 64
+    assert plan(run_of(**{**gpt, "heads": "32", "hidden": "4096"})).options["ffn"] == 4 * 4096
+
+
+def test_zero_3_of_another_framework_is_not_that_of_2021():
+    """Attention written out and dropout are the SC21 paper's, not of whoever uses DeepSpeed."""
+    options = plan(run_of(framework="LLaMA-Factory (DeepSpeed ZeRO-3)", zero_or_fsdp="ZeRO-3")).options
+    assert (options["attention"], options["dropout"], options["sharding"]) == ("flash", 0.0, "fsdp")
+
+
+@pytest.mark.parametrize(("framework", "dtype", "recipe"), [
+    ("Megatron-Bridge (Megatron-Core)", "fp8-cs", "current"),
+    ("Megatron-Bridge (Megatron-Core)", "fp8", "current"),
+    ("NeMo 25.04", "fp8 (per-tensor current scaling)", "current"),
+    ("NeMo 24.07", "fp8", "tensor"),
+    ("torchtitan", "fp8 (float8 tensorwise linears)", "current"),
+    ("Megatron-Bridge (Megatron-Core)", "mxfp8", "mx"),
+])  # fmt: skip
+def test_scales_of_fp8_are_what_the_source_says(framework, dtype, recipe):
+    assert plan(run_of(framework=framework, dtype=dtype)).options["recipe"] == recipe
+
+
+@pytest.mark.parametrize(("split", "interconnect", "dp", "replicas"), [
+    ("FSDP 256 over ICI", "ICI torus in slice; DCN between slices", "4", 4),
+    ("FSDP over ICI; data parallel over DCN", "ICI torus; 2 slices joined over DCN", "", 2),
+    ("FSDP over ICI", "ICI torus", "", None),
+    ("FSDP over ICI and DCN", "ICI torus; 2 slices joined over DCN", "", None),
+    ("FSDP2 64", "8x50 GB/s", "4", None),
+])  # fmt: skip
+def test_each_slice_of_a_tpu_job_holds_all_parameters(split, interconnect, dp, replicas):
+    row = {
+        "framework": "MaxText (JAX/XLA)",
+        "chip": "TPU v5e",
+        "chips": "1024",
+        "zero_or_fsdp": split,
+        "interconnect": interconnect,
+    }
+    assert plan(run_of(**row, dp=dp, tp="1", global_batch="1024", micro_batch="1")).options.get("replicas") == replicas
+
+
+SC21 = {"framework": "Megatron-LM", "chip": "A100 SXM 80GB", "micro_batch": "", "global_batch": "512"}
+
+
+@pytest.mark.parametrize(("pp", "micro_batch"), [("1", 4), ("", 4), ("2", 1)])
+def test_a_model_without_a_pipeline_has_micro_batches_of_four(pp, micro_batch):
+    found = plan(run_of(**{**SC21, "pp": pp, "chips": "4", "tp": "1"}))
+    assert found.options["micro_batch"] == micro_batch
+    assert "micro_batch" in found.filled
+
+
+def test_the_first_zero_3_is_a_program_of_its_own():
+    row = {**SC21, "framework": "Megatron-LM + DeepSpeed ZeRO-3", "zero_or_fsdp": "ZeRO-3", "micro_batch": "1"}
+    assert plan(run_of(**row, source_location="SC21 Table 2")).program == "accuracy.gathered"
+    assert plan(run_of(**row, source_location="a later one")).program == "accuracy.reference"
+
+
+@pytest.mark.parametrize(("round", "program"), [("v5.1", "accuracy.graphed"), ("v4.0", "accuracy.reference")])
+def test_layers_of_mlperf_s_adapters_are_graphs_since_round_5(round, program):
+    run = run_of(
+        framework="NVIDIA NeMo Framework Release 25.09",
+        model="Llama 2 70B (LoRA)",
+        notes=f"MLPerf Training {round}",
+        tp="4",
+    )
+    assert plan(run).program == program
+
+
+def test_frozen_weights_of_four_bits_are_of_a_program_that_makes_them_wide():
+    found = plan(
+        run_of(model="Llama 3 8B QLoRA", dtype="bf16, base weights bnb.nf4", framework="transformers, peft", tp="1")
+    )
+    assert (found.program, found.options["frozen_4bit"], found.options["dtype"]) == (
+        "accuracy.holding",
+        "layers",
+        "bf16",
+    )
+    with pytest.raises(Unable, match="4 bits"):
+        plan(run_of(dtype="nf4", tp="1"))

@@ -1,0 +1,103 @@
+"""Samples and tokens of a step are those that the model is given, wherever their dimension is."""
+
+import pytest
+
+from anychip import api
+
+STEPS = """
+import torch
+layers = torch.nn.Linear(64, 96), torch.nn.ReLU(), torch.nn.Linear(96, 64)
+model = torch.nn.Sequential(*layers).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    model(torch.randn({shape}, device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(("shape", "samples"), [((4, 16, 64), 4), ((4, 2, 8, 64), 4), ((64, 64), 64)])
+def test_samples_are_the_first_dimension_of_what_a_linear_layer_is_given(shape, samples, tmp_path):
+    """Which torch multiplies as one with the others."""
+    path = tmp_path / "linear.py"
+    path.write_text(STEPS.format(shape=shape), encoding="utf-8")
+    assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == samples
+
+
+LABELS = """
+import torch
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.line = torch.nn.Embedding(100, 64), torch.nn.Linear(64, 64)
+        self.attention = torch.nn.MultiheadAttention(64, 2, batch_first=True)
+        self.cell = torch.nn.LSTMCell(64, 64)
+    def forward(self, labels):
+        x = self.table(labels)
+        return {body}
+model = Model().cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    model(torch.zeros({shape}, dtype=torch.long, device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(("body", "shape", "tokens", "samples"), [
+    ("self.line(x)", "24", None, 24),
+    ("torch.nn.functional.conv2d(x[:, :, None, None], self.line.weight[:, :, None, None])", "24", None, 24),
+    ("self.line(x).softmax(-1)", "24", None, 24),
+    ("self.line(x)", "24, 8", 24 * 8, 24),
+    ("self.attention(x, x, x)[0]", "24", 24, 24),
+    ("self.attention(x, x, x, need_weights=False)[0]", "24", 24, 1),
+    ("self.cell(x)[0]", "24", 24, 24),
+])  # fmt: skip
+def test_one_number_for_each_sample_is_no_token(body, shape, tokens, samples, tmp_path):
+    """The classes of a conditional GAN's images, users and items. Packed text has one dimension, too, and attention."""
+    path = tmp_path / "labels.py"
+    path.write_text(LABELS.format(body=body, shape=shape), encoding="utf-8")
+    (found,) = api.forecast(str(path), on=["h100"]).forecasts
+    assert (found.tokens_per_step, found.samples_per_step) == (tokens, samples)
+
+
+RECURRENT = """
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.line = torch.nn.Embedding(100, 64), torch.nn.Linear(64, 64)
+        self.layer = torch.nn.{layer}
+    def forward(self, x):
+        out = self.layer({given})
+        return out[0] if isinstance(out, tuple) else out
+model = Model().cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    x, tokens = torch.randn({shape}, 64, device="cuda"), torch.zeros({shape}, dtype=torch.long, device="cuda")
+    out = model({read})
+    out = out[0] if isinstance(out, tuple) else out
+    ({loss}).backward()
+    optimizer.step()
+"""
+
+
+SUM, CLASSES = "out.sum()", "torch.nn.functional.log_softmax(out.flatten(0, -2), -1).sum()"
+
+
+@pytest.mark.parametrize("loss", [SUM, CLASSES])
+@pytest.mark.parametrize(("layer", "shape", "given", "read", "samples"), [
+    ("LSTM(64, 32)", "50, 8", "x", "x", 8),
+    ("LSTM(64, 32, batch_first=True)", "8, 50", "x", "x", 8),
+    ("GRU(64, 32)", "50, 8", "self.line(x)", "x", 8),
+    ("RNN(64, 32)", "50, 8", "self.table(x)", "tokens", 8),
+    ("GRU(64, 32, batch_first=True)", "8, 50", "self.line(x)", "x", 8),
+    ("TransformerEncoderLayer(64, 2)", "50, 8", "x", "x", 8),
+    ("TransformerEncoderLayer(64, 2, batch_first=True)", "8, 50", "self.line(x)", "x", 8),
+    ("LSTM(64, 32)", "50", "x", "x", 1),
+    ("LSTM(64, 32)", "50, 8", "pack_padded_sequence(x, [50, 40, 30, 20, 10, 9, 8, 7])", "x", 8),
+])  # fmt: skip
+def test_samples_of_sequences_are_no_steps_in_time(layer, shape, given, read, samples, loss, tmp_path):
+    """Where time is first, its steps were taken for samples; and those of a layer before it with the steps, as the loss was."""
+    path = tmp_path / "recurrent.py"
+    path.write_text(RECURRENT.format(layer=layer, shape=shape, given=given, read=read, loss=loss), encoding="utf-8")
+    assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == samples

@@ -7,7 +7,7 @@ by rule and named in `filled`; nothing here looks at a measured value.
 import csv
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import gcd
@@ -143,6 +143,7 @@ def plan(run: Run) -> Plan:
     is_known = bool(told)
     told = told or [rule for rule in rules() if rule.get("fallback") and matches(rule, run)]
     models = models_of(run["model"])
+    refuse(told)
     fixed: dict[str, Any] = {}
     blank: dict[str, Any] = {}
     for entry in [*models, *told]:
@@ -164,10 +165,15 @@ def plan(run: Run) -> Plan:
 def models_of(name: str) -> list[Mapping[str, Any]]:
     """Entries of models.toml and shapes.csv that say something of a model, later ones over earlier. Raises Unable."""
     found = [entry for entry in (*table("models.toml")["model"], *shapes()) if search(entry["name"], name)]
-    unable = [entry["unable"] for entry in found if "unable" in entry]
-    if unable:
-        raise Unable(unable[-1])
+    refuse(found)
     return found
+
+
+def refuse(entries: Iterable[Mapping[str, Any]]) -> None:
+    """Raises Unable where an entry says why its runs cannot be expressed."""
+    reasons = [entry["unable"] for entry in entries if "unable" in entry]
+    if reasons:
+        raise Unable(reasons[-1])
 
 
 DIRECT = ("step_time_s", "tokens_per_s_per_chip", "samples_per_s")

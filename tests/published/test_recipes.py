@@ -143,3 +143,33 @@ def test_frozen_weights_of_four_bits_are_of_a_program_that_makes_them_wide():
     )
     with pytest.raises(Unable, match="4 bits"):
         plan(run_of(dtype="nf4", tp="1"))
+
+
+def mindspeed(notes, **changes):
+    row = {
+        "framework": "ModelLink/MindSpeed-LLM v1.0.RC1.0 (Megatron on torch_npu)",
+        "chip": "Ascend 910B",
+        "notes": notes,
+    }
+    return plan(run_of(**{**row, **changes})).options
+
+
+def test_a_script_s_flags_say_what_is_fused():
+    plain = mindspeed("use-flash-attn; use-fused-rmsnorm; swiglu")
+    fused = mindspeed(
+        "use-flash-attn; use-fused-rmsnorm; use-fused-swiglu; use-fused-rotary-pos-emb; overlap-grad-reduce"
+    )
+    assert [plain[name] for name in ("eager_act", "eager_rope", "overlap")] == [True, True, False]
+    assert [fused[name] for name in ("eager_act", "eager_rope", "overlap")] == [False, False, True]
+
+
+def test_gradients_are_added_apart_where_the_scripts_say_so():
+    assert mindspeed("use-flash-attn")["adds_apart"]
+    assert not mindspeed("use-flash-attn", model="Mixtral 8x7B")["adds_apart"]
+    assert plan(run_of(framework="Megatron-LM", chip="A100 SXM 80GB")).options["adds_apart"]
+    assert plan(run_of(framework="Megatron-DeepSpeed", chip="A100 SXM 80GB")).options["adds_apart"]
+    assert not plan(run_of(framework="Megatron-LM", chip="H100 SXM 80GB")).options["adds_apart"]
+
+
+def test_gradients_of_fp16_are_kept_in_fp16():
+    assert (mindspeed("", dtype="fp16")["reduce"], mindspeed("", dtype="bf16")["reduce"]) == ("fp16", "fp32")

@@ -75,6 +75,7 @@ def test_what_does_not_matter_to_a_run_is_not_counted():
         ({"micro_batch": "0"}, "not positive"),
         ({"model": "Gated DeltaNet 1.3B"}, "linear-attention"),
         ({"notes": "DO NOT USE: wrong"}, "DO NOT USE"),
+        ({"framework": "MindSpeed-LLM v2.0.0", "notes": "script pretrain_llama2_7b_pack_ptd.sh"}, "packed samples"),
         ({"tp": "5", "chips": "40", "global_batch": "80"}, "heads do not divide"),
         ({"dtype": "fp32"}, "words.toml"),
     ],

@@ -76,13 +76,7 @@ def rows() -> list[Row]:
     found = []
     for path in sorted(DIRECTORY.glob("*.csv")):
         for rate in load_file(path):
-            if rate.kind == "measured" and rate.op in (
-                "gemm",
-                "gemm.best",
-                "gemm.warm",
-                "attention.forward",
-                "attention.backward",
-            ):
+            if rate.kind == "measured" and rate.op in ("gemm", "gemm.warm", "attention.forward", "attention.backward"):
                 if rate.dtype == "fp8" and rate.op.startswith("attention"):
                     continue  # not priced apart: torch has no fp8 attention op
                 task = task_of(rate.op, rate.dtype, rate.shape)

@@ -183,9 +183,7 @@ def error_of(evidence: Mapping[str, float], beyond: Beyond, breakdown: Mapping[s
         usual = {name: share - beyond["unlike", name] for name, share in evidence.items()}
         device = sum(share * known["evidence", name] for name, share in usual.items()) * (1 - host) + other
         rates = timeline.prices.on.rates
-        rows = [
-            row for op in ("gemm", "gemm.best", "gemm.warm", "gemm.rate", "gemm.sustained") for row in rates.all(op)
-        ]
+        rows = [row for op in ("gemm", "gemm.warm", "gemm.rate", "gemm.sustained") for row in rates.all(op)]
         measured = any(row.kind != "assumed" for row in rows)
         parts = [device, 0.0 if measured else compute * known["level", ""]]
         # The whole runs that raised its grade say nothing of this program.

@@ -24,8 +24,7 @@ Points = tuple[tuple[tuple[int, int, int], float], ...]  # (m, n, k) -> flop/s
 class GemmCurve:
     """Time of a product: overhead + flop / (rate * fill**wave) * (1 + k0/k), times corrections by nearby points.
 
-    rate: flop/s of a large product in a benchmark. sustained: share of it in a long run. peak: never exceeded, the fastest product
-    that was measured where shapes were scanned for it.
+    rate: flop/s of a large product in a benchmark. sustained: share of it in a long run. peak: never exceeded.
     points: measured (m, n, k) -> flop/s; the last `twins` of them are of the other 16-bit type. how: which ones.
     """
 
@@ -139,14 +138,12 @@ TWINS = {"bf16": "fp16", "fp16": "bf16"}  # the same engine at the same rate: ea
 
 
 def gemm_points(rates: Rates, dtype: str, how: str = "") -> Points:
-    """Measured products as rates in a benchmark, to which those of a long run (`gemm.warm`) are brought. Of a scan over shapes
-    there is the fastest alone.
+    """Measured products as rates in a benchmark, to which those of a long run (`gemm.warm`) are brought.
     how: as of a `Gemm` that `how_of` has looked up; "" takes products however their operands lie."""
     found = []
     word, _, lie = how.rpartition(" ") if " " in how else (how, "", "") if how.startswith("conv") else ("", "", how)
     layouts = (lie,) if how else ("", *LAYOUTS)
-    plain = (("gemm", 1.0), (BEST, 1.0), ("gemm.warm", warmth(rates, dtype)))
-    for op, derate in ((word, 1.0),) if word else plain:
+    for op, derate in ((word, 1.0),) if word else (("gemm", 1.0), ("gemm.warm", warmth(rates, dtype))):
         for row in rates.all(op):
             match = SHAPE.match(row.shape)
             if row.dtype == dtype and match and (match[4] or "") in layouts:
@@ -156,13 +153,6 @@ def gemm_points(rates: Rates, dtype: str, how: str = "") -> Points:
 
 
 LAYOUTS = ("nn", "nt", "tn", "tt")
-BEST = "gemm.best"
-
-
-def is_scanned(rates: Rates, dtype: str) -> bool:
-    """Whether shapes were scanned for the fastest product: then none is faster, whatever a curve through one shape says of
-    others."""
-    return any(row.dtype in (dtype, TWINS.get(dtype)) for row in rates.all(BEST))
 
 
 def how_of(rates: Rates, dtype: str, how: str) -> str:

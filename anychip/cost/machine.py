@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from typing import NamedTuple
 
 from anychip.cost.attention import rate as attention_rate
-from anychip.cost.gemm import POINTS_OF_A_CURVE, TWINS, GemmCurve, gemm_points, how_of, is_scanned, rate_by_points
+from anychip.cost.gemm import POINTS_OF_A_CURVE, TWINS, GemmCurve, gemm_points, how_of, rate_by_points
 from anychip.cost.points import OpRates, SizeCurve, size_curve
 from anychip.cost.rates import Level, Rate, Rates, rates_of
 from anychip.spec import Chip
@@ -269,8 +269,7 @@ def gemm_curve(owner: Machine, dtype: str, asked: str = "") -> GemmCurve:
         others = gemm_points(rates, twin)
         points, curve = points + others, _with(curve, twins=len(others))
     if points:
-        ceiling = max(rate for _, rate in points) if is_scanned(rates, dtype) else peak
-        return _with(curve, rate=min(rate_by_points(curve, points), peak), peak=min(ceiling, peak), points=points)
+        return _with(curve, rate=min(rate_by_points(curve, points), peak), points=points)
     if stated:
         rate = _level(stated, peak)
         return _with(curve, rate=rate, peak=max(peak, rate) if not chip.peak_flop_per_s(dtype) else peak,
@@ -279,7 +278,7 @@ def gemm_curve(owner: Machine, dtype: str, asked: str = "") -> GemmCurve:
         known = gemm_points(rates, other) or any(row.dtype == other for row in rates.all("gemm.rate"))
         if other != dtype and known and owner.products(other).published:
             like = gemm_curve(owner, other)
-            return _with(curve, rate=peak * min(like.rate, like.peak) / owner.peak(other))
+            return _with(curve, rate=peak * min(like.rate / like.peak, 1.0))
     return _with(curve, rate=_level(rates.need("gemm.rate", dtype), peak))
 
 

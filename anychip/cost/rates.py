@@ -4,7 +4,6 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
 
   gemm                      a measured product; shape MxNxK, value as a rate; "MxNxK nt" where the chip's rates tell apart how
                             the operands lie (n: rows in one piece, t: columns)
-  gemm.best                 the fastest of a scan over shapes, which no product of the dtype exceeds
   gemm.warm                 the same in a long run (thousands of iterations): `gemm.sustained` is in it already
   gemm.warm.sustained       rate in a step of training over that in such a long run of one product alone
   gemm.rate                 the rate of a large product, where no point was measured (or a ratio of the peak)

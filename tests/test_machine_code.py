@@ -105,6 +105,10 @@ def test_guard_functions(machine, name, returned, cells):
     assert cpu.cells() == cells
 
 
+def test_a_new_stream_of_no_device_s_index_is_on_the_current_one(machine):
+    assert machine("new_stream").call(OBJECT, DIRT | 0xFF01, 9)[:2] == (DEVICE, NEXT_STREAM)
+
+
 @pytest.mark.parametrize(
     "head", [0, 5, machine_code.RING_SLOTS - 1, machine_code.RING_SLOTS, 3 * machine_code.RING_SLOTS + 2]
 )

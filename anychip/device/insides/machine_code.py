@@ -21,7 +21,8 @@ class Cells:
     """Addresses of the memory that the functions share with Python, each 8 bytes but the ring.
 
     device: current Device of the thread. stream: id of the current stream. next_stream: id that the next
-    new stream gets. ring: a 64-bit head, then RING_SLOTS 64-bit entries that freed tensors are noted in.
+    new stream gets; device lies at most 128 bytes before it. ring: a 64-bit head, then RING_SLOTS 64-bit entries that freed
+    tensors are noted in.
     """
 
     device: int
@@ -44,6 +45,8 @@ def _x86_64(cells: Cells) -> dict[str, bytes]:
     old_device = b"\x0f\xb7\x01"  # movzx eax, word [rcx]
     store_device = b"\x66\x89\x31"  # mov [rcx], si
     same_device = b"\x0f\xb7\xc6"  # movzx eax, si
+    # A device without an index is the current one. cmp ah, 0xff; jne +4; movzx eax, word [rcx + distance]
+    or_current = b"\x80\xfc\xff\x75\x04\x0f\xb7\x41" + pack("<b", cells.device - cells.next_stream)
     return {
         "nothing": ret,
         "get_device": load(rcx, cells.device) + old_device + ret,
@@ -52,7 +55,7 @@ def _x86_64(cells: Cells) -> dict[str, bytes]:
         "get_stream": load(rcx, cells.stream) + b"\x48\x8b\x11" + same_device + ret,  # mov rdx, [rcx]
         "default_stream": same_device + b"\x31\xd2" + ret,  # xor edx, edx
         "new_stream": load(rcx, cells.next_stream) + b"\x48\x8b\x11"  # mov rdx, [rcx]
-        + b"\x48\xff\x01" + same_device + ret,  # inc qword [rcx]
+        + b"\x48\xff\x01" + same_device + or_current + ret,  # inc qword [rcx]
         "exchange_stream": load(rcx, cells.stream) + b"\x4c\x8b\x01"  # mov r8, [rcx]
         + b"\x48\x89\x11" + b"\x4c\x89\xc2" + same_device + ret,  # mov [rcx], rdx; mov rdx, r8
         "freed": load(r8, cells.ring) + b"\x48\x8b\x47" + bytes([MANAGER_CTX])  # mov rax, [rdi+48]
@@ -75,6 +78,9 @@ def _arm64(cells: Cells) -> dict[str, bytes]:
         return b"".join(pack("<I", code) for code in (head, *body)) + pack("<Q", address)
 
     same_device = 0x53003C20  # uxth w0, w1
+    # lsr w10, w0, #8; cmp w10, #0xff; ldurh w11, [x9, #distance]; csel w0, w11, w0, eq
+    distance = (cells.device - cells.next_stream) & 0x1FF
+    or_current = (0x53087C0A, 0x7103FD5F, 0x7840012B | distance << 12, 0x1A800160)
     return {
         "nothing": function(None),
         "get_device": function(cells.device, 0x79400120),  # ldrh w0, [x9]
@@ -83,7 +89,7 @@ def _arm64(cells: Cells) -> dict[str, bytes]:
         "get_stream": function(cells.stream, same_device, 0xF9400121),  # ldr x1, [x9]
         "default_stream": function(None, same_device, 0xD2800001),  # movz x1, #0
         # uxth w0, w1; ldr x1, [x9]; add x10, x1, #1; str x10, [x9]
-        "new_stream": function(cells.next_stream, same_device, 0xF9400121, 0x9100042A, 0xF900012A),
+        "new_stream": function(cells.next_stream, same_device, 0xF9400121, 0x9100042A, 0xF900012A, *or_current),
         # uxth w0, w1; ldr x1, [x9]; str x2, [x9]
         "exchange_stream": function(cells.stream, same_device, 0xF9400121, 0xF9000122),
         # ldr x11, [x0, #48]; again: ldaxr x10, [x9]; add x12, x10, #1; stlxr w13, x12, [x9]; cbnz w13, again;

@@ -43,8 +43,8 @@ class Answer:
     fabrics: the network of each, None for one chip. stragglers: what made ranks unequal.
     left_out: targets that there is no answer for, as `warnings` says why. failures: how the program failed on each, if it did; where
     that was for want of memory before its first step, the figures are of a recording on another chip.
-    wall_s: seconds spent here on record, price and total. interrupted: the program was stopped by Ctrl-C, so the
-    forecasts hold only for what it had done by then.
+    wall_s: seconds spent here on record, price and total. interrupted: the program was stopped by Ctrl-C; a recording that was
+    going on is of what it had done by then, and a target on which no step was complete is left out.
     """
 
     program: str
@@ -173,7 +173,7 @@ def forecast(
         failures=tuple(_how_failed(found, place) for place in places),
         wall_s={"record": recorded_s, "price": total_s - recorded_s, "total": total_s},
         warnings=tuple(dict.fromkeys(warnings)),
-        interrupted=any(one.meta.get("interrupted") for one in programs),
+        interrupted=found.interrupted or any(one.meta.get("interrupted") for one in programs),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from anychip import api, recordings
 from anychip.device import launch
 from anychip.device.cuda import answers
-from anychip.errors import BadChipFile, BadNetwork, BadTarget, BadUse, ProgramFailed, UnknownChip
+from anychip.errors import INTERRUPTED, BadChipFile, BadNetwork, BadTarget, BadUse, ProgramFailed, UnknownChip
 from anychip.record import Group, Kind, Op, Place, Program, Question, TensorMeta, word
 from anychip.spec import UnknownFigure, load_chip
 
@@ -94,6 +94,24 @@ def test_an_interrupted_recording_is_priced_but_not_repeated(calls):
     assert len(calls) == 1
     assert answer.interrupted
     assert answer.exit_code == 130
+    assert any(text.startswith("amd-mi300x would have answered name") for text in answer.warnings)
+
+
+def test_a_chip_on_which_the_program_was_interrupted_before_a_step_is_left_out(calls, monkeypatch):
+    """It was left out as if the program failed there, and the answer was not one that was interrupted."""
+    calls.asks = ("name",)
+    first = launch.record
+
+    def record(argv, chip, **options):
+        if chip.id == "amd-mi300x":
+            raise ProgramFailed("train.py: interrupted before its first step was complete.", INTERRUPTED)
+        return first(argv, chip, **options)
+
+    monkeypatch.setattr(launch, "record", record)
+    answer = api.forecast(__file__, on=["h100", "mi300x"])
+    assert (answer.names, answer.left_out) == (("h100",), ("mi300x",))
+    assert (answer.outcome, answer.exit_code) == ("interrupted", 130)
+    assert answer.warnings[0] == "left out: amd-mi300x: train.py: interrupted before its first step was complete."
 
 
 def test_exit_codes():

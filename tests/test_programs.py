@@ -549,15 +549,17 @@ def test_targets_in_one_are_told_apart(on):
     assert done.err.endswith(f"one target at a time. Try: --on {on.partition(',')[0]} --on mi300x\n")
 
 
-def test_what_is_interrupted_before_it_does_anything_has_no_figures(tmp_path):
+@pytest.mark.parametrize("begun", ["", "torch.nn.Linear(64, 64).cuda()"])
+def test_what_is_interrupted_before_a_step_is_complete_has_no_figures(begun, tmp_path):
+    """A model that had been made was said to fit, with the time that this took."""
     program = tmp_path / "waits.py"
-    program.write_text("import torch, threading\nprint('waiting', flush=True)\nthreading.Event().wait(60)\n")
-    process = start("--json", tmp_path / "none.json", program)
+    program.write_text(f"import torch, threading\n{begun}\nprint('waiting', flush=True)\nthreading.Event().wait(60)\n")
+    process = start("--json", tmp_path / "none.json", program, on=("h100", "mi300x"))
     while "waiting" not in process.stderr.readline():
         pass
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert "interrupted before it did anything on the chip" in err
+    assert "interrupted before its first step was complete: there are no figures" in err
     found = json.loads((tmp_path / "none.json").read_text())
     assert (found["outcome"], found["targets"]) == ("interrupted", [])

@@ -18,9 +18,10 @@ from typing import Any
 from anychip import units
 from anychip.device.files.kept import put_back, running
 from anychip.device.files.written import tell
-from anychip.errors import OUT_OF_MEMORY, AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
+from anychip.errors import INTERRUPTED, OUT_OF_MEMORY, AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
 from anychip.record import Program
 from anychip.record.failure import Failure, failure_of, refusal, refused
+from anychip.record.steps import find_steps
 from anychip.spec import Chip
 from anychip.timeline.memory import memory
 
@@ -64,7 +65,7 @@ def record(
     draft: called with the recording of a job while its last samples run, which seldom change it: then it is the one
     that is returned.
     What the program prints goes to stderr unless `show_output` is False. Ctrl-C stops it and keeps what it
-    did; then `meta["interrupted"]` is true. Raises ProgramFailed where it failed without a single step (with
+    did; then `meta["interrupted"]` is true. Raises ProgramFailed where it failed or was stopped without a single step (with
     its own traceback already printed), UnsupportedTorch, BadUse.
     """
     # Ranks take equal steps, though one of them does more between them; whoever marks steps says what belongs to each.
@@ -227,7 +228,7 @@ def _result(
         raise UnsupportedTorch(out.with_suffix(".error").read_text(encoding="utf-8"))
     if not out.exists() and not stands.exists():
         if interrupted:
-            raise ProgramFailed(f"{name}: interrupted before it did anything on the chip.", 130)
+            raise _too_early(name)
         # A rank that a signal ended gives its job the low byte of its status.
         by = next((number for number in signal.valid_signals() if code in (-number, LOW_BYTE - number)), None)
         if by == signal.SIGKILL:
@@ -249,8 +250,8 @@ def _result(
         program = Program.load(out)
     if interrupted:
         program.meta["interrupted"] = True
-        if not any(rank.ops for rank in program.ranks):
-            raise ProgramFailed(f"{name}: interrupted before it did anything on the chip.", 130)
+    if program.meta.get("interrupted") and not all(find_steps(rank) for rank in program.ranks):
+        raise _too_early(name)
     how = failure_of(program)
     if how is not None and not how.steps:
         if program.meta.get("hang"):
@@ -261,6 +262,11 @@ def _result(
             how.exit_code, str(program.meta.get("failure", "")), how,
         )  # fmt: skip
     return program
+
+
+def _too_early(name: str) -> ProgramFailed:
+    """Of half a step nothing is known: what it takes, and whether it fits."""
+    return ProgramFailed(f"{name}: interrupted before its first step was complete: there are no figures.", INTERRUPTED)
 
 
 def _what(how: Failure, program: Program) -> Iterator[str]:

@@ -288,7 +288,7 @@ def _remarks(answer: "Answer") -> Iterator[str]:
         yield f"steps: {first.steps} were recorded, {which}; what comes once in more (an evaluation, a checkpoint) is in no figure"
     yield from _values_read(first)
     yield from _by_module(first, answer.names[0] if len(answer.names) > 1 else "")
-    if answer.interrupted:
+    if any(one.meta.get("interrupted") for one in answer.programs):
         yield "Interrupted: the figures hold for what the program had done by then."
     for warning in answer.warnings:
         yield f"- warning: {warning}"

@@ -39,6 +39,7 @@ from anychip.figures import (
 )
 from anychip.memory import replay
 from anychip.record import Kind, Op, Program
+from anychip.record.failure import refused
 from anychip.record.reads import Read, reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
@@ -313,7 +314,8 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
     found += by_assumed_link(timeline, window)
     found += of_package(chip)
     if peak_bytes > chip.memory_bytes:
-        found.append(f"{chip.id}: needs {peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
+        more = "more than " if any(refused(timeline.program)) else ""
+        found.append(f"{chip.id}: needs {more}{peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
     return tuple(found)
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from anychip.argv import check
 from anychip.errors import INTERRUPTED, BadUse, ProgramFailed, error_line
 from anychip.places import Place, places_of
+from anychip.record.failure import failure_of
 from anychip.record.program import Program, Question
 from anychip.spec import Chip
 
@@ -151,13 +152,13 @@ def record_all(
 
     # The first alone: its output is shown, and what it prepares once, such as a file of data, is there for the others.
     first, *others = by_count.values()
-    recorded = [of(first, jobs, {})]
+    ran_first = of(first, jobs, {})
     each = max(jobs // max(len(others), 1), 1)
     calls = [partial(of, alike, each, {"show_output": False}) for alike in others]
-    recorded += [None] * len(calls) if _interrupted(recorded[0].values()) else _side_by_side(jobs, calls)
+    beside = [None] * len(calls) if _interrupted(ran_first.values()) else _side_by_side(jobs, calls)
     found: dict[Place, Program] = {}
     failed: dict[Place, ProgramFailed] = {}
-    for alike, ran in zip(by_count.values(), recorded, strict=True):
+    for alike, ran in zip(by_count.values(), (ran_first, *beside), strict=True):
         for place in alike:
             one = ran[place.chip.id] if ran is not None else NEVER
             if isinstance(one, Program):
@@ -170,7 +171,7 @@ def record_all(
         also = "" if error.is_interrupted else _also(dict(more))
         text = f"{error}{_hint(place, error.said)}{also}"
         raise ProgramFailed(text, INTERRUPTED if interrupted else error.exit_code, error.said, error.how)
-    lent = {place: other for place, error in failed.items() if error.is_short and (other := _like(place, found))}
+    lent = {place: other for place, error in failed.items() if error.is_short and (other := _lender(place, found))}
     found |= {place: found[other] for place, other in lent.items()}
     short = {place: failed.pop(place) for place in lent}
     told = [f"{place}: {_refusal(error)}; its figures are of what the program does on {lent[place]}."
@@ -181,9 +182,13 @@ def record_all(
     return Recorded({place: found[place] for place in places if place in found}, short, told, interrupted)
 
 
-def _like(place: Place, found: Iterable[Place]) -> Place | None:
-    """The first that there is a recording for of as many ranks."""
-    return next((other for other in found if (other.num_chips, other.is_job) == (place.num_chips, place.is_job)), None)
+def _lender(place: Place, found: Mapping[Place, Program]) -> Place | None:
+    """Where as many ranks did what they could not at `place`, for want of memory: on the smallest chip that had enough to the end;
+    where none had, on the largest, where they came furthest."""
+    alike = [other for other in found if (other.num_chips, other.is_job) == (place.num_chips, place.is_job)]
+    whole = [other for other in alike if failure_of(found[other]) is None]
+    by_memory = sorted(whole or alike, key=lambda other: other.chip.memory_bytes, reverse=not whole)
+    return by_memory[0] if by_memory else None
 
 
 def _refusal(error: ProgramFailed) -> str:

@@ -397,6 +397,34 @@ def test_a_chip_with_too_little_memory_has_its_column_in_either_order(asks, tmp_
     assert (failure["steps"], failure["refused_bytes"], failure["line"]) == (0, 1 << 30, 22)
 
 
+@pytest.mark.parametrize(
+    ("on", "lender", "peak_gib"),
+    [(("l4", "h100", "h200"), "nvidia-h200-sxm", 90), (("b200", "l4", "h100", "h200"), "nvidia-h200-sxm", 90), (("l4", "h100"), "nvidia-h100-sxm", 30)],
+)  # fmt: skip
+def test_what_a_chip_would_need_is_of_one_that_had_enough(on, lender, peak_gib, tmp_path):
+    """It was of the first other target, also where the program ran out of memory there, too."""
+    program = tmp_path / "late.py"
+    program.write_text(
+        "import torch\n"
+        "model = torch.nn.Linear(1024, 1024).cuda()\n"
+        "optimizer = torch.optim.SGD(model.parameters(), 1e-3)\n"
+        "x = [torch.empty(30 << 18, 1024, device='cuda')]\n"
+        "for step in range(3):\n"
+        "    if step == 2:\n"
+        "        x.append(torch.empty(60 << 18, 1024, device='cuda'))\n"
+        "    model(x[0][:1024]).sum().backward()\n"
+        "    optimizer.step()\n"
+    )
+    forecast("--quiet", "--json", tmp_path / "all.json", program, on=on)
+    answer = json.loads((tmp_path / "all.json").read_text())
+    found = {one["asked"]: one for one in answer["targets"]}
+    assert [name for name in on if found[name]["fits"]] == [name for name in on if name in ("h200", "b200")]
+    assert peak_gib < found["l4"]["peak_memory_bytes"] / 2**30 < peak_gib + 1
+    assert any(f"its figures are of what the program does on {lender}." in text for text in answer["warnings"])
+    more = "more than " if lender == "nvidia-h100-sxm" else ""
+    assert f"nvidia-l4: needs {more}{peak_gib}.0 GiB, has 22.0 GiB." in answer["warnings"]
+
+
 def test_a_program_that_makes_do_with_less_memory_is_recorded_on_each_chip(tmp_path):
     """In one order the smaller chip was said not to fit, in the other both took the smaller batch."""
     program = tmp_path / "adapts.py"

@@ -22,7 +22,7 @@ from anychip.audit import command as audit_command
 from anychip.errors import INTERRUPTED, AnychipError, BadUse, ProgramFailed
 from anychip.measure import command as measure_command
 from anychip.port import command as port_command
-from anychip.whole import check_writable, write, written
+from anychip.whole import check_writable, tell_written, write, written
 
 if TYPE_CHECKING:
     from anychip.api import Answer
@@ -125,6 +125,8 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
                         help="a step ends when this function of the program returns: train_step, Trainer.one_round")  # fmt: skip
     length.add_argument("--tokens-per-step", type=positive, metavar="N",
                         help="tokens of a step, where they are not the integers that the first embedding sees")  # fmt: skip
+    length.add_argument("--samples-per-step", type=positive, metavar="N",
+                        help="samples of a step, where they are not the batch that its first layer is given")  # fmt: skip
     chip = sub.add_argument_group("what the program is told")
     chip.add_argument("--device", metavar="NAME", default="cuda",
                       help="the device type under which it sees the chip: cuda; others are not there yet")  # fmt: skip
@@ -176,6 +178,7 @@ def forecast(args: argparse.Namespace) -> int:
             calls=args.calls,
             step_mark=args.step_mark,
             tokens_per_step=args.tokens_per_step,
+            samples_per_step=args.samples_per_step,
             host=args.host,
             device=args.device,
             imbalance=args.imbalance,
@@ -194,15 +197,16 @@ def forecast(args: argparse.Namespace) -> int:
     with written(args.save):
         if args.save:
             answer.programs[0].save(args.save)
+            tell_written(args.save, args.quiet)
     with written(args.json):
         if args.json:
-            write(args.json, json.dumps(report.to_json(answer), indent=2))
+            write(args.json, json.dumps(report.to_json(answer), indent=2), args.quiet)
     with written(args.trace):
         for place in report.write_traces(answer, args.trace) if args.trace else ():
-            print(f"anychip: wrote {place}", file=sys.stderr)
+            tell_written(place, args.quiet)
     with written(args.memory_snapshot):
-        if args.memory_snapshot:
-            report.write_memory_snapshots(answer, args.memory_snapshot)
+        for place in report.write_memory_snapshots(answer, args.memory_snapshot) if args.memory_snapshot else ():
+            tell_written(place, args.quiet)
     if why := _why(answer):
         print(f"anychip: exit code {answer.exit_code}: {why}.", file=sys.stderr)
     return answer.exit_code
@@ -231,7 +235,7 @@ def _told_in_json(args: argparse.Namespace, argv: Sequence[str]) -> Iterator[Non
         with written(args.json):
             if args.json:
                 found = no_answer(shlex.join(argv) or args.load, args.on, error)
-                write(args.json, json.dumps(found, indent=2))
+                write(args.json, json.dumps(found, indent=2), args.quiet)
         raise
 
 

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and what a command says of one that cannot be written."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,14 +38,21 @@ def check_writable(path: str | None) -> None:
         raise BadUse(f"{path}: no permission to write there.")
 
 
-def write(path: str, text: str) -> None:
-    """Write text to a file, or to stdout if the path is -; names that are no text as they were."""
+def write(path: str, text: str, quiet: bool = False) -> None:
+    """Write text to a file, which is told unless quiet, or to stdout if the path is -; names that are no text as they were."""
     if path == "-":
         print(text)
         return
     check_writable(path)
     with written(path), whole(path) as place:
         place.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
+    tell_written(path, quiet)
+
+
+def tell_written(path: str | os.PathLike[str], quiet: bool = False) -> None:
+    """On stderr, as every command does of every file that it was asked to write."""
+    if not quiet:
+        print(f"anychip: wrote {os.fspath(path)}", file=sys.stderr)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """`forecast`: which chips share a recording, which get their own, what is warned of. The recording itself is faked."""
 
+import io
+import re
 import threading
 from dataclasses import replace
 from threading import Barrier
@@ -12,6 +14,7 @@ from anychip.device import launch
 from anychip.device.cuda import answers
 from anychip.errors import INTERRUPTED, BadChipFile, BadNetwork, BadTarget, BadUse, ProgramFailed, UnknownChip
 from anychip.record import Group, Kind, Op, Place, Program, Question, TensorMeta, word
+from anychip.report import terminal
 from anychip.spec import UnknownFigure, load_chip
 
 X = TensorMeta((64, 64), (64, 1), "float32")
@@ -193,6 +196,20 @@ def test_a_program_that_fails_for_want_of_its_rank_is_told_how_to_have_one(line,
 def test_bad_targets(on, error):
     with pytest.raises(error):
         api.forecast(__file__, on=on)
+
+
+def test_samples_per_step_are_taken_as_given_and_shown_beside_tokens():
+    """Where they are not seen there was no way to have them."""
+    h100 = load_chip("h100")
+    for one, options in ((recording(h100), {}), (job_of(h100, 8), {"tokens_per_step": 4096})):
+        answer = api.forecast(one, on=h100, samples_per_step=96, **options)
+        (found,) = answer.forecasts
+        assert found.samples_per_step == 96
+        assert found.samples_per_s == pytest.approx(96 / found.step_time_s)
+        text = io.StringIO()
+        terminal.show(answer, file=text)
+        assert re.search(r"^samples per \w+ +96 ", text.getvalue(), re.MULTILINE)
+        assert ("tokens per" in text.getvalue()) == bool(options)
 
 
 def test_tokens_per_step_is_taken_as_given():

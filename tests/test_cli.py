@@ -18,7 +18,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OPTIONS = {
     "": {"--version"},
     "forecast": {
-        "--on", "--steps", "--calls", "--step-mark", "--tokens-per-step", "--device", "--host", "--imbalance", "--json",
+        "--on", "--steps", "--calls", "--step-mark", "--tokens-per-step", "--samples-per-step", "--device", "--host", "--imbalance", "--json",
         "--trace", "--memory-snapshot", "--save", "--load", "--jobs", "--quiet", "-m", "--ranks", "--jitter", "--slow-node",
         "--degraded-link",
     },
@@ -142,10 +142,11 @@ def test_wrong_use_is_one_plain_line_and_exit_2(argv, words, capsys):
         assert text in said.err
 
 
+@pytest.mark.parametrize("option", ["--steps", "--samples-per-step"])
 @pytest.mark.parametrize("value", ["0", "-1", "x", "1.5"])
-def test_counts_are_whole_numbers_from_one(value, capsys):
+def test_counts_are_whole_numbers_from_one(option, value, capsys):
     with pytest.raises(SystemExit) as ended:
-        cli.main(["forecast", "--on", "h100", "--steps", value, "x.py"])
+        cli.main(["forecast", "--on", "h100", option, value, "x.py"])
     assert ended.value.code == 2
     assert "whole number" in capsys.readouterr().err
 

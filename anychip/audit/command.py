@@ -89,15 +89,15 @@ def _write_all(args: argparse.Namespace, answer: "Audit") -> None:
     from anychip.audit.baseline import write_baseline
 
     if args.json:
-        write(args.json, json.dumps(to_json(answer), indent=2))
+        write(args.json, json.dumps(to_json(answer), indent=2), args.quiet)
     if args.sarif:
-        write(args.sarif, json.dumps(to_sarif(answer), indent=1))
+        write(args.sarif, json.dumps(to_sarif(answer), indent=1), args.quiet)
     if args.html:
         from anychip.audit.html import to_html
 
-        write(args.html, to_html(answer))
+        write(args.html, to_html(answer), args.quiet)
     if args.write_baseline:
-        write(args.write_baseline, write_baseline(answer.findings))
+        write(args.write_baseline, write_baseline(answer.findings), args.quiet)
 
 
 def _too_much(args: argparse.Namespace, answer: "Audit") -> bool:

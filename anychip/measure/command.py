@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{found.path}: {len(found.rows)} rows in {found.wall_s:.0f} s")
         if found.collectives is not None:
             print(f"{found.collectives}: collectives between local ranks")
+        if args.chip:
+            print(f"{args.chip}: a chip file of this CPU")
         for what, reason in found.skipped[:10]:
             print(f"  not on this device: {what}: {reason}")
         if len(found.skipped) > 10:

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet and sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
     if args.json:
-        write(args.json, show.dumps(result))
+        write(args.json, show.dumps(result), args.quiet)
     if args.diff and args.json != "-":
         _print_diff("".join(result.diffs.values()))
     said = sys.stderr if args.diff or args.json == "-" else sys.stdout

@@ -165,7 +165,7 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
             "tokens/s" if all(f.num_chips == 1 for f in forecasts) else "tokens/s a chip",
             lambda f: units.rate(f.tokens_per_s_per_chip),
         )
-    elif any(f.samples_per_s is not None for f in forecasts):
+    if any(f.samples_per_s is not None and (f.samples_given or f.tokens_per_s_per_chip is None) for f in forecasts):
         yield row(f"samples per {one}", lambda f: _whole(f.samples_per_step))
         yield row("samples/s", lambda f: units.rate(f.samples_per_s))
     yield row("MFU", lambda f: "-" if f.mfu is None else f"{units.share(f.mfu)} of {f.matrix_dtype}")

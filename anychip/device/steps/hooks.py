@@ -19,7 +19,6 @@ from anychip.device.steps.counted import Steps
 from anychip.device.steps.own_optimizer import OwnOptimizer
 from anychip.record import Kind, Mark, word
 from anychip.record.tape import KIND_BITS
-from anychip.units import several
 
 BEGIN = {True: word(Kind.MARK, Mark.FORWARD_BEGIN), False: word(Kind.MARK, Mark.INFER_BEGIN)}
 END = {True: word(Kind.MARK, Mark.FORWARD_END), False: word(Kind.MARK, Mark.INFER_END)}
@@ -383,8 +382,9 @@ class Hooks:
         if not self.steps.by_mark and self.steps.complete and (idle := self._unstepped()):
             kinds = ", ".join(sorted(type(one).__name__ for one in idle))
             self.runtime.recorder.warn(
-                f"{several(len(idle), 'optimizer')} ({kinds}) of the program's {len(self._made)} took no step in what was recorded: "
-                "what it takes to train what they do is left out. If they step once in several steps of the others: --steps 20."
+                f"{len(idle)} of the program's {len(self._made)} optimizers ({kinds}) took no step in the {self.steps.complete} recorded: the "
+                "time, memory and throughput of a step are without it. If it steps once in several steps of the others (a generator "
+                f"after its critic), record at least as many: --steps {max(20, 4 * self.steps.complete)}."
             )
 
     def _new_step(self) -> None:

@@ -324,13 +324,22 @@ def _no_such_option(command: argparse.ArgumentParser, runs_program: bool, unknow
     return said
 
 
+def _end(number: int, frame: object) -> None:
+    """End, once: what puts a program's files back is not ended midway by a second signal."""
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args, unknown = parser().parse_known_args(argv)
     if unknown:
         args.command.error(_no_such_option(args.command, args.run is forecast, unknown))
     if threading.current_thread() is threading.main_thread():
-        # Ended by `kill` or a job scheduler: the recording process must not be left behind.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        # Ended by `kill`, a job scheduler or a terminal that closes: the recording process must not be left behind.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # (nohup)
+                signal.signal(number, _end)
     try:
         code: int = args.run(args)
         sys.stdout.flush()

@@ -239,8 +239,9 @@ def _record_chips(
 
 
 def _side_by_side(at_a_time: int, calls: Sequence[Callable[[], Ran]]) -> list[Ran | None]:
-    """What the calls give, so many at a time. Ctrl-C ends what runs, which keeps what it has; None is of what had not begun."""
-    from anychip.device.launch import interrupt_all
+    """What the calls give, so many at a time. Ctrl-C ends what runs, which keeps what it has; None is of what had not begun. Another
+    end of this process (SIGTERM) ends them at once."""
+    from anychip.device.launch import end_all, interrupt_all
 
     if not calls:
         return []
@@ -248,9 +249,12 @@ def _side_by_side(at_a_time: int, calls: Sequence[Callable[[], Ran]]) -> list[Ra
         runs = [pool.submit(call) for call in calls]
         try:
             wait(runs)
-        except KeyboardInterrupt:
+        except BaseException as end:
             for run in runs:
                 run.cancel()
+            if not isinstance(end, KeyboardInterrupt):
+                end_all()
+                raise
             interrupt_all()
         return [None if run.cancelled() else run.result() for run in runs]
 

@@ -263,6 +263,34 @@ def test_a_killed_command_leaves_no_process_behind():
         assert not Path(f"/proc/{children[0]}").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_ended_while_it_records_side_by_side_ends_at_once(number, tmp_path):
+    """SIGTERM waited for the programs to end, and SIGHUP left what they had written in place of checkpoints."""
+    program = tmp_path / "asks.py"
+    program.write_text(
+        "import os, pathlib, subprocess, torch\n"
+        "model = torch.nn.Linear(8, 8).cuda()\n"
+        "optimizer = torch.optim.SGD(model.parameters(), 0.1)\n"
+        "for step in range(3):\n"
+        "    model(torch.zeros(8, 8, device='cuda')).sum().backward()\n"
+        "    optimizer.step()\n"
+        "    if 'H100' not in torch.cuda.get_device_name():\n"
+        f"        torch.save(model.state_dict(), {str(tmp_path / 'saved.pt')!r})\n"
+        f"        pathlib.Path({str(tmp_path)!r}, str(os.getpid()) + '.waits').touch()\n"
+        "        subprocess.run(['sleep', '100'])\n"
+    )
+    (tmp_path / "saved.pt").write_text("of before")
+    process = start("--quiet", "--json", tmp_path / "no.json", program, on=("h100", "mi300x", "l4"))
+    limit = time.monotonic() + 100
+    while len(list(tmp_path.glob("*.waits"))) < 2 and time.monotonic() < limit:
+        time.sleep(0.1)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert (tmp_path / "saved.pt").read_text() == "of before"
+    assert {one.name for one in tmp_path.iterdir() if one.suffix != ".waits"} == {"asks.py", "saved.pt"}
+
+
 def test_a_program_that_raises_before_a_step_shows_its_own_traceback_and_one_line_of_ours():
     done = forecast("--quiet", TRAIN, "--raise-at", "0")
     assert done.returncode == 1

@@ -13,16 +13,17 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from anychip import __version__, chips
+from anychip.arguments import at_least_one, positive
 from anychip.audit import command as audit_command
 from anychip.errors import INTERRUPTED, AnychipError, BadUse, ProgramFailed
 from anychip.measure import command as measure_command
 from anychip.port import command as port_command
-from anychip.whole import check_writable, tell_written, write, written
+from anychip.whole import check_apart, check_writable, tell_written, write, written
 
 if TYPE_CHECKING:
     from anychip.api import Answer
@@ -44,33 +45,6 @@ examples:
 
 care: {CARE}
 """
-
-
-def positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return value
-
-
-def positive_float(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
-
-
-def at_least_one(text: str) -> float:
-    value = positive_float(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"the fullest has no less than the mean: expected 1 or more, got {text!r}")
-    return value
 
 
 def parser() -> argparse.ArgumentParser:
@@ -163,9 +137,9 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
 def forecast(args: argparse.Namespace) -> int:
     argv = _program(args)
     outputs = {name: getattr(args, name) for name in ("json", "trace", "save", "memory_snapshot")}
+    check_apart(outputs, [args.load or argv[0]])
     for path in outputs.values():
         check_writable(path)
-    check_apart(outputs, args.load or argv[0])
     from anychip import api, report
     from anychip.report.progress import Progress
 
@@ -297,20 +271,6 @@ def _only_for_recording(args: argparse.Namespace) -> None:
         raise BadUse(f"{', '.join(given)} say how to record, and {args.load} is a recording: leave out one of them.")
 
 
-def check_apart(outputs: Mapping[str, str | None], program: str) -> None:
-    """Raise BadUse where two outputs, by the names of their options, are one file, or one is the program."""
-    told: dict[str, str] = {os.path.realpath(program): ""}
-    for name, path in outputs.items():
-        if path is None or path == "-":
-            continue
-        option = f"--{name.replace('_', '-')}"
-        other = told.setdefault(os.path.realpath(path), option)
-        if not other:
-            raise BadUse(f"{option} {path} would write over what is to be forecast.")
-        if other != option:
-            raise BadUse(f"{other} and {option} would both write {path}.")
-
-
 def _options(command: argparse.ArgumentParser) -> list[str]:
     return [option for action in command._actions for option in action.option_strings]
 
@@ -331,7 +291,15 @@ def _end(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
+def _open_streams() -> None:
+    """What the shell has closed (`2>&-`) is none to Python, and its number would be the next file's."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - to the end
+
+
 def main(argv: Sequence[str] | None = None) -> int:
+    _open_streams()
     args, unknown = parser().parse_known_args(argv)
     if unknown:
         args.command.error(_no_such_option(args.command, args.run is forecast, unknown))
@@ -357,3 +325,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has left; python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # A full disk under stdout, no folder for temporary files: what a machine lacks is no fault of ours to trace.
+        print(f"anychip: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BadUse.exit_code

@@ -2,11 +2,13 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from anychip.errors import BadUse
+
+SOURCES = (".py", ".ipynb", ".toml", ".sh", ".cu")  # of files that no result is written over
 
 
 @contextmanager
@@ -32,10 +34,26 @@ def check_writable(path: str | None) -> None:
     folder = os.path.dirname(path) or "."
     if os.path.isdir(path):
         raise BadUse(f"{path}: is a folder; name a file in it.")
+    if os.path.isfile(path) and path.endswith(SOURCES):
+        raise BadUse(f"{path}: is there, and is no result: name another file, or give what is read before the option.")
     if not os.path.isdir(folder):
         raise BadUse(f"{path}: there is no folder {folder}.")
     if not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise BadUse(f"{path}: no permission to write there.")
+
+
+def check_apart(outputs: Mapping[str, str | None], read: Iterable[str]) -> None:
+    """Raise BadUse where two outputs, by the names of their options, are one file, or one is a file that is read."""
+    told = {os.path.realpath(path): "" for path in read}
+    for name, path in outputs.items():
+        if path is None or path == "-":
+            continue
+        option = f"--{name.replace('_', '-')}"
+        other = told.setdefault(os.path.realpath(path), option)
+        if not other:
+            raise BadUse(f"{option} {path} would write over what is read.")
+        if other != option:
+            raise BadUse(f"{other} and {option} would both write {path}.")
 
 
 def write(path: str, text: str, quiet: bool = False) -> None:

@@ -54,7 +54,7 @@ Row = tuple[str, Sequence[str | Text]]
 def show(answer: "Answer", file: TextIO | None = None, width: int | None = None) -> None:
     """Print the whole answer to `file` (default stdout)."""
     console = Console(file=file, width=width, highlight=False)
-    if width is None and not console.is_terminal and "COLUMNS" not in os.environ:
+    if width is None and (console.width < 1 or (not console.is_terminal and "COLUMNS" not in os.environ)):  # COLUMNS=0
         console.width = PIPE_WIDTH
     console.print(Text.assemble("forecast of ", (answer.program, "bold")), overflow="fold")
     for line in _legend(answer):

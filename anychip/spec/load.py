@@ -70,7 +70,9 @@ def find_chip(name: str) -> Path:
     if name.endswith(".toml"):
         path = Path(name).expanduser()
         if not path.is_file():
-            raise UnknownChip(f"{name}: no such chip file. To begin one: anychip chips new --like CHIP")
+            raise UnknownChip(
+                f"{name}: {'a folder is no' if path.is_dir() else 'no such'} chip file. To begin one: anychip chips new --like CHIP"
+            )
         return path.resolve()
     wanted = name.strip().lower()
     file = catalogue.find("chips", wanted) if is_id(wanted) else None

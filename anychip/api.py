@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from anychip.network import Fabric
 
 One = TypeVar("One")
+Batch = Mapping[str, int | None]  # tokens_per_step and samples_per_step, as they were given
 
 
 def _silent(text: str) -> None:
@@ -43,8 +44,8 @@ class Answer:
     fabrics: the network of each, None for one chip. stragglers: what made ranks unequal.
     left_out: targets that there is no answer for, as `warnings` says why. failures: how the program failed on each, if it did; where
     that was for want of memory before its first step, the figures are of a recording on another chip.
-    wall_s: seconds spent here on record, price and total. interrupted: the program was stopped by Ctrl-C, so the
-    forecasts hold only for what it had done by then.
+    wall_s: seconds spent here on record, price and total. interrupted: the program was stopped by Ctrl-C; a recording that was
+    going on is of what it had done by then, and a target on which no step was complete is left out.
     """
 
     program: str
@@ -113,6 +114,7 @@ def forecast(
     on: OnChips,
     *,
     tokens_per_step: int | None = None,
+    samples_per_step: int | None = None,
     jobs: int = 2,
     jitter: float = 0.0,
     slow_node: float = 1.0,
@@ -125,7 +127,7 @@ def forecast(
     program: a recording, or what `record` takes; then `options` are the keyword arguments of `record`, the first target
     is the one that the program's output is shown of, and chips that would have answered it otherwise get a recording of
     their own, `jobs` at a time. A recording given as such is priced as it stands, with a warning for each such chip.
-    tokens_per_step: of the whole job, where they are not what the first embedding sees. jitter, slow_node,
+    tokens_per_step, samples_per_step: of the whole job, where they are not what the first embedding or layer sees. jitter, slow_node,
     degraded_link: what makes ranks unequal (`cluster.Stragglers`). progress: called with lines of text.
     Raises BadUse for a recording of another number of ranks, BadNetwork, Deadlock.
     """
@@ -135,7 +137,8 @@ def forecast(
     stragglers = _stragglers(places, jitter, slow_node, degraded_link)
     for place in places:
         place.fabric  # noqa: B018 - what a network lacks is told before anything runs
-    drafted = _Ahead(places, tokens_per_step, stragglers)
+    batch = {"tokens_per_step": tokens_per_step, "samples_per_step": samples_per_step}
+    drafted = _Ahead(places, batch, stragglers)
     if isinstance(program, Program):
         _check_ranks(program, places)
         found = Recorded(dict.fromkeys(places, program), warnings=unlike(program, [place.chip for place in places]))
@@ -146,7 +149,7 @@ def forecast(
     recorded_s = time.perf_counter() - began
     _check_used(recorded.values(), _title(program))
     forecasts, unknown = _as_known(recorded, lambda place: drafted.known(recorded[place], place) or _price(
-        recorded[place], place, tokens_per_step, stragglers))  # fmt: skip
+        recorded[place], place, batch, stragglers))  # fmt: skip
     places = list(forecasts)
     # The recording that is priced may leave a little more free than the chip's allocator could.
     forecasts |= {place: replace(forecasts[place], fits=False) for place in places if place in found.short}
@@ -173,22 +176,22 @@ def forecast(
         failures=tuple(_how_failed(found, place) for place in places),
         wall_s={"record": recorded_s, "price": total_s - recorded_s, "total": total_s},
         warnings=tuple(dict.fromkeys(warnings)),
-        interrupted=any(one.meta.get("interrupted") for one in programs),
+        interrupted=found.interrupted or any(one.meta.get("interrupted") for one in programs),
     )
 
 
 class _Ahead:
     """Prices a job on the places that it is recorded for while its last samples run. What fails here is told when it is over."""
 
-    def __init__(self, places: Sequence[Place], tokens_per_step: int | None, stragglers: "Stragglers") -> None:
-        self._places, self._tokens_per_step, self._stragglers = places, tokens_per_step, stragglers
+    def __init__(self, places: Sequence[Place], batch: Batch, stragglers: "Stragglers") -> None:
+        self._places, self._batch, self._stragglers = places, batch, stragglers
         self._priced: WeakKeyDictionary[Program, dict[Place, Forecast]] = WeakKeyDictionary()
 
     def price(self, program: Program) -> None:
         for place in self._places:
             if (place.chip.id, place.num_chips) == (program.meta.get("chip"), program.world_size):
                 with contextlib.suppress(AnychipError):
-                    one = _price(program, place, self._tokens_per_step, self._stragglers)
+                    one = _price(program, place, self._batch, self._stragglers)
                     self._priced.setdefault(program, {})[place] = one
                     _reserved_bytes(program, place.chip, one)
 
@@ -324,14 +327,14 @@ def _failure(program: Program, among_others: bool) -> list[str]:
     ]
 
 
-def _price(program: Program, place: Place, tokens_per_step: int | None, stragglers: "Stragglers") -> "Forecast":
+def _price(program: Program, place: Place, batch: Batch, stragglers: "Stragglers") -> "Forecast":
     if place.fabric is None:
         from anychip.forecast import forecast as price
 
-        return price(program, place.chip, tokens_per_step=tokens_per_step)
+        return price(program, place.chip, **batch)
     from anychip.job import forecast_job
 
-    return forecast_job(program, place.chip, place.fabric, tokens_per_step=tokens_per_step, stragglers=stragglers)
+    return forecast_job(program, place.chip, place.fabric, stragglers=stragglers, **batch)
 
 
 def _title(program: Any) -> str:

@@ -23,6 +23,8 @@ def check(argv: Sequence[str], module: bool) -> None:
         _check_module(argv[0])
         return
     path = Path(argv[0])
+    if not argv[0]:
+        raise BadUse("no program given: its path is empty")
     if not path.is_file():
         if not path.is_dir() and shutil.which(argv[0]):
             raise BadUse(

@@ -13,16 +13,17 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from anychip import __version__, chips
+from anychip.arguments import at_least_one, positive
 from anychip.audit import command as audit_command
 from anychip.errors import INTERRUPTED, AnychipError, BadUse, ProgramFailed
 from anychip.measure import command as measure_command
 from anychip.port import command as port_command
-from anychip.whole import check_writable, write, written
+from anychip.whole import check_apart, check_writable, tell_written, write, written
 
 if TYPE_CHECKING:
     from anychip.api import Answer
@@ -44,33 +45,6 @@ examples:
 
 care: {CARE}
 """
-
-
-def positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return value
-
-
-def positive_float(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
-
-
-def at_least_one(text: str) -> float:
-    value = positive_float(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"the fullest has no less than the mean: expected 1 or more, got {text!r}")
-    return value
 
 
 def parser() -> argparse.ArgumentParser:
@@ -125,6 +99,8 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
                         help="a step ends when this function of the program returns: train_step, Trainer.one_round")  # fmt: skip
     length.add_argument("--tokens-per-step", type=positive, metavar="N",
                         help="tokens of a step, where they are not the integers that the first embedding sees")  # fmt: skip
+    length.add_argument("--samples-per-step", type=positive, metavar="N",
+                        help="samples of a step, where they are not the batch that its first layer is given")  # fmt: skip
     chip = sub.add_argument_group("what the program is told")
     chip.add_argument("--device", metavar="NAME", default="cuda",
                       help="the device type under which it sees the chip: cuda; others are not there yet")  # fmt: skip
@@ -161,9 +137,9 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
 def forecast(args: argparse.Namespace) -> int:
     argv = _program(args)
     outputs = {name: getattr(args, name) for name in ("json", "trace", "save", "memory_snapshot")}
+    check_apart(outputs, [args.load or argv[0]])
     for path in outputs.values():
         check_writable(path)
-    check_apart(outputs, args.load or argv[0])
     from anychip import api, report
     from anychip.report.progress import Progress
 
@@ -176,6 +152,7 @@ def forecast(args: argparse.Namespace) -> int:
             calls=args.calls,
             step_mark=args.step_mark,
             tokens_per_step=args.tokens_per_step,
+            samples_per_step=args.samples_per_step,
             host=args.host,
             device=args.device,
             imbalance=args.imbalance,
@@ -194,15 +171,16 @@ def forecast(args: argparse.Namespace) -> int:
     with written(args.save):
         if args.save:
             answer.programs[0].save(args.save)
+            tell_written(args.save, args.quiet)
     with written(args.json):
         if args.json:
-            write(args.json, json.dumps(report.to_json(answer), indent=2))
+            write(args.json, json.dumps(report.to_json(answer), indent=2), args.quiet)
     with written(args.trace):
         for place in report.write_traces(answer, args.trace) if args.trace else ():
-            print(f"anychip: wrote {place}", file=sys.stderr)
+            tell_written(place, args.quiet)
     with written(args.memory_snapshot):
-        if args.memory_snapshot:
-            report.write_memory_snapshots(answer, args.memory_snapshot)
+        for place in report.write_memory_snapshots(answer, args.memory_snapshot) if args.memory_snapshot else ():
+            tell_written(place, args.quiet)
     if why := _why(answer):
         print(f"anychip: exit code {answer.exit_code}: {why}.", file=sys.stderr)
     return answer.exit_code
@@ -231,7 +209,7 @@ def _told_in_json(args: argparse.Namespace, argv: Sequence[str]) -> Iterator[Non
         with written(args.json):
             if args.json:
                 found = no_answer(shlex.join(argv) or args.load, args.on, error)
-                write(args.json, json.dumps(found, indent=2))
+                write(args.json, json.dumps(found, indent=2), args.quiet)
         raise
 
 
@@ -293,20 +271,6 @@ def _only_for_recording(args: argparse.Namespace) -> None:
         raise BadUse(f"{', '.join(given)} say how to record, and {args.load} is a recording: leave out one of them.")
 
 
-def check_apart(outputs: Mapping[str, str | None], program: str) -> None:
-    """Raise BadUse where two outputs, by the names of their options, are one file, or one is the program."""
-    told: dict[str, str] = {os.path.realpath(program): ""}
-    for name, path in outputs.items():
-        if path is None or path == "-":
-            continue
-        option = f"--{name.replace('_', '-')}"
-        other = told.setdefault(os.path.realpath(path), option)
-        if not other:
-            raise BadUse(f"{option} {path} would write over what is to be forecast.")
-        if other != option:
-            raise BadUse(f"{other} and {option} would both write {path}.")
-
-
 def _options(command: argparse.ArgumentParser) -> list[str]:
     return [option for action in command._actions for option in action.option_strings]
 
@@ -320,13 +284,30 @@ def _no_such_option(command: argparse.ArgumentParser, runs_program: bool, unknow
     return said
 
 
+def _end(number: int, frame: object) -> None:
+    """End, once: what puts a program's files back is not ended midway by a second signal."""
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def _open_streams() -> None:
+    """What the shell has closed (`2>&-`) is none to Python, and its number would be the next file's."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - to the end
+
+
 def main(argv: Sequence[str] | None = None) -> int:
+    _open_streams()
     args, unknown = parser().parse_known_args(argv)
     if unknown:
         args.command.error(_no_such_option(args.command, args.run is forecast, unknown))
     if threading.current_thread() is threading.main_thread():
-        # Ended by `kill` or a job scheduler: the recording process must not be left behind.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        # Ended by `kill`, a job scheduler or a terminal that closes: the recording process must not be left behind.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # (nohup)
+                signal.signal(number, _end)
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -344,3 +325,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has left; python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # A full disk under stdout, no folder for temporary files: what a machine lacks is no fault of ours to trace.
+        print(f"anychip: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BadUse.exit_code

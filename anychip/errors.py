@@ -75,6 +75,11 @@ class ProgramFailed(AnychipError):
         self.exit_code, self.said, self.how = exit_code, said, how
 
     @property
+    def is_interrupted(self) -> bool:
+        """Whether it was the user who ended it."""
+        return self.exit_code == INTERRUPTED
+
+    @property
     def is_short(self) -> bool:
         """Whether it is memory that the chip has too little of."""
         return error_line(str(self)).startswith(OUT_OF_MEMORY)

@@ -39,6 +39,7 @@ from anychip.figures import (
 )
 from anychip.memory import replay
 from anychip.record import Kind, Op, Program
+from anychip.record.failure import refused
 from anychip.record.reads import Read, reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
@@ -108,10 +109,12 @@ class Forecast:
     compared: Compared | None = None  # what the step's error comes from, where whole runs were compared
     values_read: tuple[Read, ...] = ()
     would_fail: tuple[str, ...] = ()
+    samples_given: bool = False  # by the user, who then wants to see them
 
 
-def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = None) -> Forecast:
-    """Price a program on a chip and sum up its steps. tokens_per_step: where the first embedding does not tell."""
+def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = None,
+             samples_per_step: float | None = None) -> Forecast:  # fmt: skip
+    """Price a program on a chip and sum up its steps. tokens_per_step, samples_per_step: where its first layers do not tell."""
     timeline = price(program, chip)
     found = find_steps(timeline.program)
     whole = Window.of(timeline, found).settled()
@@ -121,6 +124,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     # What a step is fed is read where nothing has been fused yet.
     tokens, samples = batch_of(program, tuple(find_steps(program)[-len(whole.steps) :]) if whole.steps else ())
     tokens = tokens_per_step if tokens_per_step is not None else tokens
+    samples = samples_per_step if samples_per_step is not None else samples
     breakdown = breakdown_of(timeline, window)
     evidence = shares_of(timeline, window)
     products = timeline.prices.on.products(total["dtype"])
@@ -140,7 +144,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         energy_j=chip.power_w * step_time if chip.power_w else None,
         cost_usd=chip.price_usd_per_hour * step_time / 3600 if chip.price_usd_per_hour else None,
         steps=len(found), step_kind=window.kind, num_ops=int(timeline.op.size), kernels_per_step=total["kernels"],
-        tokens_per_step=tokens, samples_per_step=samples, matrix_dtype=products.dtype,
+        tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None, matrix_dtype=products.dtype,
         executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window),
         top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
         step_times_s=window.times_s,
@@ -313,7 +317,8 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
     found += by_assumed_link(timeline, window)
     found += of_package(chip)
     if peak_bytes > chip.memory_bytes:
-        found.append(f"{chip.id}: needs {peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
+        more = "more than " if any(refused(timeline.program)) else ""
+        found.append(f"{chip.id}: needs {more}{peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
     return tuple(found)
 
 

@@ -88,8 +88,8 @@ class Part:
 
 
 def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_step: float | None = None,
-                 stragglers: Stragglers | None = None) -> Forecast:  # fmt: skip
-    """Price a job and sum up its steps. tokens_per_step: of the whole job. Raises Deadlock, BadNetwork, BadProgramFile."""
+                 samples_per_step: float | None = None, stragglers: Stragglers | None = None) -> Forecast:  # fmt: skip
+    """Price a job and sum up its steps. tokens_per_step, samples_per_step: of the whole job. Raises Deadlock, BadNetwork, BadProgramFile."""
     timeline = simulate(program, chip, fabric, stragglers=stragglers, node_chips=node_chips(fabric))
     parts, times = parts_of(timeline)
     step_time = float(np.median(times)) if times else 0.0
@@ -110,6 +110,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     flop, model = (mean([total[name] for total in totals]) * chips for name in ("flop", "model_flop"))
     tokens, samples = _batch(parts, program)
     tokens = tokens_per_step if tokens_per_step is not None else tokens
+    samples = samples_per_step if samples_per_step is not None else samples
     worst = max(parts, key=lambda part: part.memory.peak_bytes)
     top, first = _top_ops(parts), parts[0]
     axes = _axes(parts, [axes for _, axes in mine])
@@ -133,7 +134,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         cost_usd=chip.price_usd_per_hour * step_time * chips / 3600 if chip.price_usd_per_hour else None,
         steps=parts[0].steps, step_kind=parts[0].window.kind,
         num_ops=sum(int(part.rank.timeline.op.size) for part in parts), kernels_per_step=kernels,
-        tokens_per_step=tokens, samples_per_step=samples, matrix_dtype=products.dtype, executed_flop_per_step=flop,
+        tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None, matrix_dtype=products.dtype, executed_flop_per_step=flop,
         memory_by_kind=worst.memory.by_kind,
         time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean),
         top_ops=top, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes)), step_times_s=tuple(times),

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from anychip.argv import check
 from anychip.errors import INTERRUPTED, BadUse, ProgramFailed, error_line
 from anychip.places import Place, places_of
+from anychip.record.failure import failure_of
 from anychip.record.program import Program, Question
 from anychip.spec import Chip
 
@@ -115,11 +116,15 @@ def argv_of(program: Argv, module: bool) -> list[str]:
 class Recorded:
     """programs: the recording of each place that there is one for. short: places where the program ran out of memory before its first
     step, and how; their recording is that of a chip with more, as it tells what the program would have needed. warnings: what to
-    say of these, and of places on which the program fails."""
+    say of these, and of places on which the program fails. interrupted: Ctrl-C ended some recording, or came before it."""
 
     programs: dict[Place, Program]
     short: dict[Place, ProgramFailed] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+
+NEVER = ProgramFailed("interrupted before it ran there", INTERRUPTED)
 
 
 def record_all(
@@ -147,35 +152,43 @@ def record_all(
 
     # The first alone: its output is shown, and what it prepares once, such as a file of data, is there for the others.
     first, *others = by_count.values()
-    recorded = [(first, of(first, jobs, {}))]
-    if others and not _interrupted(recorded[0][1]):
-        each = max(jobs // len(others), 1)
-        beside = _side_by_side(jobs, [partial(of, alike, each, {"show_output": False}) for alike in others])
-        recorded += [(alike, ran) for alike, ran in zip(others, beside, strict=True) if ran is not None]
+    ran_first = of(first, jobs, {})
+    each = max(jobs // max(len(others), 1), 1)
+    calls = [partial(of, alike, each, {"show_output": False}) for alike in others]
+    beside = [None] * len(calls) if _interrupted(ran_first.values()) else _side_by_side(jobs, calls)
     found: dict[Place, Program] = {}
     failed: dict[Place, ProgramFailed] = {}
-    for alike, ran in recorded:
+    for alike, ran in zip(by_count.values(), (ran_first, *beside), strict=True):
         for place in alike:
-            one = ran[place.chip.id]
+            one = ran[place.chip.id] if ran is not None else NEVER
             if isinstance(one, Program):
                 found[place] = one
             else:
                 failed[place] = one
+    interrupted = _interrupted([*found.values(), *failed.values()])
     if not found:
         (place, error), *more = failed.items()
-        text = f"{error}{_hint(place, error.said)}{_also(dict(more))}"
-        raise ProgramFailed(text, error.exit_code, error.said, error.how)
-    lent = {place: other for place, error in failed.items() if error.is_short and (other := _like(place, found))}
+        also = "" if error.is_interrupted else _also(dict(more))
+        text = f"{error}{_hint(place, error.said)}{also}"
+        raise ProgramFailed(text, INTERRUPTED if interrupted else error.exit_code, error.said, error.how)
+    lent = {place: other for place, error in failed.items() if error.is_short and (other := _lender(place, found))}
     found |= {place: found[other] for place, other in lent.items()}
     short = {place: failed.pop(place) for place in lent}
     told = [f"{place}: {_refusal(error)}; its figures are of what the program does on {lent[place]}."
             for place, error in short.items()]  # fmt: skip
-    return Recorded({place: found[place] for place in places if place in found}, short, told + _left_out(found, failed))
+    told += _left_out(found, failed)
+    # Others that were to be recorded no more have the one that was stopped.
+    told += [text for place, one in found.items() if one.meta.get("interrupted") for text in unlike(one, [place.chip])]
+    return Recorded({place: found[place] for place in places if place in found}, short, told, interrupted)
 
 
-def _like(place: Place, found: Iterable[Place]) -> Place | None:
-    """The first that there is a recording for of as many ranks."""
-    return next((other for other in found if (other.num_chips, other.is_job) == (place.num_chips, place.is_job)), None)
+def _lender(place: Place, found: Mapping[Place, Program]) -> Place | None:
+    """Where as many ranks did what they could not at `place`, for want of memory: on the smallest chip that had enough to the end;
+    where none had, on the largest, where they came furthest."""
+    alike = [other for other in found if (other.num_chips, other.is_job) == (place.num_chips, place.is_job)]
+    whole = [other for other in alike if failure_of(found[other]) is None]
+    by_memory = sorted(whole or alike, key=lambda other: other.chip.memory_bytes, reverse=not whole)
+    return by_memory[0] if by_memory else None
 
 
 def _refusal(error: ProgramFailed) -> str:
@@ -202,7 +215,7 @@ def _record_chips(
         why = error_line(str(first))
         alike = not first.is_short and any(why == error_line(str(other)) for other in found.values())
         found[left.pop(0).id] = first
-        if alike or first.exit_code == INTERRUPTED:
+        if alike or first.is_interrupted:
             return found | {chip.id: first for chip in left}
         options = {**options, "show_output": False}
     else:
@@ -221,14 +234,14 @@ def _record_chips(
         progress(f"recording again on {name}: {text}")
     shown = {**options, "show_output": False, "draft": None}
     ran_again = _side_by_side(jobs, [partial(_recorded, program, chip, shown) for chip in again.values()])
-    never = ProgramFailed("it was interrupted before it ran there", INTERRUPTED)
-    found |= {name: one or never for name, one in zip(again, ran_again, strict=True)}
+    found |= {name: one or NEVER for name, one in zip(again, ran_again, strict=True)}
     return {chip.id: found.get(chip.id, first) for chip in chips}
 
 
 def _side_by_side(at_a_time: int, calls: Sequence[Callable[[], Ran]]) -> list[Ran | None]:
-    """What the calls give, so many at a time. Ctrl-C ends what runs, which keeps what it has; None is of what had not begun."""
-    from anychip.device.launch import interrupt_all
+    """What the calls give, so many at a time. Ctrl-C ends what runs, which keeps what it has; None is of what had not begun. Another
+    end of this process (SIGTERM) ends them at once."""
+    from anychip.device.launch import end_all, interrupt_all
 
     if not calls:
         return []
@@ -236,18 +249,18 @@ def _side_by_side(at_a_time: int, calls: Sequence[Callable[[], Ran]]) -> list[Ra
         runs = [pool.submit(call) for call in calls]
         try:
             wait(runs)
-        except KeyboardInterrupt:
+        except BaseException as end:
             for run in runs:
                 run.cancel()
+            if not isinstance(end, KeyboardInterrupt):
+                end_all()
+                raise
             interrupt_all()
         return [None if run.cancelled() else run.result() for run in runs]
 
 
-def _interrupted(recorded: Mapping[str, Program | ProgramFailed]) -> bool:
-    return any(
-        one.meta.get("interrupted") if isinstance(one, Program) else one.exit_code == INTERRUPTED
-        for one in recorded.values()
-    )
+def _interrupted(recorded: Iterable[Program | ProgramFailed]) -> bool:
+    return any(one.meta.get("interrupted") if isinstance(one, Program) else one.is_interrupted for one in recorded)
 
 
 def _recorded(program: Argv, chip: Chip, options: Mapping[str, Any]) -> Program | ProgramFailed:
@@ -269,10 +282,13 @@ def _hint(place: Place, said: str) -> str:
 
 def _also(failed: Mapping[Place, ProgramFailed]) -> str:
     """Behind how the program fails on the first place: on which others, and how."""
-    places: dict[str, list[str]] = {}
+    places: dict[tuple[str, bool], list[str]] = {}
     for place, error in failed.items():
-        places.setdefault(error_line(str(error)), []).append(str(place))
-    return "".join(f"\nIt fails on {', '.join(where)}, too: {why}" for why, where in places.items())
+        places.setdefault((error_line(str(error)), error.is_interrupted), []).append(str(place))
+    return "".join(
+        f"\n{', '.join(where)}: {why}" if stopped else f"\nIt fails on {', '.join(where)}, too: {why}"
+        for (why, stopped), where in places.items()
+    )
 
 
 def _left_out(found: Iterable[Place], failed: Mapping[Place, ProgramFailed]) -> list[str]:
@@ -284,7 +300,8 @@ def _left_out(found: Iterable[Place], failed: Mapping[Place, ProgramFailed]) -> 
         count = place.num_chips
         alike = all(other == why for at, other in whys.items() if at.num_chips == count)
         where = f"{count:,} chips" if count > 1 and count not in counts and alike else place
-        lines[f"left out, as the program fails on {where}: {why}{_hint(place, why)}"] = None
+        begins = "left out:" if failed[place].is_interrupted else "left out, as the program fails on"
+        lines[f"{begins} {where}: {why}{_hint(place, why)}"] = None
     return list(lines)
 
 

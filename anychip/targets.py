@@ -11,6 +11,7 @@ from anychip.errors import BadTarget
 GRAMMAR = "CHIP[:COUNT[..COUNT][@CLUSTER]]"
 _PATTERN = re.compile(r"(?P<chip>[^:@+]+)(:(?P<count>[^:@+]*))?(@(?P<cluster>[^:@+]+))?(\+(?P<stack>[^:@+]+))?")
 _TIMES = re.compile(r"(?P<count>\d+) *[x*] *(?P<chip>[a-z][^:@+]*\d[^:@+]*)", re.I)  # 8xh100, as clouds write it
+MOST = 1_000_000  # chips; ten times as many take all of a machine's memory
 _COUNT = re.compile(r"0*[1-9]\d{,8}")  # digits without end are no number that int would read
 
 
@@ -56,6 +57,8 @@ def _counts(text: str, chip: str, given: str) -> tuple[int, int]:
     wrong = [end for end in ends if not _COUNT.fullmatch(end)]
     if wrong:
         why = f"{wrong[0]!r} is no number of chips" if wrong[0] else "a number of chips is missing"
+    elif int(ends[-1]) > MOST:
+        why = f"{MOST:,} chips are the most"
     elif len(ends) > 2:
         why = "a range has two ends"
     elif int(ends[0]) > int(ends[-1]):

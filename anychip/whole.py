@@ -1,11 +1,14 @@
 """Files that are written whole or not at all, and what a command says of one that cannot be written."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from anychip.errors import BadUse
+
+SOURCES = (".py", ".ipynb", ".toml", ".sh", ".cu")  # of files that no result is written over
 
 
 @contextmanager
@@ -31,20 +34,43 @@ def check_writable(path: str | None) -> None:
     folder = os.path.dirname(path) or "."
     if os.path.isdir(path):
         raise BadUse(f"{path}: is a folder; name a file in it.")
+    if os.path.isfile(path) and path.endswith(SOURCES):
+        raise BadUse(f"{path}: is there, and is no result: name another file, or give what is read before the option.")
     if not os.path.isdir(folder):
         raise BadUse(f"{path}: there is no folder {folder}.")
     if not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise BadUse(f"{path}: no permission to write there.")
 
 
-def write(path: str, text: str) -> None:
-    """Write text to a file, or to stdout if the path is -; names that are no text as they were."""
+def check_apart(outputs: Mapping[str, str | None], read: Iterable[str]) -> None:
+    """Raise BadUse where two outputs, by the names of their options, are one file, or one is a file that is read."""
+    told = {os.path.realpath(path): "" for path in read}
+    for name, path in outputs.items():
+        if path is None or path == "-":
+            continue
+        option = f"--{name.replace('_', '-')}"
+        other = told.setdefault(os.path.realpath(path), option)
+        if not other:
+            raise BadUse(f"{option} {path} would write over what is read.")
+        if other != option:
+            raise BadUse(f"{other} and {option} would both write {path}.")
+
+
+def write(path: str, text: str, quiet: bool = False) -> None:
+    """Write text to a file, which is told unless quiet, or to stdout if the path is -; names that are no text as they were."""
     if path == "-":
         print(text)
         return
     check_writable(path)
     with written(path), whole(path) as place:
         place.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
+    tell_written(path, quiet)
+
+
+def tell_written(path: str | os.PathLike[str], quiet: bool = False) -> None:
+    """On stderr, as every command does of every file that it was asked to write."""
+    if not quiet:
+        print(f"anychip: wrote {os.fspath(path)}", file=sys.stderr)
 
 
 @contextmanager

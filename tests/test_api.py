@@ -1,5 +1,7 @@
 """`forecast`: which chips share a recording, which get their own, what is warned of. The recording itself is faked."""
 
+import io
+import re
 import threading
 from dataclasses import replace
 
@@ -8,10 +10,11 @@ import pytest
 
 from anychip import api
 from anychip.device import launch
-from anychip.errors import BadChipFile, BadTarget, BadUse, ProgramFailed, UnknownChip
+from anychip.errors import INTERRUPTED, BadChipFile, BadTarget, BadUse, ProgramFailed, UnknownChip
 from anychip.record import Kind, Op, TensorMeta, word
+from anychip.report import terminal
 from anychip.spec import load_chip
-from tests.recordings import recording
+from tests.recordings import job_of, recording
 from tests.spec.conftest import ACME
 
 
@@ -80,6 +83,24 @@ def test_an_interrupted_recording_is_priced_but_not_repeated(calls):
     assert len(calls) == 1
     assert answer.interrupted
     assert answer.exit_code == 130
+    assert any(text.startswith("amd-mi300x would have answered name") for text in answer.warnings)
+
+
+def test_a_chip_on_which_the_program_was_interrupted_before_a_step_is_left_out(calls, monkeypatch):
+    """It was left out as if the program failed there, and the answer was not one that was interrupted."""
+    calls.asks = ("name",)
+    first = launch.record
+
+    def record(argv, chip, **options):
+        if chip.id == "amd-mi300x":
+            raise ProgramFailed("train.py: interrupted before its first step was complete.", INTERRUPTED)
+        return first(argv, chip, **options)
+
+    monkeypatch.setattr(launch, "record", record)
+    answer = api.forecast(__file__, on=["h100", "mi300x"])
+    assert (answer.names, answer.left_out) == (("h100",), ("mi300x",))
+    assert (answer.outcome, answer.exit_code) == ("interrupted", 130)
+    assert answer.warnings[0] == "left out: amd-mi300x: train.py: interrupted before its first step was complete."
 
 
 def test_exit_codes():
@@ -161,6 +182,20 @@ def test_a_program_that_fails_for_want_of_its_rank_is_told_how_to_have_one(line,
 def test_bad_targets(on, error):
     with pytest.raises(error):
         api.forecast(__file__, on=on)
+
+
+def test_samples_per_step_are_taken_as_given_and_shown_beside_tokens():
+    """Where they are not seen there was no way to have them."""
+    h100 = load_chip("h100")
+    for one, options in ((recording(h100), {}), (job_of(h100, 8), {"tokens_per_step": 4096})):
+        answer = api.forecast(one, on=h100, samples_per_step=96, **options)
+        (found,) = answer.forecasts
+        assert found.samples_per_step == 96
+        assert found.samples_per_s == pytest.approx(96 / found.step_time_s)
+        text = io.StringIO()
+        terminal.show(answer, file=text)
+        assert re.search(r"^samples per \w+ +96 ", text.getvalue(), re.MULTILINE)
+        assert ("tokens per" in text.getvalue()) == bool(options)
 
 
 def test_tokens_per_step_is_taken_as_given():

@@ -18,7 +18,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OPTIONS = {
     "": {"--version"},
     "forecast": {
-        "--on", "--steps", "--calls", "--step-mark", "--tokens-per-step", "--device", "--host", "--imbalance", "--json",
+        "--on", "--steps", "--calls", "--step-mark", "--tokens-per-step", "--samples-per-step", "--device", "--host", "--imbalance", "--json",
         "--trace", "--memory-snapshot", "--save", "--load", "--jobs", "--quiet", "-m", "--ranks", "--jitter", "--slow-node",
         "--degraded-link",
     },
@@ -142,10 +142,11 @@ def test_wrong_use_is_one_plain_line_and_exit_2(argv, words, capsys):
         assert text in said.err
 
 
+@pytest.mark.parametrize("option", ["--steps", "--samples-per-step"])
 @pytest.mark.parametrize("value", ["0", "-1", "x", "1.5"])
-def test_counts_are_whole_numbers_from_one(value, capsys):
+def test_counts_are_whole_numbers_from_one(option, value, capsys):
     with pytest.raises(SystemExit) as ended:
-        cli.main(["forecast", "--on", "h100", "--steps", value, "x.py"])
+        cli.main(["forecast", "--on", "h100", option, value, "x.py"])
     assert ended.value.code == 2
     assert "whole number" in capsys.readouterr().err
 
@@ -226,3 +227,73 @@ def test_a_full_disk_takes_nothing_but_the_file(tmp_path, capsys, option):
     said = capsys.readouterr()
     assert "time of the run" in said.out
     assert said.err.strip().endswith("/dev/full: cannot be written: No space left on device.")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["audit", "--json", "a.py"],
+        ["audit", "a.py", "--html", "a.py"],
+        ["port", "a.py", "--json", "a.py"],
+        ["chips", "check", "--json", "chip.toml"],
+        ["forecast", "--on", "h100", "--save", "a.py", "b.py"],
+    ],
+)
+def test_no_result_is_written_over_a_source(argv, tmp_path, monkeypatch, capsys):
+    """`anychip audit --json a.py`, where the file's name had been forgotten, made a.py JSON."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.py", "b.py", "chip.toml"):
+        (tmp_path / name).write_text("x = 1\n")
+    assert cli.main(argv) == 2
+    said = capsys.readouterr().err
+    assert ("would write over what is read" if argv.count("a.py") == 2 else "is there, and is no result") in said
+    assert {one.read_text() for one in tmp_path.iterdir()} == {"x = 1\n"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["audit", ".", "--json", "x", "--sarif", "./x"], "--json and --sarif would both write ./x."),
+        (["audit", "list", "--json", "list"], "--json list would write over what is read."),
+        (["port", ".", "--json", "no/x"], "no/x: there is no folder no."),
+    ],
+)
+def test_outputs_are_looked_at_before_anything_is_read(argv, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list").write_text("torch\n")
+    assert cli.main(argv) == 2
+    assert told in capsys.readouterr().err
+    assert [one.name for one in tmp_path.iterdir()] == ["list"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["audit", "--jobs", "-4"], "expected a whole number from 1"),
+        (["audit", "--fail-over", "nan"], "expected a score from 0 to 100"),
+        (["measure", "--out", "x.csv", "--threads", "0"], "expected a whole number from 1"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(argv, told, capsys):
+    """They were taken: of a score of nan nothing is over."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(argv)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [(">/dev/full", 2), (">&-", 0), ("2>&-", 0), ("<&- >&- 2>&-", 0), ("| cat", 0)]
+)
+def test_where_a_stream_is_full_or_closed_nothing_is_traced(how, code):
+    command = f"{sys.executable} -m anychip chips show h100 {how}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr == ("anychip: output: No space left on device\n" if code else "")
+
+
+def test_a_width_of_nothing_is_none(tmp_path):
+    (tmp_path / "a.py").write_text("import torch\nx = torch.zeros(2).cuda()\n")
+    done = subprocess.run([sys.executable, "-m", "anychip", "audit", str(tmp_path / "a.py")], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "COLUMNS": "0"})  # fmt: skip
+    assert "lock-in score" in done.stdout

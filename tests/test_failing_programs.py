@@ -46,6 +46,34 @@ def test_a_killed_command_leaves_no_process_behind():
         assert not Path(f"/proc/{children[0]}").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_ended_while_it_records_side_by_side_ends_at_once(number, tmp_path):
+    """SIGTERM waited for the programs to end, and SIGHUP left what they had written in place of checkpoints."""
+    program = tmp_path / "asks.py"
+    program.write_text(
+        "import os, pathlib, subprocess, torch\n"
+        "model = torch.nn.Linear(8, 8).cuda()\n"
+        "optimizer = torch.optim.SGD(model.parameters(), 0.1)\n"
+        "for step in range(3):\n"
+        "    model(torch.zeros(8, 8, device='cuda')).sum().backward()\n"
+        "    optimizer.step()\n"
+        "    if 'H100' not in torch.cuda.get_device_name():\n"
+        f"        torch.save(model.state_dict(), {str(tmp_path / 'saved.pt')!r})\n"
+        f"        pathlib.Path({str(tmp_path)!r}, str(os.getpid()) + '.waits').touch()\n"
+        "        subprocess.run(['sleep', '100'])\n"
+    )
+    (tmp_path / "saved.pt").write_text("of before")
+    process = start("--quiet", "--json", tmp_path / "no.json", program, on=("h100", "mi300x", "l4"))
+    limit = time.monotonic() + 100
+    while len(list(tmp_path.glob("*.waits"))) < 2 and time.monotonic() < limit:
+        time.sleep(0.1)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert (tmp_path / "saved.pt").read_text() == "of before"
+    assert {one.name for one in tmp_path.iterdir() if one.suffix != ".waits"} == {"asks.py", "saved.pt"}
+
+
 def test_a_program_that_raises_before_a_step_shows_its_own_traceback_and_one_line_of_ours():
     done = forecast("--quiet", TRAIN, "--raise-at", "0")
     assert done.returncode == 1
@@ -183,6 +211,34 @@ def test_a_chip_with_too_little_memory_has_its_column_in_either_order(asks, tmp_
     assert (failure["steps"], failure["refused_bytes"], failure["line"]) == (0, 1 << 30, 22)
 
 
+@pytest.mark.parametrize(
+    ("on", "lender", "peak_gib"),
+    [(("l4", "h100", "h200"), "nvidia-h200-sxm", 90), (("b200", "l4", "h100", "h200"), "nvidia-h200-sxm", 90), (("l4", "h100"), "nvidia-h100-sxm", 30)],
+)  # fmt: skip
+def test_what_a_chip_would_need_is_of_one_that_had_enough(on, lender, peak_gib, tmp_path):
+    """It was of the first other target, also where the program ran out of memory there, too."""
+    program = tmp_path / "late.py"
+    program.write_text(
+        "import torch\n"
+        "model = torch.nn.Linear(1024, 1024).cuda()\n"
+        "optimizer = torch.optim.SGD(model.parameters(), 1e-3)\n"
+        "x = [torch.empty(30 << 18, 1024, device='cuda')]\n"
+        "for step in range(3):\n"
+        "    if step == 2:\n"
+        "        x.append(torch.empty(60 << 18, 1024, device='cuda'))\n"
+        "    model(x[0][:1024]).sum().backward()\n"
+        "    optimizer.step()\n"
+    )
+    forecast("--quiet", "--json", tmp_path / "all.json", program, on=on)
+    answer = json.loads((tmp_path / "all.json").read_text())
+    found = {one["asked"]: one for one in answer["targets"]}
+    assert [name for name in on if found[name]["fits"]] == [name for name in on if name in ("h200", "b200")]
+    assert peak_gib < found["l4"]["peak_memory_bytes"] / 2**30 < peak_gib + 1
+    assert any(f"its figures are of what the program does on {lender}." in text for text in answer["warnings"])
+    more = "more than " if lender == "nvidia-h100-sxm" else ""
+    assert f"nvidia-l4: needs {more}{peak_gib}.0 GiB, has 22.0 GiB." in answer["warnings"]
+
+
 def test_a_program_that_makes_do_with_less_memory_is_recorded_on_each_chip(tmp_path):
     """In one order the smaller chip was said not to fit, in the other both took the smaller batch."""
     program = tmp_path / "adapts.py"
@@ -267,15 +323,17 @@ def test_sys_exit_keeps_its_code(code):
     assert "Traceback" not in done.err
 
 
-def test_what_is_interrupted_before_it_does_anything_has_no_figures(tmp_path):
+@pytest.mark.parametrize("begun", ["", "torch.nn.Linear(64, 64).cuda()"])
+def test_what_is_interrupted_before_a_step_is_complete_has_no_figures(begun, tmp_path):
+    """A model that had been made was said to fit, with the time that this took."""
     program = tmp_path / "waits.py"
-    program.write_text("import torch, threading\nprint('waiting', flush=True)\nthreading.Event().wait(60)\n")
-    process = start("--json", tmp_path / "none.json", program)
+    program.write_text(f"import torch, threading\n{begun}\nprint('waiting', flush=True)\nthreading.Event().wait(60)\n")
+    process = start("--json", tmp_path / "none.json", program, on=("h100", "mi300x"))
     while "waiting" not in process.stderr.readline():
         pass
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert "interrupted before it did anything on the chip" in err
+    assert "interrupted before its first step was complete: there are no figures" in err
     found = json.loads((tmp_path / "none.json").read_text())
     assert (found["outcome"], found["targets"]) == ("interrupted", [])

@@ -13,13 +13,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "anychip"
 MAY_IMPORT = {
     "errors": set(),
     "whole": {"errors"},
+    "arguments": set(),
     "units": set(),
     "targets": {"errors"},
     "argv": {"errors"},
     "spec": {"errors", "units"},
     "source": {"errors"},
     # audit finds, port edits: each tells what the other makes of a place
-    "audit": {"errors", "units", "spec", "source", "whole", "port"},
+    "audit": {"arguments", "errors", "units", "spec", "source", "whole", "port"},
     "record": {"errors", "units", "whole"},
     "cost": {"errors", "units", "spec", "record"},
     "network": {"errors", "units", "spec", "record", "cost"},
@@ -38,9 +39,9 @@ MAY_IMPORT = {
     "recordings": {"argv", "errors", "places", "spec", "record", "device"},
     "api": {"errors", "units", "places", "recordings", "spec", "record", "forecast", "job", "network", "cluster", "memory"},
     "port": {"errors", "units", "spec", "source", "whole", "audit"},
-    "measure": {"errors", "units", "spec", "record", "cost", "whole"},
+    "measure": {"arguments", "errors", "units", "spec", "record", "cost", "whole"},
     "chips": {"spec", "report", "whole"},
-    "cli": {"errors", "audit", "measure", "port", "chips", "api", "places", "report", "whole"},
+    "cli": {"arguments", "errors", "audit", "measure", "port", "chips", "api", "places", "report", "whole"},
     "__main__": {"cli"},
 }  # fmt: skip
 # The same of the folders of `device`: what stands beside them (runtime, launch, install, __main__) joins them.

@@ -50,8 +50,11 @@ def test_files_are_written(tmp_path):
     assert json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     assert pickle.loads(snapshot.read_bytes())["device_traces"]
     again = tmp_path / "again.json"
-    assert forecast("--quiet", "--json", again, "--load", saved).returncode == 0
+    assert "wrote" not in done.err
+    done = forecast("--json", again, "--trace", trace, "--memory-snapshot", snapshot, "--load", saved)
+    assert done.returncode == 0
     assert target(again)["step_time_s"] == target(json_)["step_time_s"]
+    assert done.err.splitlines()[-3:] == [f"anychip: wrote {path}" for path in (again, trace, snapshot)]
 
 
 def test_calls_end_a_program_that_has_no_optimizer(tmp_path):

@@ -96,3 +96,10 @@ def test_what_others_write_is_answered_by_what_is_meant(text, better):
 
 def test_an_alias_that_begins_like_a_number_of_chips_is_one():
     assert parse("7900xtx").chip == "7900xtx"
+
+
+def test_more_chips_than_there_can_be_are_refused():
+    """A billion ranks took all of the machine's memory, and the program was said to be killed."""
+    assert expand("h100:1000000")[0].count == 1_000_000
+    with pytest.raises(BadTarget, match="1,000,000 chips are the most"):
+        expand("h100:8..1000001")

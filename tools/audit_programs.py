@@ -103,12 +103,12 @@ def labelled(folder: Path, labels: list[dict[str, str]], reported: set[tuple[str
 def port_row(folder: Path) -> dict[str, Any]:
     """Every Python file ported to portable PyTorch, and what came out ported again."""
     from anychip.port.engine import port_source
-    from anychip.port.project import survey
     from anychip.port.reading import find, read
+    from anychip.port.survey import survey
     from anychip.port.target import make_target
 
     target, paths = make_target(None), list(find(folder))
-    project = survey(folder, paths)
+    project = survey((name, folder / name) for name in paths)
     counts: Counter[str] = Counter()
     broken, unsure = [], []
     began = time.process_time()

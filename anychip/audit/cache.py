@@ -17,6 +17,7 @@ from typing import Any
 
 from anychip.audit.finding import Finding
 from anychip.audit.one import FileResult
+from anychip.port.survey import Project
 from anychip.source.files import File
 from anychip.source.flow import Sink
 from anychip.source.ignores import Ignores
@@ -37,23 +38,27 @@ def version() -> str:
     return digest.hexdigest()
 
 
+def _version_of(project: Project) -> list[Any]:
+    return [version(), project.stars, *([name, place] for name, place in sorted(project.own_cuda.items()))]
+
+
 def cache_file(root: str) -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     name = hashlib.blake2b(os.path.realpath(root).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
     return Path(base) / "anychip" / "audit" / f"{name}.json"
 
 
-def load(root: str) -> dict[str, tuple[list[int], list[Any]]]:
-    """path -> ([bytes, time of change], row); empty where there is nothing good."""
+def load(root: str, project: Project) -> dict[str, tuple[list[int], list[Any]]]:
+    """path -> ([bytes, time of change], row); empty where there is nothing good, or was made of another project."""
     try:
         with cache_file(root).open(encoding="utf-8") as file:
             whole = json.load(file)
-        return whole["files"] if whole["version"] == version() else {}
+        return whole["files"] if whole["version"] == _version_of(project) else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
-def save(root: str, files: Iterable[File], rows: Mapping[str, list[Any]]) -> None:
+def save(root: str, project: Project, files: Iterable[File], rows: Mapping[str, list[Any]]) -> None:
     """Written whole or not at all."""
     kept = {file.path: ([file.num_bytes, file.mtime_ns], rows[file.path]) for file in files if file.path in rows}
     target = cache_file(root)
@@ -62,7 +67,7 @@ def save(root: str, files: Iterable[File], rows: Mapping[str, list[Any]]) -> Non
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"version": version(), "files": kept}, file, separators=(",", ":"))
+            json.dump({"version": _version_of(project), "files": kept}, file, separators=(",", ":"))
         os.replace(name, target)
     except (OSError, ValueError):
         if name and os.path.exists(name):

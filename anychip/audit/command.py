@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from anychip.whole import check_writable, write
+from anychip.arguments import positive, score
+from anychip.whole import check_apart, check_writable, write
 
 if TYPE_CHECKING:
     from anychip.audit.engine import Audit
@@ -46,7 +47,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     gate = parser.add_argument_group("for CI")
     gate.add_argument("--fail-on", choices=SEVERITIES, metavar="SEVERITY",
                       help="exit code 1 if anything of this severity or worse is found: " + ", ".join(SEVERITIES))  # fmt: skip
-    gate.add_argument("--fail-over", type=float, metavar="SCORE", help="exit code 1 if the lock-in score is higher")
+    gate.add_argument("--fail-over", type=score, metavar="SCORE", help="exit code 1 if the lock-in score is higher")
     gate.add_argument("--baseline", metavar="FILE", help="report only what is not accepted there")
     gate.add_argument("--write-baseline", metavar="FILE", help="accept everything that is found now")
     out = parser.add_argument_group("output")
@@ -54,7 +55,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--sarif", metavar="FILE", help="every finding as SARIF 2.1.0; - for stdout")
     out.add_argument("--html", metavar="FILE", help="one page with every finding")
     out.add_argument("--list", action="store_true", help="every finding as FILE:LINE:COLUMN, without flow")
-    out.add_argument("--jobs", type=int, metavar="N", help="processes (default: one per core)")
+    out.add_argument("--jobs", type=positive, metavar="N", help="processes (default: one per core)")
     out.add_argument("--no-cache", action="store_true", help="read every file again, and keep nothing")
     out.add_argument("--quiet", action="store_true", help="no progress and no screen")
     parser.set_defaults(run=run)
@@ -65,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
     if args.rules:
         print(rules_text())
         return 0
-    outputs = [args.json, args.sarif, args.html, args.write_baseline]
-    for path in outputs:
+    outputs = {name: getattr(args, name) for name in ("json", "sarif", "html", "write_baseline")}
+    check_apart(outputs, args.path)
+    for path in outputs.values():
         check_writable(path)
     from anychip.audit.engine import audit_all
 
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     _write_all(args, answer)
     if args.list:
         print("\n".join(listed(answer)))
-    elif not args.quiet and "-" not in outputs:
+    elif not args.quiet and "-" not in outputs.values():
         from anychip.audit.terminal import show
 
         show(answer)
@@ -89,15 +91,15 @@ def _write_all(args: argparse.Namespace, answer: "Audit") -> None:
     from anychip.audit.baseline import write_baseline
 
     if args.json:
-        write(args.json, json.dumps(to_json(answer), indent=2))
+        write(args.json, json.dumps(to_json(answer), indent=2), args.quiet)
     if args.sarif:
-        write(args.sarif, json.dumps(to_sarif(answer), indent=1))
+        write(args.sarif, json.dumps(to_sarif(answer), indent=1), args.quiet)
     if args.html:
         from anychip.audit.html import to_html
 
-        write(args.html, to_html(answer))
+        write(args.html, to_html(answer), args.quiet)
     if args.write_baseline:
-        write(args.write_baseline, write_baseline(answer.findings))
+        write(args.write_baseline, write_baseline(answer.findings), args.quiet)
 
 
 def _too_much(args: argparse.Namespace, answer: "Audit") -> bool:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from anychip.audit.one import FileResult, audit_file, fingerprint, less_own, own
 from anychip.audit.rule import all_rules
 from anychip.audit.score import points, score
 from anychip.errors import BadUse
+from anychip.port.survey import Project, survey
 from anychip.source.files import File, Skipped, Tree, tree
 from anychip.source.project import Reached, follow
 from anychip.spec.load import load_chip
@@ -207,7 +209,8 @@ def _results(
     root: str, files: tuple[File, ...], jobs: int | None, cache: bool, progress: Progress | None
 ) -> tuple[list[FileResult], int]:
     """By path. The second: how many were taken from the cache."""
-    kept = store.load(root) if cache else {}
+    project = survey((file.path, file.real) for file in files)
+    kept = store.load(root, project) if cache else {}
     rows: dict[str, list[Any]] = {}
     fresh: list[File] = []
     for file in files:
@@ -217,24 +220,25 @@ def _results(
         else:
             fresh.append(file)
     cached = len(rows)
-    for done in _fresh_rows(fresh, jobs):
+    for done in _fresh_rows(fresh, project, jobs):
         rows.update((row[0], row) for row in done)
         if progress:
             progress(len(rows), len(files))
     if cache and fresh:
-        store.save(root, files, rows)
+        store.save(root, project, files, rows)
     return [store.from_row(rows[file.path]) for file in files], cached
 
 
-def _fresh_rows(files: list[File], jobs: int | None) -> Iterator[list[list[Any]]]:
+def _fresh_rows(files: list[File], project: Project, jobs: int | None) -> Iterator[list[list[Any]]]:
     workers = jobs or min(_cores(), 16)
+    of = partial(_audit_chunk, project)
     chunks = _chunks(files)
     if workers == 1 or len(chunks) < 2 or sum(file.num_bytes for file in files) < ALONE_BYTES:
-        yield from map(_audit_chunk, chunks)
+        yield from map(of, chunks)
         return
     with ProcessPoolExecutor(min(workers, len(chunks)), initializer=_start_worker) as pool:
         try:
-            for future in as_completed([pool.submit(_audit_chunk, chunk) for chunk in chunks]):
+            for future in as_completed([pool.submit(of, chunk) for chunk in chunks]):
                 yield future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -266,8 +270,8 @@ def _start_worker() -> None:
     gc.disable()
 
 
-def _audit_chunk(files: list[File]) -> list[list[Any]]:
-    return [store.to_row(audit_file(file)) for file in files]
+def _audit_chunk(project: Project, files: list[File]) -> list[list[Any]]:
+    return [store.to_row(audit_file(file, project)) for file in files]
 
 
 # ---------------------------------------------------------------- device names across files

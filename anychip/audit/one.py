@@ -10,6 +10,7 @@ from anychip.audit.reading import Plain, read_text, shell_of
 from anychip.audit.rule import rules_for
 from anychip.port.engine import port_source
 from anychip.port.left import is_edited, span
+from anychip.port.survey import NO_PROJECT, Project
 from anychip.port.target import PORTABLE_TARGET
 from anychip.port.unit import Change
 from anychip.source.files import File
@@ -40,8 +41,8 @@ class FileResult:
     edits: int = 0
 
 
-def audit_file(file: File) -> FileResult:
-    """Never raises for what the file is: `skipped` says why it was not read."""
+def audit_file(file: File, project: Project) -> FileResult:
+    """project: what is known of the files around it. Never raises for what the file is: `skipped` says why it was not read."""
     try:
         with open(file.real, "rb") as stream:
             data = stream.read()
@@ -49,10 +50,10 @@ def audit_file(file: File) -> FileResult:
     except (OSError, Unreadable) as error:
         reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
         return FileResult(file.path, file.kind, skipped=reason)
-    return audit_text(text, file.kind, file.path)
+    return audit_text(text, file.kind, file.path, project)
 
 
-def audit_text(text: str, kind: str, path: str) -> FileResult:
+def audit_text(text: str, kind: str, path: str, project: Project = NO_PROJECT) -> FileResult:
     try:
         source = read_text(text, kind, path, module_name(path))
         shell = shell_of(text, path) if kind == "notebook" else None
@@ -62,7 +63,7 @@ def audit_text(text: str, kind: str, path: str) -> FileResult:
     silenced = ignores(text)
     found = [*find_in(source), *(find_in(shell) if shell else ())]
     kept = [f for f in found if not silenced.covers(f.place.line, f.rule, f.place.end_line)]
-    ported = port_source(source.text, PORTABLE_TARGET) if kept and isinstance(source, Module) else None
+    ported = port_source(source.text, PORTABLE_TARGET, project) if kept and isinstance(source, Module) else None
     changes = ported.changes if ported else ()
     kept = [_marked(source, f, changes) for f in sorted(kept, key=lambda f: (f.place.line, f.place.column, f.rule))]
     flow = module_flow(source) if isinstance(source, Module) and _says_anything(text) else None

@@ -38,7 +38,7 @@ _TOP_SYMBOLS, _TOP_FILES, _TOP_HARD, _TOP_SKIPPED = 3, 6, 4, 3
 def show(audit: Audit, console: Console | None = None) -> None:
     if console is None:
         console = Console(soft_wrap=False)
-        if not console.is_terminal and "COLUMNS" not in os.environ:
+        if console.width < 1 or (not console.is_terminal and "COLUMNS" not in os.environ):  # COLUMNS=0
             console.width = PIPE_WIDTH
     console.print(screen(audit))
 

@@ -103,8 +103,8 @@ class Session:
             "torch": torch.__version__, "anychip": __version__, "exit_code": exit_code,
             "steps": self.hooks.steps.complete, "folded": self.runtime.repeats.folded if self.runtime.repeats else 0, "calls": self.hooks.steps.done_calls,
             "chips_used": len(self.runtime.kernels.devices),
-            "parameter_blocks": sorted(self.hooks.parameters),
-            "parameter_modules": [list(pair) for pair in self.hooks.parameter_modules.items()], "wall_s": self.real_time() - self.began_s, **meta,
+            "parameter_blocks": sorted(self.hooks.parameters), "state_blocks": sorted(self.hooks.states),
+            "held_by": [list(pair) for pair in self.hooks.held_by.items()], "wall_s": self.real_time() - self.began_s, **meta,
         })  # fmt: skip
         program.rank = self.rank or 0
         program.members = (program.rank,)

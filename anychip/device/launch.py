@@ -11,16 +11,18 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from anychip import units
-from anychip.device.files.kept import put_back, running
+from anychip.device.files.kept import PREFIX, put_back, remove_dead, running
 from anychip.device.files.written import tell
-from anychip.errors import OUT_OF_MEMORY, AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
+from anychip.errors import INTERRUPTED, OUT_OF_MEMORY, AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
 from anychip.record import Program
 from anychip.record.failure import Failure, failure_of, refusal, refused
+from anychip.record.steps import find_steps
 from anychip.spec import Chip
 from anychip.timeline.memory import memory
 
@@ -29,6 +31,7 @@ LOW_BYTE = 256
 UNFOLD = 71  # asks to be run again, without folding micro-batches
 GRACE_S = 5.0
 POLL_S = 0.1
+SAID, LAST_LINES = "said.txt", 40  # what a program said that is not shown, and how much of it is told where it fails
 STEPS, STEPS_OF_MANY = 3, 2  # the first warms up
 UNEVEN_STEPS = 5  # where the second and the third differ: what is done in every other one is in two of four
 DRAFT, STANDS = ".draft", ".stands"  # a job's recordings before its samples have ended; its meta, if they say the same
@@ -64,7 +67,7 @@ def record(
     draft: called with the recording of a job while its last samples run, which seldom change it: then it is the one
     that is returned.
     What the program prints goes to stderr unless `show_output` is False. Ctrl-C stops it and keeps what it
-    did; then `meta["interrupted"]` is true. Raises ProgramFailed where it failed without a single step (with
+    did; then `meta["interrupted"]` is true. Raises ProgramFailed where it failed or was stopped without a single step (with
     its own traceback already printed), UnsupportedTorch, BadUse.
     """
     # Ranks take equal steps, though one of them does more between them; whoever marks steps says what belongs to each.
@@ -72,7 +75,8 @@ def record(
     if steps is None:
         steps = STEPS if world_size <= MANY_RANKS else STEPS_OF_MANY
     uneven = UNEVEN_STEPS if may_go_on else steps
-    with tempfile.TemporaryDirectory(prefix="anychip-") as folder, running(Path(folder)):
+    remove_dead(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, running(Path(folder)):
         out = Path(folder) / "program.anychip"
         config = {
             "argv": list(argv), "module": module, "chip": str(chip.file), "steps": steps, "uneven": uneven, "calls": calls,
@@ -112,20 +116,35 @@ def interrupt_all() -> None:
         child.send_signal(signal.SIGINT)
 
 
+def end_all() -> None:
+    """End the programs that other threads record, and what they started."""
+    for child in tuple(_running):
+        _kill_group(child)
+
+
 def _run(config: dict[str, Any], show_output: bool, drafts: Drafts) -> tuple[int, bool, str]:
     """Exit status, whether the user interrupted, and the end of what it said where that was not shown."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **_package_path()}
     command = [sys.executable, "-m", "anychip.device", json.dumps(config)]
-    stream: Any = sys.stderr if show_output and _is_file(sys.stderr) else subprocess.PIPE
-    child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT if stream is subprocess.PIPE else stream,
-        env=environment, start_new_session=True,
-    )  # fmt: skip
-    text = ""
+    said = Path(config["out"]).with_name(SAID)
+    with contextlib.ExitStack() as stack:
+        # What is not shown goes to a file: a process that outlives the program would hold a pipe open.
+        stream: Any = (
+            stack.enter_context(said.open("wb"))
+            if not show_output
+            else sys.stderr
+            if _is_file(sys.stderr)
+            else subprocess.PIPE
+        )
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT if stream is subprocess.PIPE else stream,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
     interrupted = False
     _running[child] = False
     try:
-        text = _pump(child, show_output) if stream is subprocess.PIPE else ""
+        if stream is subprocess.PIPE:
+            _pump(child)
         while True:
             try:
                 child.wait(timeout=POLL_S)
@@ -134,7 +153,7 @@ def _run(config: dict[str, Any], show_output: bool, drafts: Drafts) -> tuple[int
                 drafts.look()
     except KeyboardInterrupt:
         interrupted = True
-        text += _interrupt(child)
+        _interrupt(child)
     finally:
         interrupted |= _running.pop(child)
         _end_group(child)
@@ -142,7 +161,7 @@ def _run(config: dict[str, Any], show_output: bool, drafts: Drafts) -> tuple[int
         changed = "; ".join(filter(None, (put_back(folder), tell(folder))))
         if changed and show_output:
             print(f"anychip: {changed}", file=sys.stderr)
-    return child.returncode, interrupted, text
+    return child.returncode, interrupted, _last_of(said) if not show_output else ""
 
 
 def _package_path() -> dict[str, str]:
@@ -160,36 +179,39 @@ def _is_file(stream: Any) -> bool:
     return True
 
 
-def _pump(child: "subprocess.Popen[bytes]", show: bool) -> str:
-    """Pass the child's output on, or keep its last lines."""
+def _pump(child: "subprocess.Popen[bytes]") -> None:
+    """Pass the child's output on."""
     assert child.stdout is not None
-    kept: list[str] = []
     for line in child.stdout:
-        text = line.decode(errors="replace")
-        if show:
-            sys.stderr.write(text)
-        kept = [*kept[-39:], text]
-    return "".join(kept)
+        sys.stderr.write(line.decode(errors="replace"))
 
 
-def _interrupt(child: "subprocess.Popen[bytes]") -> str:
+def _last_of(said: Path) -> str:
+    """The last lines of what a program said that was not shown."""
+    with said.open(encoding="utf-8", errors="replace", newline="") as lines:
+        return "".join(deque(lines, LAST_LINES))
+
+
+def _interrupt(child: "subprocess.Popen[bytes]") -> None:
     """Ask the child to save what it has; a second Ctrl-C, or too long a wait, ends it."""
     try:
         child.send_signal(signal.SIGINT)
-        output, _ = child.communicate(timeout=GRACE_S * 4)
-        return (output or b"").decode(errors="replace")
+        child.communicate(timeout=GRACE_S * 4)
     except (KeyboardInterrupt, subprocess.TimeoutExpired):
         child.kill()
         child.wait()
-        return ""
+
+
+def _kill_group(child: "subprocess.Popen[bytes]") -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def _end_group(child: "subprocess.Popen[bytes]") -> None:
     """Data loader workers and the like die with the program.
 
     The wait has an end: a signal that came while `Popen` had its lock has left it locked (SIGTERM, of a job's time limit)."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
+    _kill_group(child)
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(timeout=GRACE_S)
 
@@ -227,7 +249,7 @@ def _result(
         raise UnsupportedTorch(out.with_suffix(".error").read_text(encoding="utf-8"))
     if not out.exists() and not stands.exists():
         if interrupted:
-            raise ProgramFailed(f"{name}: interrupted before it did anything on the chip.", 130)
+            raise _too_early(name)
         # A rank that a signal ended gives its job the low byte of its status.
         by = next((number for number in signal.valid_signals() if code in (-number, LOW_BYTE - number)), None)
         if by == signal.SIGKILL:
@@ -249,8 +271,8 @@ def _result(
         program = Program.load(out)
     if interrupted:
         program.meta["interrupted"] = True
-        if not any(rank.ops for rank in program.ranks):
-            raise ProgramFailed(f"{name}: interrupted before it did anything on the chip.", 130)
+    if program.meta.get("interrupted") and not all(find_steps(rank) for rank in program.ranks):
+        raise _too_early(name)
     how = failure_of(program)
     if how is not None and not how.steps:
         if program.meta.get("hang"):
@@ -261,6 +283,11 @@ def _result(
             how.exit_code, str(program.meta.get("failure", "")), how,
         )  # fmt: skip
     return program
+
+
+def _too_early(name: str) -> ProgramFailed:
+    """Of half a step nothing is known: what it takes, and whether it fits."""
+    return ProgramFailed(f"{name}: interrupted before its first step was complete: there are no figures.", INTERRUPTED)
 
 
 def _what(how: Failure, program: Program) -> Iterator[str]:

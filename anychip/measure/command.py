@@ -5,6 +5,8 @@ import sys
 import time
 from types import TracebackType
 
+from anychip.arguments import positive
+
 MEASURE = """\
 How fast is this device really? About ten minutes of microbenchmarks through torch's public functions: products by dtype
 and shape, convolutions, attention, memory-bound ops by size, copies, launches, collectives between local ranks. Written as
@@ -26,7 +28,7 @@ def add_parser(sub: argparse.ArgumentParser) -> None:
     add("--out", metavar="FILE", required=True, help="the rates file; one that was begun here is taken up again")
     add("--quick", action="store_true", help="fewer sizes: about two minutes")
     add("--chip", metavar="FILE", help="write a chip file of this CPU too; same name and folder as --out")
-    add("--threads", type=int, metavar="N", help="threads of the CPU that torch uses (default: its own choice)")
+    add("--threads", type=positive, metavar="N", help="threads of the CPU that torch uses (default: its own choice)")
     add("--clock", choices=("wall", "cpu"), default="wall",
         help="cpu: the process's own time, on one thread of a machine that others use too (default wall)")  # fmt: skip
     add("--only", action="append", metavar="KIND", default=[],
@@ -45,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{found.path}: {len(found.rows)} rows in {found.wall_s:.0f} s")
         if found.collectives is not None:
             print(f"{found.collectives}: collectives between local ranks")
+        if args.chip:
+            print(f"{args.chip}: a chip file of this CPU")
         for what, reason in found.skipped[:10]:
             print(f"  not on this device: {what}: {reason}")
         if len(found.skipped) > 10:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from anychip.whole import write
+from anychip.whole import check_apart, check_writable, write
 
 PORT = """\
 The code, moved: to portable PyTorch, which still runs on CUDA unchanged, or with --on to the form that one chip's PyTorch
@@ -42,6 +42,8 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0: ported. 1: the proof does not hold, or the tree that was written lacks a file."""
+    check_apart({"json": args.json}, [args.path])
+    check_writable(args.json)
     from anychip.port import show
     from anychip.port.project import port
 
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet and sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
     if args.json:
-        write(args.json, show.dumps(result))
+        write(args.json, show.dumps(result), args.quiet)
     if args.diff and args.json != "-":
         _print_diff("".join(result.diffs.values()))
     said = sys.stderr if args.diff or args.json == "-" else sys.stdout

@@ -5,14 +5,14 @@ edit again, so porting twice is porting once (tests/port keeps that for every ru
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from anychip.port.edits import Edit, Left, apply
 from anychip.port.header import Header, is_torch_import
 from anychip.port.imports import tidy
 from anychip.port.module import Module
 from anychip.port.rules import rules
+from anychip.port.survey import NO_PROJECT, Project
 from anychip.port.target import PORTABLE_TARGET, Target
 from anychip.port.unit import Change, Unit
 from anychip.source.ignores import ignores
@@ -40,18 +40,6 @@ class Ported:
     @property
     def edits(self) -> list[Edit]:
         return [*self.header, *(piece for change in self.changes for piece in change.pieces)]
-
-
-@dataclass(frozen=True)
-class Project:
-    """What is known of the files around one. own_cuda: class with a cuda() and no to() -> its place. stars: some file imports
-    all names of another, so that names at the top of a file reach others."""
-
-    own_cuda: Mapping[str, str] = field(default_factory=dict)
-    stars: bool = False
-
-
-NO_PROJECT = Project()
 
 
 def port_source(text: str, target: Target, project: Project = NO_PROJECT) -> Ported:

@@ -7,9 +7,10 @@ import json
 from typing import Any
 
 from anychip.port.edits import Edit, apply
-from anychip.port.engine import Ported, Project, port_source
+from anychip.port.engine import Ported, port_source
+from anychip.port.survey import Project
 from anychip.port.target import Target
-from anychip.source.notebook import FOREIGN, MAGIC
+from anychip.source.notebook import FOREIGN, MAGIC, is_shell
 from anychip.source.text import Text
 
 
@@ -34,6 +35,17 @@ def port_notebook(text: str, target: Target, project: Project) -> Ported:
     for cell, new in zip(cells, _split(code, sources, ported.edits), strict=True):
         cell["source"] = new.splitlines(keepends=True) if isinstance(cell["source"], list) else new
     return Ported(ported.source, _write(book, *layout), ported.changes, ported.left, ported.header)
+
+
+def shell_of(text: str) -> str:
+    """The shell commands of the code that is ported, where they stand in it; all else is blank."""
+    cells = [cell for cell in json.loads(text)["cells"] if cell.get("cell_type") == "code"]
+    return "\n".join(_shell_of("".join(cell["source"])) for cell in cells)
+
+
+def _shell_of(source: str) -> str:
+    foreign = FOREIGN.match(source)
+    return "\n".join(line if is_shell(line, foreign) else "" for line in source.split("\n"))
 
 
 def _python_of(source: str) -> str:

@@ -5,13 +5,11 @@
 The tree is read twice and never held: first for what one file must know of the others, then file by file.
 """
 
-import ast
 import difflib
-import re
 import shutil
 import tempfile
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,20 +18,18 @@ from anychip.audit.one import findings, own_packages
 from anychip.errors import BadUse
 from anychip.port import files, notebooks, writing
 from anychip.port.edits import Edit, Left, apply
-from anychip.port.engine import Ported, Project, port_source
+from anychip.port.engine import Ported, port_source
 from anychip.port.left import left_of
 from anychip.port.proof import Proof, parse
 from anychip.port.proof import prove as run_proof
 from anychip.port.reading import File, base_of, find, links, read
+from anychip.port.survey import Project, survey
 from anychip.port.target import Target, make_target
 from anychip.port.unit import Change
 from anychip.source.files import kind_of
 from anychip.source.text import Text, Unreadable
 
 Say = Callable[[str], None]
-_OWN_CUDA = re.compile(r"^[ \t]+def cuda\(\s*self\b", re.MULTILINE)
-_OWN_STARS = re.compile(r"^\s*from\s+\S+\s+import\s+\*", re.MULTILINE)
-_FRAMEWORKS = re.compile(r"^\s*from\s+(?:torch|numpy|math|typing|tkinter)\b.*import\s+\*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,7 @@ def port(
     result = Result(target)
     base = base_of(root)
     paths = list(find(root, result.skipped))
-    project, own = survey(base, paths), own_packages(paths)
+    project, own = survey((name, base / name) for name in paths), own_packages(paths)
     for number, name in enumerate(paths):
         if number % 20 == 0:
             progress(f"{number}/{len(paths)} files")
@@ -163,42 +159,6 @@ def _prove(
         return run_proof(base, Path(folder) / "tree", command, target, on)
 
 
-def survey(base: Path, paths: list[str]) -> Project:
-    """What one file must know of the others: classes with a cuda() of their own, and imports of all names."""
-    own: dict[str, str] = {}
-    stars = False
-    for name in paths:
-        if not name.endswith(".py"):
-            continue
-        try:
-            data = (base / name).read_bytes()
-        except OSError:
-            continue
-        if b"import *" in data:
-            text = data.decode("utf-8", "replace")
-            stars = stars or len(_OWN_STARS.findall(text)) > len(_FRAMEWORKS.findall(text))
-        if b"def cuda(" in data:
-            own.update(_own_classes(data.decode("utf-8", "replace"), name))
-    return Project(own, stars)
-
-
-def _own_classes(text: str, name: str) -> Iterator[tuple[str, str]]:
-    """Classes that define cuda(), no to(), and inherit from nothing that could have one."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef):
-            methods = {f.name for f in node.body if isinstance(f, ast.FunctionDef)}
-            if (
-                "cuda" in methods
-                and "to" not in methods
-                and all(isinstance(b, ast.Name) and b.id == "object" for b in node.bases)
-            ):
-                yield node.name, f"{node.name} ({name}:{node.lineno})"
-
-
 def _read(base: Path, name: str) -> File | None:
     """A file that some rule looks at; None for every other, which is copied as it is."""
     if kind_of(name) not in ("python", "notebook") and not files.is_of_interest(name):
@@ -222,7 +182,7 @@ def _port(file: File, target: Target, project: Project, own: frozenset[str], res
     if ported.problem:
         result.skipped[file.path] = ported.problem
     if target.has_device:
-        ported = replace(ported, left=_left(file.path, ported, target, own))
+        ported = replace(ported, left=_left(file, ported, target, own))
     _tell(file.path, ported, result)
     if ported.text == file.text:
         return None
@@ -237,12 +197,16 @@ def _port(file: File, target: Target, project: Project, own: frozenset[str], res
     return ported.text
 
 
-def _left(path: str, ported: Ported, target: Target, own: frozenset[str]) -> tuple[Left, ...]:
+def _left(file: File, ported: Ported, target: Target, own: frozenset[str]) -> tuple[Left, ...]:
     """What the audit finds in the file and no edit takes care of; of a chip that calls itself CUDA what runs there is none.
     own: packages of the project itself."""
-    kind = kind_of(path) or ""
+    kind = kind_of(file.path) or ""
     try:
-        found = findings(ported.source.text, "python" if kind == "notebook" else kind, path, own)
+        if kind == "notebook":
+            found = findings(ported.source.text, "python", file.path, own)
+            found += findings(notebooks.shell_of(file.text), "shell", file.path, own)
+        else:
+            found = findings(ported.source.text, kind, file.path, own)
     except Unreadable:
         return ported.left
     if target.masked:

@@ -33,16 +33,18 @@ def write_traces(answer: "Answer", path: str | os.PathLike[str]) -> list[str | o
     return places
 
 
-def write_memory_snapshots(answer: "Answer", path: str | os.PathLike[str]) -> None:
+def write_memory_snapshots(answer: "Answer", path: str | os.PathLike[str]) -> list[str | os.PathLike[str]]:
     """A memory snapshot for each target; with several, the target goes before the suffix, and of a job with several
-    distinct ranks the rank."""
+    distinct ranks the rank. Where they are."""
     from anychip.report import snapshot
 
+    places = []
     for index, program in enumerate(answer.programs):
         place = _place(answer, path, index)
         for rank in program.ranks:
-            named = with_name(place, f"rank{rank.rank}") if program.others else place
-            write_whole(named, snapshot.to_bytes(rank))
+            places.append(with_name(place, f"rank{rank.rank}") if program.others else place)
+            write_whole(places[-1], snapshot.to_bytes(rank))
+    return places
 
 
 def _place(answer: "Answer", path: str | os.PathLike[str], index: int) -> str | os.PathLike[str]:

@@ -69,6 +69,7 @@ def _target(answer: "Answer", index: int) -> dict[str, Any]:
         "reserved_memory_bytes": answer.reserved_bytes[index],
         "own_recording": list(answer.own_recordings[index]),
         "compared": forecast.compared._asdict() if forecast.compared is not None else None,
+        "runs_took": forecast.compared.longer if forecast.compared is not None else None,
         **_job(forecast),
         "values_read": [{field: getattr(read, field) for field in READ_FIELDS} for read in forecast.values_read],
         "top_ops": [{field: getattr(op, field) for field in OP_FIELDS} for op in forecast.top_ops],

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 MOST_RANKS = 24
 NAMED = 8
+MARK = " *"
+
+
+def mark(forecast: "Forecast") -> str:
+    """Behind the time of a step on a chip whose published runs lie to one side of their forecasts."""
+    return MARK if forecast.compared is not None and forecast.compared.longer else ""
 
 
 def ran_text(forecast: "Forecast") -> str:
@@ -59,7 +65,7 @@ def counts_table(columns: Sequence[tuple[str, "Forecast"]]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for name, one in columns:
         table.add_row(
-            name, units.duration(one.step_time_s), units.rate(one.tokens_per_s_per_chip), units.share(one.mfu),
+            name, units.duration(one.step_time_s) + mark(one), units.rate(one.tokens_per_s_per_chip), units.share(one.mfu),
             *(units.share(one.breakdown_s[part] / one.step_time_s if one.step_time_s else 0.0)
               for part in ("exposed_comm", "bubble")),
             units.memory(one.peak_memory_bytes), "yes" if one.fits else Text("NO", style="bold red"),

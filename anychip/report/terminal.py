@@ -5,7 +5,10 @@ is computed here but shares of what is given. "-" stands for what is not known.
 """
 
 import os
+import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, TextIO
 
@@ -29,7 +32,6 @@ TOP_OPS = 8
 CRUMB = 1e-3  # of the peak: a kind of memory below that is not shown
 LONGER = 1.5  # a first call that takes so many times as long as the others does something else: it reads a prompt
 STARTING = 0.95  # where steps take less of the peak than this, it was when the program started
-ONE_WAY = 0.15  # a chip's runs whose mean error is more do not lie on both sides of their forecasts, which is told
 NAMES = 4  # targets of one chip, before they are shortened to the first and the last
 PLACES = 4  # lines of the program that read values
 MODULES = 6
@@ -52,11 +54,12 @@ Row = tuple[str, Sequence[str | Text]]
 def show(answer: "Answer", file: TextIO | None = None, width: int | None = None) -> None:
     """Print the whole answer to `file` (default stdout)."""
     console = Console(file=file, width=width, highlight=False)
-    if width is None and not console.is_terminal and "COLUMNS" not in os.environ:
+    if width is None and (console.width < 1 or (not console.is_terminal and "COLUMNS" not in os.environ)):  # COLUMNS=0
         console.width = PIPE_WIDTH
     console.print(Text.assemble("forecast of ", (answer.program, "bold")), overflow="fold")
     for line in _legend(answer):
         console.print(Text(line, style="dim"))
+    answer = replace(answer, names=tuple(map(short_name, answer.names)))
     columns = list(zip(answer.names, answer.forecasts, strict=True))
     reserved = answer.reserved_bytes or (None,) * len(columns)
     room = max(1, (console.width - LABEL_WIDTH) // (COLUMN_WIDTH + 2))
@@ -82,6 +85,16 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
     for line in _remarks(answer):
         console.print(Padding(Text(line), (0, 0, 0, 2)) if line.startswith("- ") else Text(line))
     console.print(Text("A forecast for virtual chips, not a benchmark result.", style="dim"))
+
+
+def short_name(target: str) -> str:
+    """A target whose chip is a file by that one's name alone: my-chips/acme-one.toml:8 is acme-one:8."""
+    return re.sub(r"[^:@]*/(?=[^/:@]+\.toml)|\.toml(?=[:@]|$)", "", target)
+
+
+def _heading(name: str) -> str:
+    """A target as it heads a column: a long name is broken behind its dashes."""
+    return "\n".join(textwrap.wrap(name, COLUMN_WIDTH))
 
 
 def _legend(answer: "Answer") -> Iterator[str]:
@@ -116,7 +129,7 @@ def _compared(forecast: "Forecast") -> str:
         return ""
     times = f", times {found.times:.1f}" if found.times > 1.0 else ""
     whose = ", of all chips" if found.all_chips else ""
-    one_way = f"; those of this chip took {found.longer:.1f} times as long" if abs(found.bias) >= ONE_WAY else ""
+    one_way = f"; those of this chip took {found.longer:.1f} times as long" if found.longer else ""
     fewer = f"; none on more than {found.most_chips:,} of these" if forecast.num_chips > found.most_chips else ""
     did = " that generate text" if found.does == CALLS else ""
     return f"; error of {found.runs} runs{did}, {found.layers}{times}{whose}{fewer}{one_way}"
@@ -126,7 +139,7 @@ def _figures(columns: Sequence[tuple[str, "Forecast"]], reserved: Sequence[int |
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", min_width=LABEL_WIDTH - 2, no_wrap=True)
     for name, _ in columns:
-        table.add_column(name, min_width=COLUMN_WIDTH, overflow="fold")
+        table.add_column(_heading(name), min_width=COLUMN_WIDTH, overflow="fold")
     for label, cells in _rows([forecast for _, forecast in columns], reserved):
         table.add_row(label, *cells)
     return table
@@ -137,8 +150,13 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
         return label, [cell(forecast) for forecast in forecasts]
 
     one = ONE_OF[forecasts[0].step_kind]
-    yield row(STEP_WORDS[forecasts[0].step_kind], lambda f: Text(units.duration(f.step_time_s), style="bold"))
+    yield row(
+        STEP_WORDS[forecasts[0].step_kind],
+        lambda f: Text(f"{units.duration(f.step_time_s)}{job.mark(f)}", style="bold"),
+    )
     yield row("  +- one sigma", lambda f: units.share(f.step_time_error))
+    if any(map(job.mark, forecasts)):
+        yield row(f" {job.MARK} runs took", _took)
     if forecasts[0].step_kind == "call" and any((f.first_step_s or 0.0) > LONGER * f.step_time_s for f in forecasts):
         yield row("  the first call", lambda f: units.duration(f.first_step_s))
     if any(f.tokens_per_s_per_chip is not None for f in forecasts):
@@ -147,7 +165,7 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
             "tokens/s" if all(f.num_chips == 1 for f in forecasts) else "tokens/s a chip",
             lambda f: units.rate(f.tokens_per_s_per_chip),
         )
-    elif any(f.samples_per_s is not None for f in forecasts):
+    if any(f.samples_per_s is not None and (f.samples_given or f.tokens_per_s_per_chip is None) for f in forecasts):
         yield row(f"samples per {one}", lambda f: _whole(f.samples_per_step))
         yield row("samples/s", lambda f: units.rate(f.samples_per_s))
     yield row("MFU", lambda f: "-" if f.mfu is None else f"{units.share(f.mfu)} of {f.matrix_dtype}")
@@ -179,6 +197,12 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
     kinds = {name: name for f in forecasts for name in f.memory_by_kind}
     yield from _section("memory at peak", forecasts, _kinds_that_count, kinds, units.memory)
     yield from _section("evidence", forecasts, lambda f: f.evidence, EVIDENCE, units.share)
+
+
+def _took(forecast: "Forecast") -> str:
+    """How many times as long as forecast published runs on this chip took, where they lie to one side of it."""
+    longer = forecast.compared.longer if forecast.compared is not None else None
+    return f"{longer:.1f} x as long" if longer else "-"
 
 
 def _whole(value: float | None) -> str:
@@ -219,7 +243,7 @@ def _beside(columns: list[tuple[str, "Forecast"]], width: int) -> Iterator[list[
     group: list[tuple[str, Forecast]] = []
     used = 0
     for column in columns:
-        needs = min(max(len(column[0]), TIME_WIDTH), COLUMN_WIDTH) + 2
+        needs = max(*map(len, _heading(column[0]).split("\n")), TIME_WIDTH) + 2
         if group and used + needs > width:
             yield group
             group, used = [], 0
@@ -236,7 +260,7 @@ def _top_ops(columns: Sequence[tuple[str, "Forecast"]], alone: bool) -> Table:
     table.add_column(f"top operations, per {ONE_OF[forecasts[0].step_kind]}", ratio=1, overflow="fold")
     table.add_column("calls", justify="right", no_wrap=True)
     for name, _ in columns:
-        table.add_column("time" if alone else name, justify="right", max_width=COLUMN_WIDTH, overflow="fold")
+        table.add_column("time" if alone else _heading(name), justify="right", max_width=COLUMN_WIDTH, overflow="fold")
     if alone:
         for name in ("share", "limit", "evidence"):
             table.add_column(name, justify="right" if name == "share" else "left", no_wrap=True)
@@ -288,7 +312,7 @@ def _remarks(answer: "Answer") -> Iterator[str]:
         yield f"steps: {first.steps} were recorded, {which}; what comes once in more (an evaluation, a checkpoint) is in no figure"
     yield from _values_read(first)
     yield from _by_module(first, answer.names[0] if len(answer.names) > 1 else "")
-    if answer.interrupted:
+    if any(one.meta.get("interrupted") for one in answer.programs):
         yield "Interrupted: the figures hold for what the program had done by then."
     for warning in answer.warnings:
         yield f"- warning: {warning}"

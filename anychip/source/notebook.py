@@ -14,6 +14,11 @@ MAGIC = re.compile(r"^(\s*)(?:[!%?]|[\w.]+\?\??\s*$|\w+\s*=\s*[!%])(.*)")
 FOREIGN = re.compile(r"\s*%%(?!time|timeit|capture|prun|memit|mprun|python|py)(\w+)")
 
 
+def is_shell(line: str, foreign: re.Match[str] | None) -> bool:
+    """Whether a line is given to a shell. foreign: what FOREIGN finds in its cell."""
+    return bool((MAGIC.match(line) and "!" in line) or (foreign and foreign[1] in ("bash", "sh", "script")))
+
+
 @dataclass(frozen=True)
 class Cell:
     """number: from 1, among all cells of the notebook. first: its first line in `Notebook.code`, from 1."""
@@ -54,7 +59,7 @@ def read_notebook(text: str) -> Notebook:
             at = finder.line_of(line)
             magic = MAGIC.match(line)
             if foreign or magic:
-                if (magic and "!" in line) or (foreign and foreign[1] in ("bash", "sh", "script")):
+                if is_shell(line, foreign):
                     shell.append((at, line))
                 line = f"{magic[1]}pass" if magic and not foreign else ""
             code.append(line)

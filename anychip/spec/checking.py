@@ -16,7 +16,7 @@ from anychip.spec import catalogue
 from anychip.spec.chip import Chip
 from anychip.spec.context import Context, Subject, subject
 from anychip.spec.fields import SCHEMAS
-from anychip.spec.load import load_chip
+from anychip.spec.load import joined_problems, load_chip, read_parents
 from anychip.spec.problem import Problem
 from anychip.spec.sound import sound
 from anychip.spec.tables import KINDS as TABLES
@@ -31,7 +31,7 @@ MAX_FIX_ROUNDS = 5
 @cache
 def rules() -> tuple[ModuleType, ...]:
     """Every lint rule by name: a module with RULE, ABOUT, `check(subject, context)` and, if it can, `fix`. SCHEMAS: of which files
-    (default: chips). WHOLE: it is of no use on what the schema leaves of a file."""
+    (default: chips). WRITTEN: it looks at a file as it is written, with what the schema refuses."""
     names = sorted(file.stem for file in _LINT.glob("*.py") if not file.stem.startswith("_"))
     return tuple(import_module(f"anychip.spec.lint.{name}") for name in names)
 
@@ -90,18 +90,35 @@ def schema_of(doc: Document) -> str:
 
 
 def check_document(doc: Document, context: Context) -> list[Problem]:
-    """Schema problems, and what the lint rules find in all that the schema accepts."""
+    """Schema problems, what is wrong with what it extends, and what the lint rules find in all that is sound."""
     schema = schema_of(doc)
     problems = validate(doc, schema)
     rest = sound(doc, problems)
     if doc.problems or validate(rest, schema, partial=True):
         return problems
+    parents: list[Document] = []
+    if schema == "chips" and "extends" in rest.table:
+        rest, parents, found = _inherited(rest)
+        known = {problem.path for problem in problems}
+        problems += [problem for problem in found if problem.path not in known]
+    item, written = subject(rest, schema, parents), Subject(doc, schema, doc.table, None, {})
+    for rule in rules():
+        problems += _apply(rule, written if hasattr(rule, "WRITTEN") else item, context)
+    return problems
+
+
+def _inherited(doc: Document) -> tuple[Document, list[Document], list[Problem]]:
+    """What is sound of a file in view of those that it extends, these, and what is wrong with the whole. One that is missing, or wrong
+    itself, is told where it is named, and the file is looked at by itself."""
     try:
-        item = subject(rest, schema)
+        parents = read_parents(doc)
     except AnychipError as error:
-        return [*problems, Problem(str(doc.file), doc.line("extends"), "extends", _first_line(error))]
-    applied = (rule for rule in rules() if not problems or not getattr(rule, "WHOLE", False))
-    return [*problems, *(problem for rule in applied for problem in _apply(rule, item, context))]
+        line = doc.line("extends")
+        told = _first_line(error).removeprefix(f"{doc.file}:{line}: extends: ")
+        alone = Document(doc.file, doc.text, {key: value for key, value in doc.table.items() if key != "extends"})
+        return sound(alone, validate(alone)), [], [Problem(str(doc.file), line, "extends", told)]
+    found = joined_problems([doc, *parents])
+    return sound(doc, found), parents, found
 
 
 def _apply(rule: ModuleType, item: Subject, context: Context) -> Iterable[Problem]:

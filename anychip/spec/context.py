@@ -7,7 +7,7 @@ from typing import Any
 
 from anychip.spec import catalogue
 from anychip.spec.chip import Figure, build_figures
-from anychip.spec.load import joined, read_chain
+from anychip.spec.load import joined
 from anychip.spec.problem import Problem
 from anychip.spec.toml import Document, read
 
@@ -96,10 +96,8 @@ def _generations(chips: Iterable[catalogue.Head]) -> dict[str, dict[str, frozens
     return {platform: {name: frozenset(files) for name, files in found.items()} for platform, found in named.items()}
 
 
-def subject(doc: Document, schema: str) -> Subject:
-    """The file with all that it inherits. Raises BadChipFile where a file that it extends is missing or wrong."""
-    if schema != "chips" or "extends" not in doc.table:
-        return Subject(doc, schema, doc.table, None, build_figures(doc.table, schema))
-    chain = read_chain(doc.file, doc)
-    table = joined(chain)
-    return Subject(doc, schema, table, joined(chain[1:]), build_figures(table, schema))
+def subject(doc: Document, schema: str, parents: Sequence[Document] = ()) -> Subject:
+    """The file with all that it inherits from those that it extends, the nearest first."""
+    table = joined([doc, *parents]) if parents else doc.table
+    parent = joined([*parents]) if parents else None
+    return Subject(doc, schema, table, parent, build_figures(table, schema))

@@ -15,7 +15,7 @@ from anychip.errors import BadChipFile, UnknownChip
 from anychip.spec import catalogue
 from anychip.spec.chip import Chip, build_figures
 from anychip.spec.platform import Platform, build_platform, merge
-from anychip.spec.problem import raise_problems
+from anychip.spec.problem import Problem, raise_problems
 from anychip.spec.toml import Document, read
 from anychip.spec.validate import is_id, validate
 from anychip.spec.validated import num_sources
@@ -70,7 +70,9 @@ def find_chip(name: str) -> Path:
     if name.endswith(".toml"):
         path = Path(name).expanduser()
         if not path.is_file():
-            raise UnknownChip(f"{name}: no such chip file. To begin one: anychip chips new --like CHIP")
+            raise UnknownChip(
+                f"{name}: {'a folder is no' if path.is_dir() else 'no such'} chip file. To begin one: anychip chips new --like CHIP"
+            )
         return path.resolve()
     wanted = name.strip().lower()
     file = catalogue.find("chips", wanted) if is_id(wanted) else None
@@ -94,27 +96,28 @@ def _by_alias(name: str, wanted: str) -> Path:
     raise UnknownChip(f"no chip is called {name!r}.{hint} See: anychip chips")
 
 
-def read_chain(file: Path, first: Document | None = None) -> list[Document]:
-    """The file and those that it extends, itself first, each of them valid. Raises BadChipFile.
+def read_chain(file: Path) -> list[Document]:
+    """The file and those that it extends, itself first, each of them valid. Raises BadChipFile."""
+    doc = _read_checked(file, _stamp(file))
+    chain = [doc, *read_parents(doc)]
+    if len(chain) > 1:
+        raise_problems(joined_problems(chain), file)
+    return chain
 
-    first: the file as it is in hand, where that is not what is on the disk.
-    """
-    chain: list[Document] = []
-    while True:
-        doc = _checked(first) if first is not None and not chain else _read_checked(file, _stamp(file))
-        chain.append(doc)
-        parent = doc.table.get("extends")
-        if parent is None:
-            break
+
+def read_parents(doc: Document) -> list[Document]:
+    """The files that one extends, the nearest first. Raises BadChipFile where one is missing or wrong."""
+    chain = [doc]
+    while (parent := chain[-1].table.get("extends")) is not None:
         found = catalogue.find("chips", parent)
         if found is None:
-            raise BadChipFile(f"{doc.problem('extends', f'no chip file {parent}.toml', 'see: anychip chips')}")
+            near = difflib.get_close_matches(parent, [head.id for head in catalogue.heads("chips")], 1)
+            fix = f"did you mean {near[0]}?" if near else "see: anychip chips"
+            raise BadChipFile(f"{chain[-1].problem('extends', f'no chip file {parent}.toml', fix)}")
         if len(chain) >= MAX_EXTENDS or any(found == other.file for other in chain):
-            raise BadChipFile(f"{doc.problem('extends', 'extends itself, through ' + parent)}")
-        file = found
-    if len(chain) > 1:
-        raise_problems(_joined_problems(chain), chain[0].file)
-    return chain
+            raise BadChipFile(f"{chain[-1].problem('extends', 'extends itself, through ' + parent)}")
+        chain.append(_read_checked(found, _stamp(found)))
+    return chain[1:]
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:
@@ -126,15 +129,12 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 @cache
 def _read_checked(file: Path, stamp: tuple[int, int] | None) -> Document:
     """A chip that others extend is read once for all of them."""
-    return _checked(read(file))
-
-
-def _checked(doc: Document) -> Document:
+    doc = read(file)
     raise_problems(validate(doc, "chips"), doc.file)
     return doc
 
 
-def _joined_problems(chain: list[Document]) -> list[Any]:
+def joined_problems(chain: list[Document]) -> list[Problem]:
     """What a variant lacks even with all that it inherits."""
     whole = Document(chain[0].file, chain[0].text, joined(chain))
     return validate(whole, "chips")

@@ -1,7 +1,7 @@
 """What is left of a file once all that the schema refuses is taken out, so that the lint rules can look at the rest.
 
 In: a document and its schema problems. Out: a document of what is sound; a figure of which only the origin is wrong keeps
-its value, from a source that stands in.
+its value, from a source that stands in, and a source of which only the title or the date is wrong keeps its kind and address.
 """
 
 import copy
@@ -29,7 +29,14 @@ def _without(table: dict[str, Any], parts: list[str]) -> None:
     if not isinstance(table.get("sources", {}), dict):
         del table["sources"]
     if parts[0] == "sources" and len(parts) > 1:
-        table["sources"][parts[1]] = dict(_STAND_IN)
+        source, name = table["sources"][parts[1]], parts[-1]
+        if isinstance(source, dict) and name in (
+            "title",
+            "date",
+        ):  # of what kind it is, and where, can still be looked at
+            source[name] = _STAND_IN[name]
+        else:
+            table["sources"][parts[1]] = dict(_STAND_IN)
     elif parts[0] == "disputed":
         table.pop("disputed", None)
     elif not _without_origin(table, parts):

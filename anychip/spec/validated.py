@@ -32,6 +32,7 @@ OTHER = "other"  # convolutions, recurrent layers, transforms: whole runs of non
 TRAINS, CALLS = "train", "call"
 FILES = {TRAINS: "validated.csv", CALLS: "validated-calls.csv"}
 
+ONE_WAY = 0.15  # a chip's runs whose mean error is more do not lie on both sides of their forecasts
 FEW = 10  # runs: of fewer, one that happens to be met moves the error by more than a tenth of it
 
 
@@ -50,9 +51,9 @@ class Compared(NamedTuple):
     does: str = TRAINS
 
     @property
-    def longer(self) -> float:
-        """How many times as long as forecast this chip's runs took."""
-        return 1 / (1 + self.bias)
+    def longer(self) -> float | None:
+        """How many times as long as forecast this chip's runs took; None where they lie on both sides of their forecasts."""
+        return 1 / (1 + self.bias) if abs(self.bias) >= ONE_WAY else None
 
 
 @cache

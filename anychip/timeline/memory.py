@@ -17,7 +17,7 @@ from anychip.record.tape import order_of
 from anychip.timeline.modules import memory_by_module
 
 ENOUGH_STEPS = 3  # to tell growth from what happens once: two differences
-KINDS = ("parameters", "gradients", "optimizer", "activations", "workspace", "other")
+KINDS = ("parameters", "buffers", "gradients", "optimizer", "activations", "workspace", "other")
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ def lives(program: Program) -> Lives:
 def memory(program: Program) -> Memory:
     """Peak of live bytes and what it is made of.
 
-    parameters: born before the first forward and alive at the end of the first step (or of the tape); gradients: born
-    in a backward and alive when it ends; optimizer: born in an optimizer step and alive when it ends; activations: born in
+    parameters: of a module that is called or an optimizer, born before the first forward and alive at the end of the first step
+    (or of the tape); buffers: others that live as long (registered ones, caches, data), and where nothing is trained what outlives
+    the call that it was made in (keys and values, outputs); gradients: born in a backward and alive when it ends; optimizer: born in an optimizer step and alive when it ends; activations: born in
     a forward and kept for its backward, or flowing through a backward; workspace: born in a forward and gone before it
     ends. Inputs, temporaries outside of phases, and what a forward makes for longer than the step after it are other.
     """
@@ -94,7 +95,7 @@ def memory(program: Program) -> Memory:
     by_kind = np.bincount(kind[present], weights=all_lives.size[present], minlength=len(KINDS))
     modules = partial(
         memory_by_module, program, all_lives.block[present], all_lives.size[present], all_lives.born[present],
-        kind[present] == KINDS.index("parameters"), kind[present] == KINDS.index("optimizer"),
+        np.isin(kind[present], (KINDS.index("parameters"), KINDS.index("buffers"))), kind[present] == KINDS.index("optimizer"),
     )  # fmt: skip
     kinds = {name: int(by_kind[i]) for i, name in enumerate(KINDS)}
     # What an optimizer keeps it makes in its first step; of later ones only what is not given back yet is there.
@@ -130,9 +131,13 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
     done = int(np.flatnonzero((program.kinds == Kind.OP) | (program.kinds == Kind.ALLOC)).max(initial=-1)) + 1
     first_end = steps[0].end if steps else done
     kind = np.full(of.size.size, KINDS.index("other"))
-    kind[(phase == Phase.FORWARD) | (phase == Phase.BACKWARD)] = KINDS.index("activations")
+    kind[phase == Phase.BACKWARD] = KINDS.index("activations")
     ends = np.append(marks.at[np.isin(marks.what, (Mark.FORWARD_END, Mark.INFER_END))], size)
-    kind[(phase == Phase.FORWARD) & (of.died <= ends[np.searchsorted(ends, of.born)])] = KINDS.index("workspace")
+    within = of.died <= ends[np.searchsorted(ends, of.born)]
+    outlives = "activations" if Mark.BACKWARD_BEGIN in marks.what else "buffers"
+    kind[phase == Phase.FORWARD] = np.where(within, KINDS.index("workspace"), KINDS.index(outlives))[
+        phase == Phase.FORWARD
+    ]
     for made_in, mark, name in (
         (Phase.BACKWARD, Mark.BACKWARD_END, "gradients"),
         (Phase.OPTIMIZER, Mark.OPTIMIZER_END, "optimizer"),
@@ -145,7 +150,13 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
     trained = np.array([step.end for step in steps if step.kind == "train"], np.int64)
     next_end = np.append(trained, (size + 1, size + 1))[np.searchsorted(trained, of.born, side="right") + 1]
     kind[(phase == Phase.FORWARD) & (of.died >= next_end)] = KINDS.index("other")
-    kind[(of.born < first_forward) & (of.died >= first_end)] = KINDS.index("parameters")
+    # Of one that ended before a module was called or an optimizer stepped nothing tells which are parameters.
+    known = [np.isin(of.block, program.meta.get(name, [])) for name in ("state_blocks", "parameter_blocks")]
+    kept = np.select(known, [KINDS.index("optimizer"), KINDS.index("parameters")], KINDS.index("buffers"))
+    if not program.meta.get("parameter_blocks"):
+        kept[:] = KINDS.index("parameters")
+    lasting = (of.born < first_forward) & (of.died >= first_end)
+    kind[lasting] = kept[lasting]
     return kind
 
 

@@ -39,16 +39,16 @@ def module_at(program: Program) -> Ints:
     return np.repeat(np.array(changes, np.int64), np.diff(edges))
 
 
-def memory_by_module(program: Program, block: Ints, size: Ints, born: Ints, is_parameter: npt.NDArray[np.bool_],
+def memory_by_module(program: Program, block: Ints, size: Ints, born: Ints, is_held: npt.NDArray[np.bool_],
                      is_optimizer: npt.NDArray[np.bool_]) -> dict[str, int]:  # fmt: skip
     """Bytes of allocations by the module that they were made for, largest first. Modules of one kind are taken together:
-    `h.*.mlp` stands for `h.0.mlp`, `h.1.mlp`, ... A parameter belongs to the module that holds it, an optimizer's
-    state to the optimizer."""
-    owner = dict(program.meta.get("parameter_modules", []))
+    `h.*.mlp` stands for `h.0.mlp`, `h.1.mlp`, ... A parameter or buffer (is_held) belongs to the module that
+    holds it, an optimizer's state to the optimizer."""
+    owner = dict(program.meta.get("held_by", []))
     made = module_at(program)[born]
     found: Counter[str] = Counter()
     for index, module in enumerate(made.tolist()):
-        if is_parameter[index]:
+        if is_held[index]:
             module = owner.get(int(block[index]), module)
         name = (
             "(optimizer)" if is_optimizer[index] else folded(program.modules[module]) if module >= 0 else "(no module)"

@@ -1,6 +1,7 @@
 """One rule set for the user: what a codemod edits, the audit finds, under the same name; what it leaves is what else the audit
 finds, and both say the same numbers."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -78,3 +79,29 @@ def test_a_program_that_was_told_two_ways(tmp_path):
     )
     # Edited: LongTensor, the default type (its name and its string, in one edit), synchronize.
     assert "edits 4 of 10 places by itself, in 3 edits: " in mended_text(audit(tmp_path, cache=False))
+
+
+def test_what_another_file_defines_is_known_to_both(tmp_path):
+    """The audit asked port of each file by itself: a batch with a cuda() of its own was an edit for one and left by the other. And
+    so it is where the files that did not change are remembered."""
+    (tmp_path / "train.py").write_text("import torch\nfrom batch import Batch\n\nx = Batch()\nx.cuda()\n")
+    folder = str(tmp_path)
+    alone = audit(folder, cache=True)
+    assert [f.automatic for f in alone.findings] == [True]
+    (tmp_path / "batch.py").write_text("class Batch:\n    def cuda(self):\n        return self\n")
+    assert both(tmp_path)[0] == both(tmp_path)[1] != Counter()
+    together = audit(folder, cache=True)
+    assert [(f.path, f.automatic) for f in together.findings if f.severity != "flow"][-1] == ("train.py", False)
+
+
+@pytest.mark.parametrize("cell", ["!nvidia-smi", "%%bash\nnvidia-smi -L", "gpus = !nvidia-smi -L"])
+def test_shell_commands_of_notebooks_are_left(cell, tmp_path):
+    """What the audit tells of them port did not name."""
+    cells = ["# \u00fc\nimport torch", cell, "x = torch.zeros(3).cuda()"]
+    book = {"cells": [{"cell_type": "code", "metadata": {}, "outputs": [], "source": one.splitlines(keepends=True)} for one in cells],
+            "metadata": {}, "nbformat": 4, "nbformat_minor": 5}  # fmt: skip
+    (tmp_path / "a.ipynb").write_text(json.dumps(book, indent=1))
+    by_audit, by_port = (Counter(symbol for _, _, symbol in left.elements()) for left in both(tmp_path))
+    assert by_audit == by_port
+    (one,) = [left for left in port(tmp_path).left if "nvidia-smi" in left.symbol]
+    assert one.line == 3 + cell.count("\n")

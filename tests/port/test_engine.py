@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from anychip.port.edits import Edit, apply
-from anychip.port.engine import Project, port_source
+from anychip.port.engine import port_source
 from anychip.port.rules import kernel, library, rules
 from anychip.port.rules import settings as rule_settings
+from anychip.port.survey import Project
 from anychip.port.target import make_target
 from anychip.source.text import Text
 

@@ -8,7 +8,7 @@ import pytest
 
 from anychip import api, units
 from anychip.record import Kind, Op, Program, TensorMeta, word
-from anychip.report import terminal
+from anychip.report import as_json, terminal
 
 FOUR = ["h100", "mi300x", "tpu-v5p", "ascend-910b"]
 
@@ -168,3 +168,41 @@ def test_memory_by_module_names_the_largest(answer):
     )
     text = shown(replace(answer, forecasts=(first, *answer.forecasts[1:])), width=200)
     assert "memory at peak by module, h100: h.*.mlp 3.00 MiB, head 1.00 MiB" in text
+
+
+@pytest.mark.parametrize(
+    ("target", "shown_as"),
+    [
+        ("h100:8", "h100:8"),
+        ("my/acme-one.toml", "acme-one"),
+        ("../acme.toml:8@dgx-h100", "acme:8@dgx-h100"),
+        ("acme.toml:8@my/rack.toml", "acme:8@rack"),
+    ],
+)
+def test_a_chip_file_is_named_without_its_folder(target, shown_as):
+    assert terminal.short_name(target) == shown_as
+
+
+def test_a_long_name_heads_its_column_broken_at_its_dashes(answer):
+    """The path of a chip file was broken in the middle of words, and over more lines than the first figures."""
+    names = ("/home/me/chips/acme-first-generation-pod.toml", *FOUR[1:])
+    lines = shown(replace(answer, names=names)).splitlines()
+    at = next(number for number, line in enumerate(lines) if line.split() == ["acme-first-"])
+    assert lines[at + 1].split() == ["generation-pod", *FOUR[1:]]
+    assert any(line.startswith("acme-first-generation-pod: ") for line in lines)
+    assert any("/home/me/chips/acme-first-generation-pod.toml" in line for line in lines)
+
+
+def test_a_time_that_compared_runs_did_not_reach_is_marked_beside_it(program):
+    """It was told in the legend alone; the number stood there like any other."""
+    found = api.forecast(program, on=["gaudi3", "h100"])
+    text = shown(found).splitlines()
+    (step,) = [line for line in text if line.startswith("step time")]
+    (took,) = [line for line in text if line.startswith("  * runs took")]
+    assert step.count("*") == 1
+    assert step.split()[4] == "*"
+    longer = found.forecasts[0].compared.longer
+    assert took.split()[3:] == [f"{longer:.1f}", "x", "as", "long", "-"]
+    first, second = as_json.to_json(found)["targets"]
+    assert (first["runs_took"], second["runs_took"]) == (longer, None)
+    assert "runs took" not in shown(api.forecast(program, on="h100"))

@@ -207,6 +207,40 @@ def test_what_the_schema_refuses_hides_nothing_else(write: Write) -> None:
     assert "no figure names" not in told  # its figure's source is what the schema refused
 
 
+@pytest.mark.parametrize("extends", ["nvidia-h100-sxm", "nvidia-h100-sxmm", "acme-bad"])
+def test_a_variant_is_checked_whole_whatever_is_wrong_with_what_it_extends(write: Write, extends: str) -> None:
+    """Nothing else was told of a variant of a file that is not there or wrong, and what its figures name came in one line."""
+    write(ACME.replace("2026-01-02", "yesterday").replace("acme-one", "acme-bad"), "acme-bad")
+    text = f"""\
+schema_version = 1
+id = "acme-two"
+extends = "{extends}"
+name = "Two"
+aliases = ["h200"]
+[sources.lost]
+title = "x"
+kind = "reported"
+date = "no day"
+[power]
+limit = {{ value = 300, unit = "kW", src = "nowhere" }}
+"""
+    told = messages(write(text, "acme-two"))
+    for lint in (
+        "also claimed by",
+        "300 kW is outside",
+        "no figure names the source 'lost'",
+        "reported without an address",
+        "expected a date",
+    ):
+        assert lint in told, lint
+    own = "acme-two.toml:3: extends: "
+    assert ("power.limit.src: no source 'nowhere'" in told) == (extends == "nvidia-h100-sxm")
+    assert (own + "no chip file nvidia-h100-sxmm.toml (did you mean nvidia-h100-sxm?)" in told) == (
+        extends == "nvidia-h100-sxmm"
+    )
+    assert (own in told) == (extends != "nvidia-h100-sxm")
+
+
 @pytest.mark.parametrize(
     ("platform", "generation", "near"),
     [

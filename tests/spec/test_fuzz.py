@@ -18,6 +18,7 @@ from anychip.spec import catalogue, load_chip
 from anychip.spec.checking import check_document, schema_of
 from anychip.spec.context import Context, subject
 from anychip.spec.fields import SCHEMAS
+from anychip.spec.load import read_parents
 from anychip.spec.problem import Problem
 from anychip.spec.toml import parse
 from anychip.spec.units import BOUNDS, UNITS
@@ -59,7 +60,8 @@ def told(file: Path, data: bytes) -> list[Problem]:
     assert all(str(problem) for problem in problems)
     if not problems:
         kind = schema_of(doc)
-        for path, figure in subject(doc, kind).figures.items():
+        parents = read_parents(doc) if kind == "chips" else []
+        for path, figure in subject(doc, kind, parents).figures.items():
             low, high = BOUNDS.get(figure.unit, (0.0, 1e30))
             assert figure.value is None or low <= figure.value <= high, (path, figure)
     return problems

@@ -34,6 +34,21 @@ def test_parameters_of_a_program_that_calls_no_module_with_gradients():
     assert kinds == {"parameters": 100, "activations": 30, "gradients": 100, "optimizer": 200}
 
 
+def test_what_is_kept_and_is_no_parameter_is_told_apart():
+    """Caches that a model reads were its parameters, as was the state of an optimizer that was loaded with it."""
+    call_ = [
+        mark(Mark.INFER_BEGIN), w(Kind.ENTER, 0), w(ALLOC, 3), w(ALLOC, 4), w(OP, 0), w(FREE, 3), w(Kind.EXIT, 0), mark(Mark.INFER_END),
+    ]  # fmt: skip
+    words = [*(w(ALLOC, block) for block in range(3)), w(OP, 0), *call_, w(OP, 0), w(FREE, 4), *call_]
+    meta = {"parameter_blocks": [0], "state_blocks": [1], "held_by": [[0, 0], [2, 0]]}
+    held = memory(program(words, OPS, [100, 30, 50, 20, 10], modules=["Net"], meta=meta))
+    kinds = {name: size for name, size in held.by_kind.items() if size}
+    assert kinds == {"parameters": 100, "buffers": 60, "optimizer": 30, "workspace": 20}
+    assert held.by_module == {"Net": 180, "(optimizer)": 30}
+    # without a call nothing tells
+    assert memory(program(words[:4], OPS, [100, 30, 50, 20, 10], modules=["Net"])).by_kind["parameters"] == 180
+
+
 def test_buckets_that_a_forward_makes_are_no_activations():
     """DistributedDataParallel makes its buckets anew in the second forward, and keeps them."""
 

@@ -43,7 +43,7 @@ def test_the_peak_by_module_adds_up_and_repeated_modules_are_one() -> None:
         word(Kind.FREE, 2), word(Kind.FREE, 3), word(Kind.OPTIMIZER, 0), mark(Mark.OPTIMIZER_BEGIN),
         mark(Mark.OPTIMIZER_END),
     ]  # fmt: skip
-    held = memory(program(tape, meta={"parameter_modules": [[0, 1], [1, 0]]}))
+    held = memory(program(tape, meta={"held_by": [[0, 1], [1, 0]]}))
     # At the peak: parameters 1 (of layers.0.up) and 2 (of Net), activations 4 and 8, and 16 that are gone before the
     # forward ends.
     assert held.peak_bytes == 31 * MIB

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ ASIDE = ".anychip-kept"  # folder of what was there before, beside its place
 HIDDEN = ".anychip-hidden"  # folder of what an earlier rank saved
 JOURNAL = "saved"
 RUNNING = "running"  # locked while a recording is
+PREFIX = "anychip-"  # of a recording's folder
+YOUNG_S = 60.0  # a folder of which it may not be seen yet that it is locked
 NAMED = 3  # paths that are told
 
 
@@ -42,6 +45,16 @@ def _is_running(folder: Path) -> bool:
     except OSError:  # it is over, or of another machine
         pass
     return False
+
+
+def remove_dead(parent: Path) -> None:
+    """Remove the folders of recordings that were killed. What they put aside lies elsewhere, and stays."""
+    for note in parent.glob(f"{PREFIX}*/{RUNNING}"):
+        with suppress(OSError):
+            found = note.stat()
+            mine = found.st_uid == os.getuid() and time.time() - found.st_mtime > YOUNG_S
+            if mine and not _is_running(note.parent):
+                shutil.rmtree(note.parent, ignore_errors=True)
 
 
 def asides(place: str, recording: Path) -> list[tuple[str, bool]]:

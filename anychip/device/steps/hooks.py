@@ -19,7 +19,6 @@ from anychip.device.steps.counted import Steps
 from anychip.device.steps.own_optimizer import OwnOptimizer
 from anychip.record import Kind, Mark, word
 from anychip.record.tape import KIND_BITS
-from anychip.units import several
 
 BEGIN = {True: word(Kind.MARK, Mark.FORWARD_BEGIN), False: word(Kind.MARK, Mark.INFER_BEGIN)}
 END = {True: word(Kind.MARK, Mark.FORWARD_END), False: word(Kind.MARK, Mark.INFER_END)}
@@ -94,7 +93,8 @@ class Hooks:
         runtime.in_module = lambda: self._depth > 0
         self._optimizers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self.parameters: set[int] = set()
-        self.parameter_modules: dict[int, int] = {}  # block of a parameter -> module that holds it
+        self.states: set[int] = set()  # blocks of what optimizers had when they stepped first: of a checkpoint
+        self.held_by: dict[int, int] = {}  # block of a parameter or buffer -> module that holds it
         self.backward = BackwardModules(self.tape)
         self._outer: list[int] = []  # modules that are being called, by index
         self._open: tuple[Activation, OutermostCall] | None = None  # whose end will not be seen
@@ -265,9 +265,10 @@ class Hooks:
         if id(module) not in self._paths:
             for path, child in module.named_modules():
                 self._paths.setdefault(id(child), path or type(module).__name__)
-                own = [block for one in child.parameters(recurse=False) for block in self._blocks(one)]
+                held = (*child.buffers(recurse=False), *child.parameters(recurse=False))
+                own = [block for one in held for block in self._blocks(one)]
                 index = self._module_words(child, own=child is module)[0] >> KIND_BITS
-                self.parameter_modules.update(dict.fromkeys(own, index))
+                self.held_by.update(dict.fromkeys(own, index))
 
     def _module_words(self, module: torch.nn.Module, own: bool = False) -> tuple[int, int]:
         """What says that a module is entered and left. own: words that no other module of its name has."""
@@ -353,6 +354,11 @@ class Hooks:
                 return
             if optimizer not in self._optimizers:
                 self.runtime.recorder.warn(STEPS_ON_HOST)
+        if optimizer not in self._optimizers:
+            kept = [
+                one for state in optimizer.state.values() for one in state.values() if isinstance(one, torch.Tensor)
+            ]
+            self.states.update(block for one in kept for block in self._blocks(one))
         number = self._optimizers.setdefault(optimizer, len(self._optimizers))
         self._to_be_used = False
         self.steps.optimizer(number)
@@ -376,8 +382,9 @@ class Hooks:
         if not self.steps.by_mark and self.steps.complete and (idle := self._unstepped()):
             kinds = ", ".join(sorted(type(one).__name__ for one in idle))
             self.runtime.recorder.warn(
-                f"{several(len(idle), 'optimizer')} ({kinds}) of the program's {len(self._made)} took no step in what was recorded: "
-                "what it takes to train what they do is left out. If they step once in several steps of the others: --steps 20."
+                f"{len(idle)} of the program's {len(self._made)} optimizers ({kinds}) took no step in the {self.steps.complete} recorded: the "
+                "time, memory and throughput of a step are without it. If it steps once in several steps of the others (a generator "
+                f"after its critic), record at least as many: --steps {max(20, 4 * self.steps.complete)}."
             )
 
     def _new_step(self) -> None:

@@ -1,6 +1,7 @@
 """A source that no figure names: either a figure lost it, or it can go."""
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Any
 
 from anychip.spec.context import Context, Subject
@@ -9,14 +10,16 @@ from anychip.spec.problem import Problem
 RULE = "unused-source"
 ABOUT = "Every source is named by something."
 SCHEMAS = ("chips", "platforms", "links", "clusters")
-WHOLE = True  # what names a source may be what the schema refuses
+WRITTEN = True  # what names a source may be what the schema refuses
 
 
 def check(subject: Subject, context: Context) -> Iterator[Problem]:
     own = subject.doc.table
     used = set(_names({key: value for key, value in own.items() if key != "sources"}))
-    for name in own.get("sources", {}):
-        if name not in used:
+    sources = own.get("sources", {})
+    misspelt = used.difference(sources)  # told where they stand, with the name that is meant
+    for name in sources if isinstance(sources, dict) else ():
+        if name not in used and not get_close_matches(name, misspelt, 1):
             message = f"no figure names the source {name!r}"
             yield subject.problem(RULE, f"sources.{name}", message, "name it, or leave it out", fixable=True)
 

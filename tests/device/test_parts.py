@@ -210,6 +210,20 @@ def test_nvidia_smi_prints(arguments: list[str], text: str) -> None:
     assert smi.text(SMI, arguments) == text
 
 
+def test_a_program_that_starts_others_asks_by_nvidia_smi_alone() -> None:
+    """Whatever looked at a terminal's size or at git was recorded anew for each chip."""
+    program = recorded("""
+        import os, subprocess
+        os.popen("echo 1").read()
+        subprocess.run(["true"])
+        for _ in range(2):
+            subprocess.run("nvidia-smi -L; true", shell=True)
+    """)
+    assert [question.name for question in program.questions] == ["name", "memory_bytes", "power_w", "capability"]
+    assert {question.place.line for question in program.questions} == {6}
+    assert not recorded('import os; os.system("true")').questions
+
+
 def test_a_mark_that_never_comes_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     """A mistyped --step-mark ran a program to its end, five minutes, without a word."""
     counted = Steps(3, 3, None, [], lambda: None)

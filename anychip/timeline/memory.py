@@ -74,10 +74,11 @@ def lives(program: Program) -> Lives:
 def memory(program: Program) -> Memory:
     """Peak of live bytes and what it is made of.
 
-    parameters: born before the first forward and alive at the end of the first step (or of the tape); gradients: born
+    parameters: what modules and optimizers have as such, from the first step on; of a recording that names none, what was born
+    before the first forward and is alive at the end of the first step (or of the tape); gradients: born
     in a backward and alive when it ends; optimizer: born in an optimizer step and alive when it ends; activations: born in
     a forward and kept for its backward, or flowing through a backward; workspace: born in a forward and gone before it
-    ends. Inputs, temporaries outside of phases, and what a forward makes for longer than the step after it are other.
+    ends. Inputs, buffers, data that stay on the chip, temporaries outside of phases, and what a forward makes for longer than the step after it are other.
     """
     all_lives = lives(program)
     if not all_lives.size.size:
@@ -145,7 +146,9 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
     trained = np.array([step.end for step in steps if step.kind == "train"], np.int64)
     next_end = np.append(trained, (size + 1, size + 1))[np.searchsorted(trained, of.born, side="right") + 1]
     kind[(phase == Phase.FORWARD) & (of.died >= next_end)] = KINDS.index("other")
-    kind[(of.born < first_forward) & (of.died >= first_end)] = KINDS.index("parameters")
+    named = program.meta.get("parameter_blocks")
+    is_parameter = np.isin(of.block, named) & (of.born < first_end) if named else of.born < first_forward
+    kind[is_parameter & (of.died >= first_end)] = KINDS.index("parameters")
     return kind
 
 

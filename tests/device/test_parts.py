@@ -160,6 +160,26 @@ def test_more_steps_are_recorded_where_they_differ(every: str, asked: int | None
     assert recorded(SAMPLES.replace("EVERY", every), steps=asked).meta["steps"] == steps
 
 
+def test_a_closures_forward_ends_no_step() -> None:
+    """Lightning calls the model inside the optimizer's step: the forward of each was taken for the one after it, and the last step
+    was not recorded."""
+    program = recorded("""
+        import torch
+        model = torch.nn.Linear(64, 64).cuda()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+        def closure():
+            optimizer.zero_grad()
+            loss = model(torch.ones(8, 64, device="cuda")).sum()
+            loss.backward()
+            return loss
+
+        for step in range(100):
+            optimizer.step(closure)
+    """)
+    assert program.meta["steps"] == len(find_steps(program)) == 3
+
+
 def test_an_optimizer_of_the_programs_own_is_what_writes_parameters() -> None:
     """And a search for the largest batch, before it, takes no steps. From the backward to the last write: two momenta and two sums."""
     program = recorded(OWN)

@@ -13,6 +13,7 @@ from anychip.device.cuda import smi
 from anychip.device.insides import machine_code
 from anychip.device.launch import record
 from anychip.device.steps.counted import Steps
+from anychip.forecast import forecast
 from anychip.record import Kind, Mark, Op, Program
 from anychip.record.op import TensorMeta
 from anychip.record.steps import Marks, Phase, find_steps
@@ -178,6 +179,22 @@ def test_a_closures_forward_ends_no_step() -> None:
             optimizer.step(closure)
     """)
     assert program.meta["steps"] == len(find_steps(program)) == 3
+
+
+def test_what_an_agent_sees_is_no_batch() -> None:
+    """It acts by the network that it trains, without torch.no_grad: a step that learns from 64 samples had one more, or that one alone."""
+    program = recorded("""
+        import torch
+        actor, critic = torch.nn.Linear(16, 4).cuda(), torch.nn.Linear(20, 1).cuda()
+        optimizer = torch.optim.SGD([*actor.parameters(), *critic.parameters()], 0.1)
+        for step in range(100):
+            actor(torch.ones(1, 16, device="cuda")).detach().cpu()
+            batch = torch.ones(64, 20, device="cuda")
+            critic(batch).sum().backward()
+            actor(batch[:, :16]).sum().backward()
+            optimizer.step()
+    """)
+    assert forecast(program, load_chip("h100")).samples_per_step == 64
 
 
 def test_an_optimizer_of_the_programs_own_is_what_writes_parameters() -> None:

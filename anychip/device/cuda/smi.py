@@ -27,7 +27,11 @@ def cuda_number(version: str) -> int:
     return int(major) * 1000 + int(minor) * 10
 
 
-ASKED = ("name", "memory_bytes", "power_w", "capability")
+# questions about the chip -> the properties of --query-gpu that answer them
+ASKED = {
+    "name": ("name", "gpu_name"), "memory_bytes": ("memory.total", "memory.free"), "power_w": ("power.draw", "power.limit"),
+    "capability": ("compute_cap",),
+}  # fmt: skip
 
 
 def facts(runtime: Any) -> dict[str, Any]:
@@ -40,6 +44,17 @@ def facts(runtime: Any) -> dict[str, Any]:
         "count": runtime.count, "name": name, "total_mib": memory_bytes >> 20,
         "used_mib": runtime.memory.reserved_bytes() >> 20, "power_w": power_w, "capability": ".".join(map(str, capability)),
     }  # fmt: skip
+
+
+def asked(arguments: list[str]) -> list[str]:
+    """The questions about the chip that such a call asks: what it uses of its memory, its load and its temperature are none."""
+    options = dict(one.split("=", 1) for one in arguments if "=" in one)
+    if "--query-gpu" in options:
+        names = {name.strip() for name in options["--query-gpu"].split(",")}
+        return [question for question, properties in ASKED.items() if not names.isdisjoint(properties)]
+    if any(one.startswith("--query-") for one in arguments):
+        return []
+    return ["name"] if "-L" in arguments or "--list-gpus" in arguments else ["name", "memory_bytes"]
 
 
 def row(known: dict[str, Any], index: int) -> dict[str, str]:
@@ -121,13 +136,14 @@ class Smi:
 
     @property
     def _log(self) -> Path:
-        """The starts of this process in which the script ran, a line each."""
+        """What the script was asked: a line for each run, the start and the questions."""
         return self.place / f"nvidia-smi-{os.getpid()}.log"
 
     def note_questions(self) -> None:
         """What the program asked by it goes to the recording's questions, with the line that started it."""
-        for start in self._log.read_text(encoding="utf-8").split() if self._log.exists() else ():
-            for name in ASKED:
+        for line in self._log.read_text(encoding="utf-8").splitlines() if self._log.exists() else ():
+            start, *names = line.split()
+            for name in names:
                 self.runtime.ask(name, self.starts[int(start)])
 
 
@@ -135,7 +151,7 @@ def main(state: Path, arguments: list[str]) -> None:
     """What the script runs."""
     known = json.loads(state.read_text(encoding="utf-8"))
     with open(known["log"], "a", encoding="utf-8") as log:
-        log.write(f"{known['start']}\n")
+        print(known["start"], *asked(arguments), file=log)
     sys.stdout.write(text(known, arguments))
 
 

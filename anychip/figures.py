@@ -233,6 +233,9 @@ def _usual(amounts: list[int]) -> float | None:
 ORDERED = frozenset({"attention", "rnn", "custom", "unknown"})
 
 
+OF_VECTORS = ("aten.mv", "aten.dot", "aten.vdot")  # products
+
+
 def _orders(op: Op) -> bool:
     """Whether it may work on sequences: attention, by itself or as the softmax of its scores, recurrent layers and their cells."""
     name = packet(op.name)
@@ -252,8 +255,9 @@ def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int6
 
 def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple[int, int]:
     """The same, by the shapes of what is first. A product gets all dimensions of its input but the last as one;
-    how many of these are samples is seen of what is no product: the ops before it, else the next of as many rows."""
-    tokens = samples = 0
+    how many of these are samples is seen of what is no product: the ops before it, else the next of as many rows. A product
+    with a vector counts where nothing else is there: most are of a weight, whose norm is estimated before it is used (spectral_norm)."""
+    tokens = samples = rows = 0
     leading: dict[int, int] = {}  # of inputs of more than two dimensions, by their rows
     flat = False
     seen: set[int] = set()
@@ -272,7 +276,9 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
         if samples and not flat:
             continue  # of what is left only an embedding counts
         kind = work(op).kind
-        if kind not in ("gemm", "grouped", "conv", "rnn") and not op.kwarg("reduced"):
+        if name in OF_VECTORS:
+            rows = rows or op.args[0].shape[0]
+        elif kind not in ("gemm", "grouped", "conv", "rnn") and not op.kwarg("reduced"):
             tensors = [tensor for tensor in (*op.tensors, *op.outputs) if len(tensor.shape) > 1]
             if not samples:
                 for one in tensors:
@@ -288,7 +294,7 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
                 return tokens, samples
             flat = isinstance(data, TensorMeta) and len(data.shape) == 2 and samples not in leading
             samples = leading.get(samples, samples)
-    return tokens, samples
+    return tokens, samples or rows
 
 
 def _outermost(tensor: TensorMeta) -> int:

@@ -29,6 +29,7 @@ from anychip.figures import (
     beyond_of,
     breakdown_of,
     by_phase_of,
+    called_in,
     copies_of,
     inference_of,
     products_in,
@@ -131,7 +132,9 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     held = memory(timeline.program)
     top = top_ops_of(timeline, window)
     beyond = beyond_of(timeline, window)
-    compared = end_to_end(chip.id, layers_of(timeline.program.ops, unlike_share(beyond)), window.kind)
+    compared = end_to_end(
+        chip.id, layers_of(timeline.program.ops, called_in(timeline, whole), unlike_share(beyond)), window.kind
+    )
     lacking = unsupported(program.ops, chip)
     return Forecast(
         chip=chip.id, num_chips=1, fits=suffices(chip.memory_bytes, program, held.peak_bytes), grade=chip.grade,
@@ -225,9 +228,10 @@ def unlike_share(beyond: Beyond) -> float:
 MOST_EXPERTS = 1024  # of a layer; more scores are of a vocabulary, from which a token is drawn
 
 
-def layers_of(ops: Iterable[Op], unlike: float) -> str:
-    """Which kind of layers the program has. Tokens go to experts where the largest few of their scores are kept. What computes
-    mostly something else than products and attention, or takes most of its time for it (the share `unlike`), is like no published run."""
+def layers_of(ops: Iterable[Op], called: Iterable[Op], unlike: float) -> str:
+    """Which kind of layers the program has. called: the ops in calls of modules. Tokens go to experts where a module keeps the largest
+    few of their scores; a metric's five best classes are no experts. What computes mostly something else than products and attention,
+    or takes most of its time for it (the share `unlike`), is like no published run."""
     ops = list(ops)
     tasks = [work(op) for op in ops]
     flop = sum(task.flop for task in tasks)
@@ -237,7 +241,7 @@ def layers_of(ops: Iterable[Op], unlike: float) -> str:
         return OTHER
     if any(task.kind == "custom" and task.gemm for task in tasks):
         return OWN_PRODUCTS
-    scores = [op.args[0].shape[-1] for op in ops if packet(op.name) == "aten.topk" and op.args[0].shape]
+    scores = [op.args[0].shape[-1] for op in called if packet(op.name) == "aten.topk" and op.args[0].shape]
     is_routed = any(task.kind == "grouped" for task in tasks) or any(count <= MOST_EXPERTS for count in scores)
     return EXPERTS if is_routed else DENSE
 

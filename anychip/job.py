@@ -32,6 +32,7 @@ from anychip.figures import (
     batch_of,
     beyond_of,
     by_phase_of,
+    called_in,
     shares_of,
     top_ops_of,
     totals_of,
@@ -49,7 +50,7 @@ from anychip.forecast import (
     warnings_of,
 )
 from anychip.network import USUAL_NODE, Fabric
-from anychip.record import Program
+from anychip.record import Op, Program
 from anychip.record.reads import reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
@@ -119,7 +120,8 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         for part, (one, _) in zip(parts, mine, strict=True)
     )
     all_ops = dict.fromkeys(op for rank in program.ranks for op in rank.ops)
-    compared = end_to_end(chip.id, layers_of(all_ops, unlike_share(beyond)), parts[main].window.kind)
+    called = set[Op]().union(*(called_in(part.rank.timeline, part.window) for part in parts))
+    compared = end_to_end(chip.id, layers_of(all_ops, called, unlike_share(beyond)), parts[main].window.kind)
     lacking = unsupported(all_ops, chip)
     kernels, host = (mean([total[name] for total in totals]) for name in ("kernels", "host_s"))
     return Forecast(

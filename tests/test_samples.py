@@ -4,6 +4,24 @@ import pytest
 
 from anychip import api
 
+NORMED = """
+import torch
+model = torch.nn.Sequential(torch.nn.utils.{norm}(torch.nn.Conv1d(1, 32, 15)), torch.nn.Conv1d(32, 1, 5)).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    model(torch.randn(2, 1, 512, device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("norm", ["spectral_norm", "parametrizations.spectral_norm", "weight_norm"])
+def test_a_weight_whose_norm_is_estimated_is_no_batch(norm, tmp_path):
+    """A discriminator with spectral norms was told to be given 15 samples, the width of its first kernel."""
+    path = tmp_path / "normed.py"
+    path.write_text(NORMED.format(norm=norm), encoding="utf-8")
+    assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == 2
+
+
 STEPS = """
 import torch
 layers = torch.nn.Linear(64, 96), torch.nn.ReLU(), torch.nn.Linear(96, 64)

@@ -73,7 +73,7 @@ class Session:
             self.runtime.repeats = Repeats(self.runtime)
         self.runtime.saved = Saved(Path(self.config["out"]).parent, lambda: bool(self.hooks.parameters))
         self.runtime.saved.install()
-        smi.install(self.runtime, Path(self.config["out"]).parent)
+        self.smi = smi.Smi(self.runtime, Path(self.config["out"]).parent)
         self.runtime.clocks.install()
         workers.install(self.config)
         if self.config["step_mark"]:
@@ -94,6 +94,7 @@ class Session:
             meta["failure"] = self.failure
         if self.failed_at is not None:
             meta["failed_at"] = [self.failed_at.file, self.failed_at.line]
+        self.smi.note_questions()
         self.runtime.driver.values.tell_imbalance()
         self.hooks.tell_unstepped()
         if not exit_code and not meta.get("stopped"):

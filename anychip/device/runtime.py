@@ -20,7 +20,7 @@ from anychip.drivers.base import Call
 from anychip.drivers.null import NEAR, NullDriver
 from anychip.memory import TapeMemory
 from anychip.memory.tape import TapeAllocator
-from anychip.record import Kind, Op, word
+from anychip.record import Kind, Op, Place, word
 from anychip.record.recorder import Recorder
 from anychip.spec import Chip
 
@@ -75,10 +75,11 @@ class Runtime:
 
     # ------------------------------------------------------------ questions
 
-    def ask(self, name: str) -> Any:
-        """Answer a question about the chip, and keep it with its line, unless it decides nothing."""
+    def ask(self, name: str, place: Place | None = None) -> Any:
+        """Answer a question about the chip, and keep it with its line, unless it decides nothing. place: the line, where it is
+        not the one that runs now."""
         given = answer(self.chip, name)
-        return given if is_asked_in_vain(name) else self.recorder.ask(name, given)
+        return given if is_asked_in_vain(name) else self.recorder.ask(name, given, place)
 
     def out_of_memory(self, nbytes: int) -> None:
         """Called when an allocation comes near the chip's memory: raise if PyTorch's allocator would."""

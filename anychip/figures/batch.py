@@ -1,5 +1,6 @@
 """Tokens and samples of a step: those that the model is given, by the shapes of what is first in each of its calls."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from math import prod
 
@@ -19,7 +20,7 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
     """(tokens, samples) of the median step, as its time is. Tokens: integer inputs of the first embedding after each outermost forward begins;
     one for each sample (a class, a user, a node) are none where nothing works on sequences. Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given, in calls of
     the module that is called first; where several optimizers take turns, as a GAN's, in the largest call of each micro-batch of the first of them.
-    Other modules, and where some forwards read tokens those that read none, go on with what
+    Calls that nothing is learnt from are no batch. Other modules, and where some forwards read tokens those that read none, go on with what
     was read: a decoder behind its encoder, a rank's later stages in a pipeline."""
     if not steps:
         return None, None
@@ -28,6 +29,11 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
     positions = np.flatnonzero(kinds == 0)
     ops = payloads[positions]
     timed = {index: given for index, op in enumerate(program.ops) if (given := sequences(op)) is not None}
+    unlearnt = _unlearnt(
+        program,
+        marks,
+        lambda at, end: _fed(program.ops, timed, ops[slice(*np.searchsorted(positions, (at, end)))], True)[1],
+    )
     tokens, samples = [], []
     for step in steps:
         edges = np.searchsorted(positions, [*step.forwards, step.end]).tolist()
@@ -38,7 +44,7 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
         fed = [
             (at, module, one[1])
             for at, module, one in zip(step.forwards, entered, found, strict=True)
-            if one[1] and (one[0] or not read)
+            if one[1] and (one[0] or not read) and (module, one[1]) not in unlearnt
         ]
         turns = [[size for at, _, size in fed if at in turn] for turn in turns_of(step, marks)]
         tokens.append(read)
@@ -46,6 +52,26 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
             sum(map(max, filter(None, turns))) or sum(size for _, module, size in fed if module == fed[0][1])
         )
     return _usual(tokens), _usual(samples)
+
+
+def _unlearnt(program: Program, marks: Marks, size_of: Callable[[int, int], int]) -> set[tuple[int, int]]:
+    """(module, samples) of calls that the backward after them never goes through, though one does elsewhere: an agent's look at its
+    environment by the network that it trains. size_of: samples of a call, by its begin and the next's. Only some backwards name modules."""
+    kinds, payloads = program.kinds, program.payloads
+    nodes = np.flatnonzero(kinds == Kind.NODE)
+    edges = marks.at[marks.what == Mark.FORWARD_BEGIN].tolist()
+    begins, ends = (marks.at[marks.what == mark] for mark in (Mark.BACKWARD_BEGIN, Mark.BACKWARD_END))
+    learnt: dict[tuple[int, int], bool] = {}
+    for at, end in pairwise([*edges, program.tape.size]):
+        back = int(np.searchsorted(begins, at))
+        if back >= min(begins.size, ends.size) or kinds[at + 1] != Kind.ENTER:
+            continue
+        through = {*payloads[nodes[slice(*np.searchsorted(nodes, (begins[back], ends[back])))]].tolist()}
+        if through:
+            call = int(payloads[at + 1]), size_of(at, end)
+            learnt[call] = learnt.get(call, False) or call[0] in through
+    trained = {module for (module, _), is_learnt in learnt.items() if is_learnt}
+    return {call for call, is_learnt in learnt.items() if not is_learnt and call[0] in trained}
 
 
 def turns_of(step: Step, marks: Marks) -> list[list[int]]:
@@ -88,6 +114,9 @@ def _usual(amounts: list[int]) -> float | None:
 ORDERED = frozenset({"attention", "rnn", "custom", "unknown"})
 
 
+OF_VECTORS = ("aten.mv", "aten.dot", "aten.vdot")  # products
+
+
 def _orders(op: Op) -> bool:
     """Whether it may work on sequences: attention, by itself or as the softmax of its scores, recurrent layers and their cells."""
     name = packet(op.name)
@@ -107,8 +136,9 @@ def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int6
 
 def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple[int, int]:
     """The same, by the shapes of what is first. A product gets all dimensions of its input but the last as one;
-    how many of these are samples is seen of what is no product: the ops before it, else the next of as many rows."""
-    tokens = samples = 0
+    how many of these are samples is seen of what is no product: the ops before it, else the next of as many rows. A product
+    with a vector counts where nothing else is there: most are of a weight, whose norm is estimated before it is used (spectral_norm)."""
+    tokens = samples = rows = 0
     leading: dict[int, int] = {}  # of inputs of more than two dimensions, by their rows
     flat = False
     seen: set[int] = set()
@@ -127,7 +157,9 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
         if samples and not flat:
             continue  # of what is left only an embedding counts
         kind = work(op).kind
-        if kind not in ("gemm", "grouped", "conv", "rnn") and not op.kwarg("reduced"):
+        if name in OF_VECTORS:
+            rows = rows or op.args[0].shape[0]
+        elif kind not in ("gemm", "grouped", "conv", "rnn") and not op.kwarg("reduced"):
             tensors = [tensor for tensor in (*op.tensors, *op.outputs) if len(tensor.shape) > 1]
             if not samples:
                 for one in tensors:
@@ -143,7 +175,7 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
                 return tokens, samples
             flat = isinstance(data, TensorMeta) and len(data.shape) == 2 and samples not in leading
             samples = leading.get(samples, samples)
-    return tokens, samples
+    return tokens, samples or rows
 
 
 def _outermost(tensor: TensorMeta) -> int:

@@ -15,7 +15,7 @@ from anychip.cost.price import EVIDENCE, LIMITS
 from anychip.cost.work import Work, packet, work
 from anychip.figures.window import Floats, Window
 from anychip.record import Op, Program
-from anychip.record.steps import PHASES, Marks
+from anychip.record.steps import PHASES, Marks, Phase
 from anychip.record.tape import Mark
 from anychip.timeline.price import Timeline
 from anychip.units import memory
@@ -179,6 +179,13 @@ def shares_of(timeline: Timeline, window: Window) -> dict[str, float]:
     total = float(duration.sum())
     kinds = timeline.prices.evidence[ops] if ops.size else np.zeros(0, np.int8)
     return {name: float(duration[kinds == i].sum()) / total if total else 0.0 for i, name in enumerate(EVIDENCE)}
+
+
+def called_in(timeline: Timeline, window: Window) -> set[Op]:
+    """The ops of the window that run in calls of modules: what is done with what a model returns (a metric, drawing a token) is none."""
+    inside = window.ops(timeline)
+    phase = Marks(timeline.program).phase()[timeline.position[inside]]
+    return {timeline.program.ops[index] for index in np.unique(timeline.op[inside][phase == Phase.FORWARD]).tolist()}
 
 
 def by_phase_of(timeline: Timeline, window: Window) -> dict[str, float]:

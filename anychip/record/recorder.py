@@ -59,12 +59,13 @@ class Recorder:
             self.places.append(place)
         return self._place_index[place]
 
-    def ask(self, name: str, answer: Any) -> Any:
-        """Note a question about the chip and the answer it got, once per answer; returns the answer."""
+    def ask(self, name: str, answer: Any, place: Place | None = None) -> Any:
+        """Note a question about the chip and the answer it got, once per answer; returns the answer. place: the line that asked,
+        where it is not the one that runs now."""
         key = (name, repr(answer))
         if key not in self._asked:
             self._asked.add(key)
-            self.questions.append(Question(name, answer, user_place()))
+            self.questions.append(Question(name, answer, place or user_place()))
         return answer
 
     def warn(self, text: str) -> None:

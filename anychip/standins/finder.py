@@ -42,6 +42,9 @@ MODELS = (*TRAINERS, "transformers", "mamba_ssm")
 
 LIBRARIES: dict[str, Library] = {
     "flash_attn": Library("flash_attn", "its attention is priced as torch's fused attention", native=True),
+    "flash_attn_interface": Library(
+        "flash_attn_interface", "its attention is priced as torch's fused attention", "flash_attn", native=True
+    ),
     "apex": Library("apex", "its optimizers and norms are priced as torch's fused ones", serves=TRAINERS, native=True),
     "amp_C": Library("amp_c", "its list kernels are priced as torch's", "apex", serves=TRAINERS, native=True),
     "fused_weight_gradient_mlp_cuda": Library(

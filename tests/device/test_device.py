@@ -197,6 +197,16 @@ def test_a_question_that_torch_asks_for_nothing_is_none_of_the_program() -> None
     assert asked == [False, True]
 
 
+def test_a_balance_of_equal_chips_is_no_question() -> None:
+    """Whatever is wrapped in DataParallel was recorded anew for each chip."""
+    program, _ = run("""
+        import torch
+        torch.nn.DataParallel(torch.nn.Linear(4, 4).cuda())
+        out = None
+    """)
+    assert not program.questions
+
+
 def test_tensors_that_share_nothing_have_addresses_of_their_own() -> None:
     _, out = run("""
         import torch

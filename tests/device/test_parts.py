@@ -13,6 +13,7 @@ from anychip.device.cuda import smi
 from anychip.device.insides import machine_code
 from anychip.device.launch import record
 from anychip.device.steps.counted import Steps
+from anychip.forecast import forecast
 from anychip.record import Kind, Mark, Op, Program
 from anychip.record.op import TensorMeta
 from anychip.record.steps import Marks, Phase, find_steps
@@ -160,6 +161,42 @@ def test_more_steps_are_recorded_where_they_differ(every: str, asked: int | None
     assert recorded(SAMPLES.replace("EVERY", every), steps=asked).meta["steps"] == steps
 
 
+def test_a_closures_forward_ends_no_step() -> None:
+    """Lightning calls the model inside the optimizer's step: the forward of each was taken for the one after it, and the last step
+    was not recorded."""
+    program = recorded("""
+        import torch
+        model = torch.nn.Linear(64, 64).cuda()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+        def closure():
+            optimizer.zero_grad()
+            loss = model(torch.ones(8, 64, device="cuda")).sum()
+            loss.backward()
+            return loss
+
+        for step in range(100):
+            optimizer.step(closure)
+    """)
+    assert program.meta["steps"] == len(find_steps(program)) == 3
+
+
+def test_what_an_agent_sees_is_no_batch() -> None:
+    """It acts by the network that it trains, without torch.no_grad: a step that learns from 64 samples had one more, or that one alone."""
+    program = recorded("""
+        import torch
+        actor, critic = torch.nn.Linear(16, 4).cuda(), torch.nn.Linear(20, 1).cuda()
+        optimizer = torch.optim.SGD([*actor.parameters(), *critic.parameters()], 0.1)
+        for step in range(100):
+            actor(torch.ones(1, 16, device="cuda")).detach().cpu()
+            batch = torch.ones(64, 20, device="cuda")
+            critic(batch).sum().backward()
+            actor(batch[:, :16]).sum().backward()
+            optimizer.step()
+    """)
+    assert forecast(program, load_chip("h100")).samples_per_step == 64
+
+
 def test_an_optimizer_of_the_programs_own_is_what_writes_parameters() -> None:
     """And a search for the largest batch, before it, takes no steps. From the backward to the last write: two momenta and two sums."""
     program = recorded(OWN)
@@ -208,6 +245,21 @@ SMI = {"count": 2, "name": "X1", "total_mib": 81920, "used_mib": 512, "power_w":
 )  # fmt: skip
 def test_nvidia_smi_prints(arguments: list[str], text: str) -> None:
     assert smi.text(SMI, arguments) == text
+
+
+def test_a_program_that_starts_others_asks_by_nvidia_smi_alone() -> None:
+    """Whatever looked at a terminal's size or at git was recorded anew for each chip."""
+    program = recorded("""
+        import os, subprocess
+        os.popen("echo 1").read()
+        subprocess.run(["true"])
+        for _ in range(2):
+            subprocess.run("nvidia-smi -L; nvidia-smi --query-gpu=memory.total,memory.used --format=csv", shell=True)
+    """)
+    assert [question.name for question in program.questions] == ["name", "memory_bytes"]
+    assert {question.place.line for question in program.questions} == {6}
+    load = 'import os; os.system("nvidia-smi --query-gpu=utilization.gpu,memory.used,temperature.gpu --format=csv")'
+    assert not recorded(load).questions
 
 
 def test_a_mark_that_never_comes_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,8 +22,14 @@ def test_flash_attention_is_one_op_each_way_with_gradients_of_the_inputs_shapes(
     q, k = [2, 96, 8, 64], [2, 96, 2, 64]
     assert libraries.said["flash"] == [q, q, k]
     assert libraries.said["flash packed"] == [2, 80, 4, 32]
-    assert libraries.count("aten._flash_attention_forward") == 4  # plain, packed, lengths, xformers' blocks
-    assert libraries.count("aten._flash_attention_backward") == 2
+    # plain, packed, lengths, xformers' blocks; FlashAttention-3: plain, lengths, cache
+    assert libraries.count("aten._flash_attention_forward") == 4 + 3
+    assert libraries.count("aten._flash_attention_backward") == 2 + 1
+
+
+def test_flash_attention_3_is_a_module_of_its_own(libraries: Recorded) -> None:
+    q, k = [2, 48, 8, 64], [2, 48, 2, 64]
+    assert libraries.said["flash 3"] == [q, [2, 8, 48], k, [96, 8, 64], [2, 1, 8, 64], [2, 8, 1]]
 
 
 def test_flash_attention_refuses_float32_as_the_real_one(libraries: Recorded) -> None:
@@ -115,7 +121,16 @@ def test_int8_products_are_the_chips_own(libraries: Recorded) -> None:
 
 
 def test_the_report_names_each_library(libraries: Recorded) -> None:
-    for name in ("flash_attn", "apex", "xformers", "bitsandbytes", "transformer_engine", "liger_kernel", "deepspeed"):
+    for name in (
+        "flash_attn",
+        "flash_attn_interface",
+        "apex",
+        "xformers",
+        "bitsandbytes",
+        "transformer_engine",
+        "liger_kernel",
+        "deepspeed",
+    ):
         assert any(text.startswith(f"{name} is not installed") for text in libraries.warnings), name
 
 

@@ -49,6 +49,20 @@ def test_what_is_kept_and_is_no_parameter_is_told_apart():
     assert memory(program(words[:4], OPS, [100, 30, 50, 20, 10], modules=["Net"])).by_kind["parameters"] == 180
 
 
+def test_parameters_are_what_the_recording_names():
+    """A data set on the chip was 1.6 GiB of parameters, and weights that were cast after a first call of the model were none."""
+    step = [
+        mark(Mark.FORWARD_BEGIN), w(ALLOC, 2), w(OP, 0), mark(Mark.FORWARD_END),
+        mark(Mark.BACKWARD_BEGIN), w(OP, 0), w(FREE, 2), mark(Mark.BACKWARD_END),
+        w(Kind.OPTIMIZER, 0), mark(Mark.OPTIMIZER_BEGIN), w(OP, 0), mark(Mark.OPTIMIZER_END),
+    ]  # fmt: skip
+    check = [mark(Mark.FORWARD_BEGIN), w(OP, 0), mark(Mark.FORWARD_END), w(ALLOC, 3), w(OP, 0), w(FREE, 0)]
+    words = [w(ALLOC, 0), w(ALLOC, 1), w(OP, 0), *check, *step, *step]
+    held = memory(program(words, OPS, [100, 1600, 300, 100], meta={"parameter_blocks": [0, 3]}))
+    kinds = {name: size for name, size in held.by_kind.items() if size}
+    assert kinds == {"parameters": 100, "activations": 300, "buffers": 1600}
+
+
 def test_buckets_that_a_forward_makes_are_no_activations():
     """DistributedDataParallel makes its buckets anew in the second forward, and keeps them."""
 

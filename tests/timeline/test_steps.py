@@ -240,6 +240,14 @@ def test_layers_are_told_by_what_they_launch(op, layers):
         assert found.compared.sigma > plain.compared.sigma
 
 
+def test_the_best_classes_of_a_metric_are_no_experts():
+    """A network with an accuracy of the best five, or a model that had drawn a token, had the error bar of models with experts."""
+    best = made("aten.topk.default", t(256, 1000), 5, out=(t(256, 5), t(256, 5, dtype="int64")))
+    ops = [*OPS, best]
+    step = [FORWARD, [w(Kind.OP, len(OPS))], BACKWARD, optimizer()]
+    assert forecast(program(chain.from_iterable(step * 3), ops), load_chip("h100")).compared.layers == "dense"
+
+
 def test_what_convolves_is_like_no_published_run():
     """Of which all multiply matrices: the bar of a network of convolutions is what its operations' times rest on."""
     x, weight = t(32, 64, 56, 56), t(64, 64, 3, 3)

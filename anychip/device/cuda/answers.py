@@ -4,6 +4,7 @@ Each answer that a program was given is kept in its recording (`Question`). On a
 of them otherwise, the program might have done something else.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -56,16 +57,23 @@ def most_live_bytes(program: Program) -> int:
     return int(np.cumsum(np.where(kinds[at] == Kind.ALLOC, sizes, -sizes)).max(initial=0))
 
 
+# Functions of torch that ask what decides nothing: so whatever calls them would be recorded anew for each chip.
+IN_VAIN = {
+    ("broadcast", "distributed_c10d.py"): ("capability",),  # of every tensor, before it looks whether it is in FP8
+    ("_check_balance", "data_parallel.py"): ("memory_bytes", "multi_processor_count"),  # of chips that are all alike
+}
+
+
 def is_asked_in_vain(name: str) -> bool:
-    """Whether the capability is asked for by `torch.distributed.broadcast` of a tensor that is not in FP8: it asks for every
-    tensor before it looks at the type, so that whatever draws random DTensors would be recorded anew for each chip."""
-    if name != "capability":
+    """Whether one of these functions asks, and not for a tensor in FP8."""
+    if not any(name in names for names in IN_VAIN.values()):
         return False
     frame: FrameType | None = sys._getframe(1)
     for _ in range(8):  # __getattr__ and torch.cuda's own functions stand between
         if frame is None:
             return False
-        if frame.f_code.co_name == "broadcast" and frame.f_code.co_filename.endswith("distributed_c10d.py"):
-            return "float8" not in str(getattr(frame.f_locals.get("tensor"), "dtype", "float8"))
+        code = frame.f_code
+        if name in IN_VAIN.get((code.co_name, os.path.basename(code.co_filename)), ()):
+            return "float8" not in str(getattr(frame.f_locals.get("tensor"), "dtype", ""))
         frame = frame.f_back
     return False

@@ -2,7 +2,9 @@
 
 A script in the recording's own temporary folder runs this module, so shells, pipes and scripts find it as
 well as Python does; it is gone with the recording. What it prints stands in a file beside it, written anew
-whenever the program is about to start another one. Imports no torch, which the script would have to wait for.
+whenever the program is about to start another one. Only where the script runs has the program asked: it notes which
+start that was, as most programs start others (git, a terminal's size) that ask nothing. Imports no torch, which the script
+would have to wait for.
 """
 
 import json
@@ -25,14 +27,34 @@ def cuda_number(version: str) -> int:
     return int(major) * 1000 + int(minor) * 10
 
 
+# questions about the chip -> the properties of --query-gpu that answer them
+ASKED = {
+    "name": ("name", "gpu_name"), "memory_bytes": ("memory.total", "memory.free"), "power_w": ("power.draw", "power.limit"),
+    "capability": ("compute_cap",),
+}  # fmt: skip
+
+
 def facts(runtime: Any) -> dict[str, Any]:
     """What there is to be said of the chip now."""
+    from anychip.device.cuda.answers import answer
+
     runtime.tensors.drain()
+    name, memory_bytes, power_w, capability = (answer(runtime.chip, one) for one in ASKED)
     return {
-        "count": runtime.count, "name": runtime.ask("name"), "total_mib": runtime.ask("memory_bytes") >> 20,
-        "used_mib": runtime.memory.reserved_bytes() >> 20, "power_w": runtime.ask("power_w"),
-        "capability": ".".join(map(str, runtime.ask("capability"))),
+        "count": runtime.count, "name": name, "total_mib": memory_bytes >> 20,
+        "used_mib": runtime.memory.reserved_bytes() >> 20, "power_w": power_w, "capability": ".".join(map(str, capability)),
     }  # fmt: skip
+
+
+def asked(arguments: list[str]) -> list[str]:
+    """The questions about the chip that such a call asks: what it uses of its memory, its load and its temperature are none."""
+    options = dict(one.split("=", 1) for one in arguments if "=" in one)
+    if "--query-gpu" in options:
+        names = {name.strip() for name in options["--query-gpu"].split(",")}
+        return [question for question, properties in ASKED.items() if not names.isdisjoint(properties)]
+    if any(one.startswith("--query-") for one in arguments):
+        return []
+    return ["name"] if "-L" in arguments or "--list-gpus" in arguments else ["name", "memory_bytes"]
 
 
 def row(known: dict[str, Any], index: int) -> dict[str, str]:
@@ -84,27 +106,54 @@ def _head(name: str, rows: list[dict[str, str]]) -> str:
     return f"{name} [{value.rsplit(' ', 1)[1]}]" if value.endswith(UNITS) else name
 
 
-def install(runtime: Any, folder: Path) -> None:
-    """Put `nvidia-smi` before everything else on the PATH of this process. folder: lives as long as the recording."""
-    place = folder / "bin"
-    place.mkdir(exist_ok=True)
-    state, script = place / "nvidia-smi.json", place / "nvidia-smi"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{__file__}" "{state}" "$@"\n', encoding="utf-8")
-    script.chmod(0o755)
-    os.environ["PATH"] = f"{place}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+class Smi:
+    """`nvidia-smi` before everything else on the PATH of this process. folder: lives as long as the recording."""
 
-    def fresh(function: Callable[..., Any]) -> Callable[..., Any]:
+    def __init__(self, runtime: Any, folder: Path) -> None:
+        self.runtime = runtime
+        self.starts: list[Any] = []  # the lines of the program that started a process
+        self.place = folder / "bin"
+        self.place.mkdir(exist_ok=True)
+        self.state, script = self.place / "nvidia-smi.json", self.place / "nvidia-smi"
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{__file__}" "{self.state}" "$@"\n', encoding="utf-8")
+        script.chmod(0o755)
+        os.environ["PATH"] = f"{self.place}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        subprocess.Popen.__init__ = self._fresh(subprocess.Popen.__init__)  # type: ignore[method-assign]
+        os.system = self._fresh(os.system)
+
+    def _fresh(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            if os.getpid() == runtime.pid:
-                state.write_text(json.dumps(facts(runtime)), encoding="utf-8")
+            if os.getpid() == self.runtime.pid:
+                from anychip.record.recorder import user_place
+
+                asks = {"log": str(self._log), "start": len(self.starts)}
+                self.starts.append(user_place())
+                self.state.write_text(json.dumps({**facts(self.runtime), **asks}), encoding="utf-8")
             return function(*args, **kwargs)
 
         return call
 
-    subprocess.Popen.__init__ = fresh(subprocess.Popen.__init__)  # type: ignore[method-assign]
-    os.system = fresh(os.system)
+    @property
+    def _log(self) -> Path:
+        """What the script was asked: a line for each run, the start and the questions."""
+        return self.place / f"nvidia-smi-{os.getpid()}.log"
+
+    def note_questions(self) -> None:
+        """What the program asked by it goes to the recording's questions, with the line that started it."""
+        for line in self._log.read_text(encoding="utf-8").splitlines() if self._log.exists() else ():
+            start, *names = line.split()
+            for name in names:
+                self.runtime.ask(name, self.starts[int(start)])
+
+
+def main(state: Path, arguments: list[str]) -> None:
+    """What the script runs."""
+    known = json.loads(state.read_text(encoding="utf-8"))
+    with open(known["log"], "a", encoding="utf-8") as log:
+        print(known["start"], *asked(arguments), file=log)
+    sys.stdout.write(text(known, arguments))
 
 
 if __name__ == "__main__":
-    sys.stdout.write(text(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), sys.argv[2:]))
+    main(Path(sys.argv[1]), sys.argv[2:])

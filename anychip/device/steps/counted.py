@@ -1,7 +1,7 @@
 """Counts the steps and calls that a program takes, and ends it after enough.
 
 A step is over at the first forward call of a trained module after every optimizer of the step has stepped; where none
-is called, when the first of them steps again. Which optimizers those are is known once one steps for the second time,
+is called, or only by the optimizers themselves (a closure), when the first of them steps again. Which optimizers those are is known once one steps for the second time,
 so a GAN's two belong to one step. One that comes later (after five updates of a critic its generator's) is of every step, and they are
 counted anew; where nobody says how many steps to take, it is waited for.
 """
@@ -36,12 +36,14 @@ class Steps:
         self._cycle: set[int] = set()
         self._rounds = 0  # of optimizers in this step
         self._known: set[int] | None = None
-        self._called = False  # a trained module has been
+        self._called = False  # a trained module has been, outside of optimizers
+        self._stepping = False  # an optimizer has begun to step, and not ended
         self.brief = False  # to be ended after the first backward
         self.lacks_one: Callable[[], bool] = lambda: False  # an optimizer is there that has yet to step
 
     def optimizer(self, number: int) -> None:
         """Optimizer `number` begins to step."""
+        self._stepping = True
         if self.by_mark:
             self._rounds += 1
             if self._rounds == MANY_CALLS and not self.done:
@@ -63,10 +65,13 @@ class Steps:
 
     def stepped(self) -> None:
         """An optimizer has stepped, as far as is known."""
+        self._stepping = False
         self._stepped = len(self.tape)
 
     def forward(self) -> None:
         """A trained module is about to be called."""
+        if self._stepping:
+            return  # by a closure: the step that it is of has only begun
         self._called = True
         if self._known is not None and self._cycle >= self._known:
             self._complete()

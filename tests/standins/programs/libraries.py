@@ -6,6 +6,7 @@ import sys
 
 import amp_C
 import bitsandbytes as bnb
+import flash_attn_interface as flash_attn_3
 import torch
 import transformer_engine.pytorch as te
 from apex import amp
@@ -28,6 +29,16 @@ said: dict[str, object] = {}
 
 def new(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     return torch.randn(*shape, device="cuda", dtype=dtype, requires_grad=True)
+
+
+def flash_attention_3() -> None:
+    q, k = (new(2, 48, heads, 64).requires_grad_() for heads in (8, 2))
+    out, scores = flash_attn_3.flash_attn_func(q, k, k, 0.125, True, return_attn_probs=True)
+    out.sum().backward()
+    x, starts = new(96, 8, 64), torch.tensor([0, 48, 96], dtype=torch.int32, device="cuda")
+    packed = flash_attn_3.flash_attn_varlen_func(x, x, x, starts, starts, 48, 48, softmax_scale=0.125, causal=True)
+    cached = flash_attn_3.flash_attn_with_kvcache(q[:, :1], k, k, causal=True, return_softmax_lse=True)
+    said["flash 3"] = [list(one.shape) for one in (out, scores, k.grad, packed, *cached)]
 
 
 def flash_attention() -> None:
@@ -124,7 +135,7 @@ def bitsandbytes() -> None:
     said["int8"] = [str(eight.weight.dtype), list(eight(new(6, 64)).shape), list(x.grad.shape)]
 
 
-for part in (flash_attention, xformers, optimizers, apex, transformer_engine, liger, bitsandbytes):
+for part in (flash_attention, flash_attention_3, xformers, optimizers, apex, transformer_engine, liger, bitsandbytes):
     part()
 with open(sys.argv[1], "w", encoding="utf-8") as file:
     json.dump(said, file)

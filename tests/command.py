@@ -15,8 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(__file__).parent / "programs"
 TRAIN = PROGRAMS / "train_small.py"
 INFER = PROGRAMS / "infer_small.py"
-# As from a terminal: what starts tests in the background may have told its children to ignore Ctrl-C.
-START = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from anychip.cli import main; sys.exit(main())"
+# As from a terminal: what starts tests in the background may have told its children to ignore Ctrl-C and the terminal's end.
+START = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from anychip.cli import main
+sys.exit(main())
+"""
 
 
 def words(argv, on):

@@ -166,7 +166,11 @@ def test_a_script_s_flags_say_what_is_fused():
 def test_gradients_are_added_apart_where_the_scripts_say_so():
     assert mindspeed("use-flash-attn")["adds_apart"]
     assert not mindspeed("use-flash-attn", model="Mixtral 8x7B")["adds_apart"]
-    assert plan(run_of(framework="Megatron-LM", chip="A100 SXM 80GB")).options["adds_apart"]
+    assert plan(run_of(framework="Megatron-LM", chip="A100 SXM 80GB", source_location="SC21 Table 1")).options[
+        "adds_apart"
+    ]
+    later = plan(run_of(framework="Megatron-LM", chip="A100 SXM 80GB", source_location="Table 5")).options
+    assert (later["adds_apart"], later["reduce"]) == (False, "fp32")
     assert plan(run_of(framework="Megatron-DeepSpeed", chip="A100 SXM 80GB")).options["adds_apart"]
     assert not plan(run_of(framework="Megatron-LM", chip="H100 SXM 80GB")).options["adds_apart"]
 

@@ -265,7 +265,10 @@ class Hooks:
         if id(module) not in self._paths:
             for path, child in module.named_modules():
                 self._paths.setdefault(id(child), path or type(module).__name__)
-                held = (*child._buffers.values(), *child._parameters.values())  # (megatron-core's DDP has a list `buffers`)
+                held = (
+                    *child._buffers.values(),
+                    *child._parameters.values(),
+                )  # (megatron-core's DDP has a list `buffers`)
                 own = [block for one in held if one is not None for block in self._blocks(one)]
                 index = self._module_words(child, own=child is module)[0] >> KIND_BITS
                 self.held_by.update(dict.fromkeys(own, index))

@@ -4,6 +4,7 @@ import pytest
 
 from anychip.figures import batch_of
 from anychip.record.steps import find_steps
+from anychip.timeline.memory import memory
 from tests.device.recorded import TRAIN, names, run
 
 
@@ -148,3 +149,37 @@ def test_samples_of_an_agent_are_those_that_it_learns_from() -> None:
         steps=3,
     )
     assert batch_of(program, tuple(find_steps(program))) == (None, 32)
+
+
+KEPT = """
+    import torch
+    class Own(torch.optim.Optimizer):
+        def __init__(self, parameters):
+            super().__init__(parameters, {})
+            self.state["taken"] = 0
+            self.state["pairs"] = [torch.zeros(300, 1024, device="cuda")]
+        @torch.no_grad()
+        def step(self):
+            self.state["taken"] += 1
+            for parameter in self.param_groups[0]["params"]:
+                parameter.sub_(parameter.grad)
+    model = torch.nn.Linear(1024, 1024, bias=False)
+    model.register_buffer("mask", torch.zeros(200, 1024))
+    model.cuda()
+    optimizer = Own(model.parameters())
+    x = torch.zeros(100, 1024, device="cuda")
+    for _ in range(3):
+        model(x).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+
+
+def test_what_an_optimizer_and_a_module_hold_from_the_start_is_told_from_parameters() -> None:
+    """A program whose optimizer kept a number in its state, by a name of its own, failed."""
+    program, _ = run(KEPT)
+    held = memory(program)
+    assert held.by_kind["parameters"] == 4 << 20
+    assert held.by_kind["optimizer"] == 300 << 12
+    assert held.by_kind["buffers"] == (200 + 100) << 12
+    assert held.by_module["Linear"] >= (4 << 20) + (200 << 12)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._pytree import tree_leaves
 
 from anychip.device.insides._torch import watch_engine
 from anychip.device.runtime import Runtime
@@ -355,9 +356,8 @@ class Hooks:
             if optimizer not in self._optimizers:
                 self.runtime.recorder.warn(STEPS_ON_HOST)
         if optimizer not in self._optimizers:
-            kept = [
-                one for state in optimizer.state.values() for one in state.values() if isinstance(one, torch.Tensor)
-            ]
+            # A program's own optimizer keeps there what it likes, by whatever name: a number of steps, lists of tensors.
+            kept = [one for one in tree_leaves(dict(optimizer.state)) if isinstance(one, torch.Tensor)]
             self.states.update(block for one in kept for block in self._blocks(one))
         number = self._optimizers.setdefault(optimizer, len(self._optimizers))
         self._to_be_used = False

@@ -241,7 +241,7 @@ def _record_chips(
 def _side_by_side(at_a_time: int, calls: Sequence[Callable[[], Ran]]) -> list[Ran | None]:
     """What the calls give, so many at a time. Ctrl-C ends what runs, which keeps what it has; None is of what had not begun. Another
     end of this process (SIGTERM) ends them at once."""
-    from anychip.device.launch import end_all, interrupt_all
+    from anychip.device.launch import POLL_S, end_all, interrupt_all
 
     if not calls:
         return []
@@ -253,7 +253,9 @@ def _side_by_side(at_a_time: int, calls: Sequence[Callable[[], Ran]]) -> list[Ra
             for run in runs:
                 run.cancel()
             if not isinstance(end, KeyboardInterrupt):
-                end_all()
+                while not all(run.done() for run in runs):
+                    end_all()
+                    wait(runs, timeout=POLL_S)  # one of them may only be about to start
                 raise
             interrupt_all()
         return [None if run.cancelled() else run.result() for run in runs]

@@ -329,8 +329,9 @@ def test_what_is_interrupted_before_a_step_is_complete_has_no_figures(begun, tmp
     program = tmp_path / "waits.py"
     program.write_text(f"import torch, threading\n{begun}\nprint('waiting', flush=True)\nthreading.Event().wait(60)\n")
     process = start("--json", tmp_path / "none.json", program, on=("h100", "mi300x"))
-    while "waiting" not in process.stderr.readline():
-        pass
+    for line in process.stderr:
+        if "waiting" in line:
+            break
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")

@@ -166,6 +166,7 @@ KEPT = """
     model = torch.nn.Linear(1024, 1024, bias=False)
     model.register_buffer("mask", torch.zeros(200, 1024))
     model.cuda()
+    model.buffers = []
     optimizer = Own(model.parameters())
     x = torch.zeros(100, 1024, device="cuda")
     for _ in range(3):
@@ -176,7 +177,8 @@ KEPT = """
 
 
 def test_what_an_optimizer_and_a_module_hold_from_the_start_is_told_from_parameters() -> None:
-    """A program whose optimizer kept a number in its state, by a name of its own, failed."""
+    """A program whose optimizer kept a number in its state, by a name of its own, failed, and one whose module had something else
+    called buffers, as Megatron's of data parallelism has: all of its programs failed."""
     program, _ = run(KEPT)
     held = memory(program)
     assert held.by_kind["parameters"] == 4 << 20

@@ -266,7 +266,8 @@ class Hooks:
         if id(module) not in self._paths:
             for path, child in module.named_modules():
                 self._paths.setdefault(id(child), path or type(module).__name__)
-                held = (*child.buffers(recurse=False), *child.parameters(recurse=False))
+                # By the class: Megatron's module of data parallelism has a list of that name.
+                held = (*torch.nn.Module.buffers(child, recurse=False), *child.parameters(recurse=False))
                 own = [block for one in held for block in self._blocks(one)]
                 index = self._module_words(child, own=child is module)[0] >> KIND_BITS
                 self.held_by.update(dict.fromkeys(own, index))

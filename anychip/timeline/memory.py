@@ -76,7 +76,8 @@ def memory(program: Program) -> Memory:
 
     parameters: of a module that is called or an optimizer, born before the first forward and alive at the end of the first step
     (or of the tape); buffers: others that live as long (registered ones, caches, data), and where nothing is trained what outlives
-    the call that it was made in (keys and values, outputs); gradients: born in a backward and alive when it ends; optimizer: born in an optimizer step and alive when it ends; activations: born in
+    the call that it was made in (keys and values, outputs); gradients: born in a backward and alive when it ends, or
+    there from the start (one block of all) and what an optimizer steps by; optimizer: born in an optimizer step and alive when it ends; activations: born in
     a forward and kept for its backward, or flowing through a backward; workspace: born in a forward and gone before it
     ends. Inputs, temporaries outside of phases, and what a forward makes for longer than the step after it are other.
     """
@@ -151,8 +152,9 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
     next_end = np.append(trained, (size + 1, size + 1))[np.searchsorted(trained, of.born, side="right") + 1]
     kind[(phase == Phase.FORWARD) & (of.died >= next_end)] = KINDS.index("other")
     # Of one that ended before a module was called or an optimizer stepped nothing tells which are parameters.
-    known = [np.isin(of.block, program.meta.get(name, [])) for name in ("state_blocks", "parameter_blocks")]
-    kept = np.select(known, [KINDS.index("optimizer"), KINDS.index("parameters")], KINDS.index("buffers"))
+    told = {"state_blocks": "optimizer", "parameter_blocks": "parameters", "gradient_blocks": "gradients"}
+    known = [np.isin(of.block, program.meta.get(name, [])) for name in told]
+    kept = np.select(known, [KINDS.index(name) for name in told.values()], KINDS.index("buffers"))
     if not program.meta.get("parameter_blocks"):
         kept[:] = KINDS.index("parameters")
     lasting = (of.born < first_forward) & (of.died >= first_end)

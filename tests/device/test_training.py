@@ -185,3 +185,14 @@ def test_what_an_optimizer_and_a_module_hold_from_the_start_is_told_from_paramet
     assert held.by_kind["optimizer"] == 300 << 12
     assert held.by_kind["buffers"] == (200 + 100) << 12
     assert held.by_module["Linear"] >= (4 << 20) + (200 << 12)
+
+
+def test_gradients_of_one_block_that_is_there_from_the_start_are_gradients() -> None:
+    """As Megatron and DistributedDataParallel with gradient_as_bucket_view have: they were buffers, and before these parameters."""
+    text = KEPT.replace(
+        "optimizer = Own(",
+        "flat = torch.zeros(1 << 20, device='cuda')\n    model.weight.grad = flat.view(1024, 1024)\n    optimizer = Own(",
+    )
+    held = memory(run(text.replace("zero_grad()", "zero_grad(set_to_none=False)"))[0])
+    assert (held.by_kind["parameters"], held.by_kind["gradients"]) == (4 << 20, 4 << 20)
+    assert held.by_kind["buffers"] == (200 + 100) << 12

@@ -95,6 +95,7 @@ class Hooks:
         self._optimizers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self.parameters: set[int] = set()
         self.states: set[int] = set()  # blocks of what optimizers had when they stepped first: of a checkpoint
+        self.gradients: set[int] = set()  # blocks of what optimizers stepped by first, some made before any backward
         self.held_by: dict[int, int] = {}  # block of a parameter or buffer -> module that holds it
         self.backward = BackwardModules(self.tape)
         self._outer: list[int] = []  # modules that are being called, by index
@@ -360,6 +361,8 @@ class Hooks:
             # A program's own optimizer keeps there what it likes, by whatever name: a number of steps, lists of tensors.
             kept = [one for one in tree_leaves(dict(optimizer.state)) if isinstance(one, torch.Tensor)]
             self.states.update(block for one in kept for block in self._blocks(one))
+            grads = [one.grad for one in parameters if one.grad is not None]
+            self.gradients.update(block for one in grads for block in self._blocks(one))
         number = self._optimizers.setdefault(optimizer, len(self._optimizers))
         self._to_be_used = False
         self.steps.optimizer(number)

@@ -196,3 +196,25 @@ def test_gradients_of_one_block_that_is_there_from_the_start_are_gradients() -> 
     held = memory(run(text.replace("zero_grad()", "zero_grad(set_to_none=False)"))[0])
     assert (held.by_kind["parameters"], held.by_kind["gradients"]) == (4 << 20, 4 << 20)
     assert held.by_kind["buffers"] == (200 + 100) << 12
+
+
+def test_sparse_buffers_and_gradients_have_no_block() -> None:
+    """A graph's adjacency in a buffer: the program failed, as such a tensor has no storage."""
+    program, _ = run("""
+        import torch
+        class Graph(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.table = torch.nn.Embedding(16, 8, sparse=True)
+                self.register_buffer("adjacency", torch.eye(16).to_sparse())
+            def forward(self, nodes):
+                return torch.sparse.mm(self.adjacency, self.table(nodes))
+        model = Graph().cuda()
+        optimizer = torch.optim.SparseAdam(model.parameters())
+        for _ in range(3):
+            model(torch.arange(16, device="cuda")).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    """)
+    assert program.meta["steps"] == 3
+    assert len(program.meta["parameter_blocks"]) == 1

@@ -405,7 +405,7 @@ class Hooks:
             inside = (getattr(parameter, name) for name in parameter.__tensor_flatten__()[0])  # (and a DTensor's mesh)
             return [block for one in inside if isinstance(one, torch.Tensor) for block in self._blocks(one)]
         parameter = unwrapped(parameter)
-        if parameter.device.type == "cpu" or is_lazy(parameter):
+        if parameter.device.type == "cpu" or is_lazy(parameter) or parameter.layout is not torch.strided:
             return []
         block = self.runtime.tensors.by_address.get(parameter.untyped_storage().data_ptr())
         return [block.words >> KIND_BITS] if block is not None and block.words else []

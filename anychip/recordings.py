@@ -4,10 +4,11 @@ A recording is priced on another chip as it stands where that chip would have an
 asked in the same way; where an answer differs the program might have done something else, so it is recorded again.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -239,9 +240,9 @@ def _record_chips(
 
 
 def _side_by_side(at_a_time: int, calls: Sequence[Callable[[], Ran]]) -> list[Ran | None]:
-    """What the calls give, so many at a time. Ctrl-C ends what runs, which keeps what it has; None is of what had not begun. Another
-    end of this process (SIGTERM) ends them at once."""
-    from anychip.device.launch import end_all, interrupt_all
+    """What the calls give, so many at a time; None is of what had not begun. Ctrl-C ends what runs, which keeps what it has; a second
+    one, too long a wait or another end of this process (SIGTERM) ends it at once."""
+    from anychip.device.launch import SAVING_S, interrupt_all
 
     if not calls:
         return []
@@ -249,14 +250,31 @@ def _side_by_side(at_a_time: int, calls: Sequence[Callable[[], Ran]]) -> list[Ra
         runs = [pool.submit(call) for call in calls]
         try:
             wait(runs)
-        except BaseException as end:
-            for run in runs:
-                run.cancel()
-            if not isinstance(end, KeyboardInterrupt):
-                end_all()
-                raise
+        except KeyboardInterrupt:
+            _cancel(runs)
             interrupt_all()
+            with contextlib.suppress(KeyboardInterrupt):
+                wait(runs, timeout=SAVING_S)
+            _end(runs)
+        except BaseException:
+            _cancel(runs)
+            _end(runs)
+            raise
         return [None if run.cancelled() else run.result() for run in runs]
+
+
+def _cancel(runs: Iterable[Future[Any]]) -> None:
+    for run in runs:
+        run.cancel()
+
+
+def _end(runs: Sequence[Future[Any]]) -> None:
+    """End the programs of those that still run, also of one that is only about to start its own."""
+    from anychip.device.launch import POLL_S, end_all
+
+    while not all(run.done() for run in runs):
+        end_all()
+        wait(runs, timeout=POLL_S)
 
 
 def _interrupted(recorded: Iterable[Program | ProgramFailed]) -> bool:

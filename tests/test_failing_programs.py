@@ -323,14 +323,43 @@ def test_sys_exit_keeps_its_code(code):
     assert "Traceback" not in done.err
 
 
+def test_a_second_ctrl_c_ends_programs_that_are_deaf_to_the_first_side_by_side(tmp_path):
+    """Nothing but SIGKILL did: they were waited for, by threads that hear no Ctrl-C."""
+    program = tmp_path / "deaf.py"
+    program.write_text(
+        "import pathlib, signal, subprocess, torch\n"
+        "model = torch.nn.Linear(8, 8).cuda()\n"
+        "optimizer = torch.optim.SGD(model.parameters(), 0.1)\n"
+        "for step in range(3):\n"
+        "    model(torch.zeros(8, 8, device='cuda')).sum().backward()\n"
+        "    optimizer.step()\n"
+        "    if 'H100' not in torch.cuda.get_device_name():\n"
+        "        signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        f"        pathlib.Path({str(tmp_path / 'waits')!r}).touch()\n"
+        "        subprocess.run(['sleep', '100'])\n"
+    )
+    process = start("--quiet", "--json", tmp_path / "found.json", program, on=("h100", "mi300x"))
+    limit = time.monotonic() + 100
+    while not (tmp_path / "waits").exists() and time.monotonic() < limit:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=15)
+    assert process.returncode == 130, err
+    assert "left out: amd-mi300x: " in err
+    assert target(tmp_path / "found.json")["asked"] == "h100"
+
+
 @pytest.mark.parametrize("begun", ["", "torch.nn.Linear(64, 64).cuda()"])
 def test_what_is_interrupted_before_a_step_is_complete_has_no_figures(begun, tmp_path):
     """A model that had been made was said to fit, with the time that this took."""
     program = tmp_path / "waits.py"
     program.write_text(f"import torch, threading\n{begun}\nprint('waiting', flush=True)\nthreading.Event().wait(60)\n")
     process = start("--json", tmp_path / "none.json", program, on=("h100", "mi300x"))
-    while "waiting" not in process.stderr.readline():
-        pass
+    for line in process.stderr:
+        if "waiting" in line:
+            break
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")

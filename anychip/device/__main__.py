@@ -105,6 +105,7 @@ class Session:
             "steps": self.hooks.steps.complete, "folded": self.runtime.repeats.folded if self.runtime.repeats else 0, "calls": self.hooks.steps.done_calls,
             "chips_used": len(self.runtime.kernels.devices),
             "parameter_blocks": sorted(self.hooks.parameters), "state_blocks": sorted(self.hooks.states),
+            "gradient_blocks": sorted(self.hooks.gradients),
             "held_by": [list(pair) for pair in self.hooks.held_by.items()], "wall_s": self.real_time() - self.began_s, **meta,
         })  # fmt: skip
         program.rank = self.rank or 0

@@ -30,6 +30,7 @@ TORCH_UNFIT = 70  # exit status by which the child says that this torch cannot c
 LOW_BYTE = 256
 UNFOLD = 71  # asks to be run again, without folding micro-batches
 GRACE_S = 5.0
+SAVING_S = 20.0  # in which a program that is asked to end saves what it has
 POLL_S = 0.1
 SAID, LAST_LINES = "said.txt", 40  # what a program said that is not shown, and how much of it is told where it fails
 STEPS, STEPS_OF_MANY = 3, 2  # the first warms up
@@ -119,7 +120,9 @@ def interrupt_all() -> None:
 def end_all() -> None:
     """End the programs that other threads record, and what they started."""
     for child in tuple(_running):
-        _kill_group(child)
+        if child.returncode is None:  # else its number may be another's by now
+            _running[child] = True
+            _kill_group(child)
 
 
 def _run(config: dict[str, Any], show_output: bool, drafts: Drafts) -> tuple[int, bool, str]:
@@ -196,7 +199,7 @@ def _interrupt(child: "subprocess.Popen[bytes]") -> None:
     """Ask the child to save what it has; a second Ctrl-C, or too long a wait, ends it."""
     try:
         child.send_signal(signal.SIGINT)
-        child.communicate(timeout=GRACE_S * 4)
+        child.communicate(timeout=SAVING_S)
     except (KeyboardInterrupt, subprocess.TimeoutExpired):
         child.kill()
         child.wait()

@@ -16,12 +16,10 @@ from anychip.source.text import Text
 
 def port_notebook(text: str, target: Target, project: Project) -> Ported:
     """The notebook with its code ported. Lines of the report are lines of all code cells, one after the other."""
-    try:
-        book = json.loads(text)
-        cells = [cell for cell in book["cells"] if cell.get("cell_type") == "code"]
-        sources = ["".join(cell["source"]) for cell in cells]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    found = _read(text)
+    if found is None:
         return Ported(Text(text), text, problem="no notebook of version 4")
+    book, cells, sources = found
     layout = _layout(text, book)
     code = "\n".join(sources)
     plain = "\n".join(_python_of(source) for source in sources)
@@ -39,8 +37,18 @@ def port_notebook(text: str, target: Target, project: Project) -> Ported:
 
 def shell_of(text: str) -> str:
     """The shell commands of the code that is ported, where they stand in it; all else is blank."""
-    cells = [cell for cell in json.loads(text)["cells"] if cell.get("cell_type") == "code"]
-    return "\n".join(_shell_of("".join(cell["source"])) for cell in cells)
+    _, _, sources = _read(text) or (None, [], [])
+    return "\n".join(map(_shell_of, sources))
+
+
+def _read(text: str) -> tuple[Any, list[Any], list[str]] | None:
+    """The notebook, its code cells and the code in each; None of what is no notebook of version 4."""
+    try:
+        book = json.loads(text)
+        cells = [cell for cell in book["cells"] if cell.get("cell_type") == "code"]
+        return book, cells, ["".join(cell["source"]) for cell in cells]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _shell_of(source: str) -> str:

@@ -59,7 +59,7 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
     console.print(Text.assemble("forecast of ", (answer.program, "bold")), overflow="fold")
     for line in _legend(answer):
         console.print(Text(line, style="dim"))
-    answer = replace(answer, names=tuple(map(short_name, answer.names)))
+    answer = replace(answer, names=short_names(answer.names))
     columns = list(zip(answer.names, answer.forecasts, strict=True))
     reserved = answer.reserved_bytes or (None,) * len(columns)
     room = max(1, (console.width - LABEL_WIDTH) // (COLUMN_WIDTH + 2))
@@ -90,6 +90,12 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
 def short_name(target: str) -> str:
     """A target whose chip is a file by that one's name alone: my-chips/acme-one.toml:8 is acme-one:8."""
     return re.sub(r"[^:@]*/(?=[^/:@]+\.toml)|\.toml(?=[:@]|$)", "", target)
+
+
+def short_names(targets: Sequence[str]) -> tuple[str, ...]:
+    """Of each target, but of those that would be called alike (a chip and one's own copy of its file) all that was asked for."""
+    short = [short_name(target) for target in targets]
+    return tuple(target if short.count(name) > 1 else name for target, name in zip(targets, short, strict=True))
 
 
 def _heading(name: str) -> str:

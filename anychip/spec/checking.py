@@ -97,8 +97,8 @@ def check_document(doc: Document, context: Context) -> list[Problem]:
     if doc.problems or validate(rest, schema, partial=True):
         return problems
     parents: list[Document] = []
-    if schema == "chips" and "extends" in rest.table:
-        rest, parents, found = _inherited(rest)
+    if schema == "chips" and "extends" in doc.table:
+        rest, parents, found = _inherited(rest) if "extends" in rest.table else (_alone(rest), [], [])
         known = {problem.path for problem in problems}
         problems += [problem for problem in found if problem.path not in known]
     item, written = subject(rest, schema, parents), Subject(doc, schema, doc.table, None, {})
@@ -115,10 +115,15 @@ def _inherited(doc: Document) -> tuple[Document, list[Document], list[Problem]]:
     except AnychipError as error:
         line = doc.line("extends")
         told = _first_line(error).removeprefix(f"{doc.file}:{line}: extends: ")
-        alone = Document(doc.file, doc.text, {key: value for key, value in doc.table.items() if key != "extends"})
-        return sound(alone, validate(alone)), [], [Problem(str(doc.file), line, "extends", told)]
+        return _alone(doc), [], [Problem(str(doc.file), line, "extends", told)]
     found = joined_problems([doc, *parents])
     return sound(doc, found), parents, found
+
+
+def _alone(doc: Document) -> Document:
+    """What is sound of a variant by itself, without the sources of what it extends."""
+    alone = Document(doc.file, doc.text, {key: value for key, value in doc.table.items() if key != "extends"})
+    return sound(alone, validate(alone))
 
 
 def _apply(rule: ModuleType, item: Subject, context: Context) -> Iterable[Problem]:

@@ -29,12 +29,9 @@ def _without(table: dict[str, Any], parts: list[str]) -> None:
     if not isinstance(table.get("sources", {}), dict):
         del table["sources"]
     if parts[0] == "sources" and len(parts) > 1:
-        source, name = table["sources"][parts[1]], parts[-1]
-        if isinstance(source, dict) and name in (
-            "title",
-            "date",
-        ):  # of what kind it is, and where, can still be looked at
-            source[name] = _STAND_IN[name]
+        source, name = table["sources"].get(parts[1]), parts[-1]
+        if isinstance(source, dict) and name in ("title", "date"):
+            source[name] = _STAND_IN[name]  # of what kind it is, and where, can still be looked at
         else:
             table["sources"][parts[1]] = dict(_STAND_IN)
     elif parts[0] == "disputed":

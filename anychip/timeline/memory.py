@@ -77,7 +77,8 @@ def memory(program: Program) -> Memory:
     parameters: what modules that are called and optimizers have as such, from the first step on; buffers: others born before the
     first forward and alive at the end of the first step, or of the tape (registered ones, caches, data), and where nothing is trained
     what outlives the call that it was made in (keys and values, outputs); of a recording that names no parameters, both are parameters;
-    gradients: born in a backward and alive when it ends; optimizer: born in an optimizer step and alive when it ends, or had by an optimizer before; activations: born in
+    gradients: born in a backward and alive when it ends, or there from the start (one block of all) and what an optimizer steps by;
+    optimizer: born in an optimizer step and alive when it ends, or had by an optimizer before; activations: born in
     a forward and kept for its backward, or flowing through a backward; workspace: born in a forward and gone before it
     ends. Inputs, temporaries outside of phases, and what a forward makes for longer than the step after it are other.
     """
@@ -151,11 +152,15 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
     trained = np.array([step.end for step in steps if step.kind == "train"], np.int64)
     next_end = np.append(trained, (size + 1, size + 1))[np.searchsorted(trained, of.born, side="right") + 1]
     kind[(phase == Phase.FORWARD) & (of.died >= next_end)] = KINDS.index("other")
-    named, states = (np.isin(of.block, program.meta.get(name, [])) for name in ("parameter_blocks", "state_blocks"))
+    states, gradients, named = (
+        np.isin(of.block, program.meta.get(name, []))
+        for name in ("state_blocks", "gradient_blocks", "parameter_blocks")
+    )
     lasting = (of.born < first_forward) & (of.died >= first_end)
     # Of one that ended before a module was called or an optimizer stepped nothing tells which are parameters.
     kind[lasting] = KINDS.index("buffers" if program.meta.get("parameter_blocks") else "parameters")
     kind[lasting & states] = KINDS.index("optimizer")
+    kind[lasting & gradients] = KINDS.index("gradients")
     kind[named & (of.born < first_end) & (of.died >= first_end)] = KINDS.index("parameters")
     return kind
 

@@ -105,3 +105,16 @@ def test_shell_commands_of_notebooks_are_left(cell, tmp_path):
     assert by_audit == by_port
     (one,) = [left for left in port(tmp_path).left if "nvidia-smi" in left.symbol]
     assert one.line == 3 + cell.count("\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", '{"worksheets": [], "nbformat": 3}', '{"cells": [3]}', "version https://git-lfs.github.com/spec/v1"],
+)
+def test_what_is_no_notebook_of_today_is_skipped(text, tmp_path):
+    """One in a tree ended the port of all of it: its shell commands were looked for in cells that it does not have."""
+    (tmp_path / "old.ipynb").write_text(text)
+    (tmp_path / "a.py").write_text("import torch\nx = torch.zeros(3).cuda()\n")
+    done = port(tmp_path)
+    assert done.skipped == {"old.ipynb": "no notebook of version 4"}
+    assert [edit.rule for edit in done.edits if edit.rule != "header"] == ["cuda-method"]

@@ -4,6 +4,7 @@ import pytest
 
 from anychip.figures import batch_of
 from anychip.record.steps import find_steps
+from anychip.timeline.memory import memory
 from tests.device.recorded import TRAIN, names, run
 
 
@@ -148,3 +149,72 @@ def test_samples_of_an_agent_are_those_that_it_learns_from() -> None:
         steps=3,
     )
     assert batch_of(program, tuple(find_steps(program))) == (None, 32)
+
+
+KEPT = """
+    import torch
+    class Own(torch.optim.Optimizer):
+        def __init__(self, parameters):
+            super().__init__(parameters, {})
+            self.state["taken"] = 0
+            self.state["pairs"] = [torch.zeros(300, 1024, device="cuda")]
+        @torch.no_grad()
+        def step(self):
+            self.state["taken"] += 1
+            for parameter in self.param_groups[0]["params"]:
+                parameter.sub_(parameter.grad)
+    model = torch.nn.Linear(1024, 1024, bias=False)
+    model.register_buffer("mask", torch.zeros(200, 1024))
+    model.cuda()
+    model.buffers = []
+    optimizer = Own(model.parameters())
+    x = torch.zeros(100, 1024, device="cuda")
+    for _ in range(3):
+        model(x).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+
+
+def test_what_an_optimizer_and_a_module_hold_from_the_start_is_told_from_parameters() -> None:
+    """A program whose optimizer kept a number in its state, by a name of its own, failed, and one whose module had something else
+    called buffers, as Megatron's of data parallelism has: all of its programs failed."""
+    program, _ = run(KEPT)
+    held = memory(program)
+    assert held.by_kind["parameters"] == 4 << 20
+    assert held.by_kind["optimizer"] == 300 << 12
+    assert held.by_kind["buffers"] == (200 + 100) << 12
+    assert held.by_module["Linear"] >= (4 << 20) + (200 << 12)
+
+
+def test_gradients_of_one_block_that_is_there_from_the_start_are_gradients() -> None:
+    """As Megatron and DistributedDataParallel with gradient_as_bucket_view have: they were buffers, and before these parameters."""
+    text = KEPT.replace(
+        "optimizer = Own(",
+        "flat = torch.zeros(1 << 20, device='cuda')\n    model.weight.grad = flat.view(1024, 1024)\n    optimizer = Own(",
+    )
+    held = memory(run(text.replace("zero_grad()", "zero_grad(set_to_none=False)"))[0])
+    assert (held.by_kind["parameters"], held.by_kind["gradients"]) == (4 << 20, 4 << 20)
+    assert held.by_kind["buffers"] == (200 + 100) << 12
+
+
+def test_sparse_buffers_and_gradients_have_no_block() -> None:
+    """A graph's adjacency in a buffer: the program failed, as such a tensor has no storage."""
+    program, _ = run("""
+        import torch
+        class Graph(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.table = torch.nn.Embedding(16, 8, sparse=True)
+                self.register_buffer("adjacency", torch.eye(16).to_sparse())
+            def forward(self, nodes):
+                return torch.sparse.mm(self.adjacency, self.table(nodes))
+        model = Graph().cuda()
+        optimizer = torch.optim.SparseAdam(model.parameters())
+        for _ in range(3):
+            model(torch.arange(16, device="cuda")).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    """)
+    assert program.meta["steps"] == 3
+    assert len(program.meta["parameter_blocks"]) == 1

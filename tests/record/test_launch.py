@@ -1,6 +1,7 @@
 """The process that a program is recorded in is ended, whatever came meanwhile."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -24,14 +25,30 @@ def test_a_signal_that_came_while_popen_was_locked_does_not_hang_the_end(monkeyp
 
 def test_folders_of_killed_recordings_are_removed_and_no_others(tmp_path: Path) -> None:
     """They stayed for good, with their recordings."""
-    for name in ("dead", "runs", "young", "none"):
-        (tmp_path / f"anychip-{name}").mkdir()
-    (tmp_path / "other").mkdir()
+    names = (
+        "anychip-dead",
+        "anychip-runs",
+        "anychip-young",
+        "anychip-elsewhere",
+        "anychip-mine",
+        "anychip-none",
+        "other",
+    )
+    for name in names:
+        (tmp_path / name).mkdir()
+    for name in ("anychip-dead", "anychip-young", "anychip-elsewhere", "other"):
+        with kept.running(tmp_path / name):
+            pass
+    # In a folder that machines share a lock may be seen on one of them alone.
+    note = tmp_path / "anychip-elsewhere" / kept.RUNNING
+    note.write_text(note.read_text().replace(socket.gethostname(), "another"))
+    (tmp_path / "anychip-mine" / kept.RUNNING).mkdir()  # and a user may have folders of such a name
+    (tmp_path / "anychip-link").symlink_to(tmp_path / "other")
     long_ago = time.time() - 2 * kept.YOUNG_S
-    for folder in ("anychip-dead", "anychip-young", "other"):
-        (tmp_path / folder / kept.RUNNING).touch()
     with kept.running(tmp_path / "anychip-runs"):
-        for folder in ("anychip-dead", "anychip-runs", "other"):
-            os.utime(tmp_path / folder / kept.RUNNING, (long_ago, long_ago))
+        for name in names:
+            if name not in ("anychip-young", "anychip-none"):
+                os.utime(tmp_path / name / kept.RUNNING, (long_ago, long_ago))
         kept.remove_dead(tmp_path)
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["anychip-none", "anychip-runs", "anychip-young", "other"]
+    assert {one.name for one in tmp_path.iterdir()} == {*names, "anychip-link"} - {"anychip-dead"}
+    assert (tmp_path / "other" / kept.RUNNING).is_file()

@@ -183,6 +183,12 @@ def test_a_chip_file_is_named_without_its_folder(target, shown_as):
     assert terminal.short_name(target) == shown_as
 
 
+def test_a_chip_and_ones_own_copy_of_its_file_are_not_called_alike():
+    """Both columns were headed nvidia-h100-sxm, and the lines of each rank and of memory by module named it."""
+    own = ("nvidia-h100-sxm:8", "my/nvidia-h100-sxm.toml:8", "my/acme.toml:8")
+    assert terminal.short_names(own) == (*own[:2], "acme:8")
+
+
 def test_a_long_name_heads_its_column_broken_at_its_dashes(answer):
     """The path of a chip file was broken in the middle of words, and over more lines than the first figures."""
     names = ("/home/me/chips/acme-first-generation-pod.toml", *FOUR[1:])

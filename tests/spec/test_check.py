@@ -207,6 +207,23 @@ def test_what_the_schema_refuses_hides_nothing_else(write: Write) -> None:
     assert "no figure names" not in told  # its figure's source is what the schema refused
 
 
+@pytest.mark.parametrize(("line", "told"), [
+    ("extends = -1", "extends"), ('extends = "nvidia-h100-sxm"\nsources = 3', "sources"),
+    ('extends = "nvidia-h100-sxm"\n[sources."a.b"]\nkind = "datasheet"', "sources"),
+])  # fmt: skip
+def test_a_variant_whose_links_to_others_are_no_such_is_told_without_a_traceback(
+    write: Write, line: str, told: str
+) -> None:
+    text = f"""schema_version = 1
+id = "acme-two"
+name = "Two"
+{line}
+[power]
+limit = {{ value = 300, unit = "W", src = "compute" }}
+"""
+    assert f": {told}" in messages(write(text, "acme-two"))
+
+
 @pytest.mark.parametrize("extends", ["nvidia-h100-sxm", "nvidia-h100-sxmm", "acme-bad"])
 def test_a_variant_is_checked_whole_whatever_is_wrong_with_what_it_extends(write: Write, extends: str) -> None:
     """Nothing else was told of a variant of a file that is not there or wrong, and what its figures name came in one line."""

@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import shutil
+import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,10 +32,17 @@ NAMED = 3  # paths that are told
 
 @contextmanager
 def running(folder: Path) -> Iterator[None]:
-    """Until its end others know that what lies at a checkpoint's path is of this recording."""
+    """Until its end others know that what lies at a checkpoint's path is of this recording, which this machine makes."""
     with open(folder / RUNNING, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(_here())
+        file.flush()
         yield
+
+
+def _here() -> str:
+    """What the note of a recording says: whose it is. Of another machine's, in a folder that both see, a lock may tell nothing."""
+    return f"a recording of anychip on {socket.gethostname()}\n"
 
 
 def _is_running(folder: Path) -> bool:
@@ -48,13 +57,15 @@ def _is_running(folder: Path) -> bool:
 
 
 def remove_dead(parent: Path) -> None:
-    """Remove the folders of recordings that were killed. What they put aside lies elsewhere, and stays."""
-    for note in parent.glob(f"{PREFIX}*/{RUNNING}"):
-        with suppress(OSError):
-            found = note.stat()
-            mine = found.st_uid == os.getuid() and time.time() - found.st_mtime > YOUNG_S
-            if mine and not _is_running(note.parent):
-                shutil.rmtree(note.parent, ignore_errors=True)
+    """Remove the folders of recordings of this user on this machine that were killed. What they put aside lies elsewhere, and stays."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError, UnicodeError):
+            note = folder / RUNNING
+            found = note.lstat()
+            mine = folder.lstat().st_uid == found.st_uid == os.getuid() and stat.S_ISREG(found.st_mode)
+            over = mine and time.time() - found.st_mtime > YOUNG_S and not _is_running(folder)
+            if over and note.read_text(encoding="utf-8") == _here():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def asides(place: str, recording: Path) -> list[tuple[str, bool]]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._pytree import tree_leaves
 
 from anychip.device.insides._torch import watch_engine
 from anychip.device.runtime import Runtime
@@ -94,6 +95,7 @@ class Hooks:
         self._optimizers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self.parameters: set[int] = set()
         self.states: set[int] = set()  # blocks of what optimizers had when they stepped first: of a checkpoint
+        self.gradients: set[int] = set()  # blocks of what optimizers stepped by first, some made before any backward
         self.held_by: dict[int, int] = {}  # block of a parameter or buffer -> module that holds it
         self.backward = BackwardModules(self.tape)
         self._outer: list[int] = []  # modules that are being called, by index
@@ -265,11 +267,12 @@ class Hooks:
         if id(module) not in self._paths:
             for path, child in module.named_modules():
                 self._paths.setdefault(id(child), path or type(module).__name__)
+                # By the class: Megatron's module of data parallelism has a list of that name.
                 held = (
-                    *child._buffers.values(),
-                    *child._parameters.values(),
-                )  # (megatron-core's DDP has a list `buffers`)
-                own = [block for one in held if one is not None for block in self._blocks(one)]
+                    *torch.nn.Module.buffers(child, recurse=False),
+                    *torch.nn.Module.parameters(child, recurse=False),
+                )
+                own = [block for one in held for block in self._blocks(one)]
                 index = self._module_words(child, own=child is module)[0] >> KIND_BITS
                 self.held_by.update(dict.fromkeys(own, index))
 
@@ -358,10 +361,11 @@ class Hooks:
             if optimizer not in self._optimizers:
                 self.runtime.recorder.warn(STEPS_ON_HOST)
         if optimizer not in self._optimizers:
-            kept = [
-                one for state in optimizer.state.values() for one in state.values() if isinstance(one, torch.Tensor)
-            ]
+            # A program's own optimizer keeps there what it likes, by whatever name: a number of steps, lists of tensors.
+            kept = [one for one in tree_leaves(dict(optimizer.state)) if isinstance(one, torch.Tensor)]
             self.states.update(block for one in kept for block in self._blocks(one))
+            grads = [one.grad for one in parameters if one.grad is not None]
+            self.gradients.update(block for one in grads for block in self._blocks(one))
         number = self._optimizers.setdefault(optimizer, len(self._optimizers))
         self._to_be_used = False
         self.steps.optimizer(number)
@@ -404,7 +408,7 @@ class Hooks:
             inside = (getattr(parameter, name) for name in parameter.__tensor_flatten__()[0])  # (and a DTensor's mesh)
             return [block for one in inside if isinstance(one, torch.Tensor) for block in self._blocks(one)]
         parameter = unwrapped(parameter)
-        if parameter.device.type == "cpu" or is_lazy(parameter):
+        if parameter.device.type == "cpu" or is_lazy(parameter) or parameter.layout is not torch.strided:
             return []
         block = self.runtime.tensors.by_address.get(parameter.untyped_storage().data_ptr())
         return [block.words >> KIND_BITS] if block is not None and block.words else []

@@ -17,8 +17,10 @@ def check(subject: Subject, context: Context) -> Iterator[Problem]:
     own = subject.doc.table
     used = set(_names({key: value for key, value in own.items() if key != "sources"}))
     sources = own.get("sources", {})
+    if not isinstance(sources, dict):
+        return
     misspelt = used.difference(sources)  # told where they stand, with the name that is meant
-    for name in sources if isinstance(sources, dict) else ():
+    for name in sources:
         if name not in used and not get_close_matches(name, misspelt, 1):
             message = f"no figure names the source {name!r}"
             yield subject.problem(RULE, f"sources.{name}", message, "name it, or leave it out", fixable=True)

@@ -351,9 +351,12 @@ def test_a_second_ctrl_c_ends_programs_that_are_deaf_to_the_first_side_by_side(t
     assert target(tmp_path / "found.json")["asked"] == "h100"
 
 
-@pytest.mark.parametrize("begun", ["", "torch.nn.Linear(64, 64).cuda()"])
+MODEL = "torch.nn.Linear(64, 64).cuda()"
+
+
+@pytest.mark.parametrize("begun", ["", MODEL, f"{MODEL}(torch.ones(4, 64, device='cuda'))"])
 def test_what_is_interrupted_before_a_step_is_complete_has_no_figures(begun, tmp_path):
-    """A model that had been made was said to fit, with the time that this took."""
+    """A model that had been made was said to fit, with the time that this took, and a forward was a call of a served model."""
     program = tmp_path / "waits.py"
     program.write_text(f"import torch, threading\n{begun}\nprint('waiting', flush=True)\nthreading.Event().wait(60)\n")
     process = start("--json", tmp_path / "none.json", program, on=("h100", "mi300x"))

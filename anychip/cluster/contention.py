@@ -1,8 +1,9 @@
 """What a running collective takes from what runs beside it: memory bandwidth, cores, wires.
 
 Memory: what it moves over its time, of what memory can do. Cores: those that the chip's file says it occupies while it
-runs; a chip that moves data by engines of its own names none. A kernel that overlaps a collective for t seconds of a
-share s takes s / (1 - s) * t longer: memory's share where memory limits it, the cores' where its arithmetic does.
+runs; a chip that moves data by engines of its own names none. Beside a collective of share s a kernel gets on by 1 - s of its
+speed: memory's share where memory limits it, the cores' where its arithmetic does. What it has not done in t seconds of overlap, s * t, is
+done when the collective has gone: all kernels lose what the collective takes, and no more however short it is.
 
 Wires: collectives on different streams of a chip that the same tier's bandwidth limits share it, so that each takes as
 much longer as others overlap it; a send goes out, a receive comes in, all else does both.
@@ -88,14 +89,13 @@ def _overlap(begin: Floats, end: Floats, since: Floats, until: Floats) -> Floats
 
 
 def _integral(begin: Floats, end: Floats, share: Floats, since: Floats, until: Floats) -> Floats:
-    """Seconds lost by work in each since..until: its overlap with begin..end at their shares s, as s / (1 - s)."""
+    """Seconds lost by work in each since..until: its overlap with begin..end at their shares."""
     if not begin.size or not since.size:
         return np.zeros(since.size)
     times = np.concatenate([begin, end])
     change = np.concatenate([share, -share])
     order = np.argsort(times, kind="stable")
     times, level = times[order], np.clip(np.cumsum(change[order]), 0.0, MOST)
-    rate = level / (1 - level)
-    total = np.concatenate([[0.0], np.cumsum(rate[:-1] * np.diff(times))])
+    total = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(times))])
     lost: Floats = np.interp(until, times, total) - np.interp(since, times, total)
     return lost

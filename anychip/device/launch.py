@@ -22,7 +22,8 @@ from anychip.device.files.written import tell
 from anychip.errors import INTERRUPTED, OUT_OF_MEMORY, AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
 from anychip.record import Program
 from anychip.record.failure import Failure, failure_of, refusal, refused
-from anychip.record.steps import find_steps
+from anychip.record.steps import Marks, find_steps
+from anychip.record.tape import Mark
 from anychip.spec import Chip
 from anychip.timeline.memory import memory
 
@@ -274,7 +275,7 @@ def _result(
         program = Program.load(out)
     if interrupted:
         program.meta["interrupted"] = True
-    if program.meta.get("interrupted") and not all(find_steps(rank) for rank in program.ranks):
+    if program.meta.get("interrupted") and not all(map(_has_steps, program.ranks)):
         raise _too_early(name)
     how = failure_of(program)
     if how is not None and not how.steps:
@@ -286,6 +287,12 @@ def _result(
             how.exit_code, str(program.meta.get("failure", "")), how,
         )  # fmt: skip
     return program
+
+
+def _has_steps(rank: Program) -> bool:
+    """Whether an interrupted program's steps are seen: a call with gradients may have been half of one that trains."""
+    steps = find_steps(rank)
+    return bool(steps) and (steps[0].kind == "train" or Mark.FORWARD_BEGIN not in Marks(rank).what)
 
 
 def _too_early(name: str) -> ProgramFailed:

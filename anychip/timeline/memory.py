@@ -76,7 +76,7 @@ def memory(program: Program) -> Memory:
 
     parameters: what modules that are called and optimizers have as such, from the first step on; buffers: others born before the
     first forward and alive at the end of the first step, or of the tape (registered ones, caches, data), and where nothing is trained
-    what outlives the call that it was made in (keys and values, outputs); of a recording that names no parameters, both are parameters;
+    what outlives the call that it was made in, or the second after it (caches of keys and values, outputs); of a recording that names no parameters, both are parameters;
     gradients: born in a backward and alive when it ends, or there from the start (one block of all) and what an optimizer steps by;
     optimizer: born in an optimizer step and alive when it ends, or had by an optimizer before; activations: born in
     a forward and kept for its backward, or flowing through a backward; workspace: born in a forward and gone before it
@@ -134,12 +134,13 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
     first_end = steps[0].end if steps else done
     kind = np.full(of.size.size, KINDS.index("other"))
     kind[phase == Phase.BACKWARD] = KINDS.index("activations")
-    ends = np.append(marks.at[np.isin(marks.what, (Mark.FORWARD_END, Mark.INFER_END))], size)
-    within = of.died <= ends[np.searchsorted(ends, of.born)]
-    outlives = "activations" if Mark.BACKWARD_BEGIN in marks.what else "buffers"
-    kind[phase == Phase.FORWARD] = np.where(within, KINDS.index("workspace"), KINDS.index(outlives))[
-        phase == Phase.FORWARD
-    ]
+    ends = np.append(marks.at[np.isin(marks.what, (Mark.FORWARD_END, Mark.INFER_END))], (size, size))
+    call = np.searchsorted(ends, of.born)  # that it was made in, or that comes next
+    is_called = phase == Phase.FORWARD
+    kind[is_called] = KINDS.index("activations")
+    if Mark.BACKWARD_BEGIN not in marks.what:
+        kind[of.died > np.where(is_called, ends[call], ends[call + 1])] = KINDS.index("buffers")
+    kind[is_called & (of.died <= ends[call])] = KINDS.index("workspace")
     for made_in, mark, name in (
         (Phase.BACKWARD, Mark.BACKWARD_END, "gradients"),
         (Phase.OPTIMIZER, Mark.OPTIMIZER_END, "optimizer"),

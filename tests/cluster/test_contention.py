@@ -24,20 +24,30 @@ def beside(op, wire, overlap=True, **rest):
 
 
 def test_memory_is_shared_with_what_memory_limits():
-    # the wire moves half of what memory can, for 0.4 ms: the kernel loses 0.5 / (1 - 0.5) * 0.4 ms
+    # the wire moves half of what memory can, for 0.4 ms, in which the kernel does half of what it would
     bandwidth = beside(COPY, Wire()).prices.on.memory_bytes_per_s
     wire = Wire(rate=1e10, memory=0.4e-3 * bandwidth / 2 / 4e6)
     (_, plain), (_, shared) = (t.duration_s for t in (beside(COPY, wire, contention=False), beside(COPY, wire)))
     assert plain == pytest.approx(price_op(COPY, H100).time_s)
-    assert shared - plain == pytest.approx(0.4e-3, rel=0.05)
+    assert shared - plain == pytest.approx(0.2e-3, rel=0.05)
     assert beside(PRODUCT, wire).duration_s[1] == pytest.approx(price_op(PRODUCT, H100).time_s)
 
 
+def test_a_collective_takes_what_it_moves_however_long_it_is():
+    """A short one at a high rate cost what ran beside it more than a long one with the same bytes, so that a job got faster where its
+    collectives got slower."""
+    moved = 0.3e-3 * beside(COPY, Wire()).prices.on.memory_bytes_per_s / 4e6
+    plain = price_op(COPY, H100).time_s
+    fast, slow = (beside(COPY, Wire(rate=rate, memory=moved)).duration_s[1] - plain for rate in (1e10, 8e9))
+    assert fast == pytest.approx(0.3e-3, rel=0.05)
+    assert slow == pytest.approx(fast, rel=0.05)
+
+
 def test_cores_are_shared_with_what_compute_limits():
-    # 33 of 132 cores for 0.4 ms: a third of that is lost
+    # 33 of 132 cores for 0.4 ms: a quarter of that is lost
     wire = Wire(rate=1e10, cores=33)
     plain = price_op(PRODUCT, H100).time_s
-    assert beside(PRODUCT, wire).duration_s[1] - plain == pytest.approx(0.4e-3 / 3, rel=0.05)
+    assert beside(PRODUCT, wire).duration_s[1] - plain == pytest.approx(0.4e-3 / 4, rel=0.05)
     assert beside(COPY, wire).duration_s[1] == pytest.approx(price_op(COPY, H100).time_s)
 
 

@@ -39,11 +39,11 @@ def test_a_ring_all_reduce_with_perfect_overlap():
 
 
 def test_a_collective_takes_its_cores_from_the_compute_beside_it():
-    # 7 ms beside a collective that holds 16 of 132 cores: 7 ms * 16 / 116 = 0.97 ms more
+    # 7 ms beside a collective that holds 16 of 132 cores: 7 ms * 16 / 132 = 0.85 ms more
     rank = Rank(0, 8, world(8), range(8)).compute(0.1)
     event = rank.start(rank.call("allreduce_", 0, 10**6))
     rank.compute(0.1).wait(event)
-    close(simulate(job(rank), H100, Wire(cores=16)).total_s, 0.2 + 0.007 * 16 / 116, 50e-6)
+    close(simulate(job(rank), H100, Wire(cores=16)).total_s, 0.2 + 0.007 * 16 / 132, 50e-6)
 
 
 def test_a_collective_starts_when_the_last_has_arrived_and_ends_for_all_at_once():

@@ -49,6 +49,14 @@ def test_what_is_kept_and_is_no_parameter_is_told_apart():
     assert memory(program(words[:4], OPS, [100, 30, 50, 20, 10], modules=["Net"])).by_kind["parameters"] == 180
 
 
+def test_a_cache_that_is_made_for_a_request_is_no_temporary():
+    """Between two calls of a served model, after the first."""
+    call_ = [mark(Mark.INFER_BEGIN), w(Kind.ENTER, 0), w(OP, 0), w(Kind.EXIT, 0), mark(Mark.INFER_END)]
+    words = [w(ALLOC, 0), w(OP, 0), *call_, w(ALLOC, 1), w(ALLOC, 2), w(OP, 0), *call_, w(FREE, 2), *call_, w(FREE, 1)]
+    held = memory(program(words, OPS, [100, 30, 5], modules=["Net"], meta={"parameter_blocks": [0]}))
+    assert {name: size for name, size in held.by_kind.items() if size} == {"parameters": 100, "buffers": 30, "other": 5}
+
+
 def test_parameters_are_what_the_recording_names():
     """A data set on the chip was 1.6 GiB of parameters, and weights that were cast after a first call of the model were none."""
     step = [

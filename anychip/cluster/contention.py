@@ -61,7 +61,7 @@ def _beside_kernels(timeline: Timeline, taken: Taken) -> Floats:
     found = np.zeros(op.size)
     for name, share in shares.items():
         mine = ~wire & (limit == LIMITS.index(name))
-        found[mine] = _integral(start[wire], end[wire], share[wire], start[mine], end[mine])
+        found[mine] = _overlap(start[wire], end[wire], share[wire], start[mine], end[mine], MOST)
     return found
 
 
@@ -73,29 +73,18 @@ def _beside_others(timeline: Timeline, same: Flags) -> Floats:
         others = same & ~mine
         if others.any():
             begin, end = timeline.start_s[others], timeline.end_s[others]
-            found[mine] = _overlap(begin, end, timeline.start_s[mine], timeline.end_s[mine])
+            found[mine] = _overlap(begin, end, np.ones(begin.size), timeline.start_s[mine], timeline.end_s[mine])
     return found
 
 
-def _overlap(begin: Floats, end: Floats, since: Floats, until: Floats) -> Floats:
-    """Seconds of begin..end inside each since..until, those that lie on one another counted each."""
-    times = np.concatenate([begin, end])
-    order = np.argsort(times, kind="stable")
-    level = np.cumsum(np.concatenate([np.ones(begin.size), -np.ones(end.size)])[order])
-    times = times[order]
-    total = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(times))])
-    found: Floats = np.interp(until, times, total) - np.interp(since, times, total)
-    return found
-
-
-def _integral(begin: Floats, end: Floats, share: Floats, since: Floats, until: Floats) -> Floats:
-    """Seconds lost by work in each since..until: its overlap with begin..end at their shares."""
+def _overlap(begin: Floats, end: Floats, share: Floats, since: Floats, until: Floats, most: float = np.inf) -> Floats:
+    """Seconds of begin..end inside each since..until, each by its share; of those that lie on one another the sum, up to `most`."""
     if not begin.size or not since.size:
         return np.zeros(since.size)
     times = np.concatenate([begin, end])
     change = np.concatenate([share, -share])
     order = np.argsort(times, kind="stable")
-    times, level = times[order], np.clip(np.cumsum(change[order]), 0.0, MOST)
+    times, level = times[order], np.clip(np.cumsum(change[order]), 0.0, most)
     total = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(times))])
-    lost: Floats = np.interp(until, times, total) - np.interp(since, times, total)
-    return lost
+    found: Floats = np.interp(until, times, total) - np.interp(since, times, total)
+    return found

@@ -1,26 +1,19 @@
 """Numbers on the command line: what options take, refused in words (`type=` of argparse)."""
 
 import argparse
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
 
 
 def positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return value
+    return _number(text, int, lambda value: value >= 1, "a whole number from 1")
 
 
 def positive_float(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
+    return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
 
 
 def at_least_one(text: str) -> float:
@@ -31,10 +24,12 @@ def at_least_one(text: str) -> float:
 
 
 def score(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"expected a score from 0 to 100, got {text!r}")
-    return value
+    return _number(text, float, lambda value: 0 <= value <= 100, "a score from 0 to 100")
+
+
+def _number(text: str, kind: type[Number], fits: Callable[[Number], bool], expected: str) -> Number:
+    with suppress(ValueError):
+        value = kind(text)
+        if fits(value):
+            return value
+    raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")

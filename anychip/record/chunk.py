@@ -35,6 +35,9 @@ class Chunk:
     begin: int
     end: int
     early: set[int] = field(default_factory=set)  # symbols that others free before the chunk which continues this
+    freed: dict[int, int] = field(
+        default_factory=dict
+    )  # by their place among the words, blocks of others whose end is here
 
     @property
     def fit(self) -> bool:
@@ -59,7 +62,8 @@ def read(tape: list[int], begin: int, end: int, first: Chunk | None, block_bytes
     made: list[int] = []
     live: dict[int, int] = {}
     events: dict[int, int] = {}
-    for one in words:
+    freed: dict[int, int] = {}
+    for place, one in enumerate(words):
         kind, payload = one & KIND_MASK, one >> KIND_BITS
         symbol, known = LITERAL, payload
         if kind == Kind.ALLOC or kind == Kind.RECORD:
@@ -71,14 +75,16 @@ def read(tape: list[int], begin: int, end: int, first: Chunk | None, block_bytes
             here, there = (live, before) if kind in OF_BLOCKS else (events, events_before)
             symbol = here[payload] if payload in here else -2 - there[payload] if payload in there else LITERAL
             known = symbol + ABOVE
-            if kind == Kind.FREE and symbol != LITERAL:
+            if kind == Kind.FREE and symbol == LITERAL:
+                freed[place] = payload
+            elif kind == Kind.FREE:
                 del (here if symbol >= 0 else there)[payload]
         elif kind == Kind.COMPILED:
             known = min(payload, 1)
         symbols.append(symbol)
         if kind not in PASSING:
             shape.append(known << KIND_BITS | kind)
-    return Chunk(words, symbols, made, live, events, np.array(shape, np.int64), begin, end)
+    return Chunk(words, symbols, made, live, events, np.array(shape, np.int64), begin, end, freed=freed)
 
 
 class Writer:
@@ -94,16 +100,22 @@ class Writer:
         self.tape, self.block_bytes = tape, block_bytes
         self.allocate, self.release, self.event = allocate, release, event
 
-    def write(self, chunk: Chunk, first: list[int], real: Mapping[int, Callable[[], None]]) -> list[int]:
+    def write(
+        self, chunk: Chunk, first: list[int], real: Mapping[int, Callable[[], None]],
+        frees: Mapping[int, Callable[[], None]],
+    ) -> list[int]:  # fmt: skip
         """What each symbol is called this time. first: the same of the chunk that this one continues. real: of symbols that
-        are tensors of the program's: how to make it (which writes its word); what they are called is NO_BLOCK."""
+        are tensors of the program's: how to make it (which writes its word); what they are called is NO_BLOCK. frees: of
+        blocks of others whose end is in the chunk: how to free what stands for it this time."""
         append, sizes, made = self.tape.append, self.block_bytes, chunk.made
         names: list[int] = [NO_BLOCK] * len(made)
-        for one, symbol in zip(chunk.words, chunk.symbols, strict=True):
+        for place, (one, symbol) in enumerate(zip(chunk.words, chunk.symbols, strict=True)):
             kind = one & KIND_MASK
             if symbol == LITERAL:
-                if kind != Kind.FREE:  # a block of somebody else, who frees it himself
+                if kind != Kind.FREE:
                     append(one)
+                elif (free := frees.get(chunk.freed[place])) is not None:
+                    free()  # else a block of somebody else, who frees it himself
             elif kind == Kind.ALLOC:
                 make = real.get(symbol)
                 if make is not None:

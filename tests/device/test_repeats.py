@@ -96,8 +96,10 @@ def test_what_fsdp_gathers_before_a_backward_is_not_lost(
     )
     path.write_text(begin + textwrap.dedent(program), encoding="utf-8")
     folded, plain = both([str(path)], monkeypatch, world_size=4, devices=4)
+    assert folded.meta["folded"] > 4
     assert happenings(folded) == happenings(plain)
-    assert memory(folded).peak_bytes == memory(plain).peak_bytes
+    # Of a pass that is made up for, the gradient of its output is held until its end.
+    assert 0 <= memory(folded).peak_bytes - memory(plain).peak_bytes <= (0 if synced == "True" else 4 * 8 * 64 + 4)
 
 
 def test_stages_of_a_pipeline_are_folded_and_the_recordings_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

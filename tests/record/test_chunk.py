@@ -51,15 +51,24 @@ def test_a_chunk_is_written_with_names_of_its_own_and_its_backward_frees_what_it
         return block
 
     writer = Writer(written, sizes, allocate, lambda block: written.append(word(Kind.FREE, block)), lambda: 40)
-    names = writer.write(forward, [], {})
+    names = writer.write(forward, [], {}, {})
     # Block 9 is somebody else's: he frees it himself.
     assert written == tape(
         [(Kind.ALLOC, 20), (Kind.OP, 7), (Kind.ALLOC, 21), (Kind.RECORD, 40), (Kind.WAIT, 40), (Kind.FREE, 20)]
     )
     del written[:]
     gradient = lambda: written.append(word(Kind.ALLOC, 99))  # noqa: E731
-    writer.write(backward, names, {0: gradient})
+    writer.write(backward, names, {0: gradient}, {})
     assert written == tape([(Kind.USE, 21), (Kind.OP, 8), (Kind.ALLOC, 99), (Kind.FREE, 21)])
+
+
+def test_a_block_of_others_is_freed_where_it_was() -> None:
+    sizes = [64, 32]
+    chunk = read(tape([(Kind.OP, 7), (Kind.FREE, 9), (Kind.OP, 8)]), 0, 3, None, sizes)
+    written: list[int] = []
+    writer = Writer(written, sizes, lambda nbytes: 0, lambda block: None, lambda: 0)
+    writer.write(chunk, [], {}, {9: lambda: written.append(word(Kind.FREE, 77))})
+    assert written == tape([(Kind.OP, 7), (Kind.FREE, 77), (Kind.OP, 8)])
 
 
 def test_what_is_freed_between_forward_and_backward_is_known_to_be_early() -> None:

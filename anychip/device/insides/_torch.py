@@ -16,7 +16,8 @@ import mmap
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ctypes import c_double, c_int, c_int8, c_int16, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,17 @@ def watch_engine(around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> 
     """Put `around` about every backward that a program starts at the engine itself."""
     variable: Any = torch.autograd.Variable
     variable._execution_engine = Engine(variable._execution_engine, around)
+
+
+@contextmanager
+def outside_of_backwards() -> Iterator[None]:
+    """What runs here is told that no backward runs: FSDP2 shards no weights again after a forward that runs inside of one."""
+    ask = torch._C._current_graph_task_id
+    torch._C._current_graph_task_id = lambda: -1
+    try:
+        yield
+    finally:
+        torch._C._current_graph_task_id = ask
 
 
 def _event_entries(callbacks: Callbacks) -> dict[str, int]:

@@ -12,13 +12,15 @@ program fails after a folded one, it is run again without folding (`UNFOLD`).
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
 from torch.utils import _pytree as pytree
 
+from anychip.device.insides._torch import outside_of_backwards
 from anychip.device.insides._torch_tensors import storage_bytes
 from anychip.device.launch import UNFOLD
 from anychip.device.runtime import Runtime
@@ -71,8 +73,10 @@ class Latest:
 
 @dataclass(eq=False)
 class Backward(Latest):
-    """Backwards under one setting. grads: how each gradient of an input is made."""
+    """Backwards under one setting. given: in which block the gradient of which output came; grads: how each gradient of an
+    input is made."""
 
+    given: dict[int, tuple[int, int]] = field(default_factory=dict)
     grads: list[Leaf | None] = field(default_factory=list)
 
 
@@ -92,12 +96,13 @@ class History(Latest):
 
 @dataclass(eq=False)
 class Call:
-    """One that really ran."""
+    """One that really ran. grads: in which block the gradient of which output came."""
 
     history: History
     chunk: Chunk
     module: torch.nn.Module
     inputs: list[Any]  # weak references to those that want gradients
+    grads: dict[int, tuple[int, int]] = field(default_factory=dict)
     keep: Any = None
     begin: int = -1
     setting: Any = None
@@ -157,7 +162,7 @@ class Repeats:
         self.holders[module] = holders(module)
         wanted = [weakref.ref(one) for one in given if isinstance(one, torch.Tensor) and one.requires_grad]
         call = Call(history, chunk, module, wanted)
-        self._watch(call, [one for one in leaves if isinstance(one, torch.Tensor)])
+        self._watch(call, [one for one, how in zip(leaves, recipe, strict=True) if isinstance(how, Leaf)])
 
     def _leaf(self, value: Any, chunk: Chunk, given: list[Any]) -> Any:
         """How to make this output again; None if that cannot be known."""
@@ -225,7 +230,7 @@ class Repeats:
             for one in replay.given
         ]
         tape, begin = self.runtime.recorder.tape, self.runtime.here()
-        with torch.enable_grad():
+        with torch.enable_grad(), outside_of_backwards():
             result = replay.run(given)
         end = self.runtime.here()
         chunk = read(tape, begin, end, None, self.runtime.recorder.block_bytes)
@@ -233,10 +238,10 @@ class Repeats:
         chunk.end = len(tape)
         wanted = [one for one in given if isinstance(one, torch.Tensor) and one.requires_grad]
         made = [one for one in pytree.tree_leaves(result) if isinstance(one, torch.Tensor)]
-        if chunk.like(replay.history.known):
-            call = Call(replay.history, chunk, replay.module, [weakref.ref(one) for one in wanted], wanted)
-            self._watch(call, made)
         kept = [one for one in made if not any(one is other for other in given)]
+        if chunk.like(replay.history.known):
+            call = Call(replay.history, chunk, replay.module, [weakref.ref(one) for one in wanted], keep=wanted)
+            self._watch(call, kept)
         pairs = [(one, grad) for one, grad in zip(kept, grads, strict=True) if grad is not None]
         backward: Any = torch.autograd.backward
         getattr(backward, "__wrapped__", backward)([one for one, _ in pairs], [grad for _, grad in pairs])
@@ -249,8 +254,18 @@ class Repeats:
         return found
 
     def _watch(self, call: Call, made: list[torch.Tensor]) -> None:
-        for node in {one.grad_fn for one in made if one.grad_fn is not None}:
-            node.register_prehook(lambda _grads: self._fired(call))
+        """See when the backward of a call begins: before the hooks that its modules have put on what it returned (those of
+        FSDP2 gather weights, which is a part of it), and in which blocks gradients come."""
+        for number, one in enumerate(made):
+            if one.grad_fn is None:
+                continue
+            first = partial(self._fired, call, number)
+            hooks = one._backward_hooks
+            others = dict(hooks or {})
+            if hooks:
+                hooks.clear()  # (the engine calls them in the order that they were put in: `move_to_end` changes nothing)
+            one.register_hook(first)
+            one._backward_hooks.update(others)  # type: ignore[union-attr]
 
     # ------------------------------------------------------------ backward
 
@@ -274,8 +289,12 @@ class Repeats:
         if isinstance(call, Call) and not call.history.off:
             self._learn_backward(call)
 
-    def _fired(self, call: Call) -> None:
-        """The backward of a call that ran begins."""
+    def _fired(self, call: Call, number: int, grad: Any) -> None:
+        """The backward of a call that ran begins, or gets its next gradient."""
+        for place, one in enumerate(_plain(grad)):
+            block = self.runtime.tensors.by_address.get(one.untyped_storage().data_ptr())
+            if block is not None and block.words:
+                call.grads[block.words >> KIND_BITS] = number, place
         if self.current is call:
             return
         if not self.depth or self.current is not None or call.begin >= 0:
@@ -314,7 +333,7 @@ class Repeats:
         if not chunk.fit or None in found:
             call.history.backwards[call.setting] = Backward()
         elif seen.learn(chunk, self.step):
-            seen.grads = found
+            seen.grads, seen.given = found, call.grads
             if call.history.known is not None and call.chunk.like(call.history.known):
                 call.history.known.early = call.chunk.early
 
@@ -371,7 +390,7 @@ class Replay:
 
     def forward(self) -> list[torch.Tensor]:
         leaves = [one for one in self.history.leaves if isinstance(one, Leaf)]
-        self.names, made = self._write(self.chunk, [], leaves)
+        self.names, made = self._write(self.chunk, [], leaves, {})
         self.repeats.writer.free(self.names, list(self.chunk.early))
         return made
 
@@ -383,20 +402,29 @@ class Replay:
         if seen is None or seen.known is None or not seen.sure:
             return repeats.make_up(self, grads)
         repeats.current = self
-        names, made = self._write(seen.known, self.names, [one for one in seen.grads if one is not None])
+        # What came is freed where it was; the engine, which holds it until this is done, would free it later.
+        given = {number: _plain(one) for number, one in enumerate(grads)}
+        frees = {
+            block: partial(_empty, given[number][place])
+            for block, (number, place) in seen.given.items()
+            if place < len(given[number])
+        }
+        names, made = self._write(seen.known, self.names, [one for one in seen.grads if one is not None], frees)
         repeats.writer.free(names, list(seen.known.live.values()))
         self.close()
         self.given = []
         return made
 
-    def _write(self, chunk: Chunk, first: list[int], leaves: list[Leaf]) -> tuple[list[int], list[torch.Tensor]]:
+    def _write(
+        self, chunk: Chunk, first: list[int], leaves: list[Leaf], frees: Mapping[int, Callable[[], None]]
+    ) -> tuple[list[int], list[torch.Tensor]]:
         made: dict[int, torch.Tensor] = {}
         real: dict[int, Callable[[], None]] = {}
         for leaf in leaves:
             for symbol, make in leaf.inner:
                 real[symbol] = lambda symbol=symbol, make=make: made.update({symbol: make()})  # type: ignore[misc]
         self.repeats.runtime.here()
-        names = self.repeats.writer.write(chunk, first, real)
+        names = self.repeats.writer.write(chunk, first, real, frees)
         return names, [leaf.wrap(iter([made[symbol] for symbol, _ in leaf.inner])) for leaf in leaves]
 
     def close(self) -> None:
@@ -424,6 +452,20 @@ class Folded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         return (None, None, *ctx.replay.backward(grads))
+
+
+def _plain(value: Any) -> list[torch.Tensor]:
+    """The plain tensors inside of one on the chip, as a DTensor's; none where there is no tensor."""
+    if not isinstance(value, torch.Tensor) or value.device.type == "cpu":
+        return []
+    if not hasattr(value, "__tensor_flatten__"):
+        return [value]
+    names, _ = value.__tensor_flatten__()
+    return [one for name in names for one in _plain(getattr(value, name))]
+
+
+def _empty(tensor: torch.Tensor) -> None:
+    tensor.untyped_storage().resize_(0)
 
 
 def _ready(history: History) -> bool:

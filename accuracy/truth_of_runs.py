@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from accuracy.plan import Plan, Unable, convention, table
+from accuracy.columns import Unable, convention, table
+from accuracy.plan import Plan
 from anychip.spec import load_chip
 
 

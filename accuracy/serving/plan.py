@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from accuracy.plan import Unable, argv_of, chip_of, models_of, search, table
+from accuracy.columns import Unable, chip_of, models_of, search, table
+from accuracy.plan import argv_of
 from accuracy.recorder import SERVING, Job
 from accuracy.rows import Run
 from accuracy.serving import PROMPT, TOKEN

@@ -2,7 +2,8 @@
 
 import pytest
 
-from accuracy.plan import Unable, node_of, plan
+from accuracy.columns import Unable
+from accuracy.plan import node_of, plan
 from tests.published.runs import GPT_OSS, NAMED_ONLY, run_of
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from accuracy.columns import Unable
 from accuracy.fold import points
 from accuracy.page import memory_by_source
-from accuracy.plan import Unable, argv_of, plan
+from accuracy.plan import argv_of, plan
 from accuracy.reference.__main__ import arguments, build
 from accuracy.reference.layout import layout_of
 from accuracy.rows import BadRows, join, read, where
@@ -249,7 +250,7 @@ def test_most_of_the_published_runs_can_be_expressed():
 
 
 def test_every_rule_names_a_source_and_a_reason():
-    from accuracy.plan import rules
+    from accuracy.columns import rules
 
     assert all(rule["source"].startswith("https://") and rule["why"] for rule in rules())
 

@@ -1,0 +1,223 @@
+"""What the columns of a published run mean: by the rules of defaults/*.toml, models.toml, shapes.csv, words.toml, chips.toml and
+conventions.toml. Nothing here looks at a measured value.
+"""
+
+import csv
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from accuracy.rows import Run
+from anychip.spec import list_chips, list_clusters, load_chip
+
+HERE = Path(__file__).parent
+
+
+class Unable(Exception):
+    """Why a run cannot be forecast."""
+
+
+@cache
+def table(name: str) -> Mapping[str, Any]:
+    return tomllib.loads((HERE / name).read_text(encoding="utf-8"))
+
+
+@cache
+def rules() -> tuple[Mapping[str, Any], ...]:
+    """All rules of defaults/*.toml, files by name."""
+    paths = sorted((HERE / "defaults").glob("*.toml"))
+    return tuple(rule for path in paths for rule in tomllib.loads(path.read_text(encoding="utf-8"))["rule"])
+
+
+@cache
+def shapes() -> tuple[Mapping[str, Any], ...]:
+    """Rows of shapes.csv, public models by name, as entries of models.toml."""
+    with (HERE / "shapes.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(map(shape_entry, csv.DictReader(file)))
+
+
+def shape_entry(row: Mapping[str, str]) -> Mapping[str, Any]:
+    """`name`: words that stand together or with a space, dash or underscore between them; several forms with bars."""
+    forms = ("[-_ ]?".join(map(re.escape, form.split())) for form in row["name"].split("|"))
+    fixed: dict[str, Any] = {name: row[name] == "yes" for name in ("gated", "bias", "tied")}
+    fixed |= {name: row[name] for name in ("norm", "position")}
+    if row["head_dim"]:
+        fixed["head_dim"] = int(row["head_dim"])
+    blank = {name: row[name] for name in ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab")}
+    return {"name": rf"(?i)(?<![a-z0-9.])({'|'.join(forms)})(?![0-9.])", "set": fixed, "blank": blank}
+
+
+# The `re` module keeps 512 patterns; models, chips and rules have more, and each row asks all of them.
+@cache
+def regex(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
+def search(pattern: str, text: str) -> re.Match[str] | None:
+    return regex(pattern).search(text)
+
+
+MATCHED = ("framework", "chip", "model", "recompute", "dtype", "pp", "notes", "source_location")
+
+
+def matches(rule: Mapping[str, Any], run: Run) -> bool:
+    """Whether every pattern that the rule has is found in the run's column."""
+    texts = {name: run.notes if name == "notes" else run[name] for name in MATCHED}
+    return all(search(rule[name], texts[name]) for name in MATCHED if name in rule)
+
+
+def models_of(name: str) -> list[Mapping[str, Any]]:
+    """Entries of models.toml and shapes.csv that say something of a model, later ones over earlier. Raises Unable."""
+    found = [entry for entry in (*table("models.toml")["model"], *shapes()) if search(entry["name"], name)]
+    refuse(found)
+    return found
+
+
+def refuse(entries: Iterable[Mapping[str, Any]]) -> None:
+    """Raises Unable where an entry says why its runs cannot be expressed."""
+    reasons = [entry["unable"] for entry in entries if "unable" in entry]
+    if reasons:
+        raise Unable(reasons[-1])
+
+
+DIRECT = ("step_time_s", "tokens_per_s_per_chip", "samples_per_s")
+
+PER_TOKEN = ("tokens_per_s_per_chip", "tflops_per_chip", "mfu")
+
+
+def convention(run: Run) -> Mapping[str, Any] | None:
+    """How the source counts FLOP, where a rate of them is all that it prints of a step's time: of conventions.toml."""
+    metric = next((name for name in ("tflops_per_chip", "mfu") if name in run.metrics), None)
+    if metric is None or any(name in run.metrics for name in DIRECT):
+        return None
+    entries = table("conventions.toml")["flop"]
+    return next(
+        entry for entry in entries if entry["metric"] == metric and search(entry["framework"], run["framework"])
+    )
+
+
+def chip_of(run: Run) -> str:
+    for entry in table("chips.toml")["chip"]:
+        if search(entry["name"], run["chip"]):
+            if "unable" in entry:
+                raise Unable(f"chip {run['chip']!r}: {entry['unable']}")
+            return str(entry["id"])
+    named = {name: id for name, id in chip_names().items() if search(name, run["chip"])}
+    if not named:
+        raise Unable(f"chip {run['chip']!r}: no file in the standard")
+    return named[max(named, key=len)]
+
+
+@cache
+def chip_names() -> Mapping[str, str]:
+    """Patterns of the ids and aliases of all chips."""
+    return {pattern_of(name): chip.id for chip in list_chips() for name in (chip.id, *chip.aliases)}
+
+
+def pattern_of(name: str) -> str:
+    """A name whose parts stand together or with a space, dash or underscore between."""
+    return rf"(?i)(?<![a-z0-9]){'[-_ ]?'.join(re.findall('[a-z]+|[0-9]+', name.lower()))}(?![a-z0-9])"
+
+
+def cluster_of(run: Run, chip: str) -> str | None:
+    """A cluster of the chip that the source names as its network and that is not the chip's usual one."""
+    found = {
+        name: cluster.id for cluster in list_clusters() if chip in cluster.chips
+        for name in (cluster.id, *cluster.aliases, cluster.name.partition(",")[0])
+        if search(pattern_of(name), run["interconnect"])
+    }  # fmt: skip
+    named = found[max(found, key=len)] if found else None
+    return None if named == load_chip(chip).raw.get("cluster") else named
+
+
+# Columns in words of which a rule's value stands in where nobody has seen the words.
+WORDS = ("recompute", "zero_or_fsdp", "sequence_parallel", "compile")
+
+
+def fill(run: Run, blank: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """(columns with blanks filled, names of those that were filled and matter for this run)."""
+    columns = dict(run.columns)
+    filled = []
+    for name, value in blank.items():
+        if name != "context" and not columns.get(name):
+            columns[name] = str(value)
+            if name not in ("cp", "compile", "pp"):
+                filled.append(name)
+    split = {name: number(columns, name, 1) for name in ("tp", "pp", "cp")}
+    chips = run.whole("chips") or 1
+    alone = chips // max(split["tp"] * split["pp"] * split["cp"], 1) <= 1
+    without = {"sequence_parallel": split["tp"] == 1, "vp": split["pp"] == 1, "zero_or_fsdp": alone, "tp": chips == 1}
+    for name in WORDS:
+        if name in blank and not is_word(name, columns.get(name) or ""):
+            columns[name] = str(blank[name])
+            filled.append(name)
+    if not columns.get("seq_len") and any(name in run.metrics for name in PER_TOKEN) and "context" in blank:
+        columns["seq_len"] = str(blank["context"])  # of a rate per token it decides little
+        filled.append("seq_len")
+    return columns, [name for name in filled if not without.get(name, False)]
+
+
+def resized(run: Run, blank: Mapping[str, Any]) -> dict[str, int]:
+    """Of a model's public sizes those that follow from another, which the source gives otherwise: as many heads of keys as
+    heads, four times the width inside."""
+    public = {name: number(blank, name, 0) for name in ("hidden", "heads", "kv_heads", "ffn")}
+    found = {}
+    if (heads := run.whole("heads")) and public["kv_heads"] == public["heads"] > 0:
+        found["kv_heads"] = heads
+    if (hidden := run.whole("hidden")) and public["ffn"] == 4 * public["hidden"] > 0:
+        found["ffn"] = 4 * hidden
+    return found
+
+
+def counted_layers(run: Run, columns: Mapping[str, str], fixed: Mapping[str, Any]) -> int:
+    """Layers of a dense model by its number of parameters and its width, which the source gives, and other sizes, which it or a rule
+    does; else 0."""
+    parameters = float(run["params_b"] or 0) * 1e9
+    hidden, heads, kv, ffn, vocab = (
+        number(columns, name, 0) for name in ("hidden", "heads", "kv_heads", "ffn", "vocab")
+    )
+    gated = bool(fixed.get("gated"))
+    inside = ffn or (0 if gated else 4 * hidden)
+    if fixed.get("experts") or "pattern" in fixed or not all((parameters, run["hidden"], hidden, heads, vocab, inside)):
+        return 0
+    width = int(fixed.get("head_dim") or hidden // heads)
+    layer = 2 * hidden * width * (heads + (kv or heads)) + (3 if gated else 2) * hidden * inside
+    return max(round((parameters - (1 if fixed.get("tied") else 2) * vocab * hidden) / layer), 0)
+
+
+def is_word(column: str, text: str) -> bool:
+    try:
+        return bool(word(column, text))
+    except Unable:
+        return False
+
+
+def word(column: str, text: str) -> str:
+    """What a column's text means; itself where it is such a word already."""
+    entries = table("words.toml")[column]
+    for entry in entries:
+        match = search(entry["text"], text)
+        if match:
+            return match.expand(entry["value"])
+    if text in {re.sub(r":.*", "", entry["value"]) for entry in entries} | {entry["value"] for entry in entries}:
+        return text
+    raise Unable(f"column {column}: {text!r} is not in accuracy/words.toml")
+
+
+def noted(notes: str) -> dict[str, int]:
+    """Options that a source's notes give as flags, over what the model's name says."""
+    found = {entry["value"]: search(entry["text"], notes) for entry in table("words.toml")["notes"]}
+    return {name: int(match[1]) for name, match in found.items() if match}
+
+
+def number(columns: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = columns.get(name) or ""
+    try:
+        return int(float(text))
+    except (ValueError, OverflowError):
+        if default is None:
+            raise Unable(f"the source does not say {name}") from None
+        return default

@@ -31,7 +31,9 @@ from anychip.figures import (
     by_phase_of,
     called_in,
     copies_of,
+    has_frozen_weights,
     inference_of,
+    is_compiled,
     products_in,
     shape_text,
     shares_of,
@@ -44,7 +46,7 @@ from anychip.record.failure import refused
 from anychip.record.reads import Read, reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
-from anychip.spec.validated import DENSE, EXPERTS, OTHER, OWN_PRODUCTS, Compared, end_to_end, errors
+from anychip.spec.validated import CALLS, DENSE, EXPERTS, OTHER, OWN_PRODUCTS, Compared, Like, end_to_end, errors
 from anychip.timeline.memory import Memory, memory, suffices
 from anychip.timeline.price import Timeline, price
 
@@ -122,19 +124,18 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     window = whole.usual_step()
     total = totals_of(timeline, window)
     step_time = window.step_time_s
+    products = timeline.prices.on.products(total["dtype"])
+    beyond = beyond_of(timeline, window)
     # What a step is fed is read where nothing has been fused yet.
     tokens, samples = batch_of(program, tuple(find_steps(program)[-len(whole.steps) :]) if whole.steps else ())
+    layers = layers_of(timeline.program.ops, called_in(timeline, whole), unlike_share(beyond))
+    compared = compared_with(program, chip, layers, products.dtype, window.kind, is_prompt(tokens, samples))
     tokens = tokens_per_step if tokens_per_step is not None else tokens
     samples = samples_per_step if samples_per_step is not None else samples
     breakdown = breakdown_of(timeline, window)
     evidence = shares_of(timeline, window)
-    products = timeline.prices.on.products(total["dtype"])
     held = memory(timeline.program)
     top = top_ops_of(timeline, window)
-    beyond = beyond_of(timeline, window)
-    compared = end_to_end(
-        chip.id, layers_of(timeline.program.ops, called_in(timeline, whole), unlike_share(beyond)), window.kind
-    )
     lacking = unsupported(program.ops, chip)
     return Forecast(
         chip=chip.id, num_chips=1, fits=suffices(chip.memory_bytes, program, held.peak_bytes), grade=chip.grade,
@@ -158,6 +159,22 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
         values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
     )  # fmt: skip
+
+
+def is_prompt(tokens: float | None, samples: float | None) -> bool | None:
+    """Of a call, by what it reads: a prompt, else one token of each sequence; None where that is not seen."""
+    return tokens > samples if tokens and samples else None
+
+
+def compared_with(program: Program, chip: Chip, layers: str, dtype: str, kind: str, prompt: bool | None, *, num_chips: int = 1,
+                  sharded: bool = False) -> Compared | None:  # fmt: skip
+    """The published runs that err like this one. program: as it was recorded, of a job one rank of most of its work. dtype: of most
+    products. On a chip that compiles every step, it tells nothing that the program asked for that."""
+    if kind == CALLS:
+        return end_to_end(chip.id, Like(layers, calls=Like.reading(prompt)), kind)
+    compiled = chip.execution != "graph" and is_compiled(program)
+    like = Like.of(layers, has_frozen_weights(program), dtype, compiled, sharded, num_chips)
+    return end_to_end(chip.id, like, kind)
 
 
 def reserved_bytes(program: Program, capacity_bytes: int) -> int:

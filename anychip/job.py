@@ -13,7 +13,7 @@ import numpy as np
 
 from anychip import units
 from anychip.cluster import ClusterTimeline, RankTimeline, Stragglers, simulate
-from anychip.cluster.axes import SEQUENCE_AXES, TENSOR_AXES, axes_of, copies, is_fed, replicas
+from anychip.cluster.axes import SEQUENCE_AXES, TENSOR_AXES, axes_of, copies, is_fed, replicas, shards_parameters
 from anychip.cluster.deadlock import ranks_text
 from anychip.cluster.goodput import Reliability, goodput
 from anychip.cluster.path import critical_path
@@ -40,8 +40,10 @@ from anychip.figures import (
 from anychip.forecast import (
     Forecast,
     by_bytes_alone,
+    compared_with,
     error_of,
     growing,
+    is_prompt,
     layers_of,
     limit_of,
     played_before,
@@ -54,7 +56,6 @@ from anychip.record import Op, Program
 from anychip.record.reads import reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
-from anychip.spec.validated import end_to_end
 from anychip.timeline.memory import Memory, memory, suffices
 
 Key = TypeVar("Key")
@@ -110,6 +111,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     beyond = _mean_of([beyond_of(part.rank.timeline, part.window) for part in parts], mean)
     flop, model = (mean([total[name] for total in totals]) * chips for name in ("flop", "model_flop"))
     tokens, samples = _batch(parts, program)
+    prompt = is_prompt(tokens, samples)
     tokens = tokens_per_step if tokens_per_step is not None else tokens
     samples = samples_per_step if samples_per_step is not None else samples
     worst = max(parts, key=lambda part: part.memory.peak_bytes)
@@ -121,7 +123,12 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     )
     all_ops = dict.fromkeys(op for rank in program.ranks for op in rank.ops)
     called = set[Op]().union(*(called_in(part.rank.timeline, part.window) for part in parts))
-    compared = end_to_end(chip.id, layers_of(all_ops, called, unlike_share(beyond)), parts[main].window.kind)
+    most = parts[main]
+    recorded = next(rank for rank in program.ranks if rank.rank == most.program.rank)
+    compared = compared_with(
+        recorded, chip, layers_of(all_ops, called, unlike_share(beyond)), products.dtype, most.window.kind, prompt,
+        num_chips=chips, sharded=shards_parameters(most.program, most.rank.calls, most.axes),
+    )  # fmt: skip
     lacking = unsupported(all_ops, chip)
     kernels, host = (mean([total[name] for total in totals]) for name in ("kernels", "host_s"))
     return Forecast(

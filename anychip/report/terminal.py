@@ -19,7 +19,7 @@ from rich.text import Text
 
 from anychip import units
 from anychip.report import job
-from anychip.spec.validated import CALLS
+from anychip.spec.validated import CALLS, has_trained
 
 if TYPE_CHECKING:
     from anychip.api import Answer
@@ -58,7 +58,8 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
         console.width = PIPE_WIDTH
     console.print(Text.assemble("forecast of ", (answer.program, "bold")), overflow="fold")
     for line in _legend(answer):
-        console.print(Text(line, style="dim"))
+        said = line.lstrip()
+        console.print(Padding(Text(said, style="dim"), (0, 0, 0, len(line) - len(said))))
     answer = replace(answer, names=short_names(answer.names))
     columns = list(zip(answer.names, answer.forecasts, strict=True))
     reserved = answer.reserved_bytes or (None,) * len(columns)
@@ -115,7 +116,10 @@ def _legend(answer: "Answer") -> Iterator[str]:
         target = chip.id + count + (f"@{cluster}" if cluster else "")
         asked = ", ".join(names) if len(names) <= NAMES else f"{names[0]} ... {names[-1]}"
         arrow = f"{asked} -> {target}" if asked != target else target
-        yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade}{said})"
+        by = " by training" if alike[0][2].step_kind == CALLS and has_trained(chip.id) else ""
+        yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade}{by})"
+        if said:
+            yield f"    {said}"
         if chip.execution == "graph":
             yield "    compiled whole, step by step, as its software does: Python between operations takes no time there"
         for name, _, forecast, questions in alike:
@@ -129,16 +133,19 @@ def _legend(answer: "Answer") -> Iterator[str]:
 
 
 def _compared(forecast: "Forecast") -> str:
-    """Which published runs the error comes from."""
+    """Which published runs the error comes from, and in what none of this chip's are like the program."""
     found = forecast.compared
     if found is None:
         return ""
     times = f", times {found.times:.1f}" if found.times > 1.0 else ""
+    trait = f" {found.trait}" if found.trait else ""
     whose = ", of all chips" if found.all_chips else ""
     one_way = f"; those of this chip took {found.longer:.1f} times as long" if found.longer else ""
     fewer = f"; none on more than {found.most_chips:,} of these" if forecast.num_chips > found.most_chips else ""
     did = " that generate text" if found.does == CALLS else ""
-    return f"; error of {found.runs} runs{did}, {found.layers}{times}{whose}{fewer}{one_way}"
+    lacks = f"; none of this chip's {found.own} {' or '.join(found.lacks)}" if found.lacks else ""
+    none = f"; none{did} on this chip" if found.does == CALLS and not found.own else ""
+    return f"error of {found.runs} runs{did}, {found.layers}{trait}{times}{whose}{none}{lacks}{fewer}{one_way}"
 
 
 def _figures(columns: Sequence[tuple[str, "Forecast"]], reserved: Sequence[int | None]) -> Table:

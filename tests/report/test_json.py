@@ -42,6 +42,9 @@ def test_keys_and_types(data):
             "bias",
             "most_chips",
             "does",
+            "trait",
+            "own",
+            "lacks",
         }
 
 

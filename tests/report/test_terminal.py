@@ -9,6 +9,7 @@ import pytest
 from anychip import api, units
 from anychip.record import Kind, Op, Program, TensorMeta, word
 from anychip.report import as_json, terminal
+from anychip.spec.validated import CALLS, end_to_end
 
 FOUR = ["h100", "mi300x", "tpu-v5p", "ascend-910b"]
 
@@ -151,8 +152,29 @@ def test_a_chip_with_its_own_recording_says_why(answer):
     text = shown(replace(answer, own_recordings=((), ("name", "capability"), (), ())))
     lines = text.splitlines()
     (at,) = [i for i, line in enumerate(lines) if "run again for it" in line]
-    assert "mi300x -> amd-mi300x" in lines[at - 1]
+    assert any("mi300x -> amd-mi300x" in line for line in lines[at - 3 : at])
     assert "(name, capability)" in lines[at]
+
+
+def test_the_legend_says_which_runs_the_error_is_of_and_what_none_of_the_chip_s_are_like(answer):
+    text = " ".join(shown(answer).split())
+    assert (
+        "mi300x -> amd-mi300x (AMD Instinct MI300X, grade B) error of 7 runs, dense on one chip, of all chips; none of this chip's 10 in"
+        in text
+    )
+    called = tuple(
+        replace(one, step_kind="call", compared=end_to_end(one.chip, does=CALLS)) for one in answer.forecasts
+    )
+    text = " ".join(shown(replace(answer, forecasts=called)).split())
+    # eight such runs on MI300X, none on H100, whose A comes of training alone
+    assert (
+        "(NVIDIA H100 SXM5 80GB, grade A by training) error of 149 runs that generate text, dense, of all chips; none that generate text on this"
+        in text
+    )
+    assert (
+        "(AMD Instinct MI300X, grade B by training) error of 8 runs that generate text, dense; those of this chip took 1.2"
+        in text
+    )
 
 
 def test_values_that_the_program_read_are_counted_with_their_lines(answer):

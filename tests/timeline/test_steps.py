@@ -6,7 +6,7 @@ import pytest
 
 from anychip.cost.machine import machine
 from anychip.cost.rates import defaults
-from anychip.figures import Window, issued_s, shape_text
+from anychip.figures import Window, has_frozen_weights, is_compiled, issued_s, shape_text
 from anychip.forecast import forecast, limit_of, of_size, of_waiting
 from anychip.record.steps import PHASES, Marks, find_steps
 from anychip.spec import load_chip
@@ -238,6 +238,21 @@ def test_layers_are_told_by_what_they_launch(op, layers):
     if layers != "dense":
         plain = forecast(program(chain.from_iterable([FORWARD, BACKWARD, optimizer()] * 3), OPS), load_chip("h100"))
         assert found.compared.sigma > plain.compared.sigma
+
+
+def test_what_a_program_is_like_is_told_by_its_products():
+    """The bar of a whole training was that of runs of adapters."""
+    frozen = [mark(M.BACKWARD_BEGIN), w(Kind.OP, 0), mark(M.BACKWARD_END)]
+    trains = program(chain.from_iterable([FORWARD, BACKWARD, optimizer()] * 3), OPS)
+    adapts = program(chain.from_iterable([FORWARD, frozen, optimizer()] * 3), OPS)
+    assert [has_frozen_weights(one) for one in (trains, adapts)] == [False, True]
+    compiled = [w(Kind.COMPILED, 1), *BACKWARD, w(Kind.COMPILED, 0)]
+    some = program(chain.from_iterable([compiled, FORWARD, FORWARD, FORWARD, optimizer()] * 3), OPS)
+    most = program(chain.from_iterable([FORWARD, compiled, optimizer()] * 3), OPS)
+    assert [is_compiled(one) for one in (trains, some, most)] == [False, False, True]
+    chip = load_chip("mi300x")
+    assert forecast(trains, chip).compared.lacks == ("without frozen weights", "in 16 bit", "on one chip")
+    assert forecast(adapts, chip).compared.lacks == ("in 16 bit", "on one chip")
 
 
 def test_the_best_classes_of_a_metric_are_no_experts():

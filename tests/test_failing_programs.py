@@ -369,3 +369,17 @@ def test_what_is_interrupted_before_a_step_is_complete_has_no_figures(begun, tmp
     assert "interrupted before its first step was complete: there are no figures" in err
     found = json.loads((tmp_path / "none.json").read_text())
     assert (found["outcome"], found["targets"]) == ("interrupted", [])
+
+
+@pytest.mark.parametrize("wait_s", [0.1, 0.5, 1.0])
+def test_ctrl_c_while_torch_is_imported_is_one_line(wait_s, tmp_path):
+    """It was a traceback of whatever torch, or the chip, was just importing."""
+    program = tmp_path / "waits.py"
+    program.write_text("import torch, threading\nthreading.Event().wait(60)\n")
+    process = start(program, on=("h100",))
+    assert "recording on a virtual" in process.stderr.readline()
+    time.sleep(wait_s)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (err.count("\n"), "interrupted" in err) == (1, True), err

@@ -113,6 +113,24 @@ class Forecast:
     values_read: tuple[Read, ...] = ()
     would_fail: tuple[str, ...] = ()
     samples_given: bool = False  # by the user, who then wants to see them
+    all_ops: tuple[TopOp, ...] = ()  # top_ops and what takes less: looked up where another target's top ops are shown
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Of the whole job."""
+        return _per_s(self.tokens_per_step, self.step_time_s)
+
+    @property
+    def usd_per_million_tokens(self) -> float | None:
+        return self.cost_usd / self.tokens_per_step * 1e6 if self.cost_usd and self.tokens_per_step else None
+
+    @property
+    def rate_per_chip(self) -> float | None:
+        """Tokens a second, else samples: what a larger job is to keep up."""
+        return self.tokens_per_s_per_chip or (self.samples_per_s / self.num_chips if self.samples_per_s else None)
+
+
+TOP_OPS, MOST_OPS = 10, 1000  # that are told, and that are kept
 
 
 def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = None,
@@ -135,7 +153,8 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     breakdown = breakdown_of(timeline, window)
     evidence = shares_of(timeline, window)
     held = memory(timeline.program)
-    top = top_ops_of(timeline, window)
+    every = top_ops_of(timeline, window, most=MOST_OPS)
+    top = every[:TOP_OPS]
     lacking = unsupported(program.ops, chip)
     return Forecast(
         chip=chip.id, num_chips=1, fits=suffices(chip.memory_bytes, program, held.peak_bytes), grade=chip.grade,
@@ -150,7 +169,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         steps=len(found), step_kind=window.kind, num_ops=int(timeline.op.size), kernels_per_step=total["kernels"],
         tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None, matrix_dtype=products.dtype,
         executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window),
-        top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
+        top_ops=top, all_ops=every, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
         step_times_s=window.times_s,
         warnings=(
             *warnings_of(timeline, whole, held.peak_bytes), *played_before(timeline, window), *growing(held, len(found), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
@@ -385,6 +404,7 @@ def _uneven(window: Window) -> list[str]:
             f"The second step took {units.duration(window.second_s)} and is left out, too: what was done before it (a sample, an "
             f"evaluation) did not come again in the {units.several(len(window.times_s), 'step')} after it. --steps takes in more of them."
         ]
+    option = "--calls" if window.kind == CALLS else "--steps"
     mean = sum(window.times_s) / max(len(window.times_s), 1)
     least, most = min(window.times_s, default=0.0), max(window.times_s, default=0.0)
     off = (most - least) / 2 if len(window.times_s) == 2 else abs(mean - window.step_time_s)
@@ -392,8 +412,8 @@ def _uneven(window: Window) -> list[str]:
         return []
     which = "their mean" if len(window.times_s) == 2 else "the median one"
     return [
-        f"Steps took {units.duration(least)} to {units.duration(most)}, {units.duration(mean)} on average; times are of {which}. "
-        "Where something is done once in several steps, --steps takes in more of them."
+        f"{'Calls' if window.kind == CALLS else 'Steps'} took {units.duration(least)} to {units.duration(most)}, {units.duration(mean)} on average; times are of {which}. "
+        f"Where something is done once in several {'calls' if window.kind == CALLS else 'steps'}, {option} takes in more of them."
     ]
 
 

@@ -38,6 +38,8 @@ from anychip.figures import (
     totals_of,
 )
 from anychip.forecast import (
+    MOST_OPS,
+    TOP_OPS,
     Forecast,
     by_bytes_alone,
     compared_with,
@@ -115,7 +117,8 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     tokens = tokens_per_step if tokens_per_step is not None else tokens
     samples = samples_per_step if samples_per_step is not None else samples
     worst = max(parts, key=lambda part: part.memory.peak_bytes)
-    top, first = _top_ops(parts), parts[0]
+    every, first = _top_ops(parts), parts[0]
+    top = every[:TOP_OPS]
     axes = _axes(parts, [axes for _, axes in mine])
     ranks = tuple(
         _rank(part, one, chip, {*part.rank.members} & {*program.ran})
@@ -146,7 +149,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None, matrix_dtype=products.dtype, executed_flop_per_step=flop,
         memory_by_kind=worst.memory.by_kind,
         time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean),
-        top_ops=top, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes)), step_times_s=tuple(times),
+        top_ops=top, all_ops=every, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes)), step_times_s=tuple(times),
         warnings=(*_warnings(parts, worst, chip), *(one.text for one in lacking)),
         would_fail=tuple(one.text for one in lacking if one.fails),
         cluster=fabric.cluster.id if fabric.cluster is not None else None,
@@ -278,7 +281,7 @@ def _batch(parts: Sequence[Part], program: Program) -> tuple[float | None, float
     return tokens or None, samples or None
 
 
-def _top_ops(parts: Sequence[Part], most: int = 10) -> tuple[TopOp, ...]:
+def _top_ops(parts: Sequence[Part], most: int = MOST_OPS) -> tuple[TopOp, ...]:
     """Ops of one name and shape, means over all chips; a collective's name says along which axis, its shape the bytes that
     nccl-tests would count."""
     found: dict[tuple[str, str], TopOp] = {}
@@ -291,7 +294,7 @@ def _top_ops(parts: Sequence[Part], most: int = 10) -> tuple[TopOp, ...]:
             )
             for op, call in part.rank.calls.items()
         }
-        for top in top_ops_of(part.rank.timeline, part.window, most=1000, named=named):
+        for top in top_ops_of(part.rank.timeline, part.window, most=MOST_OPS, named=named):
             known = found.get((top.name, top.shape))
             count, time = top.count * part.weight, top.time_s * part.weight
             busy += time

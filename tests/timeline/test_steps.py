@@ -1,5 +1,6 @@
 """Where steps begin and end, on tapes written by hand."""
 
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from anychip.cost.machine import machine
 from anychip.cost.rates import defaults
 from anychip.figures import Window, has_frozen_weights, is_compiled, issued_s, shape_text
-from anychip.forecast import forecast, limit_of, of_size, of_waiting
+from anychip.forecast import _uneven, forecast, limit_of, of_size, of_waiting
 from anychip.record.steps import PHASES, Marks, find_steps
 from anychip.spec import load_chip
 from anychip.spec.cluster import list_wires
@@ -408,3 +409,13 @@ def test_the_host_issues_a_compiled_region_at_its_launches_alone():
 
 def test_an_op_on_single_numbers_says_so() -> None:
     assert shape_text(made("aten.mul.Tensor", t(dtype="float32"), 2.0, out=t(dtype="float32"))) == "scalar fp32"
+
+
+def test_uneven_calls_are_not_told_of_steps():
+    """An inference's warning advised --steps, which it has none of."""
+    tape = program(chain.from_iterable([INFER, INFER * 20, INFER, INFER * 20]), OPS)
+    window = Window.of(price(tape, load_chip("h100")), find_steps(tape))
+    (told,) = _uneven(replace(window, kind="call", times_s=(1.0, 1.0, 9.0), second_s=None))
+    assert told.startswith("Calls took")
+    assert "--calls takes in more" in told
+    assert "--steps" not in told

@@ -174,7 +174,7 @@ def forecast(
     warnings += [text for one in programs for text in (*one.meta.get("warnings", ()), *_failure(one, len(places) > 1))]
     warnings += _strangers(programs, {one.step_kind for one in forecasts.values()})
     warnings += [text for place in places if place.fabric is not None for text in place.fabric.assumptions]
-    warnings += _of_each(forecasts)
+    warnings += [*_of_each(forecasts), *_fits_from(forecasts)]
     return Answer(
         program=_title(program),
         names=tuple(place.name for place in places),
@@ -201,6 +201,21 @@ def _of_each(forecasts: "Mapping[Place, Forecast]") -> list[str]:
         for place, one in forecasts.items()
         for text in one.warnings
     ]
+
+
+def _fits_from(forecasts: "Mapping[Place, Forecast]") -> list[str]:
+    """Of each chip that is asked for in several numbers and does not fit in the smallest: from which on it does."""
+    counts: dict[str, dict[int, bool]] = {}
+    for one in forecasts.values():
+        fits = counts.setdefault(one.chip, {})
+        fits[one.num_chips] = one.fits and fits.get(one.num_chips, True)
+    found = []
+    for chip, fits in counts.items():
+        enough = [count for count in fits if all(fits[other] for other in fits if other >= count)]
+        if len(fits) > 1 and not all(fits.values()):
+            said = f"fits on {min(enough):,} chips" if enough else f"does not fit on {max(fits):,} chips either"
+            found.append(f"{chip}: of the numbers asked for, the program {said}.")
+    return found
 
 
 class _Ahead:

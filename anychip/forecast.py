@@ -172,7 +172,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         top_ops=top, all_ops=every, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
         step_times_s=window.times_s,
         warnings=(
-            *warnings_of(timeline, whole, held.peak_bytes), *played_before(timeline, window), *growing(held, len(found), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
+            *warnings_of(timeline, whole), *too_full(timeline.program, chip, held), *played_before(timeline, window), *growing(held, len(found), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
         ),
         would_fail=tuple(one.text for one in lacking if one.fails),
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
@@ -338,7 +338,7 @@ def by_assumed_link(timeline: Timeline, window: Window) -> tuple[str, ...]:
 MANY_STEPS = 1_000_000  # more than programs take
 
 
-def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[str, ...]:
+def warnings_of(timeline: Timeline, window: Window) -> tuple[str, ...]:
     chip = timeline.chip
     found = []
     if window.kind == "run":
@@ -356,10 +356,26 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
         )
     found += by_assumed_link(timeline, window)
     found += of_package(chip)
-    if peak_bytes > chip.memory_bytes:
-        more = "more than " if any(refused(timeline.program)) else ""
-        found.append(f"{chip.id}: needs {more}{peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
     return tuple(found)
+
+
+def too_full(program: Program, chip: Chip, held: Memory) -> list[str]:
+    """How much a program needs that a chip has not, and what for."""
+    if held.peak_bytes <= chip.memory_bytes:
+        return []
+    more = "more than " if any(refused(program)) else ""
+    return [
+        f"{chip.id}: needs {more}{units.memory(held.peak_bytes)}, has {units.memory(chip.memory_bytes)}: {filling(held)}."
+    ]
+
+
+FILLING = 3
+
+
+def filling(held: Memory) -> str:
+    """What most of the memory at the peak is, the most first."""
+    ranked = sorted(held.by_kind.items(), key=lambda item: -item[1])[:FILLING]
+    return ", ".join(f"{name} {units.memory(nbytes)}" for name, nbytes in ranked if nbytes)
 
 
 def played_before(timeline: Timeline, window: Window) -> list[str]:

@@ -44,6 +44,7 @@ from anychip.forecast import (
     by_bytes_alone,
     compared_with,
     error_of,
+    filling,
     growing,
     is_prompt,
     layers_of,
@@ -346,7 +347,7 @@ def _goodput(parts: Sequence[Part], fabric: Fabric) -> GoodputFigures | None:
 
 def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]:
     """As of one chip, with the ranks that do not fit named."""
-    found = [text for part in parts for text in warnings_of(part.rank.timeline, part.window, 0)]
+    found = [text for part in parts for text in warnings_of(part.rank.timeline, part.window)]
     found += played_before(parts[0].rank.timeline, parts[0].window)
     found += by_bytes_alone(*(part.rank.timeline.program for part in parts))
     first_full = min(
@@ -357,7 +358,7 @@ def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]
     if over:
         ranks = sorted(rank for part in over for rank in part.rank.members)
         found.append(
-            f"{chip.id}: {ranks_text(ranks)} need up to {worst.memory.peak_bytes / 2**30:.1f} GiB, a chip has "
-            f"{chip.memory_bytes / 2**30:.1f} GiB."
+            f"{chip.id}: {ranks_text(ranks)} need up to {units.memory(worst.memory.peak_bytes)}, a chip has "
+            f"{units.memory(chip.memory_bytes)}: {filling(worst.memory)}."
         )
     return tuple(dict.fromkeys(found))

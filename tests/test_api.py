@@ -270,3 +270,23 @@ def test_a_warning_names_its_target_unless_it_holds_for_all():
     forecasts = {place.name: SimpleNamespace(warnings=texts) for place, texts in zip(places, said, strict=True)}
     found = api._of_each({places[0]: forecasts["a:8"], places[1]: forecasts["b:8"]})
     assert list(dict.fromkeys(found)) == ["a:8: Steps differ.", "Both.", "maker-b:8: memory grows."]
+
+
+def test_from_how_many_chips_a_job_fits_is_said():
+    """Of four sizes of a job three did not fit, and the reader looked through the columns for the first that did."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    def found(*fits: bool) -> list[str]:
+        forecasts: Any = {
+            2**i: SimpleNamespace(chip="nvidia-h100-sxm", num_chips=2**i, fits=one) for i, one in enumerate(fits)
+        }
+        return api._fits_from(forecasts)
+
+    assert found(False, False, True, True) == [
+        "nvidia-h100-sxm: of the numbers asked for, the program fits on 4 chips."
+    ]
+    assert found(False, True, False) == [
+        "nvidia-h100-sxm: of the numbers asked for, the program does not fit on 4 chips either."
+    ]
+    assert found(True, True) == found(False) == []

@@ -103,7 +103,8 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(serving_page.summaries(served, lambda r: r.chip)))
         print("\n".join(missing((r.reason, r.run.id) for r in served)))
     if args.validated:
-        write(Path(args.validated), validated.called(served) if served else validated.trained(results))
+        rows = validated.called(served) if served else validated.trained(results)
+        write(Path(args.validated), validated.written(rows))
     outside = [text for result in results if (text := beyond(result, bounds))]
     print("\n".join(outside), end="\n" if outside else "")
     compared = [*(result.error for result in results), *(one for result in served for one in result.forecast.values())]

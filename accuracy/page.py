@@ -1,8 +1,10 @@
 """docs/accuracy-runs.md: published runs against forecasts, written from results. No figure on it is typed by hand."""
 
 from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
 
 from accuracy.score import GIB, Result, Summary, grouped, held, ids_by_reason, layouts, left_out, low_ratios, noise
+from accuracy.validated import held_by
 from accuracy.why import memory_is_other, why
 
 HELD = ("What tensors take at most; of sources that print what the allocator has reserved, that; of those that read the device, that and "
@@ -35,6 +37,7 @@ def page(results: Sequence[Result], plot: str | None) -> str:
         section("By program", summaries([r for r in results if r.plan], lambda r: r.plan.program if r.plan else "")),
         section("Memory, by source", memory_by_source(results)),
         section("A source left out", crossed(results)),
+        section("How often a bar holds", bars(results)),
         section("Layouts", ranked(results)),
         section("FP8 against 16 bit of the same run", ratios(results)),
         section("Noise of the sources", noises(results)),
@@ -102,6 +105,26 @@ def crossed(results: Sequence[Result]) -> list[str]:
         lines.append(f"| {name} | {plain.n} | {plain.mean_abs:.1%} | {plain.median_abs:.1%} | {plain.worst:+.1%} | "
                      f"{fitted.mean_abs:.1%} | {fitted.median_abs:.1%} | {fitted.worst:+.1%} |")  # fmt: skip
     return lines
+
+
+def bars(results: Sequence[Result]) -> list[str]:
+    """By trait, of the runs whose chip has another source: the share within one and two sigma of the bar that it gives them."""
+    found = held_by(results)
+    if not found:
+        return []
+    names = dict.fromkeys(word for traits in sorted({one for one, *_ in found}) for word in traits if word)
+    groups = {"all": [off for *_, off in found]}
+    groups |= {name: [off for traits, _, off in found if name in traits] for name in names}
+    return [
+        "Each run against the bar that a forecast of it would have were its source not known on that chip, where another source is;",
+        "what a step spends waiting and jobs larger than any compared widen bars further, which is not counted here. Of a normal",
+        "distribution 68% are within one sigma, 95% within two.",
+        "",
+        "| runs | n | within one sigma | within two |",
+        "|---|---|---|---|",
+        *(f"| {name} | {len(offs)} | {fmean(off <= 1 for off in offs):.0%} | {fmean(off <= 2 for off in offs):.0%} |"
+          for name, offs in groups.items()),
+    ]  # fmt: skip
 
 
 def ranked(results: Sequence[Result]) -> list[str]:

@@ -101,22 +101,36 @@ LEAST_TO_TRAIN = 3  # runs: one or two of another kind say nothing of a chip's l
 
 
 def left_out(results: Sequence[Result], family: Key) -> dict[str, tuple[Summary, Summary]]:
-    """Leave one source out: for each source of a family of chips, (its errors as they are, its errors by the level that at most
-    six runs of each other source give). Families of one source are not here."""
+    """Leave one source out: for each source of a family of chips, (its errors as they are, its errors by the level of the others).
+    Families of one source are not here."""
+    blind = blind_errors(results, family)
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        if result.run.id in blind:
+            groups.setdefault(f"{family(result)}: {result.run.source}", []).append(result)
+    return {
+        name: (Summary.of([r.error for r in own if r.error is not None]), Summary.of([blind[r.run.id] for r in own]))
+        for name, own in sorted(groups.items())
+    }
+
+
+def blind_errors(results: Sequence[Result], family: Key) -> dict[str, float]:
+    """Run -> its error by the level that at most six runs of each other source of its family give. Where those are too few, none."""
     found = {}
     families: dict[str, list[Result]] = {}
     for result in results:
         if result.error is not None:
             families.setdefault(family(result), []).append(result)
-    for name, members in families.items():
+    for members in families.values():
         sources = sorted({member.run.source for member in members})
         for source in sources if len(sources) > 1 else ():
             train = [r for other in sources if other != source for r in spread_over(members, other)]
             if len(train) < LEAST_TO_TRAIN:
                 continue
             level = median([(r.measured_s or 0.0) / (r.forecast_s or 1.0) for r in train])
-            own = [r.error for r in members if r.error is not None and r.run.source == source]
-            found[f"{name}: {source}"] = (Summary.of(own), Summary.of([(1 + error) * level - 1 for error in own]))
+            for r in members:
+                if r.error is not None and r.run.source == source:
+                    found[r.run.id] = (1 + r.error) * level - 1
     return found
 
 

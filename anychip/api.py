@@ -4,6 +4,7 @@ import contextlib
 import os
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,7 @@ from anychip.recordings import Argv, Recorded, Say, record_all, unlike, why_own
 from anychip.recordings import record as record
 from anychip.spec import Chip, UnknownFigure, check
 from anychip.spec.catalogue import is_standard
+from anychip.spec.validated import TRAINS
 
 if TYPE_CHECKING:
     from anychip.cluster import ClusterTimeline, Stragglers
@@ -78,6 +80,17 @@ class Answer:
     def host(self) -> str | None:
         """Whose time the host's is: "modelled", of launching alone, or "measured"; None for recordings that do not tell."""
         return self.programs[0].meta.get("host")
+
+    @property
+    def scaling(self) -> tuple[float | None, ...]:
+        """Of each target what a chip does of what it does in the smallest job of that chip here; None where that is the only one, or
+        what a step reads is not known."""
+        least: dict[str, Forecast] = {}
+        for one in sorted(self.forecasts, key=lambda one: one.num_chips):
+            least.setdefault(one.chip, one)
+        several = {one.chip for one in self.forecasts if one.num_chips > least[one.chip].num_chips}
+        both = [(one.rate_per_chip, least[one.chip].rate_per_chip, one.chip in several) for one in self.forecasts]
+        return tuple(rate / best if rate and best and is_one else None for rate, best, is_one in both)
 
     @property
     def exit_code(self) -> int:
@@ -159,9 +172,9 @@ def forecast(
     total_s = time.perf_counter() - began
     progress(f"priced on {', '.join(map(str, places))} in {(total_s - recorded_s) * 1e3:.0f} ms")
     warnings += [text for one in programs for text in (*one.meta.get("warnings", ()), *_failure(one, len(places) > 1))]
-    warnings += _strangers(programs)
+    warnings += _strangers(programs, {one.step_kind for one in forecasts.values()})
     warnings += [text for place in places if place.fabric is not None for text in place.fabric.assumptions]
-    warnings += [text for result in forecasts.values() for text in result.warnings]
+    warnings += [*_of_each(forecasts), *_fits_from(forecasts)]
     return Answer(
         program=_title(program),
         names=tuple(place.name for place in places),
@@ -178,6 +191,31 @@ def forecast(
         warnings=tuple(dict.fromkeys(warnings)),
         interrupted=found.interrupted or any(one.meta.get("interrupted") for one in programs),
     )
+
+
+def _of_each(forecasts: "Mapping[Place, Forecast]") -> list[str]:
+    """What there is to say of each target's figures, with its name where it does not hold for all."""
+    counts = Counter(text for one in forecasts.values() for text in dict.fromkeys(one.warnings))
+    return [
+        text if counts[text] == len(forecasts) or text.startswith(f"{place.chip.id}: ") else f"{place.name}: {text}"
+        for place, one in forecasts.items()
+        for text in one.warnings
+    ]
+
+
+def _fits_from(forecasts: "Mapping[Place, Forecast]") -> list[str]:
+    """Of each chip that is asked for in several numbers and does not fit in the smallest: from which on it does."""
+    counts: dict[str, dict[int, bool]] = {}
+    for one in forecasts.values():
+        fits = counts.setdefault(one.chip, {})
+        fits[one.num_chips] = one.fits and fits.get(one.num_chips, True)
+    found = []
+    for chip, fits in counts.items():
+        enough = [count for count in fits if all(fits[other] for other in fits if other >= count)]
+        if len(fits) > 1 and not all(fits.values()):
+            said = f"fits on {min(enough):,} chips" if enough else f"does not fit on {max(fits):,} chips either"
+            found.append(f"{chip}: of the numbers asked for, the program {said}.")
+    return found
 
 
 class _Ahead:
@@ -260,7 +298,7 @@ def _check_used(programs: Iterable[Program], title: str) -> None:
             )
 
 
-def _strangers(programs: list[Program]) -> list[str]:
+def _strangers(programs: list[Program], kinds: set[str]) -> list[str]:
     """Of jobs whose ranks have nothing to do with one another: the figures are of so many copies of the program. (One that uses
     several chips from one process is told of already.)"""
     sizes = {
@@ -270,8 +308,8 @@ def _strangers(programs: list[Program]) -> list[str]:
     }  # fmt: skip
     return [
         f"The program's {size:,} ranks never communicate in what was recorded: the figures are of {size:,} copies of it, side "
-        "by side. Does it join a process group (torch.distributed.init_process_group)? If its ranks meet every so many steps "
-        "only: --steps records more."
+        "by side. Does it join a process group (torch.distributed.init_process_group)?"
+        + (" If its ranks meet every so many steps only: --steps records more." if TRAINS in kinds else "")
         for size in sorted(sizes)
     ]
 

@@ -98,9 +98,9 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     length.add_argument("--step-mark", metavar="FUNCTION",
                         help="a step ends when this function of the program returns: train_step, Trainer.one_round")  # fmt: skip
     length.add_argument("--tokens-per-step", type=positive, metavar="N",
-                        help="tokens of a step, where they are not the integers that the first embedding sees")  # fmt: skip
+                        help="tokens of a step of the whole job, not of a rank, where they are not the integers that the first embedding sees")  # fmt: skip
     length.add_argument("--samples-per-step", type=positive, metavar="N",
-                        help="samples of a step, where they are not the batch that its first layer is given")  # fmt: skip
+                        help="samples of a step of the whole job, not of a rank, where they are not the batch that its first layer is given")  # fmt: skip
     chip = sub.add_argument_group("what the program is told")
     chip.add_argument("--device", metavar="NAME", default="cuda",
                       help="the device type under which it sees the chip: cuda; others are not there yet")  # fmt: skip

@@ -31,7 +31,9 @@ from anychip.figures import (
     by_phase_of,
     called_in,
     copies_of,
+    has_frozen_weights,
     inference_of,
+    is_compiled,
     products_in,
     shape_text,
     shares_of,
@@ -44,7 +46,7 @@ from anychip.record.failure import refused
 from anychip.record.reads import Read, reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
-from anychip.spec.validated import DENSE, EXPERTS, OTHER, OWN_PRODUCTS, Compared, end_to_end, errors
+from anychip.spec.validated import CALLS, DENSE, EXPERTS, OTHER, OWN_PRODUCTS, Compared, Like, end_to_end, errors
 from anychip.timeline.memory import Memory, memory, suffices
 from anychip.timeline.price import Timeline, price
 
@@ -111,6 +113,24 @@ class Forecast:
     values_read: tuple[Read, ...] = ()
     would_fail: tuple[str, ...] = ()
     samples_given: bool = False  # by the user, who then wants to see them
+    all_ops: tuple[TopOp, ...] = ()  # top_ops and what takes less: looked up where another target's top ops are shown
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Of the whole job."""
+        return _per_s(self.tokens_per_step, self.step_time_s)
+
+    @property
+    def usd_per_million_tokens(self) -> float | None:
+        return self.cost_usd / self.tokens_per_step * 1e6 if self.cost_usd and self.tokens_per_step else None
+
+    @property
+    def rate_per_chip(self) -> float | None:
+        """Tokens a second, else samples: what a larger job is to keep up."""
+        return self.tokens_per_s_per_chip or (self.samples_per_s / self.num_chips if self.samples_per_s else None)
+
+
+TOP_OPS, MOST_OPS = 10, 1000  # that are told, and that are kept
 
 
 def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = None,
@@ -122,19 +142,19 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     window = whole.usual_step()
     total = totals_of(timeline, window)
     step_time = window.step_time_s
+    products = timeline.prices.on.products(total["dtype"])
+    beyond = beyond_of(timeline, window)
     # What a step is fed is read where nothing has been fused yet.
     tokens, samples = batch_of(program, tuple(find_steps(program)[-len(whole.steps) :]) if whole.steps else ())
+    layers = layers_of(timeline.program.ops, called_in(timeline, whole), unlike_share(beyond))
+    compared = compared_with(program, chip, layers, products.dtype, window.kind, is_prompt(tokens, samples))
     tokens = tokens_per_step if tokens_per_step is not None else tokens
     samples = samples_per_step if samples_per_step is not None else samples
     breakdown = breakdown_of(timeline, window)
     evidence = shares_of(timeline, window)
-    products = timeline.prices.on.products(total["dtype"])
     held = memory(timeline.program)
-    top = top_ops_of(timeline, window)
-    beyond = beyond_of(timeline, window)
-    compared = end_to_end(
-        chip.id, layers_of(timeline.program.ops, called_in(timeline, whole), unlike_share(beyond)), window.kind
-    )
+    every = top_ops_of(timeline, window, most=MOST_OPS)
+    top = every[:TOP_OPS]
     lacking = unsupported(program.ops, chip)
     return Forecast(
         chip=chip.id, num_chips=1, fits=suffices(chip.memory_bytes, program, held.peak_bytes), grade=chip.grade,
@@ -149,15 +169,31 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         steps=len(found), step_kind=window.kind, num_ops=int(timeline.op.size), kernels_per_step=total["kernels"],
         tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None, matrix_dtype=products.dtype,
         executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window),
-        top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
+        top_ops=top, all_ops=every, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
         step_times_s=window.times_s,
         warnings=(
-            *warnings_of(timeline, whole, held.peak_bytes), *played_before(timeline, window), *growing(held, len(found), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
+            *warnings_of(timeline, whole), *too_full(timeline.program, chip, held), *played_before(timeline, window), *growing(held, len(found), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
         ),
         would_fail=tuple(one.text for one in lacking if one.fails),
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
         values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
     )  # fmt: skip
+
+
+def is_prompt(tokens: float | None, samples: float | None) -> bool | None:
+    """Of a call, by what it reads: a prompt, else one token of each sequence; None where that is not seen."""
+    return tokens > samples if tokens and samples else None
+
+
+def compared_with(program: Program, chip: Chip, layers: str, dtype: str, kind: str, prompt: bool | None, *, num_chips: int = 1,
+                  sharded: bool = False) -> Compared | None:  # fmt: skip
+    """The published runs that err like this one. program: as it was recorded, of a job one rank of most of its work. dtype: of most
+    products. On a chip that compiles every step, it tells nothing that the program asked for that."""
+    if kind == CALLS:
+        return end_to_end(chip.id, Like(layers, calls=Like.reading(prompt)), kind)
+    compiled = chip.execution != "graph" and is_compiled(program)
+    like = Like.of(layers, has_frozen_weights(program), dtype, compiled, sharded, num_chips)
+    return end_to_end(chip.id, like, kind)
 
 
 def reserved_bytes(program: Program, capacity_bytes: int) -> int:
@@ -302,7 +338,7 @@ def by_assumed_link(timeline: Timeline, window: Window) -> tuple[str, ...]:
 MANY_STEPS = 1_000_000  # more than programs take
 
 
-def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[str, ...]:
+def warnings_of(timeline: Timeline, window: Window) -> tuple[str, ...]:
     chip = timeline.chip
     found = []
     if window.kind == "run":
@@ -320,10 +356,26 @@ def warnings_of(timeline: Timeline, window: Window, peak_bytes: int) -> tuple[st
         )
     found += by_assumed_link(timeline, window)
     found += of_package(chip)
-    if peak_bytes > chip.memory_bytes:
-        more = "more than " if any(refused(timeline.program)) else ""
-        found.append(f"{chip.id}: needs {more}{peak_bytes / 2**30:.1f} GiB, has {chip.memory_bytes / 2**30:.1f} GiB.")
     return tuple(found)
+
+
+def too_full(program: Program, chip: Chip, held: Memory) -> list[str]:
+    """How much a program needs that a chip has not, and what for."""
+    if held.peak_bytes <= chip.memory_bytes:
+        return []
+    more = "more than " if any(refused(program)) else ""
+    return [
+        f"{chip.id}: needs {more}{units.memory(held.peak_bytes)}, has {units.memory(chip.memory_bytes)}: {filling(held)}."
+    ]
+
+
+FILLING = 3
+
+
+def filling(held: Memory) -> str:
+    """What most of the memory at the peak is, the most first."""
+    ranked = sorted(held.by_kind.items(), key=lambda item: -item[1])[:FILLING]
+    return ", ".join(f"{name} {units.memory(nbytes)}" for name, nbytes in ranked if nbytes)
 
 
 def played_before(timeline: Timeline, window: Window) -> list[str]:
@@ -368,6 +420,7 @@ def _uneven(window: Window) -> list[str]:
             f"The second step took {units.duration(window.second_s)} and is left out, too: what was done before it (a sample, an "
             f"evaluation) did not come again in the {units.several(len(window.times_s), 'step')} after it. --steps takes in more of them."
         ]
+    option = "--calls" if window.kind == CALLS else "--steps"
     mean = sum(window.times_s) / max(len(window.times_s), 1)
     least, most = min(window.times_s, default=0.0), max(window.times_s, default=0.0)
     off = (most - least) / 2 if len(window.times_s) == 2 else abs(mean - window.step_time_s)
@@ -375,8 +428,8 @@ def _uneven(window: Window) -> list[str]:
         return []
     which = "their mean" if len(window.times_s) == 2 else "the median one"
     return [
-        f"Steps took {units.duration(least)} to {units.duration(most)}, {units.duration(mean)} on average; times are of {which}. "
-        "Where something is done once in several steps, --steps takes in more of them."
+        f"{'Calls' if window.kind == CALLS else 'Steps'} took {units.duration(least)} to {units.duration(most)}, {units.duration(mean)} on average; times are of {which}. "
+        f"Where something is done once in several {'calls' if window.kind == CALLS else 'steps'}, {option} takes in more of them."
     ]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from anychip import units
 from anychip.cluster import ClusterTimeline, RankTimeline, Stragglers, simulate
-from anychip.cluster.axes import SEQUENCE_AXES, TENSOR_AXES, axes_of, copies, is_fed, replicas
+from anychip.cluster.axes import SEQUENCE_AXES, TENSOR_AXES, axes_of, copies, is_fed, replicas, shards_parameters
 from anychip.cluster.deadlock import ranks_text
 from anychip.cluster.goodput import Reliability, goodput
 from anychip.cluster.path import critical_path
@@ -38,10 +38,15 @@ from anychip.figures import (
     totals_of,
 )
 from anychip.forecast import (
+    MOST_OPS,
+    TOP_OPS,
     Forecast,
     by_bytes_alone,
+    compared_with,
     error_of,
+    filling,
     growing,
+    is_prompt,
     layers_of,
     limit_of,
     played_before,
@@ -54,7 +59,6 @@ from anychip.record import Op, Program
 from anychip.record.reads import reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
-from anychip.spec.validated import end_to_end
 from anychip.timeline.memory import Memory, memory, suffices
 
 Key = TypeVar("Key")
@@ -110,10 +114,12 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     beyond = _mean_of([beyond_of(part.rank.timeline, part.window) for part in parts], mean)
     flop, model = (mean([total[name] for total in totals]) * chips for name in ("flop", "model_flop"))
     tokens, samples = _batch(parts, program)
+    prompt = is_prompt(tokens, samples)
     tokens = tokens_per_step if tokens_per_step is not None else tokens
     samples = samples_per_step if samples_per_step is not None else samples
     worst = max(parts, key=lambda part: part.memory.peak_bytes)
-    top, first = _top_ops(parts), parts[0]
+    every, first = _top_ops(parts), parts[0]
+    top = every[:TOP_OPS]
     axes = _axes(parts, [axes for _, axes in mine])
     ranks = tuple(
         _rank(part, one, chip, {*part.rank.members} & {*program.ran})
@@ -121,7 +127,12 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     )
     all_ops = dict.fromkeys(op for rank in program.ranks for op in rank.ops)
     called = set[Op]().union(*(called_in(part.rank.timeline, part.window) for part in parts))
-    compared = end_to_end(chip.id, layers_of(all_ops, called, unlike_share(beyond)), parts[main].window.kind)
+    most = parts[main]
+    recorded = next(rank for rank in program.ranks if rank.rank == most.program.rank)
+    compared = compared_with(
+        recorded, chip, layers_of(all_ops, called, unlike_share(beyond)), products.dtype, most.window.kind, prompt,
+        num_chips=chips, sharded=shards_parameters(most.program, most.rank.calls, most.axes),
+    )  # fmt: skip
     lacking = unsupported(all_ops, chip)
     kernels, host = (mean([total[name] for total in totals]) for name in ("kernels", "host_s"))
     return Forecast(
@@ -139,7 +150,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None, matrix_dtype=products.dtype, executed_flop_per_step=flop,
         memory_by_kind=worst.memory.by_kind,
         time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean),
-        top_ops=top, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes)), step_times_s=tuple(times),
+        top_ops=top, all_ops=every, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes)), step_times_s=tuple(times),
         warnings=(*_warnings(parts, worst, chip), *(one.text for one in lacking)),
         would_fail=tuple(one.text for one in lacking if one.fails),
         cluster=fabric.cluster.id if fabric.cluster is not None else None,
@@ -271,7 +282,7 @@ def _batch(parts: Sequence[Part], program: Program) -> tuple[float | None, float
     return tokens or None, samples or None
 
 
-def _top_ops(parts: Sequence[Part], most: int = 10) -> tuple[TopOp, ...]:
+def _top_ops(parts: Sequence[Part], most: int = MOST_OPS) -> tuple[TopOp, ...]:
     """Ops of one name and shape, means over all chips; a collective's name says along which axis, its shape the bytes that
     nccl-tests would count."""
     found: dict[tuple[str, str], TopOp] = {}
@@ -284,7 +295,7 @@ def _top_ops(parts: Sequence[Part], most: int = 10) -> tuple[TopOp, ...]:
             )
             for op, call in part.rank.calls.items()
         }
-        for top in top_ops_of(part.rank.timeline, part.window, most=1000, named=named):
+        for top in top_ops_of(part.rank.timeline, part.window, most=MOST_OPS, named=named):
             known = found.get((top.name, top.shape))
             count, time = top.count * part.weight, top.time_s * part.weight
             busy += time
@@ -336,7 +347,7 @@ def _goodput(parts: Sequence[Part], fabric: Fabric) -> GoodputFigures | None:
 
 def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]:
     """As of one chip, with the ranks that do not fit named."""
-    found = [text for part in parts for text in warnings_of(part.rank.timeline, part.window, 0)]
+    found = [text for part in parts for text in warnings_of(part.rank.timeline, part.window)]
     found += played_before(parts[0].rank.timeline, parts[0].window)
     found += by_bytes_alone(*(part.rank.timeline.program for part in parts))
     first_full = min(
@@ -347,7 +358,7 @@ def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]
     if over:
         ranks = sorted(rank for part in over for rank in part.rank.members)
         found.append(
-            f"{chip.id}: {ranks_text(ranks)} need up to {worst.memory.peak_bytes / 2**30:.1f} GiB, a chip has "
-            f"{chip.memory_bytes / 2**30:.1f} GiB."
+            f"{chip.id}: {ranks_text(ranks)} need up to {units.memory(worst.memory.peak_bytes)}, a chip has "
+            f"{units.memory(chip.memory_bytes)}: {filling(worst.memory)}."
         )
     return tuple(dict.fromkeys(found))

@@ -255,3 +255,38 @@ def test_what_the_check_finds_in_a_file_of_ones_own_is_warned_of(tmp_path):
     with pytest.raises(BadChipFile, match="cannot be"):
         told(ACME.replace('1, unit = "TB/s"', '1e-20, unit = "TB/s"'))
     assert not any("chips check" in text for text in api.forecast(program, "h100").warnings)
+
+
+def test_a_warning_names_its_target_unless_it_holds_for_all():
+    """Of several chips nobody knew whose steps were uneven."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    class Target(SimpleNamespace):
+        __hash__ = object.__hash__
+
+    places: Any = [Target(name=name, chip=SimpleNamespace(id=f"maker-{name}")) for name in ("a:8", "b:8")]
+    said = [("Steps differ.", "Both."), ("maker-b:8: memory grows.", "Both.")]
+    forecasts = {place.name: SimpleNamespace(warnings=texts) for place, texts in zip(places, said, strict=True)}
+    found = api._of_each({places[0]: forecasts["a:8"], places[1]: forecasts["b:8"]})
+    assert list(dict.fromkeys(found)) == ["a:8: Steps differ.", "Both.", "maker-b:8: memory grows."]
+
+
+def test_from_how_many_chips_a_job_fits_is_said():
+    """Of four sizes of a job three did not fit, and the reader looked through the columns for the first that did."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    def found(*fits: bool) -> list[str]:
+        forecasts: Any = {
+            2**i: SimpleNamespace(chip="nvidia-h100-sxm", num_chips=2**i, fits=one) for i, one in enumerate(fits)
+        }
+        return api._fits_from(forecasts)
+
+    assert found(False, False, True, True) == [
+        "nvidia-h100-sxm: of the numbers asked for, the program fits on 4 chips."
+    ]
+    assert found(False, True, False) == [
+        "nvidia-h100-sxm: of the numbers asked for, the program does not fit on 4 chips either."
+    ]
+    assert found(True, True) == found(False) == []

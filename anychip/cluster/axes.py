@@ -108,3 +108,16 @@ def is_fed(program: Program, axes: list[str]) -> bool:
         for axis, group in zip(axes, program.groups, strict=True)
         if axis.lower() in PIPELINE_AXES
     )
+
+
+def shards_parameters(program: Program, calls: Mapping[int, Collective], axes: list[str]) -> bool:
+    """Whether a rank keeps a part of the parameters alone (FSDP, ZeRO-3): what its forward has gathered along an axis of replicas its
+    backward gathers again. calls: by the program's ops. axes: of its groups."""
+    others = (*TENSOR_AXES, *SEQUENCE_AXES)
+    gathers = [
+        op for op, call in calls.items()
+        if call.kind == "all_gather" and call.nbytes > SMALL_BYTES and axes[call.group].lower() not in others
+    ]  # fmt: skip
+    at = np.flatnonzero(program.kinds == Kind.OP)
+    at = at[np.isin(program.payloads[at], gathers)]
+    return bool((Marks(program).phase()[at] == Phase.BACKWARD).any())

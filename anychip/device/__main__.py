@@ -1,12 +1,17 @@
 """The recording process: `python -m anychip.device CONFIG` installs the chip, runs the program, saves what it did."""
 
+import signal
+
+# Until the program runs there is nothing to keep: Ctrl-C ends this process without a word (`Session.run` takes it from there).
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import ctypes
 import gc
 import importlib
 import json
 import os
 import runpy
-import signal
 import sys
 import time
 import traceback
@@ -245,6 +250,7 @@ class Session:
         argv, module = launched(self.config["argv"], self.config["module"])
         sys.argv = list(argv)
         try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             if module:
                 sys.path.insert(0, os.getcwd())
                 runpy.run_module(argv[0], run_name="__main__", alter_sys=True)

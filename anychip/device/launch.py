@@ -245,6 +245,14 @@ def _held(program: Program) -> Iterator[str]:
     )
 
 
+HOST_IS_FULL = (
+    "this machine ran out of memory, not the chip: tensors of the host take theirs here, also those of a model that is moved to the chip later. "
+    'Make it there, where it takes none: with torch.device("cuda"): model = ... (or with torch.device("meta"), then '
+    'model.to_empty(device="cuda")). With --jobs 1 recordings take turns.'
+)
+HOST_ALLOCATOR = "DefaultCPUAllocator"  # in what torch raises where the host has no more
+
+
 def _result(
     argv: Sequence[str], out: Path, code: int, interrupted: bool, errors: str, drafted: Program | None
 ) -> Program:
@@ -258,9 +266,7 @@ def _result(
         by = next((number for number in signal.valid_signals() if code in (-number, LOW_BYTE - number)), None)
         if by == signal.SIGKILL:
             raise AnychipError(
-                f"{name}: killed by SIGKILL while it was recorded; no recording was left. If it was not you, this machine ran "
-                "out of memory: tensors of the host take theirs here, also those of a model that is moved to the chip later. "
-                'Make it there: with torch.device("cuda"): model = ... With --jobs 1 recordings take turns.'
+                f"{name}: killed by SIGKILL while it was recorded; no recording was left. If it was not you, {HOST_IS_FULL}"
             )
         if by is not None:
             raise AnychipError(
@@ -305,3 +311,5 @@ def _what(how: Failure, program: Program) -> Iterator[str]:
     where = ", ".join(text for text in (f"rank {how.rank}" if program.world_size > 1 else "", how.place) if text)
     if (how.error or where) and not how.of_bytes:
         yield (how.error or f"exit code {how.exit_code}") + (f" ({where})" if where else "")
+    if HOST_ALLOCATOR in how.error or how.error.startswith("MemoryError"):
+        yield HOST_IS_FULL[0].upper() + HOST_IS_FULL[1:]

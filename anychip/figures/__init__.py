@@ -1,6 +1,7 @@
 """Figures of a step, from its timeline: what a `Forecast` is made of."""
 
 from anychip.figures.batch import batch_of
+from anychip.figures.like import has_frozen_weights, is_compiled
 from anychip.figures.of_job import AxisFigures, GoodputFigures, PathPart, RankFigures
 from anychip.figures.sums import (
     TopOp,
@@ -38,7 +39,9 @@ __all__ = [
     "by_phase_of",
     "called_in",
     "copies_of",
+    "has_frozen_weights",
     "inference_of",
+    "is_compiled",
     "issued_s",
     "products_in",
     "shape_text",

@@ -17,6 +17,7 @@ TARGET_FIELDS = (
     "chip", "num_chips", "fits", "grade", "step_time_s", "step_time_error", "tokens_per_s_per_chip", "samples_per_s",
     "mfu", "hfu", "model_flop_per_step", "first_step_s", "peak_memory_bytes", "stepping_memory_bytes", "memory_bytes", "unpriced_share", "energy_j", "cost_usd",
     "step_kind", "limit", "matrix_dtype", "tokens_per_step", "samples_per_step", "kernels_per_step", "cluster", "would_fail",
+    "tokens_per_s", "usd_per_million_tokens",
 )  # fmt: skip
 TARGET_TABLES = ("breakdown_s", "evidence", "memory_by_kind", "memory_by_module", "time_by_phase_s")
 READ_FIELDS = ("file", "line", "function", "count")
@@ -65,6 +66,7 @@ def _target(answer: "Answer", index: int) -> dict[str, Any]:
         **{field: getattr(forecast, field) for field in TARGET_FIELDS},
         **{field: dict(getattr(forecast, field)) for field in TARGET_TABLES},
         "asked": answer.names[index],
+        "scaling": answer.scaling[index],
         "failure": _failure(answer.failures[index]) if answer.failures else None,
         "reserved_memory_bytes": answer.reserved_bytes[index],
         "own_recording": list(answer.own_recordings[index]),

@@ -57,15 +57,24 @@ def many_counts(forecasts: Sequence["Forecast"]) -> bool:
     return len({forecast.num_chips for forecast in forecasts}) > 2
 
 
-def counts_table(columns: Sequence[tuple[str, "Forecast"]]) -> Table:
-    """A row for each target: tokens/s of one chip, shares of the step. The last one stands below in full."""
+def usd_text(forecast: "Forecast") -> str:
+    """Of a million tokens."""
+    found = forecast.usd_per_million_tokens
+    return "-" if found is None else units.figures(found)
+
+
+def counts_table(columns: Sequence[tuple[str, "Forecast"]], scaling: Sequence[float | None], wide: bool) -> Table:
+    """A row for each target: tokens/s of one chip, and how that scales from the smallest job, shares of the step. The last one stands
+    below in full. wide: with tokens/s of the whole job and what a million costs."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("target", overflow="fold")
-    for name in ("step", "tokens/s", "MFU", "network", "idle", "memory", "fits"):
+    more = ("in all", "USD/M") if wide else ()
+    for name in ("step", "tokens/s", "scaling", *more, "MFU", "network", "idle", "memory", "fits"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name, one in columns:
+    for (name, one), share in zip(columns, scaling, strict=True):
         table.add_row(
-            name, units.duration(one.step_time_s) + mark(one), units.rate(one.tokens_per_s_per_chip), units.share(one.mfu),
+            name, units.duration(one.step_time_s) + mark(one), units.rate(one.tokens_per_s_per_chip), units.share(share),
+            *((units.rate(one.tokens_per_s), usd_text(one)) if wide else ()), units.share(one.mfu),
             *(units.share(one.breakdown_s[part] / one.step_time_s if one.step_time_s else 0.0)
               for part in ("exposed_comm", "bubble")),
             units.memory(one.peak_memory_bytes), "yes" if one.fits else Text("NO", style="bold red"),

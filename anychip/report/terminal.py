@@ -19,7 +19,7 @@ from rich.text import Text
 
 from anychip import units
 from anychip.report import job
-from anychip.spec.validated import CALLS
+from anychip.spec.validated import CALLS, has_trained
 
 if TYPE_CHECKING:
     from anychip.api import Answer
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LABEL_WIDTH = 16
 COLUMN_WIDTH = 14
+WIDE = 100  # from here on a table of numbers of chips has costs, too
 PIPE_WIDTH = 100  # where the output is no terminal
 TOP_OPS = 8
 CRUMB = 1e-3  # of the peak: a kind of memory below that is not shown
@@ -58,22 +59,25 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
         console.width = PIPE_WIDTH
     console.print(Text.assemble("forecast of ", (answer.program, "bold")), overflow="fold")
     for line in _legend(answer):
-        console.print(Text(line, style="dim"))
+        said = line.lstrip()
+        console.print(Padding(Text(said, style="dim"), (0, 0, 0, len(line) - len(said)), expand=False))
     answer = replace(answer, names=short_names(answer.names))
     columns = list(zip(answer.names, answer.forecasts, strict=True))
     reserved = answer.reserved_bytes or (None,) * len(columns)
+    scaling = answer.scaling
     room = max(1, (console.width - LABEL_WIDTH) // (COLUMN_WIDTH + 2))
     if job.many_counts([forecast for _, forecast in columns]) and len(columns) > room:
         console.print()
-        console.print(job.counts_table(columns))
+        console.print(job.counts_table(columns, answer.scaling, wide=console.width >= WIDE))
         console.print()
         console.print(
             Text(f"In full {columns[-1][0]}, the last; each of the others by itself, or all with --json.", style="dim")
         )
-        columns, reserved = columns[-1:], reserved[-1:]
+        columns, reserved, scaling = columns[-1:], reserved[-1:], scaling[-1:]
     for start in range(0, len(columns), room):
         console.print()
-        console.print(_figures(columns[start : start + room], reserved[start : start + room]))
+        part = slice(start, start + room)
+        console.print(_figures(columns[part], reserved[part], scaling[part]))
     for name, forecast in columns:
         if len(forecast.ranks) > 1:
             console.print()
@@ -115,7 +119,10 @@ def _legend(answer: "Answer") -> Iterator[str]:
         target = chip.id + count + (f"@{cluster}" if cluster else "")
         asked = ", ".join(names) if len(names) <= NAMES else f"{names[0]} ... {names[-1]}"
         arrow = f"{asked} -> {target}" if asked != target else target
-        yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade}{said})"
+        by = " by training" if alike[0][2].step_kind == CALLS and has_trained(chip.id) else ""
+        yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade}{by})"
+        if said:
+            yield f"    {said}"
         if chip.execution == "graph":
             yield "    compiled whole, step by step, as its software does: Python between operations takes no time there"
         for name, _, forecast, questions in alike:
@@ -129,31 +136,40 @@ def _legend(answer: "Answer") -> Iterator[str]:
 
 
 def _compared(forecast: "Forecast") -> str:
-    """Which published runs the error comes from."""
+    """Which published runs the error comes from, and in what none of this chip's are like the program."""
     found = forecast.compared
     if found is None:
         return ""
     times = f", times {found.times:.1f}" if found.times > 1.0 else ""
+    trait = f" {found.trait}" if found.trait else ""
     whose = ", of all chips" if found.all_chips else ""
     one_way = f"; those of this chip took {found.longer:.1f} times as long" if found.longer else ""
     fewer = f"; none on more than {found.most_chips:,} of these" if forecast.num_chips > found.most_chips else ""
     did = " that generate text" if found.does == CALLS else ""
-    return f"; error of {found.runs} runs{did}, {found.layers}{times}{whose}{fewer}{one_way}"
+    lacks = f"; none of this chip's {found.own} {' or '.join(found.lacks)}" if found.lacks else ""
+    none = f"; none{did} on this chip" if found.does == CALLS and not found.own else ""
+    return f"error of {found.runs} runs{did}, {found.layers}{trait}{times}{whose}{none}{lacks}{fewer}{one_way}"
 
 
-def _figures(columns: Sequence[tuple[str, "Forecast"]], reserved: Sequence[int | None]) -> Table:
+def _figures(columns: Sequence[tuple[str, "Forecast"]], reserved: Sequence[int | None],
+             scaling: Sequence[float | None]) -> Table:  # fmt: skip
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", min_width=LABEL_WIDTH - 2, no_wrap=True)
     for name, _ in columns:
         table.add_column(_heading(name), min_width=COLUMN_WIDTH, overflow="fold")
-    for label, cells in _rows([forecast for _, forecast in columns], reserved):
+    for label, cells in _rows([forecast for _, forecast in columns], reserved, scaling):
         table.add_row(label, *cells)
     return table
 
 
-def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> Iterator[Row]:
+def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None],
+          scaling: Sequence[float | None]) -> Iterator[Row]:  # fmt: skip
     def row(label: str, cell: Callable[["Forecast"], str | Text]) -> Row:
         return label, [cell(forecast) for forecast in forecasts]
+
+    def timed(label: str, cell: Callable[["Forecast"], str]) -> Row:
+        """A figure that rests on the step's time, and is marked as that is."""
+        return row(label, lambda f: text + job.mark(f) if (text := cell(f)) != "-" else text)
 
     one = ONE_OF[forecasts[0].step_kind]
     yield row(
@@ -167,14 +183,15 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
         yield row("  the first call", lambda f: units.duration(f.first_step_s))
     if any(f.tokens_per_s_per_chip is not None for f in forecasts):
         yield row(f"tokens per {one}", lambda f: _whole(f.tokens_per_step))
-        yield row(
-            "tokens/s" if all(f.num_chips == 1 for f in forecasts) else "tokens/s a chip",
-            lambda f: units.rate(f.tokens_per_s_per_chip),
-        )
+        if any(f.num_chips > 1 for f in forecasts):
+            yield timed("tokens/s a chip", lambda f: units.rate(f.tokens_per_s_per_chip))
+        yield timed("tokens/s", lambda f: units.rate(f.tokens_per_s))
     if any(f.samples_per_s is not None and (f.samples_given or f.tokens_per_s_per_chip is None) for f in forecasts):
         yield row(f"samples per {one}", lambda f: _whole(f.samples_per_step))
-        yield row("samples/s", lambda f: units.rate(f.samples_per_s))
-    yield row("MFU", lambda f: "-" if f.mfu is None else f"{units.share(f.mfu)} of {f.matrix_dtype}")
+        yield timed("samples/s", lambda f: units.rate(f.samples_per_s))
+    if any(scaling):
+        yield "  scaling", [units.share(share) for share in scaling]
+    yield timed("MFU", lambda f: "-" if f.mfu is None else f"{units.share(f.mfu)} of {f.matrix_dtype}")
     yield row("peak memory", lambda f: units.memory(f.peak_memory_bytes))
     if any(f.stepping_memory_bytes < STARTING * f.peak_memory_bytes for f in forecasts):
         what = "calling" if forecasts[0].step_kind == "call" else "stepping"
@@ -186,8 +203,10 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None]) -> It
     yield row("  fits", lambda f: "yes" if f.fits else Text("NO", style="bold red"))
     if any(f.would_fail for f in forecasts):
         yield row("would run", lambda f: Text("NO", style="bold red") if f.would_fail else "yes")
-    yield row(f"energy/{one}, max", lambda f: "-" if f.energy_j is None else f"{units.figures(f.energy_j)} J")
-    yield row(f"USD/1000 {one}s", lambda f: "-" if f.cost_usd is None else f"{units.figures(f.cost_usd * 1000)}")
+    yield timed(f"energy/{one}, max", lambda f: "-" if f.energy_j is None else f"{units.figures(f.energy_j)} J")
+    yield timed(f"USD/1000 {one}s", lambda f: "-" if f.cost_usd is None else f"{units.figures(f.cost_usd * 1000)}")
+    if any(f.usd_per_million_tokens for f in forecasts):
+        yield timed("  /million tokens", lambda f: job.usd_text(f))
     if any(f.cost_usd for f in forecasts):
         yield row("  at USD an hour", _hourly)
     yield from _section("time limited by", forecasts, lambda f: f.breakdown_s, BREAKDOWN, units.duration)
@@ -293,13 +312,14 @@ def _of_step(time_s: float, forecast: "Forecast") -> str:
 
 
 def _ranked(forecasts: Sequence["Forecast"]) -> list[list["TopOp | None"]]:
-    """For the operations that matter most anywhere, largest share first: each target's, None where it is not among
-    that target's top ones."""
-    found: dict[tuple[str, str], list[TopOp | None]] = {}
-    for index, forecast in enumerate(forecasts):
+    """For the operations that matter most anywhere, largest share first: each target's, None where it has none in the step that
+    its figures are of."""
+    every = [{(op.name, op.shape): op for op in forecast.all_ops or forecast.top_ops} for forecast in forecasts]
+    shares: dict[tuple[str, str], float] = {}
+    for forecast in forecasts:
         for op in forecast.top_ops:
-            found.setdefault((op.name, op.shape), [None] * len(forecasts))[index] = op
-    return sorted(found.values(), key=lambda ops: -max(op.share for op in ops if op))[:TOP_OPS]
+            shares[op.name, op.shape] = max(shares.get((op.name, op.shape), 0.0), op.share)
+    return [[ops.get(op) for ops in every] for op in sorted(shares, key=lambda op: -shares[op])[:TOP_OPS]]
 
 
 def _short(name: str) -> str:

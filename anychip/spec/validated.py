@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from anychip.spec import catalogue
 
+Row = dict[str, str]
+Table = list[Row]
 SIGMA = 1.2533  # of a normal distribution: one sigma over its mean absolute deviation, sqrt(pi / 2)
 
 
@@ -34,12 +36,50 @@ FILES = {TRAINS: "validated.csv", CALLS: "validated-calls.csv"}
 
 ONE_WAY = 0.15  # a chip's runs whose mean error is more do not lie on both sides of their forecasts
 FEW = 10  # runs: of fewer, one that happens to be met moves the error by more than a tenth of it
+SOURCES = 2  # of runs that speak for a chip by themselves: what one source has in common others need not have
+LEAST = 3  # runs of all chips, of which an error is told
+
+
+class Like(NamedTuple):
+    """What a run is, by which it errs like others: kind of layers, and in words, as `validated.csv` has them, whether all weights are
+    trained, in what most products are computed, whether torch.compile made its kernels, whether each chip holds only a part
+    of the parameters, and whether it is of one chip. Empty: not told."""
+
+    layers: str = DENSE
+    weights: str = ""
+    products: str = ""
+    code: str = ""
+    parameters: str = ""
+    chips: str = ""
+    calls: str = ""  # of a model, without training: what each reads
+
+    @staticmethod
+    def reading(prompt: bool | None) -> str:
+        return "" if prompt is None else "of prompts alone" if prompt else "of tokens alone"
+
+    @classmethod
+    def of(cls, layers: str, frozen: bool, dtype: str, compiled: bool, sharded: bool, num_chips: int) -> "Like":
+        width = {"bf16": "16 bit", "fp16": "16 bit"}.get(dtype, dtype)
+        return cls(
+            layers,
+            f"{'with' if frozen else 'without'} frozen weights",
+            f"in {width}",
+            "compiled" if compiled else "not compiled",
+            "" if num_chips == 1 else f"with {'sharded' if sharded else 'whole'} parameters",
+            f"on {'one chip' if num_chips == 1 else 'several chips'}",
+        )
+
+
+TRAITS = Like._fields[1:]
+DENSE_ALONE = Like()
 
 
 class Compared(NamedTuple):
     """sigma: of a step's time. runs: published ones that it comes from. layers: of those runs. times: what their error was
     taken times, as the program's layers are others. all_chips: they ran on any chip, as too little ran on this one. bias: mean error, with
-    its sign, of those that ran on this one, and most_chips the size of the largest. does: what they do, as a forecast's `step_kind`."""
+    its sign, of those that ran on this one, and most_chips the size of the largest. does: what they do, as a forecast's `step_kind`.
+    trait: in what they are like the program beside their layers. own: runs with such layers on this chip, and lacks in what none of
+    them is like it."""
 
     sigma: float
     runs: int
@@ -49,6 +89,9 @@ class Compared(NamedTuple):
     bias: float = 0.0
     most_chips: int = 1
     does: str = TRAINS
+    trait: str = ""
+    own: int = 0
+    lacks: tuple[str, ...] = ()
 
     @property
     def longer(self) -> float | None:
@@ -57,43 +100,68 @@ class Compared(NamedTuple):
 
 
 @cache
-def end_to_end(chip_id: str, layers: str = DENSE, does: str = TRAINS) -> Compared | None:
-    """How far off whole runs on this chip were, each source forecast without what was fitted to it. Where none had such layers:
-    those of the chip's other runs, times what such layers are worse where both were compared. A chip of which few such runs were
-    compared is no surer than all chips are with such layers; calls on one of which training was compared have the error of all. None where no whole
-    run was compared, or none of anything like it."""
+def end_to_end(chip_id: str, like: Like = DENSE_ALONE, does: str = TRAINS) -> Compared | None:
+    """How far off whole runs like this one were, each source forecast without what was fitted to it, by the rows of the file. None
+    where no whole run of the chip was compared, or none of anything like it. Calls on a chip of which training was compared have the
+    error of all chips' calls."""
     does = does if does in FILES else TRAINS  # of a program without steps nobody compared anything
-    table = rows(FILES[does])
+    found = reading(rows(FILES[does]), like.calls)
+    is_known = has_trained(chip_id) or any(row["chip"] == chip_id for row in found)
+    return compared(found, chip_id, like, does) if is_known and like.layers != OTHER else None
+
+
+def reading(table: Table, calls: str) -> Table:
+    """Of each source on a chip the runs whose calls read the same, where it has some, else those of all that it does."""
+    apart = {(row["chip"], row["source"]) for row in table if calls and row.get("calls") == calls}
+    return [
+        row for row in table if (row.get("calls") or "") == (calls if (row["chip"], row["source"]) in apart else "")
+    ]
+
+
+def has_trained(chip_id: str) -> bool:
+    """Whether whole runs of the chip that train were compared: then its grade is by these."""
+    return any(row["chip"] == chip_id for row in rows(FILES[TRAINS]))
+
+
+def compared(table: Table, chip_id: str, like: Like, does: str = TRAINS) -> Compared | None:
+    """The largest of these errors: of the chip's runs with such layers (where it has none, of its others, times what such layers are worse),
+    and of runs that also share a trait with this one, for each of its traits and for none. Those are the chip's own where it has enough,
+    of more than one source; else all chips'. So a bar is no narrower than what any part of the program is known to miss by."""
     of_chip = [row for row in table if row["chip"] == chip_id]
-    trained = any(row["chip"] == chip_id for row in rows(FILES[TRAINS]))
-    if layers == OTHER or not (of_chip or trained):
+    such = [row for row in table if row["layers"] == like.layers]
+    alike = [row for row in of_chip if row["layers"] == like.layers]
+    found = [_of(alike or of_chip, 1.0 if alike else worse(like.layers), does)] if of_chip else []
+    if not (such or of_chip):
+        found.append(_of(table, worse(like.layers), does)._replace(all_chips=True))
+    for trait in ("", *TRAITS):
+        word = getattr(like, trait) if trait else ""
+        shared = [row for row in such if not trait or (word and row.get(trait) == word)]
+        here = [row for row in shared if row["chip"] == chip_id]
+        enough = count(here) >= FEW and len({row["source"] for row in here}) >= SOURCES
+        if enough or count(shared) >= LEAST:
+            one = _of(here if enough else shared, 1.0, does)
+            found.append(one._replace(trait=word, all_chips=not enough))
+    if not found:
         return None
-    alike = [row for row in of_chip if row["layers"] == layers]
-    own = _of(of_chip, alike, layers, does) if of_chip else None
-    anywhere = [row for row in table if row["layers"] == layers] or ([] if of_chip else table)
-    if not anywhere or (own and count(alike) >= FEW):
-        return own
-    times = 1.0 if any(row["layers"] == layers for row in anywhere) else worse(layers)
-    pooled = Compared(
-        SIGMA * mean(anywhere) * times, count(anywhere), kinds_of(anywhere), times, all_chips=True, does=does
-    )
-    if own is None:
-        return pooled
-    return max(own, pooled._replace(bias=own.bias, most_chips=own.most_chips), key=lambda one: one.sigma)
-
-
-def _of(of_chip: list[dict[str, str]], alike: list[dict[str, str]], layers: str, does: str) -> Compared:
-    """By a chip's own runs, those with such layers where there are any."""
-    times = 1.0 if alike else worse(layers)
-    found = alike or of_chip
-    bias = by_runs(found, lambda row: row.get("bias") or "0")
-    most = max(int(row.get("most_chips") or 1) for row in of_chip)
-    return Compared(
-        SIGMA * mean(found) * times, count(found), kinds_of(found), times, bias=bias, most_chips=most, does=does
+    return max(found, key=lambda one: one.sigma)._replace(
+        bias=by_runs(alike or of_chip, lambda row: row.get("bias") or "0") if of_chip else 0.0,
+        most_chips=max((int(row.get("most_chips") or 1) for row in of_chip), default=1),
+        own=count(alike),
+        lacks=tuple(word for trait in TRAITS if (word := getattr(like, trait)) and _is_new(alike, trait, word)),
     )
 
 
-def kinds_of(found: list[dict[str, str]]) -> str:
+def _is_new(found: Table, trait: str, word: str) -> bool:
+    """No run has it; of runs that do not tell nothing is said."""
+    told = {row.get(trait) for row in found} - {"", None}
+    return bool(told) and word not in told
+
+
+def _of(found: Table, times: float, does: str) -> Compared:
+    return Compared(SIGMA * mean(found) * times, count(found), kinds_of(found), times, does=does)
+
+
+def kinds_of(found: Table) -> str:
     return "/".join(sorted({row["layers"] for row in found}))
 
 
@@ -109,16 +177,16 @@ def worse(layers: str) -> float:
     return max(mean(such) / mean(others), 1.0)
 
 
-def mean(found: list[dict[str, str]]) -> float:
+def mean(found: Table) -> float:
     """Mean absolute error, weighted by runs."""
     return by_runs(found, lambda row: row["left_out"] or row["mean_abs"])
 
 
-def by_runs(found: list[dict[str, str]], figure: Callable[[dict[str, str]], str]) -> float:
+def by_runs(found: Table, figure: Callable[[Row], str]) -> float:
     return sum(int(row["n"]) * float(figure(row)) for row in found) / count(found)
 
 
-def count(found: list[dict[str, str]]) -> int:
+def count(found: Table) -> int:
     return sum(int(row["n"]) for row in found)
 
 
@@ -135,12 +203,12 @@ def num_sources() -> Mapping[str, int]:
     return found
 
 
-def rows(name: str) -> list[dict[str, str]]:
+def rows(name: str) -> Table:
     """Of the first file of that name on the search path."""
     return next(tables(name), [])
 
 
-def tables(name: str) -> Iterator[list[dict[str, str]]]:
+def tables(name: str) -> Iterator[Table]:
     """The rows of each file of that name on the search path, the standard's own first."""
     for folder in catalogue.folders(""):
         path = folder / name

@@ -1,8 +1,11 @@
 from types import SimpleNamespace
 from typing import Any
 
-from anychip.cluster.axes import axes_of, copies
+from anychip.cluster.axes import axes_of, copies, shards_parameters
+from anychip.network import Collective
 from anychip.record import Group
+from tests.timeline.tapes import Kind, Mark, mark, mm, w
+from tests.timeline.tapes import program as tape
 
 
 def test_megatrons_groups_have_the_short_names_of_the_field() -> None:
@@ -12,3 +15,14 @@ def test_megatrons_groups_have_the_short_names_of_the_field() -> None:
     axes = axes_of(program, {})
     assert axes == ["tp", "dp", "tp_pp", "fsdp"]
     assert copies(program, axes, ("tp",)) == 2
+
+
+def test_parameters_are_sharded_where_the_backward_gathers_them_again() -> None:
+    """ZeRO-1 gathers in the forward, once a step; sequence-parallel ranks gather activations."""
+    gather = Collective("all_gather", 1 << 20, "bfloat16", 0)
+    forward = [mark(Mark.FORWARD_BEGIN), w(Kind.OP, 0), mark(Mark.FORWARD_END)]
+    backward = [mark(Mark.BACKWARD_BEGIN), w(Kind.OP, 0), mark(Mark.BACKWARD_END)]
+    once, twice = (tape(words, [mm(512, 512, 512)]) for words in (forward, [*forward, *backward]))
+    assert not shards_parameters(once, {0: gather}, ["dp"])
+    assert shards_parameters(twice, {0: gather}, ["dp"])
+    assert not shards_parameters(twice, {0: gather}, ["tp"])

@@ -7,6 +7,7 @@ from accuracy.plan import Plan
 from accuracy.plot import scatter
 from accuracy.rows import Run
 from accuracy.score import Result, Summary, grouped, layouts, left_out, low_ratios, noise, spearman
+from accuracy.validated import held_by, trained
 
 
 def result(id, measured, forecast, chip="c", **columns):
@@ -38,6 +39,24 @@ def test_a_source_left_out_is_judged_by_the_level_of_the_others():
     results = [result("a-1", 1.0, 1.0), *(result(f"b-{i}", 1.0, 0.8) for i in range(10))]
     plain, blind = left_out(results, lambda r: "c")["c: a"]
     assert (plain.mean_abs, blind.bias) == (0.0, pytest.approx(0.25))
+
+
+def test_a_bar_is_judged_by_runs_of_a_source_that_it_does_not_know():
+    # for a the bar is all chips' without a, (0.1 + 0.5) / 2, as one sigma 0.376, and as one source of the chip is left, 5% on top: 0.3793
+    # for b (0.2 + 0.5) / 2, so 0.4415
+    h100 = {"chip": "nvidia-h100-sxm"}
+    results = [
+        *(result(f"a-{i}", 1.0, 0.8, **h100) for i in range(3)),
+        *(result(f"b-{i}", 1.0, 0.9, **h100) for i in range(3)),
+        *(result(f"c-{i}", 1.0, 0.5, chip="amd-mi300x") for i in range(3)),  # no other source there: in no figure
+    ]
+    assert [off for *_, off in held_by(results)] == pytest.approx([0.2 / 0.3793] * 3 + [0.1 / 0.4415] * 3, rel=1e-3)
+    rows = trained(results)
+    assert [(row["chip"], row["source"], row["n"]) for row in rows][1:] == [
+        (h100["chip"], "a", "3"),
+        (h100["chip"], "b", "3"),
+    ]
+    assert "| all | 6 | 100% | 100% |" in page(results, None)
 
 
 def test_rank_correlation():

@@ -136,11 +136,12 @@ def test_errors_are_of_all_that_is_written():
     result = Result(run, found, dict(found.measured()), {"prompt": 0.1, "token": 0.01, "whole": 8.0})
     assert (result.error("whole"), result.error("prompt"), result.error("token")) == (-0.5, 1.0, None)
     assert "-50%" in page([result])
-    assert (
-        validated.called([result] * 3).splitlines()[1]
-        == "aws-trainium1,Transformers NeuronX,dense,3,0.5000,-0.5000,16,"
-    )
-    assert len(validated.called([result]).splitlines()) == 1  # of two or fewer nothing follows
+    lines = validated.written(validated.called([result] * 3)).splitlines()
+    assert lines[1:] == [
+        "aws-trainium1,Transformers NeuronX,dense,,,,,,,3,0.5000,-0.5000,16,",
+        "aws-trainium1,Transformers NeuronX,dense,,,,,,of prompts alone,3,1.0000,+1.0000,16,",
+    ]
+    assert validated.called([result]) == []  # of two or fewer nothing follows
 
 
 def test_a_row_that_fails_ends_no_table(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from anychip import api, units
 from anychip.record import Kind, Op, Program, TensorMeta, word
 from anychip.report import as_json, terminal
+from anychip.spec.validated import CALLS, end_to_end
 
 FOUR = ["h100", "mi300x", "tpu-v5p", "ascend-910b"]
 
@@ -151,8 +152,73 @@ def test_a_chip_with_its_own_recording_says_why(answer):
     text = shown(replace(answer, own_recordings=((), ("name", "capability"), (), ())))
     lines = text.splitlines()
     (at,) = [i for i, line in enumerate(lines) if "run again for it" in line]
-    assert "mi300x -> amd-mi300x" in lines[at - 1]
+    assert any("mi300x -> amd-mi300x" in line for line in lines[at - 3 : at])
     assert "(name, capability)" in lines[at]
+
+
+def test_the_legend_says_which_runs_the_error_is_of_and_what_none_of_the_chip_s_are_like(answer):
+    text = " ".join(shown(answer).split())
+    assert (
+        "mi300x -> amd-mi300x (AMD Instinct MI300X, grade B) error of 7 runs, dense on one chip, of all chips; none of this chip's 10 in"
+        in text
+    )
+    called = tuple(
+        replace(one, step_kind="call", compared=end_to_end(one.chip, does=CALLS)) for one in answer.forecasts
+    )
+    text = " ".join(shown(replace(answer, forecasts=called)).split())
+    # eight such runs on MI300X, none on H100, whose A comes of training alone
+    assert (
+        "(NVIDIA H100 SXM5 80GB, grade A by training) error of 149 runs that generate text, dense, of all chips; none that generate text on this"
+        in text
+    )
+    assert (
+        "(AMD Instinct MI300X, grade B by training) error of 8 runs that generate text, dense; those of this chip took 1.2"
+        in text
+    )
+
+
+def test_figures_that_rest_on_a_marked_time_are_marked(answer):
+    """The step's time alone was, and tokens/s, MFU and energy of the same chip were not."""
+    gaudi3, *_ = api.forecast(answer.programs[0], on="gaudi3").forecasts
+    known = replace(gaudi3, tokens_per_step=8192.0, tokens_per_s_per_chip=8192 / gaudi3.step_time_s, cost_usd=1e-3)
+    text = shown(replace(answer, forecasts=(answer.forecasts[0], known, *answer.forecasts[2:])))
+    marked = {line.strip().split("  ")[0] for line in text.splitlines() if line.count(" *") == 1}
+    assert marked >= {"step time", "tokens/s", "MFU", "energy/step, max", "USD/1000 steps", "/million tokens"}
+
+
+def test_several_numbers_of_a_chip_show_all_tokens_what_a_million_costs_and_how_it_scales(answer):
+    small, large = (
+        replace(
+            answer.forecasts[0],
+            num_chips=chips,
+            step_time_s=1.0,
+            tokens_per_step=tokens,
+            tokens_per_s_per_chip=tokens / chips,
+            cost_usd=usd,
+        )
+        for chips, tokens, usd in ((8, 8000.0, 0.02), (64, 51200.0, 0.16))
+    )
+    several = replace(answer, forecasts=(small, large, *answer.forecasts[2:]), names=("h100:8", "h100:64", *FOUR[2:]))
+    # 51200 / 64 = 800 against 8000 / 8 = 1000 of each chip; 0.02 / 8000 = 2.5e-6 and 0.16 / 51200 = 3.125e-6 USD
+    assert several.scaling == (1.0, 0.8, None, None)
+    rows = {line.strip().split("  ")[0]: line.split() for line in shown(several, width=100).splitlines()}
+    assert rows["scaling"][1:] == ["100%", "80%", "-", "-"]
+    assert rows["tokens/s"][1:3] == ["8,000", "51,200"]
+    assert rows["tokens/s a chip"][3:5] == ["1,000", "800"]
+    assert rows["/million tokens"][2:4] == ["2.50", "3.12"]
+    first, second, *_ = as_json.to_json(several)["targets"]
+    assert (second["scaling"], second["tokens_per_s"]) == (0.8, 51200.0)
+    assert (first["usd_per_million_tokens"], second["usd_per_million_tokens"]) == pytest.approx((2.5, 3.125))
+    assert "scaling" not in shown(answer)  # one number of each
+
+
+def test_an_operation_that_is_not_among_a_target_s_top_ones_is_shown_there_too(answer):
+    """It stood there as "-", as if it did not run."""
+    first, second, *others = answer.forecasts
+    few = replace(second, top_ops=second.top_ops[:1])
+    text = shown(replace(answer, forecasts=(first, few, *others)))
+    table = text[text.index("top operations") :].split("\n\n")[0]
+    assert "-" not in table.split("\n", 3)[3].replace("ascend-", "").split()
 
 
 def test_values_that_the_program_read_are_counted_with_their_lines(answer):

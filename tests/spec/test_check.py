@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from anychip.errors import BadChipFile, BadUse
-from anychip.spec import check, fix, json_schema, load_chip
+from anychip.spec import check, fix, json_schema, list_chips, load_chip
 from anychip.spec.catalogue import STANDARD
 from anychip.spec.checking import all_files, rules
 from anychip.spec.toml import line_of, read
@@ -353,3 +353,24 @@ def test_the_packages_functions_stay_functions(write: Write) -> None:
     file = write()
     assert spec.check([file]) == spec.check([file]) == []
     assert spec.fix([file]) == spec.fix([file]) == []
+
+
+def test_the_limits_of_ratios_lie_around_what_has_been_built():
+    """fp8 at ten times bf16 was let pass, though nobody has built more than four."""
+    from anychip.spec.lint import odd_ratio
+
+    built: dict[str, list[float]] = {}
+    for entry in list_chips():
+        known = {
+            path: one.value for path, one in load_chip(entry.id).figures.items() if one.state == "known" and one.value
+        }
+        half = known.get("peaks.matrix.bf16") or known.get("peaks.matrix.fp16")
+        for path in known if half else ():
+            ratio = half / known[path] if path in odd_ratio._HALF else known[path] / half
+            if path in odd_ratio._HALF or path in odd_ratio._TO_HALF:
+                built.setdefault(path, []).append(ratio)
+    assert len(built) >= 9
+    for path, ratios in built.items():
+        low, high = (odd_ratio._HALF | odd_ratio._TO_HALF)[path]
+        assert low * 0.99 <= min(ratios) <= 4 * low or len(ratios) < 10, path
+        assert high / 4 <= max(ratios) <= high * 1.01 or len(ratios) < 10, path

@@ -3,6 +3,7 @@
 import pytest
 
 from anychip.spec import validated
+from anychip.spec.validated import Like
 
 
 @pytest.fixture
@@ -27,14 +28,38 @@ z,a,dense,5,0.01,
 def test_sources_weigh_by_their_runs(folder):
     # (10 * 0.04 + 30 * 0.08) / 40 = 0.07; as one sigma of a normal distribution: * sqrt(pi / 2) = 0.0877
     (folder / "validated.csv").write_text(TABLE, encoding="utf-8")
-    assert validated.end_to_end("x") == (pytest.approx(0.0877, abs=1e-4), 40, "dense", 1.0, False, 0.0, 1, "train")
+    assert validated.end_to_end("x") == (
+        pytest.approx(0.0877, abs=1e-4),
+        40,
+        "dense",
+        1.0,
+        False,
+        0.0,
+        1,
+        "train",
+        "",
+        40,
+        (),
+    )
     # one source only: no level could be fitted without it, so its plain error
-    assert validated.end_to_end("y") == (pytest.approx(0.1128, abs=1e-4), 10, "dense", 1.0, False, 0.0, 1, "train")
+    assert validated.end_to_end("y") == (
+        pytest.approx(0.1128, abs=1e-4),
+        10,
+        "dense",
+        1.0,
+        False,
+        0.0,
+        1,
+        "train",
+        "",
+        10,
+        (),
+    )
 
 
 def test_layers_of_another_kind_have_their_own_error(folder):
     (folder / "validated.csv").write_text(TABLE, encoding="utf-8")
-    assert validated.end_to_end("x", validated.EXPERTS) == (
+    assert validated.end_to_end("x", Like(validated.EXPERTS)) == (
         pytest.approx(0.1755, abs=1e-4),
         20,
         "experts",
@@ -43,12 +68,27 @@ def test_layers_of_another_kind_have_their_own_error(folder):
         0.0,
         1,
         "train",
+        "",
+        20,
+        (),
     )
     # never compared on this chip: the error of its other runs, times 0.14 / 0.07
     sigma, times = pytest.approx(0.2256, abs=1e-4), pytest.approx(2.0, abs=0.01)
-    assert validated.end_to_end("y", validated.EXPERTS) == (sigma, 10, "dense", times, False, 0.0, 1, "train")
+    assert validated.end_to_end("y", Like(validated.EXPERTS)) == (
+        sigma,
+        10,
+        "dense",
+        times,
+        False,
+        0.0,
+        1,
+        "train",
+        "",
+        0,
+        (),
+    )
     # nor anywhere; and what is easier elsewhere makes no chip better than it was
-    assert validated.end_to_end("x", validated.OWN_PRODUCTS).layers == "dense/experts"
+    assert validated.end_to_end("x", Like(validated.OWN_PRODUCTS)).layers == "dense/experts"
     assert validated.worse(validated.OWN_PRODUCTS) == validated.worse(validated.DENSE) == 1.0
 
 
@@ -56,9 +96,21 @@ def test_few_runs_make_no_chip_surer_than_all_chips(folder):
     """A router's program had 15% on MI300X, by ten dense runs, and 17% on H100, by 44 of its kind."""
     (folder / "validated.csv").write_text(TABLE, encoding="utf-8")
     # (10 * 0.04 + 30 * 0.08 + 10 * 0.09 + 5 * 0.01) / 55 = 0.0682 of all chips, against 0.01 of z's five
-    assert validated.end_to_end("z") == (pytest.approx(0.0854, abs=1e-4), 55, "dense", 1.0, True, 0.0, 1, "train")
+    assert validated.end_to_end("z") == (
+        pytest.approx(0.0854, abs=1e-4),
+        55,
+        "dense",
+        1.0,
+        True,
+        0.0,
+        1,
+        "train",
+        "",
+        5,
+        (),
+    )
     # 0.01 times 2 against 0.14
-    assert validated.end_to_end("z", validated.EXPERTS) == (
+    assert validated.end_to_end("z", Like(validated.EXPERTS)) == (
         pytest.approx(0.1755, abs=1e-4),
         20,
         "experts",
@@ -67,6 +119,9 @@ def test_few_runs_make_no_chip_surer_than_all_chips(folder):
         0.0,
         1,
         "train",
+        "",
+        0,
+        (),
     )
 
 
@@ -83,12 +138,12 @@ def test_runs_that_all_took_longer_are_told_as_such(folder):
 def test_the_largest_job_of_a_chip_counts_whatever_its_layers(folder):
     table = "chip,source,layers,n,mean_abs,bias,most_chips,left_out\nx,a,dense,40,0.1,,512,\nx,b,experts,40,0.1,,64,\ny,a,dense,40,0.1,,4096,\n"
     (folder / "validated.csv").write_text(table, encoding="utf-8")
-    assert validated.end_to_end("x").most_chips == validated.end_to_end("x", validated.EXPERTS).most_chips == 512
+    assert validated.end_to_end("x").most_chips == validated.end_to_end("x", Like(validated.EXPERTS)).most_chips == 512
 
 
 def test_what_no_published_run_is_like_has_no_error_of_runs(folder):
     (folder / "validated.csv").write_text(TABLE, encoding="utf-8")
-    assert validated.end_to_end("x", validated.OTHER) is None
+    assert validated.end_to_end("x", Like(validated.OTHER)) is None
 
 
 def test_a_chip_that_was_never_compared_has_no_error_of_its_own(folder):
@@ -117,13 +172,73 @@ def test_calls_have_the_error_of_calls(folder):
     (folder / "validated.csv").write_text(TABLE, encoding="utf-8")
     (folder / "validated-calls.csv").write_text(CALLS, encoding="utf-8")
     own = validated.end_to_end("x", does=validated.CALLS)
-    assert (own.sigma, own.runs, own.most_chips, own.all_chips) == (pytest.approx(0.2507, abs=1e-4), 20, 8, False)
+    # of one source: no surer than all chips are, (0.2 + 0.3) / 2
+    assert (own.sigma, own.runs, own.most_chips, own.own) == (pytest.approx(0.3133, abs=1e-4), 40, 8, 20)
     # of y only training was compared: no surer than all chips are
     pooled = validated.end_to_end("y", does=validated.CALLS)
-    assert (pooled.sigma, pooled.runs, pooled.all_chips) == (pytest.approx(0.3133, abs=1e-4), 40, True)
+    assert (pooled.sigma, pooled.runs, pooled.own) == (pytest.approx(0.3133, abs=1e-4), 40, 0)
     # with experts, twice as far off as in training
-    assert validated.end_to_end("y", validated.EXPERTS, validated.CALLS).sigma == pytest.approx(0.6267, abs=1e-3)
+    assert validated.end_to_end("y", Like(validated.EXPERTS), validated.CALLS).sigma == pytest.approx(0.6267, abs=1e-3)
     assert validated.end_to_end("nobody's", does=validated.CALLS) is None
     assert validated.end_to_end("x").sigma < own.sigma
     # A program in which no step was found is told of training runs, and that they are such.
     assert validated.end_to_end("x", does="run") == validated.end_to_end("x")
+
+
+TRAITS = """chip,source,layers,weights,products,code,parameters,chips,n,mean_abs,bias,most_chips,left_out
+m,a,dense,with frozen weights,in fp8,not compiled,with whole parameters,on several chips,10,0.04,,32,
+h,a,dense,without frozen weights,in 16 bit,not compiled,with whole parameters,on several chips,20,0.05,,512,
+h,b,dense,without frozen weights,in 16 bit,not compiled,with whole parameters,on several chips,20,0.07,,512,
+h,c,dense,without frozen weights,in 16 bit,compiled,with sharded parameters,on several chips,3,0.2,,512,
+"""
+
+
+def like(frozen=False, dtype="bf16", compiled=False, sharded=False, chips=8):
+    return Like.of(validated.DENSE, frozen, dtype, compiled, sharded, chips)
+
+
+def test_a_bar_rests_on_what_is_asked_and_not_on_what_ran_on_the_chip_alone(folder):
+    """Ten runs of adapters in FP8, all of one source, were the bar of a training in 16 bit: 5% where others miss by 7."""
+    (folder / "validated.csv").write_text(TRAITS, encoding="utf-8")
+    asked = validated.end_to_end("m", like())
+    # of 16 bit on any chip: (20 * 0.05 + 20 * 0.07 + 3 * 0.2) / 43 = 0.0698, as one sigma 0.0874
+    assert (asked.sigma, asked.runs, asked.all_chips) == (pytest.approx(0.0874, abs=1e-4), 43, True)
+    assert (asked.own, asked.lacks) == (10, ("without frozen weights", "in 16 bit"))
+    # runs of one source do not speak for a chip by themselves, not even for what is like them
+    same = validated.end_to_end("m", like(frozen=True, dtype="fp8"))
+    assert same.all_chips
+    assert same.lacks == ()
+
+
+def test_what_part_of_a_program_is_known_to_miss_by_its_bar_is_no_narrower_than(folder):
+    """Compiled FSDP had the error of the chip's 43 runs, of which three were like it: 7 where those are 20% off."""
+    (folder / "validated.csv").write_text(TRAITS, encoding="utf-8")
+    asked = validated.end_to_end("h", like(compiled=True, sharded=True))
+    assert (asked.sigma, asked.runs, asked.trait) == (pytest.approx(0.2507, abs=1e-4), 3, "compiled")
+    usual = validated.end_to_end("h", like())
+    # by 40 of two sources on the chip itself (0.06) for each trait but 16 bit and "on several chips", which the three share
+    assert (usual.sigma, usual.runs, usual.all_chips) == (pytest.approx(0.0874, abs=1e-4), 43, False)
+    assert validated.end_to_end("h", like(chips=1)).lacks == ("on one chip",)
+
+
+READ = """chip,source,layers,calls,n,mean_abs,bias,most_chips,left_out
+x,a,dense,,20,0.2,-0.1,8,
+x,a,dense,of prompts alone,20,0.5,-0.5,8,
+w,c,dense,of prompts alone,10,0.6,,8,
+x,a,dense,of tokens alone,20,0.1,-0.1,8,
+v,b,dense,,20,0.3,,8,
+"""
+
+
+def test_prompts_and_tokens_have_bars_of_their_own(folder):
+    """Both had that of whole calls, where prompts were twice as far off as those and tokens half."""
+    (folder / "validated.csv").write_text(TABLE, encoding="utf-8")
+    (folder / "validated-calls.csv").write_text(READ, encoding="utf-8")
+    read = {
+        calls: validated.end_to_end("x", Like(calls=Like.reading(calls)), validated.CALLS)
+        for calls in (None, True, False)
+    }
+    # of whole calls (0.2 + 0.3) / 2; of prompts alone (20 * 0.5 + 10 * 0.6) / 30; of tokens 0.1 and, where none were told apart, 0.3
+    assert [one.sigma for one in read.values()] == pytest.approx([0.3133, 0.6684, 0.2507], abs=1e-4)
+    assert [one.trait for one in read.values()] == ["", "of prompts alone", ""]  # the largest
+    assert read[True].longer == pytest.approx(2.0)  # x's own alone

@@ -1,13 +1,14 @@
 """Where steps begin and end, on tapes written by hand."""
 
+from dataclasses import replace
 from itertools import chain
 
 import pytest
 
 from anychip.cost.machine import machine
 from anychip.cost.rates import defaults
-from anychip.figures import Window, issued_s, shape_text
-from anychip.forecast import forecast, limit_of, of_size, of_waiting
+from anychip.figures import Window, has_frozen_weights, is_compiled, issued_s, shape_text
+from anychip.forecast import _uneven, forecast, limit_of, of_size, of_waiting
 from anychip.record.steps import PHASES, Marks, find_steps
 from anychip.spec import load_chip
 from anychip.spec.cluster import list_wires
@@ -240,6 +241,21 @@ def test_layers_are_told_by_what_they_launch(op, layers):
         assert found.compared.sigma > plain.compared.sigma
 
 
+def test_what_a_program_is_like_is_told_by_its_products():
+    """The bar of a whole training was that of runs of adapters."""
+    frozen = [mark(M.BACKWARD_BEGIN), w(Kind.OP, 0), mark(M.BACKWARD_END)]
+    trains = program(chain.from_iterable([FORWARD, BACKWARD, optimizer()] * 3), OPS)
+    adapts = program(chain.from_iterable([FORWARD, frozen, optimizer()] * 3), OPS)
+    assert [has_frozen_weights(one) for one in (trains, adapts)] == [False, True]
+    compiled = [w(Kind.COMPILED, 1), *BACKWARD, w(Kind.COMPILED, 0)]
+    some = program(chain.from_iterable([compiled, FORWARD, FORWARD, FORWARD, optimizer()] * 3), OPS)
+    most = program(chain.from_iterable([FORWARD, compiled, optimizer()] * 3), OPS)
+    assert [is_compiled(one) for one in (trains, some, most)] == [False, False, True]
+    chip = load_chip("mi300x")
+    assert forecast(trains, chip).compared.lacks == ("without frozen weights", "in 16 bit", "on one chip")
+    assert forecast(adapts, chip).compared.lacks == ("in 16 bit", "on one chip")
+
+
 def test_the_best_classes_of_a_metric_are_no_experts():
     """A network with an accuracy of the best five, or a model that had drawn a token, had the error bar of models with experts."""
     best = made("aten.topk.default", t(256, 1000), 5, out=(t(256, 5), t(256, 5, dtype="int64")))
@@ -393,3 +409,13 @@ def test_the_host_issues_a_compiled_region_at_its_launches_alone():
 
 def test_an_op_on_single_numbers_says_so() -> None:
     assert shape_text(made("aten.mul.Tensor", t(dtype="float32"), 2.0, out=t(dtype="float32"))) == "scalar fp32"
+
+
+def test_uneven_calls_are_not_told_of_steps():
+    """An inference's warning advised --steps, which it has none of."""
+    tape = program(chain.from_iterable([INFER, INFER * 20, INFER, INFER * 20]), OPS)
+    window = Window.of(price(tape, load_chip("h100")), find_steps(tape))
+    (told,) = _uneven(replace(window, kind="call", times_s=(1.0, 1.0, 9.0), second_s=None))
+    assert told.startswith("Calls took")
+    assert "--calls takes in more" in told
+    assert "--steps" not in told

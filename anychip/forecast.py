@@ -149,7 +149,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         steps=len(found), step_kind=window.kind, num_ops=int(timeline.op.size), kernels_per_step=total["kernels"],
         tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None, matrix_dtype=products.dtype,
         executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window),
-        top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
+        top_ops=top, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"], own_s=total["own_s"]),
         step_times_s=window.times_s,
         warnings=(
             *warnings_of(timeline, whole, held.peak_bytes), *played_before(timeline, window), *growing(held, len(found), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
@@ -255,9 +255,9 @@ ON_CHIP = {
 
 
 def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp, ...], kernels: float,
-           host_s: float, along: Mapping[str, str] | None = None) -> str:  # fmt: skip
+           host_s: float, along: Mapping[str, str] | None = None, own_s: float = 0.0) -> str:  # fmt: skip
     """What the step's time is made of, in a sentence. host_s: what the host needs to issue a step's ops. along: for parts
-    of a job's time the mesh axis that takes most of it."""
+    of a job's time the mesh axis that takes most of it. own_s: what the host spends on what launches nothing."""
     if not step_time:
         return "Nothing ran on the chip."
     name = largest = max(breakdown, key=lambda part: breakdown[part])
@@ -270,6 +270,9 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
         return (f"The host: it issues kernels for {units.duration(host_s)} of the step, {kernels:,.0f} of them. The chip takes "
                 f"{units.duration(breakdown[largest])} for {ON_CHIP[largest]} in the meantime and waits {units.duration(breakdown['host'])}; "
                 "larger batches, compilation or graphs would help.")  # fmt: skip
+    if name == "host" and own_s > breakdown[name] / 2:
+        return (f"The host: the chip waits for it {share} of the step. The program sleeps or works there for "
+                f"{units.duration(own_s)} of it without the chip; its {kernels:,.0f} kernels take the host {units.duration(host_s)}.")  # fmt: skip
     if name == "host":
         return (f"The host: the chip waits for it {share} of the step, which launches {kernels:,.0f} kernels; "
                 "larger batches, compilation or graphs would help.")  # fmt: skip

@@ -123,7 +123,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     called = set[Op]().union(*(called_in(part.rank.timeline, part.window) for part in parts))
     compared = end_to_end(chip.id, layers_of(all_ops, called, unlike_share(beyond)), parts[main].window.kind)
     lacking = unsupported(all_ops, chip)
-    kernels, host = (mean([total[name] for total in totals]) for name in ("kernels", "host_s"))
+    kernels, host, own = (mean([total[name] for total in totals]) for name in ("kernels", "host_s", "own_s"))
     return Forecast(
         chip=chip.id, num_chips=chips, fits=all(rank.fits for rank in ranks), grade=chip.grade,
         step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, parts[main].rank.timeline, compared, chips, host),
@@ -139,7 +139,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None, matrix_dtype=products.dtype, executed_flop_per_step=flop,
         memory_by_kind=worst.memory.by_kind,
         time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean),
-        top_ops=top, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes)), step_times_s=tuple(times),
+        top_ops=top, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes), own), step_times_s=tuple(times),
         warnings=(*_warnings(parts, worst, chip), *(one.text for one in lacking)),
         would_fail=tuple(one.text for one in lacking if one.fails),
         cluster=fabric.cluster.id if fabric.cluster is not None else None,

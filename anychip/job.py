@@ -40,6 +40,7 @@ from anychip.figures import (
 from anychip.forecast import (
     Forecast,
     by_bytes_alone,
+    compiled_anew,
     error_of,
     growing,
     layers_of,
@@ -343,6 +344,7 @@ def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]
         parts, key=lambda part: (chip.memory_bytes - part.memory.peak_bytes) / (part.memory.growth_bytes or 1)
     )
     found += growing(first_full.memory, first_full.steps, chip, f" on {ranks_text(first_full.rank.members)}")
+    found += compiled_anew(parts[0].program, find_steps(parts[0].program), chip)
     over = [part for part in parts if part.memory.peak_bytes > chip.memory_bytes]
     if over:
         ranks = sorted(rank for part in over for rank in part.rank.members)

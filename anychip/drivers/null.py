@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from anychip.drivers.base import Block, Call
+from anychip.drivers.bounds import check as check_indices
 from anychip.drivers.expected import EXPECTED, keep, of
 from anychip.drivers.masks import BOTH, COMPARE, NEGATIONS
 from anychip.drivers.values import FILLS, GUESS, INDEX_LIKE, KEPT, SMALL, Values, carried, first_uniform
@@ -100,6 +101,7 @@ class NullDriver:
         return any(tensor.dtype in INDEX_LIKE for tensor in tensors)
 
     def run(self, call: Call) -> None:
+        check_indices(self.values, call)
         written = call.mutated + call.outputs
         if self._compute(call, written):
             return

@@ -31,6 +31,6 @@ def test_steps_that_each_have_shapes_of_their_own_are_told(grows: bool, chip: st
     found = [text for text in forecast(program, load_chip(chip)).warnings if "shapes of its own" in text]
     assert bool(found) == told
     if told:
-        # 16 rows of before, and one more with each call; the first call is not counted
-        assert "4 calls were recorded, and each has shapes of its own (18x64, then 19x64, then 20x64)" in found[0]
+        # 16 rows of before, and one more with each call, which the next one reads
+        assert "4 calls were recorded, and each has shapes of its own (17x64, then 18x64, then 19x64)" in found[0]
         assert "static cache" in found[0]

@@ -22,7 +22,7 @@ OUTSIDE = {
 INSIDE = (
     "table(on_chip(0, 9))", "x[on_chip(-8, 7)]", "F.cross_entropy(x[:2], on_chip(1, -100))", "x[x > 0]",
     "F.cross_entropy(x[:2], on_chip(3, -1), ignore_index=-1)", "table(x.argmax(1))", "x.gather(1, on_chip(3).view(1, 1))",
-    "table((on_chip(12) - 3))", "table(on_chip(12).clamp(max=9))",
+    "table(torch.empty_like(on_chip(*range(40))))", "table((on_chip(12) - 3))", "table(on_chip(12).clamp(max=9))",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from anychip.errors import INTERRUPTED, AnychipError, BadUse
 from anychip.places import OnChips, Place, places_of
 from anychip.record.failure import Failure, failure_of
 from anychip.record.program import Program
-from anychip.recordings import Argv, Recorded, Say, record_all, unlike, why_own
+from anychip.recordings import Argv, Recorded, Say, record_all, silent, unlike, why_own
 from anychip.recordings import record as record
 from anychip.spec import Chip, UnknownFigure, check
 from anychip.spec.catalogue import is_standard
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 One = TypeVar("One")
 Batch = Mapping[str, int | None]  # tokens_per_step and samples_per_step, as they were given
-
-
-def _silent(text: str) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -132,7 +128,7 @@ def forecast(
     jitter: float = 0.0,
     slow_node: float = 1.0,
     degraded_link: float = 1.0,
-    progress: Say = _silent,
+    progress: Say = silent,
     **options: Any,
 ) -> Answer:
     """How a program would run on each target of `on`: CHIP[:COUNT[..COUNT][@CLUSTER]].

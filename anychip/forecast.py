@@ -5,9 +5,9 @@ all rests. Figures are per step, over the steps after the first, which warms up.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import log2, sqrt
+from math import log2, prod, sqrt
 
 import numpy as np
 
@@ -44,7 +44,7 @@ from anychip.memory import replay
 from anychip.record import Kind, Op, Program
 from anychip.record.failure import refused
 from anychip.record.reads import Read, reads
-from anychip.record.steps import find_steps
+from anychip.record.steps import Step, find_steps
 from anychip.spec import Chip
 from anychip.spec.validated import CALLS, DENSE, EXPERTS, OTHER, OWN_PRODUCTS, Compared, Like, end_to_end, errors
 from anychip.timeline.memory import Memory, memory, suffices
@@ -169,10 +169,10 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         steps=len(found), step_kind=window.kind, num_ops=int(timeline.op.size), kernels_per_step=total["kernels"],
         tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None, matrix_dtype=products.dtype,
         executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window),
-        top_ops=top, all_ops=every, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"]),
+        top_ops=top, all_ops=every, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"], own_s=total["own_s"]),
         step_times_s=window.times_s,
         warnings=(
-            *warnings_of(timeline, whole), *too_full(timeline.program, chip, held), *played_before(timeline, window), *growing(held, len(found), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
+            *warnings_of(timeline, whole), *too_full(timeline.program, chip, held), *played_before(timeline, window), *growing(held, len(found), chip), *compiled_anew(program, find_steps(program), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
         ),
         would_fail=tuple(one.text for one in lacking if one.fails),
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
@@ -291,9 +291,9 @@ ON_CHIP = {
 
 
 def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp, ...], kernels: float,
-           host_s: float, along: Mapping[str, str] | None = None) -> str:  # fmt: skip
+           host_s: float, along: Mapping[str, str] | None = None, own_s: float = 0.0) -> str:  # fmt: skip
     """What the step's time is made of, in a sentence. host_s: what the host needs to issue a step's ops. along: for parts
-    of a job's time the mesh axis that takes most of it."""
+    of a job's time the mesh axis that takes most of it. own_s: what the host spends on what launches nothing."""
     if not step_time:
         return "Nothing ran on the chip."
     name = largest = max(breakdown, key=lambda part: breakdown[part])
@@ -306,6 +306,9 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
         return (f"The host: it issues kernels for {units.duration(host_s)} of the step, {kernels:,.0f} of them. The chip takes "
                 f"{units.duration(breakdown[largest])} for {ON_CHIP[largest]} in the meantime and waits {units.duration(breakdown['host'])}; "
                 "larger batches, compilation or graphs would help.")  # fmt: skip
+    if name == "host" and own_s > breakdown[name] / 2:
+        return (f"The host: the chip waits for it {share} of the step. The program sleeps or works there for "
+                f"{units.duration(own_s)} of it without the chip; its {kernels:,.0f} kernels take the host {units.duration(host_s)}.")  # fmt: skip
     if name == "host":
         return (f"The host: the chip waits for it {share} of the step, which launches {kernels:,.0f} kernels; "
                 "larger batches, compilation or graphs would help.")  # fmt: skip
@@ -413,6 +416,45 @@ def growing(held: Memory, steps: int, chip: Chip, who: str = "") -> list[str]:
     ]
 
 
+def compiled_anew(program: Program, steps: Sequence[Step], chip: Chip) -> list[str]:
+    """Told of a chip whose software compiles whole steps where each step, but for the first, has shapes that none before it had: a cache
+    that grows by a token, batches as long as their longest line."""
+    if chip.execution != "graph" or len(steps) < 3:
+        return []
+    shapes = [
+        frozenset(
+            (one.shape, one.dtype)
+            for op in (program.ops[at] for at in launched_in(program, step))
+            for one in op.tensors
+        )
+        for step in steps
+    ]
+    seen, fresh = set(shapes[0]), []
+    for those in shapes[1:]:
+        fresh.append(those - seen)
+        seen |= those
+    if not all(fresh):
+        return []
+    shown = ", then ".join("x".join(map(str, largest_of(those))) for those in fresh[:3])
+    kind = "call" if steps[0].kind == "call" else "step"
+    return [
+        f"{chip.id}: {units.several(len(steps), kind)} were recorded, and each has shapes of its own ({shown}). Its software compiles "
+        f"each anew, seconds to minutes that are in no figure. Try fixed shapes: a static cache "
+        '(transformers: cache_implementation="static"), or batches padded to a few lengths.'
+    ]
+
+
+def launched_in(program: Program, step: Step) -> list[int]:
+    """The distinct ops of a step."""
+    words = slice(step.begin, step.end)
+    found: list[int] = np.unique(program.payloads[words][program.kinds[words] == Kind.OP]).tolist()
+    return found
+
+
+def largest_of(shapes: Iterable[tuple[tuple[int, ...], str]]) -> tuple[int, ...]:
+    return max((shape for shape, _ in shapes), key=lambda shape: (prod(shape), shape))
+
+
 def _uneven(window: Window) -> list[str]:
     """Told where steps differ so much that one of them is not like the others; of two the median is the mean."""
     if window.second_s is not None:
@@ -451,7 +493,7 @@ def by_bytes_alone(*programs: Program) -> tuple[str, ...]:
     if own:
         shown = ", ".join(name for name, _ in own.most_common(3)) + (", ..." if len(own) > 3 else "")
         found.append(
-            f"Priced by the bytes of their tensors alone: {units.several(len(own), 'kernel')} of the program's own ({shown}). "
+            f"Priced by the bytes of their tensors alone, what they multiply in no figure: {units.several(len(own), 'kernel')} of the program's own ({shown}). "
             "anychip.kernel gives a kernel its cost, see docs/kernels.md."
         )
     if others:

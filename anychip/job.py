@@ -43,6 +43,7 @@ from anychip.forecast import (
     Forecast,
     by_bytes_alone,
     compared_with,
+    compiled_anew,
     error_of,
     filling,
     growing,
@@ -134,7 +135,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         num_chips=chips, sharded=shards_parameters(most.program, most.rank.calls, most.axes),
     )  # fmt: skip
     lacking = unsupported(all_ops, chip)
-    kernels, host = (mean([total[name] for total in totals]) for name in ("kernels", "host_s"))
+    kernels, host, own = (mean([total[name] for total in totals]) for name in ("kernels", "host_s", "own_s"))
     return Forecast(
         chip=chip.id, num_chips=chips, fits=all(rank.fits for rank in ranks), grade=chip.grade,
         step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, parts[main].rank.timeline, compared, chips, host),
@@ -150,7 +151,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None, matrix_dtype=products.dtype, executed_flop_per_step=flop,
         memory_by_kind=worst.memory.by_kind,
         time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean),
-        top_ops=top, all_ops=every, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes)), step_times_s=tuple(times),
+        top_ops=top, all_ops=every, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes), own), step_times_s=tuple(times),
         warnings=(*_warnings(parts, worst, chip), *(one.text for one in lacking)),
         would_fail=tuple(one.text for one in lacking if one.fails),
         cluster=fabric.cluster.id if fabric.cluster is not None else None,
@@ -354,6 +355,7 @@ def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]
         parts, key=lambda part: (chip.memory_bytes - part.memory.peak_bytes) / (part.memory.growth_bytes or 1)
     )
     found += growing(first_full.memory, first_full.steps, chip, f" on {ranks_text(first_full.rank.members)}")
+    found += compiled_anew(parts[0].program, find_steps(parts[0].program), chip)
     over = [part for part in parts if part.memory.peak_bytes > chip.memory_bytes]
     if over:
         ranks = sorted(rank for part in over for rank in part.rank.members)

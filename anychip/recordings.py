@@ -197,13 +197,17 @@ def _refusal(error: ProgramFailed) -> str:
     return error_line(str(error)).partition(": ")[2]
 
 
+def silent(text: str) -> None:
+    """Progress that nobody wants, or that is told already."""
+
+
 def _record_chips(
     program: Argv, chips: Sequence[Chip], jobs: int, progress: Say, options: Mapping[str, Any]
 ) -> dict[str, Program | ProgramFailed]:
     """By chip one recording for the first and for all that would have answered alike, one more for each that would not, or
     how the program failed there. Where it fails alike on two chips it is taken to do so on all, unless it is memory that they
     have too little of."""
-    from anychip.device.cuda.answers import differing, may_refuse
+    from anychip.device.cuda.answers import answer, differing, may_refuse
 
     count = options.get("num_chips", 1)
     found: dict[str, Program | ProgramFailed] = {}
@@ -230,12 +234,18 @@ def _record_chips(
             why_again[chip.id] = f"it answers {questions[0].name} otherwise ({_line(questions[0])})"
         elif may_refuse(chip, first):
             why_again[chip.id] = "it has less memory than the program took"
-    again = {chip.id: chip for chip in left if chip.id in why_again}
+    alike_to_it: dict[str, list[Chip]] = {}  # by what they answer to the first one's questions; their own may be others
+    for chip in left:
+        if chip.id in why_again:
+            answers = repr([answer(chip, question.name) for question in first.questions])
+            alike_to_it.setdefault(chip.id if may_refuse(chip, first) else answers, []).append(chip)
     for name, text in why_again.items():
         progress(f"recording again on {name}: {text}")
     shown = {**options, "show_output": False, "draft": None}
-    ran_again = _side_by_side(jobs, [partial(_recorded, program, chip, shown) for chip in again.values()])
-    found |= {name: one or NEVER for name, one in zip(again, ran_again, strict=True)}
+    groups = list(alike_to_it.values())
+    calls = [partial(_record_chips, program, group, 1, silent, shown) for group in groups]
+    for group, ran_again in zip(groups, _side_by_side(jobs, calls), strict=True):
+        found |= ran_again if ran_again is not None else {chip.id: NEVER for chip in group}
     return {chip.id: found.get(chip.id, first) for chip in chips}
 
 

@@ -31,7 +31,7 @@ OPTIONS = {
     "chips links": {"--json"},
     "measure": {"--chip", "--clock", "--device", "--only", "--out", "--quick", "--quiet", "--threads"},
     "audit": {"--baseline", "--fail-on", "--fail-over", "--html", "--ignore", "--jobs", "--json", "--list", "--no-cache", "--on", "--quiet", "--rule", "--rules", "--sarif", "--write-baseline"},
-    "port": {"--on", "--out", "--diff", "--in-place", "--prove", "--prove-on", "--json", "--quiet"},
+    "port": {"--on", "--out", "--diff", "--in-place", "--prove", "--prove-on", "--steps", "--json", "--quiet"},
 }  # fmt: skip
 
 

@@ -130,9 +130,6 @@ def _products_s(task: Work, on: Machine) -> tuple[float, str]:
 
 
 ATTENTION_TILE = 128  # queries that one block of a fused attention works on
-FEW_QUERIES = (
-    64  # that it works on at least, where they are fewer than keys: rows that there are not are multiplied too
-)
 
 
 def _attention_s(task: Work, on: Machine) -> tuple[float, str]:
@@ -143,17 +140,21 @@ def _attention_s(task: Work, on: Machine) -> tuple[float, str]:
         shape.implementation, shape.backward, shape.causal, shape.head_dim, max(queries, keys), task.dtype
     )
     cores = on.chip.cores or 1
+    # A block works on so many queries at least, where they are fewer than keys: rows that there are not are multiplied too.
+    few = int(on.rates.need("attention.rows").value)
 
     def busy(packed: int) -> tuple[float, float]:
         """Shares of the cores that have a block and of a block's rows that are queries, with so many heads in a block."""
         rows = queries * packed
-        filled = rows / (-(-rows // FEW_QUERIES) * FEW_QUERIES) if queries < keys else 1.0
+        filled = rows / (-(-rows // few) * few) if queries < keys else 1.0
         blocks = shape.batch_heads // packed * -(-rows // ATTENTION_TILE)
+        if rows <= few and not shape.backward:
+            blocks *= -(-keys // ATTENTION_TILE)  # keys are split over the cores that would be idle (flash-decoding)
         # Few blocks leave cores idle; a split over keys wins some back, as stream-K does for products.
         return (blocks / (cores * -(-blocks // cores))) ** 0.5 if blocks < cores else 1.0, filled
 
     # Few queries of the heads that share a head of keys may be rows of one block.
-    ways = {1, shape.grouped} if queries < min(FEW_QUERIES, keys) else {1}
+    ways = {1, shape.grouped} if queries < min(few, keys) else {1}
     used, filled = max((busy(packed) for packed in ways), key=prod)
     peak = on.peak(task.dtype)
     slower = on.half_peak / peak if peak < on.half_peak else 1.0

@@ -34,6 +34,7 @@ GRACE_S = 5.0
 SAVING_S = 20.0  # in which a program that is asked to end saves what it has
 POLL_S = 0.1
 SAID, LAST_LINES = "said.txt", 40  # what a program said that is not shown, and how much of it is told where it fails
+MOST_SAID, LAST_SAID = 1 << 24, 1 << 16  # bytes of it that are kept while it runs, and from before it was cut
 STEPS, STEPS_OF_MANY = 3, 2  # the first warms up
 UNEVEN_STEPS = 5  # where the second and the third differ: what is done in every other one is in two of four
 DRAFT, STANDS = ".draft", ".stands"  # a job's recordings before its samples have ended; its meta, if they say the same
@@ -132,9 +133,10 @@ def _run(config: dict[str, Any], show_output: bool, drafts: Drafts) -> tuple[int
     command = [sys.executable, "-m", "anychip.device", json.dumps(config)]
     said = Path(config["out"]).with_name(SAID)
     with contextlib.ExitStack() as stack:
-        # What is not shown goes to a file: a process that outlives the program would hold a pipe open.
+        # What is not shown goes to a file: a process that outlives the program would hold a pipe open. It is appended to, so
+        # that it may be cut meanwhile.
         stream: Any = (
-            stack.enter_context(said.open("wb"))
+            stack.enter_context(said.open("ab"))
             if not show_output
             else sys.stderr
             if _is_file(sys.stderr)
@@ -155,6 +157,8 @@ def _run(config: dict[str, Any], show_output: bool, drafts: Drafts) -> tuple[int
                 break
             except subprocess.TimeoutExpired:
                 drafts.look()
+                if not show_output:
+                    _cut(said)
     except KeyboardInterrupt:
         interrupted = True
         _interrupt(child)
@@ -190,10 +194,29 @@ def _pump(child: "subprocess.Popen[bytes]") -> None:
         sys.stderr.write(line.decode(errors="replace"))
 
 
+def _cut(said: Path) -> None:
+    """Keep what a program says in secret from filling the disk: of what is too much only the end is kept, beside it."""
+    size = said.stat().st_size
+    if size > MOST_SAID:
+        with said.open("rb") as file:
+            file.seek(size - LAST_SAID)
+            _before(said).write_bytes(file.read())
+        os.truncate(said, 0)
+
+
+def _before(said: Path) -> Path:
+    """Where the end of what was cut is kept."""
+    return said.with_suffix(".before")
+
+
 def _last_of(said: Path) -> str:
     """The last lines of what a program said that was not shown."""
-    with said.open(encoding="utf-8", errors="replace", newline="") as lines:
-        return "".join(deque(lines, LAST_LINES))
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    for part in (_before(said), said):
+        if part.exists():
+            with part.open(encoding="utf-8", errors="replace", newline="") as lines:
+                last.extend(lines)
+    return "".join(last)
 
 
 def _interrupt(child: "subprocess.Popen[bytes]") -> None:

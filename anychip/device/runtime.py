@@ -3,6 +3,7 @@
 import os
 from bisect import bisect_right
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,11 @@ class Runtime:
         not the one that runs now."""
         given = answer(self.chip, name)
         return given if is_asked_in_vain(name) else self.recorder.ask(name, given, place)
+
+    @cached_property
+    def compiles_whole(self) -> bool:
+        """Whether the chip's software compiles a step whole, as the program's line that calls a module is answered."""
+        return bool(self.ask("compiles_whole"))
 
     def out_of_memory(self, nbytes: int) -> None:
         """Called when an allocation comes near the chip's memory: raise if PyTorch's allocator would."""
@@ -262,6 +268,14 @@ class Regions:
         if self.graphed:
             self.runtime.recorder.tape.append(word(Kind.GRAPH, 0))
         self.runtime.kernels.unwatch(self)
+
+    def whole(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function as `torch.compile` would have it called: what the chip's software compiles without being asked."""
+        self.begin()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self.end()
 
     def begin_graph(self) -> None:
         """What runs until `end_graph` is one launch, in the kernels that it is made of; so is its backward."""

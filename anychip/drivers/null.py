@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from anychip.drivers.base import Block, Call
+from anychip.drivers.bounds import check as check_indices
 from anychip.drivers.expected import EXPECTED, keep, of
 from anychip.drivers.masks import BOTH, COMPARE, NEGATIONS
 from anychip.drivers.values import FILLS, GUESS, INDEX_LIKE, KEPT, SMALL, Values, carried, first_uniform
@@ -16,6 +17,7 @@ from anychip.record.recorder import Recorder, user_place
 KEEPERS = frozenset(
     ("_to_copy", "clone", "copy_", "index", "index_select", "gather", "cat", "eq", "ne", *COMPARE, *BOTH, *NEGATIONS)
 )
+UNWRITTEN = ("empty_like", "new_empty", "new_empty_strided")  # what lies there on the host by chance is no value
 NEAR = 0.8  # share of the memory from which on every allocation is tried on PyTorch's own allocator
 
 
@@ -100,6 +102,7 @@ class NullDriver:
         return any(tensor.dtype in INDEX_LIKE for tensor in tensors)
 
     def run(self, call: Call) -> None:
+        check_indices(self.values, call)
         written = call.mutated + call.outputs
         if self._compute(call, written):
             return
@@ -139,7 +142,7 @@ class NullDriver:
     def _compute(self, call: Call, written: list[torch.Tensor]) -> bool:
         """Do the op on real values if all its inputs have some; say whether that was possible."""
         most = KEPT if call.name in KEEPERS and all(one.dtype in INDEX_LIKE for one in written) else SMALL
-        if any(tensor.numel() > most for tensor in written) or random(call.op):
+        if any(tensor.numel() > most for tensor in written) or random(call.op) or call.name in UNWRITTEN:
             return False
         stand_ins: dict[int, torch.Tensor] = {}
         # What is written comes last: it may be in the memory of what is read, of which nothing is known by it.

@@ -14,7 +14,7 @@ from anychip.cost.machine import KNOWN, WIDE
 from anychip.cost.price import EVIDENCE, LIMITS
 from anychip.cost.work import Work, packet, work
 from anychip.figures.window import Floats, Window
-from anychip.record import Op, Program
+from anychip.record import Kind, Op, Program
 from anychip.record.steps import PHASES, Marks, Phase
 from anychip.record.tape import Mark
 from anychip.timeline.price import Timeline
@@ -40,7 +40,7 @@ def products_in(task: Work) -> int:
 
 
 def totals_of(timeline: Timeline, window: Window) -> dict[str, Any]:
-    """Per step: model_flop (recomputed forwards left out) and executed flop, of the usual step as its time is, and on average kernels, the host's time to issue them; and the dtype of most matrix flop."""
+    """Per step: model_flop (recomputed forwards left out) and executed flop, of the usual step as its time is, and on average kernels, the host's time to issue them and that which it spends on its own; and the dtype of most matrix flop."""
     inside = window.ops(timeline)
     ops, positions = timeline.op[inside], timeline.position[inside]
     distinct = [work(op) for op in timeline.program.ops]
@@ -53,6 +53,7 @@ def totals_of(timeline: Timeline, window: Window) -> dict[str, Any]:
         "model_flop": window.usual(np.where(again, 0.0, model[ops]), positions),
         "kernels": float(timeline.prices.kernels @ counts) / window.count if counts.size else 0.0,
         "host_s": issued_s(timeline, window) / window.count,
+        "own_s": own_s(timeline.program, window) / window.count,
         "dtype": main_dtype_of(distinct, counts),
     }
 
@@ -65,6 +66,12 @@ def issued_s(timeline: Timeline, window: Window) -> float:
     clock = timeline.host_s
     before = np.where(at > 0, clock[np.maximum(at - 1, 0)], 0.0) if clock.size else clock
     return float(np.minimum(clock[at] - before, eager).sum())
+
+
+def own_s(program: Program, window: Window) -> float:
+    """What the host spends in a window on what launches nothing: the program sleeps, and where the host was measured all else, too."""
+    words = slice(window.begin, window.end)
+    return float(program.payloads[words][program.kinds[words] == Kind.HOST].sum()) * 1e-9
 
 
 def main_dtype_of(distinct: list[Work], counts: npt.NDArray[np.int64]) -> str:

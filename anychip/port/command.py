@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
+from anychip.arguments import positive
 from anychip.whole import check_apart, check_writable, write
 
 PORT = """\
@@ -35,6 +36,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
         help="run this command in the folder, before and after, on virtual chips and on the CPU, and compare: it runs the "
              "program, with your rights")  # fmt: skip
     add("--prove-on", metavar="CHIP", help="the chip that portable code is tried on")
+    add("--steps", type=positive, metavar="N", help="end each run of --prove after N training steps (default 3)")
     add("--json", metavar="FILE", help="every edit and everything left as JSON (schema 1); - for stdout")
     add("--quiet", action="store_true", help="no progress and no summary")
     parser.set_defaults(run=run)
@@ -55,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         in_place=args.in_place,
         prove=args.prove,
         prove_on=args.prove_on,
+        steps=args.steps,
         progress=_progress(args.quiet),
     )
     if not args.quiet and sys.stderr.isatty():

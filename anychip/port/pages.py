@@ -51,7 +51,8 @@ chip's kernels are HIP; else it is listed by file with its symbols, where the au
 
 ## Proof
 
-`--prove COMMAND` runs the program in its folder, before and after, with your rights, each run in a process of its own:
+`--prove COMMAND` runs the program in its folder, before and after, with your rights, each run in a process of its own
+that ends after `--steps` training steps (default 3):
 
 - shapes only: the original on a virtual CUDA chip, the port on the virtual target under the target's own device name (a name that
   PyTorch does not know without the plug-in is run as `privateuseone`): as many steps, as many parameters on the device, the same

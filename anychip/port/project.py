@@ -91,6 +91,7 @@ def port(
     in_place: bool = False,
     prove: str | None = None,
     prove_on: str | None = None,
+    steps: int | None = None,
     progress: Say = lambda text: None,
 ) -> Result:
     """Move the code of a file or folder to portable PyTorch, or with `on` to a chip's plug-in. Nothing of it is run.
@@ -98,7 +99,7 @@ def port(
     out: folder (new or empty) for the whole tree, ported. diff: keep a unified diff of each changed file in the result.
     in_place: change the files themselves; needs a git work tree without uncommitted changes. None of them: only tell.
     prove: a command that is run, in the folder, before and after (`anychip.port.proof`): this alone runs the program. prove_on: the chip
-    that portable code is tried on.
+    that portable code is tried on. steps: of training, after which each of its runs is ended; None for 3.
     Raises BadUse for a path that is not there or an output that would overwrite, UnknownChip, BadChipFile.
     """
     root, target = Path(path), make_target(on)
@@ -127,7 +128,8 @@ def port(
         for name in links(root):
             writing.copy_link(base, name, Path(out))
     if prove is not None:
-        result.proof = _prove(root, Path(out) if out is not None else None, before, prove, target, prove_on, progress)
+        progress(f"proof: {prove}")
+        result.proof = _prove(root, Path(out) if out is not None else None, before, prove, target, prove_on, steps)
     if out is not None:
         result.kernels += files.hipify(base, paths, Path(out), target)
     else:
@@ -143,20 +145,19 @@ def _kept(base: Path) -> Path:
 
 
 def _prove(
-    root: Path, out: Path | None, before: Path | None, command: str, target: Target, on: str | None, progress: Say
+    root: Path, out: Path | None, before: Path | None, command: str, target: Target, on: str | None, steps: int | None
 ) -> Proof:
-    progress(f"proof: {command}")
     base = base_of(root)
     if out is not None:
-        return run_proof(base, out, command, target, on)
+        return run_proof(base, out, command, target, on, steps)
     if before is not None:
         try:
-            return run_proof(before, base, command, target, on)
+            return run_proof(before, base, command, target, on, steps)
         finally:
             shutil.rmtree(before.parent, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="anychip-after-") as folder:
         port(root, None if target.portable else target.name, out=Path(folder) / "tree")
-        return run_proof(base, Path(folder) / "tree", command, target, on)
+        return run_proof(base, Path(folder) / "tree", command, target, on, steps)
 
 
 def _read(base: Path, name: str) -> File | None:

@@ -58,24 +58,28 @@ class Proof:
         return all(check.ok is not False for check in self.checks) and any(check.ok for check in self.checks)
 
 
-def prove(before: Path, after: Path, command: str, target: Target, on: str | None = None) -> Proof:
-    """Run a command in the folder of the original and in that of the port. on: the chip that the port is tried on.
+def prove(
+    before: Path, after: Path, command: str, target: Target, on: str | None = None, steps: int | None = None
+) -> Proof:
+    """Run a command in the folder of the original and in that of the port. on: the chip that the port is tried on. steps: after so
+    many each run is ended, after 3 where it is None.
 
     Raises BadUse for a command that is not python with a script or a module.
     """
     argv, module = parse(command, before)
+    steps = steps or STEPS
     chip = on or (OTHER_CHIP if target.portable else target.name)
     seen = _seen(chip)
     with tempfile.TemporaryDirectory(prefix="anychip-proof-") as folder:
         scratch = Path(folder)
         runs: dict[str, tuple[Any, ...]] = {
-            "old": (_virtual, before, argv, module, CUDA_CHIP, "cuda", scratch / "old"),
-            "new": (_virtual, after, argv, module, chip, seen, scratch / "new"),
-            "old_cpu": (_on_cpu, before, argv, module, "cuda", scratch / "old_cpu"),
-            "new_cpu": (_on_cpu, after, argv, module, "cuda" if target.portable else seen, scratch / "new_cpu"),
+            "old": (_virtual, before, argv, module, CUDA_CHIP, "cuda", steps, scratch / "old"),
+            "new": (_virtual, after, argv, module, chip, seen, steps, scratch / "new"),
+            "old_cpu": (_on_cpu, before, argv, module, "cuda", steps, scratch / "old_cpu"),
+            "new_cpu": (_on_cpu, after, argv, module, "cuda" if target.portable else seen, steps, scratch / "new_cpu"),
         }
         if target.portable:
-            runs["same"] = (_virtual, after, argv, module, CUDA_CHIP, "cuda", scratch / "same")
+            runs["same"] = (_virtual, after, argv, module, CUDA_CHIP, "cuda", steps, scratch / "same")
         with ThreadPoolExecutor(max_workers=2) as pool:
             asked = {name: pool.submit(*run) for name, run in runs.items()}
             did = {name: run.result() for name, run in asked.items()}
@@ -111,21 +115,23 @@ def _seen(chip: str) -> str:
 # ---------------------------------------------------------------- runs
 
 
-def _virtual(folder: Path, argv: list[str], module: bool, chip: str, seen: str, out: Path) -> dict[str, Any]:
+def _virtual(
+    folder: Path, argv: list[str], module: bool, chip: str, seen: str, steps: int, out: Path
+) -> dict[str, Any]:
     """What a program did on a virtual chip that it knows as `seen`; {"error": ...} where it did not run."""
     program = [*(["-m"] if module else []), *argv]
     if seen != "cuda":
         program, module = ["anychip.port.runners.as_named", chip, *program], True
     else:
         program = argv
-    asked = json.dumps([program, chip, STEPS, module, str(out)])
+    asked = json.dumps([program, chip, steps, module, str(out)])
     return _run([sys.executable, "-c", _RECORD, asked], folder, out)
 
 
-def _on_cpu(folder: Path, argv: list[str], module: bool, seen: str, out: Path) -> dict[str, Any]:
+def _on_cpu(folder: Path, argv: list[str], module: bool, seen: str, steps: int, out: Path) -> dict[str, Any]:
     program = [*(["-m"] if module else []), *argv]
     return _run(
-        [sys.executable, "-m", "anychip.port.runners.on_cpu", seen, str(STEPS), str(out), *program], folder, out
+        [sys.executable, "-m", "anychip.port.runners.on_cpu", seen, str(steps), str(out), *program], folder, out
     )
 
 
@@ -134,7 +140,7 @@ def _run(command: list[str], folder: Path, out: Path) -> dict[str, Any]:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=900)
     except subprocess.TimeoutExpired:
-        return {"error": "not done after 15 minutes"}
+        return {"error": "not done after 15 minutes; try fewer --steps"}
     if not out.exists():
         return {"error": _last_error(done.stderr or done.stdout) or f"exit code {done.returncode}"}
     found: dict[str, Any] = json.loads(out.read_text())

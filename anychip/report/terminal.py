@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anychip import units
+from anychip.record import Kind
 from anychip.report import job
 from anychip.spec.validated import CALLS, has_trained
 
@@ -330,7 +331,9 @@ def _remarks(answer: "Answer") -> Iterator[str]:
     for name, forecast in zip(answer.names, answer.forecasts, strict=True):
         yield f"{name}: {forecast.limit}"
     if answer.host == "modelled":
-        yield "host: launching alone; --host measured adds data loading and Python between"
+        sleeps = any((one.kinds == Kind.HOST).any() for program in answer.programs for one in program.ranks)
+        what = "launching, and what the program sleeps" if sleeps else "launching alone"
+        yield f"host: {what}; --host measured adds data loading and Python between"
     first = answer.forecasts[0]
     if first.step_kind == "train" and first.steps > 1:
         counted = len(first.step_times_s)

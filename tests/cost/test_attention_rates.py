@@ -2,7 +2,7 @@
 
 import pytest
 
-from anychip.cost import machine
+from anychip.cost import machine, price_op
 from anychip.cost.price import Prices
 from anychip.cost.rates import defaults
 from anychip.spec import load_chip
@@ -29,3 +29,17 @@ def test_narrow_heads_are_slower_where_no_curve_tells():
     assert level("b200", 96) == pytest.approx(share**0.415 * level("b200", 128), rel=1e-3)
     assert level("b200", 192) == level("b200", 128)
     assert level("h100", 64) / level("h100", 128) == pytest.approx(363 / 518, rel=0.1)  # its own curve
+
+
+@pytest.mark.parametrize("chip", ["h100", "a100", "mi300x", "b200", "tpu-v5p", "trn2", "gaudi3", "ascend-910b"])
+@pytest.mark.parametrize(
+    ("batch", "heads", "shared", "keys", "width"), [(1, 32, 32, 2048, 128), (1, 32, 8, 4096, 128), (8, 32, 8, 1024, 64)]
+)
+def test_one_query_is_limited_by_the_keys_that_it_reads(chip, batch, heads, shared, keys, width):
+    """Few sequences were to leave most cores idle, and a TPU to multiply 64 rows for one: both were named compute."""
+    query, cache = t(batch, heads, 1, width), t(batch, shared, keys, width)
+    name = "aten._scaled_dot_product_flash_attention.default"
+    cost = price_op(op(name, query, cache, cache, 0.0, False, out=query), load_chip(chip))
+    read_s = 2 * cache.nbytes / load_chip(chip).memory_bandwidth_bytes_per_s
+    assert cost.limit == "memory"
+    assert read_s < cost.body_s < 2.5 * read_s

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch
 
 import anychip
 from anychip.device.files.kept import ASIDE, HIDDEN, put_back, running
@@ -365,3 +366,31 @@ def test_files_of_other_kinds_that_were_there_before_are_told(tmp_path: Path) ->
     )
     assert "put back 1 checkpoint (last.pt)" in told
     assert (tmp_path / "metrics.csv").read_text(encoding="utf-8") == ""
+
+
+def test_forecasts_of_one_folder_save_there_one_after_the_other(tmp_path):
+    """Of two that write a file and rename it one found it gone, and ended with exit code 1; a later one resumed from what has no values."""
+    checkpoint = tmp_path / "last.pt"
+    torch.save({"step": 77}, checkpoint)
+    program = tmp_path / "train.py"
+    program.write_text(
+        "import os, subprocess, sys, torch\n"
+        "assert torch.load('last.pt')['step'] == 77\n"
+        "net = torch.nn.Linear(8, 8).cuda()\n"
+        "optimizer = torch.optim.SGD(net.parameters(), 0.1)\n"
+        "for step in range(3):\n"
+        "    net(torch.randn(4, 8, device='cuda')).sum().backward()\n"
+        "    optimizer.step()\n"
+        "    torch.save({'step': step}, 'next.pt')\n"
+        "    subprocess.run([sys.executable, '-c', 'import time; time.sleep(0.5)'])\n"
+        "    os.replace('next.pt', 'last.pt')\n"
+    )
+    command = [sys.executable, "-m", "anychip", "forecast", "--on", "h100", "train.py"]
+    runs = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    said = [run.communicate(timeout=120)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], "\n".join(said)
+    assert torch.load(checkpoint) == {"step": 77}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "train.py"]

@@ -498,3 +498,22 @@ def test_an_optimizer_that_has_not_stepped_yet_is_told_and_one_that_shares_its_p
     for second, steps, is_told in (("made", 3, True), ("made", 8, False), ("judge", 3, False)):
         program, _ = run(train.format(second=second), steps=steps)
         assert any(told in text and text.endswith("--steps 20.") for text in program.meta["warnings"]) == is_told
+
+
+@pytest.mark.parametrize("host", ["modelled", "measured"])
+def test_a_sleep_is_counted_once(host: str) -> None:
+    """With --host measured the nap that it leaves of a sleep was counted beside it: 20 ms more for each."""
+    program, _ = run(
+        """
+        import time
+        import torch
+        for _ in range(20):
+            torch.ones(4, device="cuda")
+            time.sleep(0.05)
+        """,
+        host=host,
+    )
+    own = program.payloads[program.kinds == Kind.HOST]
+    sleeps, between = own[own == 50_000_000], own[own != 50_000_000]
+    assert sleeps.size == 20
+    assert not between.size or np.median(between) < 10e6  # a nap takes 20 ms

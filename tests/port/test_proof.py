@@ -1,5 +1,6 @@
 """The proof: what is compared, and one program all the way."""
 
+import json
 import os
 import subprocess
 import sys
@@ -87,6 +88,23 @@ def test_a_program_and_its_port_do_the_same(tmp_path):
     assert result.proof is not None
     assert [check for check in result.proof.checks if not check.ok] == []
     assert len(result.proof.checks) == 5
+
+
+def test_every_run_of_a_proof_is_ended_after_as_many_steps_as_are_asked_for(tmp_path, monkeypatch):
+    (tmp_path / "train.py").write_text("")
+    asked = []
+
+    def run(command, folder, out):
+        where = command.index(proof._RECORD) + 1 if proof._RECORD in command else None
+        asked.append(json.loads(command[where])[2] if where else int(command[4]))
+        return OLD
+
+    monkeypatch.setattr(proof, "_run", run)
+    proof.prove(tmp_path, tmp_path, "python train.py", make_target(None), steps=7)
+    assert asked == [7] * 5
+    asked.clear()
+    proof.prove(tmp_path, tmp_path, "python train.py", make_target("ascend-910b"))
+    assert asked == [3] * 4
 
 
 @pytest.mark.slow

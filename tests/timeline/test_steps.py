@@ -392,6 +392,17 @@ def test_what_limits_a_step_has_the_numbers_of_the_table():
     assert limit_of(parts, 398e-6, (), 74, host_s=200e-6).startswith("Memory: 76% of the step")
 
 
+def test_a_step_that_sleeps_is_not_told_to_launch_less():
+    """A program that waits for 50 ms in each step was said to be held up by its 14 kernels, which a compiler would mend."""
+    parts = {"compute": 3.6e-3, "memory_bound": 0.2e-3, "exposed_comm": 0.0, "bubble": 0.0, "host": 46.4e-3}
+    said = limit_of(parts, 50.1e-3, (), 14, host_s=80e-6, own_s=50e-3)
+    assert said == (
+        "The host: the chip waits for it 93% of the step. The program sleeps or works there for 50.0 ms of it without the chip; "
+        "its 14 kernels take the host 80.0 us."
+    )
+    assert "larger batches" in limit_of(parts, 50.1e-3, (), 14, host_s=30e-3, own_s=20e-3)
+
+
 def test_the_host_issues_a_compiled_region_at_its_launches_alone():
     """A step of 398 us was said to take the host 662."""
     ops = [mm(512, 512, 512)] * 3

@@ -26,6 +26,7 @@ ANSWERS: dict[str, Callable[[Chip], Any]] = {
     "arch": lambda chip: chip.torch.arch or f"sm_{chip.torch.capability[0]}{chip.torch.capability[1]}",
     "L2_bytes": lambda chip: next((tier.bytes for tier in chip.memory_tiers if tier.name == "l2" and tier.bytes), 0),
     "power_w": lambda chip: chip.power_w or 0.0,
+    "compiles_whole": lambda chip: chip.execution == "graph",
     "tf32": lambda chip: chip.peak_flop_per_s("tf32") is not None,
 }
 

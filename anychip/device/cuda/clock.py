@@ -124,8 +124,10 @@ class Clocks:
         if not self._asked_by_program():
             REAL["sleep"](seconds)
             return
+        self.count_host()
         self.recorder.tape.append(word(Kind.HOST, int(seconds * 1e9)))
         REAL["sleep"](min(seconds, NAP_S))
+        self._last_s = REAL["perf_counter"]()  # the nap is no time of its own
 
     def count_host(self, *_: Any) -> None:
         """With --host measured: put the real time since the last look on the tape."""

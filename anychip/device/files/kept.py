@@ -26,6 +26,9 @@ HIDDEN = ".anychip-hidden"  # folder of what an earlier rank saved
 JOURNAL = "saved"
 RUNNING = "running"  # locked while a recording is
 PREFIX = "anychip-"  # of a recording's folder
+TURN = "turn-"  # note of a recording that saves into a folder; of its name the rest is made
+TURN_S, LOOK_S = 300.0, 0.05  # for how long one waits for another that saves there, and how often it looks
+SLEEP = time.sleep  # the real one, taken before the program's clocks are replaced
 YOUNG_S = 60.0  # a folder of which it may not be seen yet that it is locked
 NAMED = 3  # paths that are told
 
@@ -66,6 +69,29 @@ def remove_dead(parent: Path) -> None:
             over = mine and time.time() - found.st_mtime > YOUNG_S and not _is_running(folder)
             if over and note.read_text(encoding="utf-8") == _here():
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_turn(folder: str, recording: Path, *, saves: bool) -> None:
+    """Wait while another recording that came earlier saves into a folder: its files have no values, and two programs that write a file
+    and rename it take it from one another. saves: this recording will, so that those after it wait."""
+    name = f"{TURN}{hashlib.sha256(folder.encode(errors='surrogateescape')).hexdigest()[:16]}"
+    mine = recording / JOURNAL / name
+    if saves:
+        mine.touch(exist_ok=True)
+    limit = time.monotonic() + TURN_S
+    while any(_is_before(other, mine) for other in recording.parent.glob(f"{PREFIX}*/{JOURNAL}/{name}")):
+        if time.monotonic() > limit:  # each of two may wait for the other, in two folders
+            return
+        SLEEP(LOOK_S)
+
+
+def _is_before(other: Path, mine: Path) -> bool:
+    """Whether another recording's note of a folder is older than ours, or there is none of ours, and that recording still runs."""
+    try:
+        late = mine.exists() and (other.stat().st_mtime_ns, str(other)) >= (mine.stat().st_mtime_ns, str(mine))
+    except OSError:  # it has ended just now
+        return False
+    return not late and _is_running(other.parents[1])
 
 
 def asides(place: str, recording: Path) -> list[tuple[str, bool]]:

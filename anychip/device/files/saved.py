@@ -40,6 +40,7 @@ from anychip.device.files.kept import (
     remove_empty,
     same,
     second_name,
+    wait_for_turn,
     write,
 )  # fmt: skip
 from anychip.device.files.written import Written, how
@@ -57,6 +58,7 @@ class Saved:
         self.written = Written(folder)
         self._own = threading.local()  # what this code does raises audit events, too
         self._touched: dict[str, None] = {}  # paths, by this process
+        self._turns: set[str] = set()  # folders in which it is this recording's turn to save
         self._made: set[str] = set()  # files of other kinds, which may become checkpoints
 
     def install(self) -> None:
@@ -75,6 +77,8 @@ class Saved:
 
         @wraps(load)
         def load_hidden(f: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(f, str | os.PathLike):
+                self._wait_for_turn(os.path.dirname(full(f)), saves=False)
             missing = isinstance(f, str | os.PathLike) and not os.path.exists(f)
             hidden = beside(full(f), HIDDEN, self.folder) if missing else ""
             return load(hidden if os.path.isfile(hidden) else f, *args, **kwargs)
@@ -121,6 +125,7 @@ class Saved:
     def _note(self, place: str, *, stays: bool = False, folder: str | None = None) -> None:
         """Remember a place. stays: what is there is moved or removed by the program, and gets a second name. folder: that it is moved
         or removed with."""
+        self._wait_for_turn(os.path.dirname(place), saves=True)
         with self._at_work():
             entry = entry_of(self.journal, place)
             self._touched[place] = None
@@ -132,6 +137,17 @@ class Saved:
                 write(entry, place, None)
             elif is_file(place):  # no folder, device, socket
                 self._put_aside(entry, place, beside(place, ASIDE, self.folder, folder), stays)
+
+    def _wait_for_turn(self, folder: str, *, saves: bool) -> None:
+        """Forecasts of one program, of this command or of another, save in one folder one after the other."""
+        if folder not in self._turns:
+            self._own.busy = True
+            try:
+                wait_for_turn(folder, self.folder, saves=saves)
+            finally:
+                del self._own.busy
+            if saves:
+                self._turns.add(folder)
 
     def _put_aside(self, entry: Path, place: str, kept: str, stays: bool) -> None:
         others = [one for one, runs in asides(place, self.folder) if runs]

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from anychip.device.ops.checks import attention as check
+
 HALF = (torch.float16, torch.bfloat16)
 FLASH_HEAD_DIM = 256  # largest head dimension of the flash kernel
 ALIGN = 8  # the flash kernel pads head dimensions to a multiple of this
@@ -20,6 +22,7 @@ def scaled_dot_product_attention(
     dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
 ) -> torch.Tensor:  # fmt: skip
     """query [B, H, L, D], key and value [B, Hk, S, D] -> [B, H, L, D]."""
+    check(query, key, value, attn_mask)
     if _flash(query, key, value, attn_mask):
         return _run_flash(query, key, value, dropout_p, is_causal, scale)
     if _cudnn(query):
@@ -106,6 +109,8 @@ def _run_efficient(
     if mask is not None:
         if mask.dtype == torch.bool:
             mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, float("-inf"))
+        if mask.dtype != query.dtype:
+            raise RuntimeError("invalid dtype for bias - should match query's dtype")
         mask = mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
     needs_grad = torch.is_grad_enabled() and any(one.requires_grad for one in (query, key, value))
     result: torch.Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(

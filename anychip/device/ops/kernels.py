@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from anychip.device.insides._torch_tensors import DISPATCH_KEYS, Tensors, cpu_keyset, dtype_name
-from anychip.device.ops.checks import same_device
+from anychip.device.ops.checks import dtypes, same_device
 from anychip.device.ops.schemas import Schema, device_operators, schema_of
 from anychip.drivers.base import Call, Driver
 from anychip.record.op import Op, TensorMeta
@@ -186,6 +186,7 @@ class Kernels:
         said = precision(schema, tensors) + ((("reduced", True),) if reduced else ())
         if outputs is None:
             same_device(schema, args, kwargs)
+            dtypes(schema, args, kwargs)
             index = self._device_index(tensors, kwargs)
             self._used(index)
             outputs = [self._makers(one, index) for one in self._meta(schema, args, kwargs)]
@@ -348,7 +349,7 @@ def as_torch(schema: Schema, args: tuple[Any, ...], kwargs: dict[str, Any], refu
 def hollow(value: Any) -> Any:
     """A CPU tensor of the same shape and dtype without memory of its own; other values as they are."""
     if isinstance(value, torch.Tensor):
-        return torch.zeros(1, dtype=value.dtype, device="cpu").expand(value.shape)
+        return torch.zeros((), dtype=value.dtype, device="cpu").expand(value.shape)
     if isinstance(value, list | tuple):
         return [hollow(item) for item in value]
     return torch.device("cpu") if isinstance(value, torch.device) else value

@@ -183,10 +183,10 @@ class Hooks:
         try:
             # (A transform of torch.func hands in wrappers without memory, which cannot be made again.)
             repeats = self.runtime.repeats if call.training and functorch.maybe_current_level() is None else None
-            if repeats is None:
-                result = original(module, *args, **kwargs)
-            else:
-                result = repeats.call(module, partial(original, module), args, kwargs)
+            run = partial(original, module)
+            if self.runtime.compiles_whole:
+                run = partial(self.runtime.regions.whole, run)
+            result = run(*args, **kwargs) if repeats is None else repeats.call(module, run, args, kwargs)
             if call.training and self.steps.done < ATTRIBUTED:
                 self.backward.left(result, call.module)
             return result

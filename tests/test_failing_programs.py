@@ -369,3 +369,12 @@ def test_what_is_interrupted_before_a_step_is_complete_has_no_figures(begun, tmp
     assert "interrupted before its first step was complete: there are no figures" in err
     found = json.loads((tmp_path / "none.json").read_text())
     assert (found["outcome"], found["targets"]) == ("interrupted", [])
+
+
+def test_a_failure_inside_of_a_package_is_at_the_programs_own_line(tmp_path):
+    """It was said to be at __init__.py:778, a line of numpy's."""
+    program = tmp_path / "old.py"
+    program.write_text("import numpy\n\n\ndef lowest():\n    return numpy.Inf\n\n\nlowest()\n")
+    done = forecast(program)
+    assert done.returncode == 1
+    assert re.search(r"^.*AttributeError: .*numpy.* \(old\.py:5\)$", done.err, re.MULTILINE)

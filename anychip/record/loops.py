@@ -1,8 +1,11 @@
-"""Which loop a program is in where it asks something, read from its bytecode."""
+"""Which loop or check a program is in where it asks something, read from its bytecode and its source."""
 
+import ast
 import dis
+import linecache
 from functools import cache
 from types import CodeType, FrameType
+from typing import NamedTuple
 
 
 def is_in_while(frame: FrameType | None) -> bool:
@@ -26,3 +29,56 @@ def _loops(code: CodeType) -> tuple[tuple[int, int, bool], ...]:
             start = int(one.argval)
             found[start] = (start, one.offset, instructions[start].opname == "FOR_ITER")  # the last is the loop's end
     return tuple(found.values())
+
+
+class Wanted(NamedTuple):
+    """Of the condition of a `while` or of an `assert`, or a part of it: whether it is of an assert, the truth of it with which the check
+    holds or the loop goes on, and where it stands: file, line and column."""
+
+    is_check: bool
+    truth: bool
+    where: tuple[str, int, int]
+
+
+def wanted(frame: FrameType) -> Wanted | None:
+    """What is wanted of that which is read now, if it is a condition."""
+    file, at = frame.f_code.co_filename, _read_at(frame.f_code).get(frame.f_lasti, (0, 0))
+    found = next((condition for condition in _conditions(file) if _covers(condition[1], at)), None)
+    return None if found is None else Wanted(found[0], _truth(found[1], at), (file, *at))
+
+
+@cache
+def _read_at(code: CodeType) -> dict[int, tuple[int, int]]:
+    """Line and column of the expression whose value each instruction reads: a jump, or what asks for truth, that of the one before."""
+    found, at = {}, (0, 0)
+    for one in dis.get_instructions(code):
+        if (
+            "JUMP" not in one.opname
+            and one.opname not in ("TO_BOOL", "COPY", "UNARY_NOT")
+            and one.positions is not None
+        ):
+            at = (one.positions.lineno or 0, one.positions.col_offset or 0)
+        found[one.offset] = at
+    return found
+
+
+@cache
+def _conditions(filename: str) -> tuple[tuple[bool, ast.expr], ...]:
+    try:
+        tree = ast.parse("".join(linecache.getlines(filename)))
+    except (SyntaxError, ValueError):
+        return ()
+    statements = [node for node in ast.walk(tree) if isinstance(node, ast.While | ast.Assert)]
+    return tuple((isinstance(node, ast.Assert), node.test) for node in statements)
+
+
+def _covers(node: ast.expr, at: tuple[int, int]) -> bool:
+    return (node.lineno, node.col_offset) <= at < (node.end_lineno or 0, node.end_col_offset or 0)
+
+
+def _truth(test: ast.expr, at: tuple[int, int]) -> bool:
+    """Of the part of a condition that is at a place: an odd number of `not` before it turns it round."""
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return not _truth(test.operand, at)
+    parts = test.values if isinstance(test, ast.BoolOp) else []
+    return next((_truth(part, at) for part in parts if _covers(part, at)), True)

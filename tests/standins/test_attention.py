@@ -60,7 +60,7 @@ RING = """
         said.append(list(flash_attn_with_kvcache(one, *cache, block_table=table).shape))
     # of 1,600 tokens in the cache the sequences have 30 on average
     lengths = torch.arange(16, 48, 4, dtype=torch.int32).cuda()
-    for given in lengths, 32:
+    for given in lengths, 32, lengths * torch.randn(8, device="cuda").int():
         said.append(list(flash_attn_with_kvcache(one, *cache, block_table=table, cache_seqlens=given).shape))
     json.dump(said, open(sys.argv[1], "w"))
 """
@@ -77,9 +77,10 @@ def test_attention_of_rings_and_of_tables_longer_than_a_cache(tmp_path: Path) ->
         [2, 4, 64],
         [2, 4, 64],
         [128, 4, 32],
-        *[[8, 1, 4, 32]] * 4,
+        *[[8, 1, 4, 32]] * 5,
     ]
-    assert recorded.count("aten._flash_attention_forward.default") == 6
+    assert recorded.count("aten._flash_attention_forward.default") == 7
     assert recorded.count("aten._flash_attention_backward.default") == 2
     names = [op for op in recorded.program.ops if op.name == "aten._flash_attention_forward.default"]
-    assert [op.args[1].shape[1] for op in names[2:]] == [64, 100 * 16 // 8, 30, 32]
+    assert [op.args[1].shape[1] for op in names[2:]] == [64, 100 * 16 // 8, 30, 32]  # distinct ones
+    assert sum("as read whole" in text for text in recorded.warnings) == 1

@@ -118,7 +118,13 @@ def flash_attn_with_kvcache(
         pages = min(block_table.shape[1] * k_cache.shape[1], k_cache[..., 0, 0].numel() // batch)
         k_cache, v_cache = (one.reshape(-1, *one.shape[2:])[: batch * pages].view(batch, pages, *one.shape[2:])
                             for one in (k_cache, v_cache))  # fmt: skip
-    used = min(_mean_length(cache_seqlens) or k_cache.shape[1], k_cache.shape[1])
+    mean, runtime = _mean_length(cache_seqlens), recording.runtime()
+    if mean is None and cache_seqlens is not None and runtime is not None:
+        runtime.recorder.warn(
+            "flash_attn_with_kvcache: how long the sequences in a cache are is not known where a graph is captured: it is priced "
+            "as read whole, an upper bound"
+        )
+    used = min(mean or k_cache.shape[1], k_cache.shape[1])
     if used < k_cache.shape[1]:
         k_cache, v_cache = k_cache[:, :used], v_cache[:, :used]
     result = flash_attn_func(q, k_cache[:batch], v_cache[:batch], 0.0, softmax_scale, causal and q.shape[1] > 1,

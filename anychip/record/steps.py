@@ -1,9 +1,10 @@
 """Where a recorded program's training steps begin and end, and in which phase each word stands.
 
 A step ends at the last OPTIMIZER_END before the next outermost forward; without any optimizer each outermost call of a
-module is a step of kind "call", or each round of several that are called in turn. With --step-mark each return of the named function ends one instead. A forward inside a
-backward is a recomputation (activation checkpointing), no new step. Where no trained module is called (weights that are
-bare tensors, a frozen network whose input is trained), each round of the optimizers is a step, or without any, each backward.
+module is a step of kind "call", or each round of several that are called in turn. With --step-mark each return of the named
+function ends one instead. A forward inside a backward is a recomputation (activation checkpointing), no new step. Where no
+trained module is called (weights that are bare tensors, a frozen network whose input is trained), each round of the
+optimizers is a step, or without any, each backward.
 """
 
 from collections.abc import Iterator

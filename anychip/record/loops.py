@@ -41,24 +41,26 @@ class Wanted(NamedTuple):
 
 
 def wanted(frame: FrameType) -> Wanted | None:
-    """What is wanted of that which is read now, if it is a condition."""
-    file, at = frame.f_code.co_filename, _read_at(frame.f_code).get(frame.f_lasti, (0, 0))
-    found = next((condition for condition in _conditions(file) if _covers(condition[1], at)), None)
-    return None if found is None else Wanted(found[0], _truth(found[1], at), (file, *at))
+    """What is wanted of that which is read now, if it is a condition; what a function in one reads for itself is none."""
+    file, (line, column, is_asked) = frame.f_code.co_filename, _read_at(frame.f_code).get(frame.f_lasti, (0, 0, False))
+    at = line, column
+    for is_check, test in _conditions(file):
+        if _covers(test, at):
+            part, truth = _part(test, at)
+            return Wanted(is_check, truth, (file, *at)) if is_asked or _reads(part) else None
+    return None
 
 
 @cache
-def _read_at(code: CodeType) -> dict[int, tuple[int, int]]:
-    """Line and column of the expression whose value each instruction reads: a jump, or what asks for truth, that of the one before."""
+def _read_at(code: CodeType) -> dict[int, tuple[int, int, bool]]:
+    """Line and column of the expression whose value each instruction reads: a jump, or what asks for truth, that of the one before;
+    and whether it asks for truth."""
     found, at = {}, (0, 0)
     for one in dis.get_instructions(code):
-        if (
-            "JUMP" not in one.opname
-            and one.opname not in ("TO_BOOL", "COPY", "UNARY_NOT")
-            and one.positions is not None
-        ):
+        is_asked = "JUMP" in one.opname or one.opname in ("TO_BOOL", "COPY", "UNARY_NOT")
+        if not is_asked and one.positions is not None:
             at = (one.positions.lineno or 0, one.positions.col_offset or 0)
-        found[one.offset] = at
+        found[one.offset] = (*at, is_asked)
     return found
 
 
@@ -76,9 +78,16 @@ def _covers(node: ast.expr, at: tuple[int, int]) -> bool:
     return (node.lineno, node.col_offset) <= at < (node.end_lineno or 0, node.end_col_offset or 0)
 
 
-def _truth(test: ast.expr, at: tuple[int, int]) -> bool:
-    """Of the part of a condition that is at a place: an odd number of `not` before it turns it round."""
+def _part(test: ast.expr, at: tuple[int, int]) -> tuple[ast.expr, bool]:
+    """The part of a condition that is at a place, and the truth of it that makes the whole true: an odd number of `not` turns it round."""
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-        return not _truth(test.operand, at)
+        part, truth = _part(test.operand, at)
+        return part, not truth
     parts = test.values if isinstance(test, ast.BoolOp) else []
-    return next((_truth(part, at) for part in parts if _covers(part, at)), True)
+    return next((_part(part, at) for part in parts if _covers(part, at)), (test, True))
+
+
+def _reads(part: ast.expr) -> bool:
+    """Whether an expression is what a call reads of a tensor: `x.item()`, `bool(x)`."""
+    function = part.func if isinstance(part, ast.Call) else None
+    return getattr(function, "attr", getattr(function, "id", "")) in ("item", "bool")

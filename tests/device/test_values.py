@@ -416,6 +416,9 @@ def test_checks_of_what_is_not_known_hold() -> None:
         now, step = torch.randn(2, device="cuda")
         assert now + step > now, "underflow"
         assert not (now > step or (now < 0).item())
+        x, window = torch.randn(2, 4000, device="cuda"), torch.hann_window(400, device="cuda")
+        parts = torch.stft(x, 400, 100, 400, window, return_complex=True)
+        assert torch.istft(parts, 400, 100, 400, window).dim() == 2  # it reads a number of its own, and not this
         out = [bool(now + step > now)]
     """)
     assert out == [False]

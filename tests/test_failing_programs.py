@@ -397,3 +397,12 @@ def test_a_host_without_memory_for_a_model_is_told_from_a_chip_without(tmp_path)
     assert "(large.py:2)" in err
     assert "This machine ran out of memory, not the chip" in err
     assert 'with torch.device("cuda"): model = ...' in err
+
+
+def test_a_failure_inside_of_a_package_is_at_the_programs_own_line(tmp_path):
+    """It was said to be at __init__.py:778, a line of numpy's."""
+    program = tmp_path / "old.py"
+    program.write_text("import numpy\n\n\ndef lowest():\n    return numpy.Inf\n\n\nlowest()\n")
+    done = forecast(program)
+    assert done.returncode == 1
+    assert re.search(r"^.*AttributeError: .*numpy.* \(old\.py:5\)$", done.err, re.MULTILINE)

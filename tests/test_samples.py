@@ -41,6 +41,34 @@ def test_samples_are_the_first_dimension_of_what_a_linear_layer_is_given(shape, 
     assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == samples
 
 
+PAIRS = """
+import torch
+class Pairs(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = torch.nn.Conv2d(3, 8, 3)
+    def forward(self, first, second):
+        return self.encoder({joined})
+model = Pairs().cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    model(*torch.randn(2, {batch}, 3, 16, 16, device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(("joined", "batch", "samples"), [
+    ("torch.cat([first, second]) / 255", 8, 8),  # pairs of pictures
+    ("torch.cat([first, second])", 1, 2),  # pictures, one by one
+    ("torch.cat([first, second], dim=2)", 8, 8),
+])  # fmt: skip
+def test_two_pictures_of_a_sample_that_one_encoder_is_given_are_one_sample(joined, batch, samples, tmp_path):
+    """Optical flow of 8 pairs was said to have 16 samples."""
+    path = tmp_path / "pairs.py"
+    path.write_text(PAIRS.format(joined=joined, batch=batch), encoding="utf-8")
+    assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == samples
+
+
 LABELS = """
 import torch
 class Model(torch.nn.Module):

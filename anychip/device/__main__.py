@@ -10,6 +10,7 @@ import ctypes
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import runpy
 import sys
@@ -86,7 +87,7 @@ class Session:
 
     def save(self, exit_code: int, **meta: Any) -> None:
         """Write the recording, once, and only from the process that was started for it."""
-        if self.saved or os.getpid() != self.pid or (self.rank is not None and Path(self.config["out"]).exists()):
+        if self.saved or os.getpid() != self.pid or Path(self.config["out"]).exists():
             return  # (a process that the program forked was this rank, and has written it)
         self.saved = True
         import torch
@@ -216,33 +217,31 @@ class Session:
         os.dup2(log, 1)
         os.dup2(log, 2)
 
-    def _adopt(self) -> None:
+    def _adopt(self, forked: bool = False) -> None:
         """This process is the one that is recorded. One that the program forked ends in multiprocessing's own way."""
-        if os.getpid() != self.pid and self.runtime.groups.mailbox is not None:
+        if forked:
             self.runtime.repeats = None  # nobody would run it again
             Finalize(None, self.save, args=(0,), exitpriority=100)
         self.pid = self.runtime.pid = os.getpid()
 
     def joins(self, rank: int, size: int) -> None:
         """The program joins a group of `size` ranks as `rank`. Ends the process if it is not the rank that is wanted."""
-        world = self.config["world_size"]
-        if self.rank is None:
-            if size > 1:
-                self.runtime.recorder.warn(
-                    f"The program joins {size} ranks, as rank {rank}, and is forecast on one chip: what the others take is "
-                    f"left out. For all of them: --on CHIP:{size}"
-                )
-            return
-        if size != world:
+        world, is_forked = self.config["world_size"], os.getpid() != self.pid
+        if self.rank is None and size > 1:
+            self.runtime.recorder.warn(
+                f"The program joins {size} ranks, as rank {rank}, and is forecast on one chip: what the others take is "
+                f"left out. For all of them: --on CHIP:{size}"
+            )
+        if self.rank is not None and size != world:
             print(
                 f"anychip: the program joins {size} ranks, and {world} chips were asked for. Ask for as many chips as it "
                 f"starts ranks (--on CHIP:{size}), or tell it to start {world}.",
                 file=sys.stderr,
             )
             os._exit(WRONG_USE)
-        if rank == self.rank:
-            self._adopt()
-        elif os.getpid() != self.pid:
+        if rank == (self.rank or 0):
+            self._adopt(is_forked)
+        elif is_forked:
             os._exit(0)  # another rank, forked by the program
 
     def run(self) -> int:
@@ -257,6 +256,7 @@ class Session:
             else:
                 sys.path.insert(0, str(Path(argv[0]).resolve().parent))
                 runpy.run_path(argv[0], run_name="__main__")
+            await_started()
         except SystemExit as end:
             if end.code:
                 self._unfold()
@@ -288,6 +288,13 @@ class Session:
         repeats = self.runtime.repeats
         if repeats is not None and repeats.folded:
             repeats.unfold("a failure after a folded one")
+
+
+def await_started() -> None:
+    """Wait for what the program started and did not wait for, as the interpreter does at its end: it may be what is recorded."""
+    for process in multiprocessing.active_children():
+        if not process.daemon:
+            process.join()
 
 
 LAUNCHERS = ("torch.distributed.run", "torch.distributed.launch")

@@ -108,6 +108,9 @@ class Drafts:
             self.wanted(self.program)
 
 
+# What the program logs has no values: it stays here, unless the user's own environment says otherwise.
+OFFLINE = {"WANDB_MODE": "offline", "COMET_START_ONLINE": "0", "NEPTUNE_MODE": "offline", "CLEARML_OFFLINE_MODE": "1"}
+
 # Programs that run now -> whether they were asked to end. Only the main thread hears Ctrl-C.
 _running: "dict[subprocess.Popen[bytes], bool]" = {}
 
@@ -129,7 +132,7 @@ def end_all() -> None:
 
 def _run(config: dict[str, Any], show_output: bool, drafts: Drafts) -> tuple[int, bool, str]:
     """Exit status, whether the user interrupted, and the end of what it said where that was not shown."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **_package_path()}
+    environment = {**OFFLINE, **os.environ, "PYTHONUNBUFFERED": "1", **_package_path()}
     command = [sys.executable, "-m", "anychip.device", json.dumps(config)]
     said = Path(config["out"]).with_name(SAID)
     with contextlib.ExitStack() as stack:

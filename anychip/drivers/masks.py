@@ -30,6 +30,17 @@ def _equal(values: Values, call: Call) -> Known:
     return Known(share=first if number == 0 else (1 - first) / (span - 1), uneven=True)
 
 
+def _set(values: Values, call: Call) -> Known | None:
+    """Floating-point numbers that are compared with 0, of which it is known how many were set, as experts' gates are: these are more
+    than 0."""
+    known, number = of(values, call.args[0]), certain(values, call.args[1])
+    if known.share is None or number != 0 or not call.args[0].dtype.is_floating_point:
+        return None
+    if call.name in ("gt", "ne"):
+        return Known(share=known.share, most=known.most)
+    return Known(share=1 - known.share) if call.name in ("le", "eq") else None
+
+
 def _bounded(values: Values, tensor: torch.Tensor, low: float, high: float, outside: bool = False) -> Known:
     """A mask of the integers in [low, high), or outside. What ranges that follow one another count adds up to all."""
     return _of_range(values, Within(values.source(tensor), low, high, outside))
@@ -58,7 +69,7 @@ def _equals(values: Values, call: Call) -> list[Known]:
     if call.args[0].dtype == torch.bool and not isinstance(call.args[1], torch.Tensor) and not call.args[1]:
         known = of(values, call.args[0])
         return [_opposite(known, int(not known.guess))]
-    return [_equal(values, call)]
+    return [_set(values, call) or _equal(values, call)]
 
 
 @expected("isin")
@@ -72,7 +83,7 @@ def _is_in(values: Values, call: Call) -> list[Known]:
 
 @expected("ne")
 def _differs(values: Values, call: Call) -> list[Known]:
-    return [_opposite(_equal(values, call))]
+    return [_set(values, call) or _opposite(_equal(values, call))]
 
 
 NEGATIONS = ("bitwise_not", "logical_not", "bitwise_not_", "logical_not_")
@@ -100,13 +111,22 @@ def _in_range(values: Values, call: Call) -> list[Known]:
     sides = [certain(values, side) for side in (one, other)]
     if one.dtype.is_floating_point and sum(side is not None and abs(side) >= EXTREME for side in sides) == 1:
         return [Known(uniform=float(compare(*(0.0 if side is None else side for side in sides))))]
-    if sides[1] is None or one.dtype == torch.bool:
+    if sides == [None, None] or one.dtype == torch.bool:
         return []
-    if one.numel() > 1:
-        counts = not one.dtype.is_floating_point and math.isfinite(sides[1])
-        return [_bounded(values, one, *RANGE[call.name](sides[1]))] if counts else []
-    guess = 1 if one.dtype.is_floating_point else values.guess.get(one.untyped_storage().data_ptr(), 1)
-    return [Known(guess=int(compare(guess if sides[0] is None else sides[0], sides[1])))]
+    if (of_set := _set(values, call)) is not None:
+        return [of_set]
+    if call.outputs[0].numel() > 1:
+        if one.dtype.is_floating_point or sides[1] is None or not math.isfinite(sides[1]):
+            return []
+        return [_bounded(values, one, *RANGE[call.name](sides[1]))]
+    return [Known(guess=int(compare(*(_read(values, *each) for each in zip((one, other), sides, strict=True)))))]
+
+
+def _read(values: Values, side: Any, value: float | None) -> float:
+    """What one element would be read as."""
+    if value is not None or side.dtype.is_floating_point:
+        return 1.0 if value is None else value
+    return values.guess.get(side.untyped_storage().data_ptr(), 1)
 
 
 @expected("any", "all")

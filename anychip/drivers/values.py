@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from anychip.record.loops import Wanted
 from anychip.record.program import Place
-from anychip.record.recorder import is_waited_for, user_place
+from anychip.record.recorder import user_place, waits_for
 
 SMALL = 256  # elements: larger tensors carry no values
 # But integers and masks of up to so many elements, as they came from the host: libraries send lists of indices to the
@@ -100,6 +101,10 @@ class Values:
         # The largest share of the elements that can be one of these: of k different ones 1/k.
         self.most: dict[int, float] = {}
         self.reads: Counter[tuple[str, int]] = Counter()
+        self.went_on: dict[
+            tuple[str, int, int], bool
+        ] = {}  # condition of a `while` -> whether it went on when that was last read
+        self.rounds: set[str] = set()  # lines of those of which nothing said so
         self.uneven: set[int] = set()  # of `share`: those that --imbalance decides
         self.uneven_at: dict[str, None] = {}  # lines of the program where it does
         # (the largest imbalance that there can be, parts) where more was asked for
@@ -211,7 +216,14 @@ class Values:
             return 1 if guess is None else guess
         count = self.reads[place.file, place.line]
         self.reads[place.file, place.line] += 1
-        limit = LOOP_READS if is_waited_for() else OTHER_READS
+        is_in_while, wanted = waits_for()
+        if wanted is not None:
+            if wanted.is_check:
+                return wanted.truth
+            if bool(guess) != wanted.truth:
+                return wanted.truth ^ self.has_gone_round(wanted, place)
+            self.went_on[wanted.where] = True
+        limit = LOOP_READS if is_in_while else OTHER_READS
         if count == limit:
             self.has_alternated = True
             self.warn(
@@ -220,6 +232,24 @@ class Values:
                 "computed (docs/values.md): figures per step or call hold, those of the whole run do not."
             )
         return bool(guess) ^ (count >= limit and bool(count % 2))
+
+    def has_gone_round(self, wanted: Wanted, place: Place) -> bool:
+        """Whether a `while` of whose condition nothing says that it goes on has gone on when it was last asked: it does so once."""
+        if place.text not in self.rounds:
+            self.rounds.add(place.text)
+            self.warn(
+                f"{place.text}: a loop goes on by values of the chip, which are not computed (docs/values.md): it is taken to go "
+                "round once. Where it does more often, a step takes longer than the figures say."
+            )
+        gone = self.went_on.get(wanted.where, False)
+        self.went_on[wanted.where] = not gone
+        return gone
+
+    def read_truth(self, value: bool) -> None:
+        """A truth that is known was read: it may be a loop's condition the first time, and unknown from then on."""
+        _, wanted = waits_for()
+        if wanted is not None and not wanted.is_check:
+            self.went_on[wanted.where] = value == wanted.truth
 
     def parts(self, total: int, num_parts: int, most: float | None = None) -> list[int]:
         """How many of `total` each part is expected to get; none can get more than the share `most` of it."""
@@ -251,6 +281,8 @@ class Values:
         """A CPU copy of a chip tensor: its real values, or plausible ones where it is small, else zeros."""
         alias = self.alias(tensor)
         if alias is not None:
+            if tensor.dtype == torch.bool and tensor.numel() == 1:
+                self.read_truth(bool(alias.item()))
             return alias.clone()
         if tensor.numel() > 1 << 14:
             return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")  # calloc: costs nothing until touched

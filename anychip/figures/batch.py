@@ -137,8 +137,10 @@ def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int6
 def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple[int, int]:
     """The same, by the shapes of what is first. A product gets all dimensions of its input but the last as one;
     how many of these are samples is seen of what is no product: the ops before it, else the next of as many rows. A product
-    with a vector counts where nothing else is there: most are of a weight, whose norm is estimated before it is used (spectral_norm)."""
+    with a vector counts where nothing else is there: most are of a weight, whose norm is estimated before it is used (spectral_norm).
+    Batches that are joined on the way, as pairs of pictures for one encoder, are one batch."""
     tokens = samples = rows = 0
+    joined: dict[tuple[int, ...], int] = {}  # shapes of what was joined of equal batches, and of how many
     leading: dict[int, int] = {}  # of inputs of more than two dimensions, by their rows
     flat = False
     seen: set[int] = set()
@@ -161,6 +163,7 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
             rows = rows or op.args[0].shape[0]
         elif kind not in ("gemm", "grouped", "conv", "rnn") and not op.kwarg("reduced"):
             tensors = [tensor for tensor in (*op.tensors, *op.outputs) if len(tensor.shape) > 1]
+            joined |= _joined(op, name)
             if not samples:
                 for one in tensors:
                     if len(one.shape) > 2:
@@ -169,13 +172,22 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
                 samples, flat = found[0], False
         elif not samples:
             data = op.args[1] if name in ("aten.addmm", "aten.baddbmm") else op.args[0]
-            samples = data.shape[0] if isinstance(data, TensorMeta) and data.shape else 0
+            samples = data.shape[0] // joined.get(data.shape, 1) if isinstance(data, TensorMeta) and data.shape else 0
             if kind in ("conv", "rnn"):
                 # What begins with a convolution or a recurrent layer reads no tokens.
                 return tokens, samples
             flat = isinstance(data, TensorMeta) and len(data.shape) == 2 and samples not in leading
             samples = leading.get(samples, samples)
     return tokens, samples or rows
+
+
+def _joined(op: Op, name: str) -> dict[tuple[int, ...], int]:
+    """The shape of a batch that is joined of equal ones, and of how many; of single samples that are put together it is the batch."""
+    parts = op.tensors if name == "aten.cat" else ()
+    if len({part.shape for part in parts}) != 1 or not parts[0].shape or parts[0].shape[0] == 1:
+        return {}
+    is_first = op.outputs[0].shape[1:] == parts[0].shape[1:]
+    return {op.outputs[0].shape: len(parts)} if is_first and len(parts) > 1 else {}
 
 
 def _outermost(tensor: TensorMeta) -> int:

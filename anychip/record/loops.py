@@ -1,8 +1,11 @@
-"""Which loop a program is in where it asks something, read from its bytecode."""
+"""Which loop or check a program is in where it asks something, read from its bytecode and its source."""
 
+import ast
 import dis
+import linecache
 from functools import cache
 from types import CodeType, FrameType
+from typing import NamedTuple
 
 
 def is_in_while(frame: FrameType | None) -> bool:
@@ -26,3 +29,65 @@ def _loops(code: CodeType) -> tuple[tuple[int, int, bool], ...]:
             start = int(one.argval)
             found[start] = (start, one.offset, instructions[start].opname == "FOR_ITER")  # the last is the loop's end
     return tuple(found.values())
+
+
+class Wanted(NamedTuple):
+    """Of the condition of a `while` or of an `assert`, or a part of it: whether it is of an assert, the truth of it with which the check
+    holds or the loop goes on, and where it stands: file, line and column."""
+
+    is_check: bool
+    truth: bool
+    where: tuple[str, int, int]
+
+
+def wanted(frame: FrameType) -> Wanted | None:
+    """What is wanted of that which is read now, if it is a condition; what a function in one reads for itself is none."""
+    file, (line, column, is_asked) = frame.f_code.co_filename, _read_at(frame.f_code).get(frame.f_lasti, (0, 0, False))
+    at = line, column
+    for is_check, test in _conditions(file):
+        if _covers(test, at):
+            part, truth = _part(test, at)
+            return Wanted(is_check, truth, (file, *at)) if is_asked or _reads(part) else None
+    return None
+
+
+@cache
+def _read_at(code: CodeType) -> dict[int, tuple[int, int, bool]]:
+    """Line and column of the expression whose value each instruction reads: a jump, or what asks for truth, that of the one before;
+    and whether it asks for truth."""
+    found, at = {}, (0, 0)
+    for one in dis.get_instructions(code):
+        is_asked = "JUMP" in one.opname or one.opname in ("TO_BOOL", "COPY", "UNARY_NOT")
+        if not is_asked and one.positions is not None:
+            at = (one.positions.lineno or 0, one.positions.col_offset or 0)
+        found[one.offset] = (*at, is_asked)
+    return found
+
+
+@cache
+def _conditions(filename: str) -> tuple[tuple[bool, ast.expr], ...]:
+    try:
+        tree = ast.parse("".join(linecache.getlines(filename)))
+    except (SyntaxError, ValueError):
+        return ()
+    statements = [node for node in ast.walk(tree) if isinstance(node, ast.While | ast.Assert)]
+    return tuple((isinstance(node, ast.Assert), node.test) for node in statements)
+
+
+def _covers(node: ast.expr, at: tuple[int, int]) -> bool:
+    return (node.lineno, node.col_offset) <= at < (node.end_lineno or 0, node.end_col_offset or 0)
+
+
+def _part(test: ast.expr, at: tuple[int, int]) -> tuple[ast.expr, bool]:
+    """The part of a condition that is at a place, and the truth of it that makes the whole true: an odd number of `not` turns it round."""
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        part, truth = _part(test.operand, at)
+        return part, not truth
+    parts = test.values if isinstance(test, ast.BoolOp) else []
+    return next((_part(part, at) for part in parts if _covers(part, at)), (test, True))
+
+
+def _reads(part: ast.expr) -> bool:
+    """Whether an expression is what a call reads of a tensor: `x.item()`, `bool(x)`."""
+    function = part.func if isinstance(part, ast.Call) else None
+    return getattr(function, "attr", getattr(function, "id", "")) in ("item", "bool")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from anychip.record import Kind, Op, Place, Program, Question, word
-from anychip.record.loops import is_in_while
+from anychip.record.loops import Wanted, is_in_while, wanted
 
 PACKAGE = str(Path(__file__).resolve().parent.parent)
 
@@ -107,25 +107,28 @@ def user_place() -> Place:
     return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
 
 
-def is_waited_for() -> bool:
+def waits_for() -> tuple[bool, Wanted | None]:
     """Whether what is read now may be what a loop waits for: its innermost loop is a `while`, and it is no function of torch.nn
-    that reads (those which draw weights again until they lie within bounds do, once for each tensor)."""
+    that reads (those which draw weights again until they lie within bounds do, once for each tensor). And what a loop's condition or
+    a check that it is wants of it (`wanted`)."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
         frame = frame.f_back
-    return frame is not None and "/torch/nn/" not in frame.f_code.co_filename and is_in_while(frame)
+    if frame is None or "/torch/nn/" in frame.f_code.co_filename:
+        return False, None
+    return is_in_while(frame), wanted(frame)
 
 
 def failed_place(error: BaseException) -> Place | None:
-    """The innermost line of the program's own, no library's, that an error went through."""
-    found = None
+    """The innermost line of the program's own that an error went through: of an installed package where all is of packages."""
+    found: dict[bool, Place] = {}
     trace: TracebackType | None = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
         if not code.co_filename.startswith((PACKAGE, "<")) and not _library(code.co_filename):
-            found = Place(code.co_filename, trace.tb_lineno, code.co_name)
+            found[_installed(code.co_filename)] = Place(code.co_filename, trace.tb_lineno, code.co_name)
         trace = trace.tb_next
-    return found
+    return found.get(False) or found.get(True)
 
 
 _is_library: dict[str, bool] = {}
@@ -142,9 +145,13 @@ def _library(filename: str) -> bool:
 def _standard(filename: str) -> bool:
     found = _is_standard.get(filename)
     if found is None:
-        installed = "site-packages" in filename or "dist-packages" in filename
-        found = _is_standard[filename] = ("/lib/python" in filename and not installed) or filename.startswith("<frozen")
+        from_library = "/lib/python" in filename and not _installed(filename)
+        found = _is_standard[filename] = from_library or filename.startswith("<frozen")
     return found
+
+
+def _installed(filename: str) -> bool:
+    return "site-packages" in filename or "dist-packages" in filename
 
 
 def is_standard_library(depth: int) -> bool:

@@ -1,9 +1,10 @@
 """Where a recorded program's training steps begin and end, and in which phase each word stands.
 
 A step ends at the last OPTIMIZER_END before the next outermost forward; without any optimizer each outermost call of a
-module is a step of kind "call". With --step-mark each return of the named function ends one instead. A forward inside a
-backward is a recomputation (activation checkpointing), no new step. Where no trained module is called (weights that are
-bare tensors, a frozen network whose input is trained), each round of the optimizers is a step, or without any, each backward.
+module is a step of kind "call", or each round of several that are called in turn. With --step-mark each return of the named
+function ends one instead. A forward inside a backward is a recomputation (activation checkpointing), no new step. Where no
+trained module is called (weights that are bare tensors, a frozen network whose input is trained), each round of the
+optimizers is a step, or without any, each backward.
 """
 
 from collections.abc import Iterator
@@ -249,7 +250,7 @@ def _bare_steps(marks: Marks) -> list[Step]:
 
 def _calls(marks: Marks) -> list[Step]:
     """Without an optimizer: from the end of one outermost call to the end of the next. Calls with gradients count,
-    if there are any: others are then evaluation in between."""
+    if there are any: others are then evaluation in between. What is called in turn, as a model and its head, is one call."""
     ends = (
         (Mark.FORWARD_END, Mark.FORWARD_BEGIN) if Mark.FORWARD_END in marks.what else (Mark.INFER_END, Mark.INFER_BEGIN)
     )
@@ -262,4 +263,31 @@ def _calls(marks: Marks) -> list[Step]:
         elif mark == ends[0] and opened >= 0:
             steps.append(Step(begin, at + 1, "call", (opened,)))
             begin, opened = at + 1, -1
-    return steps
+    return _in_turn(steps, [_called(marks.program, step.forwards[0]) for step in steps])
+
+
+def _called(program: Program, at: int) -> int:
+    """The module whose call begins there; -1 where it is none with a name."""
+    inside = at + 1 < program.tape.size and program.kinds[at + 1] == Kind.ENTER
+    return int(program.payloads[at + 1]) if inside else -1
+
+
+TURN = 8  # modules that are called in turn: more are the parts of something larger
+
+
+def _in_turn(calls: list[Step], modules: list[int]) -> list[Step]:
+    """Where most calls, to the last, are of several modules in the same order each time, one round of them is one call."""
+    for size in range(1, min(TURN, len(calls) // 2) + 1):
+        like = [module == before for module, before in zip(modules[size:], modules, strict=False)]
+        periodic = size + next((number for number, same in enumerate(reversed(like)) if not same), len(like))
+        if periodic < max(2 * size, len(calls) / 2):
+            continue
+        if size == 1:
+            return calls
+        lead = modules[0] if modules[0] in modules[-size:] else modules[-periodic]
+        first = modules.index(lead, len(calls) - periodic)
+        rounds = [calls[at : at + size] for at in range(first, len(calls) - size + 1, size)]
+        return calls[:first] + [
+            Step(one[0].begin, one[-1].end, "call", tuple(at for step in one for at in step.forwards)) for one in rounds
+        ]
+    return calls

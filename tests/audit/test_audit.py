@@ -366,3 +366,12 @@ def test_a_file_of_100000_lines(project):
     answer = audit(project, cache=False)
     assert answer.num_lines == 100_012
     assert [f.line for f in answer.findings if f.path == "long.py"] == [1]
+
+
+def test_what_a_project_says_of_itself_is_no_requirement(tmp_path):
+    """A server was told that it requires the one that its description compares it with."""
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "flash-attn"\ndescription = "a lightweight vLLM implementation"\nkeywords = ["vllm", "xformers"]\n'
+        'dependencies = [\n    "flash-attn",\n]\n'
+    )
+    assert [(one.symbol, one.place.line) for one in audit(tmp_path).findings] == [("flash-attn", 6)]

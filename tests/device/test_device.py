@@ -247,3 +247,11 @@ def test_heads_that_share_keys_and_have_a_mask_are_unfused() -> None:
         taken.append(fused[0].split("_")[4] if fused else "")
         assert bool(fused) != ("aten.bmm.default" in names(program))
     assert taken == ["", "efficient", "flash"]
+
+
+def test_what_a_program_logs_stays_here_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forecast without a login failed, and with one it sent losses that mean nothing among the user's runs."""
+    text = "import os\nout = [os.environ['WANDB_MODE'], os.environ['CLEARML_OFFLINE_MODE']]\n"
+    assert run(text)[1] == ["offline", "1"]
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert run(text + "\n")[1] == ["online", "1"]

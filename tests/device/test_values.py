@@ -348,3 +348,77 @@ def test_masks_that_are_joined_or_shifted_are_not_of_the_integers_that_they_were
     assert out == pytest.approx(
         [0.4 * 0.4, 0.3 * 0.9, 0.0, 0.99], abs=0.06
     )  # by the first of the joined 0.4 and 0.2 were
+
+
+def test_gates_above_zero_are_as_many_as_were_scattered() -> None:
+    """A layer of experts splits its rows by how many gates are above zero, and finds the rows by the gates that are not zero."""
+    _, out = run("""
+        import torch
+        for tokens, experts, k in (5, 10, 4), (512, 8, 2):
+            scores, chosen = torch.randn(tokens, experts, device="cuda").topk(k)
+            gates = torch.zeros(tokens, experts, device="cuda").scatter(1, chosen, scores.softmax(1))
+            sizes = [(gates > 0).sum(0).tolist(), (gates != 0).sum(0).tolist()]
+            rows = torch.nonzero(gates)[:, 0]
+            out = (out or []) + [[len(rows), sum(sizes[0]), sum(sizes[1]), max(sizes[0]), int((gates <= 0).sum())]]
+            parts = torch.randn(tokens, 3, device="cuda")[rows].split(sizes[0])
+    """)
+    assert out == [[20, 20, 20, 2, 30], [1024, 1024, 1024, 128, 3072]]
+
+
+def test_a_number_of_which_nothing_is_known_is_compared_as_if_it_were_read() -> None:
+    """A solver asserts that a time lies between two others, of which one was computed: 0 <= 1 <= 1."""
+    _, out = run("""
+        import torch
+        first, time = torch.tensor([0.0, 1.0], device="cuda")
+        last = first + torch.randn((), device="cuda")
+        out = [bool((first <= time) & (time <= last)), bool(time > last), bool(last > first)]
+    """)
+    assert out == [True, False, True]
+
+
+def test_a_loop_of_which_nothing_says_that_it_goes_on_goes_round_once() -> None:
+    """A solver with steps of its own choice took none, so an ODE's layers were not in the figures. Loops that guesses keep going, and
+    conditions within a loop, are read as before."""
+    program, out = run("""
+        import torch
+        x, rounds = torch.randn(4, device="cuda"), [0] * 7
+        for _ in range(3):
+            while x[0] > x[1]:
+                rounds[0] += 1
+            while (x > 3).any():
+                rounds[1] += 1
+            while not (x[0] > x[1]).item() and not (x > 0).all():
+                rounds[2] += 1
+            while True:
+                rounds[3] += 1
+                if (x > 0).all(): break
+            limits = torch.tensor([0.0, 1.0], device="cuda")
+            while limits[0] < limits[1]:  # known the first time
+                rounds[6] += 1
+                limits = limits + x[0]
+            while x[0] > 0.5:
+                rounds[4] += 1
+                if rounds[4] % 5 == 0: break
+            while rounds[5] % 5 < 4:
+                rounds[5] += 1
+                if x[0] > x[1]: rounds[5] += 100
+        out = rounds
+    """)
+    assert out == [3, 3, 3, 3, 15, 4, 3]
+    told = [text.split()[0] for text in program.meta["warnings"] if "go round once" in text]
+    assert told == ["program.py:6:", "program.py:8:", "program.py:10:", "program.py:16:"]
+
+
+def test_checks_of_what_is_not_known_hold() -> None:
+    """A solver asserts that its time goes on: of two numbers that nobody knows neither is more."""
+    _, out = run("""
+        import torch
+        now, step = torch.randn(2, device="cuda")
+        assert now + step > now, "underflow"
+        assert not (now > step or (now < 0).item())
+        x, window = torch.randn(2, 4000, device="cuda"), torch.hann_window(400, device="cuda")
+        parts = torch.stft(x, 400, 100, 400, window, return_complex=True)
+        assert torch.istft(parts, 400, 100, 400, window).dim() == 2  # it reads a number of its own, and not this
+        out = [bool(now + step > now)]
+    """)
+    assert out == [False]

@@ -204,12 +204,20 @@ def test_samples_of_a_rank_with_two_stages_are_counted_once() -> None:
     assert forecast_job(program, chip, Fabric.of(chip, 2)).samples_per_step == 4 * 8
 
 
-@pytest.mark.parametrize("how", ["spawn", "fork"])
+@pytest.mark.parametrize("how", ["spawn", "fork", "left"])
 def test_a_program_that_starts_its_own_ranks(how: str) -> None:
+    """Processes that were spawned one by one saw no chip, and those that nobody waited for were not there yet at the end."""
     program = job("spawned.py", 4, how)
     assert sum(len(one.members) for one in program.ranks) == 4
     assert len(find_steps(program)) >= 2
     assert collectives(program)["allreduce_"] == 3
+
+
+def test_the_only_rank_that_a_program_spawns_is_recorded() -> None:
+    """It saw no chip, and its program was said to have done nothing there."""
+    program = record([str(PROGRAMS / "spawned.py"), "left"], load_chip("h100"), show_output=False)
+    assert len(find_steps(program)) == 3
+    assert not any("joins" in text for text in program.meta["warnings"])
 
 
 def test_a_launcher_in_front_of_the_program_is_stepped_over() -> None:

@@ -1,7 +1,12 @@
 """FLOP of attention over packed sequences and within a window, by hand."""
 
+import json
+import textwrap
+from pathlib import Path
+
 from anychip.cost import work
 from anychip.record import Op, TensorMeta
+from tests.standins.recorded import Recorded
 
 
 def packed(tokens: int, lengths: int | None, window: int | None = None) -> Op:
@@ -25,3 +30,57 @@ def test_a_window_keeps_its_width_of_keys() -> None:
     assert work(packed(512, None, window=31)).flop == 2 * 2 * 8 * 512 * 32 * 64
     # a window wider than the triangle changes nothing
     assert work(packed(512, None, window=511)).flop == work(packed(512, None)).flop
+
+
+RING = """
+    import inspect, json, sys
+    import torch
+    from flash_attn.flash_attn_interface import (
+        _flash_attn_backward, _flash_attn_forward, _flash_attn_varlen_backward, _flash_attn_varlen_forward,
+    )
+    from flash_attn.modules.mha import flash_attn_varlen_kvpacked_func
+
+    assert "window_size_left" in inspect.signature(_flash_attn_varlen_forward).parameters
+    q, k, v = torch.randn(3, 2, 64, 4, 32, dtype=torch.bfloat16, device="cuda")
+    out, lse, _, state = _flash_attn_forward(q, k, v, 0.0, 0.125, True)
+    grads = [torch.empty_like(one) for one in (q, k, v)]
+    sums = _flash_attn_backward(torch.ones_like(out), q, k, v, out, lse, *grads, 0.0, 0.125, True, rng_state=state)
+    q, k, v = (one.flatten(0, 1) for one in (q, k, v))
+    starts = torch.tensor([0, 64, 128], dtype=torch.int32, device="cuda")
+    flat, flat_lse, *_ = _flash_attn_varlen_forward(q, k, v, starts, starts, 64, 64, 0.0, 0.125, causal=True)
+    grads = [torch.empty_like(one) for one in (q, k, v)]
+    _flash_attn_varlen_backward(torch.ones_like(flat), q, k, v, flat, flat_lse, *grads, starts, starts, 64, 64, 0.0, 0.125, True)
+    said = [list(one.shape) for one in (out, lse, sums, flat)]
+
+    from flash_attn import flash_attn_with_kvcache
+    cache = torch.randn(2, 100, 16, 4, 32, dtype=torch.bfloat16, device="cuda")
+    one = torch.randn(8, 1, 4, 32, dtype=torch.bfloat16, device="cuda")
+    for pages in 4, 64:  # of 16 tokens: 8 x 64 are more than the 100 that there are
+        table = torch.zeros(8, pages, dtype=torch.int32, device="cuda")
+        said.append(list(flash_attn_with_kvcache(one, *cache, block_table=table).shape))
+    # of 1,600 tokens in the cache the sequences have 30 on average
+    lengths = torch.arange(16, 48, 4, dtype=torch.int32).cuda()
+    for given in lengths, 32, lengths * torch.randn(8, device="cuda").int():
+        said.append(list(flash_attn_with_kvcache(one, *cache, block_table=table, cache_seqlens=given).shape))
+    json.dump(said, open(sys.argv[1], "w"))
+"""
+
+
+def test_attention_of_rings_and_of_tables_longer_than_a_cache(tmp_path: Path) -> None:
+    """Trainers that split sequences over ranks import its two halves, and a captured graph's table has a row for each page there
+    could be: both failed."""
+    path, out = tmp_path / "ring.py", tmp_path / "ring.json"
+    path.write_text(textwrap.dedent(RING), encoding="utf-8")
+    recorded = Recorded(path, out)
+    assert json.loads(out.read_text()) == [
+        [2, 64, 4, 32],
+        [2, 4, 64],
+        [2, 4, 64],
+        [128, 4, 32],
+        *[[8, 1, 4, 32]] * 5,
+    ]
+    assert recorded.count("aten._flash_attention_forward.default") == 7
+    assert recorded.count("aten._flash_attention_backward.default") == 2
+    names = [op for op in recorded.program.ops if op.name == "aten._flash_attention_forward.default"]
+    assert [op.args[1].shape[1] for op in names[2:]] == [64, 100 * 16 // 8, 30, 32]  # distinct ones
+    assert sum("as read whole" in text for text in recorded.warnings) == 1

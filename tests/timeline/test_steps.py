@@ -131,6 +131,21 @@ def test_without_an_optimizer_each_call_is_one():
     assert steps(INFER, INFER, INFER) == [("call", 1)] * 3
 
 
+def call(module):
+    return [mark(M.INFER_BEGIN), w(Kind.ENTER, module), w(Kind.OP, 0), w(Kind.EXIT, module), mark(M.INFER_END)]
+
+
+def test_a_model_and_its_head_that_are_called_in_turn_are_one_call():
+    """A server calls the model, then its head: half of its calls were of the head alone, and so was the median one."""
+    assert steps(*[call(1), call(2)] * 4) == [("call", 2)] * 4
+    assert steps(*[call(1), call(2)] * 4, call(1)) == [("call", 2)] * 4  # the last head is still to come
+    assert steps(call(3), *[call(1), call(2)] * 4) == [("call", 1)] + [("call", 2)] * 4
+    # no turns: one module again and again, what comes once, in no order
+    assert steps(call(1), *[call(2)] * 4) == [("call", 1)] * 5
+    assert steps(*[call(1), call(2)]) == [("call", 1)] * 2
+    assert steps(call(1), call(2), call(3), call(1), call(3), call(2)) == [("call", 1)] * 6
+
+
 def test_bare_tensors_step_with_their_optimizer():
     """No module is called: two backward passes accumulate, then the optimizer."""
     assert steps(*[BACKWARD, BACKWARD, optimizer()] * 3) == [("train", 0)] * 3

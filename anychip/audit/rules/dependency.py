@@ -43,6 +43,9 @@ _INDEX = re.compile(
 _FIX_INDEX = "the index or plug-in of the chip's vendor: the platform's install.packages"
 
 
+# What a project is called and said to be is no requirement of its own.
+_OF_ITSELF = re.compile(r"\s*(?:name|description|keywords|authors)\s*[=:]")
+
 # Elsewhere than in requirements, a package is one where something installs it.
 _INSTALLING = ("install", "add ", "whl/", "+cu1", "nvidia.com", "cuda")
 
@@ -67,6 +70,8 @@ def find(file: Plain) -> Iterator[Finding]:
 def _listed(file: Plain, line: str) -> Iterable[tuple[int, str]]:
     """The part of a line that lists packages."""
     if file.kind == "requirements":
+        if _OF_ITSELF.match(line):
+            return
         if (
             not file.path.endswith((".toml", ".cfg", "Pipfile"))
             or "=" in line

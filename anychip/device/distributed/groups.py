@@ -470,4 +470,4 @@ def install(runtime: Runtime) -> None:
     _rpc()
     _watch_meshes(groups)
     _coalescing(lambda group, device: one.begin_batch(), lambda group, device: one.end_batch(group))
-    spawning.install()
+    spawning.install(runtime)

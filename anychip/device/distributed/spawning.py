@@ -1,21 +1,27 @@
 """Programs that start their ranks themselves: here only one rank runs in a process, and it is this one.
 
 `torch.multiprocessing.spawn` calls its function in this process, for the rank that is wanted. A process that the program
-forks and that joins as the wanted rank becomes the recorded one; those that join as another end there (`Runtime.joins`).
+starts and that joins as the wanted rank becomes the recorded one; those that join as another end there (`Runtime.joins`).
+All are forked: what is spawned is so because a real driver bears no fork, and would be an interpreter that sees no chip.
 Launchers that end in torch's own (`accelerate launch` does) run their script here, with the environment that they made.
 """
 
 import importlib.abc
 import importlib.util
+import multiprocessing.context
 import os
 import runpy
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 import torch.multiprocessing as mp
+
+from anychip.device.runtime import Runtime
 
 
 class _Finished:
@@ -30,7 +36,7 @@ class _Finished:
         return []
 
 
-def install() -> None:
+def install(runtime: Runtime) -> None:
     def start(fn: Callable[..., Any], args: tuple[Any, ...] = (), nprocs: int = 1, join: bool = True, daemon: bool = False,
               start_method: str = "spawn") -> Any:  # fmt: skip
         rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -41,6 +47,23 @@ def install() -> None:
     vars(mp).update(spawn=start, start_processes=start)
     vars(sys.modules["torch.multiprocessing.spawn"]).update(spawn=start, start_processes=start)
     sys.meta_path.insert(0, _Launcher())
+    for kind in (multiprocessing.context.SpawnProcess, multiprocessing.context.ForkServerProcess):
+        kind._Popen = staticmethod(partial(_forked, runtime))  # type: ignore[method-assign]
+
+
+def _forked(runtime: Runtime, process: Any) -> Any:
+    """Start a process that is to be spawned. It may use its chip, as one that was spawned does."""
+    from multiprocessing.popen_fork import Popen
+
+    def begin(*args: Any, **kwargs: Any) -> Any:
+        runtime.pid = os.getpid()
+        torch.set_num_threads(1)  # of the threads that there were none is left
+        return type(process)._bootstrap(process, *args, **kwargs)
+
+    process._bootstrap = begin
+    started = Popen(process)
+    del process._bootstrap
+    return started
 
 
 def run_here(args: Any) -> None:

@@ -3,11 +3,13 @@
 Tensors are [batch, length, heads, head_dim], or [tokens, heads, head_dim] with cumulative lengths.
 """
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from anychip.standins import recording
 from anychip.standins.fused import fused
 
 VERSION = "2.8.3"
@@ -105,18 +107,97 @@ def flash_attn_with_kvcache(
     softcap: float = 0.0, rotary_interleaved: bool = True, alibi_slopes: Tensor | None = None, num_splits: int = 0,
     return_softmax_lse: bool = False,
 ) -> Any:  # fmt: skip
-    """Decoding: attention over the whole cache, which is what its length is priced as (an upper bound)."""
+    """Decoding: attention over as much of the cache as its sequences have on average, where their lengths are known; else, as in a
+    captured graph, over the whole of it, an upper bound."""
     if k is not None and v is not None:
         torch.ops.aten.copy_(k_cache[: k.shape[0], : k.shape[1]], k)
         torch.ops.aten.copy_(v_cache[: v.shape[0], : v.shape[1]], v)
     batch = q.shape[0]
     if block_table is not None:  # pages [pages, page, heads, dim] -> each sequence's share of them
-        pages = block_table.shape[1] * k_cache.shape[1]
+        # Of a table that is longer than its sequences, as one for a captured graph is, no more than there is.
+        pages = min(block_table.shape[1] * k_cache.shape[1], k_cache[..., 0, 0].numel() // batch)
         k_cache, v_cache = (one.reshape(-1, *one.shape[2:])[: batch * pages].view(batch, pages, *one.shape[2:])
                             for one in (k_cache, v_cache))  # fmt: skip
+    mean, runtime = _mean_length(cache_seqlens), recording.runtime()
+    if mean is None and cache_seqlens is not None and runtime is not None:
+        runtime.recorder.warn(
+            "flash_attn_with_kvcache: how long the sequences in a cache are is not known where a graph is captured: it is priced "
+            "as read whole, an upper bound"
+        )
+    used = min(mean or k_cache.shape[1], k_cache.shape[1])
+    if used < k_cache.shape[1]:
+        k_cache, v_cache = k_cache[:, :used], v_cache[:, :used]
     result = flash_attn_func(q, k_cache[:batch], v_cache[:batch], 0.0, softmax_scale, causal and q.shape[1] > 1,
                              window_size, softcap, alibi_slopes, False, return_softmax_lse)  # fmt: skip
     return result[:2] if return_softmax_lse else result
+
+
+def _mean_length(lengths: Any) -> int | None:
+    """Of sequences in a cache; None where it is not known."""
+    runtime = recording.runtime()
+    if isinstance(lengths, Tensor) and runtime is not None:
+        known = runtime.driver.values_of(lengths)
+        lengths = None if known is None else math.ceil(known.double().mean().item())
+    return lengths if isinstance(lengths, int) and lengths > 0 else None
+
+
+# What rings of ranks are made of, forward and backward apart ------------------------------------------------------------
+
+
+def _flash_attn_varlen_forward(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None, max_seqlen_q: int, max_seqlen_k: int,
+    dropout_p: float, softmax_scale: float | None, causal: bool, window_size_left: int = -1, window_size_right: int = -1,
+    softcap: float = 0.0, alibi_slopes: Tensor | None = None, return_softmax: bool = False, block_table: Tensor | None = None,
+    leftpad_k: Tensor | None = None, seqused_k: Tensor | None = None, zero_tensors: bool = False,
+) -> Any:  # fmt: skip
+    """(out, logsumexp, probabilities or None, state of the random numbers)."""
+    _check(q, k, v)
+    out, lse, state, _, _ = torch.ops.aten._flash_attention_forward(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, int(max_seqlen_q), int(max_seqlen_k), dropout_p, causal, False, scale=softmax_scale,
+        window_size_left=None if window_size_left < 0 else window_size_left,
+        window_size_right=None if window_size_right < 0 else window_size_right, alibi_slopes=alibi_slopes,
+    )  # fmt: skip
+    return out, lse, None, state
+
+
+def _flash_attn_forward(
+    q: Tensor, k: Tensor, v: Tensor, dropout_p: float, softmax_scale: float | None, causal: bool, window_size_left: int = -1,
+    window_size_right: int = -1, softcap: float = 0.0, alibi_slopes: Tensor | None = None, return_softmax: bool = False,
+) -> Any:  # fmt: skip
+    return _flash_attn_varlen_forward(q, k, v, None, None, q.shape[1], k.shape[1], dropout_p, softmax_scale, causal,
+                                      window_size_left, window_size_right, softcap, alibi_slopes)  # fmt: skip
+
+
+def _flash_attn_varlen_backward(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, softmax_lse: Tensor, dq: Tensor | None, dk: Tensor | None,
+    dv: Tensor | None, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None, max_seqlen_q: int, max_seqlen_k: int,
+    dropout_p: float, softmax_scale: float | None, causal: bool, window_size_left: int = -1, window_size_right: int = -1,
+    softcap: float = 0.0, alibi_slopes: Tensor | None = None, deterministic: bool = False, rng_state: Tensor | None = None,
+    zero_tensors: bool = False,
+) -> Tensor:  # fmt: skip
+    """Writes dq, dk and dv, where they are given; returns the sums of out x dout."""
+    state = torch.empty(2, dtype=torch.uint64, device=q.device) if rng_state is None else rng_state
+    made = torch.ops.aten._flash_attention_backward(
+        dout, q, k, v, out, softmax_lse, cu_seqlens_q, cu_seqlens_k, int(max_seqlen_q), int(max_seqlen_k), dropout_p, causal, state,
+        torch.empty(0, dtype=torch.uint64, device=q.device), scale=softmax_scale,
+        window_size_left=None if window_size_left < 0 else window_size_left,
+        window_size_right=None if window_size_right < 0 else window_size_right,
+    )  # fmt: skip
+    for target, value in zip((dq, dk, dv), made, strict=True):
+        if target is not None:
+            target.copy_(value)
+    return torch.empty_like(softmax_lse)
+
+
+def _flash_attn_backward(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, softmax_lse: Tensor, dq: Tensor | None, dk: Tensor | None,
+    dv: Tensor | None, dropout_p: float, softmax_scale: float | None, causal: bool, window_size_left: int = -1,
+    window_size_right: int = -1, softcap: float = 0.0, alibi_slopes: Tensor | None = None, deterministic: bool = False,
+    rng_state: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    return _flash_attn_varlen_backward(dout, q, k, v, out, softmax_lse, dq, dk, dv, None, None, q.shape[1], k.shape[1], dropout_p,
+                                       softmax_scale, causal, window_size_left, window_size_right, softcap, alibi_slopes,
+                                       deterministic, rng_state)  # fmt: skip
 
 
 # Rotary embedding -----------------------------------------------------------------------------------------------------
@@ -328,7 +409,11 @@ _ROTARY = {
 
 MODULES: dict[str, dict[str, Any]] = {
     "flash_attn": _PACKED,
-    "flash_attn.flash_attn_interface": _PACKED,
+    "flash_attn.flash_attn_interface": _PACKED | {
+        "_flash_attn_forward": _flash_attn_forward, "_flash_attn_backward": _flash_attn_backward,
+        "_flash_attn_varlen_forward": _flash_attn_varlen_forward, "_flash_attn_varlen_backward": _flash_attn_varlen_backward,
+    },
+    "flash_attn.modules.mha": {name: value for name, value in _PACKED.items() if name != "flash_attn_func"},
     "flash_attn.layers.rotary": _ROTARY,
     "flash_attn.ops.triton.rotary": {"apply_rotary": apply_rotary_emb},
     "flash_attn.ops.triton.layer_norm": {"layer_norm_fn": layer_norm_fn, "rms_norm_fn": rms_norm_fn, "RMSNorm": RMSNorm},
@@ -345,10 +430,17 @@ UNCOVERED: dict[str, tuple[str, ...]] = {
     "flash_attn": (
         "flash_attn_interface_torch",
         "models",
-        "modules",
         "flash_blocksparse_attention",
         "flash_attn_triton",
     ),
     "flash_attn.bert_padding": ("unpad_input_for_concatenated_sequences", "index_put_first_axis", "IndexFirstAxis"),
-    "flash_attn.flash_attn_interface": ("_flash_attn_forward", "_flash_attn_backward", "_flash_attn_varlen_forward"),
+    "flash_attn.modules": ("block", "embedding", "mlp"),
+    "flash_attn.modules.mha": (
+        "MHA",
+        "ParallelMHA",
+        "SelfAttention",
+        "CrossAttention",
+        "FlashSelfAttention",
+        "FlashCrossAttention",
+    ),
 }

@@ -1,11 +1,12 @@
 """Stand-in for Triton, and the recording of kernels that the real one launches.
 
 A kernel is not compiled and not run: `kernel[grid](...)` is one op, `triton.<name>`, with the bytes of the tensors that
-its source loads and stores. `anychip.kernel` gives it its FLOP.
+its source loads and stores, of each no more than all its programs get at where the source tells. `anychip.kernel` gives it its FLOP.
 """
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType, SimpleNamespace
@@ -15,7 +16,7 @@ import torch
 
 from anychip.standins import custom, recording
 from anychip.standins.libraries.triton_names import LANGUAGE_DTYPES, LANGUAGE_FUNCTIONS, LIBDEVICE
-from anychip.standins.libraries.triton_source import roles
+from anychip.standins.libraries.triton_source import block, roles
 
 VERSION = "3.4.0"
 
@@ -26,8 +27,8 @@ LAUNCH_OPTIONS = {
 }  # fmt: skip
 
 
-def record_launch(function: Any, holder: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-    """One launch as one op. function: the kernel's Python function; holder: the object that may carry its cost."""
+def record_launch(function: Any, holder: Any, args: Sequence[Any], kwargs: dict[str, Any], grid: Any = None) -> None:
+    """One launch as one op. function: the kernel's Python function; holder: the object that may carry its cost; grid: its programs."""
     names = custom.parameter_names(function)
     bound = dict(zip(names, args, strict=False)) | {k: v for k, v in kwargs.items() if k not in LAUNCH_OPTIONS}
     tensors = {name: _tensor(value) for name, value in bound.items() if _tensor(value) is not None}
@@ -36,7 +37,8 @@ def record_launch(function: Any, holder: Any, args: Sequence[Any], kwargs: dict[
     name = f"triton.{function.__name__}"
     read_written = roles(function)
     each = {param: (one, *read_written.get(param, (True, False))) for param, one in tensors.items()}
-    moved = sum(extent(one) * (reads + writes) for one, reads, writes in each.values())
+    most = _most(function, grid, bound)
+    moved = sum(min(extent(one), most * one.element_size()) * (reads + writes) for one, reads, writes in each.values())
     written = tuple(param for param, (_, _, writes) in each.items() if writes)
     cost = getattr(holder, "anychip_cost", None) or custom.COSTS.get(name)
     if cost is not None:
@@ -45,6 +47,15 @@ def record_launch(function: Any, holder: Any, args: Sequence[Any], kwargs: dict[
         return
     given = tuple(tensors.get(param, value) for param, value in bound.items())
     recording.launch(name, given, (), [tensors[param] for param in written], (("bytes", moved),))
+
+
+def _most(function: Any, grid: Any, bound: dict[str, Any]) -> float:
+    """How many elements of a tensor a launch gets at by one line: of a cache it may be few."""
+    known = {name: getattr(value, "value", value) for name, value in bound.items()}
+    size = block(function, known)
+    if size is None or grid is None:
+        return math.inf
+    return math.prod(grid(known) if callable(grid) else grid) * size
 
 
 def hand_on(holder: Any) -> None:
@@ -102,7 +113,7 @@ class JITFunction(KernelInterface):
 
     def run(self, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         if not warmup:
-            record_launch(self.fn, self, args, kwargs)
+            record_launch(self.fn, self, args, kwargs, grid)
 
     def warmup(self, *args: Any, grid: Any, **kwargs: Any) -> Any:
         return None
@@ -290,7 +301,7 @@ def _handing_on(run: Callable[..., Any]) -> Callable[..., Any]:
 
 def _real_run(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
     if not warmup:
-        record_launch(kernel.fn, kernel, args, kwargs)
+        record_launch(kernel.fn, kernel, args, kwargs, grid)
 
 
 def _real_autotuner_run(tuner: Any, *args: Any, **kwargs: Any) -> Any:

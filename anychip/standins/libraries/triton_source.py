@@ -1,4 +1,4 @@
-"""Which pointer parameters of a Triton kernel are read and which are written, from its source alone."""
+"""Which pointer parameters of a Triton kernel are read and which are written, and how much of them at most, from its source alone."""
 
 import ast
 import inspect
@@ -12,11 +12,7 @@ POINTER_ARGUMENTS = ("pointer", "ptr", "desc")
 
 def roles(function: Any) -> dict[str, tuple[bool, bool]]:
     """Parameter -> (read, written). Parameters that no load or store names are left out; {} without source."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
-        return {}
-    definition = next((one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)), None)
+    definition = _definition(function)
     if definition is None:
         return {}
     every = definition.args
@@ -34,14 +30,59 @@ def roles(function: Any) -> dict[str, tuple[bool, bool]]:
     return found
 
 
-def _called(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+def block(function: Any, bound: dict[str, Any]) -> int | None:
+    """The most elements of a tensor that one program of a kernel reads or writes; None where the source does not tell. It does where
+    nothing is repeated and blocks have one dimension: each line gets at as many as its addresses' range has. bound: its parameters."""
+    definition = _definition(function)
+    parts = [one for line in definition.body for one in ast.walk(line)] if definition is not None else []
+    calls = [one for one in parts if isinstance(one, ast.Call)]
+    # What a function of the program's own does is not seen, nor how large the tiles of a descriptor are.
+    seen = all(isinstance(one.func, ast.Attribute) and getattr(one.func.value, "id", "") in LANGUAGE for one in calls)
+    if not seen or any(
+        isinstance(one, ast.For | ast.While | ast.Subscript) or _called(one) in RESHAPE for one in parts
+    ):
+        return None
+    longest, lines = 1, sum(_called(one) in LOADS | STORES for one in calls)
+    for ends in (one.args for one in calls if _called(one) == "arange"):
+        end = ends[1] if len(ends) == 2 else None
+        size = end.value if isinstance(end, ast.Constant) else bound.get(end.id) if isinstance(end, ast.Name) else None
+        if not isinstance(size, int):
+            return None
+        longest = max(longest, size)
+    return longest * lines or None
+
+
+LANGUAGE = ("tl", "triton", "language")
+# What gives a block another dimension, and what reads one of more.
+RESHAPE = {
+    "expand_dims",
+    "reshape",
+    "view",
+    "broadcast_to",
+    "make_block_ptr",
+    "make_tensor_descriptor",
+    "join",
+    "static_range",
+}
+
+
+def _definition(function: Any) -> ast.FunctionDef | None:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    return next((one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)), None)
+
+
+def _called(call: ast.AST) -> str:
+    function = getattr(call, "func", None)
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def _pointer(call: ast.Call) -> ast.expr | None:
     """The address argument: the first one, or the object of a descriptor's method (`desc.load(...)`)."""
     if isinstance(call.func, ast.Attribute) and not (
-        isinstance(call.func.value, ast.Name) and call.func.value.id in ("tl", "triton", "language")
+        isinstance(call.func.value, ast.Name) and call.func.value.id in LANGUAGE
     ):
         return call.func.value
     if call.args:

@@ -4,6 +4,7 @@
 
 import inspect
 import os
+import tempfile
 import time
 
 import torch
@@ -417,7 +418,8 @@ def profiler() -> None:
         chip(4).add(1)
     p.key_averages().table(sort_by="cuda_time_total", row_limit=5)
     p.key_averages().table(sort_by="self_device_time_total", row_limit=5)
-    p.export_chrome_trace(os.devnull)
+    with tempfile.TemporaryDirectory() as folder:  # a file takes the place of what is named: as root, of a device, too
+        p.export_chrome_trace(os.path.join(folder, "trace.json"))
     old = "use_cuda" in inspect.signature(torch.autograd.profiler.profile).parameters  # torch 2.14 dropped it
     with torch.autograd.profiler.profile(**({"use_cuda": True} if old else {"use_device": "cuda"})) as p:
         chip(4).add(1)

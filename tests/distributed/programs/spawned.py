@@ -1,4 +1,4 @@
-"""Starts its own ranks: `spawned.py spawn|fork`."""
+"""Starts its own ranks: `spawned.py spawn|fork|left`; left: each spawned for itself, and not waited for."""
 
 import os
 import sys
@@ -25,6 +25,10 @@ if __name__ == "__main__":
     size = torch.cuda.device_count()
     if sys.argv[1] == "spawn":
         mp.spawn(train, args=(size,), nprocs=size, join=True)
+    elif sys.argv[1] == "left":
+        mp.set_start_method("spawn")
+        for rank in range(size):
+            mp.Process(target=train, args=(rank, size)).start()
     else:
         processes = [mp.Process(target=train, args=(rank, size)) for rank in range(size)]
         for process in processes:

@@ -207,6 +207,51 @@ def test_what_hooks_of_a_backward_set_is_not_how_it_was_set(tmp_path: Path, monk
     assert happenings(folded) == happenings(plain)
 
 
+LOSS = "loss = ((model(x) - y) ** 2).mean() / 6"
+
+
+def changed(tmp_path: Path, loss: str, begin: str = "", step: str = "    optimizer.step()") -> list[str]:
+    """The accumulating program with other lines instead of its loss and its optimizer's step."""
+    text = textwrap.dedent(ACCUMULATED).replace("EXTRA", "pass").replace("optimizer =", f"{begin}\noptimizer =")
+    text = text.replace(f"        {LOSS}\n", textwrap.indent(loss, " " * 8) + "\n").replace(
+        "    optimizer.step()", step
+    )
+    path = tmp_path / "program.py"
+    path.write_text(text, encoding="utf-8")
+    return [str(path)]
+
+
+@pytest.mark.parametrize("hook", ["out.register_hook(lambda grad: grad * 3)", "out.retain_grad()",
+                                  "out.mul_(2); out.register_hook(lambda grad: grad * 3)"])  # fmt: skip
+def test_hooks_that_a_program_puts_on_an_output_are_recorded_once(
+    hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were seen as a part of the module's backward, and ran for the folded one besides."""
+    folded, plain = both(changed(tmp_path, f"out = model(x)\n{hook}\n{LOSS.replace('model(x)', 'out')}"), monkeypatch)
+    assert folded.meta["folded"] == 18 - 3 - 2 - 2
+    assert happenings(folded) == happenings(plain)
+    assert memory(folded).peak_bytes == memory(plain).peak_bytes
+
+
+def test_hooks_of_a_program_behind_those_of_the_modules_are_not_told_from_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = f"out = model(x)\nout.register_hook(lambda grad: grad * 3)\n{LOSS.replace('model(x)', 'out')}"
+    folded, plain = both(changed(tmp_path, loss, textwrap.dedent(WATCHED)), monkeypatch)
+    assert folded.meta["folded"] == 0
+    assert happenings(folded) == happenings(plain)
+
+
+def test_gradients_are_added_up_in_place_as_they_are_without_folding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A storage that was an object of Python's had the engine make a new tensor for each residual connection."""
+    cast = "with torch.autocast('cuda', torch.bfloat16): out = model(x)"
+    folded, plain = both(changed(tmp_path, f"{cast}\n{LOSS.replace('model(x)', 'out.float()')}"), monkeypatch)
+    assert folded.meta["folded"] == 18 - 3 - 2 - 2
+    assert happenings(folded) == happenings(plain)
+
+
 class Attributes(dict[str, Any]):
     """As many programs keep their settings."""
 

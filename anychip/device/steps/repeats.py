@@ -254,18 +254,19 @@ class Repeats:
         return found
 
     def _watch(self, call: Call, made: list[torch.Tensor]) -> None:
-        """See when the backward of a call begins: before the hooks that its modules have put on what it returned (those of
-        FSDP2 gather weights, which is a part of it), and in which blocks gradients come."""
+        """See when the backward of a call begins, and in which blocks gradients come. Hooks that the program puts on what the call
+        returned are no part of it: they run for a folded one, too. Those that its modules have put there (FSDP2's gather weights) are."""
         for number, one in enumerate(made):
             if one.grad_fn is None:
                 continue
-            first = partial(self._fired, call, number)
             hooks = one._backward_hooks
-            others = dict(hooks or {})
-            if hooks:
-                hooks.clear()  # (the engine calls them in the order that they were put in: `move_to_end` changes nothing)
-            one.register_hook(first)
-            one._backward_hooks.update(others)  # type: ignore[union-attr]
+            if not hooks:
+                one.grad_fn.register_prehook(partial(self._reached, call, number, one.output_nr))
+                continue
+            others = dict(hooks)
+            hooks.clear()  # (the engine calls them in the order that they were put in: `move_to_end` changes nothing)
+            one.register_hook(partial(self._before_hooks, call, number, weakref.ref(one), len(others)))
+            hooks.update(others)
 
     # ------------------------------------------------------------ backward
 
@@ -289,10 +290,21 @@ class Repeats:
         if isinstance(call, Call) and not call.history.off:
             self._learn_backward(call)
 
+    def _reached(self, call: Call, number: int, place: int, grads: tuple[Any, ...]) -> None:
+        self._fired(call, number, grads[place])
+
+    def _before_hooks(
+        self, call: Call, number: int, output: Callable[[], torch.Tensor | None], own: int, grad: Any
+    ) -> None:
+        made = output()
+        if made is not None and (made.retains_grad or len(made._backward_hooks or ()) > own + 1):
+            call.history.off = True  # what the program's hooks do cannot be told from what the modules' do
+        self._fired(call, number, grad)
+
     def _fired(self, call: Call, number: int, grad: Any) -> None:
         """The backward of a call that ran begins, or gets its next gradient."""
         for place, one in enumerate(_plain(grad)):
-            block = self.runtime.tensors.by_address.get(one.untyped_storage().data_ptr())
+            block = self.runtime.tensors.by_address.get(one.data_ptr() - int(one.storage_offset()) * one.itemsize)
             if block is not None and block.words:
                 call.grads[block.words >> KIND_BITS] = number, place
         if self.current is call:
@@ -455,11 +467,12 @@ class Folded(torch.autograd.Function):
 
 
 def _plain(value: Any) -> list[torch.Tensor]:
-    """The plain tensors inside of one on the chip, as a DTensor's; none where there is no tensor."""
+    """The plain tensors inside of one on the chip, as a DTensor's; none where there is no tensor, or no storage. Their storages are not
+    made objects of Python's: the engine adds up gradients in place only where nobody else has them."""
     if not isinstance(value, torch.Tensor) or value.device.type == "cpu":
         return []
     if not hasattr(value, "__tensor_flatten__"):
-        return [value]
+        return [value] if value.layout == torch.strided else []
     names, _ = value.__tensor_flatten__()
     return [one for name in names for one in _plain(getattr(value, name))]
 

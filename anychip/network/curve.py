@@ -70,11 +70,6 @@ def curve_of(wire_s: Sequence[float], time_s: Sequence[float], latency_s: float,
     return Curve(tuple(moving), tuple(max(t, x) for t, x in zip(times, moving, strict=True)), latency_s, (chip,)), level
 
 
-# Of one message between two hosts: it starts, and its bytes follow (Hockney 1994). A collective's curve has the pipeline of all its
-# ranks in it, which a message does not wait for: by that of 16 hosts a mebibyte took 172 us over a card that sends it in 21.
-ONE_MESSAGE = Curve((1e3,), (1e3 + START_S,), 0.0, own=False)
-
-
 def without_excess(curve: Curve) -> Curve:
     """A curve less what its first message took beyond starting and its steps.
 

@@ -14,7 +14,7 @@ import numpy as np
 from anychip.errors import BadNetwork
 from anychip.network.algorithms import ALGORITHMS, POINT_TO_POINT, USUAL, Plan
 from anychip.network.collective import KINDS
-from anychip.network.curve import ONE_MESSAGE, Curve
+from anychip.network.curve import Curve
 from anychip.network.geometry import Chips, Geometry, geometry
 from anychip.network.levels import Measured, measured
 from anychip.network.points import Point, points_of_chip
@@ -198,12 +198,10 @@ class Fabric:
 
     def _way(self, name: str, plan: Plan, tiers: tuple[Tier, ...]) -> Way:
         """Bytes take the time of the slowest tier, or of all tiers one after another; the outermost tier's curve says
-        what becomes of it. A message between two hosts has a curve of its own: nobody waits in it for others."""
+        what becomes of it."""
         needed = [cost / self._share(tier, name, plan) for cost, tier in zip(plan.s_per_byte, tiers, strict=True)]
         outer = tiers[-1].role == "scale_out"
         curve = self.measured.curve("scale_out" if outer else "scale_up", self._cluster_id if outer else "")
-        if outer and name == PLAIN["send"]:
-            curve = ONE_MESSAGE
         slowest = max(range(len(tiers)), key=needed.__getitem__)
         return Way(name, sum(needed) if plan.serial else max(needed), plan.latency_s, curve, tiers[slowest].name)
 

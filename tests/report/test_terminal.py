@@ -212,6 +212,18 @@ def test_several_numbers_of_a_chip_show_all_tokens_what_a_million_costs_and_how_
     assert "scaling" not in shown(answer)  # one number of each
 
 
+def test_a_job_scales_from_the_smallest_of_its_own_cluster(answer):
+    """The second of two clusters of eight chips was shown as 80% of the first, and a larger one in it, too."""
+    jobs = [("a", 8, 8000.0), ("b", 8, 6400.0), ("b", 64, 40960.0), ("c", 64, 40000.0)]
+    forecasts = [
+        replace(answer.forecasts[0], cluster=cluster, num_chips=chips, step_time_s=1.0, tokens_per_step=tokens,
+                tokens_per_s_per_chip=tokens / chips)
+        for cluster, chips, tokens in jobs
+    ]  # fmt: skip
+    # 40960 / 64 = 640 of 6400 / 8 = 800; in c there is no smaller one: 625 of the first's 1000
+    assert replace(answer, forecasts=tuple(forecasts)).scaling == (1.0, 1.0, 0.8, 0.625)
+
+
 def test_an_operation_that_is_not_among_a_target_s_top_ones_is_shown_there_too(answer):
     """It stood there as "-", as if it did not run."""
     first, second, *others = answer.forecasts

@@ -159,7 +159,7 @@ def test_a_chip_with_its_own_recording_says_why(answer):
 def test_the_legend_says_which_runs_the_error_is_of_and_what_none_of_the_chip_s_are_like(answer):
     text = " ".join(shown(answer).split())
     assert (
-        "mi300x -> amd-mi300x (AMD Instinct MI300X, grade B) error of 7 runs, dense on one chip, of all chips; none of this chip's 10 in"
+        "mi300x -> amd-mi300x (AMD Instinct MI300X, grade B) error of 7 runs, dense on one chip, of all chips; of this chip's 10 none in 16 bit, none on one chip"
         in text
     )
     called = tuple(

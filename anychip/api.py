@@ -79,14 +79,15 @@ class Answer:
 
     @property
     def scaling(self) -> tuple[float | None, ...]:
-        """Of each target what a chip does of what it does in the smallest job of that chip here; None where that is the only one, or
-        what a step reads is not known."""
-        least: dict[str, Forecast] = {}
-        for one in sorted(self.forecasts, key=lambda one: one.num_chips):
-            least.setdefault(one.chip, one)
-        several = {one.chip for one in self.forecasts if one.num_chips > least[one.chip].num_chips}
-        both = [(one.rate_per_chip, least[one.chip].rate_per_chip, one.chip in several) for one in self.forecasts]
-        return tuple(rate / best if rate and best and is_one else None for rate, best, is_one in both)
+        """Of each target what a chip does of what it does in the smallest job of that chip here, in the same cluster where that is as
+        small; None where all have one size, or what a step reads is not known."""
+        found = []
+        for one in self.forecasts:
+            same = [other for other in self.forecasts if other.chip == one.chip]
+            best = min(same, key=lambda other: (other.num_chips, other.cluster != one.cluster)).rate_per_chip
+            several = len({other.num_chips for other in same}) > 1
+            found.append(one.rate_per_chip / best if several and best and one.rate_per_chip else None)
+        return tuple(found)
 
     @property
     def exit_code(self) -> int:
@@ -200,16 +201,18 @@ def _of_each(forecasts: "Mapping[Place, Forecast]") -> list[str]:
 
 
 def _fits_from(forecasts: "Mapping[Place, Forecast]") -> list[str]:
-    """Of each chip that is asked for in several numbers and does not fit in the smallest: from which on it does."""
+    """Of each chip that is asked for in several numbers and does not fit in all: in which it does."""
     counts: dict[str, dict[int, bool]] = {}
     for one in forecasts.values():
         fits = counts.setdefault(one.chip, {})
         fits[one.num_chips] = one.fits and fits.get(one.num_chips, True)
     found = []
     for chip, fits in counts.items():
-        enough = [count for count in fits if all(fits[other] for other in fits if other >= count)]
-        if len(fits) > 1 and not all(fits.values()):
-            said = f"fits on {min(enough):,} chips" if enough else f"does not fit on {max(fits):,} chips either"
+        enough = sorted(count for count in fits if fits[count])
+        if len(fits) > 1 and len(enough) < len(fits):
+            is_all_above = len(enough) > 1 and enough == sorted(fits)[-len(enough) :]
+            which = f"{enough[0]:,} or more" if is_all_above else " or ".join(f"{count:,}" for count in enough)
+            said = f"fits on {which} chips" if enough else f"does not fit on {max(fits):,} chips either"
             found.append(f"{chip}: of the numbers asked for, the program {said}.")
     return found
 

@@ -284,9 +284,14 @@ def test_from_how_many_chips_a_job_fits_is_said():
         return api._fits_from(forecasts)
 
     assert found(False, False, True, True) == [
-        "nvidia-h100-sxm: of the numbers asked for, the program fits on 4 chips."
+        "nvidia-h100-sxm: of the numbers asked for, the program fits on 4 or more chips."
     ]
-    assert found(False, True, False) == [
+    assert found(False, True) == ["nvidia-h100-sxm: of the numbers asked for, the program fits on 2 chips."]
+    # buckets of gradients: what fits on one chip may not on several
+    assert found(True, False, True, False) == [
+        "nvidia-h100-sxm: of the numbers asked for, the program fits on 1 or 4 chips."
+    ]
+    assert found(False, False, False) == [
         "nvidia-h100-sxm: of the numbers asked for, the program does not fit on 4 chips either."
     ]
     assert found(True, True) == found(False) == []

@@ -147,7 +147,7 @@ def _compared(forecast: "Forecast") -> str:
     one_way = f"; those of this chip took {found.longer:.1f} times as long" if found.longer else ""
     fewer = f"; none on more than {found.most_chips:,} of these" if forecast.num_chips > found.most_chips else ""
     did = " that generate text" if found.does == CALLS else ""
-    lacks = f"; none of this chip's {found.own} {' or '.join(found.lacks)}" if found.lacks else ""
+    lacks = f"; of this chip's {found.own} none {', none '.join(found.lacks)}" if found.lacks else ""
     none = f"; none{did} on this chip" if found.does == CALLS and not found.own else ""
     return f"error of {found.runs} runs{did}, {found.layers}{trait}{times}{whose}{none}{lacks}{fewer}{one_way}"
 

@@ -210,12 +210,10 @@ def test_what_hooks_of_a_backward_set_is_not_how_it_was_set(tmp_path: Path, monk
 LOSS = "loss = ((model(x) - y) ** 2).mean() / 6"
 
 
-def changed(tmp_path: Path, loss: str, begin: str = "", step: str = "    optimizer.step()") -> list[str]:
-    """The accumulating program with other lines instead of its loss and its optimizer's step."""
+def changed(tmp_path: Path, loss: str, begin: str = "") -> list[str]:
+    """The accumulating program with other lines instead of its loss, and some before its optimizer."""
     text = textwrap.dedent(ACCUMULATED).replace("EXTRA", "pass").replace("optimizer =", f"{begin}\noptimizer =")
-    text = text.replace(f"        {LOSS}\n", textwrap.indent(loss, " " * 8) + "\n").replace(
-        "    optimizer.step()", step
-    )
+    text = text.replace(f"        {LOSS}\n", textwrap.indent(loss, " " * 8) + "\n")
     path = tmp_path / "program.py"
     path.write_text(text, encoding="utf-8")
     return [str(path)]
@@ -250,6 +248,46 @@ def test_gradients_are_added_up_in_place_as_they_are_without_folding(
     folded, plain = both(changed(tmp_path, f"{cast}\n{LOSS.replace('model(x)', 'out.float()')}"), monkeypatch)
     assert folded.meta["folded"] == 18 - 3 - 2 - 2
     assert happenings(folded) == happenings(plain)
+
+
+SCALE = "scale = torch.nn.Parameter(torch.ones(8, 64, device='cuda')); scale.grad = torch.zeros_like(scale)"
+
+
+@pytest.mark.parametrize(("loss", "folded"), [
+    (f"large = scale.exp(); {LOSS.replace('(x)', '(x) * large')}", 0),  # its backward comes after the model's
+    (f"out = model(x); large = scale.exp(); {LOSS.replace('model(x)', 'out * large')}", 11),  # before it
+    (f"{LOSS} + sum(one.square().sum() for one in model.parameters())", 0),
+    (f"x.requires_grad_(); {LOSS.replace('(x)', '(x) + x')}", 0),
+])  # fmt: skip
+def test_what_a_backward_does_beside_a_model_is_recorded_once(
+    loss: str, folded: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ran after the folded backward, which had it as its own already."""
+    program, plain = both(changed(tmp_path, loss, SCALE), monkeypatch)
+    assert program.meta["folded"] == folded
+    assert happenings(program) == happenings(plain)
+
+
+def test_a_penalty_on_gradients_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a folded call a gradient is no function of the weights: its penalty's backward was left out without a word."""
+    penalty = "total = torch.autograd.grad(loss, x, create_graph=True)[0].norm() + model[0].first.weight.sum()"
+    loss = f"x.requires_grad_(); {LOSS}\nif part > 3 and step > 1:\n    {penalty}\n    loss = total"
+    folded, plain = both(changed(tmp_path, loss), monkeypatch)
+    assert folded.meta["folded"] == 0
+    assert happenings(folded) == happenings(plain)
+
+
+def test_what_a_graph_that_is_retained_holds_is_held_where_it_is_folded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = changed(tmp_path, LOSS)
+    path = Path(argv[0])
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("backward()", "backward(retain_graph=True)"), encoding="utf-8"
+    )
+    folded, plain = both(argv, monkeypatch)
+    assert folded.meta["folded"] == 11
+    assert memory(folded).peak_bytes == memory(plain).peak_bytes
 
 
 class Attributes(dict[str, Any]):

@@ -159,7 +159,7 @@ def test_a_chip_with_its_own_recording_says_why(answer):
 def test_the_legend_says_which_runs_the_error_is_of_and_what_none_of_the_chip_s_are_like(answer):
     text = " ".join(shown(answer).split())
     assert (
-        "mi300x -> amd-mi300x (AMD Instinct MI300X, grade B) error of 7 runs, dense on one chip, of all chips; none of this chip's 10 in"
+        "mi300x -> amd-mi300x (AMD Instinct MI300X, grade B) error of 7 runs, dense on one chip, of all chips; of this chip's 10 none in 16 bit, none on one chip"
         in text
     )
     called = tuple(
@@ -210,6 +210,18 @@ def test_several_numbers_of_a_chip_show_all_tokens_what_a_million_costs_and_how_
     assert (second["scaling"], second["tokens_per_s"]) == (0.8, 51200.0)
     assert (first["usd_per_million_tokens"], second["usd_per_million_tokens"]) == pytest.approx((2.5, 3.125))
     assert "scaling" not in shown(answer)  # one number of each
+
+
+def test_a_job_scales_from_the_smallest_of_its_own_cluster(answer):
+    """The second of two clusters of eight chips was shown as 80% of the first, and a larger one in it, too."""
+    jobs = [("a", 8, 8000.0), ("b", 8, 6400.0), ("b", 64, 40960.0), ("c", 64, 40000.0)]
+    forecasts = [
+        replace(answer.forecasts[0], cluster=cluster, num_chips=chips, step_time_s=1.0, tokens_per_step=tokens,
+                tokens_per_s_per_chip=tokens / chips)
+        for cluster, chips, tokens in jobs
+    ]  # fmt: skip
+    # 40960 / 64 = 640 of 6400 / 8 = 800; in c there is no smaller one: 625 of the first's 1000
+    assert replace(answer, forecasts=tuple(forecasts)).scaling == (1.0, 1.0, 0.8, 0.625)
 
 
 def test_an_operation_that_is_not_among_a_target_s_top_ones_is_shown_there_too(answer):

@@ -303,7 +303,7 @@ class Hooks:
             self.runtime.regions.begin_backward()
             repeats = self.runtime.repeats
             if repeats is not None:
-                repeats.begin_backward()
+                repeats.begin_backward(args[:1] or [kwargs.get(name) for name in ("tensors", "outputs")])
             try:
                 with torch.autograd.set_multithreading_enabled(False):
                     result = original(*args, **kwargs)

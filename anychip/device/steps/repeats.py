@@ -5,14 +5,15 @@ layout (also those that its modules hold, as Megatron's stages do) and the same 
 its outputs are tensors like the last ones, and their one autograd node writes the words of the backward. Each step's
 first call of a kind runs, so that what a step begins with is seen. Where a backward comes that has not been seen twice, the
 call is made up for: its forward runs without a word, its backward as it is. A call that leaves something behind in its
-modules, or draws the host's random numbers, is none of these. Where one backward goes through several folded calls, or the
+modules, or draws the host's random numbers, is none of these, nor one whose backward goes on beside it: through what was computed
+before it, or to gradients that are its own. Where one backward goes through several folded calls, or is to be differentiated itself, or the
 program fails after a folded one, it is run again without folding (`UNFOLD`).
 """
 
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
@@ -29,6 +30,7 @@ from anychip.record.chunk import Chunk, Writer, read
 from anychip.record.tape import KIND_BITS, KIND_MASK, Kind
 
 Run = Callable[..., Any]
+LEAF = "torch::autograd::AccumulateGrad"  # the node of a gradient that stays
 FIRST = 4  # calls that run before any backward is seen: one may be a trial, one makes gradients, two are to be alike
 
 
@@ -96,13 +98,14 @@ class History(Latest):
 
 @dataclass(eq=False)
 class Call:
-    """One that really ran. grads: in which block the gradient of which output came."""
+    """One that really ran. grads: in which block the gradient of which output came; nodes: numbers of its outputs' nodes."""
 
     history: History
     chunk: Chunk
     module: torch.nn.Module
     inputs: list[Any]  # weak references to those that want gradients
     grads: dict[int, tuple[int, int]] = field(default_factory=dict)
+    nodes: set[int] = field(default_factory=set)
     keep: Any = None
     begin: int = -1
     setting: Any = None
@@ -117,6 +120,7 @@ class Repeats:
         self.folded = 0
         self.depth = 0  # of backwards
         self.began = 0  # where on the tape the outermost of them did
+        self.roots: Any = ()  # what it goes back from
         self.current: Any = None
         self.histories: dict[Any, History] = {}
         self.before: dict[torch.nn.Module, Any] = {}
@@ -259,6 +263,7 @@ class Repeats:
         for number, one in enumerate(made):
             if one.grad_fn is None:
                 continue
+            call.nodes.add(one.grad_fn._sequence_nr())
             hooks = one._backward_hooks
             if not hooks:
                 one.grad_fn.register_prehook(partial(self._reached, call, number, one.output_nr))
@@ -270,8 +275,9 @@ class Repeats:
 
     # ------------------------------------------------------------ backward
 
-    def begin_backward(self) -> None:
+    def begin_backward(self, roots: Any) -> None:
         if not self.depth:
+            self.roots = roots
             # Before any hook of it has run: hooks of what was folded never do.
             self.before = {module: settings(module, found) for module, found in self.holders.items()}
             self.began = self.runtime.here()
@@ -285,7 +291,7 @@ class Repeats:
         self.depth -= 1
         if self.depth:
             return
-        self.before = {}
+        self.before, self.roots = {}, ()
         call, self.current = self.current, None
         if isinstance(call, Call) and not call.history.off:
             self._learn_backward(call)
@@ -313,7 +319,10 @@ class Repeats:
             self._give_up(self.current)
             call.history.off = True
             return
-        if any((one := wanted()) is None or one.grad is not None for wanted in call.inputs):
+        inputs = [wanted() for wanted in call.inputs]
+        if any(one is None or one.grad is not None for one in inputs) or torch.is_grad_enabled():
+            call.history.off = True
+        if call.keep is None and not self.alone(call.nodes, call.module, inputs):
             call.history.off = True
         if self._communicated():
             # FSDP2's hooks on what a module returned gather for its backward before that is seen to begin.
@@ -321,6 +330,15 @@ class Repeats:
                 self.unfold("collectives between a loss and its model")
             call.history.off = True
         self.current, call.begin, call.setting = call, self.runtime.here(), self.setting(call.module)
+
+    def alone(self, nodes: Collection[int], module: torch.nn.Module, inputs: list[Any]) -> bool:
+        """Whether all that the backward goes through beside a call has run when that begins, and leads to none of its gradients: what
+        runs later, or is added to them, would be written with the call and, where that is folded, run besides. nodes: of its outputs."""
+        first, own = min(nodes), {id(one) for one in (*module.parameters(), *inputs)}
+        return all(
+            id(node.variable) not in own if node.name() == LEAF else node._sequence_nr() > first
+            for node in _beside(self.roots, nodes)
+        )
 
     def _communicated(self) -> bool:
         """Whether the backward that runs has issued collectives so far."""
@@ -395,6 +413,7 @@ class Replay:
         self.given, self.run = given, run
         self.chunk = history.known
         self.names: list[int] | None = None
+        self.gone_back = False
 
     @property
     def wanted(self) -> list[torch.Tensor]:
@@ -406,10 +425,15 @@ class Replay:
         self.repeats.writer.free(self.names, list(self.chunk.early))
         return made
 
-    def backward(self, grads: tuple[Any, ...]) -> list[Any]:
+    def backward(self, node: int, grads: tuple[Any, ...]) -> list[Any]:
         repeats = self.repeats
-        if self.names is None or not repeats.depth or repeats.current is not None:
+        if self.names is None or self.gone_back or not repeats.depth or repeats.current is not None:
             repeats.unfold("a backward through several calls, or a second one through the same")
+        if torch.is_grad_enabled():
+            repeats.unfold("a backward that is differentiated")
+        if not repeats.alone([node], self.module, self.given):
+            repeats.unfold("a backward that goes on beside a model")
+        self.gone_back = True
         seen = self.history.backwards.get(repeats.setting(self.module))
         if seen is None or seen.known is None or not seen.sure:
             return repeats.make_up(self, grads)
@@ -423,7 +447,6 @@ class Replay:
         }
         names, made = self._write(seen.known, self.names, [one for one in seen.grads if one is not None], frees)
         repeats.writer.free(names, list(seen.known.live.values()))
-        self.close()
         self.given = []
         return made
 
@@ -440,7 +463,7 @@ class Replay:
         return names, [leaf.wrap(iter([made[symbol] for symbol, _ in leaf.inner])) for leaf in leaves]
 
     def close(self) -> None:
-        """Free what the forward left."""
+        """Free what the forward left: what its backward keeps (`retain_graph`) goes with the graph."""
         names, self.names = self.names, None
         if names is not None:
             self.repeats.writer.free(names, list(self.chunk.live.values()))
@@ -463,7 +486,21 @@ class Folded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return (None, None, *ctx.replay.backward(grads))
+        return (None, None, *ctx.replay.backward(ctx._sequence_nr(), grads))
+
+
+def _beside(roots: Any, nodes: Collection[int]) -> Iterator[Any]:
+    """The nodes that a backward from these goes through until it meets those of these numbers."""
+    given = pytree.tree_leaves(roots)
+    ahead = [one.grad_fn for one in given if isinstance(one, torch.Tensor)]
+    ahead += [one for one in given if isinstance(one, torch.autograd.graph.Node)]  # of a GradientEdge
+    seen = set()
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in seen and node._sequence_nr() not in nodes:
+            seen.add(node)
+            ahead += [one for one, _ in node.next_functions]
+            yield node
 
 
 def _plain(value: Any) -> list[torch.Tensor]:

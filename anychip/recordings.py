@@ -185,8 +185,10 @@ def record_all(
 
 def _lender(place: Place, found: Mapping[Place, Program]) -> Place | None:
     """Where as many ranks did what they could not at `place`, for want of memory: on the smallest chip that had enough to the end;
-    where none had, on the largest, where they came furthest."""
-    alike = [other for other in found if (other.num_chips, other.is_job) == (place.num_chips, place.is_job)]
+    where none had, on the largest, where they came furthest. Of chips that run steps as this one does: what one that compiles them whole
+    has fused is not what kernel by kernel would be."""
+    kind = place.num_chips, place.is_job, place.chip.execution
+    alike = [other for other in found if (other.num_chips, other.is_job, other.chip.execution) == kind]
     whole = [other for other in alike if failure_of(found[other]) is None]
     by_memory = sorted(whole or alike, key=lambda other: other.chip.memory_bytes, reverse=not whole)
     return by_memory[0] if by_memory else None

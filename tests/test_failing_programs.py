@@ -241,6 +241,24 @@ def test_what_a_chip_would_need_is_of_one_that_had_enough(on, lender, peak_gib, 
     assert " GiB" in told.removeprefix(said)  # what fills it
 
 
+def test_no_chip_has_the_figures_of_one_that_compiles_whole_steps(tmp_path):
+    """An H100 that was refused memory was cheaper beside a TPU than beside another GPU: it had the TPU's fused kernels."""
+    program = tmp_path / "large.py"
+    program.write_text(
+        "import torch\n"
+        "model = torch.nn.Linear(1024, 1024).cuda()\n"
+        "x = torch.empty(25 << 18, 1024, device='cuda')\n"
+        "for step in range(3):\n"
+        "    model(x[:1024]).sum().backward()\n"
+    )
+    done = forecast("--quiet", "--json", tmp_path / "all.json", program, on=("l4", "tpu-v5p"))
+    answer = json.loads((tmp_path / "all.json").read_text())
+    assert [one["asked"] for one in answer["targets"]] == ["tpu-v5p"]
+    assert any(text.startswith("left out, as the program fails on nvidia-l4: ") for text in answer["warnings"]), (
+        done.err
+    )
+
+
 def test_a_program_that_makes_do_with_less_memory_is_recorded_on_each_chip(tmp_path):
     """In one order the smaller chip was said not to fit, in the other both took the smaller batch."""
     program = tmp_path / "adapts.py"

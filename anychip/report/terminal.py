@@ -209,7 +209,7 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None],
     if any(f.usd_per_million_tokens for f in forecasts):
         yield timed("  /million tokens", lambda f: job.usd_text(f))
     if any(f.cost_usd for f in forecasts):
-        yield row("  at USD an hour", _hourly)
+        yield row("  lowest USD/hour", _hourly)
     yield from _section("time limited by", forecasts, lambda f: f.breakdown_s, BREAKDOWN, units.duration)
     axes = {name: name for f in forecasts for name in f.axes}
     yield from _section("network alone", forecasts, lambda f: job.seconds(f, "exposed_s"), axes, units.duration)

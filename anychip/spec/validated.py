@@ -126,9 +126,12 @@ def has_trained(chip_id: str) -> bool:
 def compared(table: Table, chip_id: str, like: Like, does: str = TRAINS) -> Compared | None:
     """The largest of these errors: of the chip's runs with such layers (where it has none, of its others, times what such layers are worse),
     and of runs that also share a trait with this one, for each of its traits and for none. Those are the chip's own where it has enough,
-    of more than one source; else all chips'. So a bar is no narrower than what any part of the program is known to miss by."""
+    of more than one source; else all chips', but for those that lie to one side, where this chip's own do not.
+    So a bar is no narrower than what any part of the program is known to miss by."""
     of_chip = [row for row in table if row["chip"] == chip_id]
-    such = [row for row in table if row["layers"] == like.layers]
+    leaning = one_sided(table)
+    passed_over = leaning if of_chip and chip_id not in leaning else frozenset()
+    such = [row for row in table if row["layers"] == like.layers and row["chip"] not in passed_over]
     alike = [row for row in of_chip if row["layers"] == like.layers]
     found = [_of(alike or of_chip, 1.0 if alike else worse(like.layers), does)] if of_chip else []
     if not (such or of_chip):
@@ -144,11 +147,21 @@ def compared(table: Table, chip_id: str, like: Like, does: str = TRAINS) -> Comp
     if not found:
         return None
     return max(found, key=lambda one: one.sigma)._replace(
-        bias=by_runs(alike or of_chip, lambda row: row.get("bias") or "0") if of_chip else 0.0,
+        bias=by_runs(alike or of_chip, _bias) if of_chip else 0.0,
         most_chips=max((int(row.get("most_chips") or 1) for row in of_chip), default=1),
         own=count(alike),
         lacks=tuple(word for trait in TRAITS if (word := getattr(like, trait)) and _is_new(alike, trait, word)),
     )
+
+
+def one_sided(table: Table) -> frozenset[str]:
+    """Chips whose runs took longer, or less long, than forecast by more than ONE_WAY on average."""
+    chips = {row["chip"]: [one for one in table if one["chip"] == row["chip"]] for row in table}
+    return frozenset(chip for chip, found in chips.items() if abs(by_runs(found, _bias)) >= ONE_WAY)
+
+
+def _bias(row: Row) -> str:
+    return row.get("bias") or "0"
 
 
 def _is_new(found: Table, trait: str, word: str) -> bool:

@@ -42,15 +42,15 @@ def test_a_source_left_out_is_judged_by_the_level_of_the_others():
 
 
 def test_a_bar_is_judged_by_runs_of_a_source_that_it_does_not_know():
-    # for a the bar is all chips' without a, (0.1 + 0.5) / 2, as one sigma 0.376, and as one source of the chip is left, 5% on top: 0.3793
-    # for b (0.2 + 0.5) / 2, so 0.4415
+    # for a the bar is all chips' without a, (3 * 0.1 + 4 * 0.5) / 7, as one sigma 0.4118, and as one source of the chip is left, 5% on top:
+    # 0.4148; for b (3 * 0.2 + 4 * 0.5) / 7, so 0.4682
     h100 = {"chip": "nvidia-h100-sxm"}
     results = [
         *(result(f"a-{i}", 1.0, 0.8, **h100) for i in range(3)),
         *(result(f"b-{i}", 1.0, 0.9, **h100) for i in range(3)),
-        *(result(f"c-{i}", 1.0, 0.5, chip="amd-mi300x") for i in range(3)),  # no other source there: in no figure
+        *(result(f"c-{i}", 1.0, 0.5 + i % 2, chip="amd-mi300x") for i in range(4)),  # no other source there: in no figure
     ]
-    assert [off for *_, off in held_by(results)] == pytest.approx([0.2 / 0.3793] * 3 + [0.1 / 0.4415] * 3, rel=1e-3)
+    assert [off for *_, off in held_by(results)] == pytest.approx([0.2 / 0.4148] * 3 + [0.1 / 0.4682] * 3, rel=1e-3)
     rows = trained(results)
     assert [(row["chip"], row["source"], row["n"]) for row in rows][1:] == [
         (h100["chip"], "a", "3"),

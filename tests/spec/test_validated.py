@@ -242,3 +242,17 @@ def test_prompts_and_tokens_have_bars_of_their_own(folder):
     assert [one.sigma for one in read.values()] == pytest.approx([0.3133, 0.6684, 0.2507], abs=1e-4)
     assert [one.trait for one in read.values()] == ["", "of prompts alone", ""]  # the largest
     assert read[True].longer == pytest.approx(2.0)  # x's own alone
+
+
+def test_chips_whose_runs_lie_to_one_side_are_no_measure_of_one_that_was_compared(folder):
+    """One run on a chip that takes twice as long as forecast was half of the bar of every other chip's program on one chip."""
+    (folder / "validated.csv").write_text(
+        "chip,source,layers,chips,n,mean_abs,bias,left_out\n"
+        "x,a,dense,on several chips,20,0.04,0.01,\n"
+        "y,b,dense,on one chip,3,0.05,-0.05,\n"
+        "z,c,dense,on one chip,1,0.50,-0.50,\n",
+        encoding="utf-8",
+    )
+    alone = Like(chips="on one chip")
+    assert validated.end_to_end("x", alone)[:2] == (pytest.approx(1.2533 * 0.05), 3)
+    assert validated.end_to_end("z", alone)[:2] == (pytest.approx(1.2533 * 0.50), 1)  # of itself it is

@@ -416,9 +416,13 @@ def growing(held: Memory, steps: int, chip: Chip, who: str = "") -> list[str]:
     ]
 
 
+FEW_SHAPES = 3  # of steps: a prompt's, a token's, those of a last batch
+OFTEN = 4  # times that steps of the same shapes may come while the compiler's time still tells
+
+
 def compiled_anew(program: Program, steps: Sequence[Step], chip: Chip) -> list[str]:
-    """Told of a chip whose software compiles whole steps where each step, but for the first, has shapes that none before it had: a cache
-    that grows by a token, batches as long as their longest line."""
+    """Told of a chip whose software compiles whole steps where each step, but for the first, has shapes that none before it had (a cache
+    that grows by a token, batches as long as their longest line), or many do, as where one prompt is generated from twice."""
     if chip.execution != "graph" or len(steps) < 3:
         return []
     shapes = [
@@ -433,12 +437,14 @@ def compiled_anew(program: Program, steps: Sequence[Step], chip: Chip) -> list[s
     for those in shapes[1:]:
         fresh.append(those - seen)
         seen |= those
-    if not all(fresh):
+    kinds = len(set(shapes))
+    if not all(fresh) and not (kinds > FEW_SHAPES and kinds * OFTEN >= len(steps)):
         return []
-    shown = ", then ".join("x".join(map(str, largest_of(those))) for those in fresh[:3])
+    shown = ", then ".join("x".join(map(str, largest_of(those))) for those in [one for one in fresh if one][:3])
     kind = "call" if steps[0].kind == "call" else "step"
+    which = "each has shapes of its own" if all(fresh) else f"{kinds} have shapes of their own"
     return [
-        f"{chip.id}: {units.several(len(steps), kind)} were recorded, and each has shapes of its own ({shown}). Its software compiles "
+        f"{chip.id}: {units.several(len(steps), kind)} were recorded, and {which} ({shown}). Its software compiles "
         f"each anew, seconds to minutes that are in no figure. Try fixed shapes: a static cache "
         '(transformers: cache_implementation="static"), or batches padded to a few lengths.'
     ]

@@ -34,3 +34,15 @@ def test_steps_that_each_have_shapes_of_their_own_are_told(grows: bool, chip: st
         # 16 rows of before, and one more with each call, which the next one reads
         assert "4 calls were recorded, and each has shapes of its own (17x64, then 18x64, then 19x64)" in found[0]
         assert "static cache" in found[0]
+
+
+def test_shapes_that_come_again_in_a_second_run_are_compiled_once_each_all_the_same() -> None:
+    """A warm-up and the run that is timed have the same shapes: then nothing was told."""
+    program, _ = run(
+        GENERATE.replace("GROWS", "True").replace("for _ in range(6):", "for at in range(12):").replace(
+            "            cache = net", "            cache = cache if at % 6 else cache[:16]\n            cache = net"
+        ),
+        calls=12,
+    )  # fmt: skip
+    (told,) = [text for text in forecast(program, load_chip("tpu-v5p")).warnings if "compiles each anew" in text]
+    assert "12 calls were recorded, and 6 have shapes of their own" in told

@@ -48,7 +48,9 @@ def test_a_bar_is_judged_by_runs_of_a_source_that_it_does_not_know():
     results = [
         *(result(f"a-{i}", 1.0, 0.8, **h100) for i in range(3)),
         *(result(f"b-{i}", 1.0, 0.9, **h100) for i in range(3)),
-        *(result(f"c-{i}", 1.0, 0.5 + i % 2, chip="amd-mi300x") for i in range(4)),  # no other source there: in no figure
+        *(
+            result(f"c-{i}", 1.0, 0.5 + i % 2, chip="amd-mi300x") for i in range(4)
+        ),  # no other source there: in no figure
     ]
     assert [off for *_, off in held_by(results)] == pytest.approx([0.2 / 0.4148] * 3 + [0.1 / 0.4682] * 3, rel=1e-3)
     rows = trained(results)

@@ -17,7 +17,7 @@ from anychip.record.failure import Failure, failure_of
 from anychip.record.program import Program
 from anychip.recordings import Argv, Recorded, Say, record_all, silent, unlike, why_own
 from anychip.recordings import record as record
-from anychip.spec import Chip, UnknownFigure, check
+from anychip.spec import Chip, UnknownFigure, check, load_chip
 from anychip.spec.catalogue import is_standard
 from anychip.spec.validated import TRAINS
 
@@ -42,7 +42,7 @@ class Answer:
     fabrics: the network of each, None for one chip. stragglers: what made ranks unequal.
     left_out: targets that there is no answer for, as `warnings` says why. failures: how the program failed on each, if it did; where
     that was for want of memory before its first step, the figures are of a recording on another chip.
-    wall_s: seconds spent here on record, price and total. interrupted: the program was stopped by Ctrl-C; a recording that was
+    wall_s: seconds spent here on record, price and total. prices: USD an hour by chip, where they were given. interrupted: the program was stopped by Ctrl-C; a recording that was
     going on is of what it had done by then, and a target on which no step was complete is left out.
     """
 
@@ -59,6 +59,7 @@ class Answer:
     failures: tuple[Failure | None, ...] = ()
     wall_s: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    prices: Mapping[str, float] = field(default_factory=dict)
     interrupted: bool = False
 
     def timeline(self, index: int) -> "ClusterTimeline | None":
@@ -125,6 +126,7 @@ def forecast(
     *,
     tokens_per_step: int | None = None,
     samples_per_step: int | None = None,
+    prices: Mapping[str, float] | None = None,
     jobs: int = 2,
     jitter: float = 0.0,
     slow_node: float = 1.0,
@@ -137,13 +139,15 @@ def forecast(
     program: a recording, or what `record` takes; then `options` are the keyword arguments of `record`, the first target
     is the one that the program's output is shown of, and chips that would have answered it otherwise get a recording of
     their own, `jobs` at a time. A recording given as such is priced as it stands, with a warning for each such chip.
-    tokens_per_step, samples_per_step: of the whole job, where they are not what the first embedding or layer sees. jitter, slow_node,
-    degraded_link: what makes ranks unequal (`cluster.Stragglers`). progress: called with lines of text.
-    Raises BadUse for a recording of another number of ranks, BadNetwork, Deadlock.
+    tokens_per_step, samples_per_step: of the whole job, where they are not what the first embedding or layer sees. prices: USD that an hour
+    of a chip costs, by id or alias, over the lowest that its file lists. jitter, slow_node, degraded_link: what makes ranks unequal
+    (`cluster.Stragglers`). progress: called with lines of text.
+    Raises BadUse for a recording of another number of ranks or a price of a chip that is not asked for, BadNetwork, Deadlock.
     """
     began = time.perf_counter()
     asked = places_of(on, program.world_size if isinstance(program, Program) else 1)
     places, unknown = _known(asked)
+    usd_per_hour = _by_id(prices or {}, places)
     stragglers = _stragglers(places, jitter, slow_node, degraded_link)
     for place in places:
         place.fabric  # noqa: B018 - what a network lacks is told before anything runs
@@ -161,6 +165,9 @@ def forecast(
     forecasts, unknown = _as_known(recorded, lambda place: drafted.known(recorded[place], place) or _price(
         recorded[place], place, batch, stragglers))  # fmt: skip
     places = list(forecasts)
+    forecasts |= {
+        place: forecasts[place].at(usd_per_hour[place.chip.id]) for place in places if place.chip.id in usd_per_hour
+    }
     # The recording that is priced may leave a little more free than the chip's allocator could.
     forecasts |= {place: replace(forecasts[place], fits=False) for place in places if place in found.short}
     programs = [recorded[place] for place in places]
@@ -186,8 +193,19 @@ def forecast(
         failures=tuple(_how_failed(found, place) for place in places),
         wall_s={"record": recorded_s, "price": total_s - recorded_s, "total": total_s},
         warnings=tuple(dict.fromkeys(warnings)),
+        prices=usd_per_hour,
         interrupted=found.interrupted or any(one.meta.get("interrupted") for one in programs),
     )
+
+
+def _by_id(prices: Mapping[str, float], places: Sequence[Place]) -> dict[str, float]:
+    """Prices by the ids of chips that are asked for."""
+    found = {load_chip(name).id: usd for name, usd in prices.items()}
+    for chip in found.keys() - {place.chip.id for place in places}:
+        raise BadUse(
+            f"a price is given of {chip}, which is not asked for: --on {', '.join(str(place) for place in places)}"
+        )
+    return found
 
 
 def _of_each(forecasts: "Mapping[Place, Forecast]") -> list[str]:

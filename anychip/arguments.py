@@ -23,6 +23,16 @@ def at_least_one(text: str) -> float:
     return value
 
 
+def price(text: str) -> tuple[str, float]:
+    """CHIP=USD."""
+    chip, equals, usd = text.rpartition("=")
+    if not (chip and equals):
+        raise argparse.ArgumentTypeError(
+            f"expected a chip and what an hour of it costs, such as h100=2.49, got {text!r}"
+        )
+    return chip, positive_float(usd)
+
+
 def score(text: str) -> float:
     return _number(text, float, lambda value: 0 <= value <= 100, "a score from 0 to 100")
 

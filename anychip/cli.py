@@ -18,7 +18,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from anychip import __version__, chips
-from anychip.arguments import at_least_one, positive
+from anychip.arguments import at_least_one, positive, price
 from anychip.audit import command as audit_command
 from anychip.errors import INTERRUPTED, AnychipError, BadUse, ProgramFailed
 from anychip.measure import command as measure_command
@@ -101,6 +101,8 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
                         help="tokens of a step of the whole job, not of a rank, where they are not the integers that the first embedding sees")  # fmt: skip
     length.add_argument("--samples-per-step", type=positive, metavar="N",
                         help="samples of a step of the whole job, not of a rank, where they are not the batch that its first layer is given")  # fmt: skip
+    add("--price", type=price, action="append", metavar="CHIP=USD", default=[],
+        help="what an hour of the chip costs you: h100=2.49 (default: the lowest price that its file lists); repeat for others")  # fmt: skip
     chip = sub.add_argument_group("what the program is told")
     chip.add_argument("--device", metavar="NAME", default="cuda",
                       help="the device type under which it sees the chip: cuda; others are not there yet")  # fmt: skip
@@ -153,6 +155,7 @@ def forecast(args: argparse.Namespace) -> int:
             step_mark=args.step_mark,
             tokens_per_step=args.tokens_per_step,
             samples_per_step=args.samples_per_step,
+            prices=dict(args.price),
             host=args.host,
             device=args.device,
             imbalance=args.imbalance,

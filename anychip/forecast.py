@@ -6,7 +6,7 @@ all rests. Figures are per step, over the steps after the first, which warms up.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log2, prod, sqrt
 
 import numpy as np
@@ -123,6 +123,15 @@ class Forecast:
     @property
     def usd_per_million_tokens(self) -> float | None:
         return self.cost_usd / self.tokens_per_step * 1e6 if self.cost_usd and self.tokens_per_step else None
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        """Of a chip: what `cost_usd` is made from."""
+        return self.cost_usd * 3600 / self.step_time_s / self.num_chips if self.cost_usd and self.step_time_s else None
+
+    def at(self, usd_per_hour: float) -> "Forecast":
+        """The same where an hour of a chip costs so much."""
+        return replace(self, cost_usd=usd_per_hour * self.step_time_s * self.num_chips / 3600)
 
     @property
     def rate_per_chip(self) -> float | None:

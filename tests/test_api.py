@@ -295,3 +295,16 @@ def test_from_how_many_chips_a_job_fits_is_said():
         "nvidia-h100-sxm: of the numbers asked for, the program does not fit on 4 chips either."
     ]
     assert found(True, True) == found(False) == []
+
+
+def test_costs_are_at_the_prices_that_are_given():
+    """Contracts cost something else than what a cloud lists, and most chips are listed nowhere."""
+    saved = recording(load_chip("h100"))
+    listed = api.forecast(saved, on=["h100", "tpu-v5p"])
+    given = api.forecast(saved, on=["h100", "tpu-v5p"], prices={"nvidia-h100-sxm": 4.0, "tpu-v5p": 2.0})
+    assert [one.usd_per_hour for one in given.forecasts] == pytest.approx([4.0, 2.0])
+    assert given.forecasts[1].cost_usd == pytest.approx(2.0 * given.forecasts[1].step_time_s / 3600)
+    assert [one.step_time_s for one in given.forecasts] == [one.step_time_s for one in listed.forecasts]
+    assert listed.forecasts[1].usd_per_hour is None
+    with pytest.raises(BadUse, match="a price is given of amd-mi300x, which is not asked for: --on nvidia-h100-sxm"):
+        api.forecast(saved, on=["h100"], prices={"mi300x": 3.0})

@@ -20,7 +20,7 @@ OPTIONS = {
     "forecast": {
         "--on", "--steps", "--calls", "--step-mark", "--tokens-per-step", "--samples-per-step", "--device", "--host", "--imbalance", "--json",
         "--trace", "--memory-snapshot", "--save", "--load", "--jobs", "--quiet", "-m", "--ranks", "--jitter", "--slow-node",
-        "--degraded-link",
+        "--degraded-link", "--price",
     },
     "chips": {"--json", "--markdown"},
     "chips show": {"--json", "--markdown", "--platform"},
@@ -272,6 +272,8 @@ def test_outputs_are_looked_at_before_anything_is_read(argv, told, tmp_path, mon
         (["audit", "--jobs", "-4"], "expected a whole number from 1"),
         (["audit", "--fail-over", "nan"], "expected a score from 0 to 100"),
         (["measure", "--out", "x.csv", "--threads", "0"], "expected a whole number from 1"),
+        (["forecast", "--price", "2.5"], "expected a chip and what an hour of it costs"),
+        (["forecast", "--price", "h100=-1"], "expected a number above 0"),
     ],
 )
 def test_numbers_that_mean_nothing_are_refused(argv, told, capsys):

@@ -209,7 +209,8 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None],
     if any(f.usd_per_million_tokens for f in forecasts):
         yield timed("  /million tokens", lambda f: job.usd_text(f))
     if any(f.cost_usd for f in forecasts):
-        yield row("  lowest USD/hour", _hourly)
+        # `anychip chips show` has the price's date, its source and dearer ones.
+        yield row("  at USD/hour", lambda f: "-" if f.usd_per_hour is None else f"{f.usd_per_hour:.2f}")
     yield from _section("time limited by", forecasts, lambda f: f.breakdown_s, BREAKDOWN, units.duration)
     axes = {name: name for f in forecasts for name in f.axes}
     yield from _section("network alone", forecasts, lambda f: job.seconds(f, "exposed_s"), axes, units.duration)
@@ -239,13 +240,6 @@ def _kinds_that_count(forecast: "Forecast") -> Mapping[str, int]:
     """Memory by kind without crumbs: at the moment of the peak gradients are often a single number, the loss's."""
     least = forecast.peak_memory_bytes * CRUMB
     return {name: nbytes for name, nbytes in forecast.memory_by_kind.items() if nbytes >= least}
-
-
-def _hourly(forecast: "Forecast") -> str:
-    """The price of a chip's hour that the cost is made from: `anychip chips show` has its date, its source and dearer ones."""
-    if not forecast.cost_usd:
-        return "-"
-    return f"{forecast.cost_usd * 3600 / forecast.step_time_s / forecast.num_chips:.2f}"
 
 
 def _section(
@@ -334,6 +328,8 @@ def _remarks(answer: "Answer") -> Iterator[str]:
         sleeps = any((one.kinds == Kind.HOST).any() for program in answer.programs for one in program.ranks)
         what = "launching, and what the program sleeps" if sleeps else "launching alone"
         yield f"host: {what}; --host measured adds data loading and Python between"
+    if not answer.prices and any(one.cost_usd for one in answer.forecasts):
+        yield "prices: the lowest that each chip's file lists; --price CHIP=USD for what an hour costs you"
     first = answer.forecasts[0]
     if first.step_kind == "train" and first.steps > 1:
         counted = len(first.step_times_s)

@@ -116,7 +116,10 @@ class Target:
             )
         assert api is not None
         tail = symbol.partition(".")[2]
-        return Spelling("chip", (api.target or f"{self.module}.{api.symbol}") + (f".{tail}" if tail else ""), api.note)
+        note = api.note or (
+            f"{self.platform}'s twin, documented to differ from CUDA's: check" if status == "modified" else ""
+        )
+        return Spelling("chip", (api.target or f"{self.module}.{api.symbol}") + (f".{tail}" if tail else ""), note)
 
 
 def _note(api: Any) -> str:

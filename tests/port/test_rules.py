@@ -49,3 +49,12 @@ def test_every_rule_says_what_it_does_and_has_cases():
         assert rule.__doc__, rule.__name__
         assert rule.VALID, rule.__name__
         assert name_of(rule) == (getattr(rule, "RULE", None) or rule.NAME)
+
+
+@pytest.mark.parametrize(("symbol", "differs"), [("get_device_capability()", True), ("empty_cache()", False)])
+def test_a_twin_that_is_documented_to_differ_is_edited_with_a_word_of_it(symbol, differs):
+    """The audit asked for a decision, and port edited the same call without a word."""
+    made = port_source(f"import torch\ntorch.cuda.{symbol}\n", TARGETS["chip"])
+    (reason,) = {change.reason for change in made.changes}
+    assert f"torch.npu.{symbol}" in made.text
+    assert ("documented to differ" in reason) == differs

@@ -74,9 +74,13 @@ class Recorders:
         self.kept = OrderedDict()
 
     def fork(self, command, environment, stdout, stderr):
+        from anychip.device import launch  # not where this file is the process that is kept
+
         config = json.loads(command[-1])
         key = json.dumps([config[name] for name in OF_CHIP])
-        as_started = {**self.environment, "PYTHONUNBUFFERED": "1", "PYTHONPATH": environment["PYTHONPATH"]}
+        as_started = {
+            **launch.OFFLINE, **self.environment, "PYTHONUNBUFFERED": "1", "PYTHONPATH": environment["PYTHONPATH"]
+        }  # fmt: skip
         if settings(environment) != as_started or config["host"] == "measured":
             return None
         with self.lock:

@@ -87,7 +87,7 @@ def findings(text: str, kind: str, path: str, own: frozenset[str]) -> list[Findi
 
 def _marked(source: Module | Plain, found: Finding, changes: Sequence[Change]) -> Finding:
     """Without its node, and told whether `anychip port` edits it: which is asked, not known by another list."""
-    edited = found.node is not None and is_edited(found, span(source, found), changes)
+    edited = found.node is not None and is_edited(source, found, span(source, found), changes)
     return replace(found, node=None, automatic=edited, fingerprint=_fingerprint(source, found))
 
 

@@ -8,7 +8,7 @@ port edits.
 from collections.abc import Iterable, Mapping, Sequence
 
 from anychip.audit.finding import AGE, Finding
-from anychip.port.edits import HARMLESS, KERNEL, THOUGHT, UNSURE, Left
+from anychip.port.edits import HARMLESS, KERNEL, THOUGHT, UNSURE, Edit, Left
 from anychip.port.unit import Change
 from anychip.source.module import Module
 from anychip.source.text import Text
@@ -31,17 +31,37 @@ def span(source: Text, found: Finding) -> Span:
     return source.starts[place.line - 1] + start, source.starts[place.line - 1] + max(end, start + 1)
 
 
-def is_edited(found: Finding, at: Span, changes: Iterable[Change]) -> bool:
-    """Whether an edit replaces all of a finding, or an edit of its own rule a part of it."""
+def is_edited(source: Text, found: Finding, at: Span, changes: Iterable[Change]) -> bool:
+    """Whether an edit replaces all of a finding, or an edit of its own rule a part of it: also the module that a name is imported
+    from, and what is put first into a call of a function."""
     start, end = at
+    statement = next((one for one in _imports(source) if one[0] <= start < one[1]), at)
     for change in changes:
         for piece in change.pieces:
-            touches = (piece.start < end and start < piece.end) or (
-                piece.start == piece.end and start <= piece.start <= end
-            )
-            if touches and (change.rule in (found.rule, IMPORTS) or (piece.start <= start and end <= piece.end)):
+            if _touches(piece, at) and (
+                change.rule in (found.rule, IMPORTS) or (piece.start <= start and end <= piece.end)
+            ):
+                return True
+            if change.rule != found.rule:
+                continue
+            module = change.symbol.removeprefix("from ")
+            if _touches(piece, statement) and f"{found.symbol}.".startswith(f"{module}."):
+                return True
+            between = source.data[end : piece.start].strip()
+            if change.symbol == found.symbol and piece.start == piece.end > end and between == b"(":
                 return True
     return False
+
+
+def _touches(piece: Edit, at: Span) -> bool:
+    start, end = at
+    return (piece.start < end and start < piece.end) or (piece.start == piece.end and start <= piece.start <= end)
+
+
+def _imports(source: Text) -> list[Span]:
+    """Of each import its bytes; of a text that is no Python none."""
+    nodes = source.found.imports if isinstance(source, Module) else ()
+    return [(source.start(node), source.end(node)) for node in nodes]
 
 
 def left_of(
@@ -53,16 +73,14 @@ def left_of(
 ) -> tuple[Left, ...]:
     """The findings of a text that no change covers. own: port's reasons, taken for the findings that they stand at; those
     that stand at none are left as well. libraries: what takes the place of which on the chip."""
-    imports = (
-        {source.start(node): source.end(node) for node in source.found.imports} if isinstance(source, Module) else {}
-    )
+    imports = dict(_imports(source))
     told: list[Left] = []
     used: set[Left] = set()
     for found in findings:
         if found.severity in ("flow", AGE):
             continue
         at = span(source, found)
-        if is_edited(found, at, changes):
+        if is_edited(source, found, at, changes):
             used.update(left for left in own if left.offset == at[0])
             continue
         # An import is left as a statement, and found by its names.

@@ -140,7 +140,9 @@ def _compared(forecast: "Forecast") -> str:
     """Which published runs the error comes from, and in what none of this chip's are like the program."""
     found = forecast.compared
     if found is None:
-        return ""
+        return (
+            "error of its parts, by what each rests on: no published run of what it is, or on this chip, was compared"
+        )
     times = f", times {found.times:.1f}" if found.times > 1.0 else ""
     trait = f" {found.trait}" if found.trait else ""
     whose = ", of all chips" if found.all_chips else ""

@@ -118,3 +118,12 @@ def test_what_is_no_notebook_of_today_is_skipped(text, tmp_path):
     done = port(tmp_path)
     assert done.skipped == {"old.ipynb": "no notebook of version 4"}
     assert [edit.rule for edit in done.edits if edit.rule != "header"] == ["cuda-method"]
+
+
+def test_names_of_an_edited_import_and_their_calls_are_not_left(tmp_path):
+    """`from torch.cuda.amp import autocast` was edited, as was `autocast()`, and both were listed as not certain enough to edit."""
+    (tmp_path / "a.py").write_text(
+        "from torch.cuda.amp import autocast, GradScaler\nscaler = GradScaler()\nwith autocast(enabled=True):\n    pass\nlater = autocast\n"
+    )
+    by_audit, by_port = both(tmp_path)
+    assert by_audit == by_port == Counter({("a.py", 5, "torch.cuda.amp.autocast"): 1})

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "places": {"errors", "targets", "spec", "network", "job"},
     "recordings": {"argv", "errors", "places", "spec", "record", "device"},
     "api": {"errors", "units", "places", "recordings", "spec", "record", "forecast", "job", "network", "cluster", "memory"},
-    "port": {"errors", "units", "spec", "source", "whole", "audit"},
+    "port": {"arguments", "errors", "units", "spec", "source", "whole", "audit"},
     "measure": {"arguments", "errors", "units", "spec", "record", "cost", "whole"},
     "chips": {"spec", "report", "whole"},
     "cli": {"arguments", "errors", "audit", "measure", "port", "chips", "api", "places", "report", "whole"},

@@ -131,7 +131,7 @@ class Forecast:
 
     def at(self, usd_per_hour: float) -> "Forecast":
         """The same where an hour of a chip costs so much."""
-        return replace(self, cost_usd=usd_per_hour * self.step_time_s * self.num_chips / 3600)
+        return replace(self, cost_usd=cost_of(usd_per_hour, self.step_time_s, self.num_chips))
 
     @property
     def rate_per_chip(self) -> float | None:
@@ -174,7 +174,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         model_flop_per_step=total["model_flop"], peak_memory_bytes=held.peak_bytes, memory_bytes=chip.memory_bytes,
         breakdown_s=breakdown, unpriced_share=evidence["bytes_only"], evidence=evidence,
         energy_j=chip.power_w * step_time if chip.power_w else None,
-        cost_usd=chip.price_usd_per_hour * step_time / 3600 if chip.price_usd_per_hour else None,
+        cost_usd=cost_of(chip.price_usd_per_hour, step_time),
         steps=len(found), step_kind=window.kind, num_ops=int(timeline.op.size), kernels_per_step=total["kernels"],
         tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None, matrix_dtype=products.dtype,
         executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window),
@@ -187,6 +187,11 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
         values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
     )  # fmt: skip
+
+
+def cost_of(usd_per_hour: float | None, step_time_s: float, num_chips: int = 1) -> float | None:
+    """USD of a step, where an hour of a chip costs so much; None where that is not known."""
+    return usd_per_hour * step_time_s * num_chips / 3600 if usd_per_hour else None
 
 
 def is_prompt(tokens: float | None, samples: float | None) -> bool | None:

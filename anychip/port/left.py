@@ -5,18 +5,19 @@ Audit finds, port edits what is certain; every finding that no edit covers is le
 port edits.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from anychip.audit.finding import AGE, Finding
 from anychip.port.edits import HARMLESS, KERNEL, THOUGHT, UNSURE, Edit, Left
 from anychip.port.unit import Change
-from anychip.source.module import Module
 from anychip.source.text import Text
 
 # Severity of a finding that no edit covers -> why it was left.
 _KINDS = {"cosmetic": HARMLESS, "automatic": UNSURE, "thought": THOUGHT, "rewrite": KERNEL, "blocks": KERNEL}
 IMPORTS = "imports"  # the rule that tidies them, whatever was imported
 Span = tuple[int, int]
+_OPENED = re.compile(rb"(\s*\()\s*")  # a call, up to its first argument
 
 
 def span(source: Text, found: Finding) -> Span:
@@ -35,7 +36,8 @@ def is_edited(source: Text, found: Finding, at: Span, changes: Iterable[Change])
     """Whether an edit replaces all of a finding, or an edit of its own rule a part of it: also the module that a name is imported
     from, and what is put first into a call of a function."""
     start, end = at
-    statement = next((one for one in _imports(source) if one[0] <= start < one[1]), at)
+    statement = next((one for one in source.imports.items() if one[0] <= start < one[1]), at)
+    call = _OPENED.match(source.data, end)
     for change in changes:
         for piece in change.pieces:
             if _touches(piece, at) and (
@@ -47,8 +49,8 @@ def is_edited(source: Text, found: Finding, at: Span, changes: Iterable[Change])
             module = change.symbol.removeprefix("from ")
             if _touches(piece, statement) and f"{found.symbol}.".startswith(f"{module}."):
                 return True
-            between = source.data[end : piece.start].strip()
-            if change.symbol == found.symbol and piece.start == piece.end > end and between == b"(":
+            is_first = call is not None and call.end(1) <= piece.start == piece.end <= call.end()
+            if is_first and change.symbol == found.symbol:
                 return True
     return False
 
@@ -56,12 +58,6 @@ def is_edited(source: Text, found: Finding, at: Span, changes: Iterable[Change])
 def _touches(piece: Edit, at: Span) -> bool:
     start, end = at
     return (piece.start < end and start < piece.end) or (piece.start == piece.end and start <= piece.start <= end)
-
-
-def _imports(source: Text) -> list[Span]:
-    """Of each import its bytes; of a text that is no Python none."""
-    nodes = source.found.imports if isinstance(source, Module) else ()
-    return [(source.start(node), source.end(node)) for node in nodes]
 
 
 def left_of(
@@ -73,7 +69,6 @@ def left_of(
 ) -> tuple[Left, ...]:
     """The findings of a text that no change covers. own: port's reasons, taken for the findings that they stand at; those
     that stand at none are left as well. libraries: what takes the place of which on the chip."""
-    imports = dict(_imports(source))
     told: list[Left] = []
     used: set[Left] = set()
     for found in findings:
@@ -85,7 +80,9 @@ def left_of(
             continue
         # An import is left as a statement, and found by its names.
         mine = [
-            left for left in own if at[0] <= left.offset < at[1] or left.offset <= at[0] < imports.get(left.offset, 0)
+            left
+            for left in own
+            if at[0] <= left.offset < at[1] or left.offset <= at[0] < source.imports.get(left.offset, 0)
         ]
         used.update(mine)
         best = next((left for left in mine if left.rule == found.rule), mine[0] if mine else None)

@@ -37,7 +37,7 @@ class Chunk:
     early: set[int] = field(default_factory=set)  # symbols that others free before the chunk which continues this
     freed: dict[int, int] = field(
         default_factory=dict
-    )  # by their place among the words, blocks of others whose end is here
+    )  # blocks of others that end here, by their place among the words
 
     @property
     def fit(self) -> bool:

@@ -10,7 +10,7 @@ binds it. A name of this file's own is `package.module.name`. None: nobody can s
 import ast
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -109,6 +109,10 @@ class Module(Text):
         """Every whole chain of names that is read, with what it means, in the order of the text."""
         named = ((node, self.qualified(node)) for node in self.found.chains)
         return [(node, name) for node, name in named if name is not None]
+
+    @cached_property
+    def imports(self) -> Mapping[int, int]:
+        return {self.start(node): self.end(node) for node in self.found.imports}
 
     @property
     def calls(self) -> list[ast.Call]:

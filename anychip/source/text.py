@@ -9,6 +9,7 @@ import io
 import re
 import tokenize
 from bisect import bisect_right
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, cast
 
@@ -34,6 +35,11 @@ class Text:
     @cached_property
     def data(self) -> bytes:
         return self.text.encode("utf-8", "surrogateescape")
+
+    @property
+    def imports(self) -> Mapping[int, int]:
+        """Of each import statement the byte offset of its begin, and of its end; of a text that is no Python none."""
+        return {}
 
     @cached_property
     def starts(self) -> list[int]:

@@ -178,3 +178,37 @@ def test_gradients_are_added_apart_where_the_scripts_say_so():
 
 def test_gradients_of_fp16_are_kept_in_fp16():
     assert (mindspeed("", dtype="fp16")["reduce"], mindspeed("", dtype="bf16")["reduce"]) == ("fp16", "fp32")
+
+
+EAGER = {**NAMED_ONLY, "chips": "8", "micro_batch": "", "seq_len": "2048"}
+
+
+@pytest.mark.parametrize(("framework", "sharding", "fusion", "compiled", "adam"), [
+    ("PyTorch FSDP", "fsdp", False, "none", "foreach"),
+    ("PyTorch DDP", "ddp", False, "none", "foreach"),
+    ("PyTorch Lightning", "fsdp", False, "none", "foreach"),
+    ("Hugging Face Trainer (Accelerate)", "ddp", False, "none", "foreach"),
+    ("axolotl + DeepSpeed ZeRO-3", "fsdp", False, "none", "fused"),
+    ("DeepSpeed ZeRO-2", "gradients", False, "none", "fused"),
+    ("DeepSpeed", "optimizer", False, "none", "fused"),
+    ("LLM Foundry (Composer)", "fsdp", False, "none", "foreach"),
+    ("fms-fsdp (PyTorch FSDP)", "fsdp", False, "layers", "foreach"),
+    ("nanotron", "optimizer", True, "none", "fused"),
+    ("GPT-NeoX", "optimizer", True, "none", "fused"),
+    ("unsloth", "ddp", True, "none", "foreach"),
+    ("PyTorch NVIDIA Release 25.04", "optimizer", True, "none", "fused"),  # MLPerf's, which is NeMo
+    ("PyTorch", "optimizer", True, "none", "fused"),
+])  # fmt: skip
+def test_a_framework_that_no_source_here_used_does_what_its_code_says(framework, sharding, fusion, compiled, adam):
+    options = plan(run_of(framework=framework, **EAGER)).options
+    found = options["sharding"], bool(options.get("fusion")), options["compile"], options["adam"]
+    assert found == (sharding, fusion, compiled, adam)
+
+
+def test_on_a_chip_that_compiles_steps_such_a_framework_is_compiled():
+    assert plan(run_of(framework="PyTorch/XLA FSDP", chip="TPU v5p", **EAGER)).options["compile"] == "all"
+    assert plan(run_of(framework="Hugging Face Trainer", chip="Gaudi 2", **EAGER)).options["compile"] == "all"
+
+
+def test_adapters_may_be_named_with_the_framework():
+    assert plan(run_of(framework="transformers + PEFT LoRA", **EAGER)).options["lora_rank"] == 16

@@ -208,7 +208,15 @@ def test_a_framework_that_no_source_here_used_does_what_its_code_says(framework,
 def test_on_a_chip_that_compiles_steps_such_a_framework_is_compiled():
     assert plan(run_of(framework="PyTorch/XLA FSDP", chip="TPU v5p", **EAGER)).options["compile"] == "all"
     assert plan(run_of(framework="Hugging Face Trainer", chip="Gaudi 2", **EAGER)).options["compile"] == "all"
+    assert plan(run_of(framework="Megatron-DeepSpeed", chip="Gaudi 2", **EAGER)).options["compile"] == "all"
+    assert plan(run_of(framework="optimum-neuron", chip="AWS Trainium1", **EAGER)).options["compile"] == "all"
 
 
 def test_adapters_may_be_named_with_the_framework():
     assert plan(run_of(framework="transformers + PEFT LoRA", **EAGER)).options["lora_rank"] == 16
+
+
+def test_degrees_on_trainium_count_cores():
+    row = {**EAGER, "chips": "16", "framework": "Neuron SDK 2.24", "tp": "8"}
+    assert plan(run_of(chip="AWS Trainium1", **row)).options["tp"] == 4
+    assert plan(run_of(chip="AWS Trainium2", **row)).options["tp"] == 2

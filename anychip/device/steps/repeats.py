@@ -129,6 +129,7 @@ class Repeats:
         recorder = runtime.recorder
         self.writer = Writer(recorder.tape, recorder.block_bytes, self._allocate, self._release, runtime.new_event)
         self.anchor = torch.zeros((), requires_grad=True, device="cpu")
+        self.unkept = 0  # references to a gradient that nobody keeps
 
     # ------------------------------------------------------------ forward
 
@@ -216,6 +217,7 @@ class Repeats:
         self, module: torch.nn.Module, history: History, given: list[Any], run: Callable[[list[Any]], Any]
     ) -> Any:
         self.folded += 1
+        self.unkept = self.unkept or _unkept(self.anchor)
         replay = Replay(self, history, module, given, run)
         made = iter(Folded.apply(replay, self.anchor, *replay.wanted))  # type: ignore[no-untyped-call]
         leaves = [
@@ -247,8 +249,7 @@ class Repeats:
             call = Call(replay.history, chunk, replay.module, [weakref.ref(one) for one in wanted], keep=wanted)
             self._watch(call, kept)
         pairs = [(one, grad) for one, grad in zip(kept, grads, strict=True) if grad is not None]
-        backward: Any = torch.autograd.backward
-        getattr(backward, "__wrapped__", backward)([one for one, _ in pairs], [grad for _, grad in pairs])
+        _backward([one for one, _ in pairs], [grad for _, grad in pairs])
         found = [one.grad for one in wanted]
         call, self.current = self.current, replay
         if isinstance(call, Call) and not call.history.off:
@@ -270,7 +271,10 @@ class Repeats:
                 continue
             others = dict(hooks)
             hooks.clear()  # (the engine calls them in the order that they were put in: `move_to_end` changes nothing)
-            one.register_hook(partial(self._before_hooks, call, number, weakref.ref(one), len(others)))
+            # (The program's hooks outlive an output that it drops; the graph has them.)
+            one.register_hook(
+                partial(self._before_hooks, call, number, weakref.ref(one), weakref.ref(hooks), len(others))
+            )
             hooks.update(others)
 
     # ------------------------------------------------------------ backward
@@ -300,10 +304,16 @@ class Repeats:
         self._fired(call, number, grads[place])
 
     def _before_hooks(
-        self, call: Call, number: int, output: Callable[[], torch.Tensor | None], own: int, grad: Any
+        self,
+        call: Call,
+        number: int,
+        output: Callable[[], torch.Tensor | None],
+        hooks: Callable[[], Any],
+        own: int,
+        grad: Any,
     ) -> None:
         made = output()
-        if made is not None and (made.retains_grad or len(made._backward_hooks or ()) > own + 1):
+        if (made is not None and made.retains_grad) or len(hooks() or ()) > own + 1:
             call.history.off = True  # what the program's hooks do cannot be told from what the modules' do
         self._fired(call, number, grad)
 
@@ -438,8 +448,10 @@ class Replay:
         if seen is None or seen.known is None or not seen.sure:
             return repeats.make_up(self, grads)
         repeats.current = self
-        # What came is freed where it was; the engine, which holds it until this is done, would free it later.
-        given = {number: _plain(one) for number, one in enumerate(grads)}
+        # What came is freed where it was; the engine, which holds it until this is done, would free it later. What the program
+        # keeps of it (a hook that puts it in a list) stays.
+        kept = [count > self.repeats.unkept for count in _references(grads)]
+        given = {number: [] if kept[number] else _plain(one) for number, one in enumerate(grads)}
         frees = {
             block: partial(_empty, given[number][place])
             for block, (number, place) in seen.given.items()
@@ -489,6 +501,37 @@ class Folded(torch.autograd.Function):
         return (None, None, *ctx.replay.backward(ctx._sequence_nr(), grads))
 
 
+class Counted(torch.autograd.Function):
+    """A node that says how many references there are to its gradient."""
+
+    references = 0
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (Counted.references,) = _references(grads)
+        return None
+
+
+def _unkept(value: torch.Tensor) -> int:
+    """References to a gradient that nobody keeps: as many as this torch takes to hand it to a node."""
+    _backward([Counted.apply(value).neg()])  # type: ignore[no-untyped-call]
+    return Counted.references
+
+
+def _references(grads: tuple[Any, ...]) -> list[int]:
+    return [sys.getrefcount(one) for one in grads]
+
+
+def _backward(*args: Any) -> None:
+    """torch's own, unseen."""
+    backward: Any = torch.autograd.backward
+    getattr(backward, "__wrapped__", backward)(*args)
+
+
 def _beside(roots: Any, nodes: Collection[int]) -> Iterator[Any]:
     """The nodes that a backward from these goes through until it meets those of these numbers."""
     given = pytree.tree_leaves(roots)
@@ -515,7 +558,15 @@ def _plain(value: Any) -> list[torch.Tensor]:
 
 
 def _empty(tensor: torch.Tensor) -> None:
-    tensor.untyped_storage().resize_(0)
+    if _owners(tensor) == OWN:  # else a view of it stays
+        tensor.untyped_storage().resize_(0)
+
+
+def _owners(tensor: torch.Tensor) -> int:
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+
+
+OWN = _owners(torch.empty(0, device="cpu"))
 
 
 def _ready(history: History) -> bool:

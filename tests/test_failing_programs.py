@@ -13,17 +13,22 @@ from anychip.device import __main__ as main
 from tests.command import PROGRAMS, TRAIN, forecast, start, target
 
 
-def test_ctrl_c_gives_what_there_is_and_130():
-    process = start(PROGRAMS / "wait_forever.py")
+def interrupted(process):
+    """What a command printed, and what it said, that gets Ctrl-C once its program says that it is waiting."""
     seen = []
     for line in process.stderr:
         seen.append(line)
-        if "now waiting" in line:
+        if "waiting" in line:
             break
-    time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, "".join(seen) + err
+    return out, "".join(seen) + err
+
+
+def test_ctrl_c_gives_what_there_is_and_130():
+    process = start(PROGRAMS / "wait_forever.py")
+    out, err = interrupted(process)
+    assert process.returncode == 130, err
     assert "step time" in out
     assert "Interrupted: the figures hold for what the program had done by then." in out
 
@@ -380,15 +385,56 @@ def test_what_is_interrupted_before_a_step_is_complete_has_no_figures(begun, tmp
     program = tmp_path / "waits.py"
     program.write_text(f"import torch, threading\n{begun}\nprint('waiting', flush=True)\nthreading.Event().wait(60)\n")
     process = start("--json", tmp_path / "none.json", program, on=("h100", "mi300x"))
-    for line in process.stderr:
-        if "waiting" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = interrupted(process)
     assert (process.returncode, out) == (130, "")
     assert "interrupted before its first step was complete: there are no figures" in err
     found = json.loads((tmp_path / "none.json").read_text())
     assert (found["outcome"], found["targets"]) == ("interrupted", [])
+
+
+CALLS = """
+import contextlib, sys, threading, torch
+model = torch.nn.Linear(64, 64).cuda()
+with contextlib.nullcontext() if sys.argv[1] == "with" else torch.no_grad():
+    for number in range(100):
+        if number == 3:
+            print("waiting", flush=True)
+            threading.Event().wait(60)
+        model(torch.ones(4, 64, device="cuda"))
+"""
+
+
+@pytest.mark.parametrize("gradients", ["with", "without"])
+def test_ctrl_c_in_a_loop_of_calls_gives_what_there_is(gradients, tmp_path):
+    """With gradients, as where nobody says no_grad, each of the calls was taken for half of a step that trains."""
+    program = tmp_path / "calls.py"
+    program.write_text(CALLS)
+    process = start("--json", tmp_path / "calls.json", program, gradients)
+    out, err = interrupted(process)
+    assert process.returncode == 130, err
+    assert "time per call" in out
+    assert "Interrupted: the figures hold for what the program had done by then." in out
+    assert json.loads((tmp_path / "calls.json").read_text())["steps"] == 3
+
+
+def test_a_call_that_ctrl_c_cuts_short_is_no_call(tmp_path):
+    program = tmp_path / "half.py"
+    program.write_text(
+        "import threading, torch\n"
+        "class Half(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        x = super().forward(x)\n"
+        "        print('waiting', flush=True)\n"
+        "        threading.Event().wait(60)\n"
+        "        return super().forward(x)\n"
+        "model = Half(64, 64).cuda()\n"
+        "with torch.no_grad():\n"
+        "    model(torch.ones(4, 64, device='cuda'))\n"
+    )
+    process = start(program)
+    out, err = interrupted(process)
+    assert (process.returncode, out) == (130, ""), out
+    assert "interrupted before its first step was complete: there are no figures" in err
 
 
 @pytest.mark.parametrize("wait_s", [0.1, 0.5, 1.0])

@@ -51,32 +51,43 @@ def test_a_killed_command_leaves_no_process_behind():
         assert not Path(f"/proc/{children[0]}").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_ended_while_it_records_side_by_side_ends_at_once(number, tmp_path):
-    """SIGTERM waited for the programs to end, and SIGHUP left what they had written in place of checkpoints."""
-    program = tmp_path / "asks.py"
+def sleeps_but_on_h100(folder, first):
+    """A program that trains; on every other chip it does this in its first step, tells `wait_for`, and sleeps."""
+    program = folder / "program.py"
     program.write_text(
-        "import os, pathlib, subprocess, torch\n"
+        "import os, pathlib, signal, subprocess, torch\n"
         "model = torch.nn.Linear(8, 8).cuda()\n"
         "optimizer = torch.optim.SGD(model.parameters(), 0.1)\n"
         "for step in range(3):\n"
         "    model(torch.zeros(8, 8, device='cuda')).sum().backward()\n"
         "    optimizer.step()\n"
         "    if 'H100' not in torch.cuda.get_device_name():\n"
-        f"        torch.save(model.state_dict(), {str(tmp_path / 'saved.pt')!r})\n"
-        f"        pathlib.Path({str(tmp_path)!r}, str(os.getpid()) + '.waits').touch()\n"
+        f"        {first}\n"
+        f"        pathlib.Path({str(folder)!r}, f'{{os.getpid()}}.waits').touch()\n"
         "        subprocess.run(['sleep', '100'])\n"
     )
+    return program
+
+
+def wait_for(folder, number):
+    """Until so many of them sleep."""
+    limit = time.monotonic() + 100
+    while len(list(folder.glob("*.waits"))) < number and time.monotonic() < limit:
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_ended_while_it_records_side_by_side_ends_at_once(number, tmp_path):
+    """SIGTERM waited for the programs to end, and SIGHUP left what they had written in place of checkpoints."""
+    program = sleeps_but_on_h100(tmp_path, f"torch.save(model.state_dict(), {str(tmp_path / 'saved.pt')!r})")
     (tmp_path / "saved.pt").write_text("of before")
     process = start("--quiet", "--json", tmp_path / "no.json", program, on=("h100", "mi300x", "l4"))
-    limit = time.monotonic() + 100
-    while len(list(tmp_path.glob("*.waits"))) < 2 and time.monotonic() < limit:
-        time.sleep(0.1)
+    wait_for(tmp_path, 2)
     process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert (tmp_path / "saved.pt").read_text() == "of before"
-    assert {one.name for one in tmp_path.iterdir() if one.suffix != ".waits"} == {"asks.py", "saved.pt"}
+    assert {one.name for one in tmp_path.iterdir() if one.suffix != ".waits"} == {"program.py", "saved.pt"}
 
 
 def test_a_program_that_raises_before_a_step_shows_its_own_traceback_and_one_line_of_ours():
@@ -350,23 +361,9 @@ def test_sys_exit_keeps_its_code(code):
 
 def test_a_second_ctrl_c_ends_programs_that_are_deaf_to_the_first_side_by_side(tmp_path):
     """Nothing but SIGKILL did: they were waited for, by threads that hear no Ctrl-C."""
-    program = tmp_path / "deaf.py"
-    program.write_text(
-        "import pathlib, signal, subprocess, torch\n"
-        "model = torch.nn.Linear(8, 8).cuda()\n"
-        "optimizer = torch.optim.SGD(model.parameters(), 0.1)\n"
-        "for step in range(3):\n"
-        "    model(torch.zeros(8, 8, device='cuda')).sum().backward()\n"
-        "    optimizer.step()\n"
-        "    if 'H100' not in torch.cuda.get_device_name():\n"
-        "        signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        f"        pathlib.Path({str(tmp_path / 'waits')!r}).touch()\n"
-        "        subprocess.run(['sleep', '100'])\n"
-    )
+    program = sleeps_but_on_h100(tmp_path, "signal.signal(signal.SIGINT, signal.SIG_IGN)")
     process = start("--quiet", "--json", tmp_path / "found.json", program, on=("h100", "mi300x"))
-    limit = time.monotonic() + 100
-    while not (tmp_path / "waits").exists() and time.monotonic() < limit:
-        time.sleep(0.1)
+    wait_for(tmp_path, 1)
     process.send_signal(signal.SIGINT)
     time.sleep(1)
     process.send_signal(signal.SIGINT)

@@ -28,17 +28,22 @@ from anychip.record import Program
 
 HERE = Path(__file__).parent
 MODULE = "accuracy.reference"
-PACKAGES = {"accuracy.megatron": "megatron-core"}  # what a program is made of, where that is not here
+MEGATRON = "accuracy.megatron"
+PACKAGES = {MEGATRON: "megatron-core"}  # what a program is made of, where that is not here
 HYBRID = "accuracy.hybrid"
 HOLDING = "accuracy.holding"
 GRAPHED = "accuracy.graphed"
 GATHERED = "accuracy.gathered"
 SERVING = "accuracy.serving.program"
 STANDINS = {
-    "accuracy.megatron": ("*.py",),
+    MEGATRON: (
+        "amp_c.py", "apex*.py", "cupy.py", "optimizers.py", "softmax.py", "te_*.py", "transformer_engine.py", "wgrad.py", "fused.py",
+        "recording.py",
+    ),
     HYBRID: ("causal_conv1d.py", "fused.py", "mamba_*.py"),
     HOLDING: ("bitsandbytes.py",),
-}  # that a program's ops come from
+}  # fmt: skip
+# (Those that a program imports, and what they launch their kernels by. Which file serves which library is no part of what is recorded.)
 # What is folded for a short pipeline may need more memory than the whole's ranks have: no recording ends for want of it.
 ROOMY = """
 schema_version = 1
@@ -154,16 +159,10 @@ class Recorder:
 
 def serve(jobs: int) -> None:
     """Fork for each line; answer with a line when its recording is there."""
-    from anychip.device.__main__ import Session, end_with_parent  # type: ignore[attr-defined]
+    from anychip.device.__main__ import end_with_parent
 
     end_with_parent()
-    place = Path(tempfile.mkdtemp(prefix="anychip-"))
-    (place / "roomy.toml").write_text(ROOMY, encoding="utf-8")
-    config = {"argv": [MODULE], "module": True, "chip": str(place / "roomy.toml"), "steps": ENDLESS, "uneven": ENDLESS, "calls": None,
-              "step_mark": None, "cluster": None, "host": "modelled", "device": "cuda", "devices": CHIPS_PER_NODE, "imbalance": 1.0, "fold": False,
-              "out": f"{place}/none", "world_size": 1, "ranks": "distinct", "jobs": jobs}  # fmt: skip
-    session = Session(config)
-    session.install()
+    session = installed(jobs)
     warm()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -174,6 +173,20 @@ def serve(jobs: int) -> None:
             run(session, module, argv, num_chips, Path(out))
         wait(child, Path(out))
         print("done", file=answers, flush=True)
+
+
+def installed(jobs: int) -> Any:
+    """The virtual chip, in this process."""
+    from anychip.device.__main__ import Session  # type: ignore[attr-defined]
+
+    place = Path(tempfile.mkdtemp(prefix="anychip-"))
+    (place / "roomy.toml").write_text(ROOMY, encoding="utf-8")
+    config = {"argv": [MODULE], "module": True, "chip": str(place / "roomy.toml"), "steps": ENDLESS, "uneven": ENDLESS, "calls": None,
+              "step_mark": None, "cluster": None, "host": "modelled", "device": "cuda", "devices": CHIPS_PER_NODE, "imbalance": 1.0, "fold": False,
+              "out": f"{place}/none", "world_size": 1, "ranks": "distinct", "jobs": jobs}  # fmt: skip
+    session = Session(config)
+    session.install()
+    return session
 
 
 # What the reference transformer and torch beneath it import on their way: here once, not in every rank (7 of 8 CPU seconds).
@@ -190,8 +203,8 @@ MORE = {
     GATHERED: (GATHERED,),
     SERVING: (SERVING, "accuracy.reference.__main__"),
     HYBRID: (HYBRID, "accuracy.reference.__main__"),
-    "accuracy.megatron": (
-        "accuracy.megatron", "accuracy.reference.__main__", "megatron.core.distributed", "megatron.core.models.gpt",
+    MEGATRON: (
+        MEGATRON, "accuracy.reference.__main__", "megatron.core.distributed", "megatron.core.models.gpt",
         "megatron.core.optimizer", "megatron.core.pipeline_parallel",
     ),
 }  # fmt: skip

@@ -175,10 +175,12 @@ def forecast(
     reserved = [_reserved_bytes(recorded[place], place.chip, one) for place, one in forecasts.items()]
     total_s = time.perf_counter() - began
     progress(f"priced on {', '.join(map(str, places))} in {(total_s - recorded_s) * 1e3:.0f} ms")
-    warnings += [text for one in programs for text in (*one.meta.get("warnings", ()), *_failure(one, len(places) > 1))]
+    warnings += _of_each({place: recorded[place].meta.get("warnings", ()) for place in places})
+    warnings += [text for one in programs for text in _failure(one, len(places) > 1)]
     warnings += _strangers(programs, {one.step_kind for one in forecasts.values()})
-    warnings += [text for place in places if place.fabric is not None for text in place.fabric.assumptions]
-    warnings += [*_of_each(forecasts), *_fits_from(forecasts)]
+    warnings += _of_each({place: place.fabric.assumptions for place in places if place.fabric is not None})
+    warnings += _of_each({place: one.warnings for place, one in forecasts.items()})
+    warnings += _fits_from(forecasts)
     return Answer(
         program=_title(program),
         names=tuple(place.name for place in places),
@@ -208,14 +210,21 @@ def _by_id(prices: Mapping[str, float], places: Sequence[Place]) -> dict[str, fl
     return found
 
 
-def _of_each(forecasts: "Mapping[Place, Forecast]") -> list[str]:
-    """What there is to say of each target's figures, with its name where it does not hold for all."""
-    counts = Counter(text for one in forecasts.values() for text in dict.fromkeys(one.warnings))
-    return [
-        text if counts[text] == len(forecasts) or text.startswith(f"{place.chip.id}: ") else f"{place.name}: {text}"
-        for place, one in forecasts.items()
-        for text in one.warnings
-    ]
+def _of_each(said: Mapping[Place, Iterable[str]]) -> list[str]:
+    """What is said of each target, once: with the names of those that it holds for where it does not for all, or where it names
+    their chip for all that are asked for of that."""
+    holds: dict[str, list[Place]] = {}
+    for place, texts in said.items():
+        for text in dict.fromkeys(texts):
+            holds.setdefault(text, []).append(place)
+    of_chip = Counter(place.chip.id for place in said)
+    found = []
+    for text, places in holds.items():
+        chip = places[0].chip.id
+        least = of_chip[chip] if text.startswith((f"{chip}: ", f"{chip} ")) else len(said)
+        names = ", ".join(place.name for place in places)
+        found.append(text if len(places) >= least else f"{names}: {text.removeprefix(f'{chip}: ')}")
+    return found
 
 
 def _fits_from(forecasts: "Mapping[Place, Forecast]") -> list[str]:
@@ -368,12 +377,13 @@ def _how_failed(found: Recorded, place: Place) -> Failure | None:
 
 
 def _failure(program: Program, among_others: bool) -> list[str]:
-    """Told with the figures where the program failed after it had taken steps; among others with the chip that it did on."""
+    """Told with the figures where the program failed after it had taken steps; among others with the target that it did on."""
     how = failure_of(program)
     if how is None:
         return []
     who = f"Rank {how.rank}" if program.world_size > 1 else "The program"
-    who = f"{program.meta['chip']}: {who[0].lower()}{who[1:]}" if among_others else who
+    place = program.meta["chip"] + (f":{program.world_size}" if program.world_size > 1 else "")
+    who = f"{place}: {who[0].lower()}{who[1:]}" if among_others else who
     why = f"it was refused {how.refusal}" if how.refusal else how.error
     at = f" at {how.place}" if how.place else ""
     after = f"after {units.several(how.steps, 'step')}{at}" + (f": {why.rstrip('.')}" if why else "")

@@ -11,6 +11,7 @@ import pytest
 from anychip import api
 from anychip.device import launch
 from anychip.errors import INTERRUPTED, BadChipFile, BadTarget, BadUse, ProgramFailed, UnknownChip
+from anychip.places import Place
 from anychip.record import Kind, Op, TensorMeta, word
 from anychip.report import terminal
 from anychip.spec import load_chip
@@ -258,18 +259,13 @@ def test_what_the_check_finds_in_a_file_of_ones_own_is_warned_of(tmp_path):
 
 
 def test_a_warning_names_its_target_unless_it_holds_for_all():
-    """Of several chips nobody knew whose steps were uneven."""
-    from types import SimpleNamespace
-    from typing import Any
-
-    class Target(SimpleNamespace):
-        __hash__ = object.__hash__
-
-    places: Any = [Target(name=name, chip=SimpleNamespace(id=f"maker-{name}")) for name in ("a:8", "b:8")]
-    said = [("Steps differ.", "Both."), ("maker-b:8: memory grows.", "Both.")]
-    forecasts = {place.name: SimpleNamespace(warnings=texts) for place, texts in zip(places, said, strict=True)}
-    found = api._of_each({places[0]: forecasts["a:8"], places[1]: forecasts["b:8"]})
-    assert list(dict.fromkeys(found)) == ["a:8: Steps differ.", "Both.", "maker-b:8: memory grows."]
+    """Of several chips nobody knew whose steps were uneven, and of several numbers of one in which of them memory grows."""
+    h100, l4 = load_chip("h100"), load_chip("l4")
+    places = [Place(f"h100:{count}", h100, count, is_job=True) for count in (8, 16, 64)] + [Place("l4", l4)]
+    grows, lacks, full = f"{h100.id}: memory grows.", f"{h100.id} has no fp4.", f"{l4.id}: needs more."
+    said = [("Steps differ.", "All.", lacks), ("All.", grows, lacks), ("All.", grows, lacks), ("All.", full)]
+    found = api._of_each(dict(zip(places, said, strict=True)))
+    assert found == ["h100:8: Steps differ.", "All.", lacks, "h100:16, h100:64: memory grows.", full]
 
 
 def test_from_how_many_chips_a_job_fits_is_said():

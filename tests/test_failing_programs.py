@@ -13,17 +13,22 @@ from anychip.device import __main__ as main
 from tests.command import PROGRAMS, TRAIN, forecast, start, target
 
 
-def test_ctrl_c_gives_what_there_is_and_130():
-    process = start(PROGRAMS / "wait_forever.py")
+def interrupted(process):
+    """What a command printed, and what it said, that gets Ctrl-C once its program says that it is waiting."""
     seen = []
     for line in process.stderr:
         seen.append(line)
-        if "now waiting" in line:
+        if "waiting" in line:
             break
-    time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, "".join(seen) + err
+    return out, "".join(seen) + err
+
+
+def test_ctrl_c_gives_what_there_is_and_130():
+    process = start(PROGRAMS / "wait_forever.py")
+    out, err = interrupted(process)
+    assert process.returncode == 130, err
     assert "step time" in out
     assert "Interrupted: the figures hold for what the program had done by then." in out
 
@@ -46,32 +51,43 @@ def test_a_killed_command_leaves_no_process_behind():
         assert not Path(f"/proc/{children[0]}").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_ended_while_it_records_side_by_side_ends_at_once(number, tmp_path):
-    """SIGTERM waited for the programs to end, and SIGHUP left what they had written in place of checkpoints."""
-    program = tmp_path / "asks.py"
+def sleeps_but_on_h100(folder, first):
+    """A program that trains; on every other chip it does this in its first step, tells `wait_for`, and sleeps."""
+    program = folder / "program.py"
     program.write_text(
-        "import os, pathlib, subprocess, torch\n"
+        "import os, pathlib, signal, subprocess, torch\n"
         "model = torch.nn.Linear(8, 8).cuda()\n"
         "optimizer = torch.optim.SGD(model.parameters(), 0.1)\n"
         "for step in range(3):\n"
         "    model(torch.zeros(8, 8, device='cuda')).sum().backward()\n"
         "    optimizer.step()\n"
         "    if 'H100' not in torch.cuda.get_device_name():\n"
-        f"        torch.save(model.state_dict(), {str(tmp_path / 'saved.pt')!r})\n"
-        f"        pathlib.Path({str(tmp_path)!r}, str(os.getpid()) + '.waits').touch()\n"
+        f"        {first}\n"
+        f"        pathlib.Path({str(folder)!r}, f'{{os.getpid()}}.waits').touch()\n"
         "        subprocess.run(['sleep', '100'])\n"
     )
+    return program
+
+
+def wait_for(folder, number):
+    """Until so many of them sleep."""
+    limit = time.monotonic() + 100
+    while len(list(folder.glob("*.waits"))) < number and time.monotonic() < limit:
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_ended_while_it_records_side_by_side_ends_at_once(number, tmp_path):
+    """SIGTERM waited for the programs to end, and SIGHUP left what they had written in place of checkpoints."""
+    program = sleeps_but_on_h100(tmp_path, f"torch.save(model.state_dict(), {str(tmp_path / 'saved.pt')!r})")
     (tmp_path / "saved.pt").write_text("of before")
     process = start("--quiet", "--json", tmp_path / "no.json", program, on=("h100", "mi300x", "l4"))
-    limit = time.monotonic() + 100
-    while len(list(tmp_path.glob("*.waits"))) < 2 and time.monotonic() < limit:
-        time.sleep(0.1)
+    wait_for(tmp_path, 2)
     process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert (tmp_path / "saved.pt").read_text() == "of before"
-    assert {one.name for one in tmp_path.iterdir() if one.suffix != ".waits"} == {"asks.py", "saved.pt"}
+    assert {one.name for one in tmp_path.iterdir() if one.suffix != ".waits"} == {"program.py", "saved.pt"}
 
 
 def test_a_program_that_raises_before_a_step_shows_its_own_traceback_and_one_line_of_ours():
@@ -345,23 +361,9 @@ def test_sys_exit_keeps_its_code(code):
 
 def test_a_second_ctrl_c_ends_programs_that_are_deaf_to_the_first_side_by_side(tmp_path):
     """Nothing but SIGKILL did: they were waited for, by threads that hear no Ctrl-C."""
-    program = tmp_path / "deaf.py"
-    program.write_text(
-        "import pathlib, signal, subprocess, torch\n"
-        "model = torch.nn.Linear(8, 8).cuda()\n"
-        "optimizer = torch.optim.SGD(model.parameters(), 0.1)\n"
-        "for step in range(3):\n"
-        "    model(torch.zeros(8, 8, device='cuda')).sum().backward()\n"
-        "    optimizer.step()\n"
-        "    if 'H100' not in torch.cuda.get_device_name():\n"
-        "        signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        f"        pathlib.Path({str(tmp_path / 'waits')!r}).touch()\n"
-        "        subprocess.run(['sleep', '100'])\n"
-    )
+    program = sleeps_but_on_h100(tmp_path, "signal.signal(signal.SIGINT, signal.SIG_IGN)")
     process = start("--quiet", "--json", tmp_path / "found.json", program, on=("h100", "mi300x"))
-    limit = time.monotonic() + 100
-    while not (tmp_path / "waits").exists() and time.monotonic() < limit:
-        time.sleep(0.1)
+    wait_for(tmp_path, 1)
     process.send_signal(signal.SIGINT)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
@@ -380,15 +382,56 @@ def test_what_is_interrupted_before_a_step_is_complete_has_no_figures(begun, tmp
     program = tmp_path / "waits.py"
     program.write_text(f"import torch, threading\n{begun}\nprint('waiting', flush=True)\nthreading.Event().wait(60)\n")
     process = start("--json", tmp_path / "none.json", program, on=("h100", "mi300x"))
-    for line in process.stderr:
-        if "waiting" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = interrupted(process)
     assert (process.returncode, out) == (130, "")
     assert "interrupted before its first step was complete: there are no figures" in err
     found = json.loads((tmp_path / "none.json").read_text())
     assert (found["outcome"], found["targets"]) == ("interrupted", [])
+
+
+CALLS = """
+import contextlib, sys, threading, torch
+model = torch.nn.Linear(64, 64).cuda()
+with contextlib.nullcontext() if sys.argv[1] == "with" else torch.no_grad():
+    for number in range(100):
+        if number == 3:
+            print("waiting", flush=True)
+            threading.Event().wait(60)
+        model(torch.ones(4, 64, device="cuda"))
+"""
+
+
+@pytest.mark.parametrize("gradients", ["with", "without"])
+def test_ctrl_c_in_a_loop_of_calls_gives_what_there_is(gradients, tmp_path):
+    """With gradients, as where nobody says no_grad, each of the calls was taken for half of a step that trains."""
+    program = tmp_path / "calls.py"
+    program.write_text(CALLS)
+    process = start("--json", tmp_path / "calls.json", program, gradients)
+    out, err = interrupted(process)
+    assert process.returncode == 130, err
+    assert "time per call" in out
+    assert "Interrupted: the figures hold for what the program had done by then." in out
+    assert json.loads((tmp_path / "calls.json").read_text())["steps"] == 3
+
+
+def test_a_call_that_ctrl_c_cuts_short_is_no_call(tmp_path):
+    program = tmp_path / "half.py"
+    program.write_text(
+        "import threading, torch\n"
+        "class Half(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        x = super().forward(x)\n"
+        "        print('waiting', flush=True)\n"
+        "        threading.Event().wait(60)\n"
+        "        return super().forward(x)\n"
+        "model = Half(64, 64).cuda()\n"
+        "with torch.no_grad():\n"
+        "    model(torch.ones(4, 64, device='cuda'))\n"
+    )
+    process = start(program)
+    out, err = interrupted(process)
+    assert (process.returncode, out) == (130, ""), out
+    assert "interrupted before its first step was complete: there are no figures" in err
 
 
 @pytest.mark.parametrize("wait_s", [0.1, 0.5, 1.0])

@@ -92,7 +92,7 @@ class Session:
         self.saved = True
         import torch
 
-        self.hooks.end_open_call()
+        self.hooks.end_open_call(ended=not meta.get("interrupted"))
         self.runtime.tensors.drain()
         if self.short_of_memory:
             meta["refused"] = {"bytes": self.runtime.refused_bytes, "of_bytes": self.runtime.chip.memory_bytes}
@@ -109,7 +109,7 @@ class Session:
             "argv": self.config["argv"], "module": self.config["module"], "chip": self.runtime.chip.id, "host": self.config["host"],
             "torch": torch.__version__, "anychip": __version__, "exit_code": exit_code,
             "steps": self.hooks.steps.complete, "folded": self.runtime.repeats.folded if self.runtime.repeats else 0, "calls": self.hooks.steps.done_calls,
-            "chips_used": len(self.runtime.kernels.devices),
+            "optimizers": self.hooks.num_optimizers, "chips_used": len(self.runtime.kernels.devices),
             "parameter_blocks": sorted(self.hooks.parameters), "state_blocks": sorted(self.hooks.states),
             "gradient_blocks": sorted(self.hooks.gradients),
             "held_by": [list(pair) for pair in self.hooks.held_by.items()], "wall_s": self.real_time() - self.began_s, **meta,

@@ -322,9 +322,12 @@ def _result(
 
 
 def _has_steps(rank: Program) -> bool:
-    """Whether an interrupted program's steps are seen: a call with gradients may have been half of one that trains."""
+    """Whether an interrupted program's steps are seen: a call with gradients may have been half of one that trains, where the program
+    made an optimizer, or might have updated its weights itself before it came to a second one."""
     steps = find_steps(rank)
-    return bool(steps) and (steps[0].kind == "train" or Mark.FORWARD_BEGIN not in Marks(rank).what)
+    if not steps or steps[0].kind == "train" or Mark.FORWARD_BEGIN not in Marks(rank).what:
+        return bool(steps)
+    return len(steps) > 1 and not rank.meta.get("optimizers")
 
 
 def _too_early(name: str) -> ProgramFailed:

@@ -4,7 +4,7 @@ In: the text of a file and edits by byte span (UTF-8). Out: the text with the ed
 so comments, formatting and everything that no rule named stay as they were, byte by byte.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from anychip.source.text import Text
@@ -42,6 +42,19 @@ class Left:
     rule: str
     reason: str
     kind: str
+
+
+def ported_lines(source: Text, edits: Iterable[Edit], offsets: Sequence[int]) -> list[int]:
+    """The lines where what stands at these bytes is once all edits are made. offsets: in order; what is put in at one stands before it."""
+    waiting, lines, added = sorted(edits, key=lambda edit: edit.end), [], 0
+    at = 0
+    for offset in offsets:
+        while at < len(waiting) and waiting[at].end <= offset:
+            edit = waiting[at]
+            added += edit.text.count("\n") - source.data[edit.start : edit.end].count(b"\n")
+            at += 1
+        lines.append(source.line_of(offset) + added)
+    return lines
 
 
 def apply(source: Text, edits: Iterable[Edit]) -> str:

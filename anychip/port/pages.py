@@ -59,7 +59,9 @@ that ends after `--steps` training steps (default 3):
   kinds of operation; portable code on the CUDA chip as well;
 - with real numbers on the CPU, same seeds, device functions imitated: as many steps, equal losses (or outputs without training).
 
-A comparison that could not be made is named and counts for nothing; exit code 1 if one fails.
+A comparison that could not be made is named and counts for nothing; exit code 1 if one fails. Of how many edits the runs of the port
+came to the line is told, and which ones they did not reach (`proof: holds, of 12 of 15 edits`): of these the proof says nothing. A loss
+is as the program has it, before a GradScaler; on the CPU nothing is compiled.
 
 ## Rules
 

@@ -9,7 +9,7 @@ import difflib
 import shutil
 import tempfile
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,11 +17,12 @@ from anychip.audit.offers import AS_IS
 from anychip.audit.one import findings, own_packages
 from anychip.errors import BadUse
 from anychip.port import files, notebooks, writing
-from anychip.port.edits import Edit, Left, apply
+from anychip.port.edits import Edit, Left, apply, ported_lines
 from anychip.port.engine import Ported, port_source
 from anychip.port.left import left_of
 from anychip.port.proof import Proof, parse
 from anychip.port.proof import prove as run_proof
+from anychip.port.reached import Place
 from anychip.port.reading import File, base_of, find, links, read
 from anychip.port.survey import Project, survey
 from anychip.port.target import Target, make_target
@@ -34,11 +35,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EditLine:
-    """One place that was edited: the lines before and after, and why."""
+    """One place that was edited: the lines before and after, and why. ported_line: where it is in the port."""
 
     rule: str
     file: str
     line: int
+    ported_line: int
     symbol: str
     before: str
     after: str
@@ -129,7 +131,8 @@ def port(
             writing.copy_link(base, name, Path(out))
     if prove is not None:
         progress(f"proof: {prove}")
-        result.proof = _prove(root, Path(out) if out is not None else None, before, prove, target, prove_on, steps)
+        result.proof = _prove(root, Path(out) if out is not None else None, before, prove, target, prove_on, steps,
+                              [Place(one.file, one.line, one.ported_line) for one in result.edits if one.rule != "header"])  # fmt: skip
     if out is not None:
         result.kernels += files.hipify(base, paths, Path(out), target)
     else:
@@ -145,19 +148,20 @@ def _kept(base: Path) -> Path:
 
 
 def _prove(
-    root: Path, out: Path | None, before: Path | None, command: str, target: Target, on: str | None, steps: int | None
-) -> Proof:
+    root: Path, out: Path | None, before: Path | None, command: str, target: Target, on: str | None, steps: int | None,
+    edits: Sequence[Place],
+) -> Proof:  # fmt: skip
     base = base_of(root)
     if out is not None:
-        return run_proof(base, out, command, target, on, steps)
+        return run_proof(base, out, command, target, on, steps, edits)
     if before is not None:
         try:
-            return run_proof(before, base, command, target, on, steps)
+            return run_proof(before, base, command, target, on, steps, edits)
         finally:
             shutil.rmtree(before.parent, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="anychip-after-") as folder:
         port(root, None if target.portable else target.name, out=Path(folder) / "tree")
-        return run_proof(base, Path(folder) / "tree", command, target, on, steps)
+        return run_proof(base, Path(folder) / "tree", command, target, on, steps, edits)
 
 
 def _read(base: Path, name: str) -> File | None:
@@ -223,14 +227,16 @@ def _tell(path: str, ported: Ported, result: Result) -> None:
         for left in ported.left
     ]
     edits = sorted(ported.edits, key=lambda edit: edit.start)
-    for change in ported.changes:
-        result.edits.append(_edit_line(path, ported, change, edits))
+    changes = sorted(ported.changes, key=lambda change: change.offset)
+    lines = ported_lines(source, edits, [change.offset for change in changes])
+    for change, line in zip(changes, lines, strict=True):
+        result.edits.append(_edit_line(path, ported, change, edits, line))
     for edit in ported.header:
         line = source.line_of(edit.start)
-        result.edits.append(EditLine("header", path, line, "", "", edit.text.strip("\r\n"), edit.reason))
+        result.edits.append(EditLine("header", path, line, line, "", "", edit.text.strip("\r\n"), edit.reason))
 
 
-def _edit_line(path: str, ported: Ported, change: Change, edits: list[Edit]) -> EditLine:
+def _edit_line(path: str, ported: Ported, change: Change, edits: list[Edit], ported_line: int) -> EditLine:
     """The lines that a change stands on, before and after all edits of those lines. edits: of the file, by place."""
     source = ported.source
     first, last = (
@@ -252,7 +258,9 @@ def _edit_line(path: str, ported: Ported, change: Change, edits: list[Edit]) -> 
     moved = [Edit(e.start - start, e.end - start, e.text, e.rule, e.reason) for e in inside]
     before = source.slice(start, end)
     after = apply(Text(before), moved)
-    return EditLine(change.rule, path, first, change.symbol, before.rstrip("\r\n"), after.rstrip("\r\n"), change.reason)
+    return EditLine(
+        change.rule, path, first, ported_line, change.symbol, before.rstrip("\r\n"), after.rstrip("\r\n"), change.reason
+    )  # fmt: skip
 
 
 def _write(

@@ -2,7 +2,8 @@
 
 Shapes only: the original on a virtual CUDA chip, the ported one on the virtual target under the target's own device name: as
 many steps, as many parameters on the device, the same operations. With real numbers on the CPU, same seeds: the same
-losses. Each of the four runs is a process of its own, with your rights. Everything is compared; nothing is assumed.
+losses. Each of the four runs is a process of its own, with your rights. Everything is compared; nothing is assumed. What of
+the edits these runs reach is told with it.
 """
 
 import json
@@ -12,12 +13,14 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anychip.errors import BadUse
+from anychip.port.reached import Place, ask, unreached
 from anychip.port.target import Target
 
 CUDA_CHIP = "h100"
@@ -49,9 +52,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Proof:
-    """Holds if every check that could be made holds, and at least the one on the virtual chips could."""
+    """Holds if every check that could be made holds, and at least the one on the virtual chips could. unreached: those of the edits
+    that no run came to, of which it says nothing."""
 
     checks: tuple[Check, ...]
+    edits: tuple[Place, ...] = ()
+    unreached: tuple[Place, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -59,10 +65,11 @@ class Proof:
 
 
 def prove(
-    before: Path, after: Path, command: str, target: Target, on: str | None = None, steps: int | None = None
-) -> Proof:
+    before: Path, after: Path, command: str, target: Target, on: str | None = None, steps: int | None = None,
+    edits: Sequence[Place] = (),
+) -> Proof:  # fmt: skip
     """Run a command in the folder of the original and in that of the port. on: the chip that the port is tried on. steps: after so
-    many each run is ended, after 3 where it is None.
+    many each run is ended, after 3 where it is None. edits: what was made of the original.
 
     Raises BadUse for a command that is not python with a script or a module.
     """
@@ -72,21 +79,33 @@ def prove(
     seen = _seen(chip)
     with tempfile.TemporaryDirectory(prefix="anychip-proof-") as folder:
         scratch = Path(folder)
+        asked, reached = scratch / "asked", scratch / "reached"
+        lines = ask(after, edits, asked, reached)
         runs: dict[str, tuple[Any, ...]] = {
-            "old": (_virtual, before, argv, module, CUDA_CHIP, "cuda", steps, scratch / "old"),
-            "new": (_virtual, after, argv, module, chip, seen, steps, scratch / "new"),
-            "old_cpu": (_on_cpu, before, argv, module, "cuda", steps, scratch / "old_cpu"),
-            "new_cpu": (_on_cpu, after, argv, module, "cuda" if target.portable else seen, steps, scratch / "new_cpu"),
+            "old": (_virtual, before, argv, module, CUDA_CHIP, "cuda", steps, scratch / "old", asked),
+            "new": (_virtual, after, argv, module, chip, seen, steps, scratch / "new", asked),
+            "old_cpu": (_on_cpu, before, argv, module, "cuda", steps, scratch / "old_cpu", asked),
+            "new_cpu": (
+                _on_cpu,
+                after,
+                argv,
+                module,
+                "cuda" if target.portable else seen,
+                steps,
+                scratch / "new_cpu",
+                asked,
+            ),
         }
         if target.portable:
-            runs["same"] = (_virtual, after, argv, module, CUDA_CHIP, "cuda", steps, scratch / "same")
+            runs["same"] = (_virtual, after, argv, module, CUDA_CHIP, "cuda", steps, scratch / "same", asked)
         with ThreadPoolExecutor(max_workers=2) as pool:
-            asked = {name: pool.submit(*run) for name, run in runs.items()}
-            did = {name: run.result() for name, run in asked.items()}
+            started = {name: pool.submit(*run) for name, run in runs.items()}
+            did = {name: run.result() for name, run in started.items()}
+        missed = unreached(edits, lines, reached)
     checks = [*_compare_virtual(f"virtual {CUDA_CHIP} -> {chip} as {seen!r}", did["old"], did["new"])]
     if "same" in did:
         checks += _compare_virtual(f"virtual {CUDA_CHIP}, both as 'cuda'", did["old"], did["same"])
-    return Proof((*checks, *_compare_cpu(did["old_cpu"], did["new_cpu"])))
+    return Proof((*checks, *_compare_cpu(did["old_cpu"], did["new_cpu"])), tuple(edits), missed)
 
 
 def parse(command: str, folder: Path) -> tuple[list[str], bool]:
@@ -116,23 +135,25 @@ def _seen(chip: str) -> str:
 
 
 def _virtual(
-    folder: Path, argv: list[str], module: bool, chip: str, seen: str, steps: int, out: Path
+    folder: Path, argv: list[str], module: bool, chip: str, seen: str, steps: int, out: Path, asked: Path
 ) -> dict[str, Any]:
-    """What a program did on a virtual chip that it knows as `seen`; {"error": ...} where it did not run."""
+    """What a program did on a virtual chip that it knows as `seen`; {"error": ...} where it did not run. asked: which lines are looked
+    for, where it runs under another name than CUDA's."""
     program = [*(["-m"] if module else []), *argv]
     if seen != "cuda":
-        program, module = ["anychip.port.runners.as_named", chip, *program], True
+        program, module = ["anychip.port.runners.as_named", chip, str(asked), *program], True
     else:
         program = argv
-    asked = json.dumps([program, chip, steps, module, str(out)])
-    return _run([sys.executable, "-c", _RECORD, asked], folder, out)
+    order = json.dumps([program, chip, steps, module, str(out)])
+    return _run([sys.executable, "-c", _RECORD, order], folder, out)
 
 
-def _on_cpu(folder: Path, argv: list[str], module: bool, seen: str, steps: int, out: Path) -> dict[str, Any]:
+def _on_cpu(
+    folder: Path, argv: list[str], module: bool, seen: str, steps: int, out: Path, asked: Path
+) -> dict[str, Any]:
     program = [*(["-m"] if module else []), *argv]
-    return _run(
-        [sys.executable, "-m", "anychip.port.runners.on_cpu", seen, str(steps), str(out), *program], folder, out
-    )
+    runner = [sys.executable, "-m", "anychip.port.runners.on_cpu", seen, str(steps), str(out), str(asked)]
+    return _run([*runner, *program], folder, out)
 
 
 def _run(command: list[str], folder: Path, out: Path) -> dict[str, Any]:

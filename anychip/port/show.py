@@ -26,7 +26,14 @@ def to_json(result: Result) -> dict[str, Any]:
         "left": [vars(left) for left in result.left],
         "skipped": [{"file": file, "reason": reason} for file, reason in result.skipped.items()],
         "kernels": [vars(kernel) | {"unmapped": list(kernel.unmapped)} for kernel in result.kernels],
-        "proof": None if proof is None else {"ok": proof.ok, "checks": [vars(check) for check in proof.checks]},
+        "proof": None
+        if proof is None
+        else {
+            "ok": proof.ok,
+            "checks": [vars(check) for check in proof.checks],
+            "edits": len(proof.edits),
+            "unreached": [vars(place) for place in proof.unreached],
+        },
     }
 
 
@@ -115,13 +122,22 @@ def _kernels(result: Result) -> list[str]:
 def _proof(result: Result) -> list[str]:
     if result.proof is None:
         return []
-    lacking = any(check.ok is None for check in result.proof.checks)
+    proof = result.proof
+    lacking = any(check.ok is None for check in proof.checks)
     holds = "holds, as far as it could be compared" if lacking else "holds"
-    lines = ["", f"proof: {holds if result.proof.ok else 'does NOT hold'}"]
-    for check in result.proof.checks:
+    missed, edits = len(proof.unreached), several(len(proof.edits), "edit")
+    of = f", of {len(proof.edits) - missed:,} of {edits}: these runs did not reach the others" if missed else ""
+    lines = ["", f"proof: {holds + of if proof.ok else 'does NOT hold'}"]
+    for check in proof.checks:
         lines.append(
             f"  {'ok  ' if check.ok else 'FAIL' if check.ok is False else '-   '} {check.what}: {check.before} -> {check.after}"
         )
+    if missed:
+        places = list(dict.fromkeys(f"{shown(one.file)}:{one.line}" for one in proof.unreached))
+        more = f" and {len(places) - _MOST:,} more, all of them in --json" if len(places) > _MOST else ""
+        lines.append(f"  -    {several(missed, 'edit')} not reached: {', '.join(places[:_MOST])}{more}")
+    elif proof.edits:
+        lines.append(f"  ok   {'all ' * (len(proof.edits) > 1)}{edits} reached")
     return lines
 
 

@@ -133,9 +133,10 @@ def compared(table: Table, chip_id: str, like: Like, does: str = TRAINS) -> Comp
     passed_over = leaning if of_chip and chip_id not in leaning else frozenset()
     such = [row for row in table if row["layers"] == like.layers and row["chip"] not in passed_over]
     alike = [row for row in of_chip if row["layers"] == like.layers]
-    found = [_of(alike or of_chip, 1.0 if alike else worse(like.layers), does)] if of_chip else []
+    times = 1.0 if alike else worse(like.layers, table if does == TRAINS else rows(FILES[TRAINS]))
+    found = [_of(alike or of_chip, times, does)] if of_chip else []
     if not (such or of_chip):
-        found.append(_of(table, worse(like.layers), does)._replace(all_chips=True))
+        found.append(_of(table, times, does)._replace(all_chips=True))
     for trait in ("", *TRAITS):
         word = getattr(like, trait) if trait else ""
         shared = [row for row in such if not trait or (word and row.get(trait) == word)]
@@ -178,9 +179,9 @@ def kinds_of(found: Table) -> str:
     return "/".join(sorted({row["layers"] for row in found}))
 
 
-def worse(layers: str) -> float:
-    """By what the error of such layers is larger than that of others, on chips that have runs of both; at least 1."""
-    table = rows(FILES[TRAINS])
+def worse(layers: str, table: Table) -> float:
+    """By what the error of such layers is larger than that of others, on chips that have runs of both; at least 1. table: of runs that
+    train."""
     both = {row["chip"] for row in table if row["layers"] == layers}
     both &= {row["chip"] for row in table if row["layers"] != layers}
     found = [row for row in table if row["chip"] in both]

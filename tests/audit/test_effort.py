@@ -29,6 +29,15 @@ def test_places_times_the_median_of_ports(monkeypatch):
     assert (found.kernels, found.num_ports) == (4, 11)
 
 
+def test_a_kernel_is_not_counted_by_its_lighter_places(tmp_path):
+    """A Triton kernel and calls of CUDA's runtime were places at 2.3 lines, beside "places in kernels not included"."""
+    (tmp_path / "a.py").write_text("import triton\n@triton.jit\ndef k(x): ...\n")
+    (tmp_path / "k.cu").write_text("void f() {\n  cudaMalloc(&p, 4);\n  k<<<1, 32>>>(p);\n}\n")
+    found = audit(tmp_path, cache=False)
+    assert found.by_severity["thought"] == 3  # import triton, @triton.jit, cudaMalloc
+    assert (found.effort.places, found.effort.kernels) == (1, 3)
+
+
 def test_nothing_to_do_is_no_effort():
     assert effort(findings(flow=3), {"a.py": 1}).lines == 0
 

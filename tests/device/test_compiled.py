@@ -142,3 +142,69 @@ def test_the_compiler_s_graphs_alone_launch_the_kernels_as_they_are() -> None:
     inside = {program.ops[n].name for n in program.payloads[(is_inside > 0) & (program.kinds == Kind.OP)]}
     assert {"aten.addmm.default", "aten.gelu_backward.default"} <= inside
     assert not any("_foreach" in name for name in inside)
+
+
+def test_a_compiler_does_not_run_out_of_what_its_kernels_never_write() -> None:
+    """Twelve maps of 8 GB that one kernel adds up as it makes them were refused on a chip of 80 GB."""
+    text = """
+        import torch
+        def total(x):
+            maps = [torch.sin(x * k) for k in range(12)]
+            return sum(maps[1:], maps[0])
+        total = {compiled}(total)
+        try:
+            out = [list(total(torch.empty({size}, device="cuda", dtype=torch.bfloat16)).shape)]
+        except torch.OutOfMemoryError:
+            out = ["refused"]
+    """
+    answers = [
+        run(text.format(compiled=compiled, size=size))[1]
+        for compiled, size in (("", 4_000_000_000), ("torch.compile", 4_000_000_000), ("torch.compile", 45_000_000_000))
+    ]
+    assert answers == [["refused"], [[4_000_000_000]], ["refused"]]
+
+
+def test_flex_attention_is_one_kernel_in_32_bit_too() -> None:
+    """Under autocast rotary embeddings leave queries in 32 bit: attention was priced as products with all scores written."""
+    program, _ = run("""
+        import torch
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+        mask = create_block_mask(lambda b, h, q, k: q >= k, None, None, 512, 512, device="cuda")
+        q = torch.randn(2, 4, 512, 64, device="cuda", requires_grad=True)
+        torch.compile(flex_attention)(q, q, q, block_mask=mask).sum().backward()
+    """)
+    done = set(names(program))
+    assert {"aten._flash_attention_forward.default", "aten._flash_attention_backward.default"} <= done
+    assert not any(name.startswith("aten.bmm") for name in done)
+
+
+def test_a_compiled_backward_may_leave_out_what_has_no_gradient() -> None:
+    """As dynamo lets it; where nothing is compiled torch refuses it, and so it does where a tensor's own is left out."""
+    _, out = run("""
+        import torch
+
+        class Scaled(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x, weight, scale, given):
+                ctx.save_for_backward(x, weight)
+                ctx.given = given
+                return x * weight * scale
+
+            @staticmethod
+            def backward(ctx, grad):
+                x, weight = ctx.saved_tensors
+                return (grad * weight, grad * x, None, None, None)[: ctx.given] if ctx.given else grad * weight
+
+        def train(function, given, learns=True):
+            x = torch.ones(4, device="cuda", requires_grad=True)
+            weight = torch.ones(4, device="cuda", requires_grad=learns)
+            try:
+                function(x, weight, 2.0, given).sum().backward()
+            except RuntimeError as error:
+                return str(error).rpartition("(")[2]
+            return x.grad is not None and (weight.grad is not None) == learns
+
+        compiled = torch.compile(Scaled.apply)
+        out = [train(compiled, 2), train(compiled, 5), train(compiled, 1), train(compiled, 0, learns=False), train(Scaled.apply, 2)]
+    """)
+    assert out == [True, True, "expected 4, got 1)", True, "expected 4, got 2)"]

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anychip.cost.work import work
 from anychip.device.cuda.answers import answer, differing
+from anychip.device.launch import record
 from anychip.record import Kind
 from anychip.spec import load_chip
 from tests.device.recorded import names, run
@@ -255,3 +257,84 @@ def test_what_a_program_logs_stays_here_unless_the_user_says_otherwise(monkeypat
     assert run(text)[1] == ["offline", "1"]
     monkeypatch.setenv("WANDB_MODE", "online")
     assert run(text + "\n")[1] == ["online", "1"]
+
+
+def test_workers_that_load_the_program_anew_see_the_chip() -> None:
+    path = Path(__file__).parents[1] / "programs" / "spawned_workers.py"
+    program = record([str(path)], load_chip("h100"), show_output=False)
+    assert program.meta["exit_code"] == 0
+    assert program.meta["steps"] == 3
+
+
+def test_a_device_that_the_program_does_not_see_is_refused() -> None:
+    """Its tensors were made all the same: the program would have died on the machine."""
+    _, out = run("""
+        import torch
+        out = []
+        for make in (lambda: torch.empty(1, device="cuda:3"), lambda: torch.ones(1).to("cuda:1"), lambda: torch.cuda.set_device(1)):
+            try:
+                make()
+            except torch.AcceleratorError as error:
+                out.append(str(error))
+    """)
+    assert out == [f"CUDA error: invalid device ordinal (device {number} of 1)" for number in (3, 1, 1)]
+
+
+def test_only_copies_of_pinned_memory_go_on_without_the_host() -> None:
+    """A loader that pins its batches and asks for non_blocking overlaps them with the steps; one that only asks does not."""
+    program, _ = run("""
+        import torch
+        def pair(x, y, **options):
+            x.to("cuda", **options)
+            y.copy_(x, **options)
+        chip = torch.empty(5, device="cuda")
+        pair(torch.ones(1), chip[:1])
+        pair(torch.ones(2), chip[:2], non_blocking=True)
+        pair(torch.ones(3).pin_memory(), chip[:3])
+        pair(torch.ones(4).pin_memory(), chip[:4], non_blocking=True)
+        chip.to("cpu")
+        torch.empty(6, device="cuda").to("cpu", non_blocking=True)
+        torch.empty(7).copy_(torch.empty(7, device="cuda"), non_blocking=True)
+        torch.empty(8, pin_memory=True).copy_(torch.empty(8, device="cuda"), non_blocking=True)
+        out = None
+    """)
+    copies = [
+        op
+        for op in program.ops
+        if "copy" in op.name and {True, False} == {x.on_chip for x in (*op.tensors, *op.outputs)}
+    ]
+    asynchronous = sorted(op.tensors[0].numel for op in copies if not work(op).blocks_host)
+    # torch takes pinned memory for the result of the six
+    assert asynchronous == [4, 4, 6, 8]
+    assert len(copies) == 12
+
+
+def test_a_process_that_uses_several_chips_is_told_of() -> None:
+    """DataParallel's replicas were counted as one chip's work without a word."""
+    text = """
+        import torch
+        model = torch.nn.DataParallel(torch.nn.Linear(8, 8).cuda(), list(range({count})))
+        model(torch.randn(16, 8, device="cuda")).sum().backward()
+    """
+    told = [run(text.format(count=count), devices=4)[0].meta["warnings"] for count in (1, 4)]
+    assert told[0] == []
+    assert "several chips from one process" in told[1][0]
+
+
+@pytest.mark.parametrize("host", ["modelled", "measured"])
+def test_a_sleep_is_counted_once(host: str) -> None:
+    """With --host measured the nap that it leaves of a sleep was counted beside it: 20 ms more for each."""
+    program, _ = run(
+        """
+        import time
+        import torch
+        for _ in range(20):
+            torch.ones(4, device="cuda")
+            time.sleep(0.05)
+        """,
+        host=host,
+    )
+    own = program.payloads[program.kinds == Kind.HOST]
+    sleeps, between = own[own == 50_000_000], own[own != 50_000_000]
+    assert sleeps.size == 20
+    assert not between.size or np.median(between) < 10e6  # a nap takes 20 ms

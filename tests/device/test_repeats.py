@@ -231,13 +231,31 @@ def test_hooks_that_a_program_puts_on_an_output_are_recorded_once(
     assert memory(folded).peak_bytes == memory(plain).peak_bytes
 
 
+@pytest.mark.parametrize("dropped", ["", "del out"])
 def test_hooks_of_a_program_behind_those_of_the_modules_are_not_told_from_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dropped: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = f"out = model(x)\nout.register_hook(lambda grad: grad * 3)\n{LOSS.replace('model(x)', 'out')}"
+    """Where the program dropped the output they ran twice: as a part of the folded backward, and besides."""
+    loss = f"out = model(x)\nout.register_hook(lambda grad: grad * 3)\n{LOSS.replace('model(x)', 'out')}\n{dropped}"
     folded, plain = both(changed(tmp_path, loss, textwrap.dedent(WATCHED)), monkeypatch)
     assert folded.meta["folded"] == 0
     assert happenings(folded) == happenings(plain)
+
+
+@pytest.mark.parametrize("how", ["grad", "grad.detach()"])
+def test_a_gradient_that_is_kept_in_later_micro_batches_alone_stays(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folded backward freed it, as those that ran had: what was in the program's list was empty."""
+    loss = f"out, kept = model(x), []\nif part > 3: out.register_hook(lambda grad: kept.append({how}))\n{LOSS}"
+    argv = changed(tmp_path, loss.replace("((model(x)", "((out"))
+    path = Path(argv[0])
+    read = "loss.backward()\n        if kept: kept[0].sum()\n"
+    path.write_text(path.read_text(encoding="utf-8").replace("loss.backward()\n", read), encoding="utf-8")
+    folded, plain = both(argv, monkeypatch)
+    assert folded.meta["folded"] == 18 - 3 - 2 - 2
+    assert happenings(folded) == happenings(plain)
+    assert memory(folded).peak_bytes == memory(plain).peak_bytes
 
 
 def test_gradients_are_added_up_in_place_as_they_are_without_folding(

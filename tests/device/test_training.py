@@ -2,6 +2,7 @@
 
 import pytest
 
+from anychip.errors import ProgramFailed
 from anychip.figures import batch_of
 from anychip.record.steps import find_steps
 from anychip.timeline.memory import memory
@@ -218,3 +219,32 @@ def test_sparse_buffers_and_gradients_have_no_block() -> None:
     """)
     assert program.meta["steps"] == 3
     assert len(program.meta["parameter_blocks"]) == 1
+
+
+def test_a_backward_of_one_number_is_no_step_of_a_program_that_failed() -> None:
+    """Some begin with one, around a fault of some system: a program that then found no data was forecast at 22 us a step."""
+    with pytest.raises(ProgramFailed, match="before its first step was complete"):
+        run("""
+            import torch
+            torch.empty(1, device="cuda", requires_grad=True).backward()
+            raise SystemExit("no data")
+        """)
+
+
+def test_an_optimizer_that_has_not_stepped_yet_is_told_and_one_that_shares_its_parameters_is_not() -> None:
+    """A critic that takes three steps for each of the generator's ended the recording, without the generator, and nothing was said."""
+    train = """
+        import torch
+        made, judge = torch.nn.Linear(8, 8).cuda(), torch.nn.Linear(8, 1).cuda()
+        critic, generator = (torch.optim.Adam(one.parameters()) for one in (judge, {second}))
+        for _ in range(10):
+            for _ in range(3):
+                judge(made(torch.ones(4, 8, device="cuda")).detach()).sum().backward()
+                critic.step()
+            judge(made(torch.ones(4, 8, device="cuda"))).sum().backward()
+            generator.step()
+    """
+    told = "1 of the program's 2 optimizers (Adam) took no step in the 3 recorded"
+    for second, steps, is_told in (("made", 3, True), ("made", 8, False), ("judge", 3, False)):
+        program, _ = run(train.format(second=second), steps=steps)
+        assert any(told in text and text.endswith("--steps 20.") for text in program.meta["warnings"]) == is_told

@@ -233,7 +233,7 @@ def test_the_command_prints_one_screen_and_json(tree, capsys, tmp_path):
     assert answer["schema"] == 1
     assert {"target", "edits", "left", "skipped", "kernels", "proof"} <= set(answer)
     assert answer["edits"][0] == {
-        "rule": "cuda-method", "file": "train.py", "line": 3, "symbol": ".cuda()", "before": "x = y.cuda()",
+        "rule": "cuda-method", "file": "train.py", "line": 3, "ported_line": 5, "symbol": ".cuda()", "before": "x = y.cuda()",
         "after": "x = y.to(DEVICE)", "reason": ".to() moves to any device; .cuda() only to CUDA",
     }  # fmt: skip
 

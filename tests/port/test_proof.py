@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from anychip.errors import BadUse
-from anychip.port import proof, show
+from anychip.port import proof, reached, show
 from anychip.port.project import Result, port
 from anychip.port.target import make_target
 
@@ -25,6 +25,18 @@ for _ in range(3):
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
+"""
+SCALED = """
+import torch
+
+model = torch.nn.Linear(4, 2).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+scaler = torch.amp.GradScaler("cuda", init_scale=1024.0)
+loss_of = torch.compile(lambda out: (out * 0 + 2).mean())
+for _ in range(3):
+    scaler.scale(loss_of(model(torch.randn(8, 4, device="cuda")))).backward()
+    scaler.step(optimizer)
+    scaler.update()
 """
 
 
@@ -72,6 +84,57 @@ def test_what_could_not_be_compared_is_said(after, said):
     assert "proof: holds, as far as it could be compared" in show.text(some)
 
 
+LATE = """
+import torch
+
+def late(x):
+    return x + torch.zeros(
+        2,
+        device="cuda",
+    )
+
+for step in range(3):
+    if step == 5:
+        torch.cuda.synchronize(); late(torch.zeros(2))
+    torch.cuda.empty_cache()
+"""
+
+
+def test_edits_that_no_run_came_to_are_told(tmp_path):
+    """The proof held after three steps, whatever was edited of what comes after a hundred."""
+    (tmp_path / "train.py").write_text(LATE)
+    (tmp_path / "run.sh").write_text("python train.py --device cuda\n")
+    (tmp_path / "never.py").write_text("import torch\ntorch.cuda.synchronize()\nreturn\n")
+    result = port(tmp_path, "ascend-910b", out=tmp_path.parent / "new")
+    edits = [reached.Place(one.file, one.line, one.ported_line) for one in result.edits if one.rule != "header"]
+    assert sorted((one.file, one.line) for one in edits) == [
+        ("never.py", 2), ("run.sh", 1), ("train.py", 7), ("train.py", 12), ("train.py", 13)
+    ]  # fmt: skip
+    lines = reached.ask(tmp_path.parent / "new", edits, tmp_path / "asked", tmp_path / "reached")
+    # The port imports torch_npu, which is not here: what stands in for torch has the functions that the program calls.
+    code = (
+        "import sys, unittest.mock, runpy; sys.modules |= {name: unittest.mock.MagicMock() for name in ('torch', 'torch_npu')}\n"
+        "from anychip.port.runners import reached; reached.watch(sys.argv[1]); runpy.run_path('train.py')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "asked")], cwd=tmp_path.parent / "new", capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    missed = reached.unreached(edits, lines, tmp_path / "reached")
+    assert [(one.file, one.line) for one in missed] == [
+        ("never.py", 2),
+        ("run.sh", 1),
+        ("train.py", 7),
+        ("train.py", 12),
+    ]
+    result.proof = proof.Proof((*proof._compare_virtual("x", OLD, OLD),), tuple(edits), missed)
+    text = show.text(result)
+    assert "proof: holds, of 1 of 5 edits: these runs did not reach the others\n" in text
+    assert text.endswith("  -    4 edits not reached: never.py:2, run.sh:1, train.py:7, train.py:12")
+    assert show.to_json(result)["proof"]["unreached"][1] == {"file": "run.sh", "line": 1, "ported_line": 1}
+
+
 def test_commands(tmp_path):
     (tmp_path / "a.py").write_text("")
     assert proof.parse("python3 a.py --x 1", tmp_path) == (["a.py", "--x", "1"], False)
@@ -88,6 +151,17 @@ def test_a_program_and_its_port_do_the_same(tmp_path):
     assert result.proof is not None
     assert [check for check in result.proof.checks if not check.ok] == []
     assert len(result.proof.checks) == 5
+    assert (len(result.proof.edits), result.proof.unreached) == (2, ())
+    assert show.text(result).endswith("  ok   all 2 edits reached")
+
+
+@pytest.mark.slow
+def test_losses_are_those_of_the_program_and_not_as_a_scaler_or_a_compiler_has_them(tmp_path):
+    """A loss of 2 was printed as 2,048, and a compiled program was not compared: the compiler saw through the imitation."""
+    (tmp_path / "train.py").write_text(SCALED)
+    (tmp_path / "asked").write_text('{"lines": {}, "out": ""}')
+    done = proof._on_cpu(tmp_path, ["train.py"], False, "cuda", 3, tmp_path / "out", tmp_path / "asked")
+    assert done.get("losses") == [2.0, 2.0, 2.0], done
 
 
 def test_every_run_of_a_proof_is_ended_after_as_many_steps_as_are_asked_for(tmp_path, monkeypatch):

@@ -1,11 +1,15 @@
 """megatron-core itself and the reference transformer forecast one and the same run within 3%."""
 
+import subprocess
+import sys
+from fnmatch import fnmatch
+
 import pytest
 
 from accuracy import megatron
 from accuracy.fold import points
 from accuracy.plan import Plan, argv_of, programmed
-from accuracy.recorder import Job
+from accuracy.recorder import HERE, STANDINS, Job
 from accuracy.rows import Run
 from accuracy.runner import priced
 from anychip.spec import load_chip
@@ -66,6 +70,21 @@ def test_folded_is_as_unfolded(recorder, more):
     assert len(folded) > 1
     exact = forecast(recorder, NAME, whole.get("pp", 1), whole)
     assert sum(weight * one.time_s for weight, one in folded) == pytest.approx(exact.time_s, rel=0.01)
+
+
+@needs_megatron
+def test_recordings_are_kept_by_the_text_of_the_stand_ins_that_it_imports():
+    """Any new stand-in voided hours of recordings: their key had the text of all."""
+    code = (
+        "import sys; from accuracy.recorder import MORE, installed, warm; installed(1); warm(); warm(MORE[sys.argv[1]])\n"
+        "print(*(name for name in sys.modules if name.startswith('anychip.standins.libraries.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, NAME], cwd=HERE.parent, capture_output=True, text=True)
+    imported = {f"{name.rpartition('.')[2]}.py" for name in done.stdout.split()}
+    every = {path.name for path in (HERE.parent / "anychip" / "standins" / "libraries").glob("*.py")}
+    keyed = {name for name in every if any(fnmatch(name, pattern) for pattern in STANDINS[NAME])}
+    # Attention by products imports the softmax of its masks as it runs.
+    assert imported == keyed - {"softmax.py"}, done.stderr
 
 
 def plan_of(**options):

@@ -70,7 +70,17 @@ def test_layers_of_another_kind_have_their_own_error(folder):
     )
     # nor anywhere; and what is easier elsewhere makes no chip better than it was
     assert validated.end_to_end("x", Like(validated.OWN_PRODUCTS)).layers == "dense/experts"
-    assert validated.worse(validated.OWN_PRODUCTS) == validated.worse(validated.DENSE) == 1.0
+    table = validated.rows("validated.csv")
+    assert validated.worse(validated.OWN_PRODUCTS, table) == validated.worse(validated.DENSE, table) == 1.0
+
+
+def test_a_source_that_is_left_out_of_a_table_is_in_no_part_of_its_bars(folder):
+    """How much worse experts are was read from the whole file, the source that was to be judged without included."""
+    (folder / "validated.csv").write_text(TABLE, encoding="utf-8")
+    table = validated.rows("validated.csv")
+    assert validated.compared(table, "y", Like(validated.EXPERTS)).times == pytest.approx(2.0, abs=0.01)
+    without = [row for row in table if row["layers"] != validated.EXPERTS]
+    assert validated.compared(without, "y", Like(validated.EXPERTS)).times == 1.0
 
 
 def test_few_runs_make_no_chip_surer_than_all_chips(folder):

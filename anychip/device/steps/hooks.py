@@ -180,6 +180,7 @@ class Hooks:
         call = self._enter(module)
         if call is None:
             return original(module, *args, **kwargs)
+        ended = True
         try:
             # (A transform of torch.func hands in wrappers without memory, which cannot be made again.)
             repeats = self.runtime.repeats if call.training and functorch.maybe_current_level() is None else None
@@ -190,8 +191,11 @@ class Hooks:
             if call.training and self.steps.done < ATTRIBUTED:
                 self.backward.left(result, call.module)
             return result
+        except KeyboardInterrupt:
+            ended = False
+            raise
         finally:
-            self._leave(call)
+            self._leave(call, ended)
 
     def _see_direct_calls(self, kind: type[torch.nn.Module]) -> None:
         """From now on a call of this class's `forward` by its name, which skips `__call__`, is one of the module."""
@@ -211,11 +215,11 @@ class Hooks:
 
         kind.forward = forward  # type: ignore[method-assign]
 
-    def end_open_call(self) -> None:
-        """A call whose end was not seen is over."""
+    def end_open_call(self, ended: bool = True) -> None:
+        """A call whose end was not seen is over. ended: and had come to its end."""
         if self._open is not None:
             (_, call), self._open = self._open, None
-            self._leave(call)
+            self._leave(call, ended)
 
     def _end_call_that_is_over(self, frame: FrameType) -> None:
         if self._open is not None and not self._open[0].is_running(frame):
@@ -255,11 +259,12 @@ class Hooks:
             self._frozen[module] = frozen_in(module)
         return self._frozen[module]
 
-    def _leave(self, call: OutermostCall) -> None:
+    def _leave(self, call: OutermostCall, ended: bool) -> None:
+        """ended: one that Ctrl-C cut short is no call."""
         self._outer.pop()
         self._depth -= 1
         self.tape.append(call.leave)
-        if call.marked:
+        if call.marked and ended:
             self.tape.append(END[call.training])
             self.steps.call()
 
@@ -373,6 +378,11 @@ class Hooks:
         self._note_parameters(parameters)
         self.tape.append(word(Kind.OPTIMIZER, number))
         self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_BEGIN))
+
+    @property
+    def num_optimizers(self) -> int:
+        """That the program made, whether they have stepped or not."""
+        return len(self._made)
 
     def _unstepped(self) -> list[Any]:
         """Optimizers that are there, train what no other does, and took no step yet: a GAN's generator that steps once in five steps

@@ -1,19 +1,25 @@
 """Micro-batches are recorded once and folded: a module that does the same twice is written on the tape from then on.
 
-In: outermost calls of trained modules and backward passes. A call that does what the last one did, with inputs of the same
-layout (also those that its modules hold, as Megatron's stages do) and the same settings of its modules, is not run: its words go on the tape again with blocks and events of their own,
-its outputs are tensors like the last ones, and their one autograd node writes the words of the backward. Each step's
-first call of a kind runs, so that what a step begins with is seen. Where a backward comes that has not been seen twice, the
-call is made up for: its forward runs without a word, its backward as it is. A call that leaves something behind in its
-modules, or draws the host's random numbers, is none of these, nor one whose backward goes on beside it: through what was computed
-before it, or to gradients that are its own. Where one backward goes through several folded calls, or is to be differentiated itself, or the
-program fails after a folded one, it is run again without folding (`UNFOLD`).
+In: outermost calls of trained modules (`Repeats.call`) and backward passes (`begin_backward`, `end_backward`), as `hooks` sees them.
+Out: the result of each call, which ran, or was folded (`folded`) where
+
+- it is given inputs of the same layout as calls before it (also those that its modules hold, as Megatron's stages do), under the same
+  settings of its modules, and these did the same: a `History`, of their words, what they return, and their backwards;
+- the first such call of this step ran, so that what a step begins with is seen;
+- such calls leave nothing behind in their modules and draw none of the host's random numbers;
+- their backwards, if there were any, are known to be alike, and none of them goes on beside the call: through what was computed before
+  it, or to gradients that are its own.
+
+A call that runs is watched (`Call`): where on the tape it and its backward begin and end. Where the backward of a folded one has not been
+seen twice the call is made up for: its forward runs without a word, its backward as it is. Where one backward goes through several
+folded calls, or is to be differentiated itself, or the program fails after a folded one, nobody has seen what would come: the program is
+run again without folding (`UNFOLD`).
 """
 
 import os
 import sys
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
@@ -22,26 +28,17 @@ import torch
 from torch.utils import _pytree as pytree
 
 from anychip.device.insides._torch import outside_of_backwards
-from anychip.device.insides._torch_tensors import storage_bytes
 from anychip.device.launch import UNFOLD
 from anychip.device.runtime import Runtime
 from anychip.device.steps.alike import Held, Unlike, describe, held, holders, settings, traces
-from anychip.record.chunk import Chunk, Writer, read
+from anychip.device.steps.folded import Leaf, Replay, Rewriter, leaf_of, plain_backward, plain_tensors
+from anychip.record.chunk import Chunk, read
 from anychip.record.tape import KIND_BITS, KIND_MASK, Kind
 
 Run = Callable[..., Any]
+Remake = Callable[[list[Any]], Any]  # a call of what it was given and its modules held
 LEAF = "torch::autograd::AccumulateGrad"  # the node of a gradient that stays
 FIRST = 4  # calls that run before any backward is seen: one may be a trial, one makes gradients, two are to be alike
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """One output. inner: symbol and layout of each plain tensor in it; wrap: makes the output of these; given: the input
-    that it is, or other: a value that is no tensor."""
-
-    inner: list[tuple[int, Callable[[], torch.Tensor]]]
-    wrap: Callable[[Iterator[torch.Tensor]], torch.Tensor]
-    requires_grad: bool
 
 
 @dataclass(eq=False)
@@ -79,7 +76,7 @@ class Backward(Latest):
     input is made."""
 
     given: dict[int, tuple[int, int]] = field(default_factory=dict)
-    grads: list[Leaf | None] = field(default_factory=list)
+    grads: list[Leaf] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -98,7 +95,8 @@ class History(Latest):
 
 @dataclass(eq=False)
 class Call:
-    """One that really ran. grads: in which block the gradient of which output came; nodes: numbers of its outputs' nodes."""
+    """One that really ran. grads: in which block the gradient of which output came; nodes: numbers of its outputs' nodes; keep: its
+    inputs, where nobody else has them; begin: where on the tape its backward does; setting: that of its module then."""
 
     history: History
     chunk: Chunk
@@ -121,14 +119,11 @@ class Repeats:
         self.depth = 0  # of backwards
         self.began = 0  # where on the tape the outermost of them did
         self.roots: Any = ()  # what it goes back from
-        self.current: Any = None
+        self.current: Call | Replay | None = None  # whose backward it is in
         self.histories: dict[Any, History] = {}
         self.before: dict[torch.nn.Module, Any] = {}
         self.holders: weakref.WeakKeyDictionary[torch.nn.Module, list[dict[str, Any]]] = weakref.WeakKeyDictionary()
-        self.free_blocks: dict[int, list[int]] = {}
-        recorder = runtime.recorder
-        self.writer = Writer(recorder.tape, recorder.block_bytes, self._allocate, self._release, runtime.new_event)
-        self.anchor = torch.zeros((), requires_grad=True, device="cpu")
+        self.rewriter = Rewriter(runtime)
 
     # ------------------------------------------------------------ forward
 
@@ -144,7 +139,7 @@ class Repeats:
         if history is None or history.off:
             return run(*args, **kwargs)
         if history.repeats(self.step) and _ready(history):
-            return self._again(module, history, given, lambda given: _called(run, given, spec, places))
+            return self._fold(module, history, given, lambda given: _called(run, given, spec, places))
         begin, before = self.runtime.here(), traces(module)
         result = run(*args, **kwargs)
         if traces(module) == before:  # (what is set up at a first call is not left behind by the next)
@@ -175,58 +170,41 @@ class Repeats:
         for number, one in enumerate(given):
             if one is value:
                 return ("given", number)
-        return self._made(value, chunk)
+        return leaf_of(value, chunk, self.runtime)
 
-    def _made(self, value: torch.Tensor, chunk: Chunk) -> Leaf | None:
-        inner: list[tuple[int, Callable[[], torch.Tensor]]] = []
-        wrap = self._inside(value, chunk, inner)
-        symbols = [symbol for symbol, _ in inner]
-        if wrap is None or len(set(symbols)) < len(symbols):
-            return None
-        return Leaf(inner, wrap, value.requires_grad)
-
-    def _inside(self, value: Any, chunk: Chunk, inner: list[Any]) -> Any:
-        """Note the plain tensors inside of one, and how to wrap them again."""
-        if not isinstance(value, torch.Tensor):
-            return lambda made: value  # what a tensor carries along, as the mesh of a DTensor
-        if type(value) not in (torch.Tensor, torch.nn.Parameter):
-            if not hasattr(value, "__tensor_flatten__"):
-                return None
-            names, context = value.__tensor_flatten__()
-            parts = {name: self._inside(getattr(value, name), chunk, inner) for name in names}
-            if None in parts.values():
-                return None
-            kind, size, stride = type(value), value.size(), value.stride()
-            return lambda made: kind.__tensor_unflatten__(  # type: ignore[attr-defined]
-                {name: part(made) for name, part in parts.items()}, context, size, stride
-            )
-        storage = value.untyped_storage()
-        block = self.runtime.tensors.by_address.get(storage.data_ptr()) if value.device.type != "cpu" else None
-        symbol = chunk.live.get(block.words >> KIND_BITS) if block is not None and block.words else None
-        if symbol is None or value.storage_offset():
-            return None
-        layout = tuple(value.shape), tuple(value.stride())
-        make = self.runtime.tensors.maker(*layout, value.dtype, value.get_device())
-        if storage.nbytes() != storage_bytes(*layout, value.dtype):
-            return None
-        inner.append((symbol, make))
-        return lambda made: next(made)
-
-    def _again(
-        self, module: torch.nn.Module, history: History, given: list[Any], run: Callable[[list[Any]], Any]
-    ) -> Any:
+    def _fold(self, module: torch.nn.Module, history: History, given: list[Any], run: Remake) -> Any:
+        assert history.known is not None
         self.folded += 1
-        replay = Replay(self, history, module, given, run)
-        made = iter(Folded.apply(replay, self.anchor, *replay.wanted))  # type: ignore[no-untyped-call]
-        leaves = [
+        leaves = [one for one in history.leaves if isinstance(one, Leaf)]
+        go_back = partial(self._go_back, module, history, run)
+        made = Replay(self.rewriter, history.known, leaves, given, go_back).outputs()
+        results = [
             next(made) if isinstance(one, Leaf) else given[one[1]] if one[0] == "given" else one[1]
             for one in history.leaves
         ]
-        return pytree.tree_unflatten(leaves, history.spec)
+        return pytree.tree_unflatten(results, history.spec)
 
-    def make_up(self, replay: "Replay", grads: tuple[Any, ...]) -> list[Any]:
-        """The gradients of a folded call whose backward is not known: its forward runs, of which only blocks stay on the
-        tape, then its backward."""
+    def _go_back(
+        self, module: torch.nn.Module, history: History, run: Remake, replay: Replay, node: int, grads: tuple[Any, ...]
+    ) -> list[Any]:
+        """The gradients of a folded call's inputs, as its backward begins. run: really makes the call."""
+        if replay.names is None or replay.gone_back or not self.depth or self.current is not None:
+            self.unfold("a backward through several calls, or a second one through the same")
+        if torch.is_grad_enabled():
+            self.unfold("a backward that is differentiated")
+        if not self._alone([node], module, replay.given):
+            self.unfold("a backward that goes on beside a model")
+        replay.gone_back = True
+        seen = history.backwards.get(self._setting(module))
+        if seen is None or seen.known is None or not seen.sure:
+            return self._make_up(module, history, run, replay, grads)
+        self.current = replay
+        return replay.write_backward(seen.known, seen.given, seen.grads, grads)
+
+    def _make_up(
+        self, module: torch.nn.Module, history: History, run: Remake, replay: Replay, grads: tuple[Any, ...]
+    ) -> list[Any]:
+        """The same where its backward is not known: its forward runs, of which only blocks stay on the tape, then its backward."""
         self.folded -= 1
         replay.close()
         given = [
@@ -235,7 +213,7 @@ class Repeats:
         ]
         tape, begin = self.runtime.recorder.tape, self.runtime.here()
         with torch.enable_grad(), outside_of_backwards():
-            result = replay.run(given)
+            result = run(given)
         end = self.runtime.here()
         chunk = read(tape, begin, end, None, self.runtime.recorder.block_bytes)
         tape[begin:] = [one for one in tape[begin:] if one & KIND_MASK in (Kind.ALLOC, Kind.FREE)]
@@ -243,16 +221,12 @@ class Repeats:
         wanted = [one for one in given if isinstance(one, torch.Tensor) and one.requires_grad]
         made = [one for one in pytree.tree_leaves(result) if isinstance(one, torch.Tensor)]
         kept = [one for one in made if not any(one is other for other in given)]
-        if chunk.like(replay.history.known):
-            call = Call(replay.history, chunk, replay.module, [weakref.ref(one) for one in wanted], keep=wanted)
-            self._watch(call, kept)
+        if chunk.like(history.known):
+            self._watch(Call(history, chunk, module, [weakref.ref(one) for one in wanted], keep=wanted), kept)
         pairs = [(one, grad) for one, grad in zip(kept, grads, strict=True) if grad is not None]
-        backward: Any = torch.autograd.backward
-        getattr(backward, "__wrapped__", backward)([one for one, _ in pairs], [grad for _, grad in pairs])
+        plain_backward([one for one, _ in pairs], [grad for _, grad in pairs])
         found = [one.grad for one in wanted]
-        call, self.current = self.current, replay
-        if isinstance(call, Call) and not call.history.off:
-            self._learn_backward(call)
+        self._learn_backward(replay)
         for one in wanted:
             one.grad = None  # or who gets it would have to copy it
         return found
@@ -270,7 +244,10 @@ class Repeats:
                 continue
             others = dict(hooks)
             hooks.clear()  # (the engine calls them in the order that they were put in: `move_to_end` changes nothing)
-            one.register_hook(partial(self._before_hooks, call, number, weakref.ref(one), len(others)))
+            # (The program's hooks outlive an output that it drops; the graph has them.)
+            one.register_hook(
+                partial(self._before_hooks, call, number, weakref.ref(one), weakref.ref(hooks), len(others))
+            )
             hooks.update(others)
 
     # ------------------------------------------------------------ backward
@@ -283,7 +260,7 @@ class Repeats:
             self.began = self.runtime.here()
         self.depth += 1
 
-    def setting(self, module: torch.nn.Module) -> Any:
+    def _setting(self, module: torch.nn.Module) -> Any:
         """How the module was set when the backward that runs began."""
         return self.before.get(module)
 
@@ -292,24 +269,28 @@ class Repeats:
         if self.depth:
             return
         self.before, self.roots = {}, ()
-        call, self.current = self.current, None
-        if isinstance(call, Call) and not call.history.off:
-            self._learn_backward(call)
+        self._learn_backward(None)
 
     def _reached(self, call: Call, number: int, place: int, grads: tuple[Any, ...]) -> None:
         self._fired(call, number, grads[place])
 
     def _before_hooks(
-        self, call: Call, number: int, output: Callable[[], torch.Tensor | None], own: int, grad: Any
+        self,
+        call: Call,
+        number: int,
+        output: Callable[[], torch.Tensor | None],
+        hooks: Callable[[], Any],
+        own: int,
+        grad: Any,
     ) -> None:
         made = output()
-        if made is not None and (made.retains_grad or len(made._backward_hooks or ()) > own + 1):
+        if (made is not None and made.retains_grad) or len(hooks() or ()) > own + 1:
             call.history.off = True  # what the program's hooks do cannot be told from what the modules' do
         self._fired(call, number, grad)
 
     def _fired(self, call: Call, number: int, grad: Any) -> None:
         """The backward of a call that ran begins, or gets its next gradient."""
-        for place, one in enumerate(_plain(grad)):
+        for place, one in enumerate(plain_tensors(grad)):
             block = self.runtime.tensors.by_address.get(one.data_ptr() - int(one.storage_offset()) * one.itemsize)
             if block is not None and block.words:
                 call.grads[block.words >> KIND_BITS] = number, place
@@ -322,16 +303,16 @@ class Repeats:
         inputs = [wanted() for wanted in call.inputs]
         if any(one is None or one.grad is not None for one in inputs) or torch.is_grad_enabled():
             call.history.off = True
-        if call.keep is None and not self.alone(call.nodes, call.module, inputs):
+        if call.keep is None and not self._alone(call.nodes, call.module, inputs):
             call.history.off = True
         if self._communicated():
             # FSDP2's hooks on what a module returned gather for its backward before that is seen to begin.
             if self.folded:
                 self.unfold("collectives between a loss and its model")
             call.history.off = True
-        self.current, call.begin, call.setting = call, self.runtime.here(), self.setting(call.module)
+        self.current, call.begin, call.setting = call, self.runtime.here(), self._setting(call.module)
 
-    def alone(self, nodes: Collection[int], module: torch.nn.Module, inputs: list[Any]) -> bool:
+    def _alone(self, nodes: Collection[int], module: torch.nn.Module, inputs: list[Any]) -> bool:
         """Whether all that the backward goes through beside a call has run when that begins, and leads to none of its gradients: what
         runs later, or is added to them, would be written with the call and, where that is folded, run besides. nodes: of its outputs."""
         first, own = min(nodes), {id(one) for one in (*module.parameters(), *inputs)}
@@ -348,19 +329,26 @@ class Repeats:
             recorder.ops[one >> KIND_BITS].name.startswith("c10d.") for one in words if one & KIND_MASK == Kind.OP
         )
 
-    def _give_up(self, other: Any) -> None:
+    def _give_up(self, other: Call | Replay | None) -> None:
         if isinstance(other, Replay):
             self.unfold("a backward through several calls")
         if other is not None:
             other.history.off = True
 
-    def _learn_backward(self, call: Call) -> None:
+    def _learn_backward(self, follows: Replay | None) -> None:
+        """The backward of the call that ran last is over. follows: whose goes on."""
+        call, self.current = self.current, follows
+        if not isinstance(call, Call) or call.history.off:
+            return
         end, recorder = self.runtime.here(), self.runtime.recorder
         chunk = read(recorder.tape, call.begin, end, call.chunk, recorder.block_bytes)
         seen = call.history.backwards.setdefault(call.setting, Backward())
-        found = [self._made(one.grad, chunk) if one is not None and one.grad is not None else None
-                 for one in (wanted() for wanted in call.inputs)]  # fmt: skip
-        if not chunk.fit or None in found:
+        wanted = [one() for one in call.inputs]
+        found = [
+            leaf for one in wanted
+            if one is not None and one.grad is not None and (leaf := leaf_of(one.grad, chunk, self.runtime))
+        ]  # fmt: skip
+        if not chunk.fit or len(found) < len(wanted):
             call.history.backwards[call.setting] = Backward()
         elif seen.learn(chunk, self.step):
             seen.grads, seen.given = found, call.grads
@@ -374,17 +362,6 @@ class Repeats:
         sys.stderr.flush()
         os._exit(UNFOLD)
 
-    # ------------------------------------------------------------ the tape
-
-    def _allocate(self, nbytes: int) -> int:
-        free = self.free_blocks.get(nbytes)
-        return self.runtime.driver.alloc_again(nbytes, free.pop() if free else None)
-
-    def _release(self, block: int) -> None:
-        nbytes = self.runtime.recorder.block_bytes[block]
-        self.runtime.driver.free_again(nbytes, block)
-        self.free_blocks.setdefault(nbytes, []).append(block)
-
     def _key(self, module: torch.nn.Module, given: list[Any]) -> Any:
         """What calls have in common that may do the same; None where that cannot be said."""
         try:
@@ -394,99 +371,6 @@ class Repeats:
         autocast = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
         stream = int(self.runtime.native.stream[0])
         return id(module), described, settings(module, self.holders[module]), autocast, stream
-
-
-class Replay:
-    """A call that was folded: between its forward and its backward. given: the leaves of its arguments and what its modules
-    held for it; run(given) would really make it."""
-
-    def __init__(
-        self,
-        repeats: Repeats,
-        history: History,
-        module: torch.nn.Module,
-        given: list[Any],
-        run: Callable[[list[Any]], Any],
-    ) -> None:
-        assert history.known is not None
-        self.repeats, self.history, self.module = repeats, history, module
-        self.given, self.run = given, run
-        self.chunk = history.known
-        self.names: list[int] | None = None
-        self.gone_back = False
-
-    @property
-    def wanted(self) -> list[torch.Tensor]:
-        return [one for one in self.given if isinstance(one, torch.Tensor) and one.requires_grad]
-
-    def forward(self) -> list[torch.Tensor]:
-        leaves = [one for one in self.history.leaves if isinstance(one, Leaf)]
-        self.names, made = self._write(self.chunk, [], leaves, {})
-        self.repeats.writer.free(self.names, list(self.chunk.early))
-        return made
-
-    def backward(self, node: int, grads: tuple[Any, ...]) -> list[Any]:
-        repeats = self.repeats
-        if self.names is None or self.gone_back or not repeats.depth or repeats.current is not None:
-            repeats.unfold("a backward through several calls, or a second one through the same")
-        if torch.is_grad_enabled():
-            repeats.unfold("a backward that is differentiated")
-        if not repeats.alone([node], self.module, self.given):
-            repeats.unfold("a backward that goes on beside a model")
-        self.gone_back = True
-        seen = self.history.backwards.get(repeats.setting(self.module))
-        if seen is None or seen.known is None or not seen.sure:
-            return repeats.make_up(self, grads)
-        repeats.current = self
-        # What came is freed where it was; the engine, which holds it until this is done, would free it later.
-        given = {number: _plain(one) for number, one in enumerate(grads)}
-        frees = {
-            block: partial(_empty, given[number][place])
-            for block, (number, place) in seen.given.items()
-            if place < len(given[number])
-        }
-        names, made = self._write(seen.known, self.names, [one for one in seen.grads if one is not None], frees)
-        repeats.writer.free(names, list(seen.known.live.values()))
-        self.given = []
-        return made
-
-    def _write(
-        self, chunk: Chunk, first: list[int], leaves: list[Leaf], frees: Mapping[int, Callable[[], None]]
-    ) -> tuple[list[int], list[torch.Tensor]]:
-        made: dict[int, torch.Tensor] = {}
-        real: dict[int, Callable[[], None]] = {}
-        for leaf in leaves:
-            for symbol, make in leaf.inner:
-                real[symbol] = lambda symbol=symbol, make=make: made.update({symbol: make()})  # type: ignore[misc]
-        self.repeats.runtime.here()
-        names = self.repeats.writer.write(chunk, first, real, frees)
-        return names, [leaf.wrap(iter([made[symbol] for symbol, _ in leaf.inner])) for leaf in leaves]
-
-    def close(self) -> None:
-        """Free what the forward left: what its backward keeps (`retain_graph`) goes with the graph."""
-        names, self.names = self.names, None
-        if names is not None:
-            self.repeats.writer.free(names, list(self.chunk.live.values()))
-
-    def __del__(self) -> None:
-        self.close()
-
-
-class Folded(torch.autograd.Function):
-    """The one node that stands for a folded call."""
-
-    @staticmethod
-    def forward(ctx: Any, replay: Replay, anchor: torch.Tensor, *inputs: torch.Tensor) -> Any:
-        ctx.replay = replay
-        ctx.set_materialize_grads(False)
-        made = replay.forward()
-        leaves = [one for one in replay.history.leaves if isinstance(one, Leaf)]
-        ctx.mark_non_differentiable(*(one for one, leaf in zip(made, leaves, strict=True) if not leaf.requires_grad))
-        return tuple(made)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        return (None, None, *ctx.replay.backward(ctx._sequence_nr(), grads))
 
 
 def _beside(roots: Any, nodes: Collection[int]) -> Iterator[Any]:
@@ -501,21 +385,6 @@ def _beside(roots: Any, nodes: Collection[int]) -> Iterator[Any]:
             seen.add(node)
             ahead += [one for one, _ in node.next_functions]
             yield node
-
-
-def _plain(value: Any) -> list[torch.Tensor]:
-    """The plain tensors inside of one on the chip, as a DTensor's; none where there is no tensor, or no storage. Their storages are not
-    made objects of Python's: the engine adds up gradients in place only where nobody else has them."""
-    if not isinstance(value, torch.Tensor) or value.device.type == "cpu":
-        return []
-    if not hasattr(value, "__tensor_flatten__"):
-        return [value] if value.layout == torch.strided else []
-    names, _ = value.__tensor_flatten__()
-    return [one for name in names for one in _plain(getattr(value, name))]
-
-
-def _empty(tensor: torch.Tensor) -> None:
-    tensor.untyped_storage().resize_(0)
 
 
 def _ready(history: History) -> bool:

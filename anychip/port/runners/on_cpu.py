@@ -1,7 +1,8 @@
-"""python -m anychip.port.runners.on_cpu SEEN STEPS OUT script.py args... : run a program of device SEEN ("cuda", "npu") on the CPU, with real numbers.
+"""python -m anychip.port.runners.on_cpu SEEN STEPS OUT ASKED script.py args... : run a program of device SEEN ("cuda", "npu") on the CPU, with real numbers.
 
 Only for the proof: device functions answer as a small chip would, streams do nothing, and tensors say "cpu". OUT gets the
-losses on which backward() was called, the outputs of the outermost model, and how many steps were taken, as JSON.
+losses on which backward() was called, the outputs of the outermost model, and how many steps were taken, as JSON. ASKED: which lines
+to look for (`reached`).
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from anychip.port.runners import names
+from anychip.port.runners import names, reached
 
 SEED = 0
 CALLS = 12
@@ -103,6 +104,22 @@ def use_gloo() -> None:
     torch.distributed.init_process_group = init_process_group
 
 
+UNSCALED = "_anychip_unscaled"
+
+
+def _note_unscaled() -> None:
+    """What a GradScaler has scaled knows what it was: the loss of a step is that, whatever the scale is."""
+    scale = torch.amp.GradScaler.scale
+
+    def noted(scaler: Any, outputs: Any) -> Any:
+        scaled = scale(scaler, outputs)
+        if isinstance(scaled, torch.Tensor) and scaled is not outputs:
+            setattr(scaled, UNSCALED, outputs.detach())
+        return scaled
+
+    torch.amp.GradScaler.scale = noted
+
+
 class Watch:
     """What the program computed."""
 
@@ -121,12 +138,14 @@ class Watch:
                 return backward(tensor, *args, **kwargs)
             self.inside = True
             try:
-                self.losses.append(float(tensor.detach().double().sum()))
+                loss = getattr(tensor, UNSCALED, tensor)
+                self.losses.append(float(loss.detach().double().sum()))
                 return backward(tensor, *args, **kwargs)
             finally:
                 self.inside = False
 
         torch.Tensor.backward = watched
+        _note_unscaled()
         register_optimizer_step_post_hook(self.stepped)
         torch.nn.modules.module.register_module_forward_pre_hook(self.entered)
         torch.nn.modules.module.register_module_forward_hook(self.left, always_call=True)
@@ -160,11 +179,12 @@ class Watch:
 
 
 def main() -> None:
-    seen, steps, out, argv = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]).resolve(), sys.argv[4:]
+    seen, steps, out, asked, *argv = sys.argv[1:]
     imitate(seen)
+    torch.compiler.set_stance("force_eager")  # the same numbers, and no compiler that would see through the imitation
     names.install(seen, "cpu", _imports(seen))
     use_gloo()
-    watch = Watch(steps, out)
+    watch = Watch(int(steps), Path(out).resolve())
     watch.install()
     random.seed(SEED)
     torch.manual_seed(SEED)
@@ -172,6 +192,7 @@ def main() -> None:
         import numpy
 
         numpy.random.seed(SEED)
+    reached.watch(asked)
     try:
         names.run(argv)
     except SystemExit as end:

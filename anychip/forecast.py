@@ -204,10 +204,10 @@ def compared_with(program: Program, chip: Chip, layers: str, dtype: str, kind: s
     """The published runs that err like this one. program: as it was recorded, of a job one rank of most of its work. dtype: of most
     products. On a chip that compiles every step, it tells nothing that the program asked for that."""
     if kind == CALLS:
-        return end_to_end(chip.id, Like(layers, calls=Like.reading(prompt)), kind)
+        return end_to_end(chip.runs_of, Like(layers, calls=Like.reading(prompt)), kind)
     compiled = chip.execution != "graph" and is_compiled(program)
     like = Like.of(layers, has_frozen_weights(program), dtype, compiled, sharded, num_chips)
-    return end_to_end(chip.id, like, kind)
+    return end_to_end(chip.runs_of, like, kind)
 
 
 def reserved_bytes(program: Program, capacity_bytes: int) -> int:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from anychip.cost.attention import rate as attention_rate
 from anychip.cost.gemm import POINTS_OF_A_CURVE, TWINS, GemmCurve, gemm_points, how_of, rate_by_points
 from anychip.cost.points import OpRates, SizeCurve, size_curve
-from anychip.cost.rates import Level, Rate, Rates, rates_of
+from anychip.cost.rates import Level, Rate, Rates, rates_of_chip
 from anychip.spec import Chip
 from anychip.spec.chip import A_PEAK
 from anychip.spec.cluster import load_wire
@@ -139,7 +139,7 @@ def known_peaks(chip: Chip) -> list[float]:
 @cache
 def machine(chip: Chip) -> Machine:
     """The chip's figures and rates as one value."""
-    return build(chip, rates_of(chip.id, chip.file))
+    return build(chip, rates_of_chip(chip))
 
 
 def build(chip: Chip, rates: Rates) -> Machine:

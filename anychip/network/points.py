@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from anychip.errors import BadChipFile
 from anychip.spec import Chip, catalogue
+from anychip.spec.inherited import COLLECTIVES
 from anychip.spec.tables import check_table
 
 
@@ -58,7 +59,9 @@ def chips_with_points() -> tuple[str, ...]:
 
 
 def points_of_chip(chip: Chip) -> tuple[Point, ...]:
-    return points_of(chip.id, chip.file)
+    """Its own; of a variant without any, those of the chip that it extends, where its links are the same."""
+    own, lent = points_of(chip.id, chip.file), chip.inherits
+    return points_of(lent.chip, lent.file) if not own and lent is not None and COLLECTIVES in lent.holds else own
 
 
 @cache

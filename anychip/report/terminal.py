@@ -120,8 +120,10 @@ def _legend(answer: "Answer") -> Iterator[str]:
         target = chip.id + count + (f"@{cluster}" if cluster else "")
         asked = ", ".join(names) if len(names) <= NAMES else f"{names[0]} ... {names[-1]}"
         arrow = f"{asked} -> {target}" if asked != target else target
-        by = " by training" if alike[0][2].step_kind == CALLS and has_trained(chip.id) else ""
+        by = " by training" if alike[0][2].step_kind == CALLS and has_trained(chip.runs_of) else ""
         yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade}{by})"
+        if chip.inherits is not None:
+            yield f"    {chip.inherits}"
         if said:
             yield f"    {said}"
         if chip.execution == "graph":

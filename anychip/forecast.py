@@ -22,6 +22,7 @@ from anychip.figures import (
     GoodputFigures,
     PathPart,
     RankFigures,
+    RestsOn,
     TopOp,
     Window,
     batch_of,
@@ -35,6 +36,7 @@ from anychip.figures import (
     inference_of,
     is_compiled,
     products_in,
+    rests_on,
     shape_text,
     shares_of,
     top_ops_of,
@@ -112,6 +114,7 @@ class Forecast:
     compared: Compared | None = None  # what the step's error comes from, where whole runs were compared
     values_read: tuple[Read, ...] = ()
     would_fail: tuple[str, ...] = ()
+    rests_on: Mapping[str, RestsOn] = field(default_factory=dict)  # by part of the step
     samples_given: bool = False  # by the user, who then wants to see them
     all_ops: tuple[TopOp, ...] = ()  # top_ops and what takes less: looked up where another target's top ops are shown
 
@@ -186,6 +189,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         would_fail=tuple(one.text for one in lacking if one.fails),
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
         values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
+        rests_on=rests_on(timeline, window),
     )  # fmt: skip
 
 

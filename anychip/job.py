@@ -33,6 +33,7 @@ from anychip.figures import (
     beyond_of,
     by_phase_of,
     called_in,
+    rests_on,
     shares_of,
     top_ops_of,
     totals_of,
@@ -162,6 +163,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         first_step_s=max((part.window.first_s for part in parts if part.window.first_s is not None), default=None),
         stepping_memory_bytes=max(part.memory.stepping_bytes for part in parts),
         values_read=reads(first.program, first.window.begin, first.window.end, first.window.count), compared=compared,
+        rests_on=rests_on(most.rank.timeline, most.window),
     )  # fmt: skip
 
 

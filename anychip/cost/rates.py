@@ -214,6 +214,9 @@ class Level(NamedTuple):
     dtype: str = ""
 
 
+NOTHING = "no measurement"  # what a rate rests on that comes of a usual share of a peak
+
+
 def borrowed_rows(rates: Rates, what: str) -> Rates:
     """The rates of the chip whose curve shape stands in; the chip's own where none is named."""
     name = rates.borrowed(what)

@@ -225,6 +225,33 @@ def top_ops_of(timeline: Timeline, window: Window, most: int = 10,
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class RestsOn:
+    """What the rate of a part of a step comes from, in words, and the share of the chip's busy time that the part takes."""
+
+    rate: str
+    share: float
+
+
+def rests_on(timeline: Timeline, window: Window) -> dict[str, RestsOn]:
+    """By part of a step (products, attention, its backward, memory) what most of its time rests on."""
+    inside = window.ops(timeline)
+    ops = timeline.op[inside]
+    spent = np.bincount(ops, timeline.duration_s[inside], len(timeline.program.ops))
+    found: dict[str, dict[str, float]] = {}
+    for index in np.flatnonzero(spent).tolist():
+        limit = LIMITS[timeline.prices.limit[index]]
+        part, rate = timeline.prices.on.rests_on(work(timeline.program.ops[index]), limit)
+        rates = found.setdefault(part, {})
+        rates[rate] = rates.get(rate, 0.0) + float(spent[index])
+    total = float(spent.sum())
+    return {
+        part: RestsOn(max(rates, key=lambda rate: rates[rate]), sum(rates.values()) / total)
+        for part, rates in found.items()
+        if part
+    }
+
+
 SHOWN_OPS = 3  # of those that became one kernel
 
 

@@ -69,6 +69,7 @@ def _target(answer: "Answer", index: int) -> dict[str, Any]:
         **{field: dict(getattr(forecast, field)) for field in TARGET_TABLES},
         "asked": answer.names[index],
         "inherits": _inherits(answer.chips[index]),
+        "rests_on": {part: asdict(one) for part, one in forecast.rests_on.items()},
         "scaling": answer.scaling[index],
         "failure": _failure(answer.failures[index]) if answer.failures else None,
         "reserved_memory_bytes": answer.reserved_bytes[index],

@@ -35,6 +35,7 @@ CRUMB = 1e-3  # of the peak: a kind of memory below that is not shown
 LONGER = 1.5  # a first call that takes so many times as long as the others does something else: it reads a prompt
 STARTING = 0.95  # where steps take less of the peak than this, it was when the program started
 NAMES = 4  # targets of one chip, before they are shortened to the first and the last
+PART = 0.05  # of the chip's time: of less nothing is said
 PLACES = 4  # lines of the program that read values
 MODULES = 6
 OP_WIDTH = 36  # an operation's name and shape, and how often it is called
@@ -328,6 +329,7 @@ def _short(name: str) -> str:
 def _remarks(answer: "Answer") -> Iterator[str]:
     for name, forecast in zip(answer.names, answer.forecasts, strict=True):
         yield f"{name}: {forecast.limit}"
+    yield from _unlike_evidence(answer)
     if answer.host == "modelled":
         sleeps = any((one.kinds == Kind.HOST).any() for program in answer.programs for one in program.ranks)
         what = "launching, and what the program sleeps" if sleeps else "launching alone"
@@ -345,6 +347,25 @@ def _remarks(answer: "Answer") -> Iterator[str]:
         yield "Interrupted: the figures hold for what the program had done by then."
     for warning in answer.warnings:
         yield f"- warning: {warning}"
+
+
+def _unlike_evidence(answer: "Answer") -> Iterator[str]:
+    """Of parts of the step that count, on what their rates rest, where that is not the same on all targets: chips of one silicon
+    differ by it alone."""
+    parts = {
+        part: one.share for forecast in answer.forecasts for part, one in forecast.rests_on.items() if one.share >= PART
+    }
+    lines = []
+    for part in parts:
+        rates: dict[str, list[str]] = {}
+        for name, forecast in zip(answer.names, answer.forecasts, strict=True):
+            if part in forecast.rests_on:
+                rates.setdefault(forecast.rests_on[part].rate, []).append(name)
+        if len(rates) > 1:
+            lines.append(f"- {part}: " + "; ".join(f"{rate} ({', '.join(names)})" for rate, names in rates.items()))
+    if lines:
+        yield "what rates rest on differs, and targets differ by that, too:"
+        yield from lines
 
 
 def _values_read(forecast: "Forecast") -> Iterator[str]:

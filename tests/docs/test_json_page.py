@@ -19,7 +19,7 @@ TYPES = {
 }  # fmt: skip
 # Objects whose keys are names.
 NAMED = (
-    "targets[].memory_by_module", "targets[].axes", "targets[].ranks[].place", "chips[].figures", "findings[].offers",
+    "targets[].memory_by_module", "targets[].axes", "targets[].rests_on", "targets[].ranks[].place", "chips[].figures", "findings[].offers",
     "summary.by_severity", "summary.by_rule", "summary.lines_by_kind", "targets[].verdicts",
 )  # fmt: skip
 

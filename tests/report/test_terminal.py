@@ -290,3 +290,19 @@ def test_a_time_that_compared_runs_did_not_reach_is_marked_beside_it(program):
     first, second = as_json.to_json(found)["targets"]
     assert (first["runs_took"], second["runs_took"]) == (longer, None)
     assert "runs took" not in shown(api.forecast(program, on="h100"))
+
+
+def test_targets_whose_rates_rest_on_unlike_evidence_say_on_what():
+    """MI300X and MI325X are one silicon; the backward of attention took 135 ms on one and 79 on the other, and nothing said why."""
+    q = TensorMeta((8, 32, 4096, 128), (32 * 4096 * 128, 4096 * 128, 128, 1), "bfloat16")
+    attention = Op("aten._scaled_dot_product_flash_attention_backward.default", (q, q, q, q, q), outputs=(q, q, q))
+    program = Program(
+        tape=np.array([word(Kind.OP, 0)] * 3, dtype=np.int64), ops=[attention],
+        block_bytes=np.array([1], dtype=np.int64), meta={"argv": ["t.py"]},
+    )  # fmt: skip
+    text = shown(api.forecast(program, on=["h100", "mi300x", "mi325x"]), 200)
+    assert (
+        "- attention's backward: its own curve (h100); a rate from measurements along nvidia-h100-sxm's curve (mi300x); "
+        "no measurement (mi325x)"
+    ) in [line.strip() for line in text.splitlines()]
+    assert "rates rest on" not in shown(api.forecast(program, on=["h100", "nvidia-h100-sxm"]), 200)

@@ -175,11 +175,11 @@ def rates_of(chip_id: str, chip_file: Path | None = None) -> Rates:
 
 
 def rates_of_chip(chip: Chip) -> Rates:
-    """Its own rates; of a variant without any, those of the chip that it extends, where what they depend on is the same."""
+    """Its own rates, and what it inherits of those of the chip that it extends."""
     own, lent = rates_of(chip.id, chip.file), chip.inherits
-    if own.rows or lent is None:
+    if lent is None:
         return own
-    return Rates(tuple(row for row in rates_of(lent.chip, lent.file).rows if lent.has(row.op)), defaults())
+    return Rates(own.rows + tuple(row for row in rates_of(lent.chip, lent.file).rows if lent.has(row.op)), defaults())
 
 
 def same_die(rows: tuple[Rate, ...]) -> tuple[Rate, ...]:

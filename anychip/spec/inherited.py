@@ -1,6 +1,6 @@
 """Which measurements of the chip that a variant extends hold for it, too: those whose figures it leaves as they are.
 
-In: what the files of a chain say. Out: `Inherited`. A variant with measured rates of its own inherits none.
+In: what the files of a chain say. Out: `Inherited`. A kind of which a variant has rates of its own is its own.
 """
 
 import csv
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from anychip.spec import catalogue
 from anychip.spec.validated import num_sources
 
-PRODUCTS = "products and attention"
+PRODUCTS = "products"
 COLLECTIVES = "collectives"
 
 
@@ -23,13 +23,13 @@ class Kind(NamedTuple):
     figures: tuple[str, ...]
 
 
+ENGINE = ("peaks.matrix", "peaks.vector", "engine", "power")
 KINDS = {
-    PRODUCTS: Kind(
-        ("gemm", "conv", "attention", "vector", "borrow", "same_die"),
-        ("peaks.matrix", "peaks.vector", "engine", "power"),
-    ),
+    PRODUCTS: Kind(("gemm", "conv", "vector", "same_die"), ENGINE),
+    "attention": Kind(("attention", "borrow", "same_die"), ENGINE),
     "memory": Kind(("aten", "memory", "page"), ("memory.main.bandwidth", "engine")),
-    "launches": Kind(("kernel", "host"), ()),
+    "kernels' launches": Kind(("kernel",), ()),
+    "the host": Kind(("host",), ()),
     "the link to the host": Kind(("host_link",), ("links.host",)),
     COLLECTIVES: Kind(("collective",), ("links.scale_up", "links.scale_out", "engine", "cluster")),
 }
@@ -47,8 +47,9 @@ class Said(NamedTuple):
 
 
 class Inherited(NamedTuple):
-    """chip: the one that was measured, file: its file. holds, fails: kinds of measurements, of which it has some. runs: whether its
-    published runs speak for the variant; None where it has none. differs: the figures that keep what does not hold from it."""
+    """chip: the one that was measured, file: its file. holds, fails: the kinds of measurements that it has and the variant has not, by
+    whether they are the variant's, too. runs: whether its published runs are; None where it has none. differs: the figures that keep
+    what fails from it."""
 
     chip: str
     file: Path
@@ -66,27 +67,26 @@ class Inherited(NamedTuple):
         holds, fails = list(self.holds), list(self.fails)
         if self.runs is not None:
             (holds if self.runs else fails).append("whole runs")
+        said = f"as measured on {self.chip}, which it extends: {', '.join(holds) or 'nothing'}"
         shown = ", ".join(self.differs[:NAMED])
         more = f" and {len(self.differs) - NAMED} more" if len(self.differs) > NAMED else ""
-        if not holds:
-            return (
-                f"nothing that was measured on {self.chip}, which it extends, holds for it: it differs in {shown}{more}"
-            )
-        said = f"as measured on {self.chip}, which it extends: {', '.join(holds)}"
-        return f"{said}; not {', '.join(fails)}: it differs in {shown}{more}" if fails else said
+        why = f"it differs in {shown}{more}" if self.differs else "it has rates of its own"
+        return f"{said}; not {', '.join(fails)}: {why}" if fails else said
 
 
 def inherited(own: Said, bases: Iterable[Said]) -> Inherited | None:
-    """bases: those that it extends, the nearest first. None for a chip that was measured itself, or that extends none that was."""
-    if num_sources().get(own.id) or rates_file(own.id, own.file):
+    """bases: those that it extends, the nearest first. None for a chip of which whole runs were compared, or that extends none that
+    was measured."""
+    if own.id in num_sources():
         return None
+    mine = kinds_of(own)
     for base in bases:
-        kinds, runs = kinds_of(base), base.id in num_sources()
+        kinds, runs = [kind for kind in kinds_of(base) if kind not in mine], base.id in num_sources()
         if kinds or runs:
             differs = tuple(_differing(own, base))
             holds = tuple(kind for kind in kinds if not _about(differs, (*ALWAYS, *KINDS[kind].figures)))
             fails = tuple(kind for kind in kinds if kind not in holds)
-            return Inherited(base.id, base.file, holds, fails, not differs if runs else None, differs)
+            return Inherited(base.id, base.file, holds, fails, not (differs or mine) if runs else None, differs)
     return None
 
 

@@ -45,7 +45,7 @@ def test_a_variant_in_price_and_size_is_as_well_known_as_what_it_extends(write: 
     ("changes", "grade", "fails", "differs"),
     [
         ('[memory.main]\nbandwidth = { value = 5, unit = "TB/s", src = "me" }', "C", ("memory",), "memory.main.bandwidth"),
-        ('[power]\nlimit = { value = 500, unit = "W", src = "me" }', "D", ("products and attention",), "power.limit"),
+        ('[power]\nlimit = { value = 500, unit = "W", src = "me" }', "D", ("products", "attention"), "power.limit"),
         ('[links.host]\none_way = { value = 9, unit = "GB/s", src = "me" }', "C", ("the link to the host",), "links.host.one_way"),
         ('[links.scale_up]\none_way = { value = 9, unit = "GB/s", src = "me" }', "C", ("collectives",), "links.scale_up.one_way"),
     ],
@@ -56,7 +56,7 @@ def test_what_depends_on_a_changed_figure_is_not_inherited(write: Write, changes
     assert (chip.grade, chip.runs_of) == (grade, "acme-one")  # the runs of H100 are not of this one
     assert chip.inherits is not None
     assert (chip.inherits.fails, chip.inherits.differs) == (fails, (differs,))
-    assert f"not {fails[0]}, whole runs: it differs in {differs}" in str(chip.inherits)
+    assert f"not {', '.join(fails)}, whole runs: it differs in {differs}" in str(chip.inherits)
 
 
 def test_a_faster_memory_leaves_products_as_they_were_measured(write: Write) -> None:
@@ -72,16 +72,22 @@ def test_another_execution_is_another_chip(write: Write) -> None:
     chip = load_chip("acme-one")
     assert rates_of_chip(chip).rows == ()
     assert str(chip.inherits) == (
-        "nothing that was measured on nvidia-h100-sxm, which it extends, holds for it: it differs in execution"
+        "as measured on nvidia-h100-sxm, which it extends: nothing; not products, attention, memory, the link to the host, collectives, "
+        "whole runs: it differs in execution"
     )
 
 
-def test_a_variant_that_was_measured_itself_inherits_nothing(write: Write) -> None:
-    file = write(BEGIN)
+def test_of_what_a_variant_has_rates_of_its_own_it_inherits_nothing(write: Write) -> None:
+    """A host of one's own is one row; all else stays as it was measured."""
+    file, base = write(BEGIN), rates_of_chip(load_chip("h100"))
     file.with_suffix(".csv").write_text(
         "op,dtype,shape,value,unit,kind,stack,date,source,note\nmemory.rate,,,3000,GB/s,measured,,,here,\n"
+        "host.op,,,2,us,measured,,,here,\n"
     )
     chip = load_chip("acme-one")
-    assert (chip.grade, chip.inherits) == ("C", None)
-    assert [row.op for row in rates_of_chip(chip).rows] == ["memory.rate"]
-    assert load_chip("h200").inherits is None  # the same die as H100, with rates of its own
+    rates = rates_of_chip(chip)
+    assert [row.value for row in rates.rows if row.op in ("memory.rate", "host.op")] == [3e12, 2e-6]
+    assert rates.all("gemm") == base.all("gemm")
+    assert (chip.grade, chip.runs_of) == ("C", "acme-one")
+    assert str(chip.inherits).endswith("collectives; not whole runs: it has rates of its own")
+    assert load_chip("h200").inherits is None  # the same die as H100, with runs of its own

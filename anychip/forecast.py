@@ -14,6 +14,7 @@ import numpy as np
 from anychip import units
 from anychip.cost.custom import OWN_KERNELS
 from anychip.cost.fusion import fuse
+from anychip.cost.machine import Machine
 from anychip.cost.support import unsupported
 from anychip.cost.work import packet, work
 from anychip.figures import (
@@ -115,6 +116,7 @@ class Forecast:
     values_read: tuple[Read, ...] = ()
     would_fail: tuple[str, ...] = ()
     rests_on: Mapping[str, RestsOn] = field(default_factory=dict)  # by part of the step
+    host_bound: str = ""  # where the host sets the pace, whose time its is
     samples_given: bool = False  # by the user, who then wants to see them
     all_ops: tuple[TopOp, ...] = ()  # top_ops and what takes less: looked up where another target's top ops are shown
 
@@ -189,7 +191,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         would_fail=tuple(one.text for one in lacking if one.fails),
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
         values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
-        rests_on=rests_on(timeline, window),
+        rests_on=rests_on(timeline, window), host_bound=host_of(program, timeline.prices.on, breakdown, step_time, total),
     )  # fmt: skip
 
 
@@ -314,9 +316,8 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
     of a job's time the mesh axis that takes most of it. own_s: what the host spends on what launches nothing."""
     if not step_time:
         return "Nothing ran on the chip."
-    name = largest = max(breakdown, key=lambda part: breakdown[part])
-    if host_s >= HOST_ISSUES * step_time and breakdown["host"] >= CHIP_WAITS * step_time:
-        name = "host"
+    largest = max(breakdown, key=lambda part: breakdown[part])
+    name = "host" if is_paced_by_host(breakdown, step_time, host_s) else largest
     share = f"{breakdown[name] / step_time:.0%}"
     most = next((f"; {one.name.removeprefix('aten.')} {one.shape} alone takes {one.time_s / step_time:.0%}"
                  for one in top if one.limit != "network"), "")  # fmt: skip
@@ -338,6 +339,26 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
     if name == "compute":
         return f"Compute: {share} of the step is in ops limited by flop/s{most}."
     return f"Memory: {share} of the step is in ops limited by bandwidth or by their launch{most}."
+
+
+def is_paced_by_host(breakdown: Mapping[str, float], step_time: float, host_s: float) -> bool:
+    """Whether the host decides how long a step takes: it issues ops all the time, or most of a step passes waiting for it."""
+    busy = host_s >= HOST_ISSUES * step_time and breakdown["host"] >= CHIP_WAITS * step_time
+    return busy or max(breakdown, key=lambda part: breakdown[part]) == "host"
+
+
+def host_of(program: Program, on: Machine, breakdown: Mapping[str, float], step_time: float, total: Mapping[str, float]) -> str:  # fmt: skip
+    """Where the host sets the pace, whose time its is, in words; else empty. total: as `totals_of` gives it."""
+    if on.graph or on.called or not step_time or not is_paced_by_host(breakdown, step_time, total["host_s"]):
+        return ""
+    if program.meta.get("host") == "measured":
+        return "as it passed on this machine, the recording's own included: an upper bound"
+    if total["own_s"] > breakdown["host"] / 2:  # the program sleeps, whatever the CPU
+        return ""
+    op_s = on.host_op_s + on.host_launch_s
+    whose = (on.rates.first("host.op") or on.rates.need("host.product")).stack
+    said = f"{units.duration(op_s)} an operation with its launch, {units.duration(on.host_product_s)} more a product"
+    return said + (f", as {whose}" if whose else "")
 
 
 # Of the chip's time that copies between host and chip take before what was assumed of their link is told.

@@ -49,6 +49,7 @@ from anychip.forecast import (
     error_of,
     filling,
     growing,
+    host_of,
     is_prompt,
     layers_of,
     limit_of,
@@ -137,7 +138,8 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         num_chips=chips, sharded=shards_parameters(most.program, most.rank.calls, most.axes),
     )  # fmt: skip
     lacking = unsupported(all_ops, chip)
-    kernels, host, own = (mean([total[name] for total in totals]) for name in ("kernels", "host_s", "own_s"))
+    usual = {name: mean([total[name] for total in totals]) for name in ("kernels", "host_s", "own_s")}
+    kernels, host, own = usual.values()
     return Forecast(
         chip=chip.id, num_chips=chips, fits=all(rank.fits for rank in ranks), grade=chip.grade,
         step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, parts[main].rank.timeline, compared, chips, host),
@@ -164,6 +166,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         stepping_memory_bytes=max(part.memory.stepping_bytes for part in parts),
         values_read=reads(first.program, first.window.begin, first.window.end, first.window.count), compared=compared,
         rests_on=rests_on(most.rank.timeline, most.window),
+        host_bound=host_of(program, most.rank.timeline.prices.on, breakdown, step_time, usual),
     )  # fmt: skip
 
 

@@ -334,6 +334,7 @@ def _remarks(answer: "Answer") -> Iterator[str]:
         sleeps = any((one.kinds == Kind.HOST).any() for program in answer.programs for one in program.ranks)
         what = "launching, and what the program sleeps" if sleeps else "launching alone"
         yield f"host: {what}; --host measured adds data loading and Python between"
+    yield from _host_bound(answer)
     if not answer.prices and any(one.cost_usd for one in answer.forecasts):
         yield "prices: the lowest that each chip's file lists; --price CHIP=USD for what an hour costs you"
     first = answer.forecasts[0]
@@ -366,6 +367,17 @@ def _unlike_evidence(answer: "Answer") -> Iterator[str]:
     if lines:
         yield "what rates rest on differs, and targets differ by that, too:"
         yield from lines
+
+
+def _host_bound(answer: "Answer") -> Iterator[str]:
+    """Whose host's time it is on targets where that is what a step takes."""
+    hosts: dict[str, list[str]] = {}
+    for name, forecast in zip(answer.names, answer.forecasts, strict=True):
+        if forecast.host_bound:
+            hosts.setdefault(forecast.host_bound, []).append(name)
+    if hosts:
+        said = "; ".join(f"{', '.join(names)}: {whose}" for whose, names in hosts.items())
+        yield f"bound by the host, and as fast as its CPU is: {said}. For yours: anychip measure --only host, docs/measure.md"
 
 
 def _values_read(forecast: "Forecast") -> Iterator[str]:

@@ -116,6 +116,7 @@ class Forecast:
     values_read: tuple[Read, ...] = ()
     would_fail: tuple[str, ...] = ()
     rests_on: Mapping[str, RestsOn] = field(default_factory=dict)  # by part of the step
+    prompt_tokens: float | None = None  # of the whole job: what the first call reads, where that is more than others do
     host_bound: str = ""  # where the host sets the pace, whose time its is
     samples_given: bool = False  # by the user, who then wants to see them
     all_ops: tuple[TopOp, ...] = ()  # top_ops and what takes less: looked up where another target's top ops are shown
@@ -127,7 +128,20 @@ class Forecast:
 
     @property
     def usd_per_million_tokens(self) -> float | None:
+        """Of those that a step reads; of generated text each is one that it writes."""
         return self.cost_usd / self.tokens_per_step * 1e6 if self.cost_usd and self.tokens_per_step else None
+
+    @property
+    def reads_prompts(self) -> bool | None:
+        """Of calls: whether each reads a prompt, else one token of each sequence; None where that is not seen."""
+        return is_prompt(self.tokens_per_step, self.samples_per_step) if self.step_kind == CALLS else None
+
+    @property
+    def usd_per_million_prompt_tokens(self) -> float | None:
+        """Of the prompt of a program that generates text: what its first call reads."""
+        if self.reads_prompts or not (self.usd_per_hour and self.first_step_s and self.prompt_tokens):
+            return None
+        return (cost_of(self.usd_per_hour, self.first_step_s, self.num_chips) or 0.0) / self.prompt_tokens * 1e6
 
     @property
     def usd_per_hour(self) -> float | None:
@@ -160,6 +174,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     beyond = beyond_of(timeline, window)
     # What a step is fed is read where nothing has been fused yet.
     tokens, samples = batch_of(program, tuple(find_steps(program)[-len(whole.steps) :]) if whole.steps else ())
+    prompt = prompt_of(tokens, batch_of(program, tuple(find_steps(program)[:1]))[0], window.kind)
     layers = layers_of(timeline.program.ops, called_in(timeline, whole), unlike_share(beyond))
     compared = compared_with(program, chip, layers, products.dtype, window.kind, is_prompt(tokens, samples))
     tokens = tokens_per_step if tokens_per_step is not None else tokens
@@ -190,7 +205,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         ),
         would_fail=tuple(one.text for one in lacking if one.fails),
         memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
-        values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
+        prompt_tokens=prompt, values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
         rests_on=rests_on(timeline, window), host_bound=host_of(program, timeline.prices.on, breakdown, step_time, total),
     )  # fmt: skip
 
@@ -198,6 +213,11 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
 def cost_of(usd_per_hour: float | None, step_time_s: float, num_chips: int = 1) -> float | None:
     """USD of a step, where an hour of a chip costs so much; None where that is not known."""
     return usd_per_hour * step_time_s * num_chips / 3600 if usd_per_hour else None
+
+
+def prompt_of(tokens: float | None, first: float | None, kind: str) -> float | None:
+    """What the first of several calls reads, `first`, where others read fewer tokens."""
+    return first if kind == CALLS and tokens and first and first > tokens else None
 
 
 def is_prompt(tokens: float | None, samples: float | None) -> bool | None:

@@ -54,6 +54,7 @@ from anychip.forecast import (
     layers_of,
     limit_of,
     played_before,
+    prompt_of,
     unlike_share,
     utilization,
     warnings_of,
@@ -119,6 +120,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     flop, model = (mean([total[name] for total in totals]) * chips for name in ("flop", "model_flop"))
     tokens, samples = _batch(parts, program)
     prompt = is_prompt(tokens, samples)
+    prompt_tokens = prompt_of(tokens, _batch(parts, program, first=True)[0], parts[0].window.kind)
     tokens = tokens_per_step if tokens_per_step is not None else tokens
     samples = samples_per_step if samples_per_step is not None else samples
     worst = max(parts, key=lambda part: part.memory.peak_bytes)
@@ -164,7 +166,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         goodput=_goodput(parts, fabric), memory_by_module=worst.memory.by_module,
         first_step_s=max((part.window.first_s for part in parts if part.window.first_s is not None), default=None),
         stepping_memory_bytes=max(part.memory.stepping_bytes for part in parts),
-        values_read=reads(first.program, first.window.begin, first.window.end, first.window.count), compared=compared,
+        prompt_tokens=prompt_tokens, values_read=reads(first.program, first.window.begin, first.window.end, first.window.count), compared=compared,
         rests_on=rests_on(most.rank.timeline, most.window),
         host_bound=host_of(program, most.rank.timeline.prices.on, breakdown, step_time, usual),
     )  # fmt: skip
@@ -271,8 +273,9 @@ def _mean_of(found: Sequence[Mapping[Key, float]], mean: Callable[[Sequence[floa
     return {name: mean([one[name] for one in found]) for name in found[0]}
 
 
-def _batch(parts: Sequence[Part], program: Program) -> tuple[float | None, float | None]:
-    """(tokens, samples) of the whole job per step: what the first pipeline stages read, ranks of one sample once."""
+def _batch(parts: Sequence[Part], program: Program, first: bool = False) -> tuple[float | None, float | None]:
+    """(tokens, samples) of the whole job per step: what the first pipeline stages read, ranks of one sample once. first: of the step
+    that no figure is of."""
     tokens = samples = 0.0
     recorded = {rank.rank: rank for rank in program.ranks}
     for part in parts:
@@ -280,7 +283,8 @@ def _batch(parts: Sequence[Part], program: Program) -> tuple[float | None, float
             continue
         # What a step is fed is read where nothing has been fused yet.
         plain = recorded[part.program.rank]
-        steps = tuple(find_steps(plain)[: part.steps][-len(part.window.steps) :]) if part.window.steps else ()
+        counted = slice(1) if first else slice(-len(part.window.steps), None)
+        steps = tuple(find_steps(plain)[: part.steps][counted]) if part.window.steps else ()
         mine = batch_of(plain, steps)
         shared = copies(part.program, part.axes, TENSOR_AXES)
         split = copies(part.program, part.axes, SEQUENCE_AXES)

@@ -19,6 +19,7 @@ TARGET_FIELDS = (
     "mfu", "hfu", "model_flop_per_step", "first_step_s", "peak_memory_bytes", "stepping_memory_bytes", "memory_bytes", "unpriced_share", "energy_j", "cost_usd",
     "step_kind", "limit", "matrix_dtype", "tokens_per_step", "samples_per_step", "kernels_per_step", "cluster", "would_fail",
     "tokens_per_s", "host_bound", "usd_per_million_tokens", "usd_per_hour",
+    "prompt_tokens", "usd_per_million_prompt_tokens",
 )  # fmt: skip
 TARGET_TABLES = ("breakdown_s", "evidence", "memory_by_kind", "memory_by_module", "time_by_phase_s")
 INHERITS_FIELDS = ("chip", "holds", "fails", "runs", "differs")

@@ -42,6 +42,7 @@ OP_WIDTH = 36  # an operation's name and shape, and how often it is called
 TIME_WIDTH = 7
 STEP_WORDS = {"train": "step time", "call": "time per call", "run": "time of the run"}
 ONE_OF = {"train": "step", "call": "call", "run": "run"}  # what figures are of
+PAID = {None: "tokens", True: "prompt", False: "output"}  # what costs are of, by whether calls read prompts
 BREAKDOWN = {
     "compute": "compute",
     "memory_bound": "memory, launch",
@@ -212,7 +213,9 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None],
     yield timed(f"energy/{one}, max", lambda f: "-" if f.energy_j is None else f"{units.figures(f.energy_j)} J")
     yield timed(f"USD/1000 {one}s", lambda f: "-" if f.cost_usd is None else f"{units.figures(f.cost_usd * 1000)}")
     if any(f.usd_per_million_tokens for f in forecasts):
-        yield timed("  /million tokens", lambda f: job.usd_text(f))
+        yield timed(f"  /million {PAID[forecasts[0].reads_prompts]}", lambda f: job.usd_text(f.usd_per_million_tokens))
+    if any(f.usd_per_million_prompt_tokens for f in forecasts):
+        yield timed("  /million prompt", lambda f: job.usd_text(f.usd_per_million_prompt_tokens))
     if any(f.cost_usd for f in forecasts):
         # `anychip chips show` has the price's date, its source and dearer ones.
         yield row("  at USD/hour", lambda f: "-" if f.usd_per_hour is None else f"{f.usd_per_hour:.2f}")
@@ -338,6 +341,8 @@ def _remarks(answer: "Answer") -> Iterator[str]:
     if not answer.prices and any(one.cost_usd for one in answer.forecasts):
         yield "prices: the lowest that each chip's file lists; --price CHIP=USD for what an hour costs you"
     first = answer.forecasts[0]
+    if any(one.usd_per_million_prompt_tokens for one in answer.forecasts):
+        yield f"USD/million: output of a call and the tokens that it writes, prompt of the first call and the {_whole(first.prompt_tokens)} that it reads"
     if first.step_kind == "train" and first.steps > 1:
         counted = len(first.step_times_s)
         which = "all but the first count" if counted == first.steps - 1 else f"the last {counted} count"

@@ -332,3 +332,16 @@ def test_a_step_that_the_chip_takes_says_nothing_of_the_hosts_cpu():
         block_bytes=np.array([1], dtype=np.int64), meta={"argv": ["t.py"]},
     )  # fmt: skip
     assert "bound by the host" not in shown(api.forecast(big, on="h100"))
+
+
+def test_costs_of_generated_text_say_whether_of_output_or_prompt(answer):
+    """4096 tokens of a prompt in 1 ms at 1.99 an hour: 1.99 / 3600 * 1e-3 / 4096 * 1e6 = 0.000135 a million."""
+    forecasts = tuple(
+        replace(f, step_kind="call", tokens_per_step=4.0, samples_per_step=4.0, tokens_per_s_per_chip=1.0, first_step_s=1e-3, prompt_tokens=4096.0)
+        for f in answer.forecasts
+    )  # fmt: skip
+    lines = shown(replace(answer, forecasts=forecasts)).splitlines()
+    assert [line.split()[2] for line in lines if line.startswith("  /million output")]
+    assert [line.split()[2] for line in lines if line.startswith("  /million prompt")] == ["0.000135"]
+    assert any("prompt of the first call and the 4,096 that it reads" in line for line in " ".join(lines).split("  "))
+    assert "/million tokens" not in "".join(lines)

@@ -370,6 +370,28 @@ def test_the_first_call_is_told_apart():
     assert forecast(program(token, [mm(8192, 8192, 8192)]), load_chip("h100")).first_step_s is None
 
 
+def test_a_prompt_has_a_price_of_its_own():
+    """USD per million tokens were of those that are written; the 2 x 512 of the prompt were in no figure."""
+    table = t(32000, 1024)
+    ops = [
+        made("aten.embedding.default", table, t(2, length, dtype="int64"), out=t(2, length, 1024))
+        for length in (512, 1)
+    ]
+
+    def of(*calls):
+        words = [(mark(Mark.INFER_BEGIN), w(Kind.OP, reads), w(Kind.OP, 2), mark(Mark.INFER_END)) for reads in calls]
+        return forecast(
+            program([word for call in words for word in call], [*ops, mm(8192, 8192, 8192)]), load_chip("h100")
+        )
+
+    found = of(0, 1, 1)
+    assert (found.tokens_per_step, found.prompt_tokens) == (2, 2 * 512)
+    first_usd = found.first_step_s * found.usd_per_hour / 3600
+    assert found.usd_per_million_prompt_tokens == pytest.approx(first_usd / 1024 * 1e6)
+    alike = of(0, 0, 0)
+    assert (alike.reads_prompts, alike.prompt_tokens, alike.usd_per_million_prompt_tokens) == (True, None, None)
+
+
 def test_a_link_to_the_host_that_nobody_states_is_an_ordinary_one_and_told():
     """Trainium1's copies ran at half of its memory's rate, 227 GB/s."""
     x = t(65536, 1024, dtype="float32")

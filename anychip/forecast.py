@@ -43,7 +43,7 @@ from anychip.figures import (
     top_ops_of,
     totals_of,
 )
-from anychip.memory import replay
+from anychip.memory import Peaks, replay
 from anychip.record import Kind, Op, Program
 from anychip.record.failure import refused
 from anychip.record.reads import Read, reads
@@ -111,6 +111,7 @@ class Forecast:
     goodput: GoodputFigures | None = None
     memory_by_module: Mapping[str, int] = field(default_factory=dict)
     stepping_memory_bytes: int = 0
+    needs_more: bool = False  # than the peak: it was refused memory before it had all that it asks for
     first_step_s: float | None = None
     compared: Compared | None = None  # what the step's error comes from, where whole runs were compared
     values_read: tuple[Read, ...] = ()
@@ -204,7 +205,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
             *warnings_of(timeline, whole), *too_full(timeline.program, chip, held), *played_before(timeline, window), *growing(held, len(found), chip), *compiled_anew(program, find_steps(program), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
         ),
         would_fail=tuple(one.text for one in lacking if one.fails),
-        memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
+        needs_more=any(refused(program)), memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
         prompt_tokens=prompt, values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
         rests_on=rests_on(timeline, window), host_bound=host_of(program, timeline.prices.on, breakdown, step_time, total),
     )  # fmt: skip
@@ -236,10 +237,10 @@ def compared_with(program: Program, chip: Chip, layers: str, dtype: str, kind: s
     return end_to_end(chip.runs_of, like, kind)
 
 
-def reserved_bytes(program: Program, capacity_bytes: int) -> int:
-    """The most that PyTorch's allocator takes from a chip of so many bytes for a recording, whose compiled regions allocate what
-    their kernels write."""
-    return replay(fuse(program), capacity_bytes).reserved_bytes
+def reserved(program: Program, capacity_bytes: int, settings: str) -> Peaks:
+    """What PyTorch's allocator takes from a chip of so many bytes for a recording, whose compiled regions allocate what their kernels
+    write."""
+    return replay(fuse(program), capacity_bytes, settings)
 
 
 Beyond = Mapping[tuple[str, str], float]  # as `figures.beyond_of` gives it
@@ -427,7 +428,7 @@ def too_full(program: Program, chip: Chip, held: Memory) -> list[str]:
         return []
     more = "more than " if any(refused(program)) else ""
     return [
-        f"{chip.id}: needs {more}{units.memory(held.peak_bytes)}, has {units.memory(chip.memory_bytes)}: {filling(held)}."
+        f"{chip.id}: does not fit: needs {more}{units.memory(held.peak_bytes)}, has {units.memory(chip.memory_bytes)}: {filling(held)}."
     ]
 
 

@@ -61,6 +61,7 @@ from anychip.forecast import (
 )
 from anychip.network import USUAL_NODE, Fabric
 from anychip.record import Op, Program
+from anychip.record.failure import refused
 from anychip.record.reads import reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
@@ -161,7 +162,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         warnings=(*_warnings(parts, worst, chip), *(one.text for one in lacking)),
         would_fail=tuple(one.text for one in lacking if one.fails),
         cluster=fabric.cluster.id if fabric.cluster is not None else None,
-        ranks=ranks,
+        ranks=ranks, needs_more=any(any(refused(rank)) for rank in program.ranks),
         axes=axes, critical_path=_path(timeline, parts),
         goodput=_goodput(parts, fabric), memory_by_module=worst.memory.by_module,
         first_step_s=max((part.window.first_s for part in parts if part.window.first_s is not None), default=None),
@@ -370,7 +371,7 @@ def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]
     if over:
         ranks = sorted(rank for part in over for rank in part.rank.members)
         found.append(
-            f"{chip.id}: {ranks_text(ranks)} need up to {units.memory(worst.memory.peak_bytes)}, a chip has "
+            f"{chip.id}: does not fit: {ranks_text(ranks)} need up to {units.memory(worst.memory.peak_bytes)}, a chip has "
             f"{units.memory(chip.memory_bytes)}: {filling(worst.memory)}."
         )
     return tuple(dict.fromkeys(found))

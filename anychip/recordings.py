@@ -116,11 +116,12 @@ def argv_of(program: Argv, module: bool) -> list[str]:
 @dataclass(frozen=True)
 class Recorded:
     """programs: the recording of each place that there is one for. short: places where the program ran out of memory before its first
-    step, and how; their recording is that of a chip with more, as it tells what the program would have needed. warnings: what to
-    say of these, and of places on which the program fails. interrupted: Ctrl-C ended some recording, or came before it."""
+    step, and how; their recording is that of a chip with more, as it tells what the program would have needed. too_small: such places
+    that no other chip's recording tells of. warnings: what to say of these, and of places on which the program fails. interrupted: Ctrl-C ended some recording, or came before it."""
 
     programs: dict[Place, Program]
     short: dict[Place, ProgramFailed] = field(default_factory=dict)
+    too_small: tuple[Place, ...] = ()
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
 
@@ -175,12 +176,13 @@ def record_all(
     lent = {place: other for place, error in failed.items() if error.is_short and (other := _lender(place, found))}
     found |= {place: found[other] for place, other in lent.items()}
     short = {place: failed.pop(place) for place in lent}
-    told = [f"{place}: {_refusal(error)}; its figures are of what the program does on {lent[place]}."
+    told = [f"{place}: does not fit: {_refusal(error)}; its figures are of what the program does on {lent[place]}."
             for place, error in short.items()]  # fmt: skip
     told += _left_out(found, failed)
     # Others that were to be recorded no more have the one that was stopped.
     told += [text for place, one in found.items() if one.meta.get("interrupted") for text in unlike(one, [place.chip])]
-    return Recorded({place: found[place] for place in places if place in found}, short, told, interrupted)
+    too_small = tuple(place for place, error in failed.items() if error.is_short)
+    return Recorded({place: found[place] for place in places if place in found}, short, too_small, told, interrupted)
 
 
 def _lender(place: Place, found: Mapping[Place, Program]) -> Place | None:
@@ -330,7 +332,10 @@ def _left_out(found: Iterable[Place], failed: Mapping[Place, ProgramFailed]) -> 
         count = place.num_chips
         alike = all(other == why for at, other in whys.items() if at.num_chips == count)
         where = f"{count:,} chips" if count > 1 and count not in counts and alike else place
-        begins = "left out:" if failed[place].is_interrupted else "left out, as the program fails on"
+        error = failed[place]
+        begins = "left out:" if error.is_interrupted else "left out, as the program fails on"
+        if error.is_short:
+            begins, why = "left out, as it does not fit on", _refusal(error)
         lines[f"{begins} {where}: {why}{_hint(place, why)}"] = None
     return list(lines)
 

@@ -199,7 +199,7 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None],
     if any(scaling):
         yield "  scaling", [units.share(share) for share in scaling]
     yield timed("MFU", lambda f: "-" if f.mfu is None else f"{units.share(f.mfu)} of {f.matrix_dtype}")
-    yield row("peak memory", lambda f: units.memory(f.peak_memory_bytes))
+    yield row("peak memory", job.peak_text)
     if any(f.stepping_memory_bytes < STARTING * f.peak_memory_bytes for f in forecasts):
         what = "calling" if forecasts[0].step_kind == "call" else "stepping"
         yield row(f"  while {what}", lambda f: units.memory(f.stepping_memory_bytes))

@@ -50,6 +50,7 @@ BREAKDOWN = {
     "bubble": "other ranks",
     "host": "host",
 }
+MEMORY = {"other": "inputs, others"}  # kinds that one word does not tell
 EVIDENCE = {"measured": "measured", "interpolated": "interpolated", "modelled": "modelled", "bytes_only": "bytes alone"}
 
 Row = tuple[str, Sequence[str | Text]]
@@ -229,7 +230,7 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None],
         yield row("  checkpoint every", lambda f: job.interval_text(f.goodput))
     phases = {name: name for f in forecasts for name in f.time_by_phase_s}
     yield from _section("time on the chip", forecasts, lambda f: f.time_by_phase_s, phases, units.duration)
-    kinds = {name: name for f in forecasts for name in f.memory_by_kind}
+    kinds = {name: MEMORY.get(name, name) for f in forecasts for name in f.memory_by_kind}
     yield from _section("memory at peak", forecasts, _kinds_that_count, kinds, units.memory)
     yield from _section("evidence", forecasts, lambda f: f.evidence, EVIDENCE, units.share)
 

@@ -19,7 +19,7 @@ from anychip.recordings import Argv, Recorded, Say, record_all, silent, unlike, 
 from anychip.recordings import record as record
 from anychip.spec import Chip, UnknownFigure, check, load_chip
 from anychip.spec.catalogue import is_standard
-from anychip.spec.validated import TRAINS
+from anychip.spec.validated import CALLS, TRAINS
 
 if TYPE_CHECKING:
     from anychip.cluster import ClusterTimeline, Stragglers
@@ -186,6 +186,7 @@ def forecast(
     warnings += [text for place in places if place.fabric is not None for text in place.fabric.assumptions]
     warnings += [
         *_of_each(forecasts),
+        *_uneven(forecasts),
         *(_scattered(place, forecasts[place]) for place in scattered),
         *_fits_from(forecasts),
     ]
@@ -226,6 +227,21 @@ def _of_each(forecasts: "Mapping[Place, Forecast]") -> list[str]:
         text if counts[text] == len(forecasts) or text.startswith(f"{place.chip.id}: ") else f"{place.name}: {text}"
         for place, one in forecasts.items()
         for text in one.warnings
+    ]
+
+
+def _uneven(forecasts: "Mapping[Place, Forecast]") -> list[str]:
+    """Told where steps of a target differ so much that one is not like the others, with what those of each take."""
+    spreads = {place: one.uneven for place, one in forecasts.items()}
+    if not any(spreads.values()):
+        return []
+    first = forecasts[next(place for place, spread in spreads.items() if spread)]
+    steps, option = ("Calls", "--calls") if first.step_kind == CALLS else ("Steps", "--steps")
+    took = [f"{spread or 'much the same'}, on {place.name}" for place, spread in spreads.items()]
+    said = "; ".join(took) if len(set(spreads.values())) > 1 else first.uneven
+    which = "their mean" if len(first.step_times_s) == 2 else "the median one"
+    return [
+        f"{steps} took {said}; times are of {which}. Where something is done once in several {steps.lower()}, {option} takes in more of them."
     ]
 
 

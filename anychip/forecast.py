@@ -154,6 +154,16 @@ class Forecast:
         return replace(self, cost_usd=cost_of(usd_per_hour, self.step_time_s, self.num_chips))
 
     @property
+    def uneven(self) -> str:
+        """From what to what its steps took, where one of them is not like the others; of two the time of a step is the mean."""
+        times = self.step_times_s
+        mean, least, most = sum(times) / max(len(times), 1), min(times, default=0.0), max(times, default=0.0)
+        off = (most - least) / 2 if len(times) == 2 else abs(mean - self.step_time_s)
+        if off <= UNEVEN * self.step_time_s:
+            return ""
+        return f"{units.duration(least)} to {units.duration(most)}, {units.duration(mean)} on average"
+
+    @property
     def rate_per_chip(self) -> float | None:
         """Tokens a second, else samples: what a larger job is to keep up."""
         return self.tokens_per_s_per_chip or (self.samples_per_s / self.num_chips if self.samples_per_s else None)
@@ -411,7 +421,11 @@ def warnings_of(timeline: Timeline, window: Window) -> tuple[str, ...]:
         )
     elif len(window.times_s) == 1 and len(find_steps(timeline.program)) == 1:
         found.append("Only one step was recorded: its figures include what happens once.")
-    found += _uneven(window)
+    if window.second_s is not None:
+        found.append(
+            f"The second step took {units.duration(window.second_s)} and is left out, too: what was done before it (a sample, an "
+            f"evaluation) did not come again in the {units.several(len(window.times_s), 'step')} after it. --steps takes in more of them."
+        )
     if window.kind == "train" and inference_of(timeline, window) > 1 / 2:
         found.append(
             "More than half of the chip's time in the steps that were recorded is in model calls without gradients, as an evaluation's: "
@@ -519,26 +533,6 @@ def launched_in(program: Program, step: Step) -> list[int]:
 
 def largest_of(shapes: Iterable[tuple[tuple[int, ...], str]]) -> tuple[int, ...]:
     return max((shape for shape, _ in shapes), key=lambda shape: (prod(shape), shape))
-
-
-def _uneven(window: Window) -> list[str]:
-    """Told where steps differ so much that one of them is not like the others; of two the median is the mean."""
-    if window.second_s is not None:
-        return [
-            f"The second step took {units.duration(window.second_s)} and is left out, too: what was done before it (a sample, an "
-            f"evaluation) did not come again in the {units.several(len(window.times_s), 'step')} after it. --steps takes in more of them."
-        ]
-    option = "--calls" if window.kind == CALLS else "--steps"
-    mean = sum(window.times_s) / max(len(window.times_s), 1)
-    least, most = min(window.times_s, default=0.0), max(window.times_s, default=0.0)
-    off = (most - least) / 2 if len(window.times_s) == 2 else abs(mean - window.step_time_s)
-    if off <= UNEVEN * window.step_time_s:
-        return []
-    which = "their mean" if len(window.times_s) == 2 else "the median one"
-    return [
-        f"{'Calls' if window.kind == CALLS else 'Steps'} took {units.duration(least)} to {units.duration(most)}, {units.duration(mean)} on average; times are of {which}. "
-        f"Where something is done once in several {'calls' if window.kind == CALLS else 'steps'}, {option} takes in more of them."
-    ]
 
 
 def by_bytes_alone(*programs: Program) -> tuple[str, ...]:

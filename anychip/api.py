@@ -15,7 +15,7 @@ from anychip.errors import INTERRUPTED, AnychipError, BadUse
 from anychip.places import OnChips, Place, places_of
 from anychip.record.failure import Failure, failure_of
 from anychip.record.program import Program
-from anychip.recordings import Argv, Recorded, Say, record_all, silent, unlike, why_own
+from anychip.recordings import Argv, Recorded, Say, noting, record_all, silent, unlike, why_own
 from anychip.recordings import record as record
 from anychip.spec import Chip, UnknownFigure, check, load_chip
 from anychip.spec.catalogue import is_standard
@@ -164,8 +164,13 @@ def forecast(
     recorded, warnings = found.programs, _doubts(places) + found.warnings + unknown
     recorded_s = time.perf_counter() - began
     _check_used(recorded.values(), _title(program))
-    forecasts, unknown = _as_known(recorded, lambda place: drafted.known(recorded[place], place) or _price(
-        recorded[place], place, batch, stragglers))  # fmt: skip
+    note = noting(progress)
+
+    def priced(place: Place) -> "Forecast":
+        note(f"pricing on {place}")
+        return drafted.known(recorded[place], place) or _price(recorded[place], place, batch, stragglers)
+
+    forecasts, unknown = _as_known(recorded, priced)
     places = list(forecasts)
     forecasts |= {
         place: forecasts[place].at(usd_per_hour[place.chip.id]) for place in places if place.chip.id in usd_per_hour

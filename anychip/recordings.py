@@ -43,6 +43,7 @@ def record(
     jobs: int = 2,
     cluster: str | None = None,
     draft: Callable[[Program], None] | None = None,
+    note: Say | None = None,
 ) -> Program:
     """Run a program on a virtual chip, shapes only, in a process of its own, and keep what it did.
 
@@ -56,7 +57,7 @@ def record(
     each optimizer has stepped there, or 2 of a job of more than 1,024 ranks. step_mark: name of a function whose returns end steps. host: "measured" adds the host's time as it
     passed here, the recording's own included, so that it is an upper bound. show_output: forward what it prints to stderr. imbalance: fullest over mean where data decide a
     split. draft: called with a job's recording while its last samples run: it is the one that is returned, unless they do
-    otherwise than it says. device: planned; other values than the default raise BadUse.
+    otherwise than it says. note: called from time to time with how far a job is. device: planned; other values than the default raise BadUse.
     Raises BadUse for a missing script, ProgramFailed if it failed before the first step, UnsupportedTorch.
     """
     argv = argv_of(program, module)
@@ -88,6 +89,7 @@ def record(
         jobs=jobs,
         cluster=cluster,
         draft=draft,
+        note=note,
     )
 
 
@@ -201,10 +203,6 @@ def _refusal(error: ProgramFailed) -> str:
     return error_line(str(error)).partition(": ")[2]
 
 
-def silent(text: str) -> None:
-    """Progress that nobody wants, or that is told already."""
-
-
 def _record_chips(
     program: Argv, chips: Sequence[Chip], jobs: int, progress: Say, options: Mapping[str, Any]
 ) -> dict[str, Program | ProgramFailed]:
@@ -218,7 +216,7 @@ def _record_chips(
     left = list(chips)
     while left:
         progress(f"recording on {f'{count:,} ' if count > 1 else 'a '}virtual {left[0].id}, shapes only")
-        first = _recorded(program, left[0], options)
+        first = _recorded(program, left[0], {**options, "note": noting(progress)})
         if isinstance(first, Program):
             break
         why = error_line(str(first))
@@ -229,9 +227,9 @@ def _record_chips(
         options = {**options, "show_output": False}
     else:
         return found
-    ran = f" of {len(first.ranks)} distinct rank{'s' * bool(first.others)} of {count:,}" if count > 1 else ""
+    of_ranks = f" of {len(first.ranks)} distinct rank{'s' * bool(first.others)} of {count:,}" if count > 1 else ""
     events = sum(len(rank.tape) for rank in first.ranks)
-    progress(f"recorded {events:,} events, {len(first.ops):,} distinct operations{ran}")
+    progress(f"recorded {events:,} events, {len(first.ops):,} distinct operations{of_ranks}")
     why_again: dict[str, str] = {}
     for chip in left[1:] if not first.meta.get("interrupted") else ():
         if questions := differing(first, chip):
@@ -248,9 +246,33 @@ def _record_chips(
     shown = {**options, "show_output": False, "draft": None}
     groups = list(alike_to_it.values())
     calls = [partial(_record_chips, program, group, 1, silent, shown) for group in groups]
-    for group, ran_again in zip(groups, _side_by_side(jobs, calls), strict=True):
+    ran = _side_by_side(jobs, _counted(calls, noting(progress)))
+    for group, ran_again in zip(groups, ran, strict=True):
         found |= ran_again if ran_again is not None else {chip.id: NEVER for chip in group}
     return {chip.id: found.get(chip.id, first) for chip in chips}
+
+
+def silent(text: str) -> None:
+    """Progress that nobody wants, or that is told already."""
+
+
+def noting(progress: Say) -> Say:
+    """What shows a few words until the next ones, where progress is on a terminal (`report.progress.Progress`)."""
+    found: Say = getattr(progress, "note", silent)
+    return found
+
+
+def _counted(calls: Sequence[Callable[[], Ran]], note: Say) -> list[Callable[[], Ran]]:
+    """The same calls, which note how many of them are done."""
+    done: list[None] = []
+
+    def counted(call: Callable[[], Ran]) -> Ran:
+        ran = call()
+        done.append(None)
+        note(f"{len(done)} of {len(calls)} recorded again")
+        return ran
+
+    return [partial(counted, call) for call in calls]
 
 
 def _side_by_side(at_a_time: int, calls: Sequence[Callable[[], Ran]]) -> list[Ran | None]:

@@ -50,6 +50,7 @@ BREAKDOWN = {
     "bubble": "other ranks",
     "host": "host",
 }
+PHASES = {"no_gradients": "no-grad calls", "host_copies": "host copies"}
 MEMORY = {"other": "inputs, others"}  # kinds that one word does not tell
 EVIDENCE = {"measured": "measured", "interpolated": "interpolated", "modelled": "modelled", "bytes_only": "bytes alone"}
 
@@ -228,7 +229,7 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None],
         yield "with failures", [""] * len(forecasts)
         yield row("  time that counts", lambda f: job.share_text(f.goodput))
         yield row("  checkpoint every", lambda f: job.interval_text(f.goodput))
-    phases = {name: name for f in forecasts for name in f.time_by_phase_s}
+    phases = {name: PHASES.get(name, name) for f in forecasts for name in f.time_by_phase_s}
     yield from _section("time on the chip", forecasts, lambda f: f.time_by_phase_s, phases, units.duration)
     kinds = {name: MEMORY.get(name, name) for f in forecasts for name in f.memory_by_kind}
     yield from _section("memory at peak", forecasts, _kinds_that_count, kinds, units.memory)

@@ -475,3 +475,26 @@ def test_uneven_calls_are_not_told_of_steps():
     )
     assert "--calls takes in more" in told
     assert "--steps" not in told
+
+
+def test_an_evaluation_and_a_checkpoint_in_a_step_have_rows_of_their_own():
+    """They were part of the forward and of "other": a step that evaluates had a forward of three times its length."""
+    x, held = (t(1 << 24, dtype="float32", on_chip=on_chip) for on_chip in (True, False))
+    ops = [mm(4096, 4096, 4096), made("aten._to_copy.default", x, out=held)]
+    trained = [
+        mark(Mark.FORWARD_BEGIN),
+        w(Kind.OP, 0),
+        mark(Mark.FORWARD_END),
+        mark(Mark.OPTIMIZER_BEGIN),
+        mark(Mark.OPTIMIZER_END),
+    ]
+    evaluated = [mark(Mark.INFER_BEGIN), w(Kind.OP, 0), w(Kind.OP, 0), mark(Mark.INFER_END), w(Kind.OP, 1)]
+    found = forecast(program([*trained, *evaluated] * 4, ops), load_chip("h100")).time_by_phase_s
+    assert found["no_gradients"] == pytest.approx(2 * found["forward"])
+    assert found["host_copies"] > 0
+    assert found["other"] == 0
+    called = forecast(program(evaluated[:4] * 4, ops), load_chip("h100")).time_by_phase_s
+    assert (called["no_gradients"], called["forward"] > 0) == (
+        0,
+        True,
+    )  # of a program that only calls a model it is what it does

@@ -345,3 +345,20 @@ def test_costs_of_generated_text_say_whether_of_output_or_prompt(answer):
     assert [line.split()[2] for line in lines if line.startswith("  /million prompt")] == ["0.000135"]
     assert any("prompt of the first call and the 4,096 that it reads" in line for line in " ".join(lines).split("  "))
     assert "/million tokens" not in "".join(lines)
+
+
+def test_crumbs_of_time_are_not_shown(answer):
+    """Copies of 6 us in a step of 37 ms on one of four chips were a row."""
+    phases = {
+        "other": 0.0,
+        "forward": 1.0,
+        "backward": 2e-3,
+        "optimizer": 0.0,
+        "no_gradients": 0.5,
+        "host_copies": 5e-4,
+    }
+    forecasts = tuple(replace(f, step_time_s=1.0, time_by_phase_s=phases) for f in answer.forecasts)
+    text = shown(replace(answer, forecasts=forecasts))
+    assert "no-grad calls" in text
+    assert "  backward" in text
+    assert "host copies" not in text

@@ -1,16 +1,19 @@
 """Which measurements of the chip that a variant extends hold for it, too: those whose figures it leaves as they are.
 
-In: what the files of a chain say. Out: `Inherited`. A kind of which a variant has rates of its own is its own.
+In: a chip and those that it extends. Out: `Inherited`. A kind of which a variant has rates of its own is its own.
 """
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from anychip.spec import catalogue
 from anychip.spec.validated import num_sources
+
+if TYPE_CHECKING:
+    from anychip.spec.chip import Chip
 
 PRODUCTS = "products"
 COLLECTIVES = "collectives"
@@ -36,14 +39,6 @@ KINDS = {
 ALWAYS = ("execution", "platform", "generation")
 WORDS = (*ALWAYS, "cluster")  # fields of a chip file that are no figures, and that times depend on
 NAMED = 3  # figures in which it differs, before the others are counted
-
-
-class Said(NamedTuple):
-    """What a chip's file says with all that it extends. values: of its figures, by path, and of WORDS."""
-
-    id: str
-    file: Path
-    values: Mapping[str, Any]
 
 
 class Inherited(NamedTuple):
@@ -74,7 +69,7 @@ class Inherited(NamedTuple):
         return f"{said}; not {', '.join(fails)}: {why}" if fails else said
 
 
-def inherited(own: Said, bases: Iterable[Said]) -> Inherited | None:
+def inherited(own: "Chip", bases: Iterable["Chip"]) -> Inherited | None:
     """bases: those that it extends, the nearest first. None for a chip of which whole runs were compared, or that extends none that
     was measured."""
     if own.id in num_sources():
@@ -90,12 +85,18 @@ def inherited(own: Said, bases: Iterable[Said]) -> Inherited | None:
     return None
 
 
-def _differing(own: Said, base: Said) -> Iterator[str]:
+def _differing(own: "Chip", base: "Chip") -> Iterator[str]:
     """Of all that measured times depend on."""
-    depends = (*ALWAYS, *(path for kind in KINDS.values() for path in kind.figures))
-    for path in dict.fromkeys((*own.values, *base.values)):
-        if _about((path,), depends) and own.values.get(path) != base.values.get(path):
+    yield from (word for word in WORDS if own.raw.get(word) != base.raw.get(word))
+    depends = [path for kind in KINDS.values() for path in kind.figures]
+    for path in dict.fromkeys((*own.figures, *base.figures)):
+        if _about((path,), depends) and _value(own, path) != _value(base, path):
             yield path
+
+
+def _value(chip: "Chip", path: str) -> object:
+    figure = chip.figures.get(path)
+    return figure and (figure.value, figure.shape)
 
 
 def _about(paths: Sequence[str], figures: Sequence[str]) -> bool:
@@ -103,7 +104,7 @@ def _about(paths: Sequence[str], figures: Sequence[str]) -> bool:
     return any(path == figure or path.startswith(f"{figure}.") for path in paths for figure in figures)
 
 
-def kinds_of(chip: Said) -> tuple[str, ...]:
+def kinds_of(chip: "Chip") -> tuple[str, ...]:
     """Kinds of measurements that there are of a chip."""
     file = rates_file(chip.id, chip.file)
     words = _words(file, file.stat().st_mtime_ns) if file else frozenset()

@@ -7,8 +7,7 @@ In: an id, an alias, or the path of a TOML file. Out: `Chip`. Reads only that ch
 import contextlib
 import difflib
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from anychip.errors import BadChipFile, UnknownChip
 from anychip.spec import catalogue
 from anychip.spec.chip import Chip, build_figures
-from anychip.spec.inherited import PRODUCTS, WORDS, Inherited, Said, inherited, rates_file
+from anychip.spec.inherited import PRODUCTS, Inherited, inherited, rates_file
 from anychip.spec.platform import Platform, build_platform, merge
 from anychip.spec.problem import Problem, raise_problems
 from anychip.spec.toml import Document, read
@@ -50,9 +49,8 @@ def _load(file: Path, stamp: tuple[int, int] | None) -> Chip:
     chain = read_chain(file)
     table = joined(chain)
     platform, platform_text = load_platform(str(table["platform"]), table.get("generation"), chain[0])
-    lent = inherited(*said_by(chain))
     texts = "\0".join([*(doc.text for doc in chain), platform_text])
-    return Chip(
+    chip = Chip(
         id=table["id"],
         aliases=tuple(table.get("aliases", ())),
         vendor=table["vendor"],
@@ -61,13 +59,13 @@ def _load(file: Path, stamp: tuple[int, int] | None) -> Chip:
         generation=table.get("generation"),
         execution=table["execution"],
         figures=build_figures(table),
-        grade=grade(table["id"], file, lent),
-        inherits=lent,
         digest=hashlib.sha256(texts.encode()).hexdigest(),
         file=file,
         notes=tuple(table.get("notes", ())),
         raw=table,
     )
+    lent = inherited(chip, (_load(doc.file, _stamp(doc.file)) for doc in chain[1:]))
+    return replace(chip, inherits=lent, grade=grade(chip.id, file, lent))
 
 
 def find_chip(name: str) -> Path:
@@ -156,17 +154,6 @@ def joined(chain: list[Document]) -> dict[str, Any]:
         table = merge(inherited, own)
         table["disputed"] = kept + list(own.get("disputed", ()))
     return table
-
-
-def said_by(chain: list[Document]) -> tuple[Said, Iterator[Said]]:
-    """What the file says, and what each of those that it extends does."""
-
-    def said(docs: list[Document]) -> Said:
-        table = joined(docs)
-        figures = {path: (figure.value, figure.shape) for path, figure in build_figures(table).items()}
-        return Said(table["id"], docs[0].file, {**{word: table.get(word) for word in WORDS}, **figures})
-
-    return said(chain), (said(chain[at:]) for at in range(1, len(chain)))
 
 
 def _has(table: dict[str, Any], path: str) -> bool:

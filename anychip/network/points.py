@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from anychip.errors import BadChipFile
 from anychip.spec import Chip, catalogue
-from anychip.spec.inherited import COLLECTIVES
+from anychip.spec.inherited import COLLECTIVES, Inherited
 from anychip.spec.tables import check_table
 
 
@@ -59,9 +59,21 @@ def chips_with_points() -> tuple[str, ...]:
 
 
 def points_of_chip(chip: Chip) -> tuple[Point, ...]:
-    """Its own; of a variant without any, those of the chip that it extends, where its links are the same."""
-    own, lent = points_of(chip.id, chip.file), chip.inherits
-    return points_of(lent.chip, lent.file) if not own and lent is not None and COLLECTIVES in lent.holds else own
+    """Its own, or those of the chip that it extends, where its links are the same."""
+    lent = _lent(chip)
+    return points_of(lent.chip, lent.file) if lent is not None else points_of(chip.id, chip.file)
+
+
+def owner(chip: Chip) -> str:
+    """Of which chip its points are."""
+    lent = _lent(chip)
+    return lent.chip if lent is not None else chip.id
+
+
+def _lent(chip: Chip) -> Inherited | None:
+    lent = chip.inherits
+    inherits = lent is not None and COLLECTIVES in lent.holds and not points_of(chip.id, chip.file)
+    return lent if inherits else None
 
 
 @cache

@@ -7,6 +7,7 @@ import pytest
 
 from anychip.cost.machine import machine
 from anychip.cost.rates import rates_of_chip
+from anychip.network import Fabric
 from anychip.network.points import points_of_chip
 from anychip.report.chips import chip_text
 from anychip.spec import list_chips, load_chip
@@ -35,6 +36,9 @@ def test_a_variant_in_price_and_size_is_as_well_known_as_what_it_extends(write: 
     assert (chip.grade, chip.runs_of) == (base.grade, base.id)
     assert rates_of_chip(chip) == rates_of_chip(base)
     assert points_of_chip(chip) == points_of_chip(base)
+    # across nodes both borrow from other chips
+    times = {Fabric.of(one, 16).cost("all_reduce", 1 << 26, range(16)).time_s for one in (chip, base)}
+    assert len(times) == 1
     assert next(entry.grade for entry in list_chips() if entry.id == "acme-one") == base.grade
     assert "whole runs" in chip_text(chip, "acme-one")
     assert chip.inherits is not None

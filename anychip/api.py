@@ -15,15 +15,16 @@ from anychip.errors import INTERRUPTED, AnychipError, BadUse
 from anychip.places import OnChips, Place, places_of
 from anychip.record.failure import Failure, failure_of
 from anychip.record.program import Program
-from anychip.recordings import Argv, Recorded, Say, record_all, silent, unlike, why_own
+from anychip.recordings import Argv, Recorded, Say, noting, record_all, silent, unlike, why_own
 from anychip.recordings import record as record
 from anychip.spec import Chip, UnknownFigure, check, load_chip
 from anychip.spec.catalogue import is_standard
-from anychip.spec.validated import TRAINS
+from anychip.spec.validated import CALLS, TRAINS
 
 if TYPE_CHECKING:
     from anychip.cluster import ClusterTimeline, Stragglers
     from anychip.forecast import Forecast
+    from anychip.memory import Peaks
     from anychip.network import Fabric
 
 One = TypeVar("One")
@@ -40,7 +41,7 @@ class Answer:
     on its own. reserved_bytes: the most that PyTorch's caching allocator would hold of the chip's memory; None for chips
     whose steps are compiled whole, which have no such allocator.
     fabrics: the network of each, None for one chip. stragglers: what made ranks unequal.
-    left_out: targets that there is no answer for, as `warnings` says why. failures: how the program failed on each, if it did; where
+    left_out: targets that there is no answer for, as `warnings` says why; too_small: those of them that have too little memory. failures: how the program failed on each, if it did; where
     that was for want of memory before its first step, the figures are of a recording on another chip.
     wall_s: seconds spent here on record, price and total. prices: USD an hour by chip, where they were given. interrupted: the program was stopped by Ctrl-C; a recording that was
     going on is of what it had done by then, and a target on which no step was complete is left out.
@@ -56,6 +57,7 @@ class Answer:
     fabrics: "tuple[Fabric | None, ...]" = ()
     stragglers: "Stragglers | None" = None
     left_out: tuple[str, ...] = ()
+    too_small: tuple[str, ...] = ()
     failures: tuple[Failure | None, ...] = ()
     wall_s: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -106,7 +108,7 @@ class Answer:
             return "interrupted"
         if any(failure is not None and not failure.refusal for failure in self.failures):
             return "program_failed"
-        if not all(forecast.fits for forecast in self.forecasts):
+        if self.too_small or not all(forecast.fits for forecast in self.forecasts):
             return "does_not_fit"
         if any(self.failures):  # for want of memory of the chip that it was recorded on, which these have
             return "program_failed"
@@ -162,8 +164,13 @@ def forecast(
     recorded, warnings = found.programs, _doubts(places) + found.warnings + unknown
     recorded_s = time.perf_counter() - began
     _check_used(recorded.values(), _title(program))
-    forecasts, unknown = _as_known(recorded, lambda place: drafted.known(recorded[place], place) or _price(
-        recorded[place], place, batch, stragglers))  # fmt: skip
+    note = noting(progress)
+
+    def priced(place: Place) -> "Forecast":
+        note(f"pricing on {place}")
+        return drafted.known(recorded[place], place) or _price(recorded[place], place, batch, stragglers)
+
+    forecasts, unknown = _as_known(recorded, priced)
     places = list(forecasts)
     forecasts |= {
         place: forecasts[place].at(usd_per_hour[place.chip.id]) for place in places if place.chip.id in usd_per_hour
@@ -172,15 +179,23 @@ def forecast(
     forecasts |= {place: replace(forecasts[place], fits=False) for place in places if place in found.short}
     programs = [recorded[place] for place in places]
     warnings += unknown
-    reserved = [_reserved_bytes(recorded[place], place.chip, one) for place, one in forecasts.items()]
+    reserved = [_reserved(recorded[place], place.chip, one) for place, one in forecasts.items()]
+    scattered = [
+        place for place, held in zip(places, reserved, strict=True) if held and held.failed and forecasts[place].fits
+    ]
+    forecasts |= {place: replace(forecasts[place], fits=False) for place in scattered}
     total_s = time.perf_counter() - began
     progress(f"priced on {', '.join(map(str, places))} in {(total_s - recorded_s) * 1e3:.0f} ms")
     warnings += _of_each({place: recorded[place].meta.get("warnings", ()) for place in places})
     warnings += [text for one in programs for text in _failure(one, len(places) > 1)]
     warnings += _strangers(programs, {one.step_kind for one in forecasts.values()})
     warnings += _of_each({place: place.fabric.assumptions for place in places if place.fabric is not None})
-    warnings += _of_each({place: one.warnings for place, one in forecasts.items()})
-    warnings += _fits_from(forecasts)
+    warnings += [
+        *_of_each({place: one.warnings for place, one in forecasts.items()}),
+        *_uneven(forecasts),
+        *(_scattered(place, forecasts[place]) for place in scattered),
+        *_fits_from(forecasts),
+    ]
     return Answer(
         program=_title(program),
         names=tuple(place.name for place in places),
@@ -188,10 +203,11 @@ def forecast(
         programs=tuple(programs),
         forecasts=tuple(forecasts.values()),
         own_recordings=tuple(why_own(recorded[place], programs[0], place.chip) for place in places),
-        reserved_bytes=tuple(reserved),
+        reserved_bytes=tuple(held.reserved_bytes if held else None for held in reserved),
         fabrics=tuple(place.fabric for place in places),
         stragglers=stragglers,
         left_out=tuple(place.name for place in asked if place not in forecasts),
+        too_small=tuple(place.name for place in found.too_small),
         failures=tuple(_how_failed(found, place) for place in places),
         wall_s={"record": recorded_s, "price": total_s - recorded_s, "total": total_s},
         warnings=tuple(dict.fromkeys(warnings)),
@@ -227,6 +243,21 @@ def _of_each(said: Mapping[Place, Iterable[str]]) -> list[str]:
     return found
 
 
+def _uneven(forecasts: "Mapping[Place, Forecast]") -> list[str]:
+    """Told where steps of a target differ so much that one is not like the others, with what those of each take."""
+    spreads = {place: one.uneven for place, one in forecasts.items()}
+    if not any(spreads.values()):
+        return []
+    first = forecasts[next(place for place, spread in spreads.items() if spread)]
+    steps, option = ("Calls", "--calls") if first.step_kind == CALLS else ("Steps", "--steps")
+    took = [f"{spread or 'much the same'}, on {place.name}" for place, spread in spreads.items()]
+    said = "; ".join(took) if len(set(spreads.values())) > 1 else first.uneven
+    which = "their mean" if len(first.step_times_s) == 2 else "the median one"
+    return [
+        f"{steps} took {said}; times are of {which}. Where something is done once in several {steps.lower()}, {option} takes in more of them."
+    ]
+
+
 def _fits_from(forecasts: "Mapping[Place, Forecast]") -> list[str]:
     """Of each chip that is asked for in several numbers and does not fit in all: in which it does."""
     counts: dict[str, dict[int, bool]] = {}
@@ -257,7 +288,7 @@ class _Ahead:
                 with contextlib.suppress(AnychipError):
                     one = _price(program, place, self._batch, self._stragglers)
                     self._priced.setdefault(program, {})[place] = one
-                    _reserved_bytes(program, place.chip, one)
+                    _reserved(program, place.chip, one)
 
     def known(self, program: Program, place: Place) -> "Forecast | None":
         return self._priced.get(program, {}).get(place)
@@ -349,27 +380,37 @@ def _never_marked(programs: Iterable[Program], function: str | None) -> list[str
     return [f"No function called {function} returned while it was recorded, so steps are those of the optimizers."]
 
 
-_replayed: WeakKeyDictionary[Program, int] = WeakKeyDictionary()  # without a limit, of recordings that live
+_replayed: "WeakKeyDictionary[Program, Peaks]" = WeakKeyDictionary()  # without a limit, of recordings that live
 FULLEST = 2  # distinct ranks, those that hold most at once: the allocator keeps most where most is
 
 
-def _reserved_bytes(program: Program, chip: Chip, forecast: "Forecast") -> int | None:
+def _scattered(place: Place, forecast: "Forecast") -> str:
+    return (
+        f"{place}: does not fit: tensors take {units.memory(forecast.peak_memory_bytes)} of {units.memory(forecast.memory_bytes)}, but PyTorch's "
+        "allocator finds no room for one of them in a piece. PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True may help."
+    )
+
+
+def _reserved(program: Program, chip: Chip, forecast: "Forecast") -> "Peaks | None":
     """Peak of what PyTorch's allocator holds. Only where memory is short does the chip's size change the answer, so a
     recording is replayed once without a limit, and again only for the chips that this does not fit on."""
-    from anychip.forecast import reserved_bytes
+    from anychip.forecast import reserved
     from anychip.memory import NO_LIMIT
 
-    def most_of(limit: int) -> int:
+    settings = program.meta.get("allocator", "")
+
+    def most_of(limit: int) -> "Peaks":
         held = {rank.rank: rank.peak_memory_bytes for rank in forecast.ranks}
         fullest = sorted(program.ranks, key=lambda rank: -held.get(rank.rank, 0))[:FULLEST]
-        return max(reserved_bytes(rank, limit) for rank in fullest)
+        peaks = [reserved(rank, limit, settings) for rank in fullest]
+        return max(peaks, key=lambda one: (one.failed, one.reserved_bytes))
 
     if chip.execution == "graph":
         return None
     if program not in _replayed:
         _replayed[program] = most_of(NO_LIMIT)
     most = _replayed[program]
-    return most_of(chip.memory_bytes) if most > chip.memory_bytes else most
+    return most_of(chip.memory_bytes) if most.reserved_bytes > chip.memory_bytes else most
 
 
 def _how_failed(found: Recorded, place: Place) -> Failure | None:
@@ -381,15 +422,16 @@ def _failure(program: Program, among_others: bool) -> list[str]:
     how = failure_of(program)
     if how is None:
         return []
-    who = f"Rank {how.rank}" if program.world_size > 1 else "The program"
-    place = program.meta["chip"] + (f":{program.world_size}" if program.world_size > 1 else "")
-    who = f"{place}: {who[0].lower()}{who[1:]}" if among_others else who
-    why = f"it was refused {how.refusal}" if how.refusal else how.error
+    who = f"rank {how.rank}" if program.world_size > 1 else "the program"
+    target = program.meta["chip"] + (f":{program.world_size}" if program.world_size > 1 else "")
+    after = f"after {units.several(how.steps, 'step')}"
+    held = f"; the figures hold for {'that' if how.steps == 1 else 'these'}."
     at = f" at {how.place}" if how.place else ""
-    after = f"after {units.several(how.steps, 'step')}{at}" + (f": {why.rstrip('.')}" if why else "")
-    return [
-        f"{who} ended with exit code {how.exit_code} {after}; the figures hold for {'that' if how.steps == 1 else 'these'}."
-    ]
+    if how.refusal:
+        return [f"{target}: does not fit: {who} was refused {how.refusal}{at and ','}{at}, {after}{held}"]
+    why = f": {how.error.rstrip('.')}" if how.error else ""
+    who = f"{target}: {who}" if among_others else f"{who[0].upper()}{who[1:]}"
+    return [f"{who} ended with exit code {how.exit_code} {after}{at}{why}{held}"]
 
 
 def _price(program: Program, place: Place, batch: Batch, stragglers: "Stragglers") -> "Forecast":

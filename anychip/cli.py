@@ -196,8 +196,13 @@ def _why(answer: "Answer") -> str:
     if answer.outcome == "program_failed":
         return "the program's own; it failed after the steps that the figures are of"
     lacking = [name for name, one in zip(answer.names, answer.forecasts, strict=True) if not one.fits]
+    lacking += answer.too_small
     refusing = [name for name, one in zip(answer.names, answer.forecasts, strict=True) if one.would_fail]
-    told = {"it does not fit on": lacking, "the program would fail on": refusing, "no answer for": answer.left_out}
+    told = {
+        "it does not fit on": lacking,
+        "the program would fail on": refusing,
+        "no answer for": [name for name in answer.left_out if name not in answer.too_small],
+    }
     return "; ".join(f"{what} {', '.join(names)}" for what, names in told.items() if names)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from anychip import units
 from anychip.cost.custom import OWN_KERNELS
 from anychip.cost.fusion import fuse
+from anychip.cost.machine import Machine
 from anychip.cost.support import unsupported
 from anychip.cost.work import packet, work
 from anychip.figures import (
@@ -22,6 +23,7 @@ from anychip.figures import (
     GoodputFigures,
     PathPart,
     RankFigures,
+    RestsOn,
     TopOp,
     Window,
     batch_of,
@@ -35,12 +37,13 @@ from anychip.figures import (
     inference_of,
     is_compiled,
     products_in,
+    rests_on,
     shape_text,
     shares_of,
     top_ops_of,
     totals_of,
 )
-from anychip.memory import replay
+from anychip.memory import Peaks, replay
 from anychip.record import Kind, Op, Program
 from anychip.record.failure import refused
 from anychip.record.reads import Read, reads
@@ -108,10 +111,14 @@ class Forecast:
     goodput: GoodputFigures | None = None
     memory_by_module: Mapping[str, int] = field(default_factory=dict)
     stepping_memory_bytes: int = 0
+    needs_more: bool = False  # than the peak: it was refused memory before it had all that it asks for
     first_step_s: float | None = None
     compared: Compared | None = None  # what the step's error comes from, where whole runs were compared
     values_read: tuple[Read, ...] = ()
     would_fail: tuple[str, ...] = ()
+    rests_on: Mapping[str, RestsOn] = field(default_factory=dict)  # by part of the step
+    prompt_tokens: float | None = None  # of the whole job: what the first call reads, where that is more than others do
+    host_bound: str = ""  # where the host sets the pace, whose time its is
     samples_given: bool = False  # by the user, who then wants to see them
     all_ops: tuple[TopOp, ...] = ()  # top_ops and what takes less: looked up where another target's top ops are shown
 
@@ -122,7 +129,20 @@ class Forecast:
 
     @property
     def usd_per_million_tokens(self) -> float | None:
+        """Of those that a step reads; of generated text each is one that it writes."""
         return self.cost_usd / self.tokens_per_step * 1e6 if self.cost_usd and self.tokens_per_step else None
+
+    @property
+    def reads_prompts(self) -> bool | None:
+        """Of calls: whether each reads a prompt, else one token of each sequence; None where that is not seen."""
+        return is_prompt(self.tokens_per_step, self.samples_per_step) if self.step_kind == CALLS else None
+
+    @property
+    def usd_per_million_prompt_tokens(self) -> float | None:
+        """Of the prompt of a program that generates text: what its first call reads."""
+        if self.reads_prompts or not (self.usd_per_hour and self.first_step_s and self.prompt_tokens):
+            return None
+        return (cost_of(self.usd_per_hour, self.first_step_s, self.num_chips) or 0.0) / self.prompt_tokens * 1e6
 
     @property
     def usd_per_hour(self) -> float | None:
@@ -132,6 +152,16 @@ class Forecast:
     def at(self, usd_per_hour: float) -> "Forecast":
         """The same where an hour of a chip costs so much."""
         return replace(self, cost_usd=cost_of(usd_per_hour, self.step_time_s, self.num_chips))
+
+    @property
+    def uneven(self) -> str:
+        """From what to what its steps took, where one of them is not like the others; of two the time of a step is the mean."""
+        times = self.step_times_s
+        mean, least, most = sum(times) / max(len(times), 1), min(times, default=0.0), max(times, default=0.0)
+        off = (most - least) / 2 if len(times) == 2 else abs(mean - self.step_time_s)
+        if off <= UNEVEN * self.step_time_s:
+            return ""
+        return f"{units.duration(least)} to {units.duration(most)}, {units.duration(mean)} on average"
 
     @property
     def rate_per_chip(self) -> float | None:
@@ -155,6 +185,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     beyond = beyond_of(timeline, window)
     # What a step is fed is read where nothing has been fused yet.
     tokens, samples = batch_of(program, tuple(find_steps(program)[-len(whole.steps) :]) if whole.steps else ())
+    prompt = prompt_of(tokens, batch_of(program, tuple(find_steps(program)[:1]))[0], window.kind)
     layers = layers_of(timeline.program.ops, called_in(timeline, whole), unlike_share(beyond))
     compared = compared_with(program, chip, layers, products.dtype, window.kind, is_prompt(tokens, samples))
     tokens = tokens_per_step if tokens_per_step is not None else tokens
@@ -184,14 +215,20 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
             *warnings_of(timeline, whole), *too_full(timeline.program, chip, held), *played_before(timeline, window), *growing(held, len(found), chip), *compiled_anew(program, find_steps(program), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
         ),
         would_fail=tuple(one.text for one in lacking if one.fails),
-        memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
-        values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
+        needs_more=any(refused(program)), memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
+        prompt_tokens=prompt, values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
+        rests_on=rests_on(timeline, window), host_bound=host_of(program, timeline.prices.on, breakdown, step_time, total),
     )  # fmt: skip
 
 
 def cost_of(usd_per_hour: float | None, step_time_s: float, num_chips: int = 1) -> float | None:
     """USD of a step, where an hour of a chip costs so much; None where that is not known."""
     return usd_per_hour * step_time_s * num_chips / 3600 if usd_per_hour else None
+
+
+def prompt_of(tokens: float | None, first: float | None, kind: str) -> float | None:
+    """What the first of several calls reads, `first`, where others read fewer tokens."""
+    return first if kind == CALLS and tokens and first and first > tokens else None
 
 
 def is_prompt(tokens: float | None, samples: float | None) -> bool | None:
@@ -204,16 +241,16 @@ def compared_with(program: Program, chip: Chip, layers: str, dtype: str, kind: s
     """The published runs that err like this one. program: as it was recorded, of a job one rank of most of its work. dtype: of most
     products. On a chip that compiles every step, it tells nothing that the program asked for that."""
     if kind == CALLS:
-        return end_to_end(chip.id, Like(layers, calls=Like.reading(prompt)), kind)
+        return end_to_end(chip.runs_of, Like(layers, calls=Like.reading(prompt)), kind)
     compiled = chip.execution != "graph" and is_compiled(program)
     like = Like.of(layers, has_frozen_weights(program), dtype, compiled, sharded, num_chips)
-    return end_to_end(chip.id, like, kind)
+    return end_to_end(chip.runs_of, like, kind)
 
 
-def reserved_bytes(program: Program, capacity_bytes: int) -> int:
-    """The most that PyTorch's allocator takes from a chip of so many bytes for a recording, whose compiled regions allocate what
-    their kernels write."""
-    return replay(fuse(program), capacity_bytes).reserved_bytes
+def reserved(program: Program, capacity_bytes: int, settings: str) -> Peaks:
+    """What PyTorch's allocator takes from a chip of so many bytes for a recording, whose compiled regions allocate what their kernels
+    write."""
+    return replay(fuse(program), capacity_bytes, settings)
 
 
 Beyond = Mapping[tuple[str, str], float]  # as `figures.beyond_of` gives it
@@ -310,9 +347,8 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
     of a job's time the mesh axis that takes most of it. own_s: what the host spends on what launches nothing."""
     if not step_time:
         return "Nothing ran on the chip."
-    name = largest = max(breakdown, key=lambda part: breakdown[part])
-    if host_s >= HOST_ISSUES * step_time and breakdown["host"] >= CHIP_WAITS * step_time:
-        name = "host"
+    largest = max(breakdown, key=lambda part: breakdown[part])
+    name = "host" if is_paced_by_host(breakdown, step_time, host_s) else largest
     share = f"{breakdown[name] / step_time:.0%}"
     most = next((f"; {one.name.removeprefix('aten.')} {one.shape} alone takes {one.time_s / step_time:.0%}"
                  for one in top if one.limit != "network"), "")  # fmt: skip
@@ -334,6 +370,26 @@ def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp,
     if name == "compute":
         return f"Compute: {share} of the step is in ops limited by flop/s{most}."
     return f"Memory: {share} of the step is in ops limited by bandwidth or by their launch{most}."
+
+
+def is_paced_by_host(breakdown: Mapping[str, float], step_time: float, host_s: float) -> bool:
+    """Whether the host decides how long a step takes: it issues ops all the time, or most of a step passes waiting for it."""
+    busy = host_s >= HOST_ISSUES * step_time and breakdown["host"] >= CHIP_WAITS * step_time
+    return busy or max(breakdown, key=lambda part: breakdown[part]) == "host"
+
+
+def host_of(program: Program, on: Machine, breakdown: Mapping[str, float], step_time: float, total: Mapping[str, float]) -> str:  # fmt: skip
+    """Where the host sets the pace, whose time its is, in words; else empty. total: as `totals_of` gives it."""
+    if on.graph or on.called or not step_time or not is_paced_by_host(breakdown, step_time, total["host_s"]):
+        return ""
+    if program.meta.get("host") == "measured":
+        return "as it passed on this machine, the recording's own included: an upper bound"
+    if total["own_s"] > breakdown["host"] / 2:  # the program sleeps, whatever the CPU
+        return ""
+    op_s = on.host_op_s + on.host_launch_s
+    whose = (on.rates.first("host.op") or on.rates.need("host.product")).stack
+    said = f"{units.duration(op_s)} an operation with its launch, {units.duration(on.host_product_s)} more a product"
+    return said + (f", as {whose}" if whose else "")
 
 
 # Of the chip's time that copies between host and chip take before what was assumed of their link is told.
@@ -365,7 +421,11 @@ def warnings_of(timeline: Timeline, window: Window) -> tuple[str, ...]:
         )
     elif len(window.times_s) == 1 and len(find_steps(timeline.program)) == 1:
         found.append("Only one step was recorded: its figures include what happens once.")
-    found += _uneven(window)
+    if window.second_s is not None:
+        found.append(
+            f"The second step took {units.duration(window.second_s)} and is left out, too: what was done before it (a sample, an "
+            f"evaluation) did not come again in the {units.several(len(window.times_s), 'step')} after it. --steps takes in more of them."
+        )
     if window.kind == "train" and inference_of(timeline, window) > 1 / 2:
         found.append(
             "More than half of the chip's time in the steps that were recorded is in model calls without gradients, as an evaluation's: "
@@ -382,7 +442,7 @@ def too_full(program: Program, chip: Chip, held: Memory) -> list[str]:
         return []
     more = "more than " if any(refused(program)) else ""
     return [
-        f"{chip.id}: needs {more}{units.memory(held.peak_bytes)}, has {units.memory(chip.memory_bytes)}: {filling(held)}."
+        f"{chip.id}: does not fit: needs {more}{units.memory(held.peak_bytes)}, has {units.memory(chip.memory_bytes)}: {filling(held)}."
     ]
 
 
@@ -473,26 +533,6 @@ def launched_in(program: Program, step: Step) -> list[int]:
 
 def largest_of(shapes: Iterable[tuple[tuple[int, ...], str]]) -> tuple[int, ...]:
     return max((shape for shape, _ in shapes), key=lambda shape: (prod(shape), shape))
-
-
-def _uneven(window: Window) -> list[str]:
-    """Told where steps differ so much that one of them is not like the others; of two the median is the mean."""
-    if window.second_s is not None:
-        return [
-            f"The second step took {units.duration(window.second_s)} and is left out, too: what was done before it (a sample, an "
-            f"evaluation) did not come again in the {units.several(len(window.times_s), 'step')} after it. --steps takes in more of them."
-        ]
-    option = "--calls" if window.kind == CALLS else "--steps"
-    mean = sum(window.times_s) / max(len(window.times_s), 1)
-    least, most = min(window.times_s, default=0.0), max(window.times_s, default=0.0)
-    off = (most - least) / 2 if len(window.times_s) == 2 else abs(mean - window.step_time_s)
-    if off <= UNEVEN * window.step_time_s:
-        return []
-    which = "their mean" if len(window.times_s) == 2 else "the median one"
-    return [
-        f"{'Calls' if window.kind == CALLS else 'Steps'} took {units.duration(least)} to {units.duration(most)}, {units.duration(mean)} on average; times are of {which}. "
-        f"Where something is done once in several {'calls' if window.kind == CALLS else 'steps'}, {option} takes in more of them."
-    ]
 
 
 def by_bytes_alone(*programs: Program) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from anychip.figures import (
     beyond_of,
     by_phase_of,
     called_in,
+    rests_on,
     shares_of,
     top_ops_of,
     totals_of,
@@ -48,16 +49,19 @@ from anychip.forecast import (
     error_of,
     filling,
     growing,
+    host_of,
     is_prompt,
     layers_of,
     limit_of,
     played_before,
+    prompt_of,
     unlike_share,
     utilization,
     warnings_of,
 )
 from anychip.network import USUAL_NODE, Fabric
 from anychip.record import Op, Program
+from anychip.record.failure import refused
 from anychip.record.reads import reads
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
@@ -117,6 +121,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     flop, model = (mean([total[name] for total in totals]) * chips for name in ("flop", "model_flop"))
     tokens, samples = _batch(parts, program)
     prompt = is_prompt(tokens, samples)
+    prompt_tokens = prompt_of(tokens, _batch(parts, program, first=True)[0], parts[0].window.kind)
     tokens = tokens_per_step if tokens_per_step is not None else tokens
     samples = samples_per_step if samples_per_step is not None else samples
     worst = max(parts, key=lambda part: part.memory.peak_bytes)
@@ -136,7 +141,8 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         num_chips=chips, sharded=shards_parameters(most.program, most.rank.calls, most.axes),
     )  # fmt: skip
     lacking = unsupported(all_ops, chip)
-    kernels, host, own = (mean([total[name] for total in totals]) for name in ("kernels", "host_s", "own_s"))
+    usual = {name: mean([total[name] for total in totals]) for name in ("kernels", "host_s", "own_s")}
+    kernels, host, own = usual.values()
     return Forecast(
         chip=chip.id, num_chips=chips, fits=all(rank.fits for rank in ranks), grade=chip.grade,
         step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, parts[main].rank.timeline, compared, chips, host),
@@ -156,12 +162,14 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         warnings=(*_warnings(parts, worst, chip), *(one.text for one in lacking)),
         would_fail=tuple(one.text for one in lacking if one.fails),
         cluster=fabric.cluster.id if fabric.cluster is not None else None,
-        ranks=ranks,
+        ranks=ranks, needs_more=any(any(refused(rank)) for rank in program.ranks),
         axes=axes, critical_path=_path(timeline, parts),
         goodput=_goodput(parts, fabric), memory_by_module=worst.memory.by_module,
         first_step_s=max((part.window.first_s for part in parts if part.window.first_s is not None), default=None),
         stepping_memory_bytes=max(part.memory.stepping_bytes for part in parts),
-        values_read=reads(first.program, first.window.begin, first.window.end, first.window.count), compared=compared,
+        prompt_tokens=prompt_tokens, values_read=reads(first.program, first.window.begin, first.window.end, first.window.count), compared=compared,
+        rests_on=rests_on(most.rank.timeline, most.window),
+        host_bound=host_of(program, most.rank.timeline.prices.on, breakdown, step_time, usual),
     )  # fmt: skip
 
 
@@ -266,8 +274,9 @@ def _mean_of(found: Sequence[Mapping[Key, float]], mean: Callable[[Sequence[floa
     return {name: mean([one[name] for one in found]) for name in found[0]}
 
 
-def _batch(parts: Sequence[Part], program: Program) -> tuple[float | None, float | None]:
-    """(tokens, samples) of the whole job per step: what the first pipeline stages read, ranks of one sample once."""
+def _batch(parts: Sequence[Part], program: Program, first: bool = False) -> tuple[float | None, float | None]:
+    """(tokens, samples) of the whole job per step: what the first pipeline stages read, ranks of one sample once. first: of the step
+    that no figure is of."""
     tokens = samples = 0.0
     recorded = {rank.rank: rank for rank in program.ranks}
     for part in parts:
@@ -275,7 +284,8 @@ def _batch(parts: Sequence[Part], program: Program) -> tuple[float | None, float
             continue
         # What a step is fed is read where nothing has been fused yet.
         plain = recorded[part.program.rank]
-        steps = tuple(find_steps(plain)[: part.steps][-len(part.window.steps) :]) if part.window.steps else ()
+        counted = slice(1) if first else slice(-len(part.window.steps), None)
+        steps = tuple(find_steps(plain)[: part.steps][counted]) if part.window.steps else ()
         mine = batch_of(plain, steps)
         shared = copies(part.program, part.axes, TENSOR_AXES)
         split = copies(part.program, part.axes, SEQUENCE_AXES)
@@ -361,7 +371,7 @@ def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]
     if over:
         ranks = sorted(rank for part in over for rank in part.rank.members)
         found.append(
-            f"{chip.id}: {ranks_text(ranks)} need up to {units.memory(worst.memory.peak_bytes)}, a chip has "
+            f"{chip.id}: does not fit: {ranks_text(ranks)} need up to {units.memory(worst.memory.peak_bytes)}, a chip has "
             f"{units.memory(chip.memory_bytes)}: {filling(worst.memory)}."
         )
     return tuple(dict.fromkeys(found))

@@ -43,6 +43,7 @@ def record(
     jobs: int = 2,
     cluster: str | None = None,
     draft: Callable[[Program], None] | None = None,
+    note: Say | None = None,
 ) -> Program:
     """Run a program on a virtual chip, shapes only, in a process of its own, and keep what it did.
 
@@ -56,7 +57,7 @@ def record(
     each optimizer has stepped there, or 2 of a job of more than 1,024 ranks. step_mark: name of a function whose returns end steps. host: "measured" adds the host's time as it
     passed here, the recording's own included, so that it is an upper bound. show_output: forward what it prints to stderr. imbalance: fullest over mean where data decide a
     split. draft: called with a job's recording while its last samples run: it is the one that is returned, unless they do
-    otherwise than it says. device: planned; other values than the default raise BadUse.
+    otherwise than it says. note: called from time to time with how far a job is. device: planned; other values than the default raise BadUse.
     Raises BadUse for a missing script, ProgramFailed if it failed before the first step, UnsupportedTorch.
     """
     argv = argv_of(program, module)
@@ -88,6 +89,7 @@ def record(
         jobs=jobs,
         cluster=cluster,
         draft=draft,
+        note=note,
     )
 
 
@@ -116,11 +118,12 @@ def argv_of(program: Argv, module: bool) -> list[str]:
 @dataclass(frozen=True)
 class Recorded:
     """programs: the recording of each place that there is one for. short: places where the program ran out of memory before its first
-    step, and how; their recording is that of a chip with more, as it tells what the program would have needed. warnings: what to
-    say of these, and of places on which the program fails. interrupted: Ctrl-C ended some recording, or came before it."""
+    step, and how; their recording is that of a chip with more, as it tells what the program would have needed. too_small: such places
+    that no other chip's recording tells of. warnings: what to say of these, and of places on which the program fails. interrupted: Ctrl-C ended some recording, or came before it."""
 
     programs: dict[Place, Program]
     short: dict[Place, ProgramFailed] = field(default_factory=dict)
+    too_small: tuple[Place, ...] = ()
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
 
@@ -175,12 +178,13 @@ def record_all(
     lent = {place: other for place, error in failed.items() if error.is_short and (other := _lender(place, found))}
     found |= {place: found[other] for place, other in lent.items()}
     short = {place: failed.pop(place) for place in lent}
-    told = [f"{place}: {_refusal(error)}; its figures are of what the program does on {lent[place]}."
+    told = [f"{place}: does not fit: {_refusal(error)}; its figures are of what the program does on {lent[place]}."
             for place, error in short.items()]  # fmt: skip
     told += _left_out(found, failed)
     # Others that were to be recorded no more have the one that was stopped.
     told += [text for place, one in found.items() if one.meta.get("interrupted") for text in unlike(one, [place.chip])]
-    return Recorded({place: found[place] for place in places if place in found}, short, told, interrupted)
+    too_small = tuple(place for place, error in failed.items() if error.is_short)
+    return Recorded({place: found[place] for place in places if place in found}, short, too_small, told, interrupted)
 
 
 def _lender(place: Place, found: Mapping[Place, Program]) -> Place | None:
@@ -199,10 +203,6 @@ def _refusal(error: ProgramFailed) -> str:
     return error_line(str(error)).partition(": ")[2]
 
 
-def silent(text: str) -> None:
-    """Progress that nobody wants, or that is told already."""
-
-
 def _record_chips(
     program: Argv, chips: Sequence[Chip], jobs: int, progress: Say, options: Mapping[str, Any]
 ) -> dict[str, Program | ProgramFailed]:
@@ -216,7 +216,7 @@ def _record_chips(
     left = list(chips)
     while left:
         progress(f"recording on {f'{count:,} ' if count > 1 else 'a '}virtual {left[0].id}, shapes only")
-        first = _recorded(program, left[0], options)
+        first = _recorded(program, left[0], {**options, "note": noting(progress)})
         if isinstance(first, Program):
             break
         why = error_line(str(first))
@@ -227,9 +227,9 @@ def _record_chips(
         options = {**options, "show_output": False}
     else:
         return found
-    ran = f" of {len(first.ranks)} distinct rank{'s' * bool(first.others)} of {count:,}" if count > 1 else ""
+    of_ranks = f" of {len(first.ranks)} distinct rank{'s' * bool(first.others)} of {count:,}" if count > 1 else ""
     events = sum(len(rank.tape) for rank in first.ranks)
-    progress(f"recorded {events:,} events, {len(first.ops):,} distinct operations{ran}")
+    progress(f"recorded {events:,} events, {len(first.ops):,} distinct operations{of_ranks}")
     why_again: dict[str, str] = {}
     for chip in left[1:] if not first.meta.get("interrupted") else ():
         if questions := differing(first, chip):
@@ -246,9 +246,33 @@ def _record_chips(
     shown = {**options, "show_output": False, "draft": None}
     groups = list(alike_to_it.values())
     calls = [partial(_record_chips, program, group, 1, silent, shown) for group in groups]
-    for group, ran_again in zip(groups, _side_by_side(jobs, calls), strict=True):
+    ran = _side_by_side(jobs, _counted(calls, noting(progress)))
+    for group, ran_again in zip(groups, ran, strict=True):
         found |= ran_again if ran_again is not None else {chip.id: NEVER for chip in group}
     return {chip.id: found.get(chip.id, first) for chip in chips}
+
+
+def silent(text: str) -> None:
+    """Progress that nobody wants, or that is told already."""
+
+
+def noting(progress: Say) -> Say:
+    """What shows a few words until the next ones, where progress is on a terminal (`report.progress.Progress`)."""
+    found: Say = getattr(progress, "note", silent)
+    return found
+
+
+def _counted(calls: Sequence[Callable[[], Ran]], note: Say) -> list[Callable[[], Ran]]:
+    """The same calls, which note how many of them are done."""
+    done: list[None] = []
+
+    def counted(call: Callable[[], Ran]) -> Ran:
+        ran = call()
+        done.append(None)
+        note(f"{len(done)} of {len(calls)} recorded again")
+        return ran
+
+    return [partial(counted, call) for call in calls]
 
 
 def _side_by_side(at_a_time: int, calls: Sequence[Callable[[], Ran]]) -> list[Ran | None]:
@@ -330,7 +354,10 @@ def _left_out(found: Iterable[Place], failed: Mapping[Place, ProgramFailed]) -> 
         count = place.num_chips
         alike = all(other == why for at, other in whys.items() if at.num_chips == count)
         where = f"{count:,} chips" if count > 1 and count not in counts and alike else place
-        begins = "left out:" if failed[place].is_interrupted else "left out, as the program fails on"
+        error = failed[place]
+        begins = "left out:" if error.is_interrupted else "left out, as the program fails on"
+        if error.is_short:
+            begins, why = "left out, as it does not fit on", _refusal(error)
         lines[f"{begins} {where}: {why}{_hint(place, why)}"] = None
     return list(lines)
 

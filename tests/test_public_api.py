@@ -30,7 +30,7 @@ def test_parameters():
     from anychip import api
 
     assert list(inspect.signature(api.record).parameters) == [
-        "program", "on", "module", "steps", "calls", "step_mark", "host", "device", "imbalance", "show_output", "num_chips", "chips_per_node", "ranks", "jobs", "cluster", "draft",
+        "program", "on", "module", "steps", "calls", "step_mark", "host", "device", "imbalance", "show_output", "num_chips", "chips_per_node", "ranks", "jobs", "cluster", "draft", "note",
     ]  # fmt: skip
     assert list(inspect.signature(api.forecast).parameters) == [
         "program", "on", "tokens_per_step", "samples_per_step", "prices", "jobs", "jitter", "slow_node", "degraded_link", "progress", "options",

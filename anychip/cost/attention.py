@@ -9,7 +9,7 @@ from functools import cache
 from math import log
 from typing import NamedTuple
 
-from anychip.cost.rates import ATTENTION, Level, Rates, borrowed_rows
+from anychip.cost.rates import ATTENTION, NOTHING, Level, Rates, borrowed_rows
 
 
 class Curve(NamedTuple):
@@ -91,6 +91,17 @@ def rate(rates: Rates, peak: float, implementation: str, backward: bool, causal:
         # The level row of the backward is its own; take only the shape over the same asymptote.
         reference *= _ratio(shape, (implementation, True), (implementation, False))
     return Level(min(level * sustained * value / reference, peak), "modelled")
+
+
+def rests_on(rates: Rates, backward: bool) -> str:
+    """What that rate comes from, in words."""
+    if curves(rates):
+        return "its own curve"
+    level = rates.first("attention.backward.rate" if backward else "attention.forward.rate")
+    if level is None or level.kind == "assumed":
+        return NOTHING
+    lender = rates.borrowed("attention")
+    return "a rate from measurements" + (f" along {lender}'s curve" if lender else "")
 
 
 def narrow(rates: Rates, head_dim: int) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, exp, log, log2
 
-from anychip.cost.rates import SHAPE, Rates, warmth
+from anychip.cost.rates import NOTHING, SHAPE, Rates, warmth
 
 # Macro tiles that matrix libraries choose from, as parts of the usual one, and the rate each reaches of it: a smaller tile
 # reads its operands more often. Shares fitted together with `gemm.k0` and `gemm.overhead` of default.csv.
@@ -41,6 +41,15 @@ class GemmCurve:
     points: Points = ()
     twins: int = 0
     how: str = ""
+
+    @property
+    def rests_on(self) -> str:
+        """What its level comes from, in words."""
+        if len(self.points) >= POINTS_OF_A_CURVE:
+            return "its own curve"
+        if self.points:
+            return "one measured product" if len(self.points) == 1 else f"{len(self.points)} measured products"
+        return "a measured rate" if self.measured else NOTHING
 
     def model_s(self, batch: int, m: int, n: int, k: int) -> float:
         """Seconds of compute by the curve alone, at benchmark clocks, without overhead."""

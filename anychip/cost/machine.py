@@ -8,9 +8,11 @@ from functools import cache, cached_property
 from typing import NamedTuple
 
 from anychip.cost.attention import rate as attention_rate
+from anychip.cost.attention import rests_on as attention_rests_on
 from anychip.cost.gemm import POINTS_OF_A_CURVE, TWINS, GemmCurve, gemm_points, how_of, rate_by_points
 from anychip.cost.points import OpRates, SizeCurve, size_curve
-from anychip.cost.rates import Level, Rate, Rates, rates_of
+from anychip.cost.rates import NOTHING, Level, Rate, Rates, rates_of_chip
+from anychip.cost.work import Work
 from anychip.spec import Chip
 from anychip.spec.chip import A_PEAK
 from anychip.spec.cluster import load_wire
@@ -110,6 +112,17 @@ class Machine:
         are seen; else at main memory's."""
         return nbytes / (self.memory_curve.at(nbytes) if self.memory_curve else self.memory_bytes_per_s)
 
+    def rests_on(self, task: Work, limit: str) -> tuple[str, str]:
+        """(Which part of a step some work is, what its rate comes from in words); empty for what has no rate of that kind."""
+        if task.attention is not None:
+            name = "attention's backward" if task.attention.backward else "attention"
+            return name, attention_rests_on(self.rates, task.attention.backward)
+        if limit == "compute" and task.unit == "matrix" and task.kind in ("gemm", "grouped"):
+            return "products", self.gemm(task.dtype).rests_on
+        if limit == "memory":
+            return "memory", "a measured bandwidth" if self.memory_measured else NOTHING
+        return "", ""
+
     @cached_property
     def memory_curve(self) -> SizeCurve | None:
         return size_curve(self.rates.all("memory.copy"))
@@ -139,7 +152,7 @@ def known_peaks(chip: Chip) -> list[float]:
 @cache
 def machine(chip: Chip) -> Machine:
     """The chip's figures and rates as one value."""
-    return build(chip, rates_of(chip.id, chip.file))
+    return build(chip, rates_of_chip(chip))
 
 
 def build(chip: Chip, rates: Rates) -> Machine:

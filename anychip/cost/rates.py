@@ -47,7 +47,8 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
                             attention come after this file's own
 
 A chip without a row takes the one of `default.csv`, which holds shares of peak and overheads that belong to no chip and
-are all `assumed`. Another chip's level is never used.
+are all `assumed`. Another chip's level is never used, but of a chip that this one extends without changing what the level depends on
+(`spec.inherited`).
 """
 
 import csv
@@ -58,7 +59,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anychip.errors import BadChipFile
-from anychip.spec import catalogue
+from anychip.spec import Chip
+from anychip.spec.inherited import rates_file
 from anychip.spec.measured import RATE_KINDS, RATE_UNITS, RATES_HEADER, WITHOUT_VALUE
 
 COLUMNS, UNITS, KINDS = RATES_HEADER, RATE_UNITS, RATE_KINDS
@@ -166,16 +168,18 @@ def defaults() -> Rates:
 
 
 def rates_of(chip_id: str, chip_file: Path | None = None) -> Rates:
-    """A chip's rates: from beside a chip file (``rates/`` next to ``chips/``, or a CSV of the same name), from ``rates/`` of a
-    folder on $ANYCHIP_PATH or of an installed package, or the tree's own."""
-    tree, *others = catalogue.folders("rates")
-    places = [folder / f"{chip_id}.csv" for folder in (*others, tree)]
-    if chip_file is not None and chip_file.name:
-        own = [chip_file.parent.parent / "rates" / f"{chip_id}.csv", chip_file.with_suffix(".csv")]
-        # A file of the tree does not come before what the user has put on the path.
-        places = [place for place in own if place.parent != DIRECTORY] + places
-    rows = next((load_file(place) for place in places if place.is_file()), ())
+    """A chip's own rates, of the file that `spec.inherited.rates_file` finds."""
+    file = rates_file(chip_id, chip_file)
+    rows = load_file(file) if file is not None else ()
     return Rates(rows + same_die(rows), defaults())
+
+
+def rates_of_chip(chip: Chip) -> Rates:
+    """Its own rates, and what it inherits of those of the chip that it extends."""
+    own, lent = rates_of(chip.id, chip.file), chip.inherits
+    if lent is None:
+        return own
+    return Rates(own.rows + tuple(row for row in rates_of(lent.chip, lent.file).rows if lent.has(row.op)), defaults())
 
 
 def same_die(rows: tuple[Rate, ...]) -> tuple[Rate, ...]:
@@ -208,6 +212,9 @@ class Level(NamedTuple):
     value: float
     evidence: str
     dtype: str = ""
+
+
+NOTHING = "no measurement"  # what a rate rests on that comes of a usual share of a peak
 
 
 def borrowed_rows(rates: Rates, what: str) -> Rates:

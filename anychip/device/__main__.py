@@ -107,6 +107,7 @@ class Session:
             self._tell_what_may_have_ended_it()
         program = self.runtime.recorder.program({
             "argv": self.config["argv"], "module": self.config["module"], "chip": self.runtime.chip.id, "host": self.config["host"],
+            "allocator": self.runtime.memory.settings,
             "torch": torch.__version__, "anychip": __version__, "exit_code": exit_code,
             "steps": self.hooks.steps.complete, "folded": self.runtime.repeats.folded if self.runtime.repeats else 0, "calls": self.hooks.steps.done_calls,
             "optimizers": self.hooks.num_optimizers, "chips_used": len(self.runtime.kernels.devices),

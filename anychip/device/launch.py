@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ STEPS, STEPS_OF_MANY = 3, 2  # the first warms up
 UNEVEN_STEPS = 5  # where the second and the third differ: what is done in every other one is in two of four
 DRAFT, STANDS = ".draft", ".stands"  # a job's recordings before its samples have ended; its meta, if they say the same
 MODULES, CRUMB = 6, 1e-3  # whose share of the memory is told, and from which share on
+NOTE_S = 0.5  # between looks at how far a job is
 MANY_RANKS = 1024  # above so many one step more takes long to record and to price
 
 
@@ -61,6 +63,7 @@ def record(
     jobs: int = 2,
     cluster: str | None = None,
     draft: Callable[[Program], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Program:
     """Run `argv` (script and arguments, or with `module` a module and arguments) on a virtual `chip`.
 
@@ -68,7 +71,7 @@ def record(
     finds torchrun's environment, as it does wherever there are several ranks. world_size: ranks of the job, one a chip; above 1 the
     program runs as each of its distinct ranks ("all": as every one), at most `jobs` at a time. cluster: whose network the clock goes by.
     draft: called with the recording of a job while its last samples run, which seldom change it: then it is the one
-    that is returned.
+    that is returned. note: called from time to time with how far a job is.
     What the program prints goes to stderr unless `show_output` is False. Ctrl-C stops it and keeps what it
     did; then `meta["interrupted"]` is true. Raises ProgramFailed where it failed or was stopped without a single step (with
     its own traceback already printed), UnsupportedTorch, BadUse.
@@ -88,9 +91,15 @@ def record(
             "draft": draft is not None,
         }  # fmt: skip
         drafts = Drafts(out.with_suffix(DRAFT), draft)
-        code, interrupted, errors = _run(config, show_output, drafts)
+        begun = Ranks(Path(folder), note if world_size > 1 else None)
+
+        def look() -> None:
+            drafts.look()
+            begun.look()
+
+        code, interrupted, errors = _run(config, show_output, look)
         if code == UNFOLD:
-            code, interrupted, errors = _run({**config, "fold": False}, show_output, drafts)
+            code, interrupted, errors = _run({**config, "fold": False}, show_output, look)
         return _result(argv, out, code, interrupted, errors, drafts.program)
 
 
@@ -106,6 +115,20 @@ class Drafts:
         if self.wanted is not None and self.program is None and self.path.exists():
             self.program = Program.load(self.path)
             self.wanted(self.program)
+
+
+class Ranks:
+    """How many ranks of a job were begun, for who wants to know."""
+
+    def __init__(self, folder: Path, note: Callable[[str], None] | None) -> None:
+        self.folder, self.note, self.next_s = folder, note, 0.0
+
+    def look(self) -> None:
+        if self.note is None or time.monotonic() < self.next_s:
+            return
+        self.next_s = time.monotonic() + NOTE_S
+        begun = len(list(self.folder.glob("rank-*.log")))
+        self.note(units.several(begun, "rank") + " begun" if begun else "")
 
 
 # What the program logs has no values: it stays here, unless the user's own environment says otherwise.
@@ -130,7 +153,7 @@ def end_all() -> None:
             _kill_group(child)
 
 
-def _run(config: dict[str, Any], show_output: bool, drafts: Drafts) -> tuple[int, bool, str]:
+def _run(config: dict[str, Any], show_output: bool, look: Callable[[], None]) -> tuple[int, bool, str]:
     """Exit status, whether the user interrupted, and the end of what it said where that was not shown."""
     environment = {**OFFLINE, **os.environ, "PYTHONUNBUFFERED": "1", **_package_path()}
     command = [sys.executable, "-m", "anychip.device", json.dumps(config)]
@@ -159,7 +182,7 @@ def _run(config: dict[str, Any], show_output: bool, drafts: Drafts) -> tuple[int
                 child.wait(timeout=POLL_S)
                 break
             except subprocess.TimeoutExpired:
-                drafts.look()
+                look()
                 if not show_output:
                     _cut(said)
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from anychip.figures.batch import batch_of
 from anychip.figures.like import has_frozen_weights, is_compiled
 from anychip.figures.of_job import AxisFigures, GoodputFigures, PathPart, RankFigures
 from anychip.figures.sums import (
+    RestsOn,
     TopOp,
     added_s,
     before_training,
@@ -15,6 +16,7 @@ from anychip.figures.sums import (
     inference_of,
     issued_s,
     products_in,
+    rests_on,
     shape_text,
     shares_of,
     top_ops_of,
@@ -29,6 +31,7 @@ __all__ = [
     "GoodputFigures",
     "PathPart",
     "RankFigures",
+    "RestsOn",
     "TopOp",
     "Window",
     "added_s",
@@ -44,6 +47,7 @@ __all__ = [
     "is_compiled",
     "issued_s",
     "products_in",
+    "rests_on",
     "shape_text",
     "shares_of",
     "top_ops_of",

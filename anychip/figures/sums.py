@@ -126,8 +126,14 @@ def before_training(timeline: Timeline) -> tuple[int, float]:
 
 
 def _inference_s(timeline: Timeline, inside: slice, marks: Marks) -> float:
+    return float(timeline.duration_s[inside][_without_gradients(timeline, inside, marks)].sum())
+
+
+def _without_gradients(timeline: Timeline, inside: slice, marks: Marks) -> npt.NDArray[np.bool_]:
+    """Which ops are of model calls without gradients."""
     latest = np.searchsorted(marks.at, timeline.position[inside], side="right") - 1  # -1 where none was before
-    return float(timeline.duration_s[inside][np.append(marks.what, -1)[latest] == Mark.INFER_BEGIN].sum())
+    found: npt.NDArray[np.bool_] = np.append(marks.what, -1)[latest] == Mark.INFER_BEGIN
+    return found
 
 
 def copies_of(timeline: Timeline, window: Window) -> float:
@@ -195,12 +201,20 @@ def called_in(timeline: Timeline, window: Window) -> set[Op]:
     return {timeline.program.ops[index] for index in np.unique(timeline.op[inside][phase == Phase.FORWARD]).tolist()}
 
 
+ROWS = (*PHASES, "no_gradients", "host_copies")  # of what a chip's time is told by
+
+
 def by_phase_of(timeline: Timeline, window: Window) -> dict[str, float]:
-    """Chip seconds per step by phase."""
-    inside = window.ops(timeline)
-    phase = Marks(timeline.program).phase()[timeline.position[inside]]
-    sums = np.bincount(phase, weights=timeline.duration_s[inside], minlength=len(PHASES))
-    return {name: float(sums[i]) / window.count for i, name in enumerate(PHASES)}
+    """Chip seconds per step by phase. Apart from these are of a training's steps the model calls without gradients (an evaluation), and
+    outside of all phases what the link to the host takes (a batch that comes, a checkpoint that goes)."""
+    inside, marks = window.ops(timeline), Marks(timeline.program)
+    phase = marks.phase()[timeline.position[inside]]
+    if window.kind == "train":
+        phase = np.where(_without_gradients(timeline, inside, marks), ROWS.index("no_gradients"), phase)
+    copies = timeline.prices.limit[timeline.op[inside]] == LIMITS.index("host_link")
+    phase = np.where(copies & (phase == Phase.OTHER), ROWS.index("host_copies"), phase)
+    sums = np.bincount(phase, weights=timeline.duration_s[inside], minlength=len(ROWS))
+    return {name: float(sums[i]) / window.count for i, name in enumerate(ROWS)}
 
 
 def top_ops_of(timeline: Timeline, window: Window, most: int = 10,
@@ -223,6 +237,33 @@ def top_ops_of(timeline: Timeline, window: Window, most: int = 10,
               EVIDENCE[timeline.prices.evidence[members[0]]], LIMITS[timeline.prices.limit[members[0]]])
         for (name, shape), members in ranked
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RestsOn:
+    """What the rate of a part of a step comes from, in words, and the share of the chip's busy time that the part takes."""
+
+    rate: str
+    share: float
+
+
+def rests_on(timeline: Timeline, window: Window) -> dict[str, RestsOn]:
+    """By part of a step (products, attention, its backward, memory) what most of its time rests on."""
+    inside = window.ops(timeline)
+    ops = timeline.op[inside]
+    spent = np.bincount(ops, timeline.duration_s[inside], len(timeline.program.ops))
+    found: dict[str, dict[str, float]] = {}
+    for index in np.flatnonzero(spent).tolist():
+        limit = LIMITS[timeline.prices.limit[index]]
+        part, rate = timeline.prices.on.rests_on(work(timeline.program.ops[index]), limit)
+        rates = found.setdefault(part, {})
+        rates[rate] = rates.get(rate, 0.0) + float(spent[index])
+    total = float(spent.sum())
+    return {
+        part: RestsOn(max(rates, key=lambda rate: rates[rate]), sum(rates.values()) / total)
+        for part, rates in found.items()
+        if part
+    }
 
 
 SHOWN_OPS = 3  # of those that became one kernel

@@ -13,7 +13,7 @@ import numpy as np
 from anychip.network.algorithms import ALGORITHMS, USUAL, Plan
 from anychip.network.curve import Curve, curve_of, pooled, without_excess
 from anychip.network.geometry import geometry
-from anychip.network.points import Point, chips_with_points, points_of_chip
+from anychip.network.points import Point, chips_with_points, owner, points_of_chip
 from anychip.network.tiers import Tier, tiers_of
 from anychip.spec import Chip, load_chip, load_cluster
 
@@ -55,7 +55,9 @@ def measured(chip: Chip, points: Iterable[Point], lenders: Iterable[str] | None 
     # Points were measured on the chip as its file has it, whatever was changed since for a "what if".
     own = _own(load_chip(chip.file) if chip.file.is_file() else chip, tuple(points))
     borrowed = {
-        (role, ""): _borrowed(role, chip.id, chip.execution, tuple(chips_with_points() if lenders is None else lenders))
+        (role, ""): _borrowed(
+            role, owner(chip), chip.execution, tuple(chips_with_points() if lenders is None else lenders)
+        )
         for role in ("scale_up", "scale_out")
         if (role, "") not in own.curves
     }

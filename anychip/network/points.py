@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from anychip.errors import BadChipFile
 from anychip.spec import Chip, catalogue
+from anychip.spec.inherited import COLLECTIVES, Inherited
 from anychip.spec.tables import check_table
 
 
@@ -58,7 +59,21 @@ def chips_with_points() -> tuple[str, ...]:
 
 
 def points_of_chip(chip: Chip) -> tuple[Point, ...]:
-    return points_of(chip.id, chip.file)
+    """Its own, or those of the chip that it extends, where its links are the same."""
+    lent = _lent(chip)
+    return points_of(lent.chip, lent.file) if lent is not None else points_of(chip.id, chip.file)
+
+
+def owner(chip: Chip) -> str:
+    """Of which chip its points are."""
+    lent = _lent(chip)
+    return lent.chip if lent is not None else chip.id
+
+
+def _lent(chip: Chip) -> Inherited | None:
+    lent = chip.inherits
+    inherits = lent is not None and COLLECTIVES in lent.holds and not points_of(chip.id, chip.file)
+    return lent if inherits else None
 
 
 @cache

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
-from anychip.cost.rates import rates_of
+from anychip.cost.rates import rates_of_chip
 from anychip.errors import BadNetwork
 from anychip.network.torus import slice_chips, slice_shape, wraps
 from anychip.spec import Chip, Cluster, ClusterTier, Wire, list_clusters, load_wire
@@ -186,7 +186,7 @@ def _nic_rate(chip: Chip, cluster: Cluster | None, bounded: bool) -> float | Non
 def _tier(
     chip: Chip, name: str, role: str, chips: int, topology: str, one_way: float, peer: float | None, wire: Wire | None
 ) -> Tier:
-    rates = rates_of(chip.id, chip.file)
+    rates = rates_of_chip(chip)
     default = {what: next(row.value for row in rates.default.all(f"collective.{what}") if row.shape == role)
                for what in ("efficiency", "latency", "exchange")} if rates.default else {}  # fmt: skip
     own = next((row.value for row in rates.all("collective.efficiency") if row.shape == role), None)

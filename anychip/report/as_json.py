@@ -11,15 +11,18 @@ if TYPE_CHECKING:
     from anychip.errors import ProgramFailed
     from anychip.forecast import Forecast
     from anychip.record.failure import Failure
+    from anychip.spec import Chip
 
 SCHEMA = 1
 TARGET_FIELDS = (
     "chip", "num_chips", "fits", "grade", "step_time_s", "step_time_error", "tokens_per_s_per_chip", "samples_per_s",
     "mfu", "hfu", "model_flop_per_step", "first_step_s", "peak_memory_bytes", "stepping_memory_bytes", "memory_bytes", "unpriced_share", "energy_j", "cost_usd",
     "step_kind", "limit", "matrix_dtype", "tokens_per_step", "samples_per_step", "kernels_per_step", "cluster", "would_fail",
-    "tokens_per_s", "usd_per_million_tokens", "usd_per_hour",
+    "tokens_per_s", "host_bound", "usd_per_million_tokens", "usd_per_hour",
+    "prompt_tokens", "usd_per_million_prompt_tokens",
 )  # fmt: skip
 TARGET_TABLES = ("breakdown_s", "evidence", "memory_by_kind", "memory_by_module", "time_by_phase_s")
+INHERITS_FIELDS = ("chip", "holds", "fails", "runs", "differs")
 READ_FIELDS = ("file", "line", "function", "count")
 OP_FIELDS = ("name", "shape", "count", "time_s", "share", "evidence", "limit")
 
@@ -66,6 +69,8 @@ def _target(answer: "Answer", index: int) -> dict[str, Any]:
         **{field: getattr(forecast, field) for field in TARGET_FIELDS},
         **{field: dict(getattr(forecast, field)) for field in TARGET_TABLES},
         "asked": answer.names[index],
+        "inherits": _inherits(answer.chips[index]),
+        "rests_on": {part: asdict(one) for part, one in forecast.rests_on.items()},
         "scaling": answer.scaling[index],
         "failure": _failure(answer.failures[index]) if answer.failures else None,
         "reserved_memory_bytes": answer.reserved_bytes[index],
@@ -76,6 +81,11 @@ def _target(answer: "Answer", index: int) -> dict[str, Any]:
         "values_read": [{field: getattr(read, field) for field in READ_FIELDS} for read in forecast.values_read],
         "top_ops": [{field: getattr(op, field) for field in OP_FIELDS} for op in forecast.top_ops],
     }
+
+
+def _inherits(chip: "Chip") -> dict[str, Any] | None:
+    lent = chip.inherits
+    return {name: getattr(lent, name) for name in INHERITS_FIELDS} if lent is not None else None
 
 
 def _job(forecast: "Forecast") -> dict[str, Any]:

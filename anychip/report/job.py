@@ -57,10 +57,13 @@ def many_counts(forecasts: Sequence["Forecast"]) -> bool:
     return len({forecast.num_chips for forecast in forecasts}) > 2
 
 
-def usd_text(forecast: "Forecast") -> str:
-    """Of a million tokens."""
-    found = forecast.usd_per_million_tokens
-    return "-" if found is None else units.figures(found)
+def peak_text(forecast: "Forecast") -> str:
+    """What tensors take at most, or more than which."""
+    return f"{'> ' * forecast.needs_more}{units.memory(forecast.peak_memory_bytes)}"
+
+
+def usd_text(usd: float | None) -> str:
+    return "-" if usd is None else units.figures(usd)
 
 
 def counts_table(columns: Sequence[tuple[str, "Forecast"]], scaling: Sequence[float | None], wide: bool) -> Table:
@@ -74,10 +77,10 @@ def counts_table(columns: Sequence[tuple[str, "Forecast"]], scaling: Sequence[fl
     for (name, one), share in zip(columns, scaling, strict=True):
         table.add_row(
             name, units.duration(one.step_time_s) + mark(one), units.rate(one.tokens_per_s_per_chip), units.share(share),
-            *((units.rate(one.tokens_per_s), usd_text(one)) if wide else ()), units.share(one.mfu),
+            *((units.rate(one.tokens_per_s), usd_text(one.usd_per_million_tokens)) if wide else ()), units.share(one.mfu),
             *(units.share(one.breakdown_s[part] / one.step_time_s if one.step_time_s else 0.0)
               for part in ("exposed_comm", "bubble")),
-            units.memory(one.peak_memory_bytes), "yes" if one.fits else Text("NO", style="bold red"),
+            peak_text(one), "yes" if one.fits else Text("NO", style="bold red"),
         )  # fmt: skip
     return table
 

@@ -23,6 +23,7 @@ class Progress:
         self._terminal = sys.stderr.isatty()
         self._calling = threading.Lock()
         self._stop = threading.Event()
+        self._note = ""
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Progress":
@@ -36,6 +37,7 @@ class Progress:
             return
         with self._calling:
             self._end_clock()
+            self._note = ""
             # In one: a program's own lines, and others' of ours, come between two
             sys.stderr.write(f"anychip: {text}\n")
             sys.stderr.flush()
@@ -44,11 +46,16 @@ class Progress:
                 self._thread = threading.Thread(target=self._run_clock, args=(time.perf_counter(),), daemon=True)
                 self._thread.start()
 
+    def note(self, text: str) -> None:
+        """How far the stage is, shown behind the clock until the next note or stage; nothing where there is no terminal."""
+        self._note = text
+
     def _run_clock(self, began: float) -> None:
         if self._stop.wait(CLOCK_FROM_S):
             return
         while not self._stop.wait(TICK_S):
-            sys.stderr.write(f"\r\x1b[2m  {units.duration(time.perf_counter() - began)}\x1b[0m\x1b[K\r")
+            passed = units.duration(time.perf_counter() - began)
+            sys.stderr.write(f"\r\x1b[2m  {'  '.join(filter(None, (passed, self._note)))}\x1b[0m\x1b[K\r")
             sys.stderr.flush()
         sys.stderr.write("\x1b[K")
         sys.stderr.flush()

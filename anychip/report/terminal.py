@@ -31,16 +31,18 @@ COLUMN_WIDTH = 14
 WIDE = 100  # from here on a table of numbers of chips has costs, too
 PIPE_WIDTH = 100  # where the output is no terminal
 TOP_OPS = 8
-CRUMB = 1e-3  # of the peak: a kind of memory below that is not shown
+CRUMB = 1e-3  # of the peak or the step: a kind of memory or a phase below that is not shown
 LONGER = 1.5  # a first call that takes so many times as long as the others does something else: it reads a prompt
 STARTING = 0.95  # where steps take less of the peak than this, it was when the program started
 NAMES = 4  # targets of one chip, before they are shortened to the first and the last
+PART = 0.05  # of the chip's time: of less nothing is said
 PLACES = 4  # lines of the program that read values
 MODULES = 6
 OP_WIDTH = 36  # an operation's name and shape, and how often it is called
 TIME_WIDTH = 7
 STEP_WORDS = {"train": "step time", "call": "time per call", "run": "time of the run"}
 ONE_OF = {"train": "step", "call": "call", "run": "run"}  # what figures are of
+PAID = {None: "tokens", True: "prompt", False: "output"}  # what costs are of, by whether calls read prompts
 BREAKDOWN = {
     "compute": "compute",
     "memory_bound": "memory, launch",
@@ -48,6 +50,8 @@ BREAKDOWN = {
     "bubble": "other ranks",
     "host": "host",
 }
+PHASES = {"no_gradients": "no-grad calls", "host_copies": "host copies"}
+MEMORY = {"other": "inputs, others"}  # kinds that one word does not tell
 EVIDENCE = {"measured": "measured", "interpolated": "interpolated", "modelled": "modelled", "bytes_only": "bytes alone"}
 
 Row = tuple[str, Sequence[str | Text]]
@@ -120,8 +124,10 @@ def _legend(answer: "Answer") -> Iterator[str]:
         target = chip.id + count + (f"@{cluster}" if cluster else "")
         asked = ", ".join(names) if len(names) <= NAMES else f"{names[0]} ... {names[-1]}"
         arrow = f"{asked} -> {target}" if asked != target else target
-        by = " by training" if alike[0][2].step_kind == CALLS and has_trained(chip.id) else ""
+        by = " by training" if alike[0][2].step_kind == CALLS and has_trained(chip.runs_of) else ""
         yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade}{by})"
+        if chip.inherits is not None:
+            yield f"    {chip.inherits}"
         if said:
             yield f"    {said}"
         if chip.execution == "graph":
@@ -195,7 +201,7 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None],
     if any(scaling):
         yield "  scaling", [units.share(share) for share in scaling]
     yield timed("MFU", lambda f: "-" if f.mfu is None else f"{units.share(f.mfu)} of {f.matrix_dtype}")
-    yield row("peak memory", lambda f: units.memory(f.peak_memory_bytes))
+    yield row("peak memory", job.peak_text)
     if any(f.stepping_memory_bytes < STARTING * f.peak_memory_bytes for f in forecasts):
         what = "calling" if forecasts[0].step_kind == "call" else "stepping"
         yield row(f"  while {what}", lambda f: units.memory(f.stepping_memory_bytes))
@@ -209,7 +215,9 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None],
     yield timed(f"energy/{one}, max", lambda f: "-" if f.energy_j is None else f"{units.figures(f.energy_j)} J")
     yield timed(f"USD/1000 {one}s", lambda f: "-" if f.cost_usd is None else f"{units.figures(f.cost_usd * 1000)}")
     if any(f.usd_per_million_tokens for f in forecasts):
-        yield timed("  /million tokens", lambda f: job.usd_text(f))
+        yield timed(f"  /million {PAID[forecasts[0].reads_prompts]}", lambda f: job.usd_text(f.usd_per_million_tokens))
+    if any(f.usd_per_million_prompt_tokens for f in forecasts):
+        yield timed("  /million prompt", lambda f: job.usd_text(f.usd_per_million_prompt_tokens))
     if any(f.cost_usd for f in forecasts):
         # `anychip chips show` has the price's date, its source and dearer ones.
         yield row("  at USD/hour", lambda f: "-" if f.usd_per_hour is None else f"{f.usd_per_hour:.2f}")
@@ -221,9 +229,14 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None],
         yield "with failures", [""] * len(forecasts)
         yield row("  time that counts", lambda f: job.share_text(f.goodput))
         yield row("  checkpoint every", lambda f: job.interval_text(f.goodput))
-    phases = {name: name for f in forecasts for name in f.time_by_phase_s}
+    phases = {
+        name: PHASES.get(name, name)
+        for f in forecasts
+        for name, time_s in f.time_by_phase_s.items()
+        if time_s >= CRUMB * f.step_time_s
+    }
     yield from _section("time on the chip", forecasts, lambda f: f.time_by_phase_s, phases, units.duration)
-    kinds = {name: name for f in forecasts for name in f.memory_by_kind}
+    kinds = {name: MEMORY.get(name, name) for f in forecasts for name in f.memory_by_kind}
     yield from _section("memory at peak", forecasts, _kinds_that_count, kinds, units.memory)
     yield from _section("evidence", forecasts, lambda f: f.evidence, EVIDENCE, units.share)
 
@@ -326,13 +339,17 @@ def _short(name: str) -> str:
 def _remarks(answer: "Answer") -> Iterator[str]:
     for name, forecast in zip(answer.names, answer.forecasts, strict=True):
         yield f"{name}: {forecast.limit}"
+    yield from _unlike_evidence(answer)
     if answer.host == "modelled":
         sleeps = any((one.kinds == Kind.HOST).any() for program in answer.programs for one in program.ranks)
         what = "launching, and what the program sleeps" if sleeps else "launching alone"
         yield f"host: {what}; --host measured adds data loading and Python between"
+    yield from _host_bound(answer)
     if not answer.prices and any(one.cost_usd for one in answer.forecasts):
         yield "prices: the lowest that each chip's file lists; --price CHIP=USD for what an hour costs you"
     first = answer.forecasts[0]
+    if any(one.usd_per_million_prompt_tokens for one in answer.forecasts):
+        yield f"USD/million: output of a call and the tokens that it writes, prompt of the first call and the {_whole(first.prompt_tokens)} that it reads"
     if first.step_kind == "train" and first.steps > 1:
         counted = len(first.step_times_s)
         which = "all but the first count" if counted == first.steps - 1 else f"the last {counted} count"
@@ -343,6 +360,36 @@ def _remarks(answer: "Answer") -> Iterator[str]:
         yield "Interrupted: the figures hold for what the program had done by then."
     for warning in answer.warnings:
         yield f"- warning: {warning}"
+
+
+def _unlike_evidence(answer: "Answer") -> Iterator[str]:
+    """Of parts of the step that count, on what their rates rest, where that is not the same on all targets: chips of one silicon
+    differ by it alone."""
+    parts = {
+        part: one.share for forecast in answer.forecasts for part, one in forecast.rests_on.items() if one.share >= PART
+    }
+    lines = []
+    for part in parts:
+        rates: dict[str, list[str]] = {}
+        for name, forecast in zip(answer.names, answer.forecasts, strict=True):
+            if part in forecast.rests_on:
+                rates.setdefault(forecast.rests_on[part].rate, []).append(name)
+        if len(rates) > 1:
+            lines.append(f"- {part}: " + "; ".join(f"{rate} ({', '.join(names)})" for rate, names in rates.items()))
+    if lines:
+        yield "what rates rest on differs, and targets differ by that, too:"
+        yield from lines
+
+
+def _host_bound(answer: "Answer") -> Iterator[str]:
+    """Whose host's time it is on targets where that is what a step takes."""
+    hosts: dict[str, list[str]] = {}
+    for name, forecast in zip(answer.names, answer.forecasts, strict=True):
+        if forecast.host_bound:
+            hosts.setdefault(forecast.host_bound, []).append(name)
+    if hosts:
+        said = "; ".join(f"{', '.join(names)}: {whose}" for whose, names in hosts.items())
+        yield f"bound by the host, and as fast as its CPU is: {said}. For yours: anychip measure --only host, docs/measure.md"
 
 
 def _values_read(forecast: "Forecast") -> Iterator[str]:

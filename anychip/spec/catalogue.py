@@ -128,10 +128,10 @@ def heads(kind: str) -> list[Head]:
     return [head(file) for file in files(kind)]
 
 
-def find(kind: str, name: str) -> Path | None:
+def find(kind: str, name: str, suffix: str = ".toml") -> Path | None:
     """The file whose id is `name`, without reading any."""
     for folder in folders(kind):
-        file = folder / f"{name}.toml"
+        file = folder / f"{name}{suffix}"
         if file.is_file():
             return file
     return None

@@ -12,6 +12,7 @@ from typing import Any
 
 from anychip.errors import BadChipFile
 from anychip.spec.fields import tree
+from anychip.spec.inherited import Inherited
 from anychip.spec.platform import Platform
 from anychip.spec.units import show, to_si
 
@@ -90,7 +91,8 @@ class TorchAnswers:
 
 @dataclass(frozen=True, eq=False)
 class Chip:
-    """A chip of the standard. Equal and hashed by the content of its files (`digest`)."""
+    """A chip of the standard. Equal and hashed by the content of its files (`digest`). inherits: what was measured on a chip that it
+    extends and holds for it."""
 
     id: str
     aliases: tuple[str, ...]
@@ -105,6 +107,7 @@ class Chip:
     file: Path = Path()
     notes: tuple[str, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict)
+    inherits: Inherited | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Chip) and self.digest == other.digest
@@ -118,6 +121,11 @@ class Chip:
         from anychip.spec.load import load_chip
 
         return load_chip(name)
+
+    @property
+    def runs_of(self) -> str:
+        """The chip whose published runs are its own."""
+        return self.inherits.chip if self.inherits is not None and self.inherits.runs else self.id
 
     def get(self, path: str) -> float | None:
         """A figure's SI value by its dotted path, None where it is unknown or the chip has no such thing."""

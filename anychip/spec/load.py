@@ -4,9 +4,10 @@ In: an id, an alias, or the path of a TOML file. Out: `Chip`. Reads only that ch
 `UnknownChip` with the nearest; a file that is wrong is `BadChipFile` with all its problems.
 """
 
+import contextlib
 import difflib
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from anychip.errors import BadChipFile, UnknownChip
 from anychip.spec import catalogue
 from anychip.spec.chip import Chip, build_figures
+from anychip.spec.inherited import PRODUCTS, Inherited, inherited, rates_file
 from anychip.spec.platform import Platform, build_platform, merge
 from anychip.spec.problem import Problem, raise_problems
 from anychip.spec.toml import Document, read
@@ -48,7 +50,7 @@ def _load(file: Path, stamp: tuple[int, int] | None) -> Chip:
     table = joined(chain)
     platform, platform_text = load_platform(str(table["platform"]), table.get("generation"), chain[0])
     texts = "\0".join([*(doc.text for doc in chain), platform_text])
-    return Chip(
+    chip = Chip(
         id=table["id"],
         aliases=tuple(table.get("aliases", ())),
         vendor=table["vendor"],
@@ -57,12 +59,13 @@ def _load(file: Path, stamp: tuple[int, int] | None) -> Chip:
         generation=table.get("generation"),
         execution=table["execution"],
         figures=build_figures(table),
-        grade=grade(table["id"], file),
         digest=hashlib.sha256(texts.encode()).hexdigest(),
         file=file,
         notes=tuple(table.get("notes", ())),
         raw=table,
     )
+    lent = inherited(chip, (_load(doc.file, _stamp(doc.file)) for doc in chain[1:]))
+    return replace(chip, inherits=lent, grade=grade(chip.id, file, lent))
 
 
 def find_chip(name: str) -> Path:
@@ -198,7 +201,7 @@ def list_chips() -> list[ChipEntry]:
 
 
 def _entry(head: catalogue.Head, heads: dict[str, catalogue.Head]) -> ChipEntry:
-    def inherited(key: str) -> str:
+    def said(key: str) -> str:
         at: catalogue.Head | None = head
         for _ in range(MAX_EXTENDS):
             if at is None:
@@ -208,22 +211,24 @@ def _entry(head: catalogue.Head, heads: dict[str, catalogue.Head]) -> ChipEntry:
             at = heads.get(at.text("extends") or "")
         return "unknown"
 
-    platform = inherited("platform")
-    places = inherited("vendor"), inherited("name"), platform, grade(head.id)
+    places = said("vendor"), said("name"), said("platform"), _grade(head)
     return ChipEntry(head.id, head.aliases, *places, head.file)
 
 
-def grade(chip_id: str, file: Path | None = None) -> str:
-    """How far forecasts on a chip can be trusted: "D" from its specification alone, "C" with measured rates of its own,
-    "B" where whole runs were forecast blind and compared with one published source, "A" with more than one."""
-    if sources := num_sources().get(chip_id, 0):
+def _grade(head: catalogue.Head) -> str:
+    """As its file's chip has it. Only what another chip's measurements tell needs the whole file."""
+    found = grade(head.id, head.file)
+    if found == "D" and head.text("extends"):
+        with contextlib.suppress(BadChipFile):
+            found = load_chip(head.file).grade
+    return found
+
+
+def grade(chip_id: str, file: Path | None = None, lent: Inherited | None = None) -> str:
+    """How far forecasts on a chip can be trusted: "D" from its specification alone, "C" with measured rates of its products,
+    "B" where whole runs were forecast blind and compared with one published source, "A" with more than one. lent: what another
+    chip's measurements tell of it."""
+    if sources := num_sources().get(lent.chip if lent is not None and lent.runs else chip_id, 0):
         return "A" if sources > 1 else "B"
-    beside = file is not None and file.with_suffix(".csv").is_file()
-    return "C" if beside or _data_file("rates", f"{chip_id}.csv") is not None else "D"
-
-
-def _data_file(kind: str, name: str) -> Path | None:
-    for folder in catalogue.folders(kind):
-        if (folder / name).is_file():
-            return folder / name
-    return None
+    is_measured = rates_file(chip_id, file) is not None or (lent is not None and PRODUCTS in lent.holds)
+    return "C" if is_measured else "D"

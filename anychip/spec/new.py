@@ -14,6 +14,8 @@ HEAD = """\
 #     {{ value = 989.4, unit = "TFLOP/s", src = "ds" }}
 # as its source prints it; leave it "unknown" where nobody says, "none" where the chip has no such thing. Dense and
 # sparse peaks, per die and per card are different fields. Check with: anychip chips check FILE
+# Of a variant, which differs from {like} in some figures, write extends = "{like}" and these alone: what was measured
+# there then holds for it, as far as it does not depend on them.
 schema_version = 1
 id = "{id}"
 aliases = []

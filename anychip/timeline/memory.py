@@ -76,7 +76,8 @@ def memory(program: Program) -> Memory:
 
     parameters: what modules that are called and optimizers have as such, from the first step on; buffers: others born before the
     first forward and alive at the end of the first step, or of the tape (registered ones, caches, data), and where nothing is trained
-    what outlives the call that it was made in, or the second after it (caches of keys and values, outputs); of a recording that names no parameters, both are parameters;
+    what outlives the call that it was made in, or the second after it (caches of keys and values, outputs); of a recording that names no parameters, both are parameters, but of one that calls no module and trains
+    nothing other;
     gradients: born in a backward and alive when it ends, or there from the start (one block of all) and what an optimizer steps by;
     optimizer: born in an optimizer step and alive when it ends, or had by an optimizer before; activations: born in
     a forward and kept for its backward, or flowing through a backward; workspace: born in a forward and gone before it
@@ -158,8 +159,11 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
         for name in ("state_blocks", "gradient_blocks", "parameter_blocks")
     )
     lasting = (of.born < first_forward) & (of.died >= first_end)
-    # Of one that ended before a module was called or an optimizer stepped nothing tells which are parameters.
-    kind[lasting] = KINDS.index("buffers" if program.meta.get("parameter_blocks") else "parameters")
+    # Of one that ended before a module was called or an optimizer stepped nothing tells which are parameters; without either there
+    # are none.
+    has_model = marks.what.size or program.modules or program.meta.get("exit_code") or program.meta.get("interrupted")
+    unnamed = "parameters" if has_model else "other"
+    kind[lasting] = KINDS.index("buffers" if program.meta.get("parameter_blocks") else unnamed)
     kind[lasting & states] = KINDS.index("optimizer")
     kind[lasting & gradients] = KINDS.index("gradients")
     kind[named & (of.born < first_end) & (of.died >= first_end)] = KINDS.index("parameters")

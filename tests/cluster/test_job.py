@@ -212,9 +212,8 @@ def test_steps_that_are_unlike_are_told():
             (rank.compute(0.3) if number % 4 == 3 else rank).compute(1e-6).mark(Mark.OPTIMIZER_END)
         return forecast(job(rank))
 
-    (told,) = [text for text in trained(9).warnings if "on average" in text]
-    assert told.startswith("Steps took 100 ms to 400 ms, 175 ms on average")  # eight of them, two with 0.3 s more
-    assert not [text for text in trained(3).warnings if "on average" in text]
+    assert trained(9).uneven == "100 ms to 400 ms, 175 ms on average"  # eight of them, two with 0.3 s more
+    assert trained(3).uneven == ""
 
 
 def test_the_critical_path_leads_through_the_slow_rank():

@@ -19,7 +19,7 @@ TYPES = {
 }  # fmt: skip
 # Objects whose keys are names.
 NAMED = (
-    "targets[].memory_by_module", "targets[].axes", "targets[].ranks[].place", "chips[].figures", "findings[].offers",
+    "targets[].memory_by_module", "targets[].axes", "targets[].rests_on", "targets[].ranks[].place", "chips[].figures", "findings[].offers",
     "summary.by_severity", "summary.by_rule", "summary.lines_by_kind", "targets[].verdicts",
 )  # fmt: skip
 
@@ -69,7 +69,7 @@ def check(verb, answers, unseen=()):
 def answers(tmp_path_factory):
     train = [str(ROOT / "tests" / "programs" / "train_small.py"), "--raise-at", "2"]
     programs = ROOT / "tests" / "distributed" / "programs"
-    one = api.forecast(train, on=["h100", "tpu-v5p"], show_output=False)
+    one = api.forecast(train, on=["h100", "tpu-v5p", "nvidia-h20"], show_output=False)
     meshed = api.forecast([str(programs / "sharded.py"), "2"], on="h100:16", show_output=False)
     clustered = api.forecast(str(programs / "ddp.py"), on="h100:16@llama3", show_output=False)
     with pytest.raises(ProgramFailed) as failed:

@@ -290,3 +290,75 @@ def test_a_time_that_compared_runs_did_not_reach_is_marked_beside_it(program):
     first, second = as_json.to_json(found)["targets"]
     assert (first["runs_took"], second["runs_took"]) == (longer, None)
     assert "runs took" not in shown(api.forecast(program, on="h100"))
+
+
+def test_targets_whose_rates_rest_on_unlike_evidence_say_on_what():
+    """MI300X and MI325X are one silicon; the backward of attention took 135 ms on one and 79 on the other, and nothing said why."""
+    q = TensorMeta((8, 32, 4096, 128), (32 * 4096 * 128, 4096 * 128, 128, 1), "bfloat16")
+    attention = Op("aten._scaled_dot_product_flash_attention_backward.default", (q, q, q, q, q), outputs=(q, q, q))
+    program = Program(
+        tape=np.array([word(Kind.OP, 0)] * 3, dtype=np.int64), ops=[attention],
+        block_bytes=np.array([1], dtype=np.int64), meta={"argv": ["t.py"]},
+    )  # fmt: skip
+    text = shown(api.forecast(program, on=["h100", "mi300x", "mi325x"]), 200)
+    assert (
+        "- attention's backward: its own curve (h100); a rate from measurements along nvidia-h100-sxm's curve (mi300x); "
+        "no measurement (mi325x)"
+    ) in [line.strip() for line in text.splitlines()]
+    assert "rates rest on" not in shown(api.forecast(program, on=["h100", "nvidia-h100-sxm"]), 200)
+
+
+def test_a_step_that_the_host_holds_up_says_whose_host_that_is():
+    """Decoding took 7 or 30 ms, by --host alone, and nothing said that it was a matter of the CPU. h100: 4 us an op and 4 a launch,
+    5.5 more a product; GB200's Grace takes 11, 11 and 15.1."""
+    x = TensorMeta((4, 64), (64, 1), "bfloat16")
+    small = Program(
+        tape=np.array([word(Kind.OP, 0)] * 200, dtype=np.int64), ops=[Op("aten.relu.default", (x,), outputs=(x,))],
+        block_bytes=np.array([1], dtype=np.int64), meta={"argv": ["t.py"], "host": "modelled"},
+    )  # fmt: skip
+    answer = api.forecast(small, on=["h100", "gb200", "tpu-v5p"])
+    (line,) = [line for line in shown(answer, 400).splitlines() if line.startswith("bound by the host")]
+    assert "h100: 8.00 us an operation with its launch, 5.50 us more a product, as a Xeon 8480C;" in line
+    assert "gb200: 22.0 us an operation with its launch, 15.1 us more a product, as a Grace. " in line
+    assert "tpu-v5p" not in line  # it compiles the whole step
+    small.meta["host"] = "measured"
+    assert "h100, gb200: as it passed on this machine" in shown(api.forecast(small, on=["h100", "gb200"]), 400)
+
+
+def test_a_step_that_the_chip_takes_says_nothing_of_the_hosts_cpu():
+    x = TensorMeta((4096, 4096), (4096, 1), "bfloat16")
+    big = Program(
+        tape=np.array([word(Kind.OP, 0)] * 3, dtype=np.int64), ops=[Op("aten.mm.default", (x, x), outputs=(x,))],
+        block_bytes=np.array([1], dtype=np.int64), meta={"argv": ["t.py"]},
+    )  # fmt: skip
+    assert "bound by the host" not in shown(api.forecast(big, on="h100"))
+
+
+def test_costs_of_generated_text_say_whether_of_output_or_prompt(answer):
+    """4096 tokens of a prompt in 1 ms at 1.99 an hour: 1.99 / 3600 * 1e-3 / 4096 * 1e6 = 0.000135 a million."""
+    forecasts = tuple(
+        replace(f, step_kind="call", tokens_per_step=4.0, samples_per_step=4.0, tokens_per_s_per_chip=1.0, first_step_s=1e-3, prompt_tokens=4096.0)
+        for f in answer.forecasts
+    )  # fmt: skip
+    lines = shown(replace(answer, forecasts=forecasts)).splitlines()
+    assert [line.split()[2] for line in lines if line.startswith("  /million output")]
+    assert [line.split()[2] for line in lines if line.startswith("  /million prompt")] == ["0.000135"]
+    assert any("prompt of the first call and the 4,096 that it reads" in line for line in " ".join(lines).split("  "))
+    assert "/million tokens" not in "".join(lines)
+
+
+def test_crumbs_of_time_are_not_shown(answer):
+    """Copies of 6 us in a step of 37 ms on one of four chips were a row."""
+    phases = {
+        "other": 0.0,
+        "forward": 1.0,
+        "backward": 2e-3,
+        "optimizer": 0.0,
+        "no_gradients": 0.5,
+        "host_copies": 5e-4,
+    }
+    forecasts = tuple(replace(f, step_time_s=1.0, time_by_phase_s=phases) for f in answer.forecasts)
+    text = shown(replace(answer, forecasts=forecasts))
+    assert "no-grad calls" in text
+    assert "  backward" in text
+    assert "host copies" not in text

@@ -57,6 +57,14 @@ def test_a_cache_that_is_made_for_a_request_is_no_temporary():
     assert {name: size for name, size in held.by_kind.items() if size} == {"parameters": 100, "buffers": 30, "other": 5}
 
 
+def test_a_program_without_a_model_has_no_parameters():
+    """Operands of bare products were said to be parameters. One that was refused memory may have been about to make a model of them."""
+    words = [w(Kind.ALLOC, 0), w(Kind.ALLOC, 1), w(Kind.OP, 0)]
+    for meta, name in (({}, "other"), ({"exit_code": 1}, "parameters")):
+        found = memory(program(words, OPS, [100, 30], meta=meta))
+        assert {kind: size for kind, size in found.by_kind.items() if size} == {name: 130}
+
+
 def test_parameters_are_what_the_recording_names():
     """A data set on the chip was 1.6 GiB of parameters, and weights that were cast after a first call of the model were none."""
     step = [

@@ -5,10 +5,12 @@ from itertools import chain
 
 import pytest
 
+from anychip.api import _uneven
 from anychip.cost.machine import machine
 from anychip.cost.rates import defaults
 from anychip.figures import Window, has_frozen_weights, is_compiled, issued_s, shape_text
-from anychip.forecast import _uneven, forecast, limit_of, of_size, of_waiting
+from anychip.forecast import forecast, limit_of, of_size, of_waiting
+from anychip.places import places_of
 from anychip.record.steps import PHASES, Marks, find_steps
 from anychip.spec import load_chip
 from anychip.spec.cluster import list_wires
@@ -65,7 +67,7 @@ def test_figures_of_uneven_steps_are_of_the_median_one():
     for figure in ("step_time_s", "time_by_phase_s", "breakdown_s", "kernels_per_step", "evidence"):
         assert getattr(uneven, figure) == pytest.approx(getattr(even, figure), rel=0.02), figure
     assert [(op.name, op.count) for op in uneven.top_ops] == [(op.name, op.count) for op in even.top_ops]
-    assert any("times are of the median one" in text for text in uneven.warnings)
+    assert (uneven.uneven != "", even.uneven) == (True, "")
 
 
 def test_two_optimizers_in_a_row_are_one_step():
@@ -370,6 +372,28 @@ def test_the_first_call_is_told_apart():
     assert forecast(program(token, [mm(8192, 8192, 8192)]), load_chip("h100")).first_step_s is None
 
 
+def test_a_prompt_has_a_price_of_its_own():
+    """USD per million tokens were of those that are written; the 2 x 512 of the prompt were in no figure."""
+    table = t(32000, 1024)
+    ops = [
+        made("aten.embedding.default", table, t(2, length, dtype="int64"), out=t(2, length, 1024))
+        for length in (512, 1)
+    ]
+
+    def of(*calls):
+        words = [(mark(Mark.INFER_BEGIN), w(Kind.OP, reads), w(Kind.OP, 2), mark(Mark.INFER_END)) for reads in calls]
+        return forecast(
+            program([word for call in words for word in call], [*ops, mm(8192, 8192, 8192)]), load_chip("h100")
+        )
+
+    found = of(0, 1, 1)
+    assert (found.tokens_per_step, found.prompt_tokens) == (2, 2 * 512)
+    first_usd = found.first_step_s * found.usd_per_hour / 3600
+    assert found.usd_per_million_prompt_tokens == pytest.approx(first_usd / 1024 * 1e6)
+    alike = of(0, 0, 0)
+    assert (alike.reads_prompts, alike.prompt_tokens, alike.usd_per_million_prompt_tokens) == (True, None, None)
+
+
 def test_a_link_to_the_host_that_nobody_states_is_an_ordinary_one_and_told():
     """Trainium1's copies ran at half of its memory's rate, 227 GB/s."""
     x = t(65536, 1024, dtype="float32")
@@ -438,10 +462,39 @@ def test_an_op_on_single_numbers_says_so() -> None:
 
 
 def test_uneven_calls_are_not_told_of_steps():
-    """An inference's warning advised --steps, which it has none of."""
-    tape = program(chain.from_iterable([INFER, INFER * 20, INFER, INFER * 20]), OPS)
-    window = Window.of(price(tape, load_chip("h100")), find_steps(tape))
-    (told,) = _uneven(replace(window, kind="call", times_s=(1.0, 1.0, 9.0), second_s=None))
-    assert told.startswith("Calls took")
+    """An inference's warning advised --steps, which it has none of; of several targets it named one."""
+    tape = program(chain.from_iterable([INFER, INFER * 20, INFER, INFER * 20]), OPS, meta={"argv": ["serve.py"]})
+    h100, a100 = (replace(forecast(tape, load_chip(name)), step_kind="call") for name in ("h100", "a100"))
+    h100, a100 = (
+        replace(one, step_time_s=1.0, step_times_s=times)
+        for one, times in ((h100, (1.0, 1.0, 9.0)), (a100, (1.0, 1.0, 1.0)))
+    )
+    (told,) = _uneven(dict(zip(places_of(["h100", "a100"]), (h100, a100), strict=True)))
+    assert told.startswith(
+        "Calls took 1.00 s to 9.00 s, 3.67 s on average, on h100; much the same, on a100; times are of the median one."
+    )
     assert "--calls takes in more" in told
     assert "--steps" not in told
+
+
+def test_an_evaluation_and_a_checkpoint_in_a_step_have_rows_of_their_own():
+    """They were part of the forward and of "other": a step that evaluates had a forward of three times its length."""
+    x, held = (t(1 << 24, dtype="float32", on_chip=on_chip) for on_chip in (True, False))
+    ops = [mm(4096, 4096, 4096), made("aten._to_copy.default", x, out=held)]
+    trained = [
+        mark(Mark.FORWARD_BEGIN),
+        w(Kind.OP, 0),
+        mark(Mark.FORWARD_END),
+        mark(Mark.OPTIMIZER_BEGIN),
+        mark(Mark.OPTIMIZER_END),
+    ]
+    evaluated = [mark(Mark.INFER_BEGIN), w(Kind.OP, 0), w(Kind.OP, 0), mark(Mark.INFER_END), w(Kind.OP, 1)]
+    found = forecast(program([*trained, *evaluated] * 4, ops), load_chip("h100")).time_by_phase_s
+    assert found["no_gradients"] == pytest.approx(2 * found["forward"])
+    assert found["host_copies"] > 0
+    assert found["other"] == 0
+    called = forecast(program(evaluated[:4] * 4, ops), load_chip("h100")).time_by_phase_s
+    assert (called["no_gradients"], called["forward"] > 0) == (
+        0,
+        True,
+    )  # of a program that only calls a model it is what it does

@@ -1,0 +1,97 @@
+"""What was measured on a chip holds for one that extends it, where it leaves what that depends on as it is."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from anychip.cost.machine import machine
+from anychip.cost.rates import rates_of_chip
+from anychip.network import Fabric
+from anychip.network.points import points_of_chip
+from anychip.report.chips import chip_text
+from anychip.spec import list_chips, load_chip
+
+Write = Callable[..., Path]
+BEGIN = """\
+schema_version = 1
+id = "acme-one"
+extends = "nvidia-h100-sxm"
+name = "One"
+
+[sources.me]
+title = "what if"
+kind = "estimated"
+date = "2026-01-02"
+
+"""
+
+
+def test_a_variant_in_price_and_size_is_as_well_known_as_what_it_extends(write: Write) -> None:
+    """One's own copy of H100 with another price had grade D, and an eighth less speed."""
+    write(
+        BEGIN + '[memory.main]\nusable = { value = 70, unit = "GiB", src = "me" }\n[price]\nper_hour_low = "unknown"\n'
+    )
+    chip, base = load_chip("acme-one"), load_chip("h100")
+    assert (chip.grade, chip.runs_of) == (base.grade, base.id)
+    assert rates_of_chip(chip) == rates_of_chip(base)
+    assert points_of_chip(chip) == points_of_chip(base)
+    # across nodes both borrow from other chips
+    times = {Fabric.of(one, 16).cost("all_reduce", 1 << 26, range(16)).time_s for one in (chip, base)}
+    assert len(times) == 1
+    assert next(entry.grade for entry in list_chips() if entry.id == "acme-one") == base.grade
+    assert "whole runs" in chip_text(chip, "acme-one")
+    assert chip.inherits is not None
+    assert not chip.inherits.fails
+
+
+@pytest.mark.parametrize(
+    ("changes", "grade", "fails", "differs"),
+    [
+        ('[memory.main]\nbandwidth = { value = 5, unit = "TB/s", src = "me" }', "C", ("memory",), "memory.main.bandwidth"),
+        ('[power]\nlimit = { value = 500, unit = "W", src = "me" }', "D", ("products", "attention"), "power.limit"),
+        ('[links.host]\none_way = { value = 9, unit = "GB/s", src = "me" }', "C", ("the link to the host",), "links.host.one_way"),
+        ('[links.scale_up]\none_way = { value = 9, unit = "GB/s", src = "me" }', "C", ("collectives",), "links.scale_up.one_way"),
+    ],
+)  # fmt: skip
+def test_what_depends_on_a_changed_figure_is_not_inherited(write: Write, changes: str, grade: str, fails: tuple[str, ...], differs: str) -> None:  # fmt: skip
+    write(BEGIN + changes + "\n")
+    chip = load_chip("acme-one")
+    assert (chip.grade, chip.runs_of) == (grade, "acme-one")  # the runs of H100 are not of this one
+    assert chip.inherits is not None
+    assert (chip.inherits.fails, chip.inherits.differs) == (fails, (differs,))
+    assert f"not {', '.join(fails)}, whole runs: it differs in {differs}" in str(chip.inherits)
+
+
+def test_a_faster_memory_leaves_products_as_they_were_measured(write: Write) -> None:
+    write(BEGIN + '[memory.main]\nbandwidth = { value = 6.7, unit = "TB/s", src = "me" }\n')
+    chip, base = machine(load_chip("acme-one")), machine(load_chip("h100"))
+    assert chip.gemm("bf16").rate == base.gemm("bf16").rate
+    assert chip.memory_bytes_per_s != base.memory_bytes_per_s
+    assert not chip.memory_measured
+
+
+def test_another_execution_is_another_chip(write: Write) -> None:
+    write(BEGIN.replace("name =", 'execution = "graph"\nname ='))
+    chip = load_chip("acme-one")
+    assert rates_of_chip(chip).rows == ()
+    assert str(chip.inherits) == (
+        "as measured on nvidia-h100-sxm, which it extends: nothing; not products, attention, memory, the link to the host, collectives, "
+        "whole runs: it differs in execution"
+    )
+
+
+def test_of_what_a_variant_has_rates_of_its_own_it_inherits_nothing(write: Write) -> None:
+    """A host of one's own is one row; all else stays as it was measured."""
+    file, base = write(BEGIN), rates_of_chip(load_chip("h100"))
+    file.with_suffix(".csv").write_text(
+        "op,dtype,shape,value,unit,kind,stack,date,source,note\nmemory.rate,,,3000,GB/s,measured,,,here,\n"
+        "host.op,,,2,us,measured,,,here,\n"
+    )
+    chip = load_chip("acme-one")
+    rates = rates_of_chip(chip)
+    assert [row.value for row in rates.rows if row.op in ("memory.rate", "host.op")] == [3e12, 2e-6]
+    assert rates.all("gemm") == base.all("gemm")
+    assert (chip.grade, chip.runs_of) == ("C", "acme-one")
+    assert str(chip.inherits).endswith("collectives; not whole runs: it has rates of its own")
+    assert load_chip("h200").inherits is None  # the same die as H100, with runs of its own

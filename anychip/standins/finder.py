@@ -70,6 +70,9 @@ LIBRARIES: dict[str, Library] = {
     "causal_conv1d": Library(
         "causal_conv1d", "its convolutions are priced by FLOP and bytes", serves=MODELS, native=True
     ),
+    "grouped_gemm": Library(
+        "grouped_gemm", "its products are priced as torch's", serves=(*TRAINERS, "megablocks"), native=True
+    ),
     "deepspeed": Library("deepspeed", "its fused optimizers are priced as torch's"),
     "triton": Library("triton", "its kernels are priced by the bytes of their tensors", tells=False),
     "cupy": Library("cupy", "its raw kernels are priced by the bytes of their tensors", tells=False, native=True),

@@ -114,6 +114,17 @@ EXTENSIONS = """
         said["cpu"] = str(error)
     said["functions"] = [hasattr(lltm_cuda, "forward"), hasattr(lltm_cuda, "nonsense")]
 
+    QUANTIZED = "void set_up(int rows, bool fast) { limit = rows; } size_t workspace(int rows) { return 4 * rows; }"
+    QUANTIZED += "uintptr_t keep\\n(torch::Tensor q, torch::Tensor scales) { auto m = new M(q); return cast<uintptr_t>(m); }"
+    QUANTIZED += "uintptr_t both(uintptr_t one, uintptr_t two) { return 0; } void product(Tensor x, uintptr_t m, Tensor out) {}"
+    names = ["set_up", "workspace", "keep", "both", "product"]
+    q = load_inline("quantized_ext", QUANTIZED, cuda_sources="__global__ void k() {}", functions=names)
+    said["host"] = [q.set_up(8, True), q.workspace(8)]
+    weights = [q.keep(torch.ones(16, 10, dtype=torch.int32, device="cuda"), torch.ones(2, 10, device="cuda")) for _ in "ab"]
+    said["handles"] = len(set(weights))
+    q.product(a, weights[0], torch.empty_like(a))
+    torch.ops.load_library(q.__file__)
+
     LIBRARY = '''
     Tensor pair(const Tensor& a, int64_t n) { auto y = torch::empty({n, 2}, a.options()); return y; }
     void into(const Tensor& a, Tensor& out) { kernel(a, out); }
@@ -261,6 +272,17 @@ def test_results_that_the_source_shows_need_no_saying(extensions: Recorded) -> N
     assert extensions.work("extension.muladd_ext.twice").bytes_moved == (200 + 40) * 4
 
 
+def test_a_number_stands_for_the_tensors_that_it_was_made_of(extensions: Recorded) -> None:
+    """Kernels of quantized weights take a number for them: a product was priced by its inputs alone."""
+    assert extensions.said["handles"] == 2
+    # x and the result, 200 floats each; 16 * 10 packed numbers and 2 * 10 scales of 4 bytes
+    assert extensions.work("extension.quantized_ext.product").bytes_moved == 4 * (2 * 200 + 16 * 10 + 2 * 10)
+
+
+def test_what_sets_an_extension_up_does_nothing_and_numbers_of_it_are_one(extensions: Recorded) -> None:
+    assert extensions.said["host"] == [None, 1]
+
+
 def test_operators_that_an_extension_registers_are_torchs(extensions: Recorded) -> None:
     """By their schema they write what it marks; results are as the source or the program's own register_fake says."""
     assert extensions.said["registered"] == [[7, 2], [11], [10, 20], [10, 20], [3]]
@@ -373,7 +395,7 @@ def test_a_wrong_unit_is_refused() -> None:
 
 
 def test_kernels_without_a_cost_are_told_in_one_line(triton: Recorded, extensions: Recorded) -> None:
-    """Those that move most by name: 12,000 bytes twice, 10,240 and 4, of the extensions 1,600 bytes at most."""
+    """Those that move most by name: 12,000 bytes twice, 10,240 and 4, of the extensions 2,320 bytes at most."""
     alone, together = by_bytes_alone(triton.program), by_bytes_alone(triton.program, extensions.program)
     assert [line.partition(": ")[2] for line in alone] == [
         "5 kernels of the program's own (triton.sum_kernel, triton.add_kernel, triton.tile_kernel, ...). "

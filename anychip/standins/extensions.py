@@ -127,6 +127,7 @@ class Operator(ExtensionFunction):
         return super()._written(args, found) if op is None else registered.written(op, args)
 
 
+@cache
 def declared_return(source: str, function: str) -> str | None:
     """The type that a declaration says is returned, a single word."""
     kinds = "|".join(("void", *sorted(NUMBERS)))

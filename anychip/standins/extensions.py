@@ -194,7 +194,8 @@ def answer_builds(cpp_extension: Any) -> None:
         paths = [sources] if isinstance(sources, str) else [str(one) for one in sources]
         if not any(path.endswith(CUDA_SUFFIXES) for path in paths):
             return real_load(name, sources, *args, **kwargs)
-        return _kept(make_module(name, [_read(Path(path)) for path in paths]))
+        files = [Path(path) for path in paths]
+        return _kept(make_module(name, [_read(path) for path in dict.fromkeys([*files, *_headers(files)])]))
 
     def load_inline(
         name: str, cpp_sources: Any, cuda_sources: Any = None, functions: Any = None, *args: Any, **kwargs: Any
@@ -301,8 +302,16 @@ def _extensions(setup: Path) -> list[tuple[str, tuple[Path, ...]]]:
         named = next((one.value for one in call.keywords if one.arg == "name"), call.args[0] if call.args else None)
         if called in makes and named is not None and (name := _text_of(named, given)) is not None:
             beside = [path for path in setup.parent.rglob("*") if path.suffix in (".cpp", ".cu", ".cc")][:MOST_FILES]
-            found.append((name, tuple(beside)))
+            found.append((name, (*beside, *_headers(beside))))
     return found
+
+
+def _headers(sources: Iterable[Path]) -> list[Path]:
+    """Those in the folders of these files: functions that are bound are often defined there."""
+    folders = dict.fromkeys(path.parent for path in sources)
+    return [path for one in folders for path in sorted(one.glob("*")) if path.suffix in (".h", ".hpp", ".cuh")][
+        :MOST_FILES
+    ]
 
 
 def _text_of(node: ast.expr, given: dict[str, ast.expr]) -> str | None:

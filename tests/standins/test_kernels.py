@@ -113,6 +113,7 @@ EXTENSIONS = """
     except RuntimeError as error:
         said["cpu"] = str(error)
     said["functions"] = [hasattr(lltm_cuda, "forward"), hasattr(lltm_cuda, "nonsense")]
+    said["header"] = list(lltm_cuda.forward(a).shape)
 
     QUANTIZED = "void set_up(int rows, bool fast) { limit = rows; } size_t workspace(int rows) { return 4 * rows; }"
     QUANTIZED += "uintptr_t keep\\n(torch::Tensor q, torch::Tensor scales) { auto m = new M(q); return cast<uintptr_t>(m); }"
@@ -192,6 +193,8 @@ def extensions(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     (folder / "ext" / "setup.py").write_text(textwrap.dedent(SETUP), encoding="utf-8")
     binding = 'PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("forward", &lltm_forward, "LLTM forward"); }'
     (folder / "ext" / "lltm_cuda.cpp").write_text(binding, encoding="utf-8")
+    header = "inline torch::Tensor lltm_forward(torch::Tensor x) { return torch::empty({x.size(1), 3}, x.options()); }"
+    (folder / "ext" / "lltm.h").write_text(header, encoding="utf-8")
     return recorded(folder, EXTENSIONS)
 
 
@@ -305,6 +308,7 @@ def test_a_setup_file_names_its_extension_by_what_it_is_made_of(tmp_path: Path, 
 
 def test_a_declared_extension_is_importable_with_the_functions_it_binds(extensions: Recorded) -> None:
     assert extensions.said["functions"] == [True, False]
+    assert extensions.said["header"] == [20, 3]  # its definition stands in a header
     assert any("lltm_cuda" in text for text in extensions.warnings)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from anychip.standins import recording
 from anychip.standins.fused import fused
 from anychip.standins.recording import not_covered
 
@@ -38,7 +39,7 @@ def raw_gmm(
         ends = batch_sizes.cumsum(0, dtype=torch.int32)
         left, right = (a.t() if trans_a else a), (b.transpose(1, 2) if trans_b else b)
         return torch._grouped_mm(left, right, ends)
-    groups = batch_sizes.tolist()
+    groups = _rows(batch_sizes, a.shape[0])
     if c is None:
         columns = b.shape[1] if trans_a or trans_b else b.shape[2]
         c = a.new_empty((len(groups), a.shape[1], columns) if trans_a else (a.shape[0], columns))
@@ -51,6 +52,17 @@ def raw_gmm(
             torch.mm(a[part], b[number].t() if trans_b else b[number], out=c[part])
         start += rows
     return c
+
+
+def _rows(batch_sizes: Tensor, rows: int) -> list[int]:
+    """Rows of each group; where those that a kernel without numbers counted do not add up, equal parts of all."""
+    found: list[int] = batch_sizes.tolist()
+    running = recording.runtime()
+    if running is None or sum(found) == rows:
+        return found
+    running.recorder.warn("grouped_gemm: how many rows each group has is not known: they are taken to be equal")
+    share, more = divmod(rows, max(len(found), 1))
+    return [share + (number < more) for number in range(len(found))]
 
 
 class _Grouped(torch.autograd.Function):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anychip.standins.libraries import apex, flash_attn, liger_kernel, xformers
+from anychip.standins.libraries import apex, bitsandbytes, flash_attn, liger_kernel, xformers
 from anychip.standins.libraries.optimizers import FusedAdam
 from tests.standins.recorded import Recorded
 
@@ -79,6 +79,12 @@ def test_eight_bit_adam_moves_a_byte_of_state_per_element(libraries: Recorded) -
     # two scales of 4 bytes per 256 elements (42 blocks) read and written
     n, blocks = 105 * 100, 42
     assert libraries.work("custom.bitsandbytes.optimizer_8bit").bytes_moved == n * (8 + 4 + 4) + blocks * 2 * 8
+
+
+def test_a_layer_of_eight_bits_has_the_state_that_adapters_read(libraries: Recorded) -> None:
+    """peft ended at `target.state.has_fp16_weights`: no LoRA of a model that was loaded in 8 bits."""
+    assert libraries.said["int8 state"] == [False, 6.0, False, None]
+    assert bitsandbytes.MODULES["bitsandbytes"]["MatmulLtState"]().has_fp16_weights
 
 
 def test_amp_levels(libraries: Recorded) -> None:

@@ -312,16 +312,35 @@ class Int8Params(torch.nn.Parameter):
         return self.to(device="cuda" if device is None else device, non_blocking=non_blocking)
 
 
+class MatmulLtState:
+    """What a layer keeps beside its weight. memory_efficient_backward: of older releases, which adapters read still."""
+
+    CB: Tensor | None = None
+    SCB: Tensor | None = None
+    idx: Tensor | None = None
+    threshold = 0.0
+    has_fp16_weights = True
+    is_training = True
+    use_pool = False
+    memory_efficient_backward = False
+
+    def reset_grads(self) -> None:
+        self.CB = self.SCB = None
+
+
 class Linear8bitLt(torch.nn.Linear):
     def __init__(self, input_features: int, output_features: int, bias: bool = True, has_fp16_weights: bool = True,
                  threshold: float = 0.0, index: Any = None, device: Any = None) -> None:  # fmt: skip
         super().__init__(input_features, output_features, bias, device)
         self.weight = Int8Params(self.weight.data, has_fp16_weights, has_fp16_weights)
-        self.threshold, self.index = threshold, index
+        self.state, self.index = MatmulLtState(), index
+        self.state.threshold, self.state.has_fp16_weights = threshold, has_fp16_weights
+        self.state.use_pool = threshold > 0.0 and not has_fp16_weights
 
     def forward(self, x: Tensor) -> Tensor:
         if not recording.any_on_chip([x]):
             return F.linear(x, self.weight.to(x.dtype), self.bias)
+        self.state.is_training = self.training
         result: Tensor = _Int8Linear.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return result
 
@@ -352,10 +371,11 @@ _NN: dict[str, Any] = {
 MODULES: dict[str, dict[str, Any]] = {
     "bitsandbytes": {
         "matmul_4bit": matmul_4bit,
+        "MatmulLtState": MatmulLtState,
         "supported_torch_devices": {"cpu", "cuda"},
         "features": {"multi_backend"},
     },
-    "bitsandbytes.autograd._functions": {"MatMul4Bit": MatMul4Bit},
+    "bitsandbytes.autograd._functions": {"MatMul4Bit": MatMul4Bit, "MatmulLtState": MatmulLtState},
     "bitsandbytes.optim": {**_OPTIMIZERS, "GlobalOptimManager": GlobalOptimManager},
     "bitsandbytes.nn": _NN,
     "bitsandbytes.nn.modules": _NN,
@@ -363,7 +383,7 @@ MODULES: dict[str, dict[str, Any]] = {
 }
 
 UNCOVERED: dict[str, tuple[str, ...]] = {
-    "bitsandbytes": ("research", "triton", "cextension", "matmul", "MatmulLtState", "modules"),
+    "bitsandbytes": ("research", "triton", "cextension", "matmul", "modules"),
     "bitsandbytes.nn": ("OutlierAwareLinear", "SwitchBackLinear", "Embedding8bit", "Embedding4bit", "EmbeddingNF4"),
     "bitsandbytes.optim": ("AdEMAMix", "AdEMAMix8bit", "PagedAdEMAMix"),
     "bitsandbytes.functional": ("quantize_blockwise", "dequantize_blockwise", "int8_vectorwise_quant",

@@ -12,6 +12,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import random
 import runpy
 import sys
 import time
@@ -248,6 +249,7 @@ class Session:
         """Run the program to its end, or to the step that ends it; returns its exit code."""
         argv, module = launched(self.config["argv"], self.config["module"])
         sys.argv = list(argv)
+        seed_host()
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             if module:
@@ -288,6 +290,17 @@ class Session:
         repeats = self.runtime.repeats
         if repeats is not None and repeats.folded:
             repeats.unfold("a failure after a folded one")
+
+
+def seed_host() -> None:
+    """What the program draws on the host without a seed of its own is the same on every target, and when it is asked again: columns
+    are of the same data."""
+    import torch
+
+    random.seed(0)
+    torch.default_generator.manual_seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
 
 
 def await_started() -> None:

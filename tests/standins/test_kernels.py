@@ -130,12 +130,14 @@ EXTENSIONS = """
     Tensor pair(const Tensor& a, int64_t n) { auto y = torch::empty({n, 2}, a.options()); return y; }
     void into(const Tensor& a, Tensor& out) { kernel(a, out); }
     Tensor plain_one(const Tensor& a) { return torch::empty_like(a); }
+    Tensor classy(const Tensor& a, Camera* camera) { return torch::empty({a.size(1)}, a.options()); }
     TORCH_LIBRARY(registered_here, m) {
         m.def("pair(Tensor a, int n) "
               "-> Tensor");
         m.def(R"(into(Tensor a, Tensor(a!) out) -> ())");
         m.def("registered_here::faked(Tensor a) -> Tensor");
         m.def("plain_one", &plain_one);
+        m.def("classy(Tensor a, __torch__.torch.classes.registered_here.Camera? camera) -> Tensor");
         m.def("over.rows(Tensor a, int n, str mode=\\\\"mean\\\\") -> Tensor");
         m.def("over.out(Tensor a, float scale=1.0, *, Tensor(b!) out, bool fast=False) -> ()");
     }
@@ -152,6 +154,7 @@ EXTENSIONS = """
     b = a.clone().requires_grad_()
     ops.faked(b).sum().backward()
     rows = ops.over(a, 3, mode="sum")
+    said["classy"] = list(ops.classy(a, None).shape)
     said["registered"] = [list(one.shape) for one in (ops.pair(a, 7), ops.faked(a), ops.plain_one(a), b.grad, rows)]
 
     @anychip.kernel(flop=7, bytes=99, outputs=lambda x: [(x.shape[:1], torch.float32), x], unit="matrix", name="mine")
@@ -289,6 +292,7 @@ def test_what_sets_an_extension_up_does_nothing_and_numbers_of_it_are_one(extens
 def test_operators_that_an_extension_registers_are_torchs(extensions: Recorded) -> None:
     """By their schema they write what it marks; results are as the source or the program's own register_fake says."""
     assert extensions.said["registered"] == [[7, 2], [11], [10, 20], [10, 20], [3]]
+    assert extensions.said["classy"] == [20]  # of a type that torch was not told of
     assert extensions.op("extension.registered_here.into").mutates == (1,)
     assert extensions.op("extension.registered_here.pair").mutates == ()
     assert extensions.op("extension.registered_here.over.out").mutates == (1,)

@@ -143,7 +143,6 @@ def test_int8_products_are_the_chips_own(libraries: Recorded) -> None:
     # twice forward alone, once with outliers asked for; forward and for its weight of the layer that trains it
     assert libraries.count("aten._int_mm") == 2 + 1 + 2
     assert libraries.count("aten.any") == 1
-    assert not any("answered" in text for text in libraries.warnings)
 
 
 def test_the_report_names_each_library(libraries: Recorded) -> None:

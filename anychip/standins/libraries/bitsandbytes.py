@@ -269,7 +269,8 @@ class _Int8Linear(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         half = rows.to(torch.float16)
         if threshold > 0.0:
-            (half.abs() >= threshold).any().cpu()
+            (half.abs() >= threshold).any()
+            torch.cuda.current_stream().synchronize()
         (x8, _), (w8, _) = _to_int8(half), (weight.data, None) if weight.dtype == torch.int8 else _to_int8(weight)
         if any(ctx.needs_input_grad[:2]):
             # As there: in attributes, which a backward does not free, and the input also where only its gradient is wanted.

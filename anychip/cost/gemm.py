@@ -65,8 +65,9 @@ class GemmCurve:
 
     def fill(self, batch: int, m: int, n: int, k: int) -> float:
         """Share of the rate that the best tile choice reaches: waves of tiles over cores, edges of tiles, tile size. Where
-        products were measured by how their operands lie, they were by size as well, and show it themselves."""
-        if self.how:
+        products were measured by how their operands lie, they were by size as well, and show it themselves. A vector is
+        multiplied by kernels of its own, which have no tiles: they read the matrix once."""
+        if self.how or m == 1 or n == 1:
             return 1.0
         best = 0.0
         for (down, across), share in TILE_CHOICES:

@@ -12,8 +12,10 @@ import importlib
 import json
 import multiprocessing
 import os
+import random
 import runpy
 import sys
+import threading
 import time
 import traceback
 from multiprocessing.util import Finalize
@@ -37,6 +39,10 @@ from anychip.units import several
 WRONG_USE = 2
 
 
+POLL_S = 0.5  # a program that forked looks this often whether it is to end ...
+GRACE_S = 2.0  # ... and has so long to end by itself
+
+
 class Session:
     """One recording: state is what `finish` needs to write it, once, whatever happens."""
 
@@ -52,6 +58,8 @@ class Session:
         self.failed_at: Place | None = None  # its line of the program
         self.short_of_memory = False  # the program ended because the chip's memory did not suffice
         self.rank: int | None = None  # of a job, once this process is one of its ranks
+        self.forked = False  # this process is one that the program forked
+        self.watches = False  # whether one that the program forked has done what was to be recorded
 
     def install(self) -> None:
         from anychip.device.install import install
@@ -160,6 +168,24 @@ class Session:
         self.save(0, stopped=True)
         sys.stdout.flush()
         sys.stderr.flush()
+        if self.forked:
+            self._ended().touch()
+        os._exit(0)
+
+    def _ended(self) -> Path:
+        """Says that a process which the program forked was ended here."""
+        return Path(self.config["out"]).with_suffix(".ended")
+
+    def _watch(self) -> None:
+        """The program forked a process: it may be the one that is recorded, and end before it tells the program what that waits for."""
+        if os.getpid() == self.pid and not self.watches:
+            self.watches = True
+            threading.Thread(target=self._end_with_forked, daemon=True).start()
+
+    def _end_with_forked(self) -> None:
+        while not self._ended().exists():
+            threading.Event().wait(POLL_S)
+        threading.Event().wait(GRACE_S)
         os._exit(0)
 
     # ------------------------------------------------------------ one of many ranks
@@ -222,6 +248,7 @@ class Session:
         """This process is the one that is recorded. One that the program forked ends in multiprocessing's own way."""
         if forked:
             self.runtime.repeats = None  # nobody would run it again
+            self.forked = True
             Finalize(None, self.save, args=(0,), exitpriority=100)
         self.pid = self.runtime.pid = os.getpid()
 
@@ -249,6 +276,8 @@ class Session:
         """Run the program to its end, or to the step that ends it; returns its exit code."""
         argv, module = launched(self.config["argv"], self.config["module"])
         sys.argv = list(argv)
+        seed_host()
+        os.register_at_fork(after_in_parent=self._watch)
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             if module:
@@ -289,6 +318,17 @@ class Session:
         repeats = self.runtime.repeats
         if repeats is not None and repeats.folded:
             repeats.unfold("a failure after a folded one")
+
+
+def seed_host() -> None:
+    """What the program draws on the host without a seed of its own is the same on every target, and when it is asked again: columns
+    are of the same data."""
+    import torch
+
+    random.seed(0)
+    torch.default_generator.manual_seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
 
 
 def await_started() -> None:

@@ -9,7 +9,7 @@ from anychip.drivers.base import Block, Call
 from anychip.drivers.bounds import check as check_indices
 from anychip.drivers.expected import EXPECTED, keep, of
 from anychip.drivers.masks import BOTH, COMPARE, NEGATIONS
-from anychip.drivers.values import FILLS, GUESS, INDEX_LIKE, KEPT, SMALL, Values, carried, first_uniform
+from anychip.drivers.values import FILLS, GUESS, INDEX_LIKE, KEPT, PICKS, SMALL, Values, carried, first_uniform
 from anychip.record import Kind, word
 from anychip.record.recorder import Recorder, user_place
 
@@ -103,6 +103,7 @@ class NullDriver:
 
     def run(self, call: Call) -> None:
         check_indices(self.values, call)
+        self.values.picked += call.name in PICKS
         written = call.mutated + call.outputs
         if self._compute(call, written):
             return

@@ -57,9 +57,10 @@ CARRY: dict[str, Callable[[float, int], float]] = {
     "bitwise_not": lambda v, n: float(not v),
 }
 
+PICKS = frozenset({"multinomial", "argmax"})  # a loop in which one of these is called writes a text, token by token
 SAMPLE = 1024  # integers of the host that are kept of a larger tensor, to know how they are distributed
 LOOP_READS = 200  # reads of one boolean at one line before it alternates, in a loop that may wait for it
-OTHER_READS = 10_000  # elsewhere: `if norm > bound` for each parameter of a model ends by itself
+OTHER_READS = 10_000  # elsewhere: `if norm > bound` for each parameter of a model ends by itself, and so does a text by its length
 
 
 class Source(NamedTuple):
@@ -101,6 +102,8 @@ class Values:
         # The largest share of the elements that can be one of these: of k different ones 1/k.
         self.most: dict[int, float] = {}
         self.reads: Counter[tuple[str, int]] = Counter()
+        self.picked = 0  # calls of PICKS so far
+        self.picked_at: dict[tuple[str, int], int] = {}  # the same at the last read at a line
         self.went_on: dict[
             tuple[str, int, int], bool
         ] = {}  # condition of a `while` -> whether it went on when that was last read
@@ -223,7 +226,9 @@ class Values:
             if bool(guess) != wanted.truth:
                 return wanted.truth ^ self.has_gone_round(wanted, place)
             self.went_on[wanted.where] = True
-        limit = LOOP_READS if is_in_while else OTHER_READS
+        writes = self.picked_at.get((place.file, place.line), self.picked) != self.picked
+        self.picked_at[place.file, place.line] = self.picked
+        limit = LOOP_READS if is_in_while and not writes else OTHER_READS
         if count == limit:
             self.has_alternated = True
             self.warn(
@@ -246,7 +251,10 @@ class Values:
         return gone
 
     def read_truth(self, value: bool) -> None:
-        """A truth that is known was read: it may be a loop's condition the first time, and unknown from then on."""
+        """A truth that is known was read: it may be a loop's condition the first time, and unknown from then on. One that is known at its
+        end, as that a text is as long as it may be, ends each time."""
+        place = user_place()
+        self.reads.pop((place.file, place.line), None)
         _, wanted = waits_for()
         if wanted is not None and not wanted.is_check:
             self.went_on[wanted.where] = value == wanted.truth

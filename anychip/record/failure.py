@@ -1,11 +1,14 @@
 """How a recorded program ended where it failed: whose rank, which error, at which line, after how many steps."""
 
+import re
 from dataclasses import dataclass
 
 from anychip import units
 from anychip.record.program import Program
 from anychip.record.steps import Marks, find_steps
 from anychip.record.tape import Mark
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ def failure_of(program: Program) -> Failure | None:
 
 
 def first_line(said: str) -> str:
-    """An exception with the first line of its text, which torch's pipelines begin with an empty one."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    """An exception with the first line of its text, which torch's pipelines begin with an empty one, without a terminal's colours."""
+    lines = [line.strip() for line in COLOUR.sub("", said).splitlines() if line.strip()]
     return " ".join(lines[: 1 + lines[0].endswith(":")]) if lines else ""
 
 

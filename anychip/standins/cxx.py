@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -66,6 +67,7 @@ def returned(text: str, function: str, args: Sequence[Any]) -> Any:
     return _call(plain(text), function, [known(one) for one in args], 0)
 
 
+@cache
 def plain(text: str) -> str:
     """Without comments, preprocessor lines and namespaces."""
     text = re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)
@@ -73,6 +75,7 @@ def plain(text: str) -> str:
     return re.sub(r"\b(?:torch|at|c10|std)::", "", text)
 
 
+@cache
 def find(text: str, function: str) -> Definition | None:
     """The definition (not a declaration) of a function in plain text."""
     for match in re.finditer(rf"([\w<>,&*\s]*?)\b{re.escape(function)}\s*\(", text):

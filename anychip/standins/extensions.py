@@ -13,17 +13,28 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import count
 from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
 
 from anychip.standins import custom, recording, registered
 from anychip.standins.cxx import Shape, Unknown, known, plain, returned
 from anychip.standins.guarded import hidden
 
 CUDA_SUFFIXES = (".cu", ".cuh")
+NUMBERS = {"int", "long", "unsigned", "int32_t", "int64_t", "uint32_t", "uint64_t", "intptr_t", "uintptr_t", "size_t"}
 _BOUND = re.compile(r'\.(?:def|impl)\(\s*"(\w+)(?:\([^"]*)?"\s*,\s*(?:TORCH_FN\()?&?\s*(?:[\w:]+::)?(\w+)')
+
+
+class Handle(int):
+    """A number that a function gave for tensors that the extension keeps. kept: their bytes, which kernels that are given it read."""
+
+    kept: int = 0
 
 
 class ExtensionFunction:
@@ -37,7 +48,10 @@ class ExtensionFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from anychip.device.ops.kernels import flat_tensors
 
-        if not recording.any_on_chip(flat_tensors((args, kwargs))):
+        tensors = flat_tensors((args, kwargs))
+        if not tensors and (kind := declared_return(self.source, self.cxx)) in {"void", *NUMBERS}:
+            return None if kind == "void" else self._number(0)  # sets something up, or tells of it
+        if not recording.any_on_chip(tensors):
             raise RuntimeError(f"{self.op}: this CUDA extension is not built here, and no argument is on the chip.")
         cost = custom.COSTS.get(self.op)
         if cost is not None:
@@ -52,12 +66,21 @@ class ExtensionFunction:
         from anychip.device.ops.kernels import flat_tensors
 
         found = self._returned(args)
-        shapes = [] if found is None else found if isinstance(found, list) else [found]
+        shapes = [] if found in (None, int) else found if isinstance(found, list) else [found]
         outputs = [recording.layout(one.meta()) for one in shapes]
-        moved = sum(one.numel() * one.element_size() for one in flat_tensors(args))
-        moved += sum(prod(shape) * dtype.itemsize for shape, _, dtype in outputs)
-        made = recording.launch(self.op, args, outputs, self._written(args, found), (("bytes", moved),))
+        given = sum(one.numel() * one.element_size() for one in flat_tensors(args))
+        given += sum(one.kept for one in tree_leaves(args) if isinstance(one, Handle))
+        moved = given + sum(prod(shape) * dtype.itemsize for shape, _, dtype in outputs)
+        written = () if found is int else self._written(args, found)
+        made = recording.launch(self.op, args, outputs, written, (("bytes", moved),))
+        if found is int:
+            return self._number(given)
         return made if isinstance(found, list) else made[0] if made else None
+
+    def _number(self, kept: int) -> Handle:
+        handle = Handle(1 + next(_HANDLES)) if kept else Handle(1)
+        handle.kept = kept
+        return handle
 
     def _written(self, args: tuple[Any, ...], found: Any) -> Sequence[Any]:
         from anychip.device.ops.kernels import flat_tensors
@@ -71,8 +94,11 @@ class ExtensionFunction:
                 return found
         except (Unknown, TypeError, ValueError, IndexError, AttributeError):
             pass  # any of them means that the source was not understood
-        if declares_void(self.source, self.cxx):
+        kind = declared_return(self.source, self.cxx)
+        if kind == "void":
             return None
+        if kind in NUMBERS:
+            return int
         raise RuntimeError(
             f"{self.op} is a CUDA extension's function that is not built here, and what it returns is not clear from its "
             f'source. Say it before the call: anychip.kernel("{self.op}", outputs=lambda *args: ..., '
@@ -101,9 +127,12 @@ class Operator(ExtensionFunction):
         return super()._written(args, found) if op is None else registered.written(op, args)
 
 
-def declares_void(source: str, function: str) -> bool:
-    """Whether a declaration alone says that nothing is returned."""
-    return re.search(rf"\bvoid\s+{re.escape(function)}\s*\(", plain(source)) is not None
+@cache
+def declared_return(source: str, function: str) -> str | None:
+    """The type that a declaration says is returned, a single word."""
+    kinds = "|".join(("void", *sorted(NUMBERS)))
+    found = re.search(rf"\b({kinds})\s+{re.escape(function)}\s*\(", plain(source))
+    return None if found is None else found[1]
 
 
 def make_module(name: str, sources: Iterable[str], functions: Iterable[str] = ()) -> ModuleType:
@@ -120,6 +149,8 @@ def make_module(name: str, sources: Iterable[str], functions: Iterable[str] = ()
 
     registered.register(text, name, lambda space, one: Operator(space, one, cxx_name(one), text))
     module.__dict__["__anychip__"] = True
+    module.__file__ = f"{name}.so"  # as of one that was built; there is no such file
+    _load_no_more(module.__file__)
     if not bound:
         module.__dict__["__getattr__"] = _any_function(name)
     if recording.runtime() is not None:
@@ -127,6 +158,19 @@ def make_module(name: str, sources: Iterable[str], functions: Iterable[str] = ()
             f"CUDA extension {name} is not built here: its functions are recorded, not run"
         )
     return module
+
+
+_HANDLES = count(1)
+_made: set[str] = set()  # libraries that would be there had they been built
+
+
+def _load_no_more(path: str) -> None:
+    """Let `torch.ops.load_library` take the file of a module that was made here: its operators are known already."""
+    ops: Any = torch.ops
+    if not _made:
+        real = ops.load_library
+        ops.load_library = lambda one: None if str(one) in _made else real(one)
+    _made.add(path)
 
 
 def _any_function(module: str) -> Any:
@@ -150,7 +194,8 @@ def answer_builds(cpp_extension: Any) -> None:
         paths = [sources] if isinstance(sources, str) else [str(one) for one in sources]
         if not any(path.endswith(CUDA_SUFFIXES) for path in paths):
             return real_load(name, sources, *args, **kwargs)
-        return _kept(make_module(name, [_read(Path(path)) for path in paths]))
+        files = [Path(path) for path in paths]
+        return _kept(make_module(name, [_read(path) for path in dict.fromkeys([*files, *_headers(files)])]))
 
     def load_inline(
         name: str, cpp_sources: Any, cuda_sources: Any = None, functions: Any = None, *args: Any, **kwargs: Any
@@ -257,8 +302,16 @@ def _extensions(setup: Path) -> list[tuple[str, tuple[Path, ...]]]:
         named = next((one.value for one in call.keywords if one.arg == "name"), call.args[0] if call.args else None)
         if called in makes and named is not None and (name := _text_of(named, given)) is not None:
             beside = [path for path in setup.parent.rglob("*") if path.suffix in (".cpp", ".cu", ".cc")][:MOST_FILES]
-            found.append((name, tuple(beside)))
+            found.append((name, (*beside, *_headers(beside))))
     return found
+
+
+def _headers(sources: Iterable[Path]) -> list[Path]:
+    """Those in the folders of these files: functions that are bound are often defined there."""
+    folders = dict.fromkeys(path.parent for path in sources)
+    return [path for one in folders for path in sorted(one.glob("*")) if path.suffix in (".h", ".hpp", ".cuh")][
+        :MOST_FILES
+    ]
 
 
 def _text_of(node: ast.expr, given: dict[str, ast.expr]) -> str | None:

@@ -45,6 +45,12 @@ LIBRARIES: dict[str, Library] = {
     "flash_attn_interface": Library(
         "flash_attn_interface", "its attention is priced as torch's fused attention", "flash_attn", native=True
     ),
+    **{
+        name: Library(
+            "flash_attn_csrc", "its kernels are priced by FLOP and bytes as fused ones", "flash_attn", native=True
+        )
+        for name in ("rotary_emb", "xentropy_cuda_lib", "dropout_layer_norm")
+    },
     "apex": Library("apex", "its optimizers and norms are priced as torch's fused ones", serves=TRAINERS, native=True),
     "amp_C": Library("amp_c", "its list kernels are priced as torch's", "apex", serves=TRAINERS, native=True),
     "fused_weight_gradient_mlp_cuda": Library(
@@ -69,6 +75,9 @@ LIBRARIES: dict[str, Library] = {
     ),
     "causal_conv1d": Library(
         "causal_conv1d", "its convolutions are priced by FLOP and bytes", serves=MODELS, native=True
+    ),
+    "grouped_gemm": Library(
+        "grouped_gemm", "its products are priced as torch's", serves=(*TRAINERS, "megablocks"), native=True
     ),
     "deepspeed": Library("deepspeed", "its fused optimizers are priced as torch's"),
     "triton": Library("triton", "its kernels are priced by the bytes of their tensors", tells=False),

@@ -37,16 +37,24 @@ def register(text: str, module: str, make: Callable[[str, str], Callable[..., An
         if operator(namespace, name) is not None or vars(getattr(torch.ops, namespace)).get(name) is not None:
             continue  # loaded twice
         function = make(namespace, name)
-        if "(" not in schema:
+        library = _library(namespace)
+        if "(" not in schema or not _defined(library, schema):
             setattr(getattr(torch.ops, namespace), name, function)
             continue
-        library = _library(namespace)
-        library.define(schema)
         if recording.runtime() is not None:
             from anychip.device.insides._torch_tensors import DISPATCH_KEYS
 
             library.impl(name, function, DISPATCH_KEYS[recording.runtime().device_type])
         _libraries.append(library)
+
+
+def _defined(library: Any, schema: str) -> bool:
+    """False where the schema has types that only the compiled extension would have told torch of."""
+    try:
+        library.define(schema)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _library(namespace: str) -> Any:

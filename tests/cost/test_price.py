@@ -368,6 +368,16 @@ def test_a_product_of_few_terms_in_a_slow_dtype_is_written_as_fast_as_memory_tak
     assert written < cost.time_s < 1.5 * written
 
 
+@pytest.mark.parametrize("shape", [(1, 16384, 2048), (16384, 1, 2048)])
+def test_a_vector_times_a_matrix_takes_as_long_as_reading_the_matrix(shape):
+    """A program that decodes in float32 was limited by products of 31 rows that there are not: half as slow again."""
+    cost = price_op(mm(*shape, "float32"), load_chip("h100"))
+    # 16384 x 2048 numbers of 4 bytes by 3.35 TB/s, of which a kernel reaches most
+    least = 16384 * 2048 * 4 / 3.35e12
+    assert cost.limit == "memory"
+    assert least < cost.body_s < 1.4 * least
+
+
 def test_heads_that_share_keys_are_rows_of_one_block():
     """A token of each of 750 sequences of Llama 2 70B: each head of queries alone would multiply 64 rows for its one."""
 

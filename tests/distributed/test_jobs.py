@@ -1,5 +1,6 @@
 """Programs of several ranks on a virtual machine: which ranks run, what their collectives are, how they wait."""
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -218,6 +219,16 @@ def test_the_only_rank_that_a_program_spawns_is_recorded() -> None:
     program = record([str(PROGRAMS / "spawned.py"), "left"], load_chip("h100"), show_output=False)
     assert len(find_steps(program)) == 3
     assert not any("joins" in text for text in program.meta["warnings"])
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_program_that_waits_for_what_a_rank_of_its_own_tells_it_ends_with_that(ranks: int) -> None:
+    """ColBERT reads the result of its training from a queue: the rank was ended after its steps, and the program waited for ever."""
+    argv, began_s = [str(PROGRAMS / "spawned.py"), "told"], time.monotonic()
+    program = record(argv, load_chip("h100"), world_size=ranks, devices=ranks, show_output=False, steps=3)
+    assert len(find_steps(program)) == 3
+    assert program.meta["exit_code"] == 0
+    assert time.monotonic() - began_s < 55  # less than the program would wait
 
 
 def test_a_launcher_in_front_of_the_program_is_stepped_over() -> None:

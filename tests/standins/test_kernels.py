@@ -113,17 +113,31 @@ EXTENSIONS = """
     except RuntimeError as error:
         said["cpu"] = str(error)
     said["functions"] = [hasattr(lltm_cuda, "forward"), hasattr(lltm_cuda, "nonsense")]
+    said["header"] = list(lltm_cuda.forward(a).shape)
+
+    QUANTIZED = "void set_up(int rows, bool fast) { limit = rows; } size_t workspace(int rows) { return 4 * rows; }"
+    QUANTIZED += "uintptr_t keep\\n(torch::Tensor q, torch::Tensor scales) { auto m = new M(q); return cast<uintptr_t>(m); }"
+    QUANTIZED += "uintptr_t both(uintptr_t one, uintptr_t two) { return 0; } void product(Tensor x, uintptr_t m, Tensor out) {}"
+    names = ["set_up", "workspace", "keep", "both", "product"]
+    q = load_inline("quantized_ext", QUANTIZED, cuda_sources="__global__ void k() {}", functions=names)
+    said["host"] = [q.set_up(8, True), q.workspace(8)]
+    weights = [q.keep(torch.ones(16, 10, dtype=torch.int32, device="cuda"), torch.ones(2, 10, device="cuda")) for _ in "ab"]
+    said["handles"] = len(set(weights))
+    q.product(a, weights[0], torch.empty_like(a))
+    torch.ops.load_library(q.__file__)
 
     LIBRARY = '''
     Tensor pair(const Tensor& a, int64_t n) { auto y = torch::empty({n, 2}, a.options()); return y; }
     void into(const Tensor& a, Tensor& out) { kernel(a, out); }
     Tensor plain_one(const Tensor& a) { return torch::empty_like(a); }
+    Tensor classy(const Tensor& a, Camera* camera) { return torch::empty({a.size(1)}, a.options()); }
     TORCH_LIBRARY(registered_here, m) {
         m.def("pair(Tensor a, int n) "
               "-> Tensor");
         m.def(R"(into(Tensor a, Tensor(a!) out) -> ())");
         m.def("registered_here::faked(Tensor a) -> Tensor");
         m.def("plain_one", &plain_one);
+        m.def("classy(Tensor a, __torch__.torch.classes.registered_here.Camera? camera) -> Tensor");
         m.def("over.rows(Tensor a, int n, str mode=\\\\"mean\\\\") -> Tensor");
         m.def("over.out(Tensor a, float scale=1.0, *, Tensor(b!) out, bool fast=False) -> ()");
     }
@@ -140,6 +154,7 @@ EXTENSIONS = """
     b = a.clone().requires_grad_()
     ops.faked(b).sum().backward()
     rows = ops.over(a, 3, mode="sum")
+    said["classy"] = list(ops.classy(a, None).shape)
     said["registered"] = [list(one.shape) for one in (ops.pair(a, 7), ops.faked(a), ops.plain_one(a), b.grad, rows)]
 
     @anychip.kernel(flop=7, bytes=99, outputs=lambda x: [(x.shape[:1], torch.float32), x], unit="matrix", name="mine")
@@ -181,6 +196,8 @@ def extensions(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     (folder / "ext" / "setup.py").write_text(textwrap.dedent(SETUP), encoding="utf-8")
     binding = 'PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("forward", &lltm_forward, "LLTM forward"); }'
     (folder / "ext" / "lltm_cuda.cpp").write_text(binding, encoding="utf-8")
+    header = "inline torch::Tensor lltm_forward(torch::Tensor x) { return torch::empty({x.size(1), 3}, x.options()); }"
+    (folder / "ext" / "lltm.h").write_text(header, encoding="utf-8")
     return recorded(folder, EXTENSIONS)
 
 
@@ -261,9 +278,21 @@ def test_results_that_the_source_shows_need_no_saying(extensions: Recorded) -> N
     assert extensions.work("extension.muladd_ext.twice").bytes_moved == (200 + 40) * 4
 
 
+def test_a_number_stands_for_the_tensors_that_it_was_made_of(extensions: Recorded) -> None:
+    """Kernels of quantized weights take a number for them: a product was priced by its inputs alone."""
+    assert extensions.said["handles"] == 2
+    # x and the result, 200 floats each; 16 * 10 packed numbers and 2 * 10 scales of 4 bytes
+    assert extensions.work("extension.quantized_ext.product").bytes_moved == 4 * (2 * 200 + 16 * 10 + 2 * 10)
+
+
+def test_what_sets_an_extension_up_does_nothing_and_numbers_of_it_are_one(extensions: Recorded) -> None:
+    assert extensions.said["host"] == [None, 1]
+
+
 def test_operators_that_an_extension_registers_are_torchs(extensions: Recorded) -> None:
     """By their schema they write what it marks; results are as the source or the program's own register_fake says."""
     assert extensions.said["registered"] == [[7, 2], [11], [10, 20], [10, 20], [3]]
+    assert extensions.said["classy"] == [20]  # of a type that torch was not told of
     assert extensions.op("extension.registered_here.into").mutates == (1,)
     assert extensions.op("extension.registered_here.pair").mutates == ()
     assert extensions.op("extension.registered_here.over.out").mutates == (1,)
@@ -283,6 +312,7 @@ def test_a_setup_file_names_its_extension_by_what_it_is_made_of(tmp_path: Path, 
 
 def test_a_declared_extension_is_importable_with_the_functions_it_binds(extensions: Recorded) -> None:
     assert extensions.said["functions"] == [True, False]
+    assert extensions.said["header"] == [20, 3]  # its definition stands in a header
     assert any("lltm_cuda" in text for text in extensions.warnings)
 
 
@@ -373,7 +403,7 @@ def test_a_wrong_unit_is_refused() -> None:
 
 
 def test_kernels_without_a_cost_are_told_in_one_line(triton: Recorded, extensions: Recorded) -> None:
-    """Those that move most by name: 12,000 bytes twice, 10,240 and 4, of the extensions 1,600 bytes at most."""
+    """Those that move most by name: 12,000 bytes twice, 10,240 and 4, of the extensions 2,320 bytes at most."""
     alone, together = by_bytes_alone(triton.program), by_bytes_alone(triton.program, extensions.program)
     assert [line.partition(": ")[2] for line in alone] == [
         "5 kernels of the program's own (triton.sum_kernel, triton.add_kernel, triton.tile_kernel, ...). "

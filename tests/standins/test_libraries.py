@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anychip.standins.libraries import apex, flash_attn, liger_kernel, xformers
+from anychip.standins.libraries import apex, bitsandbytes, flash_attn, liger_kernel, xformers
 from anychip.standins.libraries.optimizers import FusedAdam
 from tests.standins.recorded import Recorded
 
@@ -81,6 +81,29 @@ def test_eight_bit_adam_moves_a_byte_of_state_per_element(libraries: Recorded) -
     assert libraries.work("custom.bitsandbytes.optimizer_8bit").bytes_moved == n * (8 + 4 + 4) + blocks * 2 * 8
 
 
+def test_a_layer_of_eight_bits_has_the_state_that_adapters_read(libraries: Recorded) -> None:
+    """peft ended at `target.state.has_fp16_weights`: no LoRA of a model that was loaded in 8 bits."""
+    assert libraries.said["int8 state"] == [False, 6.0, False, None]
+    assert bitsandbytes.MODULES["bitsandbytes"]["MatmulLtState"]().has_fp16_weights
+
+
+@pytest.mark.parametrize("kind", [bitsandbytes.Params4bit, bitsandbytes.Int8Params])
+def test_a_weight_without_memory_is_not_quantised_before_it_has_some(kind: type) -> None:
+    """accelerate makes a model on `meta` so; its weights took the marks of quantised ones, and were loaded whole."""
+    made = kind(torch.ones(8, 4), requires_grad=False)
+    empty = kind(made.to("meta"), requires_grad=False, **made.__dict__)
+    assert (empty.shape, empty.dtype) == ((8, 4), torch.float32)
+    assert getattr(empty, "quant_state", None) is None
+
+
+def test_a_product_of_eight_bits_keeps_its_input_and_makes_the_weight_wide_for_the_backward(
+    libraries: Recorded,
+) -> None:
+    # The output, 16 x 112 of 2 bytes, and the input, 16 x 64, though only its own gradient is asked for.
+    assert libraries.said["int8 kept"] == 2 * (16 * 112 + 16 * 64)
+    assert libraries.said["int8 trained"] == [96, 64]
+
+
 def test_amp_levels(libraries: Recorded) -> None:
     single, half = "torch.float32", "torch.float16"
     assert libraries.said["O1"] == [single, single, single]
@@ -117,7 +140,9 @@ def test_a_row_by_a_quantised_layer_reads_its_four_bits(libraries: Recorded) -> 
 
 
 def test_int8_products_are_the_chips_own(libraries: Recorded) -> None:
-    assert libraries.count("aten._int_mm") == 1
+    # twice forward alone, once with outliers asked for; forward and for its weight of the layer that trains it
+    assert libraries.count("aten._int_mm") == 2 + 1 + 2
+    assert libraries.count("aten.any") == 1
 
 
 def test_the_report_names_each_library(libraries: Recorded) -> None:

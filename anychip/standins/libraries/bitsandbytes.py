@@ -194,13 +194,15 @@ class Params4bit(torch.nn.Parameter):
     quant_state: QuantState | None
     compress_statistics: bool
     quant_type: str
+    bnb_quantized: bool
 
     def __new__(cls, data: Any = None, requires_grad: bool = False, quant_state: Any = None, blocksize: int = 64,
                 compress_statistics: bool = True, quant_type: str = "fp4", quant_storage: torch.dtype = torch.uint8,
-                module: Any = None, bnb_quantized: bool = False) -> "Params4bit":  # fmt: skip
+                module: Any = None, bnb_quantized: bool = False, **_options: Any) -> "Params4bit":  # fmt: skip
         made: Params4bit = torch.Tensor._make_subclass(cls, torch.empty(0) if data is None else data, requires_grad)
         made.quant_state, made.compress_statistics, made.quant_type = quant_state, compress_statistics, quant_type
         made.quant_storage, made.blocksize, made.module = quant_storage, blocksize, module  # type: ignore[attr-defined]
+        made.bnb_quantized = bnb_quantized
         return made
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
@@ -208,14 +210,14 @@ class Params4bit(torch.nn.Parameter):
         moved = torch.Tensor.to(self.data, *args, **kwargs)
         options = {"blocksize": self.blocksize, "compress_statistics": self.compress_statistics,  # type: ignore[attr-defined]
                    "quant_type": self.quant_type, "quant_storage": self.quant_storage, "module": self.module}  # type: ignore[attr-defined]  # fmt: skip
-        if device is None or device.type == "cpu" or self.quant_state is not None:
-            return Params4bit(moved, self.requires_grad, self.quant_state, **options)
+        if device is None or device.type in ("cpu", "meta") or self.quant_state is not None:
+            return Params4bit(moved, self.requires_grad, self.quant_state, **options, bnb_quantized=self.bnb_quantized)
         packed, state = quantize_4bit(moved, None, None, options["blocksize"], self.compress_statistics, self.quant_type,
                                       options["quant_storage"])  # fmt: skip
         if self.module is not None:  # type: ignore[attr-defined]
             self.module.quant_state = state  # type: ignore[attr-defined]
         # In place, as there: a module that is moved keeps its parameter and takes its data.
-        self.data, self.quant_state = packed, state
+        self.data, self.quant_state, self.bnb_quantized = packed, state, True
         return self
 
     def cuda(self, device: Any = None, non_blocking: bool = False) -> Any:  # type: ignore[override]
@@ -259,28 +261,43 @@ class LinearNF4(Linear4bit):
 
 
 class _Int8Linear(torch.autograd.Function):
-    """Rows of the input and of the weight as int8 with a scale each, an int8 product, one kernel back to 16 bits."""
+    """Rows of the input and of the weight as int8 with a scale each, an int8 product, one kernel back to 16 bits. threshold: the
+    host asks whether an input is above it, whose columns would be multiplied in 16 bits; none is."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Any, threshold: float) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        (x8, _), (w8, _) = _to_int8(rows), (weight, None) if weight.dtype == torch.int8 else _to_int8(weight)
-        product = torch._int_mm(x8, w8.t())
-        ctx.save_for_backward(weight)
-        ctx.like, ctx.weight_grad = rows.dtype, weight.requires_grad
-        out = torch.empty((rows.shape[0], weight.shape[0]), dtype=x.dtype, device="meta")
-        made = recording.launch("custom.bitsandbytes.dequantize_int8", (product, bias), [recording.layout(out)], (),
-                                (("flop", 3 * product.numel()),))  # fmt: skip
-        return made[0].view(*x.shape[:-1], weight.shape[0])  # type: ignore[no-any-return]
+        half = rows.to(torch.float16)
+        if threshold > 0.0:
+            (half.abs() >= threshold).any()
+            torch.cuda.current_stream().synchronize()
+        (x8, _), (w8, _) = _to_int8(half), (weight.data, None) if weight.dtype == torch.int8 else _to_int8(weight)
+        if any(ctx.needs_input_grad[:2]):
+            # As there: in attributes, which a backward does not free, and the input also where only its gradient is wanted.
+            ctx.kept, ctx.weight = rows, w8
+        ctx.shape = x.shape
+        return _from_int8(x8, w8, bias, x.dtype).view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        (weight,) = ctx.saved_tensors
-        return (
-            grad @ weight.to(grad.dtype),
-            None,
-            grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.needs_input_grad[2] else None,
-        )
+        of_x = of_weight = None
+        rows = grad.reshape(-1, grad.shape[-1])
+        if ctx.needs_input_grad[1]:
+            (g8, _), (x8, _) = _to_int8(rows.to(torch.float16)), _to_int8(ctx.kept.to(torch.float16))
+            of_weight = _from_int8(g8.t().contiguous(), x8.t().contiguous(), None, torch.float16).to(ctx.kept.dtype)
+        if ctx.needs_input_grad[0]:
+            wide = ctx.weight.to(ctx.kept.dtype, copy=True).mul_(1.0 / 127.0)
+            of_x = (rows.to(ctx.kept.dtype) @ wide).view(ctx.shape)
+        return of_x, of_weight, rows.sum(0) if ctx.needs_input_grad[2] else None, None
+
+
+def _from_int8(x8: Tensor, w8: Tensor, bias: Any, dtype: torch.dtype) -> Tensor:
+    """[m, k] and [n, k] of int8 -> [m, n], by the scales of their rows."""
+    product = torch._int_mm(x8, w8.t())
+    out = torch.empty(product.shape, dtype=dtype, device="meta")
+    made = recording.launch("custom.bitsandbytes.dequantize_int8", (product, bias), [recording.layout(out)], (),
+                            (("flop", 3 * product.numel()),))  # fmt: skip
+    return made[0]  # type: ignore[no-any-return]
 
 
 def _to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -295,7 +312,7 @@ class Int8Params(torch.nn.Parameter):
     """A weight that becomes int8 when it is moved to the chip."""
 
     def __new__(cls, data: Any = None, requires_grad: bool = False, has_fp16_weights: bool = False, CB: Any = None,
-                SCB: Any = None) -> "Int8Params":  # fmt: skip
+                SCB: Any = None, **_options: Any) -> "Int8Params":  # fmt: skip
         made: Int8Params = torch.Tensor._make_subclass(cls, torch.empty(0) if data is None else data, requires_grad)
         made.has_fp16_weights, made.CB, made.SCB = has_fp16_weights, CB, SCB  # type: ignore[attr-defined]
         return made
@@ -303,7 +320,8 @@ class Int8Params(torch.nn.Parameter):
     def to(self, *args: Any, **kwargs: Any) -> Any:
         device = torch._C._nn._parse_to(*args, **kwargs)[0]
         moved = torch.Tensor.to(self.data, *args, **kwargs)
-        if device is None or device.type == "cpu" or self.has_fp16_weights or self.dtype == torch.int8:  # type: ignore[attr-defined]
+        stays = device is None or device.type in ("cpu", "meta") or self.dtype == torch.int8
+        if stays or self.has_fp16_weights:  # type: ignore[attr-defined]
             return Int8Params(moved, self.requires_grad, self.has_fp16_weights)  # type: ignore[attr-defined]
         eight, scales = _to_int8(moved.half())
         return Int8Params(eight, False, False, eight, scales)
@@ -312,17 +330,36 @@ class Int8Params(torch.nn.Parameter):
         return self.to(device="cuda" if device is None else device, non_blocking=non_blocking)
 
 
+class MatmulLtState:
+    """What a layer keeps beside its weight. memory_efficient_backward: of older releases, which adapters read still."""
+
+    CB: Tensor | None = None
+    SCB: Tensor | None = None
+    idx: Tensor | None = None
+    threshold = 0.0
+    has_fp16_weights = True
+    is_training = True
+    use_pool = False
+    memory_efficient_backward = False
+
+    def reset_grads(self) -> None:
+        self.CB = self.SCB = None
+
+
 class Linear8bitLt(torch.nn.Linear):
     def __init__(self, input_features: int, output_features: int, bias: bool = True, has_fp16_weights: bool = True,
                  threshold: float = 0.0, index: Any = None, device: Any = None) -> None:  # fmt: skip
         super().__init__(input_features, output_features, bias, device)
         self.weight = Int8Params(self.weight.data, has_fp16_weights, has_fp16_weights)
-        self.threshold, self.index = threshold, index
+        self.state, self.index = MatmulLtState(), index
+        self.state.threshold, self.state.has_fp16_weights = threshold, has_fp16_weights
+        self.state.use_pool = threshold > 0.0 and not has_fp16_weights
 
     def forward(self, x: Tensor) -> Tensor:
         if not recording.any_on_chip([x]):
             return F.linear(x, self.weight.to(x.dtype), self.bias)
-        result: Tensor = _Int8Linear.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        self.state.is_training = self.training
+        result: Tensor = _Int8Linear.apply(x, self.weight, self.bias, self.state.threshold)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -352,10 +389,11 @@ _NN: dict[str, Any] = {
 MODULES: dict[str, dict[str, Any]] = {
     "bitsandbytes": {
         "matmul_4bit": matmul_4bit,
+        "MatmulLtState": MatmulLtState,
         "supported_torch_devices": {"cpu", "cuda"},
         "features": {"multi_backend"},
     },
-    "bitsandbytes.autograd._functions": {"MatMul4Bit": MatMul4Bit},
+    "bitsandbytes.autograd._functions": {"MatMul4Bit": MatMul4Bit, "MatmulLtState": MatmulLtState},
     "bitsandbytes.optim": {**_OPTIMIZERS, "GlobalOptimManager": GlobalOptimManager},
     "bitsandbytes.nn": _NN,
     "bitsandbytes.nn.modules": _NN,
@@ -363,7 +401,7 @@ MODULES: dict[str, dict[str, Any]] = {
 }
 
 UNCOVERED: dict[str, tuple[str, ...]] = {
-    "bitsandbytes": ("research", "triton", "cextension", "matmul", "MatmulLtState", "modules"),
+    "bitsandbytes": ("research", "triton", "cextension", "matmul", "modules"),
     "bitsandbytes.nn": ("OutlierAwareLinear", "SwitchBackLinear", "Embedding8bit", "Embedding4bit", "EmbeddingNF4"),
     "bitsandbytes.optim": ("AdEMAMix", "AdEMAMix8bit", "PagedAdEMAMix"),
     "bitsandbytes.functional": ("quantize_blockwise", "dequantize_blockwise", "int8_vectorwise_quant",

@@ -72,12 +72,26 @@ class _SeqLenInfo:
 
 
 @dataclass
+class _PaddedSeqLenInfo(_SeqLenInfo):
+    """Of keys in a cache: those of each sequence begin at a multiple of `padding`."""
+
+    padding: int
+
+    @property
+    def seqstart_py(self) -> list[int]:
+        return [number * self.padding for number in range(len(self.lengths) + 1)]
+
+
+@dataclass
 class BlockDiagonalMask(AttentionBias):
-    """Packed sequences that do not see one another."""
+    """Packed sequences that do not see one another. at_end: the last query of each sees its last key, not the first its first."""
 
     q_seqinfo: _SeqLenInfo
     k_seqinfo: _SeqLenInfo
     _batch_sizes: Sequence[int] | None = None
+    _window_size: int | None = None
+
+    at_end = False
 
     @classmethod
     def from_seqlens(cls, q_seqlen: Sequence[int], kv_seqlen: Sequence[int] | None = None, **_options: Any) -> Any:
@@ -102,12 +116,58 @@ class BlockDiagonalMask(AttentionBias):
             at, sequence = at + batch * length, sequence + batch
         return found
 
+    def _as(self, kind: type["BlockDiagonalMask"], window: int | None = None) -> Any:
+        return kind(self.q_seqinfo, self.k_seqinfo, self._batch_sizes, window)
+
     def make_causal(self) -> "BlockDiagonalCausalMask":
-        return BlockDiagonalCausalMask(self.q_seqinfo, self.k_seqinfo, self._batch_sizes)
+        mask: BlockDiagonalCausalMask = self._as(BlockDiagonalCausalMask)
+        return mask
+
+    def make_causal_from_bottomright(self) -> "BlockDiagonalCausalFromBottomRightMask":
+        mask: BlockDiagonalCausalFromBottomRightMask = self._as(BlockDiagonalCausalFromBottomRightMask)
+        return mask
+
+    def make_local_attention(self, window_size: int) -> "BlockDiagonalCausalLocalAttentionMask":
+        mask: BlockDiagonalCausalLocalAttentionMask = self._as(BlockDiagonalCausalLocalAttentionMask, window_size)
+        return mask
+
+    def make_local_attention_from_bottomright(
+        self, window_size: int
+    ) -> "BlockDiagonalCausalLocalAttentionFromBottomRightMask":
+        mask: BlockDiagonalCausalLocalAttentionFromBottomRightMask = self._as(
+            BlockDiagonalCausalLocalAttentionFromBottomRightMask, window_size
+        )
+        return mask
 
 
 class BlockDiagonalCausalMask(BlockDiagonalMask):
     causal = True
+
+
+class BlockDiagonalCausalFromBottomRightMask(BlockDiagonalMask):
+    causal = at_end = True
+
+
+class BlockDiagonalCausalLocalAttentionMask(BlockDiagonalCausalMask):
+    """Each query sees the last `_window_size` keys up to its own."""
+
+
+class BlockDiagonalCausalLocalAttentionFromBottomRightMask(BlockDiagonalCausalFromBottomRightMask):
+    """The same, counted from the last one."""
+
+
+class BlockDiagonalPaddedKeysMask(BlockDiagonalMask):
+    """Keys lie in a cache that has room for more."""
+
+    @classmethod
+    def from_seqlens(  # type: ignore[override]
+        cls, q_seqlen: Sequence[int], kv_padding: int, kv_seqlen: Sequence[int], causal_diagonal: Any = None
+    ) -> Any:
+        return cls(_SeqLenInfo(tuple(q_seqlen)), _PaddedSeqLenInfo(tuple(kv_seqlen), kv_padding))
+
+
+class BlockDiagonalCausalWithOffsetPaddedKeysMask(BlockDiagonalPaddedKeysMask):
+    causal = at_end = True
 
 
 # Attention ------------------------------------------------------------------------------------------------------------
@@ -140,24 +200,37 @@ def memory_efficient_attention(
 def _packed(
     query: Tensor, key: Tensor, value: Tensor, bias: BlockDiagonalMask, p: float, scale: float | None
 ) -> Tensor:
-    starts_q, starts_k = bias.q_seqinfo.seqstart(query.device), bias.k_seqinfo.seqstart(query.device)
     if query.device.type == "cpu" or query.dtype not in (torch.float16, torch.bfloat16):
         pieces = []
         for each in _sequences(query, key, value, bias):
             q, k, v = (one.transpose(1, 2) for one in each)
-            pieces.append(F.scaled_dot_product_attention(q, k, v, None, p, bias.causal, scale=scale))
+            seen = _seen(q.shape[2], k.shape[2], bias, q.device)
+            causal = bias.causal and seen is None
+            pieces.append(F.scaled_dot_product_attention(q, k, v, seen, p, causal, scale=scale))
         return torch.cat([one.transpose(1, 2) for one in pieces], dim=1)
+    # What is read of a cache is as much as its sequences have, wherever they lie in it.
+    keys = _SeqLenInfo(bias.k_seqinfo.lengths)
+    used, window = sum(keys.lengths), bias._window_size
     out: Tensor = flash_attn.flash_attn_varlen_func(
-        query[0], key[0], value[0], starts_q, starts_k, bias.q_seqinfo.max_seqlen, bias.k_seqinfo.max_seqlen, p, scale,
-        bias.causal,
+        query[0], key[0, :used], value[0, :used], bias.q_seqinfo.seqstart(query.device), keys.seqstart(query.device),
+        bias.q_seqinfo.max_seqlen, keys.max_seqlen, p, scale, bias.causal, (-1, -1) if window is None else (window - 1, 0),
     )  # fmt: skip
     return out.unsqueeze(0)
 
 
+def _seen(rows: int, columns: int, bias: BlockDiagonalMask, device: Any) -> Tensor | None:
+    """[rows, columns] of keys that queries see; None where that is all, or all up to their own from the first on."""
+    if not bias.causal or (bias._window_size is None and (not bias.at_end or rows == columns)):
+        return None
+    offset = columns - rows if bias.at_end else 0
+    seen = torch.ones(rows, columns, dtype=torch.bool, device=device).tril(offset)
+    return seen if bias._window_size is None else seen.triu(offset - bias._window_size + 1)
+
+
 def _sequences(query: Tensor, key: Tensor, value: Tensor, bias: BlockDiagonalMask) -> Iterable[tuple[Tensor, ...]]:
     queries, keys = bias.q_seqinfo.seqstart_py, bias.k_seqinfo.seqstart_py
-    for n in range(len(queries) - 1):
-        rows, columns = slice(queries[n], queries[n + 1]), slice(keys[n], keys[n + 1])
+    for n, length in enumerate(bias.k_seqinfo.lengths):
+        rows, columns = slice(queries[n], queries[n + 1]), slice(keys[n], keys[n] + length)
         yield query[:, rows], key[:, columns], value[:, columns]
 
 
@@ -237,16 +310,21 @@ _MASKS: dict[str, Any] = {
     "LowerTriangularFromBottomRightMask": LowerTriangularFromBottomRightMask,
     "LowerTriangularMaskWithTensorBias": LowerTriangularMaskWithTensorBias, "BlockDiagonalMask": BlockDiagonalMask,
     "BlockDiagonalCausalMask": BlockDiagonalCausalMask,
+    **{one.__name__: one for one in (
+        BlockDiagonalCausalFromBottomRightMask, BlockDiagonalCausalLocalAttentionMask,
+        BlockDiagonalCausalLocalAttentionFromBottomRightMask, BlockDiagonalPaddedKeysMask,
+        BlockDiagonalCausalWithOffsetPaddedKeysMask,
+    )},
 }  # fmt: skip
 _PAIR = (_Flash, _Flash), (_Cutlass, _Cutlass)
 _OPS: dict[str, Any] = {
-    **_MASKS, "memory_efficient_attention": memory_efficient_attention,
+    **{name: mask for name, mask in _MASKS.items() if not name.startswith("BlockDiagonal")},
+    "memory_efficient_attention": memory_efficient_attention,
     "memory_efficient_attention_forward": memory_efficient_attention, "AttentionOpBase": AttentionOpBase,
     "MemoryEfficientAttentionFlashAttentionOp": _PAIR[0], "MemoryEfficientAttentionCutlassOp": _PAIR[1],
     "swiglu": swiglu, "SwiGLU": SwiGLU, "unbind": unbind, "index_select_cat": index_select_cat,
     "scaled_index_add": scaled_index_add, "rms_norm": rms_norm, "RMSNorm": RMSNorm,
 }  # fmt: skip
-del _OPS["BlockDiagonalMask"], _OPS["BlockDiagonalCausalMask"]
 
 MODULES: dict[str, dict[str, Any]] = {
     "xformers": {},
@@ -263,7 +341,8 @@ UNCOVERED: dict[str, tuple[str, ...]] = {
                      "memory_efficient_attention_partial", "merge_attentions", "sequence_parallel_fused", "rope_padded",
                      "tree_attention", "sp24", "AttentionOp", "AttentionOpDispatch", "fused_allgather_and_linear"),
     "xformers.ops.fmha": ("cutlass", "flash", "flash3", "ck", "triton_splitk", "merge_attentions", "dispatch"),
-    "xformers.ops.fmha.attn_bias": ("BlockDiagonalCausalFromBottomRightMask", "BlockDiagonalCausalWithOffsetPaddedKeysMask",
-                                    "BlockDiagonalPaddedKeysMask", "LocalAttentionFromBottomRightMask",
-                                    "BlockDiagonalCausalLocalAttentionMask", "PagedBlockDiagonalPaddedKeysMask"),
+    "xformers.ops.fmha.attn_bias": ("LocalAttentionFromBottomRightMask", "LowerTriangularFromBottomRightLocalAttentionMask",
+                                    "BlockDiagonalGappyKeysMask", "BlockDiagonalCausalWithOffsetGappyKeysMask",
+                                    "PagedBlockDiagonalPaddedKeysMask", "PagedBlockDiagonalGappyKeysMask",
+                                    "PagedBlockDiagonalCausalWithOffsetPaddedKeysMask"),
 }  # fmt: skip

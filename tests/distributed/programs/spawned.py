@@ -1,4 +1,5 @@
-"""Starts its own ranks: `spawned.py spawn|fork|left`; left: each spawned for itself, and not waited for."""
+"""Starts its own ranks: `spawned.py spawn|fork|left|told`; left: each spawned for itself, and not waited for; told: the program waits
+for what each tells it at its end."""
 
 import os
 import sys
@@ -21,6 +22,12 @@ def train(rank, world_size):
     dist.destroy_process_group()
 
 
+def told(rank, world_size, results):
+    for _ in range(9):  # more steps than are recorded
+        train(rank, world_size)
+    results.put(rank)
+
+
 if __name__ == "__main__":
     size = torch.cuda.device_count()
     if sys.argv[1] == "spawn":
@@ -29,6 +36,12 @@ if __name__ == "__main__":
         mp.set_start_method("spawn")
         for rank in range(size):
             mp.Process(target=train, args=(rank, size)).start()
+    elif sys.argv[1] == "told":
+        mp.set_start_method("spawn")
+        results = mp.Queue()
+        for rank in range(size):
+            mp.Process(target=told, args=(rank, size, results)).start()
+        print([results.get(timeout=60) for _ in range(size)])
     else:
         processes = [mp.Process(target=train, args=(rank, size)) for rank in range(size)]
         for process in processes:

@@ -132,6 +132,19 @@ def bitsandbytes() -> None:
     with torch.no_grad():
         bnb.matmul_4bit(new(1, 64).detach(), four.weight.t(), four.weight.quant_state)
     eight = bnb.nn.Linear8bitLt(64, 112, bias=False, has_fp16_weights=False).cuda()
+    adapted = bnb.nn.Linear8bitLt(64, 112, has_fp16_weights=False, threshold=6.0, index=None)
+    state = adapted.state  # what peft reads of a layer that it puts an adapter beside
+    adapted.cuda()(new(6, 64))
+    said["int8 state"] = [state.has_fp16_weights, state.threshold, state.memory_efficient_backward, adapted.index]
+    given = new(16, 64)
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    out = eight(given * 2)  # nothing else holds this input
+    said["int8 kept"] = torch.cuda.memory_allocated() - before
+    out.sum().backward()
+    trained = bnb.nn.Linear8bitLt(64, 96, bias=False).cuda()
+    trained(new(6, 64)).sum().backward()
+    said["int8 trained"] = list(trained.weight.grad.shape)
     said["int8"] = [str(eight.weight.dtype), list(eight(new(6, 64)).shape), list(x.grad.shape)]
 
 

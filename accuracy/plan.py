@@ -69,7 +69,7 @@ class Plan:
 
     @property
     def layers(self) -> str:
-        """As `anychip.forecast.layers_of` tells them of the recording."""
+        """As `anychip.figures.layers_of` tells them of the recording."""
         return OWN_PRODUCTS if self.program == HYBRID else EXPERTS if self.options.get("experts") else DENSE
 
 

@@ -21,7 +21,7 @@ COLUMNS = "chip", "source", "layers", *TRAITS, "n", "mean_abs", "bias", "most_ch
 
 
 def like(result: Result) -> Like:
-    """As a forecast of the run tells it of the recording (`anychip.forecast.compared_with`)."""
+    """As a forecast of the run tells it of the recording (`anychip.figures.compared_with`)."""
     assert result.plan is not None
     options = result.plan.options
     compiled = options.get("compile", "none") != "none" and load_chip(result.plan.chip).execution != "graph"

@@ -4,22 +4,19 @@ import contextlib
 import os
 import shlex
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from anychip import units
+from anychip.caveats import targets
 from anychip.errors import INTERRUPTED, AnychipError, BadUse
 from anychip.places import OnChips, Place, places_of
 from anychip.record.failure import Failure, failure_of
 from anychip.record.program import Program
 from anychip.recordings import Argv, Recorded, Say, noting, record_all, silent, unlike, why_own
 from anychip.recordings import record as record
-from anychip.spec import Chip, UnknownFigure, check, load_chip
-from anychip.spec.catalogue import is_standard
-from anychip.spec.validated import CALLS, TRAINS
+from anychip.spec import Chip, UnknownFigure, load_chip
 
 if TYPE_CHECKING:
     from anychip.cluster import ClusterTimeline, Stragglers
@@ -160,8 +157,8 @@ def forecast(
         found = Recorded(dict.fromkeys(places, program), warnings=unlike(program, [place.chip for place in places]))
     else:
         found = record_all(program, places, jobs, progress, {**options, "draft": drafted.price})
-        found.warnings.extend(_never_marked(found.programs.values(), options.get("step_mark")))
-    recorded, warnings = found.programs, _doubts(places) + found.warnings + unknown
+        found.warnings.extend(targets.never_marked(found.programs.values(), options.get("step_mark")))
+    recorded, warnings = found.programs, targets.of_files(places) + found.warnings + unknown
     recorded_s = time.perf_counter() - began
     _check_used(recorded.values(), _title(program))
     note = noting(progress)
@@ -186,15 +183,15 @@ def forecast(
     forecasts |= {place: replace(forecasts[place], fits=False) for place in scattered}
     total_s = time.perf_counter() - began
     progress(f"priced on {', '.join(map(str, places))} in {(total_s - recorded_s) * 1e3:.0f} ms")
-    warnings += _of_each({place: recorded[place].meta.get("warnings", ()) for place in places})
-    warnings += [text for one in programs for text in _failure(one, len(places) > 1)]
-    warnings += _strangers(programs, {one.step_kind for one in forecasts.values()})
-    warnings += _of_each({place: place.fabric.assumptions for place in places if place.fabric is not None})
+    warnings += targets.of_each({place: recorded[place].meta.get("warnings", ()) for place in places})
+    warnings += [text for one in programs for text in targets.of_failure(one, len(places) > 1)]
+    warnings += targets.strangers(programs, {one.step_kind for one in forecasts.values()})
+    warnings += targets.of_each({place: place.fabric.assumptions for place in places if place.fabric is not None})
     warnings += [
-        *_of_each({place: one.warnings for place, one in forecasts.items()}),
-        *_uneven(forecasts),
-        *(_scattered(place, forecasts[place]) for place in scattered),
-        *_fits_from(forecasts),
+        *targets.of_each({place: one.warnings for place, one in forecasts.items()}),
+        *targets.uneven(forecasts),
+        *(targets.scattered(place, forecasts[place]) for place in scattered),
+        *targets.fits_from(forecasts),
     ]
     return Answer(
         program=_title(program),
@@ -223,55 +220,6 @@ def _by_id(prices: Mapping[str, float], places: Sequence[Place]) -> dict[str, fl
         raise BadUse(
             f"a price is given of {chip}, which is not asked for: --on {', '.join(str(place) for place in places)}"
         )
-    return found
-
-
-def _of_each(said: Mapping[Place, Iterable[str]]) -> list[str]:
-    """What is said of each target, once: with the names of those that it holds for where it does not for all, or where it names
-    their chip for all that are asked for of that."""
-    holds: dict[str, list[Place]] = {}
-    for place, texts in said.items():
-        for text in dict.fromkeys(texts):
-            holds.setdefault(text, []).append(place)
-    of_chip = Counter(place.chip.id for place in said)
-    found = []
-    for text, places in holds.items():
-        chip = places[0].chip.id
-        least = of_chip[chip] if text.startswith((f"{chip}: ", f"{chip} ")) else len(said)
-        names = ", ".join(place.name for place in places)
-        found.append(text if len(places) >= least else f"{names}: {text.removeprefix(f'{chip}: ')}")
-    return found
-
-
-def _uneven(forecasts: "Mapping[Place, Forecast]") -> list[str]:
-    """Told where steps of a target differ so much that one is not like the others, with what those of each take."""
-    spreads = {place: one.uneven for place, one in forecasts.items()}
-    if not any(spreads.values()):
-        return []
-    first = forecasts[next(place for place, spread in spreads.items() if spread)]
-    steps, option = ("Calls", "--calls") if first.step_kind == CALLS else ("Steps", "--steps")
-    took = [f"{spread or 'much the same'}, on {place.name}" for place, spread in spreads.items()]
-    said = "; ".join(took) if len(set(spreads.values())) > 1 else first.uneven
-    which = "their mean" if len(first.step_times_s) == 2 else "the median one"
-    return [
-        f"{steps} took {said}; times are of {which}. Where something is done once in several {steps.lower()}, {option} takes in more of them."
-    ]
-
-
-def _fits_from(forecasts: "Mapping[Place, Forecast]") -> list[str]:
-    """Of each chip that is asked for in several numbers and does not fit in all: in which it does."""
-    counts: dict[str, dict[int, bool]] = {}
-    for one in forecasts.values():
-        fits = counts.setdefault(one.chip, {})
-        fits[one.num_chips] = one.fits and fits.get(one.num_chips, True)
-    found = []
-    for chip, fits in counts.items():
-        enough = sorted(count for count in fits if fits[count])
-        if len(fits) > 1 and len(enough) < len(fits):
-            is_all_above = len(enough) > 1 and enough == sorted(fits)[-len(enough) :]
-            which = f"{enough[0]:,} or more" if is_all_above else " or ".join(f"{count:,}" for count in enough)
-            said = f"fits on {which} chips" if enough else f"does not fit on {max(fits):,} chips either"
-            found.append(f"{chip}: of the numbers asked for, the program {said}.")
     return found
 
 
@@ -304,12 +252,6 @@ def _known(places: list[Place]) -> tuple[list[Place], list[str]]:
 
     known, lacking = _as_known(places, lacks)
     return list(known), lacking
-
-
-def _doubts(places: Iterable[Place]) -> list[str]:
-    """What `anychip chips check` says of chips whose files are not of the standard, where a test holds it to have nothing to say."""
-    own = {place.chip.file for place in places if place.chip.file.is_file() and not is_standard(place.chip.file)}
-    return [f"anychip chips check: {problem}" for problem in (check(sorted(own)) if own else ())]
 
 
 def _as_known(places: Iterable[Place], of: Callable[[Place], One]) -> tuple[dict[Place, One], list[str]]:
@@ -355,40 +297,8 @@ def _check_used(programs: Iterable[Program], title: str) -> None:
             )
 
 
-def _strangers(programs: list[Program], kinds: set[str]) -> list[str]:
-    """Of jobs whose ranks have nothing to do with one another: the figures are of so many copies of the program. (One that uses
-    several chips from one process is told of already.)"""
-    sizes = {
-        one.world_size for one in programs
-        if one.world_size > 1 and one.meta.get("chips_used", 1) < 2
-        and not any(op.name.startswith("c10d.") for rank in one.ranks for op in rank.ops)
-    }  # fmt: skip
-    return [
-        f"The program's {size:,} ranks never communicate in what was recorded: the figures are of {size:,} copies of it, side "
-        "by side. Does it join a process group (torch.distributed.init_process_group)?"
-        + (" If its ranks meet every so many steps only: --steps records more." if TRAINS in kinds else "")
-        for size in sorted(sizes)
-    ]
-
-
-def _never_marked(programs: Iterable[Program], function: str | None) -> list[str]:
-    from anychip.record import Kind, Mark, word
-
-    mark = word(Kind.MARK, Mark.STEP)
-    if function is None or all((rank.tape == mark).any() for one in programs for rank in one.ranks):
-        return []
-    return [f"No function called {function} returned while it was recorded, so steps are those of the optimizers."]
-
-
 _replayed: "WeakKeyDictionary[Program, Peaks]" = WeakKeyDictionary()  # without a limit, of recordings that live
 FULLEST = 2  # distinct ranks, those that hold most at once: the allocator keeps most where most is
-
-
-def _scattered(place: Place, forecast: "Forecast") -> str:
-    return (
-        f"{place}: does not fit: tensors take {units.memory(forecast.peak_memory_bytes)} of {units.memory(forecast.memory_bytes)}, but PyTorch's "
-        "allocator finds no room for one of them in a piece. PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True may help."
-    )
 
 
 def _reserved(program: Program, chip: Chip, forecast: "Forecast") -> "Peaks | None":
@@ -415,23 +325,6 @@ def _reserved(program: Program, chip: Chip, forecast: "Forecast") -> "Peaks | No
 
 def _how_failed(found: Recorded, place: Place) -> Failure | None:
     return found.short[place].how if place in found.short else failure_of(found.programs[place])
-
-
-def _failure(program: Program, among_others: bool) -> list[str]:
-    """Told with the figures where the program failed after it had taken steps; among others with the target that it did on."""
-    how = failure_of(program)
-    if how is None:
-        return []
-    who = f"rank {how.rank}" if program.world_size > 1 else "the program"
-    target = program.meta["chip"] + (f":{program.world_size}" if program.world_size > 1 else "")
-    after = f"after {units.several(how.steps, 'step')}"
-    held = f"; the figures hold for {'that' if how.steps == 1 else 'these'}."
-    at = f" at {how.place}" if how.place else ""
-    if how.refusal:
-        return [f"{target}: does not fit: {who} was refused {how.refusal}{at and ','}{at}, {after}{held}"]
-    why = f": {how.error.rstrip('.')}" if how.error else ""
-    who = f"{target}: {who}" if among_others else f"{who[0].upper()}{who[1:]}"
-    return [f"{who} ended with exit code {how.exit_code} {after}{at}{why}{held}"]
 
 
 def _price(program: Program, place: Place, batch: Batch, stragglers: "Stragglers") -> "Forecast":

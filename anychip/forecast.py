@@ -4,19 +4,13 @@ In: a recorded Program and a Chip. Out: step time with its error, memory, rates,
 all rests. Figures are per step, over the steps after the first, which warms up.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import log2, prod, sqrt
-
-import numpy as np
 
 from anychip import units
-from anychip.cost.custom import OWN_KERNELS
+from anychip.caveats import chip as caveats
 from anychip.cost.fusion import fuse
-from anychip.cost.machine import Machine
 from anychip.cost.support import unsupported
-from anychip.cost.work import packet, work
 from anychip.figures import (
     UNEVEN,
     AxisFigures,
@@ -27,31 +21,32 @@ from anychip.figures import (
     TopOp,
     Window,
     batch_of,
-    before_training,
     beyond_of,
     breakdown_of,
     by_phase_of,
     called_in,
-    copies_of,
-    has_frozen_weights,
-    inference_of,
-    is_compiled,
-    products_in,
+    compared_with,
+    error_of,
+    host_of,
+    is_prompt,
+    layers_of,
+    limit_of,
     rests_on,
     shape_text,
     shares_of,
     top_ops_of,
     totals_of,
+    unlike_share,
 )
 from anychip.memory import Peaks, replay
-from anychip.record import Kind, Op, Program
+from anychip.record import Program
 from anychip.record.failure import refused
 from anychip.record.reads import Read, reads
-from anychip.record.steps import Step, find_steps
+from anychip.record.steps import find_steps
 from anychip.spec import Chip
-from anychip.spec.validated import CALLS, DENSE, EXPERTS, OTHER, OWN_PRODUCTS, Compared, Like, end_to_end, errors
-from anychip.timeline.memory import Memory, memory, suffices
-from anychip.timeline.price import Timeline, price
+from anychip.spec.validated import CALLS, Compared
+from anychip.timeline.memory import memory, suffices
+from anychip.timeline.price import price
 
 __all__ = ["Forecast", "TopOp", "Window", "forecast", "shape_text"]
 
@@ -211,9 +206,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window),
         top_ops=top, all_ops=every, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"], own_s=total["own_s"]),
         step_times_s=window.times_s,
-        warnings=(
-            *warnings_of(timeline, whole), *too_full(timeline.program, chip, held), *played_before(timeline, window), *growing(held, len(found), chip), *compiled_anew(program, find_steps(program), chip), *by_bytes_alone(timeline.program), *(one.text for one in lacking),
-        ),
+        warnings=(*caveats.of_chip(program, timeline, whole, held), *(one.text for one in lacking)),
         would_fail=tuple(one.text for one in lacking if one.fails),
         needs_more=any(refused(program)), memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
         prompt_tokens=prompt, values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
@@ -231,335 +224,10 @@ def prompt_of(tokens: float | None, first: float | None, kind: str) -> float | N
     return first if kind == CALLS and tokens and first and first > tokens else None
 
 
-def is_prompt(tokens: float | None, samples: float | None) -> bool | None:
-    """Of a call, by what it reads: a prompt, else one token of each sequence; None where that is not seen."""
-    return tokens > samples if tokens and samples else None
-
-
-def compared_with(program: Program, chip: Chip, layers: str, dtype: str, kind: str, prompt: bool | None, *, num_chips: int = 1,
-                  sharded: bool = False) -> Compared | None:  # fmt: skip
-    """The published runs that err like this one. program: as it was recorded, of a job one rank of most of its work. dtype: of most
-    products. On a chip that compiles every step, it tells nothing that the program asked for that."""
-    if kind == CALLS:
-        return end_to_end(chip.runs_of, Like(layers, calls=Like.reading(prompt)), kind)
-    compiled = chip.execution != "graph" and is_compiled(program)
-    like = Like.of(layers, has_frozen_weights(program), dtype, compiled, sharded, num_chips)
-    return end_to_end(chip.runs_of, like, kind)
-
-
 def reserved(program: Program, capacity_bytes: int, settings: str) -> Peaks:
     """What PyTorch's allocator takes from a chip of so many bytes for a recording, whose compiled regions allocate what their kernels
     write."""
     return replay(fuse(program), capacity_bytes, settings)
-
-
-Beyond = Mapping[tuple[str, str], float]  # as `figures.beyond_of` gives it
-
-
-def error_of(evidence: Mapping[str, float], beyond: Beyond, breakdown: Mapping[str, float], timeline: Timeline,
-             compared: Compared | None, num_chips: int, host_s: float) -> float:  # fmt: skip
-    """One sigma. Where whole runs were compared on the chip, the error of those with such layers, for the share of the time that is
-    like them; else parts of one kind err together, and kinds and the level of the chip's products apart. What no run has, the host, ops
-    without a formula, a network between more chips than were compared and the chip's file come on top."""
-    known = errors()
-    total = sum(breakdown.values()) or 1.0
-    host, compute = breakdown["host"] / total, breakdown["compute"] / total
-    other, rate = (
-        sum(share * known[row] for row, share in beyond.items() if row[0] == part) * (1 - host)
-        for part in ("unlike", "rate")
-    )
-    grade = timeline.chip.grade
-    if compared is not None:
-        alike = compared.sigma * (1 - unlike_share(beyond)) * (1 - host)
-        unknown = evidence["bytes_only"] - beyond["unlike", "bytes_only"]  # (those are in `other`)
-        parts = [alike, other, unknown * known["evidence", "bytes_only"]]
-    else:
-        usual = {name: share - beyond["unlike", name] for name, share in evidence.items()}
-        device = sum(share * known["evidence", name] for name, share in usual.items()) * (1 - host) + other
-        rates = timeline.prices.on.rates
-        rows = [row for op in ("gemm", "gemm.warm", "gemm.rate", "gemm.sustained") for row in rates.all(op)]
-        measured = any(row.kind != "assumed" for row in rows)
-        parts = [device, 0.0 if measured else compute * known["level", ""]]
-        # The whole runs that raised its grade say nothing of this program.
-        grade = max(grade, "C")
-    late = max(host * known["host", ""], host_s * (1 + known["host", ""]) / total - 1)
-    parts += [rate, late, known.get(("grade", grade), known["grade", "D"])]
-    exposed = breakdown["exposed_comm"] / total
-    parts += of_size(num_chips, compared.most_chips if compared is not None else 1, exposed)
-    parts.append(of_waiting(exposed))
-    return sqrt(sum(part**2 for part in parts))
-
-
-def of_size(num_chips: int, most_chips: int, exposed: float) -> list[float]:
-    """Errors of a job of more chips than the largest that was compared on this one, `most_chips`: of the share of its time in
-    collectives alone, and of what large jobs lose to each other, by doublings of size."""
-    if num_chips <= most_chips:
-        return []
-    known = errors()
-    # Up to so many chips, runs of all kinds of chips were no further off than those of one node.
-    alike, each = next((int(name), error) for (part, name), error in known.items() if part == "doubling")
-    return [exposed * known["network", ""], each * log2(max(num_chips / max(most_chips, alike), 1))]
-
-
-def of_waiting(exposed: float) -> float:
-    """Error of a step that spends the share `exposed` of its time in collectives alone: of what is more than compared runs mostly have."""
-    usual, each = next((float(name), error) for (part, name), error in errors().items() if part == "exposed")
-    return each * max(exposed - usual, 0.0)
-
-
-def unlike_share(beyond: Beyond) -> float:
-    """Share of the chip's time in kinds of work that no published run is mostly made of."""
-    return sum(share for (part, _), share in beyond.items() if part == "unlike")
-
-
-MOST_EXPERTS = 1024  # of a layer; more scores are of a vocabulary, from which a token is drawn
-
-
-def layers_of(ops: Iterable[Op], called: Iterable[Op], unlike: float) -> str:
-    """Which kind of layers the program has. called: the ops in calls of modules. Tokens go to experts where a module keeps the largest
-    few of their scores; a metric's five best classes are no experts. What computes mostly something else than products and attention,
-    or takes most of its time for it (the share `unlike`), is like no published run."""
-    ops = list(ops)
-    tasks = [work(op) for op in ops]
-    flop = sum(task.flop for task in tasks)
-    products = sum(task.flop for task in tasks if task.kind in ("gemm", "grouped", "custom") or task.attention)
-    products += sum(products_in(task) for task in tasks if task.kind == "fused")
-    if products <= flop / 2 or unlike > 1 / 2:
-        return OTHER
-    if any(task.kind == "custom" and task.gemm for task in tasks):
-        return OWN_PRODUCTS
-    scores = [op.args[0].shape[-1] for op in called if packet(op.name) == "aten.topk" and op.args[0].shape]
-    is_routed = any(task.kind == "grouped" for task in tasks) or any(count <= MOST_EXPERTS for count in scores)
-    return EXPERTS if is_routed else DENSE
-
-
-# Where the host issues ops for this share of a step, and the chip waits for it for this share, the host sets the pace.
-HOST_ISSUES, CHIP_WAITS = 0.9, 0.1
-ON_CHIP = {
-    "compute": "compute",
-    "memory_bound": "memory and launches",
-}  # parts of a step that go on while the host issues
-
-
-def limit_of(breakdown: Mapping[str, float], step_time: float, top: tuple[TopOp, ...], kernels: float,
-           host_s: float, along: Mapping[str, str] | None = None, own_s: float = 0.0) -> str:  # fmt: skip
-    """What the step's time is made of, in a sentence. host_s: what the host needs to issue a step's ops. along: for parts
-    of a job's time the mesh axis that takes most of it. own_s: what the host spends on what launches nothing."""
-    if not step_time:
-        return "Nothing ran on the chip."
-    largest = max(breakdown, key=lambda part: breakdown[part])
-    name = "host" if is_paced_by_host(breakdown, step_time, host_s) else largest
-    share = f"{breakdown[name] / step_time:.0%}"
-    most = next((f"; {one.name.removeprefix('aten.')} {one.shape} alone takes {one.time_s / step_time:.0%}"
-                 for one in top if one.limit != "network"), "")  # fmt: skip
-    if name == "host" and largest in ON_CHIP:
-        return (f"The host: it issues kernels for {units.duration(host_s)} of the step, {kernels:,.0f} of them. The chip takes "
-                f"{units.duration(breakdown[largest])} for {ON_CHIP[largest]} in the meantime and waits {units.duration(breakdown['host'])}; "
-                "larger batches, compilation or graphs would help.")  # fmt: skip
-    if name == "host" and own_s > breakdown[name] / 2:
-        return (f"The host: the chip waits for it {share} of the step. The program sleeps or works there for "
-                f"{units.duration(own_s)} of it without the chip; its {kernels:,.0f} kernels take the host {units.duration(host_s)}.")  # fmt: skip
-    if name == "host":
-        return (f"The host: the chip waits for it {share} of the step, which launches {kernels:,.0f} kernels; "
-                "larger batches, compilation or graphs would help.")  # fmt: skip
-    axis = f", most of it along {along[name]}" if along and along.get(name) else ""
-    if name == "exposed_comm":
-        return f"Communication: {share} of the step is spent in it alone{axis}."
-    if name == "bubble":
-        return f"Waiting: {share} of the chips' time passes idle until other ranks have come as far{axis}."
-    if name == "compute":
-        return f"Compute: {share} of the step is in ops limited by flop/s{most}."
-    return f"Memory: {share} of the step is in ops limited by bandwidth or by their launch{most}."
-
-
-def is_paced_by_host(breakdown: Mapping[str, float], step_time: float, host_s: float) -> bool:
-    """Whether the host decides how long a step takes: it issues ops all the time, or most of a step passes waiting for it."""
-    busy = host_s >= HOST_ISSUES * step_time and breakdown["host"] >= CHIP_WAITS * step_time
-    return busy or max(breakdown, key=lambda part: breakdown[part]) == "host"
-
-
-def host_of(program: Program, on: Machine, breakdown: Mapping[str, float], step_time: float, total: Mapping[str, float]) -> str:  # fmt: skip
-    """Where the host sets the pace, whose time its is, in words; else empty. total: as `totals_of` gives it."""
-    if on.graph or on.called or not step_time or not is_paced_by_host(breakdown, step_time, total["host_s"]):
-        return ""
-    if program.meta.get("host") == "measured":
-        return "as it passed on this machine, the recording's own included: an upper bound"
-    if total["own_s"] > breakdown["host"] / 2:  # the program sleeps, whatever the CPU
-        return ""
-    op_s = on.host_op_s + on.host_launch_s
-    whose = (on.rates.first("host.op") or on.rates.need("host.product")).stack
-    said = f"{units.duration(op_s)} an operation with its launch, {units.duration(on.host_product_s)} more a product"
-    return said + (f", as {whose}" if whose else "")
-
-
-# Of the chip's time that copies between host and chip take before what was assumed of their link is told.
-COPIES = 0.01
-
-
-def by_assumed_link(timeline: Timeline, window: Window) -> tuple[str, ...]:
-    """What was assumed of the link to the host, where a step spends time on it."""
-    on, copies = timeline.prices.on, copies_of(timeline, window)
-    if not on.host_link_assumed or copies < COPIES:
-        return ()
-    rate = units.count(on.host_link_bytes_per_s, "B/s")
-    return (
-        f"{timeline.chip.id}: the rate of its link to the host is unknown. Copies between them, {copies:.0%} of the time on the chip, "
-        f"are priced at {rate}: {on.host_link_assumed}.",
-    )
-
-
-MANY_STEPS = 1_000_000  # more than programs take
-
-
-def warnings_of(timeline: Timeline, window: Window) -> tuple[str, ...]:
-    chip = timeline.chip
-    found = []
-    if window.kind == "run":
-        found.append(
-            "No step was found: no optimizer stepped and no module on the chip was called to its end, so figures are of the "
-            "whole run. For a training script try more time or --steps; for one that only calls a model, --calls N."
-        )
-    elif len(window.times_s) == 1 and len(find_steps(timeline.program)) == 1:
-        found.append("Only one step was recorded: its figures include what happens once.")
-    if window.second_s is not None:
-        found.append(
-            f"The second step took {units.duration(window.second_s)} and is left out, too: what was done before it (a sample, an "
-            f"evaluation) did not come again in the {units.several(len(window.times_s), 'step')} after it. --steps takes in more of them."
-        )
-    if window.kind == "train" and inference_of(timeline, window) > 1 / 2:
-        found.append(
-            "More than half of the chip's time in the steps that were recorded is in model calls without gradients, as an evaluation's: "
-            "where they do not belong to every step, a step takes less."
-        )
-    found += by_assumed_link(timeline, window)
-    found += of_package(chip)
-    return tuple(found)
-
-
-def too_full(program: Program, chip: Chip, held: Memory) -> list[str]:
-    """How much a program needs that a chip has not, and what for."""
-    if held.peak_bytes <= chip.memory_bytes:
-        return []
-    more = "more than " if any(refused(program)) else ""
-    return [
-        f"{chip.id}: does not fit: needs {more}{units.memory(held.peak_bytes)}, has {units.memory(chip.memory_bytes)}: {filling(held)}."
-    ]
-
-
-FILLING = 3
-
-
-def filling(held: Memory) -> str:
-    """What most of the memory at the peak is, the most first."""
-    ranked = sorted(held.by_kind.items(), key=lambda item: -item[1])[:FILLING]
-    return ", ".join(f"{name} {units.memory(nbytes)}" for name, nbytes in ranked if nbytes)
-
-
-def played_before(timeline: Timeline, window: Window) -> list[str]:
-    """Told where a program calls a model for longer than a step before it trains: an evaluation, or the play that an agent learns from."""
-    if window.kind != "train":
-        return []
-    calls, seconds = before_training(timeline)
-    if seconds <= window.step_time_s:
-        return []
-    return [
-        f"Before its first step the program called a model {units.several(calls, 'time')} without gradients, {units.duration(seconds)} on the "
-        "chip, which is in no figure. Where such calls come again (an agent's play, an evaluation), --steps takes in more steps, and with them those."
-    ]
-
-
-def of_package(chip: Chip) -> list[str]:
-    """Told where a rank of a program has less than what the file describes: one of several devices of a package."""
-    if (several := chip.devices_per_package) == 1:
-        return []
-    of_one = f"For one of them: --on {chip.device}" if chip.device else "No file of the standard describes one of them"
-    return [
-        f"{chip.id}: figures take a package as one chip. Drivers show {several} devices in it, each with its own memory and rank, so what "
-        f"fits here may not fit there. {of_one}."
-    ]
-
-
-def growing(held: Memory, steps: int, chip: Chip, who: str = "") -> list[str]:
-    """Told where what each step leaves behind fills the memory in a training's time. who: of a job the rank."""
-    left = chip.memory_bytes - held.peak_bytes
-    if left < 0 or not held.growth_bytes or left > MANY_STEPS * held.growth_bytes:
-        return []
-    return [
-        f"{chip.id}: memory grows{who}: each step keeps {units.memory(held.growth_bytes)} that it made, in all {steps} that were "
-        f"recorded. If that goes on, it is full after about {steps + left // held.growth_bytes:,} steps."
-    ]
-
-
-FEW_SHAPES = 3  # of steps: a prompt's, a token's, those of a last batch
-OFTEN = 4  # times that steps of the same shapes may come while the compiler's time still tells
-
-
-def compiled_anew(program: Program, steps: Sequence[Step], chip: Chip) -> list[str]:
-    """Told of a chip whose software compiles whole steps where each step, but for the first, has shapes that none before it had (a cache
-    that grows by a token, batches as long as their longest line), or many do, as where one prompt is generated from twice."""
-    if chip.execution != "graph" or len(steps) < 3:
-        return []
-    shapes = [
-        frozenset(
-            (one.shape, one.dtype)
-            for op in (program.ops[at] for at in launched_in(program, step))
-            for one in op.tensors
-        )
-        for step in steps
-    ]
-    seen, fresh = set(shapes[0]), []
-    for those in shapes[1:]:
-        fresh.append(those - seen)
-        seen |= those
-    kinds = len(set(shapes))
-    if not all(fresh) and not (kinds > FEW_SHAPES and kinds * OFTEN >= len(steps)):
-        return []
-    shown = ", then ".join("x".join(map(str, largest_of(those))) for those in [one for one in fresh if one][:3])
-    kind = "call" if steps[0].kind == "call" else "step"
-    which = "each has shapes of its own" if all(fresh) else f"{kinds} have shapes of their own"
-    return [
-        f"{chip.id}: {units.several(len(steps), kind)} were recorded, and {which} ({shown}). Its software compiles "
-        f"each anew, seconds to minutes that are in no figure. Try fixed shapes: a static cache "
-        '(transformers: cache_implementation="static"), or batches padded to a few lengths.'
-    ]
-
-
-def launched_in(program: Program, step: Step) -> list[int]:
-    """The distinct ops of a step."""
-    words = slice(step.begin, step.end)
-    found: list[int] = np.unique(program.payloads[words][program.kinds[words] == Kind.OP]).tolist()
-    return found
-
-
-def largest_of(shapes: Iterable[tuple[tuple[int, ...], str]]) -> tuple[int, ...]:
-    return max((shape for shape, _ in shapes), key=lambda shape: (prod(shape), shape))
-
-
-def by_bytes_alone(*programs: Program) -> tuple[str, ...]:
-    """What has no formula, in one line each: kernels of the program's own, which its author can give a cost and of which those that
-    move most are named, and other ops."""
-    own: Counter[str] = Counter()
-    others: set[str] = set()
-    for program in programs:
-        launches = np.bincount(program.payloads[program.kinds == Kind.OP], minlength=len(program.ops)).tolist()
-        for op, count in zip(program.ops, launches, strict=True):
-            if work(op).known:
-                continue
-            if op.name.startswith(OWN_KERNELS):
-                own[op.name] += count * work(op).bytes_moved
-            else:
-                others.add(packet(op.name))
-    found = []
-    if own:
-        shown = ", ".join(name for name, _ in own.most_common(3)) + (", ..." if len(own) > 3 else "")
-        found.append(
-            f"Priced by the bytes of their tensors alone, what they multiply in no figure: {units.several(len(own), 'kernel')} of the program's own ({shown}). "
-            "anychip.kernel gives a kernel its cost, see docs/kernels.md."
-        )
-    if others:
-        shown = ", ".join(sorted(others)[:8]) + (", ..." if len(others) > 8 else "")
-        found.append(f"Priced by bytes alone, for want of a formula: {shown}.")
-    return tuple(found)
 
 
 def _per_s(count: float | None, seconds: float) -> float | None:

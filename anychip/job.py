@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from anychip import units
+from anychip.caveats import chip as caveats
 from anychip.cluster import ClusterTimeline, RankTimeline, Stragglers, simulate
 from anychip.cluster.axes import SEQUENCE_AXES, TENSOR_AXES, axes_of, copies, is_fed, replicas, shards_parameters
 from anychip.cluster.deadlock import ranks_text
@@ -33,32 +34,19 @@ from anychip.figures import (
     beyond_of,
     by_phase_of,
     called_in,
-    rests_on,
-    shares_of,
-    top_ops_of,
-    totals_of,
-)
-from anychip.forecast import (
-    MOST_OPS,
-    TOP_OPS,
-    Forecast,
-    by_bytes_alone,
     compared_with,
-    compiled_anew,
-    cost_of,
     error_of,
-    filling,
-    growing,
     host_of,
     is_prompt,
     layers_of,
     limit_of,
-    played_before,
-    prompt_of,
+    rests_on,
+    shares_of,
+    top_ops_of,
+    totals_of,
     unlike_share,
-    utilization,
-    warnings_of,
 )
+from anychip.forecast import MOST_OPS, TOP_OPS, Forecast, cost_of, prompt_of, utilization
 from anychip.network import USUAL_NODE, Fabric
 from anychip.record import Op, Program
 from anychip.record.failure import refused
@@ -359,19 +347,19 @@ def _goodput(parts: Sequence[Part], fabric: Fabric) -> GoodputFigures | None:
 
 def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]:
     """As of one chip, with the ranks that do not fit named."""
-    found = [text for part in parts for text in warnings_of(part.rank.timeline, part.window)]
-    found += played_before(parts[0].rank.timeline, parts[0].window)
-    found += by_bytes_alone(*(part.rank.timeline.program for part in parts))
+    found = [text for part in parts for text in caveats.of_steps(part.rank.timeline, part.window)]
+    found += caveats.played_before(parts[0].rank.timeline, parts[0].window)
+    found += caveats.by_bytes_alone(*(part.rank.timeline.program for part in parts))
     first_full = min(
         parts, key=lambda part: (chip.memory_bytes - part.memory.peak_bytes) / (part.memory.growth_bytes or 1)
     )
-    found += growing(first_full.memory, first_full.steps, chip, f" on {ranks_text(first_full.rank.members)}")
-    found += compiled_anew(parts[0].program, find_steps(parts[0].program), chip)
+    found += caveats.growing(first_full.memory, first_full.steps, chip, f" on {ranks_text(first_full.rank.members)}")
+    found += caveats.compiled_anew(parts[0].program, find_steps(parts[0].program), chip)
     over = [part for part in parts if part.memory.peak_bytes > chip.memory_bytes]
     if over:
         ranks = sorted(rank for part in over for rank in part.rank.members)
         found.append(
             f"{chip.id}: does not fit: {ranks_text(ranks)} need up to {units.memory(worst.memory.peak_bytes)}, a chip has "
-            f"{units.memory(chip.memory_bytes)}: {filling(worst.memory)}."
+            f"{units.memory(chip.memory_bytes)}: {caveats.filling(worst.memory)}."
         )
     return tuple(dict.fromkeys(found))

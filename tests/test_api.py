@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from anychip import api
+from anychip.caveats import targets
 from anychip.device import launch
 from anychip.errors import INTERRUPTED, BadChipFile, BadTarget, BadUse, ProgramFailed, UnknownChip
 from anychip.places import Place
@@ -264,7 +265,7 @@ def test_a_warning_names_its_target_unless_it_holds_for_all():
     places = [Place(f"h100:{count}", h100, count, is_job=True) for count in (8, 16, 64)] + [Place("l4", l4)]
     grows, lacks, full = f"{h100.id}: memory grows.", f"{h100.id} has no fp4.", f"{l4.id}: needs more."
     said = [("Steps differ.", "All.", lacks), ("All.", grows, lacks), ("All.", grows, lacks), ("All.", full)]
-    found = api._of_each(dict(zip(places, said, strict=True)))
+    found = targets.of_each(dict(zip(places, said, strict=True)))
     assert found == ["h100:8: Steps differ.", "All.", lacks, "h100:16, h100:64: memory grows.", full]
 
 
@@ -277,7 +278,7 @@ def test_from_how_many_chips_a_job_fits_is_said():
         forecasts: Any = {
             2**i: SimpleNamespace(chip="nvidia-h100-sxm", num_chips=2**i, fits=one) for i, one in enumerate(fits)
         }
-        return api._fits_from(forecasts)
+        return targets.fits_from(forecasts)
 
     assert found(False, False, True, True) == [
         "nvidia-h100-sxm: of the numbers asked for, the program fits on 4 or more chips."

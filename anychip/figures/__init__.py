@@ -1,7 +1,9 @@
 """Figures of a step, from its timeline: what a `Forecast` is made of."""
 
 from anychip.figures.batch import batch_of
+from anychip.figures.error import compared_with, error_of, is_prompt, layers_of, unlike_share
 from anychip.figures.like import has_frozen_weights, is_compiled
+from anychip.figures.limit import host_of, limit_of
 from anychip.figures.of_job import AxisFigures, GoodputFigures, PathPart, RankFigures
 from anychip.figures.sums import (
     RestsOn,
@@ -41,15 +43,22 @@ __all__ = [
     "breakdown_of",
     "by_phase_of",
     "called_in",
+    "compared_with",
     "copies_of",
+    "error_of",
     "has_frozen_weights",
+    "host_of",
     "inference_of",
     "is_compiled",
+    "is_prompt",
     "issued_s",
+    "layers_of",
+    "limit_of",
     "products_in",
     "rests_on",
     "shape_text",
     "shares_of",
     "top_ops_of",
     "totals_of",
+    "unlike_share",
 ]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import anychip
+from anychip.caveats.chip import by_bytes_alone
 from anychip.cost import price_op, work
-from anychip.forecast import by_bytes_alone
 from anychip.record import Op, TensorMeta
 from anychip.spec import load_chip
 from anychip.standins.cxx import Shape, Unknown, returned

@@ -5,11 +5,12 @@ from itertools import chain
 
 import pytest
 
-from anychip.api import _uneven
+from anychip.caveats.targets import uneven
 from anychip.cost.machine import machine
 from anychip.cost.rates import defaults
-from anychip.figures import Window, has_frozen_weights, is_compiled, issued_s, shape_text
-from anychip.forecast import forecast, limit_of, of_size, of_waiting
+from anychip.figures import Window, has_frozen_weights, is_compiled, issued_s, limit_of, shape_text
+from anychip.figures.error import of_size, of_waiting
+from anychip.forecast import forecast
 from anychip.places import places_of
 from anychip.record.steps import PHASES, Marks, find_steps
 from anychip.spec import load_chip
@@ -469,7 +470,7 @@ def test_uneven_calls_are_not_told_of_steps():
         replace(one, step_time_s=1.0, step_times_s=times)
         for one, times in ((h100, (1.0, 1.0, 9.0)), (a100, (1.0, 1.0, 1.0)))
     )
-    (told,) = _uneven(dict(zip(places_of(["h100", "a100"]), (h100, a100), strict=True)))
+    (told,) = uneven(dict(zip(places_of(["h100", "a100"]), (h100, a100), strict=True)))
     assert told.startswith(
         "Calls took 1.00 s to 9.00 s, 3.67 s on average, on h100; much the same, on a100; times are of the median one."
     )

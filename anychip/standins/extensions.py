@@ -40,6 +40,8 @@ class Handle(int):
 class ExtensionFunction:
     """A function of a module that was not built. cxx: its name in C++; source: the C++ text of the module."""
 
+    unclear = "is a CUDA extension's function that is not built here, and what it returns is not clear from its source"
+
     def __init__(self, module: str, name: str, cxx: str, source: str) -> None:
         self.__name__, self.__qualname__, self.__module__ = name, name, module
         self.op = f"extension.{module}.{name}"
@@ -100,8 +102,7 @@ class ExtensionFunction:
         if kind in NUMBERS:
             return int
         raise RuntimeError(
-            f"{self.op} is a CUDA extension's function that is not built here, and what it returns is not clear from its "
-            f'source. Say it before the call: anychip.kernel("{self.op}", outputs=lambda *args: ..., '
+            f'{self.op} {self.unclear}. Say it before the call: anychip.kernel("{self.op}", outputs=lambda *args: ..., '
             "flop=lambda *args: ...); see docs/kernels.md."
         )
 

@@ -59,7 +59,7 @@ def chips_with_points() -> tuple[str, ...]:
 
 
 def points_of_chip(chip: Chip) -> tuple[Point, ...]:
-    """Its own, or those of the chip that it extends, where its links are the same."""
+    """Its own, or those of a chip that it extends, where its links are the same."""
     lent = _lent(chip)
     return points_of(lent.chip, lent.file) if lent is not None else points_of(chip.id, chip.file)
 
@@ -71,9 +71,9 @@ def owner(chip: Chip) -> str:
 
 
 def _lent(chip: Chip) -> Inherited | None:
-    lent = chip.inherits
-    inherits = lent is not None and COLLECTIVES in lent.holds and not points_of(chip.id, chip.file)
-    return lent if inherits else None
+    if points_of(chip.id, chip.file):
+        return None
+    return next((lent for lent in chip.inherits if COLLECTIVES in lent.holds), None)
 
 
 @cache

@@ -88,9 +88,7 @@ def chip_text(chip: Chip, asked: str, platform: bool = False) -> str:
         "",
     ]
     lines += figure_lines(chip.figures, width)
-    lines += paragraphs(
-        [*chip.notes, *([str(chip.inherits)] if chip.inherits is not None else []), *to_be_surer(chip)], width
-    )
+    lines += paragraphs([*chip.notes, *map(str, chip.inherits), *to_be_surer(chip)], width)
     if platform:
         lines += ["", *platform_lines(chip.platform, width)]
     return "\n".join(lines)

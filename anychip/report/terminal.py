@@ -126,8 +126,7 @@ def _legend(answer: "Answer") -> Iterator[str]:
         arrow = f"{asked} -> {target}" if asked != target else target
         by = " by training" if alike[0][2].step_kind == CALLS and has_trained(chip.runs_of) else ""
         yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade}{by})"
-        if chip.inherits is not None:
-            yield f"    {chip.inherits}"
+        yield from (f"    {lent}" for lent in chip.inherits)
         if said:
             yield f"    {said}"
         if chip.execution == "graph":

@@ -347,8 +347,10 @@ def _remarks(answer: "Answer") -> Iterator[str]:
     if not answer.prices and any(one.cost_usd for one in answer.forecasts):
         yield "prices: the lowest that each chip's file lists; --price CHIP=USD for what an hour costs you"
     first = answer.forecasts[0]
-    if any(one.usd_per_million_prompt_tokens for one in answer.forecasts):
-        yield f"USD/million: output of a call and the tokens that it writes, prompt of the first call and the {_whole(first.prompt_tokens)} that it reads"
+    prompts = {_whole(one.prompt_tokens) for one in answer.forecasts if one.usd_per_million_prompt_tokens}
+    if prompts:
+        those = f"the {prompts.pop()}" if len(prompts) == 1 else "those"
+        yield f"USD/million: output of a call and the tokens that it writes, prompt of the first call and {those} that it reads"
     if first.step_kind == "train" and first.steps > 1:
         counted = len(first.step_times_s)
         which = "all but the first count" if counted == first.steps - 1 else f"the last {counted} count"

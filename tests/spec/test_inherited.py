@@ -72,6 +72,16 @@ def test_a_faster_memory_leaves_products_as_they_were_measured(write: Write) -> 
     assert not chip.memory_measured
 
 
+def test_what_a_chip_lacks_does_not_deny_what_it_inherits() -> None:
+    """H20 has H100's link to the host: "Its forecasts rest on this file alone" stood below that."""
+    text = " ".join(chip_text(load_chip("nvidia-h20"), "nvidia-h20").split())
+    assert "which it extends: the link to the host" in text
+    assert "No kernel of it was measured." in text
+    assert "Kernels were measured, whole runs of it were not" in " ".join(
+        chip_text(load_chip("gh200"), "gh200").split()
+    )
+
+
 def test_another_execution_is_another_chip(write: Write) -> None:
     write(BEGIN.replace("name =", 'execution = "graph"\nname ='))
     chip = load_chip("acme-one")

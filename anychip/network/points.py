@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from anychip.errors import BadChipFile
 from anychip.spec import Chip, catalogue
-from anychip.spec.inherited import COLLECTIVES, Inherited
+from anychip.spec.inherited import COLLECTIVES, Inherited, collectives_file
 from anychip.spec.tables import check_table
 
 
@@ -47,11 +47,9 @@ def bus_factor(kind: str, ranks: int) -> float:
 
 
 def points_of(chip_id: str, chip_file: Path | None = None) -> tuple[Point, ...]:
-    """The points of a chip, from the tree or from collectives/ beside the chips/ that its file is in; none without."""
-    places = [folder / f"{chip_id}.csv" for folder in catalogue.folders("collectives")]
-    if chip_file is not None and chip_file.name:
-        places.append(chip_file.parent.parent / "collectives" / f"{chip_id}.csv")
-    return next((_load(place, place.stat().st_mtime_ns) for place in places if place.is_file()), ())
+    """The points of a chip, of the file that `spec.inherited.collectives_file` finds; none without."""
+    file = collectives_file(chip_id, chip_file)
+    return _load(file, file.stat().st_mtime_ns) if file is not None else ()
 
 
 def chips_with_points() -> tuple[str, ...]:

@@ -118,7 +118,7 @@ def kinds_of(chip: "Chip") -> tuple[str, ...]:
     """Kinds of measurements that there are of a chip."""
     file = rates_file(chip.id, chip.file)
     words = _words(file, file.stat().st_mtime_ns) if file else frozenset()
-    collectives = catalogue.find("collectives", chip.id, ".csv") is not None
+    collectives = collectives_file(chip.id, chip.file) is not None
     return tuple(kind for kind, one in KINDS.items() if words & {*one.ops} or (kind == COLLECTIVES and collectives))
 
 
@@ -140,3 +140,10 @@ def rates_file(chip_id: str, chip_file: Path | None = None) -> Path | None:
                 return place
     tree, *others = catalogue.folders("rates")
     return next((place for folder in (*others, tree) if (place := folder / f"{chip_id}.csv").is_file()), None)
+
+
+def collectives_file(chip_id: str, chip_file: Path | None = None) -> Path | None:
+    """A chip's measured collectives: from `collectives/` of the tree, of a folder on $ANYCHIP_PATH or of an installed package, or beside
+    the `chips/` that its file is in."""
+    beside = chip_file.parent.parent / "collectives" / f"{chip_id}.csv" if chip_file and chip_file.name else None
+    return catalogue.find("collectives", chip_id, ".csv") or (beside if beside and beside.is_file() else None)

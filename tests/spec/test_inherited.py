@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import anychip
 from anychip.cost.machine import machine
 from anychip.cost.rates import rates_of_chip
 from anychip.errors import BadChipFile
@@ -70,6 +71,17 @@ def test_a_faster_memory_leaves_products_as_they_were_measured(write: Write) -> 
     assert chip.gemm("bf16").rate == base.gemm("bf16").rate
     assert chip.memory_bytes_per_s != base.memory_bytes_per_s
     assert not chip.memory_measured
+
+
+def test_collectives_beside_a_chip_file_are_its_own(tmp_path: Path) -> None:
+    """They were used, and it was said that those of H100 hold."""
+    for folder in ("chips", "collectives"):
+        (tmp_path / folder).mkdir()
+    table = (Path(anychip.__file__).parent / "standard" / "collectives" / "nvidia-h100-sxm.csv").read_text()
+    (tmp_path / "collectives" / "acme-one.csv").write_text(table)
+    (tmp_path / "chips" / "acme-one.toml").write_text(BEGIN)
+    (lent,) = load_chip(tmp_path / "chips" / "acme-one.toml").inherits
+    assert "collectives" not in lent.holds
 
 
 def test_what_a_chip_lacks_does_not_deny_what_it_inherits() -> None:

@@ -31,7 +31,7 @@ COLUMN_WIDTH = 14
 WIDE = 100  # from here on a table of numbers of chips has costs, too
 PIPE_WIDTH = 100  # where the output is no terminal
 TOP_OPS = 8
-CRUMB = 1e-3  # of the peak or the step: a kind of memory or a phase below that is not shown
+CRUMB = 1e-3  # of the peak or the chip's time: a kind of memory or a phase below that is not shown
 LONGER = 1.5  # a first call that takes so many times as long as the others does something else: it reads a prompt
 STARTING = 0.95  # where steps take less of the peak than this, it was when the program started
 NAMES = 4  # targets of one chip, before they are shortened to the first and the last
@@ -232,7 +232,7 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None],
         name: PHASES.get(name, name)
         for f in forecasts
         for name, time_s in f.time_by_phase_s.items()
-        if time_s >= CRUMB * f.step_time_s
+        if time_s >= CRUMB * sum(f.time_by_phase_s.values())
     }
     yield from _section("time on the chip", forecasts, lambda f: f.time_by_phase_s, phases, units.duration)
     kinds = {name: MEMORY.get(name, name) for f in forecasts for name in f.memory_by_kind}

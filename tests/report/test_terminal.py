@@ -364,3 +364,6 @@ def test_crumbs_of_time_are_not_shown(answer):
     assert "no-grad calls" in text
     assert "  backward" in text
     assert "host copies" not in text
+    # Of a step that sleeps for an hour the chip's second and a half is as much news: all of it was gone.
+    slow = tuple(replace(f, step_time_s=3600.0) for f in forecasts)
+    assert "  backward" in shown(replace(answer, forecasts=slow))

@@ -159,7 +159,12 @@ def _row(cells: list[str], place: str, problems: list[str]) -> Rate | None:
 
 @cache
 def load_file(path: Path) -> tuple[Rate, ...]:
-    return parse(path.read_text(), path.name) if path.is_file() else ()
+    if not path.is_file():
+        return ()
+    try:
+        return parse(path.read_text(encoding="utf-8"), path.name)
+    except UnicodeDecodeError as error:
+        raise BadChipFile(f"{path.name}: byte {error.start} is not UTF-8 text") from error
 
 
 @cache
@@ -175,11 +180,10 @@ def rates_of(chip_id: str, chip_file: Path | None = None) -> Rates:
 
 
 def rates_of_chip(chip: Chip) -> Rates:
-    """Its own rates, and what it inherits of those of the chip that it extends."""
-    own, lent = rates_of(chip.id, chip.file), chip.inherits
-    if lent is None:
-        return own
-    return Rates(own.rows + tuple(row for row in rates_of(lent.chip, lent.file).rows if lent.has(row.op)), defaults())
+    """Its own rates, and what it inherits of those of the chips that it extends."""
+    own = rates_of(chip.id, chip.file)
+    lent = tuple(row for one in chip.inherits for row in rates_of(one.chip, one.file).rows if one.has(row.op))
+    return Rates(own.rows + lent, defaults()) if lent else own
 
 
 def same_die(rows: tuple[Rate, ...]) -> tuple[Rate, ...]:

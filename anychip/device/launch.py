@@ -128,7 +128,7 @@ class Ranks:
             return
         self.next_s = time.monotonic() + NOTE_S
         begun = len(list(self.folder.glob("rank-*.log")))
-        self.note(units.several(begun, "rank") + " begun" if begun else "")
+        self.note(f"{begun + 1:,} ranks begun" if begun else "")  # rank 0 is always one, and has no log
 
 
 # What the program logs has no values: it stays here, unless the user's own environment says otherwise.

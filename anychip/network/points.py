@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from anychip.errors import BadChipFile
 from anychip.spec import Chip, catalogue
-from anychip.spec.inherited import COLLECTIVES, Inherited
+from anychip.spec.inherited import COLLECTIVES, Inherited, collectives_file
 from anychip.spec.tables import check_table
 
 
@@ -47,11 +47,9 @@ def bus_factor(kind: str, ranks: int) -> float:
 
 
 def points_of(chip_id: str, chip_file: Path | None = None) -> tuple[Point, ...]:
-    """The points of a chip, from the tree or from collectives/ beside the chips/ that its file is in; none without."""
-    places = [folder / f"{chip_id}.csv" for folder in catalogue.folders("collectives")]
-    if chip_file is not None and chip_file.name:
-        places.append(chip_file.parent.parent / "collectives" / f"{chip_id}.csv")
-    return next((_load(place, place.stat().st_mtime_ns) for place in places if place.is_file()), ())
+    """The points of a chip, of the file that `spec.inherited.collectives_file` finds; none without."""
+    file = collectives_file(chip_id, chip_file)
+    return _load(file, file.stat().st_mtime_ns) if file is not None else ()
 
 
 def chips_with_points() -> tuple[str, ...]:
@@ -59,7 +57,7 @@ def chips_with_points() -> tuple[str, ...]:
 
 
 def points_of_chip(chip: Chip) -> tuple[Point, ...]:
-    """Its own, or those of the chip that it extends, where its links are the same."""
+    """Its own, or those of a chip that it extends, where its links are the same."""
     lent = _lent(chip)
     return points_of(lent.chip, lent.file) if lent is not None else points_of(chip.id, chip.file)
 
@@ -71,9 +69,9 @@ def owner(chip: Chip) -> str:
 
 
 def _lent(chip: Chip) -> Inherited | None:
-    lent = chip.inherits
-    inherits = lent is not None and COLLECTIVES in lent.holds and not points_of(chip.id, chip.file)
-    return lent if inherits else None
+    if points_of(chip.id, chip.file):
+        return None
+    return next((lent for lent in chip.inherits if COLLECTIVES in lent.holds), None)
 
 
 @cache

@@ -82,8 +82,8 @@ def prove(
         asked, reached = scratch / "asked", scratch / "reached"
         lines = ask(after, edits, asked, reached)
         runs: dict[str, tuple[Any, ...]] = {
-            "old": (_virtual, before, argv, module, CUDA_CHIP, "cuda", steps, scratch / "old", asked),
-            "new": (_virtual, after, argv, module, chip, seen, steps, scratch / "new", asked),
+            "old": (_virtual, before, argv, module, CUDA_CHIP, steps, scratch / "old", None),
+            "new": (_virtual, after, argv, module, chip, steps, scratch / "new", asked),
             "old_cpu": (_on_cpu, before, argv, module, "cuda", steps, scratch / "old_cpu", asked),
             "new_cpu": (
                 _on_cpu,
@@ -97,7 +97,7 @@ def prove(
             ),
         }
         if target.portable:
-            runs["same"] = (_virtual, after, argv, module, CUDA_CHIP, "cuda", steps, scratch / "same", asked)
+            runs["same"] = (_virtual, after, argv, module, CUDA_CHIP, steps, scratch / "same", asked)
         with ThreadPoolExecutor(max_workers=2) as pool:
             started = {name: pool.submit(*run) for name, run in runs.items()}
             did = {name: run.result() for name, run in started.items()}
@@ -135,15 +135,13 @@ def _seen(chip: str) -> str:
 
 
 def _virtual(
-    folder: Path, argv: list[str], module: bool, chip: str, seen: str, steps: int, out: Path, asked: Path
+    folder: Path, argv: list[str], module: bool, chip: str, steps: int, out: Path, asked: Path | None
 ) -> dict[str, Any]:
-    """What a program did on a virtual chip that it knows as `seen`; {"error": ...} where it did not run. asked: which lines are looked
-    for, where it runs under another name than CUDA's."""
-    program = [*(["-m"] if module else []), *argv]
-    if seen != "cuda":
-        program, module = ["anychip.port.runners.as_named", chip, str(asked), *program], True
-    else:
-        program = argv
+    """What a program did on a virtual chip; {"error": ...} where it did not run. asked: of a port, which lines are looked for; it knows
+    the chip by the name that the chip's plug-in has."""
+    program = argv
+    if asked is not None:
+        program, module = ["anychip.port.runners.as_named", chip, str(asked), *(["-m"] if module else []), *argv], True
     order = json.dumps([program, chip, steps, module, str(out)])
     return _run([sys.executable, "-c", _RECORD, order], folder, out)
 

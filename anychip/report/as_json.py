@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from anychip.errors import ProgramFailed
     from anychip.forecast import Forecast
     from anychip.record.failure import Failure
-    from anychip.spec import Chip
 
 SCHEMA = 1
 TARGET_FIELDS = (
@@ -69,7 +68,7 @@ def _target(answer: "Answer", index: int) -> dict[str, Any]:
         **{field: getattr(forecast, field) for field in TARGET_FIELDS},
         **{field: dict(getattr(forecast, field)) for field in TARGET_TABLES},
         "asked": answer.names[index],
-        "inherits": _inherits(answer.chips[index]),
+        "inherits": [{name: getattr(lent, name) for name in INHERITS_FIELDS} for lent in answer.chips[index].inherits],
         "rests_on": {part: asdict(one) for part, one in forecast.rests_on.items()},
         "scaling": answer.scaling[index],
         "failure": _failure(answer.failures[index]) if answer.failures else None,
@@ -81,11 +80,6 @@ def _target(answer: "Answer", index: int) -> dict[str, Any]:
         "values_read": [{field: getattr(read, field) for field in READ_FIELDS} for read in forecast.values_read],
         "top_ops": [{field: getattr(op, field) for field in OP_FIELDS} for op in forecast.top_ops],
     }
-
-
-def _inherits(chip: "Chip") -> dict[str, Any] | None:
-    lent = chip.inherits
-    return {name: getattr(lent, name) for name in INHERITS_FIELDS} if lent is not None else None
 
 
 def _job(forecast: "Forecast") -> dict[str, Any]:

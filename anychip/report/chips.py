@@ -88,9 +88,7 @@ def chip_text(chip: Chip, asked: str, platform: bool = False) -> str:
         "",
     ]
     lines += figure_lines(chip.figures, width)
-    lines += paragraphs(
-        [*chip.notes, *([str(chip.inherits)] if chip.inherits is not None else []), *to_be_surer(chip)], width
-    )
+    lines += paragraphs([*chip.notes, *map(str, chip.inherits), *to_be_surer(chip)], width)
     if platform:
         lines += ["", *platform_lines(chip.platform, width)]
     return "\n".join(lines)
@@ -100,8 +98,8 @@ def to_be_surer(chip: Chip) -> list[str]:
     """What would raise its grade, and so narrow the error of its forecasts."""
     device = chip.platform.device_type
     steps = {
-        "D": f"Its forecasts rest on this file alone. Ten minutes on one of it make the grade C: anychip measure --device {device} --out {chip.id}.csv",
-        "C": "Kernels of it were measured, whole runs of it were not compared. A published one makes the grade B: CONTRIBUTING.md",
+        "D": f"No kernel of it was measured. Ten minutes on one of it make the grade C: anychip measure --device {device} --out {chip.id}.csv",
+        "C": "Kernels were measured, whole runs of it were not compared. A published one makes the grade B: CONTRIBUTING.md",
         "B": "Whole runs of one source were compared. Those of a second make the grade A: CONTRIBUTING.md",
     }
     return [steps[chip.grade]] if chip.grade in steps else []

@@ -31,7 +31,7 @@ COLUMN_WIDTH = 14
 WIDE = 100  # from here on a table of numbers of chips has costs, too
 PIPE_WIDTH = 100  # where the output is no terminal
 TOP_OPS = 8
-CRUMB = 1e-3  # of the peak or the step: a kind of memory or a phase below that is not shown
+CRUMB = 1e-3  # of the peak or the chip's time: a kind of memory or a phase below that is not shown
 LONGER = 1.5  # a first call that takes so many times as long as the others does something else: it reads a prompt
 STARTING = 0.95  # where steps take less of the peak than this, it was when the program started
 NAMES = 4  # targets of one chip, before they are shortened to the first and the last
@@ -126,8 +126,7 @@ def _legend(answer: "Answer") -> Iterator[str]:
         arrow = f"{asked} -> {target}" if asked != target else target
         by = " by training" if alike[0][2].step_kind == CALLS and has_trained(chip.runs_of) else ""
         yield f"  {arrow} ({chip.vendor} {chip.name}, grade {chip.grade}{by})"
-        if chip.inherits is not None:
-            yield f"    {chip.inherits}"
+        yield from (f"    {lent}" for lent in chip.inherits)
         if said:
             yield f"    {said}"
         if chip.execution == "graph":
@@ -233,7 +232,7 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None],
         name: PHASES.get(name, name)
         for f in forecasts
         for name, time_s in f.time_by_phase_s.items()
-        if time_s >= CRUMB * f.step_time_s
+        if time_s >= CRUMB * sum(f.time_by_phase_s.values())
     }
     yield from _section("time on the chip", forecasts, lambda f: f.time_by_phase_s, phases, units.duration)
     kinds = {name: MEMORY.get(name, name) for f in forecasts for name in f.memory_by_kind}
@@ -348,8 +347,10 @@ def _remarks(answer: "Answer") -> Iterator[str]:
     if not answer.prices and any(one.cost_usd for one in answer.forecasts):
         yield "prices: the lowest that each chip's file lists; --price CHIP=USD for what an hour costs you"
     first = answer.forecasts[0]
-    if any(one.usd_per_million_prompt_tokens for one in answer.forecasts):
-        yield f"USD/million: output of a call and the tokens that it writes, prompt of the first call and the {_whole(first.prompt_tokens)} that it reads"
+    prompts = {_whole(one.prompt_tokens) for one in answer.forecasts if one.usd_per_million_prompt_tokens}
+    if prompts:
+        those = f"the {prompts.pop()}" if len(prompts) == 1 else "those"
+        yield f"USD/million: output of a call and the tokens that it writes, prompt of the first call and {those} that it reads"
     if first.step_kind == "train" and first.steps > 1:
         counted = len(first.step_times_s)
         which = "all but the first count" if counted == first.steps - 1 else f"the last {counted} count"

@@ -91,8 +91,8 @@ class TorchAnswers:
 
 @dataclass(frozen=True, eq=False)
 class Chip:
-    """A chip of the standard. Equal and hashed by the content of its files (`digest`). inherits: what was measured on a chip that it
-    extends and holds for it."""
+    """A chip of the standard. Equal and hashed by the content of its files (`digest`). inherits: what was measured on chips
+    that it extends, the nearest first, and holds for it."""
 
     id: str
     aliases: tuple[str, ...]
@@ -107,7 +107,7 @@ class Chip:
     file: Path = Path()
     notes: tuple[str, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict)
-    inherits: Inherited | None = None
+    inherits: tuple[Inherited, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Chip) and self.digest == other.digest
@@ -125,7 +125,7 @@ class Chip:
     @property
     def runs_of(self) -> str:
         """The chip whose published runs are its own."""
-        return self.inherits.chip if self.inherits is not None and self.inherits.runs else self.id
+        return next((lent.chip for lent in self.inherits if lent.runs), self.id)
 
     def get(self, path: str) -> float | None:
         """A figure's SI value by its dotted path, None where it is unknown or the chip has no such thing."""

@@ -1,10 +1,10 @@
-"""Which measurements of the chip that a variant extends hold for it, too: those whose figures it leaves as they are.
+"""Which measurements of the chips that a variant extends hold for it, too: those whose figures it leaves as they are.
 
-In: a chip and those that it extends. Out: `Inherited`. A kind of which a variant has rates of its own is its own.
+In: a chip and those that it extends. Out: an `Inherited` of each of these that was measured. A kind of which a variant has rates of its own
+is its own; one of which several have some is the nearest one's.
 """
 
-import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -42,9 +42,9 @@ NAMED = 3  # figures in which it differs, before the others are counted
 
 
 class Inherited(NamedTuple):
-    """chip: the one that was measured, file: its file. holds, fails: the kinds of measurements that it has and the variant has not, by
-    whether they are the variant's, too. runs: whether its published runs are; None where it has none. differs: the figures that keep
-    what fails from it."""
+    """chip: the one that was measured, file: its file. holds, fails: the kinds of measurements that it has and neither the variant nor a
+    nearer one has, by whether they are the variant's, too. runs: whether its published runs are; None where it has none. differs: the
+    figures that keep what fails from it."""
 
     chip: str
     file: Path
@@ -65,24 +65,34 @@ class Inherited(NamedTuple):
         said = f"as measured on {self.chip}, which it extends: {', '.join(holds) or 'nothing'}"
         shown = ", ".join(self.differs[:NAMED])
         more = f" and {len(self.differs) - NAMED} more" if len(self.differs) > NAMED else ""
-        why = f"it differs in {shown}{more}" if self.differs else "it has rates of its own"
+        why = f"it differs in {shown}{more}" if self.differs else "it has other rates"
         return f"{said}; not {', '.join(fails)}: {why}" if fails else said
 
 
-def inherited(own: "Chip", bases: Iterable["Chip"]) -> Inherited | None:
-    """bases: those that it extends, the nearest first. None for a chip of which whole runs were compared, or that extends none that
-    was measured."""
+def inherited(own: "Chip", bases: Iterable["Chip"]) -> tuple[Inherited, ...]:
+    """bases: those that it extends, the nearest first. A chip of which whole runs were compared inherits nothing, and hands on nothing but
+    its own."""
     if own.id in num_sources():
-        return None
-    mine = kinds_of(own)
+        return ()
+    found: list[Inherited] = []
+    nearer = list(kinds_of(own))
     for base in bases:
-        kinds, runs = [kind for kind in kinds_of(base) if kind not in mine], base.id in num_sources()
-        if kinds or runs:
-            differs = tuple(_differing(own, base))
-            holds = tuple(kind for kind in kinds if not _about(differs, (*ALWAYS, *KINDS[kind].figures)))
-            fails = tuple(kind for kind in kinds if kind not in holds)
-            return Inherited(base.id, base.file, holds, fails, not (differs or mine) if runs else None, differs)
-    return None
+        kinds = [kind for kind in kinds_of(base) if kind not in nearer]
+        if kinds or base.id in num_sources():
+            found.append(_of(own, base, kinds, nearer))
+        if base.id in num_sources():
+            break
+        nearer += kinds
+    return tuple(found)
+
+
+def _of(own: "Chip", base: "Chip", kinds: list[str], nearer: Collection[str]) -> Inherited:
+    """What one base has. nearer: kinds of measurements that come before its own; whole runs were priced with all of them."""
+    differs = tuple(_differing(own, base))
+    holds = tuple(kind for kind in kinds if not _about(differs, (*ALWAYS, *KINDS[kind].figures)))
+    fails = tuple(kind for kind in kinds if kind not in holds)
+    runs = not (differs or nearer) if base.id in num_sources() else None
+    return Inherited(base.id, base.file, holds, fails, runs, differs)
 
 
 def _differing(own: "Chip", base: "Chip") -> Iterator[str]:
@@ -108,14 +118,15 @@ def kinds_of(chip: "Chip") -> tuple[str, ...]:
     """Kinds of measurements that there are of a chip."""
     file = rates_file(chip.id, chip.file)
     words = _words(file, file.stat().st_mtime_ns) if file else frozenset()
-    collectives = catalogue.find("collectives", chip.id, ".csv") is not None
+    collectives = collectives_file(chip.id, chip.file) is not None
     return tuple(kind for kind, one in KINDS.items() if words & {*one.ops} or (kind == COLLECTIVES and collectives))
 
 
 @cache
 def _words(file: Path, stamp: int) -> frozenset[str]:
-    with file.open(encoding="utf-8", newline="") as rows:
-        return frozenset(row["op"].partition(".")[0] for row in csv.DictReader(rows) if row.get("op"))
+    """First words of its ops, which are its first column. What is wrong with a file is told where its values are read."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return frozenset(line.split(",")[0].split(".")[0].strip() for line in lines)
 
 
 def rates_file(chip_id: str, chip_file: Path | None = None) -> Path | None:
@@ -129,3 +140,10 @@ def rates_file(chip_id: str, chip_file: Path | None = None) -> Path | None:
                 return place
     tree, *others = catalogue.folders("rates")
     return next((place for folder in (*others, tree) if (place := folder / f"{chip_id}.csv").is_file()), None)
+
+
+def collectives_file(chip_id: str, chip_file: Path | None = None) -> Path | None:
+    """A chip's measured collectives: from `collectives/` of the tree, of a folder on $ANYCHIP_PATH or of an installed package, or beside
+    the `chips/` that its file is in."""
+    beside = chip_file.parent.parent / "collectives" / f"{chip_id}.csv" if chip_file and chip_file.name else None
+    return catalogue.find("collectives", chip_id, ".csv") or (beside if beside and beside.is_file() else None)

@@ -15,7 +15,7 @@ from typing import Any
 from anychip.errors import BadChipFile, UnknownChip
 from anychip.spec import catalogue
 from anychip.spec.chip import Chip, build_figures
-from anychip.spec.inherited import PRODUCTS, Inherited, inherited, rates_file
+from anychip.spec.inherited import PRODUCTS, inherited, rates_file
 from anychip.spec.platform import Platform, build_platform, merge
 from anychip.spec.problem import Problem, raise_problems
 from anychip.spec.toml import Document, read
@@ -64,8 +64,8 @@ def _load(file: Path, stamp: tuple[int, int] | None) -> Chip:
         notes=tuple(table.get("notes", ())),
         raw=table,
     )
-    lent = inherited(chip, (_load(doc.file, _stamp(doc.file)) for doc in chain[1:]))
-    return replace(chip, inherits=lent, grade=grade(chip.id, file, lent))
+    chip = replace(chip, inherits=inherited(chip, (_load(doc.file, _stamp(doc.file)) for doc in chain[1:])))
+    return replace(chip, grade=grade(chip.runs_of, file, any(PRODUCTS in lent.holds for lent in chip.inherits)))
 
 
 def find_chip(name: str) -> Path:
@@ -224,11 +224,10 @@ def _grade(head: catalogue.Head) -> str:
     return found
 
 
-def grade(chip_id: str, file: Path | None = None, lent: Inherited | None = None) -> str:
+def grade(chip_id: str, file: Path | None = None, lent: bool = False) -> str:
     """How far forecasts on a chip can be trusted: "D" from its specification alone, "C" with measured rates of its products,
-    "B" where whole runs were forecast blind and compared with one published source, "A" with more than one. lent: what another
-    chip's measurements tell of it."""
-    if sources := num_sources().get(lent.chip if lent is not None and lent.runs else chip_id, 0):
+    "B" where whole runs were forecast blind and compared with one published source, "A" with more than one. chip_id: whose published
+    runs are its own. lent: whether those of another chip's products are its own."""
+    if sources := num_sources().get(chip_id, 0):
         return "A" if sources > 1 else "B"
-    is_measured = rates_file(chip_id, file) is not None or (lent is not None and PRODUCTS in lent.holds)
-    return "C" if is_measured else "D"
+    return "C" if lent or rates_file(chip_id, file) is not None else "D"

@@ -182,6 +182,18 @@ def test_every_run_of_a_proof_is_ended_after_as_many_steps_as_are_asked_for(tmp_
 
 
 @pytest.mark.slow
+def test_edits_are_reached_on_chips_that_call_themselves_cuda(tmp_path):
+    """There nobody looked: where the CPU's runs ended early, all that came after was told to be out of reach."""
+    large = "assert torch.cuda.get_device_properties(0).total_memory > 60 * 2**30, 'too small'\n"
+    (tmp_path / "train.py").write_text(PROGRAM.replace("import torch\n", f"import torch\n{large}", 1))
+    found = port(tmp_path, None, prove="python train.py", prove_on="mi300x").proof
+    assert found is not None
+    assert [check.after for check in found.checks if not check.ok] == ["not compared"]
+    assert found.edits
+    assert not found.unreached
+
+
+@pytest.mark.slow
 def test_autocast_without_a_dtype_computes_in_the_chips(tmp_path):
     """CUDA's is float16 and the CPU's bfloat16: a right port was said to compute something else."""
     (tmp_path / "train.py").write_text(

@@ -345,6 +345,8 @@ def test_costs_of_generated_text_say_whether_of_output_or_prompt(answer):
     assert [line.split()[2] for line in lines if line.startswith("  /million prompt")] == ["0.000135"]
     assert any("prompt of the first call and the 4,096 that it reads" in line for line in " ".join(lines).split("  "))
     assert "/million tokens" not in "".join(lines)
+    unlike = (replace(forecasts[0], prompt_tokens=8192.0), *forecasts[1:])
+    assert "prompt of the first call and those that it reads" in " ".join(shown(replace(answer, forecasts=unlike)).split())
 
 
 def test_crumbs_of_time_are_not_shown(answer):
@@ -362,3 +364,6 @@ def test_crumbs_of_time_are_not_shown(answer):
     assert "no-grad calls" in text
     assert "  backward" in text
     assert "host copies" not in text
+    # Of a step that sleeps for an hour the chip's second and a half is as much news: all of it was gone.
+    slow = tuple(replace(f, step_time_s=3600.0) for f in forecasts)
+    assert "  backward" in shown(replace(answer, forecasts=slow))

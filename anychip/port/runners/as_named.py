@@ -11,7 +11,8 @@ from anychip.spec import load_chip
 
 def main() -> None:
     platform = load_chip(sys.argv[1]).platform
-    names.install(platform.device_type, "cuda", tuple(platform.raw.get("import", ())))
+    if platform.device_type != "cuda":
+        names.install(platform.device_type, "cuda", tuple(platform.raw.get("import", ())))
     reached.watch(sys.argv[2])
     names.run(sys.argv[3:])
 

@@ -215,8 +215,9 @@ def forecast(
 
 def _by_id(prices: Mapping[str, float], places: Sequence[Place]) -> dict[str, float]:
     """Prices by the ids of chips that are asked for."""
-    found = {load_chip(name).id: usd for name, usd in prices.items()}
-    for chip in found.keys() - {place.chip.id for place in places}:
+    asked = {place.chip.id for place in places}  # also chips of files that no search path has
+    found = {name if name in asked else load_chip(name).id: usd for name, usd in prices.items()}
+    for chip in found.keys() - asked:
         raise BadUse(
             f"a price is given of {chip}, which is not asked for: --on {', '.join(str(place) for place in places)}"
         )

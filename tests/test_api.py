@@ -303,5 +303,8 @@ def test_costs_are_at_the_prices_that_are_given():
     assert given.forecasts[1].cost_usd == pytest.approx(2.0 * given.forecasts[1].step_time_s / 3600)
     assert [one.step_time_s for one in given.forecasts] == [one.step_time_s for one in listed.forecasts]
     assert listed.forecasts[1].usd_per_hour is None
+    own = replace(load_chip("h100"), id="of-a-file-that-no-path-has")
+    (found,) = api.forecast(saved, on=[own], prices={"of-a-file-that-no-path-has": 1.5}).forecasts
+    assert found.usd_per_hour == pytest.approx(1.5)
     with pytest.raises(BadUse, match="a price is given of amd-mi300x, which is not asked for: --on nvidia-h100-sxm"):
         api.forecast(saved, on=["h100"], prices={"mi300x": 3.0})

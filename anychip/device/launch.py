@@ -333,9 +333,10 @@ def _result(
     if program.meta.get("interrupted") and not all(map(_has_steps, program.ranks)):
         raise _too_early(name)
     how = failure_of(program)
+    if how is not None and program.meta.get("hang"):
+        when = f"after {units.several(how.steps, 'step')}" if how.steps else "before its first step is complete"
+        raise Deadlock(f"{name}: the job would hang {when}: {program.meta['hang']}")
     if how is not None and not how.steps:
-        if program.meta.get("hang"):
-            raise Deadlock(f"{name}: the job would hang before its first step is complete: {program.meta['hang']}")
         raise ProgramFailed(
             f"{name} failed with an exit code of its own, {how.exit_code}, before its first step was complete.\n{errors}".rstrip()
             + "".join(f"\n{line}" for line in (*_what(how, program), *_held(program))),

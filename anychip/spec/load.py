@@ -114,7 +114,11 @@ def read_parents(doc: Document) -> list[Document]:
     while (parent := chain[-1].table.get("extends")) is not None:
         found = catalogue.find("chips", parent)
         if found is None:
-            near = difflib.get_close_matches(parent, [head.id for head in catalogue.heads("chips")], 1)
+            heads = catalogue.heads("chips")
+            near = [
+                head.id for head in heads if parent in head.aliases
+            ]  # (files are found by their ids, without reading others)
+            near = near or difflib.get_close_matches(parent, [head.id for head in heads], 1)
             fix = f"did you mean {near[0]}?" if near else "see: anychip chips"
             raise BadChipFile(f"{chain[-1].problem('extends', f'no chip file {parent}.toml', fix)}")
         if len(chain) >= MAX_EXTENDS or any(found == other.file for other in chain):
@@ -144,7 +148,8 @@ def joined_problems(chain: list[Document]) -> list[Problem]:
 
 
 def joined(chain: list[Document]) -> dict[str, Any]:
-    """One table of a chain of documents. Aliases, notes and disputes about replaced figures are not inherited."""
+    """One table of a chain of documents. Aliases, notes and disputes about replaced figures are not inherited, nor is what can be used
+    of a memory of another size."""
     table: dict[str, Any] = {}
     for doc in reversed(chain):
         own = dict(doc.table)
@@ -152,6 +157,12 @@ def joined(chain: list[Document]) -> dict[str, Any]:
         kept = [d for d in table.get("disputed", ()) if not _has(own, d["figure"])]
         inherited = {k: v for k, v in table.items() if k not in ("aliases", "notes", "disputed")}
         table = merge(inherited, own)
+        for name, memory in own.get("memory", {}).items():
+            if "capacity" in memory and "usable" not in memory:
+                table["memory"] = {
+                    **table["memory"],
+                    name: {k: v for k, v in table["memory"][name].items() if k != "usable"},
+                }
         table["disputed"] = kept + list(own.get("disputed", ()))
     return table
 

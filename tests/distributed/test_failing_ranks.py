@@ -159,3 +159,20 @@ def test_stages_that_a_failed_one_does_not_hold_up_take_their_steps(failing: int
     )
     assert cut.outcome == "program_failed"
     assert cut.forecasts[0].step_time_s == pytest.approx(whole.forecasts[0].step_time_s, rel=1e-3)
+
+
+def test_a_hang_after_a_step_is_told_as_one_before_it(tmp_path: Path) -> None:
+    """It had figures, fitted, and ended with the program's own code."""
+    script = tmp_path / "late.py"
+    script.write_text(
+        "import torch, torch.distributed as dist\n"
+        "dist.init_process_group('nccl')\n"
+        "rank = dist.get_rank()\n"
+        "model = torch.nn.Linear(8, 8).cuda()\n"
+        "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "model(torch.ones(2, 8).cuda()).sum().backward()\n"
+        "optimizer.step()\n"
+        "dist.recv(torch.ones(2).cuda(), src=1 - rank)\n"
+    )
+    with pytest.raises(Deadlock, match="the job would hang after 1 step: every rank"):
+        record([str(script)], load_chip("h100"), world_size=2, devices=2, show_output=False, ranks="all")

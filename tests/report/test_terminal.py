@@ -346,7 +346,9 @@ def test_costs_of_generated_text_say_whether_of_output_or_prompt(answer):
     assert any("prompt of the first call and the 4,096 that it reads" in line for line in " ".join(lines).split("  "))
     assert "/million tokens" not in "".join(lines)
     unlike = (replace(forecasts[0], prompt_tokens=8192.0), *forecasts[1:])
-    assert "prompt of the first call and those that it reads" in " ".join(shown(replace(answer, forecasts=unlike)).split())
+    assert "prompt of the first call and those that it reads" in " ".join(
+        shown(replace(answer, forecasts=unlike)).split()
+    )
 
 
 def test_crumbs_of_time_are_not_shown(answer):

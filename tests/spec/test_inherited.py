@@ -138,3 +138,15 @@ def test_a_table_that_is_no_text_is_told_by_its_name(write: Write) -> None:
     assert "acme-one" in chip_text(chip, "acme-one")
     with pytest.raises(BadChipFile, match=r"acme-one\.csv: byte 8 is not UTF-8 text"):
         rates_of_chip(chip)
+
+
+def test_more_memory_is_usable_where_nobody_says_how_much_of_it(write: Write) -> None:
+    """A card of 120 GB was said not to fit what takes 90: 79.1 GiB could be used, as of the base's 80 GB."""
+    write(BEGIN + '[memory.main]\ncapacity = { value = 120, unit = "GB", src = "me" }\n')
+    assert load_chip("acme-one").memory_bytes == 120e9
+
+
+def test_an_alias_of_the_base_is_told_as_its_id(write: Write) -> None:
+    write(BEGIN.replace('"nvidia-h100-sxm"', '"h100"'))
+    with pytest.raises(BadChipFile, match=r"did you mean nvidia-h100-sxm\?"):
+        load_chip("acme-one")

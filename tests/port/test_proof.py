@@ -225,3 +225,14 @@ def test_libraries_say_the_plug_ins_name_as_well(tmp_path):
         env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
     )
     assert done.stdout.split() == ["True", "npu_files", "cpu"], done.stderr
+
+
+def test_classes_that_bear_the_plug_ins_name_are_those_of_the_chip(tmp_path):
+    """torch.npu.NPUGraph, as the standard's table has it, ended a proof: torch.cuda has none."""
+    said = (
+        "from anychip.port.runners import names\nnames.install('npu', 'cpu', ('torch_npu',))\n"
+        "import torch\nassert torch.npu.NPUGraph is torch.cuda.CUDAGraph\n"
+        "try:\n    torch.npu.Absent\nexcept AttributeError as error:\n    print(error)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert ran.stdout == "module 'torch.npu' has no attribute 'Absent'\n"

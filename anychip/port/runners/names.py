@@ -103,7 +103,11 @@ class Twin(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        found = getattr(self._under, name)
+        # A plug-in's classes of torch.cuda bear its own name: NPUGraph.
+        try:
+            found = getattr(self._under, name.replace(self._mode.spoken.upper(), "CUDA"))
+        except AttributeError:
+            raise AttributeError(f"module 'torch.{self._mode.spoken}' has no attribute '{name}'") from None
         if isinstance(found, type):
             return _class(self._mode, found) if name in _PLACED else found
         return self._mode.wrap(found) if callable(found) else found

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from anychip.record.loops import Wanted
+from anychip.record.loops import Around, Wanted
 from anychip.record.program import Place
 from anychip.record.recorder import user_place, waits_for
 
@@ -219,7 +219,7 @@ class Values:
             return 1 if guess is None else guess
         count = self.reads[place.file, place.line]
         self.reads[place.file, place.line] += 1
-        is_in_while, wanted = waits_for()
+        around, wanted = waits_for()
         if wanted is not None:
             if wanted.is_check:
                 return wanted.truth
@@ -228,7 +228,9 @@ class Values:
             self.went_on[wanted.where] = True
         writes = self.picked_at.get((place.file, place.line), self.picked) != self.picked
         self.picked_at[place.file, place.line] = self.picked
-        limit = LOOP_READS if is_in_while and not writes else OTHER_READS
+        # (A text that a `while True` writes has no length at which it ends.)
+        waits = around is Around.ENDLESS or (around is Around.WHILE and not writes)
+        limit = LOOP_READS if waits else OTHER_READS
         if count == limit:
             self.has_alternated = True
             self.warn(

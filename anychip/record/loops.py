@@ -3,20 +3,39 @@
 import ast
 import dis
 import linecache
+from enum import Enum
 from functools import cache
 from types import CodeType, FrameType
 from typing import NamedTuple
 
 
-def is_in_while(frame: FrameType | None) -> bool:
-    """Whether the innermost loop around what runs, in this frame or in one that called it, is a `while`: one that ends by
-    what it is told. A `for` ends when nothing is left."""
+class Around(Enum):
+    """The innermost loop around what runs. WHILE and ENDLESS end by what they are told, the latter, a `while True`, by nothing else; a
+    `for` ends when nothing is left."""
+
+    NONE = 0
+    FOR = 1
+    WHILE = 2
+    ENDLESS = 3
+
+
+def loop_around(frame: FrameType | None) -> Around:
+    """In this frame, or in one that called it."""
     while frame is not None:
         around = [loop for loop in _loops(frame.f_code) if loop[0] <= frame.f_lasti <= loop[1]]
         if around:
-            return not min(around, key=lambda loop: loop[1] - loop[0])[2]
+            if min(around, key=lambda loop: loop[1] - loop[0])[2]:
+                return Around.FOR
+            whiles = [
+                one
+                for one in _whiles(frame.f_code.co_filename)
+                if one.lineno <= frame.f_lineno <= (one.end_lineno or 0)
+            ]
+            # (Of those around a line the innermost begins last.)
+            ends = whiles and isinstance(max(whiles, key=lambda one: one.lineno).test, ast.Constant)
+            return Around.ENDLESS if ends else Around.WHILE
         frame = frame.f_back
-    return False
+    return Around.NONE
 
 
 @cache
@@ -66,12 +85,24 @@ def _read_at(code: CodeType) -> dict[int, tuple[int, int, bool]]:
 
 @cache
 def _conditions(filename: str) -> tuple[tuple[bool, ast.expr], ...]:
+    return tuple(
+        (isinstance(node, ast.Assert), node.test)
+        for node in ast.walk(_tree(filename))
+        if isinstance(node, ast.While | ast.Assert)
+    )
+
+
+@cache
+def _whiles(filename: str) -> tuple[ast.While, ...]:
+    return tuple(node for node in ast.walk(_tree(filename)) if isinstance(node, ast.While))
+
+
+@cache
+def _tree(filename: str) -> ast.AST:
     try:
-        tree = ast.parse("".join(linecache.getlines(filename)))
+        return ast.parse("".join(linecache.getlines(filename)))
     except (SyntaxError, ValueError):
-        return ()
-    statements = [node for node in ast.walk(tree) if isinstance(node, ast.While | ast.Assert)]
-    return tuple((isinstance(node, ast.Assert), node.test) for node in statements)
+        return ast.Module([], [])
 
 
 def _covers(node: ast.expr, at: tuple[int, int]) -> bool:

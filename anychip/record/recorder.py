@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from anychip.record import Kind, Op, Place, Program, Question, word
-from anychip.record.loops import Wanted, is_in_while, wanted
+from anychip.record.loops import Around, Wanted, loop_around, wanted
 
 PACKAGE = str(Path(__file__).resolve().parent.parent)
 
@@ -107,16 +107,16 @@ def user_place() -> Place:
     return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
 
 
-def waits_for() -> tuple[bool, Wanted | None]:
-    """Whether what is read now may be what a loop waits for: its innermost loop is a `while`, and it is no function of torch.nn
-    that reads (those which draw weights again until they lie within bounds do, once for each tensor). And what a loop's condition or
-    a check that it is wants of it (`wanted`)."""
+def waits_for() -> tuple[Around, Wanted | None]:
+    """The innermost loop around what is read now, which may wait for it; none where a function of torch.nn reads (those which draw weights
+    again until they lie within bounds do, once for each tensor). And what a loop's condition or a check that it is wants of it
+    (`wanted`)."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
         frame = frame.f_back
     if frame is None or "/torch/nn/" in frame.f_code.co_filename:
-        return False, None
-    return is_in_while(frame), wanted(frame)
+        return Around.NONE, None
+    return loop_around(frame), wanted(frame)
 
 
 def failed_place(error: BaseException) -> Place | None:

@@ -59,6 +59,24 @@ def test_texts_are_as_long_as_they_may_be_however_many_are_written() -> None:
     assert not any("answered" in text for text in program.meta["warnings"])
 
 
+@pytest.mark.parametrize(
+    ("loop", "written"), [("while True", 202), ("while number < 300", 300), ("for _ in range(300)", 300)]
+)
+def test_a_text_that_only_its_end_ends_is_not_written_for_ever(loop: str, written: int) -> None:
+    """10,000 tokens of a model are hours; where the loop has a length, that is what the text has."""
+    _, out = run(f"""
+        import torch
+        table, tokens, number = torch.nn.Embedding(100, 8).cuda(), torch.ones(1, dtype=torch.long, device="cuda"), 0
+        {loop}:
+            tokens = (table(tokens) @ table.weight.T).argmax(-1)
+            number += 1
+            if (tokens == 2).all():
+                break
+        out = number
+    """)
+    assert out == written
+
+
 def test_a_mask_of_the_host_selects_as_many_as_it_has() -> None:
     """A layer keeps which of its 3,072 columns are adapted as a mask on the host."""
     _, out = run("""

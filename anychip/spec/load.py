@@ -158,11 +158,8 @@ def joined(chain: list[Document]) -> dict[str, Any]:
         inherited = {k: v for k, v in table.items() if k not in ("aliases", "notes", "disputed")}
         table = merge(inherited, own)
         for name, memory in own.get("memory", {}).items():
-            if "capacity" in memory and "usable" not in memory:
-                table["memory"] = {
-                    **table["memory"],
-                    name: {k: v for k, v in table["memory"][name].items() if k != "usable"},
-                }
+            if "capacity" in memory and "usable" not in memory and "usable" in table["memory"][name]:
+                table["memory"] |= {name: {**table["memory"][name], "usable": "unknown"}}
         table["disputed"] = kept + list(own.get("disputed", ()))
     return table
 

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anychip import api
 from anychip.device.distributed.branches import Apart, World, first_of_others, told_apart, unseen
 from anychip.device.launch import record
+from anychip.errors import Deadlock
 from anychip.record import Program
 from anychip.record.failure import failure_of
 from anychip.spec import load_chip
@@ -115,6 +117,14 @@ def test_the_last_rank_that_fails_in_a_later_step_is_noticed(tmp_path: Path) -> 
     how = failure_of(record([str(path)], load_chip("h100"), world_size=4, devices=4, show_output=False))
     assert how is not None
     assert (how.rank, how.steps, how.error) == (3, 2, "ValueError: no data")
+
+
+def test_the_last_rank_that_leaves_in_a_later_step_leaves_the_others_waiting(tmp_path: Path) -> None:
+    """What it had done before was as the others had begun: it was taken to do as they did, and the job to run."""
+    path = tmp_path / "later.py"
+    path.write_text(LATER.format(test="r == 3", then="break"))
+    with pytest.raises(Deadlock, match=r"waits for rank 3 \(ended without it\)"):
+        api.forecast([str(path)], on="h100:4", steps=4, show_output=False)
 
 
 @pytest.mark.parametrize(("test", "found"), [

@@ -21,7 +21,7 @@ from typing import Any
 from anychip.device.distributed.branches import MOST_APART, Apart, World, first_of_others, told_apart, unseen
 from anychip.device.distributed.mailbox import LIBRARIES, appear
 from anychip.device.distributed.middle import LEAST, Middle
-from anychip.device.distributed.ranks import MOST, SENDS, alike, classes, fullest, stream, wanted, within
+from anychip.device.distributed.ranks import MOST, SENDS, alike, classes, fullest, leaves, stream, wanted, within
 from anychip.device.launch import UNFOLD
 from anychip.errors import ERROR
 from anychip.record import Program
@@ -327,7 +327,8 @@ class Job:
             self._tell_of_stages(programs[0], self.middle)
         for rank, owner in wanted.items():
             found = self._sampled(rank)
-            if self.sampled[rank] or found is None:  # by itself, or for want of mail: under its own name it is seen
+            # By itself, or for want of mail, or sooner than others are through with it: under its own name it is seen.
+            if self.sampled[rank] or found is None or (rank in late and leaves(found, programs[owner])):
                 self._run([Rank(rank)])
                 self._read_all(programs, streams)
             elif any(alike(stream(found), one) for one in streams.values()):

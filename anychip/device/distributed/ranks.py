@@ -215,6 +215,11 @@ def likeness(
     return same
 
 
+def leaves(program: Program, other: Program) -> bool:
+    """Whether a rank ended before another, as long as both ran, was through with communicating."""
+    return _communicates(other, _issued(program).size)
+
+
 def _communicates(program: Program, after: int) -> bool:
     """Whether the rank does once it has issued so many ops."""
     return any(program.ops[op].name.startswith("c10d.") for op in np.unique(_issued(program)[after:]))

@@ -100,7 +100,7 @@ def record(
         code, interrupted, errors = _run(config, show_output, look)
         if code == UNFOLD:
             code, interrupted, errors = _run({**config, "fold": False}, show_output, look)
-        return _result(argv, out, code, interrupted, errors, drafts.program)
+        return _result(argv, out, code, interrupted, errors, drafts.program, steps)
 
 
 class Drafts:
@@ -303,8 +303,9 @@ HOST_ALLOCATOR = "DefaultCPUAllocator"  # in what torch raises where the host ha
 
 
 def _result(
-    argv: Sequence[str], out: Path, code: int, interrupted: bool, errors: str, drafted: Program | None
+    argv: Sequence[str], out: Path, code: int, interrupted: bool, errors: str, drafted: Program | None, steps: int
 ) -> Program:
+    """steps: that were to be recorded. Who waits after them may wait for a rank that was ended there."""
     name, stands = argv[0], out.with_suffix(STANDS)
     if code == TORCH_UNFIT:
         raise UnsupportedTorch(out.with_suffix(".error").read_text(encoding="utf-8"))
@@ -333,7 +334,7 @@ def _result(
     if program.meta.get("interrupted") and not all(map(_has_steps, program.ranks)):
         raise _too_early(name)
     how = failure_of(program)
-    if how is not None and program.meta.get("hang"):
+    if how is not None and how.steps < steps and program.meta.get("hang"):
         when = f"after {units.several(how.steps, 'step')}" if how.steps else "before its first step is complete"
         raise Deadlock(f"{name}: the job would hang {when}: {program.meta['hang']}")
     if how is not None and not how.steps:

@@ -21,3 +21,13 @@ def program(words, ops=(), blocks=(), **rest):
 
 
 __all__ = ["ALLOC", "FREE", "OP", "Kind", "Mark", "add", "mark", "mm", "op", "program", "t", "w"]
+
+
+FORWARD = [mark(Mark.FORWARD_BEGIN), w(Kind.OP, 0), mark(Mark.FORWARD_END)]
+INFER = [mark(Mark.INFER_BEGIN), w(Kind.OP, 0), mark(Mark.INFER_END)]
+BACKWARD = [mark(Mark.BACKWARD_BEGIN), w(Kind.OP, 1), mark(Mark.BACKWARD_END)]
+OPS = [mm(512, 512, 512), mm(1024, 512, 512), add(4096)]
+
+
+def optimizer(number=0):
+    return [w(Kind.OPTIMIZER, number), mark(Mark.OPTIMIZER_BEGIN), w(Kind.OP, 2), mark(Mark.OPTIMIZER_END)]

@@ -27,6 +27,7 @@ from anychip import __version__
 from anychip.device.distributed.job import Job, Rank
 from anychip.device.distributed.mailbox import Mailbox, appear
 from anychip.device.distributed.stages import Stages
+from anychip.device.files.kept import SLEEP
 from anychip.device.files.saved import Saved
 from anychip.device.launch import DRAFT, STANDS, TORCH_UNFIT
 from anychip.errors import UnsupportedProgram, UnsupportedTorch
@@ -184,8 +185,8 @@ class Session:
 
     def _end_with_forked(self) -> None:
         while not self._ended().exists():
-            threading.Event().wait(POLL_S)
-        threading.Event().wait(GRACE_S)
+            SLEEP(POLL_S)
+        SLEEP(GRACE_S)
         os._exit(0)
 
     # ------------------------------------------------------------ one of many ranks

@@ -115,9 +115,8 @@ def read_parents(doc: Document) -> list[Document]:
         found = catalogue.find("chips", parent)
         if found is None:
             heads = catalogue.heads("chips")
-            near = [
-                head.id for head in heads if parent in head.aliases
-            ]  # (files are found by their ids, without reading others)
+            # A base is found by its id alone, without reading other files.
+            near = [head.id for head in heads if parent in head.aliases]
             near = near or difflib.get_close_matches(parent, [head.id for head in heads], 1)
             fix = f"did you mean {near[0]}?" if near else "see: anychip chips"
             raise BadChipFile(f"{chain[-1].problem('extends', f'no chip file {parent}.toml', fix)}")

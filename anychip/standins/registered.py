@@ -16,7 +16,7 @@ from anychip.standins.cxx import closing, known, plain
 
 _BLOCK = re.compile(r"\bTORCH_LIBRARY(?:_FRAGMENT)?\s*\(\s*(\w+)\s*,\s*(\w+)\s*\)\s*\{")
 _LITERAL = re.compile(r'R"\((.*?)\)"|"((?:[^"\\]|\\.)*)"', re.S)
-_libraries: list[Any] = []  # an operator lives as long as its library
+_libraries: list[Any] = []
 
 
 def defined(text: str, module: str) -> Iterator[tuple[str, str]]:
@@ -37,7 +37,7 @@ def register(text: str, module: str, make: Callable[[str, str], Callable[..., An
         if operator(namespace, name) is not None or vars(getattr(torch.ops, namespace)).get(name) is not None:
             continue  # loaded twice
         function = make(namespace, name)
-        library = _library(namespace)
+        library = keep_library(namespace, "FRAGMENT")
         if "(" not in schema or not _defined(library, schema):
             setattr(getattr(torch.ops, namespace), name, function)
             continue
@@ -45,7 +45,6 @@ def register(text: str, module: str, make: Callable[[str, str], Callable[..., An
             from anychip.device.insides._torch_tensors import DISPATCH_KEYS
 
             library.impl(name, function, DISPATCH_KEYS[recording.runtime().device_type])
-        _libraries.append(library)
 
 
 def _defined(library: Any, schema: str) -> bool:
@@ -57,9 +56,11 @@ def _defined(library: Any, schema: str) -> bool:
     return True
 
 
-def _library(namespace: str) -> Any:
+def keep_library(namespace: str, kind: str) -> Any:
+    """One of torch's, for as long as this process lives: what is registered by it goes with it."""
     make: Any = torch.library.Library
-    return make(namespace, "FRAGMENT")
+    _libraries.append(make(namespace, kind))
+    return _libraries[-1]
 
 
 def operator(namespace: str, name: str) -> Any:

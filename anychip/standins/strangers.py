@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from anychip.standins.extensions import Operator
+from anychip.standins.registered import keep_library
 
 
 class Stranger(Operator):
@@ -26,7 +27,7 @@ def install(runtime: Any) -> None:
     from anychip.device.insides._torch_tensors import DISPATCH_KEYS
 
     key = DISPATCH_KEYS[runtime.device_type]
-    own = frozenset(schema.name.partition("::")[0] for schema in torch._C._jit_get_all_schemas())
+    own = frozenset(name.partition("::")[0] for name in torch._C._dispatch_get_all_op_names())
 
     def answer(op: Any, *args: Any, **kwargs: Any) -> Any:
         name = op.name()  # namespace::operator, with an overload after a dot
@@ -38,9 +39,4 @@ def install(runtime: Any) -> None:
         )
         return Stranger(namespace, rest)(*args, **kwargs)
 
-    library: Any = torch.library.Library
-    _libraries.append(library("_", "IMPL"))
-    _libraries[-1].fallback(answer, key)
-
-
-_libraries: list[Any] = []  # what is registered lives as long as its library
+    keep_library("_", "IMPL").fallback(answer, key)

@@ -190,10 +190,7 @@ def likeness(
     def matched(one: int, other: int) -> bool:
         """One may be ended sooner, but not before the other is through with communicating."""
         shorter, longer = sorted((one, other), key=lambda rank: streams[rank].size)
-        issued = streams[shorter].size
-        return alike(streams[one], streams[other]) and (
-            issued == streams[longer].size or not _communicates(programs[longer], issued)
-        )
+        return alike(streams[one], streams[other]) and not leaves(programs[shorter], programs[longer])
 
     kind = {rank: next(one for one in first if one == rank or matched(rank, one)) for rank in first}
     partners: dict[int, set[int]] = {}
@@ -217,12 +214,8 @@ def likeness(
 
 def leaves(program: Program, other: Program) -> bool:
     """Whether a rank ended before another, as long as both ran, was through with communicating."""
-    return _communicates(other, _issued(program).size)
-
-
-def _communicates(program: Program, after: int) -> bool:
-    """Whether the rank does once it has issued so many ops."""
-    return any(program.ops[op].name.startswith("c10d.") for op in np.unique(_issued(program)[after:]))
+    further = np.unique(_issued(other)[_issued(program).size :])
+    return any(other.ops[op].name.startswith("c10d.") for op in further)
 
 
 def spread(owner: npt.NDArray[np.int64], program: Program) -> None:

@@ -32,22 +32,22 @@ SMALL_BYTES = 1 << 16  # a loss or a norm, not activations
 def axes_of(program: Program, calls: Mapping[int, Collective]) -> list[str]:
     """A name for each of the program's groups."""
     used = _used(program, calls) if not all(group.axis for group in program.groups) else {}
-    return [_short(group.axis) or used.get(index, "dp") for index, group in enumerate(program.groups)]
+    return [_short(group.axis) or used.get(group.ranks, "dp") for group in program.groups]
 
 
 def _short(name: str | None) -> str | None:
     return SHORT.get(name.partition("_GROUP")[0], name) if name else None
 
 
-def _used(program: Program, calls: Mapping[int, Collective]) -> dict[int, str]:
-    """For each group by what it is used for, the first that holds of pp, ep, tp."""
+def _used(program: Program, calls: Mapping[int, Collective]) -> dict[tuple[int, ...], str]:
+    """For each group's ranks by what its groups are used for, the first that holds of pp, ep, tp."""
     at = np.flatnonzero(program.kinds == Kind.OP)
     launched = program.payloads[at]
     phase = Marks(program).phase()[at]
     forward = set(np.unique(launched[phase == Phase.FORWARD]).tolist())
     bare = not forward  # no module is called
     around = _around_attention(program, calls, launched)
-    found: dict[int, str] = {}
+    found: dict[tuple[int, ...], str] = {}
     for names, wanted in (
         ("pp", lambda op, call: call.kind in ("send", "recv")),
         ("cp", lambda op, call: call.group in around),
@@ -56,7 +56,7 @@ def _used(program: Program, calls: Mapping[int, Collective]) -> dict[int, str]:
     ):  # fmt: skip
         for op, call in calls.items():
             if wanted(op, call):
-                found.setdefault(call.group, names)
+                found.setdefault(program.groups[call.group].ranks, names)
     return found
 
 

@@ -31,7 +31,9 @@ def call_text(call: Collective, program: Program) -> str:
     axis = f' "{group.axis}"' if group.axis else ""
     size = f" of {memory(call.nbytes)} {call.dtype}".rstrip() if call.nbytes else ""
     where = f" to rank {call.peer}" if call.kind == "send" else f" from rank {call.peer}" if call.kind == "recv" else ""
-    return f"{call.kind}{size}{where} in group{axis} ({ranks_text(group.ranks)})"
+    several = sum(other.ranks == group.ranks for other in program.groups) > 1
+    which = f"; number {group.copy + 1} of their groups" if several else ""
+    return f"{call.kind}{size}{where} in group{axis} ({ranks_text(group.ranks)}{which})"
 
 
 def place_text(program: Program, position: int) -> str:

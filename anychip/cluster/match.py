@@ -4,12 +4,11 @@ In: the recordings of a job's distinct ranks. Each stands for its members, so it
 meets: rank 1 may stand for rank 2, which is in rank 0's group. Out: for each recording and op a `Rendezvous`: what must
 arrive before it starts. The n-th arrival of one party at a rendezvous meets the n-th of all others.
 
-Groups of two recordings are one where they hold the same ranks; else, where one recording's group holds members of a
+Groups of two recordings are one where they are the same of those of their ranks (the first, the second that was made of them); else, where one recording's group holds members of a
 class, with that class's own group of the same axis, size and order of creation. Sends and receives meet by (sending
 class, receiving class); a class that was split off (a slow node) goes along with the one that it was split from.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -172,19 +171,14 @@ def _joined(programs: Sequence[Program], class_of: npt.NDArray[np.int64]) -> dic
     same: dict[tuple[tuple[int, ...], int], Node] = {}
     alike: dict[tuple[int, str | None, int], list[int]] = {}
     for index, program in enumerate(programs):
-        seen: Counter[tuple[int, ...]] = Counter()
-        for number, group in enumerate(program.groups):
+        for number, group in sorted(enumerate(program.groups), key=lambda one: one[1].copy):
             node = parent[index, number] = (index, number)
-            parent[node] = root(same.setdefault((group.ranks, seen[group.ranks]), node))
-            seen[group.ranks] += 1
+            parent[node] = root(same.setdefault((group.ranks, group.copy), node))
             alike.setdefault((index, group.axis, len(group.ranks)), []).append(number)
-    for index, program in enumerate(programs):
-        order: Counter[tuple[str | None, int]] = Counter()
-        for number, group in enumerate(program.groups):
-            position = order[group.axis, len(group.ranks)]
-            order[group.axis, len(group.ranks)] += 1
-            for other in _classes_in(group, class_of):
-                there = alike.get((other, group.axis, len(group.ranks)), [])
+    for (index, axis, size), mine in alike.items():
+        for position, number in enumerate(mine):
+            for other in _classes_in(programs[index].groups[number], class_of):
+                there = alike.get((other, axis, size), [])
                 own = {root((other, k)) for k in range(len(programs[other].groups))}
                 if other != index and there and root((index, number)) not in own:
                     parent[root((other, there[min(position, len(there) - 1)]))] = root((index, number))

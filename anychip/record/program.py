@@ -37,10 +37,11 @@ class Place(NamedTuple):
 @dataclass(frozen=True)
 class Group:
     """Ranks that communicate with one another, in the group's order. axis: the mesh dimension that the group is a row
-    of ("tp", "pp", "dp_shard"), where the program named one."""
+    of ("tp", "pp", "dp_shard"), where the program named one. copy: how many groups of the same ranks were made before it."""
 
     ranks: tuple[int, ...]
     axis: str | None = None
+    copy: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class Program:
             "rank": self.rank,
             "world_size": self.world_size,
             "groups": [[group.axis, _runs(group.ranks)] for group in self.groups],
+            "copies": [group.copy for group in self.groups],
             "members": _runs(self.members),
             "others": len(self.others),
         })  # fmt: skip
@@ -171,7 +173,7 @@ class Program:
             meta=head["meta"],
             rank=head.get("rank", 0),
             world_size=head.get("world_size", 1),
-            groups=[Group(_ranks(runs), axis) for axis, runs in head.get("groups", [])],
+            groups=_groups(head.get("groups", []), head.get("copies")),
             members=_ranks(head.get("members", [[0, 1, 1]])),
         )  # fmt: skip
         return program, int(head.get("others", 0))
@@ -200,6 +202,13 @@ class Program:
 
 def _folder(number: int) -> str:
     return f"ranks/{number}/" if number else ""
+
+
+def _groups(groups: list[Any], copies: list[int] | None) -> list[Group]:
+    """copies: None in files of before, which had one group for each set of ranks."""
+    return [
+        Group(_ranks(runs), axis, copy) for (axis, runs), copy in zip(groups, copies or [0] * len(groups), strict=True)
+    ]
 
 
 def _runs(ranks: tuple[int, ...]) -> list[list[int]]:

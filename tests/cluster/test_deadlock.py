@@ -32,6 +32,25 @@ def test_collectives_in_another_order():
     assert "do not match" in text
 
 
+def two_groups(first, second):
+    """Ranks 0, 1 with two groups of theirs, each noted as the rank came to it."""
+    of = {0: ((0, 1), "dp"), 1: ((0, 1), "dp", 1)}
+    one, other = (Rank(rank, 2, [of[at] for at in order]) for rank, order in ((0, first), (1, second)))
+    for rank in (one, other):
+        rank.run(rank.call("allreduce_", 0, 100)).run(rank.call("allreduce_", 1, 100))
+    return one, other
+
+
+def test_two_groups_of_the_same_ranks_in_another_order():
+    text = told(*two_groups((0, 1), (1, 0)))
+    assert 'rank 0: all_reduce of 400 B float32 in group "dp" (ranks 0, 1; number 1 of their groups)' in text
+    assert 'rank 1: all_reduce of 400 B float32 in group "dp" (ranks 0, 1; number 2 of their groups)' in text
+
+
+def test_two_groups_of_the_same_ranks_in_one_order():
+    simulate(job(*two_groups((1, 0), (1, 0))), H100, Wire())
+
+
 def test_collectives_of_other_sizes():
     one, other = pair()
     one.at(5).run(one.call("allreduce_", 0, 100))

@@ -1,6 +1,7 @@
 """A recording survives its file, and a damaged file is told from a whole one."""
 
 import contextlib
+import json
 import zipfile
 from pathlib import Path
 
@@ -146,6 +147,22 @@ def test_any_ranks_survive_as_runs(ranks: tuple[int, ...]) -> None:
     from anychip.record.program import _ranks, _runs
 
     assert _ranks(_runs(ranks)) == ranks
+
+
+def test_groups_of_the_same_ranks_survive_and_those_of_older_files_are_the_first_of_theirs(tmp_path: Path) -> None:
+    one, old = program(), tmp_path / "old.anychip"
+    one.groups = [Group((0, 1), "tp"), Group((0, 1), "tp", 2)]
+    one.save(tmp_path / "new.anychip")
+    assert Program.load(tmp_path / "new.anychip").groups == one.groups
+    with zipfile.ZipFile(tmp_path / "new.anychip") as new, zipfile.ZipFile(old, "w") as archive:
+        for name in new.namelist():
+            data = new.read(name)
+            if name.endswith(".json"):
+                head = json.loads(data)
+                del head["copies"], head["groups"][1]
+                data = json.dumps(head).encode()
+            archive.writestr(name, data)
+    assert Program.load(old).groups == [Group((0, 1), "tp")]
 
 
 def test_a_collective_of_an_unknown_group_is_refused() -> None:

@@ -91,7 +91,7 @@ class Call:
 class Collectives:
     def __init__(self, runtime: Runtime, groups: Groups) -> None:
         self.runtime, self.groups = runtime, groups
-        self._heard: dict[tuple[int, ...], int] = {}
+        self._heard: dict[int, int] = {}  # by group
         self.kept: deque[Any] = deque(maxlen=4096)  # C++ holds a Work, but not its Python half
         # Of the coalesced batch that is open: small tensors to receive.
         self.batch: list[tuple[Call, torch.Tensor]] | None = None
@@ -99,7 +99,7 @@ class Collectives:
         self.gathered: list[torch.Tensor] = []
         self.unwaited: list[Pending] = []  # called by C++ in a backward: whoever called waits at its end
         self._place = -1
-        self._told: dict[tuple[tuple[int, ...], str], int] = {}  # broadcasts, by ranks and root
+        self._told: dict[tuple[int, str], int] = {}  # broadcasts, by group and root
 
     # ------------------------------------------------------------ kernels
 
@@ -150,7 +150,7 @@ class Collectives:
         """Whom a receive from any rank is told to have heard from, within the group: the others in turn, as nobody is known to be
         first."""
         others = [place for place, rank in enumerate(call.ranks) if rank != self.groups.rank]
-        turn = self._heard[call.ranks] = self._heard.get(call.ranks, -1) + 1
+        turn = self._heard[call.group] = self._heard.get(call.group, -1) + 1
         return others[turn % len(others)] if others else 0
 
     # ------------------------------------------------------------ the tape
@@ -274,7 +274,9 @@ class Collectives:
         ):
             return False
         value = self._value(call.inputs[0])
-        each = self.groups.of_each(call.ranks, None if value is None else value.clone(), call.name)
+        each = self.groups.of_each(
+            self.groups.which_of(call.group), None if value is None else value.clone(), call.name
+        )
         if each is None or any(one is None or one.shape != each[0].shape for one in each):
             return False
         if call.name == "allreduce_":
@@ -344,8 +346,9 @@ class Collectives:
             if tensor.dtype.is_floating_point or tensor.dtype.is_complex or not 0 < tensor.numel() <= SMALL:
                 continue
             where = f"{call.at['root_rank']}" + (f"-{tensor.numel()}-{user_place().line}" if inner else "")
-            number = self._told[call.ranks, where] = self._told.get((call.ranks, where), -1) + 1
-            key, kin = f"value-{hash(call.ranks):x}-{where}-{number}", f"value-{len(call.ranks)}-{where}-{number}"
+            number = self._told[call.group, where] = self._told.get((call.group, where), -1) + 1
+            group = self.groups.which_of(call.group)
+            key, kin = f"value-{group.key}-{where}-{number}", f"value-{len(group.ranks)}-{group.copy}-{where}-{number}"
             if root == self.groups.rank:
                 value = self._value(tensor)
                 mailbox.publish(key, None if value is None else value.clone(), kin)

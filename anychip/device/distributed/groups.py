@@ -9,11 +9,12 @@ import os
 import re
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import wraps
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch._C._distributed_c10d import FakeProcessGroup, Store
@@ -31,8 +32,23 @@ PAIR_STREAM = 100_000  # streams of pairs that send outside of batches
 NAMELESS = re.compile(r"undefined|default_pg|mesh_default|mesh_dim_\d+|")  # what torch calls groups that nobody named
 
 
+class Made(NamedTuple):
+    """A group by what all its ranks know it by. copy: how many of the same ranks were made before it."""
+
+    ranks: tuple[int, ...]
+    copy: int
+
+    @property
+    def key(self) -> str:
+        """For names of files."""
+        return f"{hash(self.ranks):x}-{self.copy}"
+
+
 class Groups:
     """The groups of this rank, numbered as they are first used.
+
+    Each that was made is one of its own, as on the real thing it has a communicator of its own: the first, second ... of its ranks,
+    which all of these count alike, as torch has them make groups in one order.
 
     rank, mailbox, everyone: set when the process becomes a rank of a job (`become`). everyone: of which all ranks run.
     """
@@ -42,35 +58,51 @@ class Groups:
         self.rank = 0
         self.mailbox: Mailbox | None = None
         self.everyone = False
-        self._shared: dict[tuple[tuple[int, ...], str], int] = {}
+        self._shared: dict[tuple[Made, str], int] = {}
         self.meshes: set[Any] = set()  # kept: at the end, when they are asked for, the program has let go of its own
-        self._numbers: dict[tuple[int, ...], int] = {}
+        self._counts: Counter[tuple[int, ...]] = Counter()  # of the groups that were made, by their ranks
+        self._made: dict[str, Made] = {}
+        self._numbers: dict[Made, int] = {}
         self._known: dict[str, tuple[int, tuple[int, ...]]] = {}
-        self._names: list[list[str]] = []
-        self._ranks: list[tuple[int, ...]] = []
+        self._used: list[Made] = []  # by number
+        self._names: list[tuple[str, str]] = []
         self._pairs: dict[tuple[int, int], int] = {}
 
+    def made(self, name: str, ranks: tuple[int, ...]) -> None:
+        """The program has made a group. (Once the group of all is destroyed, torch gives their names to others.)"""
+        self._made[name] = Made(ranks, self._counts[ranks])
+        self._counts[ranks] += 1
+        self._known.pop(name, None)
+
+    def which(self, group: Any) -> "Made":
+        """Which group a process group is, by what its other ranks, too, know it by."""
+        found = self._made.get(group.group_name)
+        return found or Made(tuple(c10d._world.pg_group_ranks.get(group, {})) or tuple(range(group.size())), 0)
+
     def number(self, group: Any) -> tuple[int, tuple[int, ...]]:
-        """Index of a process group (as C++ or Python holds it) and its ranks; groups of equal ranks share a number."""
+        """Index of a process group (as C++ or Python holds it) and its ranks."""
         if isinstance(group, torch.ScriptObject):
             group = torch.distributed.ProcessGroup.unbox(group)
         name = group.group_name
         if name not in self._known:
-            ranks = tuple(c10d._world.pg_group_ranks.get(group, {})) or tuple(range(group.size()))
-            number = self._numbers.setdefault(ranks, len(self._numbers))
-            if number == len(self._names):
-                self._names.append([])
-                self._ranks.append(ranks)
-            self._names[number] += [name, getattr(group, "group_desc", "")]
-            self._known[name] = number, ranks
+            which = self.which(group)
+            number = self._numbers.setdefault(which, len(self._numbers))
+            if number == len(self._used):
+                self._used.append(which)
+                self._names.append((name, getattr(group, "group_desc", "")))
+            self._known[name] = number, which.ranks
         return self._known[name]
 
     def ranks(self, number: int) -> tuple[int, ...]:
         """The ranks of a numbered group."""
-        return self._ranks[number]
+        return self._used[number].ranks
+
+    def which_of(self, number: int) -> "Made":
+        """Which group has this number."""
+        return self._used[number]
 
     def names(self, number: int) -> Sequence[str]:
-        """What process groups of these ranks are called."""
+        """What the program's process group is called."""
         return self._names[number]
 
     def around(self, peer: int, ranks: tuple[int, ...]) -> tuple[int, ...]:
@@ -78,12 +110,13 @@ class Groups:
         known = (tuple(one) for one in c10d._world.pg_group_ranks.values())
         return min((one for one in known if peer in one and self.rank in one), key=len, default=ranks)
 
-    def of_each(self, ranks: tuple[int, ...], mine: Any, what: str) -> list[Any] | None:
-        """What each of these ranks has, where all of them run; None where that is not so, or one of them has ended."""
+    def of_each(self, group: Made, mine: Any, what: str) -> list[Any] | None:
+        """What each rank of a group has, where all of them run; None where that is not so, or one of them has ended."""
+        ranks = group.ranks
         if not self.everyone or self.mailbox is None or len(ranks) == 1:
             return None
-        number = self._shared[ranks, what] = self._shared.get((ranks, what), -1) + 1
-        key, place = f"each-{hash(ranks):x}-{what}-{number}", user_place()
+        number = self._shared[group, what] = self._shared.get((group, what), -1) + 1
+        key, place = f"each-{group.key}-{what}-{number}", user_place()
         self.mailbox.publish(f"{key}-{self.rank}", mine)
         try:
             return [self.mailbox.published(f"{key}-{rank}", rank, what, place) for rank in ranks]
@@ -95,15 +128,17 @@ class Groups:
         return PAIR_STREAM + self._pairs.setdefault((group, peer), len(self._pairs))
 
     def table(self) -> list[Group]:
-        """All groups that collectives were called on, with the name of their mesh dimension."""
-        axes = self._axes()
-        return [Group(ranks, axes.get(ranks) or self._described(number)) for ranks, number in self._numbers.items()]
+        """All groups that collectives were called on, with the name of their mesh dimension: of all groups of its ranks."""
+        axes = {**self._described(), **self._axes()}
+        return [Group(ranks, axes.get(ranks), copy) for ranks, copy in self._used]
 
-    def _described(self, number: int) -> str | None:
-        """By what torch says of it, for a mesh's "mesh_tp": meshes end with the process group, which programs destroy at their end."""
-        return next(
-            (text.removeprefix("mesh_") for text in self._names[number][1::2] if not NAMELESS.fullmatch(text)), None
-        )
+    def _described(self) -> dict[tuple[int, ...], str]:
+        """By what torch says of them, for a mesh's "mesh_tp": meshes end with the process group, which programs destroy at their end."""
+        found: dict[tuple[int, ...], str] = {}
+        for (ranks, _), (_, text) in zip(self._used, self._names, strict=True):
+            if not NAMELESS.fullmatch(text):
+                found.setdefault(ranks, text.removeprefix("mesh_"))
+        return found
 
     def _axes(self) -> dict[tuple[int, ...], str]:
         found: dict[tuple[int, ...], str] = {}
@@ -205,6 +240,23 @@ def _joining(groups: Groups) -> None:
     _in_place_of(original, init_process_group)
     for name in ("TCPStore", "FileStore"):
         _in_place_of(getattr(torch.distributed, name), _make_store)
+
+
+def _making(groups: Groups) -> None:
+    """Notes each group as torch makes it."""
+    original = c10d._new_process_group_helper
+    bind = signature(original).bind
+
+    @wraps(original)
+    def make(*args: Any, **kwargs: Any) -> Any:
+        made = original(*args, **kwargs)
+        given = bind(*args, **kwargs).arguments
+        # (torch may have one of these ranks and this tag already)
+        if isinstance(made, tuple) and getattr(made[0], "group_name", None) == given["group_name"]:
+            groups.made(given["group_name"], tuple(given["global_ranks_in_group"]) or tuple(range(given["group_size"])))
+        return made
+
+    vars(c10d)["_new_process_group_helper"] = make
 
 
 def _foreign_groups(groups: Groups) -> None:
@@ -318,14 +370,14 @@ def _make_store(*_: Any, **__: Any) -> VirtualStore:
 def _objects(groups: Groups) -> None:
     """Objects travel as bytes through chip memory, which has none. What all ranks give is taken to be equal on all; what
     one rank gives comes from that rank."""
-    counts: dict[tuple[int, ...], int] = {}
+    counts: Counter[Made] = Counter()
 
-    def ranks_of(group: Any) -> tuple[int, ...]:
-        return tuple(c10d.get_process_group_ranks(group))
+    def which(group: Any) -> Made:
+        return groups.which(group if group is not None else c10d._get_default_group())
 
     def of_each(group: Any, mine: Any, what: str) -> list[Any] | None:
         # (rpc's own group, of one worker, is none that torch knows the ranks of)
-        return groups.of_each(ranks_of(group), mine, what) if groups.everyone else None
+        return groups.of_each(which(group), mine, what) if groups.everyone else None
 
     def all_gather_object(object_list: list[Any], obj: Any, group: Any = None) -> None:
         object_list[:] = of_each(group, obj, "all_gather_object") or [obj] * len(object_list)
@@ -340,24 +392,25 @@ def _objects(groups: Groups) -> None:
     def broadcast_object_list(
         object_list: list[Any], src: Any = None, group: Any = None, device: Any = None, group_src: Any = None
     ) -> None:
-        ranks = ranks_of(group)
-        root = ranks[group_src] if group_src is not None else src or 0
-        object_list[:] = from_root(ranks, root, object_list, "broadcast_object_list")
+        mine = which(group)
+        root = mine.ranks[group_src] if group_src is not None else src or 0
+        object_list[:] = from_root(mine, root, object_list, "broadcast_object_list")
 
     def scatter_object_list(
         scatter_object_output_list: list[Any], scatter_object_input_list: Any = None, src: Any = None, group: Any = None,
         group_src: Any = None,
     ) -> None:  # fmt: skip
-        ranks = ranks_of(group)
-        root = ranks[group_src] if group_src is not None else src or 0
-        given = from_root(ranks, root, scatter_object_input_list, "scatter_object_list")
-        scatter_object_output_list[0] = given[ranks.index(groups.rank)]
+        mine = which(group)
+        root = mine.ranks[group_src] if group_src is not None else src or 0
+        given = from_root(mine, root, scatter_object_input_list, "scatter_object_list")
+        scatter_object_output_list[0] = given[mine.ranks.index(groups.rank)]
 
-    def from_root(ranks: tuple[int, ...], root: int, mine: Any, what: str) -> Any:
+    def from_root(group: Made, root: int, mine: Any, what: str) -> Any:
+        ranks = group.ranks
         if groups.mailbox is None or len(ranks) == 1:
             return mine
-        number = counts[ranks] = counts.get(ranks, -1) + 1
-        key, kin = f"{hash(ranks):x}-{number}", f"{len(ranks)}-{ranks.index(root)}-{number}"
+        number, counts[group] = counts[group], counts[group] + 1
+        key, kin = f"{group.key}-{number}", f"{len(ranks)}-{group.copy}-{ranks.index(root)}-{number}"
         if groups.rank == root:
             groups.mailbox.publish(key, list(mine), kin)
             return mine
@@ -365,13 +418,13 @@ def _objects(groups: Groups) -> None:
 
     def send_object_list(object_list: list[Any], dst: Any = None, group: Any = None, device: Any = None,
                          group_dst: Any = None, use_batch: bool = False) -> None:  # fmt: skip
-        peer = ranks_of(group)[group_dst] if group_dst is not None else dst
+        peer = which(group).ranks[group_dst] if group_dst is not None else dst
         if groups.mailbox is not None:
             groups.mailbox.send(peer, list(object_list))
 
     def recv_object_list(object_list: list[Any], src: Any = None, group: Any = None, device: Any = None,
                          group_src: Any = None, use_batch: bool = False) -> int:  # fmt: skip
-        ranks = ranks_of(group)
+        ranks = which(group).ranks
         peer = ranks[group_src] if group_src is not None else src
         if groups.mailbox is not None and peer is not None:
             object_list[:] = groups.mailbox.receive(peer, ranks, "recv_object_list", user_place())
@@ -462,6 +515,7 @@ def install(runtime: Runtime) -> None:
     one = runtime.collectives = collectives.Collectives(runtime, groups)
     one.install()
     _backends(runtime)
+    _making(groups)
     _joining(groups)
     _foreign_groups(groups)
     _splitting(groups)

@@ -46,7 +46,8 @@ def _relative(op: Op, program: Program) -> tuple[Any, ...]:
     """The op without what each rank has its own of."""
     args, kwargs = op.args, op.kwargs
     if op.name.startswith("c10d."):
-        args = (*args[:2], len(program.groups[args[2]].ranks))
+        group = program.groups[args[2]]
+        args = (*args[:2], len(group.ranks), group.copy)
         kwargs = tuple((name, value) for name, value in kwargs if name not in RELATIVE)
     elif op.name.rpartition(".")[2] in VALUES:
         args = tuple("number" if isinstance(one, int | float) else one for one in args)

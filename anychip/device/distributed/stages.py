@@ -34,7 +34,7 @@ from anychip.device.distributed.schedules import (
     sharded_parts,
     stages_of,
 )
-from anychip.record import Group, Op, Program
+from anychip.record import Op, Program
 from anychip.record.order import OutOfOrder, Reorder, Stretch
 
 SCHEDULES = "torch.distributed.pipelining.schedules"
@@ -304,7 +304,7 @@ def moved(program: Program, here: int, there: int) -> None:
 
     ops = [_moved_op(op, peer) if op.name.startswith("c10d.") else op for op in program.ops]
     program.groups = [
-        group if step is not None else Group(tuple(rank + there - here for rank in group.ranks), group.axis)
+        group if step is not None else replace(group, ranks=tuple(rank + there - here for rank in group.ranks))
         for group, step in zip(program.groups, steps, strict=True)
     ]
     program.ops, program.rank, program.members = ops, there, (there,)

@@ -1,8 +1,8 @@
-"""`torch.distributed` in a process that plays one rank of a job: its process groups, stores and object collectives.
+"""`torch.distributed` in a process that plays one rank of a job: its process groups.
 
 The job is what the environment says, as `torchrun` would set it. Groups are torch's own `fake` ones under the names of
 the real backends; nobody is waited for, except where a value from another rank decides what the program does
-(`mailbox`). Objects that all ranks exchange are taken to be equal on all of them, unless all of them run.
+(`mailbox`).
 """
 
 import os
@@ -14,14 +14,15 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import wraps
 from inspect import signature
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch._C._distributed_c10d import FakeProcessGroup, Store
+from torch._C._distributed_c10d import FakeProcessGroup
 from torch.distributed import distributed_c10d as c10d
 
 from anychip.device.distributed import sharding
 from anychip.device.distributed.mailbox import Mailbox
+from anychip.device.distributed.store import VirtualStore, make_store
 from anychip.device.runtime import Runtime
 from anychip.errors import Deadlock, UnsupportedProgram
 from anychip.record import Group
@@ -239,7 +240,7 @@ def _joining(groups: Groups) -> None:
 
     _in_place_of(original, init_process_group)
     for name in ("TCPStore", "FileStore"):
-        _in_place_of(getattr(torch.distributed, name), _make_store)
+        _in_place_of(getattr(torch.distributed, name), make_store)
 
 
 def _making(groups: Groups) -> None:
@@ -300,141 +301,6 @@ def _in_place_of(original: Any, ours: Any) -> None:
     for module in [one for name, one in list(sys.modules.items()) if name.startswith("torch.distributed")]:
         for name in [name for name, value in vars(module).items() if value is original]:
             vars(module)[name] = ours
-
-
-class VirtualStore(Store):
-    """A key-value store in which every other rank has done what this one did, under its own number."""
-
-    alive: ClassVar[list["VirtualStore"]] = []  # C++ holds a store, but not its Python half
-
-    def __init__(self, rank: int, size: int) -> None:
-        super().__init__()
-        self.rank, self.size, self.held = rank, size, dict[str, bytes]()
-        self.alive.append(self)
-
-    def set(self, key: str, value: Any) -> None:
-        self.held[key] = value if isinstance(value, bytes) else str(value).encode()
-
-    def get(self, key: str) -> bytes:
-        if key not in self.held:
-            self.held[key] = self._as_others(key)
-        return self.held[key]
-
-    def add(self, key: str, amount: int) -> int:
-        total = int(self.held.get(key, b"0")) + amount * self.size
-        self.held[key] = str(total).encode()
-        return total
-
-    def _as_others(self, key: str) -> bytes:
-        """What another rank set under a key that this rank holds but for the number in it."""
-        shape = _without_digits(key)
-        for other, value in self.held.items():
-            if _without_digits(other) == shape:
-                return value
-        raise torch.distributed.DistStoreError(
-            f"anychip: rank {self.rank} asks the store for {key!r}, which only another rank sets; that rank does not run."
-        )
-
-    def compare_set(self, key: str, expected: Any, desired: Any) -> bytes:
-        if key not in self.held or self.held[key] == str(expected).encode():
-            self.set(key, desired)
-        return self.held[key]
-
-    def wait(self, *_: Any) -> None:
-        return None
-
-    def check(self, keys: Any) -> bool:
-        return True
-
-    def delete_key(self, key: str) -> bool:
-        return self.held.pop(key, None) is not None
-
-    def num_keys(self) -> int:
-        return len(self.held)
-
-    def set_timeout(self, timeout: Any) -> None:
-        return None
-
-
-def _without_digits(key: str) -> str:
-    return "".join("#" if one.isdigit() else one for one in key)
-
-
-def _make_store(*_: Any, **__: Any) -> VirtualStore:
-    return VirtualStore(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-
-
-# ---------------------------------------------------------------- objects
-
-
-def _objects(groups: Groups) -> None:
-    """Objects travel as bytes through chip memory, which has none. What all ranks give is taken to be equal on all; what
-    one rank gives comes from that rank."""
-    counts: Counter[Made] = Counter()
-
-    def which(group: Any) -> Made:
-        return groups.which(group if group is not None else c10d._get_default_group())
-
-    def of_each(group: Any, mine: Any, what: str) -> list[Any] | None:
-        # (rpc's own group, of one worker, is none that torch knows the ranks of)
-        return groups.of_each(which(group), mine, what) if groups.everyone else None
-
-    def all_gather_object(object_list: list[Any], obj: Any, group: Any = None) -> None:
-        object_list[:] = of_each(group, obj, "all_gather_object") or [obj] * len(object_list)
-
-    def gather_object(
-        obj: Any, object_gather_list: Any = None, dst: Any = None, group: Any = None, group_dst: Any = None
-    ) -> None:
-        each = of_each(group, obj, "gather_object")
-        if object_gather_list is not None:
-            object_gather_list[:] = each or [obj] * len(object_gather_list)
-
-    def broadcast_object_list(
-        object_list: list[Any], src: Any = None, group: Any = None, device: Any = None, group_src: Any = None
-    ) -> None:
-        mine = which(group)
-        root = mine.ranks[group_src] if group_src is not None else src or 0
-        object_list[:] = from_root(mine, root, object_list, "broadcast_object_list")
-
-    def scatter_object_list(
-        scatter_object_output_list: list[Any], scatter_object_input_list: Any = None, src: Any = None, group: Any = None,
-        group_src: Any = None,
-    ) -> None:  # fmt: skip
-        mine = which(group)
-        root = mine.ranks[group_src] if group_src is not None else src or 0
-        given = from_root(mine, root, scatter_object_input_list, "scatter_object_list")
-        scatter_object_output_list[0] = given[mine.ranks.index(groups.rank)]
-
-    def from_root(group: Made, root: int, mine: Any, what: str) -> Any:
-        ranks = group.ranks
-        if groups.mailbox is None or len(ranks) == 1:
-            return mine
-        number, counts[group] = counts[group], counts[group] + 1
-        key, kin = f"{group.key}-{number}", f"{len(ranks)}-{group.copy}-{ranks.index(root)}-{number}"
-        if groups.rank == root:
-            groups.mailbox.publish(key, list(mine), kin)
-            return mine
-        return groups.mailbox.published(key, root, what, user_place(), kin)
-
-    def send_object_list(object_list: list[Any], dst: Any = None, group: Any = None, device: Any = None,
-                         group_dst: Any = None, use_batch: bool = False) -> None:  # fmt: skip
-        peer = which(group).ranks[group_dst] if group_dst is not None else dst
-        if groups.mailbox is not None:
-            groups.mailbox.send(peer, list(object_list))
-
-    def recv_object_list(object_list: list[Any], src: Any = None, group: Any = None, device: Any = None,
-                         group_src: Any = None, use_batch: bool = False) -> int:  # fmt: skip
-        ranks = which(group).ranks
-        peer = ranks[group_src] if group_src is not None else src
-        if groups.mailbox is not None and peer is not None:
-            object_list[:] = groups.mailbox.receive(peer, ranks, "recv_object_list", user_place())
-        return int(peer or 0)
-
-    for function in (all_gather_object, gather_object, broadcast_object_list, scatter_object_list, send_object_list,
-                     recv_object_list):  # fmt: skip
-        original = getattr(c10d, function.__name__)
-        setattr(c10d, function.__name__, wraps(original)(function))
-        setattr(torch.distributed, function.__name__, getattr(c10d, function.__name__))
 
 
 # ---------------------------------------------------------------- the rest of torch.distributed
@@ -509,7 +375,7 @@ def _coalescing(begin: Callable[..., Any], end: Callable[..., Any]) -> None:
 def install(runtime: Runtime) -> None:
     if not torch.distributed.is_available():
         return
-    from anychip.device.distributed import collectives, spawning
+    from anychip.device.distributed import collectives, objects, spawning
 
     groups = runtime.groups = Groups(runtime)
     one = runtime.collectives = collectives.Collectives(runtime, groups)
@@ -519,7 +385,7 @@ def install(runtime: Runtime) -> None:
     _joining(groups)
     _foreign_groups(groups)
     _splitting(groups)
-    _objects(groups)
+    objects.install(groups)
     _ddp()
     _rpc()
     _watch_meshes(groups)

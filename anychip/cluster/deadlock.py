@@ -25,6 +25,15 @@ def ranks_text(members: Sequence[int]) -> str:
     return f"ranks {', '.join(map(str, members[:3]))} ... {members[-1]} ({len(members)} ranks)"
 
 
+def who_text(program: Program, ran: Sequence[int]) -> str:
+    """Those of a recording's ranks that are known to do what it says, and whom they were taken to stand for: rank 1, which stands
+    for ranks 2, 3. ran: all ranks that did."""
+    known = sorted({*program.members} & {*ran}) or [program.rank]
+    taken = sorted({*program.members}.difference(known))
+    does = "stands" if len(known) == 1 else "stand"
+    return ranks_text(known) + (f", which {does} for {ranks_text(taken)}" if taken else "")
+
+
 def call_text(call: Collective, program: Program) -> str:
     """all_reduce of 4.00 MiB float32 in group "tp" (ranks 0, 1)."""
     group = program.groups[call.group]
@@ -47,7 +56,8 @@ def place_text(program: Program, position: int) -> str:
 
 def complain_of(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg, second: int) -> NoReturn:
     """Raise Deadlock for two collectives that meet and do not fit."""
-    lines = [_line(engines[index], leg) for index, leg in ((first, one), (second, other))]
+    ran = _ran(engines)
+    lines = [_line(engines[index], leg, ran) for index, leg in ((first, one), (second, other))]
     raise Deadlock(
         "collectives do not match: at the same place in the order of their group,\n  "
         + "\n  ".join(lines)
@@ -58,12 +68,12 @@ def complain_of(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg,
 
 def complain_of_waiting(engines: Sequence[RankEngine], board: Board) -> NoReturn:
     """Raise Deadlock for ranks that can never go on."""
-    lines = []
+    lines, ran = [], _ran(engines)
     for engine in engines:
         for _, leg in engine.waiting():
             here = set(board.here(leg))
             missing = sorted({index for index, _ in leg.meeting.at.parties - here})
-            lines.append(f"{_line(engine, leg)}\n    waits for {_missing(engines, missing, engine.index)}")
+            lines.append(f"{_line(engine, leg, ran)}\n    waits for {_missing(engines, missing, engine.index, ran)}")
     how = failure_of(engines[0].script.program)
     if how is not None:
         raise ProgramFailed(
@@ -80,8 +90,7 @@ def complain_of_waiting(engines: Sequence[RankEngine], board: Board) -> NoReturn
 
 def _how_sure(engines: Sequence[RankEngine]) -> str:
     """Told where some ranks were taken to do as others do."""
-    programs = [engine.script.program for engine in engines]
-    ran, world_size = len(programs[0].ran), programs[0].world_size
+    ran, world_size = len(_ran(engines)), engines[0].script.program.world_size
     if ran == world_size:
         return ""
     return (
@@ -90,10 +99,10 @@ def _how_sure(engines: Sequence[RankEngine]) -> str:
     )
 
 
-def _missing(engines: Sequence[RankEngine], missing: Sequence[int], own: int) -> str:
+def _missing(engines: Sequence[RankEngine], missing: Sequence[int], own: int, ran: Sequence[int]) -> str:
     found = []
     for index in missing:
-        members = ranks_text(engines[index].script.program.members)
+        members = who_text(engines[index].script.program, ran)
         state = (
             "never issued its part" if index == own else "ended without it" if engines[index].done else "not there yet"
         )
@@ -101,7 +110,12 @@ def _missing(engines: Sequence[RankEngine], missing: Sequence[int], own: int) ->
     return ", ".join(found) or "nobody"
 
 
-def _line(engine: RankEngine, leg: Leg) -> str:
+def _ran(engines: Sequence[RankEngine]) -> Sequence[int]:
+    """The ranks of the job that ran; the first recording of it knows."""
+    return engines[0].script.program.ran
+
+
+def _line(engine: RankEngine, leg: Leg, ran: Sequence[int]) -> str:
     program = engine.script.program
     position = int(engine.script.keep[leg.position])
-    return f"{ranks_text(program.members)}: {call_text(leg.call, program)}, {place_text(program, position)}"
+    return f"{who_text(program, ran)}: {call_text(leg.call, program)}, {place_text(program, position)}"

@@ -62,6 +62,21 @@ def test_collectives_of_other_sizes():
     assert "train.py:7" in text
 
 
+def test_other_sizes_are_of_the_ranks_that_ran_not_of_those_that_they_stand_for():
+    """Ranks 3 to 7 of 8 may have a size of their own each: it was said that they had that of rank 2."""
+    group = [(tuple(range(8)), "dp")]
+    ranks = [Rank(0, 8, group), Rank(1, 8, group, range(1, 7)), Rank(7, 8, group)]
+    for rank in ranks:
+        rank.at(5).run(rank.call("allreduce_", 0, 100 + rank.rank))
+    program = job(*ranks)
+    program.meta["ranks_run"] = [0, 1, 2, 7]
+    with pytest.raises(Deadlock) as error:
+        simulate(program, H100, Wire())
+    text = str(error.value)
+    assert "  rank 0: all_reduce of 400 B" in text
+    assert "  ranks 1, 2, which stand for ranks 3, 4, 5, 6: all_reduce of 404 B" in text
+
+
 def test_a_rank_that_failed_is_named_before_those_that_wait_for_it():
     one, other = pair()
     other.at(3).run(other.recv(0, 10))
@@ -126,8 +141,8 @@ def test_many_ranks_are_named_in_short():
     ]
     ranks[0].at(1).run(ranks[0].call("barrier", 0, 1))
     text = told(*ranks)
-    assert "ranks 0, 2, 4 ... 62 (32 ranks)" in text
-    assert "ranks 1, 3, 5 ... 63 (32 ranks) (ended without it)" in text
+    assert "rank 0, which stands for ranks 2, 4, 6 ... 62 (31 ranks): barrier" in text
+    assert "waits for rank 1, which stands for ranks 3, 5, 7 ... 63 (31 ranks) (ended without it)" in text
     assert (
         "2 of 64 ranks ran, and took what they gathered from the others to be as their own: --ranks all makes" in text
     )

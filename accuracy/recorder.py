@@ -161,7 +161,7 @@ def serve(jobs: int) -> None:
     """Fork for each line; answer with a line when its recording is there."""
     from anychip.device.__main__ import end_with_parent
 
-    end_with_parent()
+    end_with_parent(os.getppid())
     session = installed(jobs)
     warm()
     answers = os.fdopen(os.dup(1), "w")

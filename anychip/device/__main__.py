@@ -195,13 +195,13 @@ class Session:
         """Start a rank in a process of its own; returns its id there, and never here."""
         sys.stdout.flush()
         sys.stderr.flush()
-        child = os.fork()
+        parent, child = os.getpid(), os.fork()
         if child:
             return child
         code = 1
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            end_with_parent()
+            end_with_parent(parent)
             os.read(tokens[0], 1)
             self._become(rank, tokens)
             code = self.run()
@@ -250,6 +250,7 @@ class Session:
         if forked:
             self.runtime.repeats = None  # nobody would run it again
             self.forked = True
+            watch(os.getppid())
             Finalize(None, self.save, args=(0,), exitpriority=100)
         self.pid = self.runtime.pid = os.getpid()
 
@@ -408,7 +409,7 @@ def is_ours(trace: TracebackType) -> bool:
 
 def main() -> int:
     config = json.loads(sys.argv[1])
-    end_with_parent()
+    end_with_parent(config["parent"])
     session = Session(config)
     try:
         session.install()
@@ -444,10 +445,27 @@ def run_job(session: Session, config: dict[str, Any]) -> int:
     return code
 
 
-def end_with_parent() -> None:
-    """Ask Linux to kill this process when the one that started it is gone, however that ended."""
+def end_with_parent(parent: int) -> None:
+    """End this process when the one that started it is gone, however that ended, also if it is by now. Linux does so at once."""
     pr_set_pdeathsig = 1  # linux/prctl.h
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    try:
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    except AttributeError:  # no Linux
+        watch(parent)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def watch(parent: int) -> None:
+    """End this process soon after its parent is gone. (Linux takes a parent's thread that has ended for the parent, and a program may
+    fork in any.)"""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            SLEEP(POLL_S)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True).start()
 
 
 def environment(rank: int, world_size: int, per_node: int) -> dict[str, str]:

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from anychip import units
-from anychip.device.files.kept import PREFIX, put_back, remove_dead, running
+from anychip.device.files.kept import put_back
 from anychip.device.files.written import tell
 from anychip.errors import INTERRUPTED, OUT_OF_MEMORY, AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
 from anychip.record import Program
@@ -26,6 +25,7 @@ from anychip.record.failure import Failure, failure_of, refusal, refused
 from anychip.record.steps import Marks, find_steps
 from anychip.record.tape import Mark
 from anychip.spec import Chip
+from anychip.temporary import temporary
 from anychip.timeline.memory import memory
 
 TORCH_UNFIT = 70  # exit status by which the child says that this torch cannot carry the device
@@ -81,17 +81,16 @@ def record(
     if steps is None:
         steps = STEPS if world_size <= MANY_RANKS else STEPS_OF_MANY
     uneven = UNEVEN_STEPS if may_go_on else steps
-    remove_dead(Path(tempfile.gettempdir()))
-    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, running(Path(folder)):
-        out = Path(folder) / "program.anychip"
+    with temporary() as folder:
+        out = folder / "program.anychip"
         config = {
             "argv": list(argv), "module": module, "chip": str(chip.file), "steps": steps, "uneven": uneven, "calls": calls,
             "step_mark": step_mark, "host": host, "device": device, "devices": devices, "imbalance": imbalance, "out": str(out),
             "is_job": is_job, "world_size": world_size, "ranks": ranks, "jobs": jobs, "cluster": cluster, "fold": ranks != "all",
-            "draft": draft is not None,
+            "draft": draft is not None, "parent": os.getpid(),
         }  # fmt: skip
         drafts = Drafts(out.with_suffix(DRAFT), draft)
-        begun = Ranks(Path(folder), note if world_size > 1 else None)
+        begun = Ranks(folder, note if world_size > 1 else None)
 
         def look() -> None:
             drafts.look()

@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from datetime import date
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch.distributed as dist
 from anychip.measure.device import Device
 from anychip.measure.point import Timing
 from anychip.spec.measured import COLLECTIVES_HEADER
+from anychip.temporary import temporary
 from anychip.whole import whole
 
 SIZES = (4096, 65536, 2**20, 2**24, 2**26)
@@ -62,7 +62,7 @@ def measure_collectives(device: Device, rates: Path, quick: bool, stack: str, so
 
 def _job(device: Device, ranks: int, sizes: tuple[int, ...], stack: str, source: str) -> list[dict[str, str]]:
     """Rows of one job. A job that fails has none: what failed is on stderr."""
-    with tempfile.TemporaryDirectory(prefix="anychip-ranks-") as folder:
+    with temporary("ranks-") as folder:
         settings = {
             "ranks": ranks,
             "device": device.type,

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from anychip.port.unit import Change
 from anychip.source.files import kind_of
 from anychip.source.ignores import Ignores, ignores
 from anychip.source.text import MAX_LINE, Text
+from anychip.temporary import temporary
 
 KERNELS = (".cu", ".cuh")
 CXX = (".cpp", ".cc", ".cxx", ".c", ".h", ".hpp", ".hh", ".inl")
@@ -195,8 +195,8 @@ def hipify(base: Path, paths: list[str], out: Path, target: Target) -> list[Kern
 
 def _translate(base: Path, sources: list[str], out: Path) -> Iterator[tuple[str, str]]:
     """(source, what became of it). hipify works in a folder of copies; only what it made new is taken from there."""
-    with tempfile.TemporaryDirectory(prefix="anychip-hipify-") as folder:
-        copies = Path(folder).resolve()
+    with temporary("hipify-") as folder:
+        copies = folder.resolve()
         for path in sources:
             (copies / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base / path, copies / path)

@@ -29,6 +29,7 @@ from anychip.port.target import Target, make_target
 from anychip.port.unit import Change
 from anychip.source.files import kind_of
 from anychip.source.text import Text, Unreadable
+from anychip.temporary import temporary
 
 Say = Callable[[str], None]
 
@@ -159,9 +160,9 @@ def _prove(
             return run_proof(before, base, command, target, on, steps, edits)
         finally:
             shutil.rmtree(before.parent, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="anychip-after-") as folder:
-        port(root, None if target.portable else target.name, out=Path(folder) / "tree")
-        return run_proof(base, Path(folder) / "tree", command, target, on, steps, edits)
+    with temporary("after-") as folder:
+        port(root, None if target.portable else target.name, out=folder / "tree")
+        return run_proof(base, folder / "tree", command, target, on, steps, edits)
 
 
 def _read(base: Path, name: str) -> File | None:

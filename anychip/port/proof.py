@@ -12,7 +12,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 from anychip.errors import BadUse
 from anychip.port.reached import Place, ask, unreached
 from anychip.port.target import Target
+from anychip.temporary import temporary
 
 CUDA_CHIP = "h100"
 # Where portable code is tried under a name that is not CUDA's: any chip whose plug-in has a device of its own.
@@ -77,8 +77,7 @@ def prove(
     steps = steps or STEPS
     chip = on or (OTHER_CHIP if target.portable else target.name)
     seen = _seen(chip)
-    with tempfile.TemporaryDirectory(prefix="anychip-proof-") as folder:
-        scratch = Path(folder)
+    with temporary("proof-") as scratch:
         asked, reached = scratch / "asked", scratch / "reached"
         lines = ask(after, edits, asked, reached)
         runs: dict[str, tuple[Any, ...]] = {

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import anychip
-from anychip.device.files.kept import ASIDE, HIDDEN, put_back, running
+from anychip.device.files.kept import ASIDE, HIDDEN, put_back
 from anychip.device.files.saved import Saved
+from anychip.temporary import running
 
 TRAIN = """
     import os, select, shutil, sys, torch

@@ -10,8 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,56 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from anychip import units
+from anychip.temporary import PREFIX, is_running
 
 listdir = os.listdir  # in the program's process it leaves these folders out
 ASIDE = ".anychip-kept"  # folder of what was there before, beside its place
 HIDDEN = ".anychip-hidden"  # folder of what an earlier rank saved
 JOURNAL = "saved"
-RUNNING = "running"  # locked while a recording is
-PREFIX = "anychip-"  # of a recording's folder
 TURN = "turn-"  # note of a recording that saves into a folder; of its name the rest is made
 TURN_S, LOOK_S = 300.0, 0.05  # for how long one waits for another that saves there, and how often it looks
 SLEEP = time.sleep  # the real one, taken before the program's clocks are replaced
-YOUNG_S = 60.0  # a folder of which it may not be seen yet that it is locked
 NAMED = 3  # paths that are told
-
-
-@contextmanager
-def running(folder: Path) -> Iterator[None]:
-    """Until its end others know that what lies at a checkpoint's path is of this recording, which this machine makes."""
-    with open(folder / RUNNING, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(_here())
-        file.flush()
-        yield
-
-
-def _here() -> str:
-    """What the note of a recording says: whose it is. Of another machine's, in a folder that both see, a lock may tell nothing."""
-    return f"a recording of anychip on {socket.gethostname()}\n"
-
-
-def _is_running(folder: Path) -> bool:
-    try:
-        with open(folder / RUNNING) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # it is over, or of another machine
-        pass
-    return False
-
-
-def remove_dead(parent: Path) -> None:
-    """Remove the folders of recordings of this user on this machine that were killed. What they put aside lies elsewhere, and stays."""
-    for folder in parent.glob(f"{PREFIX}*"):
-        with suppress(OSError, UnicodeError):
-            note = folder / RUNNING
-            found = note.lstat()
-            mine = folder.lstat().st_uid == found.st_uid == os.getuid() and stat.S_ISREG(found.st_mode)
-            over = mine and time.time() - found.st_mtime > YOUNG_S and not _is_running(folder)
-            if over and note.read_text(encoding="utf-8") == _here():
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_for_turn(folder: str, recording: Path, *, saves: bool) -> None:
@@ -91,7 +49,7 @@ def _is_before(other: Path, mine: Path) -> bool:
         late = mine.exists() and (other.stat().st_mtime_ns, str(other)) >= (mine.stat().st_mtime_ns, str(mine))
     except OSError:  # it has ended just now
         return False
-    return not late and _is_running(other.parents[1])
+    return not late and is_running(other.parents[1])
 
 
 def asides(place: str, recording: Path) -> list[tuple[str, bool]]:
@@ -101,7 +59,7 @@ def asides(place: str, recording: Path) -> list[tuple[str, bool]]:
     beside_it = [one for one in listdir(folder) if one.startswith(f"{ASIDE}-")] if os.path.isdir(folder) else []
     found = [path for one in beside_it if os.path.lexists(path := os.path.join(folder, one, name))]
     names = {one: os.path.basename(os.path.dirname(one)).removeprefix(f"{ASIDE}-") for one in found if one != own}
-    return [(one, _is_running(recording.parent / name)) for one, name in names.items()]
+    return [(one, is_running(recording.parent / name)) for one, name in names.items()]
 
 
 def put_back(folder: Path) -> str:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from anychip import __version__
 from anychip.record import Program
+from anychip.temporary import temporary
 
 HERE = Path(__file__).parent
 MODULE = "accuracy.reference"
@@ -162,24 +163,24 @@ def serve(jobs: int) -> None:
     from anychip.device.__main__ import end_with_parent
 
     end_with_parent(os.getppid())
-    session = installed(jobs)
-    warm()
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for argv, num_chips, out, module in lines():
-        warm(MORE.get(module, ()))
-        child = os.fork()
-        if not child:
-            run(session, module, argv, num_chips, Path(out))
-        wait(child, Path(out))
-        print("done", file=answers, flush=True)
+    with temporary() as place:
+        session = installed(jobs, place)
+        warm()
+        answers = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+        for argv, num_chips, out, module in lines():
+            warm(MORE.get(module, ()))
+            child = os.fork()
+            if not child:
+                run(session, module, argv, num_chips, Path(out))
+            wait(child, Path(out))
+            print("done", file=answers, flush=True)
 
 
-def installed(jobs: int) -> Any:
-    """The virtual chip, in this process."""
+def installed(jobs: int, place: Path) -> Any:
+    """The virtual chip, in this process; place: for its files."""
     from anychip.device.__main__ import Session  # type: ignore[attr-defined]
 
-    place = Path(tempfile.mkdtemp(prefix="anychip-"))
     (place / "roomy.toml").write_text(ROOMY, encoding="utf-8")
     config = {"argv": [MODULE], "module": True, "chip": str(place / "roomy.toml"), "steps": ENDLESS, "uneven": ENDLESS, "calls": None,
               "step_mark": None, "cluster": None, "host": "modelled", "device": "cuda", "devices": CHIPS_PER_NODE, "imbalance": 1.0, "fold": False,

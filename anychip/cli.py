@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from anychip import __version__, chips
 from anychip.arguments import at_least_one, positive, price
 from anychip.audit import command as audit_command
-from anychip.errors import INTERRUPTED, AnychipError, BadUse, ProgramFailed
+from anychip.errors import INTERRUPTED, SIGNALLED, AnychipError, BadUse, ProgramFailed, ProgramKilled
 from anychip.measure import command as measure_command
 from anychip.port import command as port_command
 from anychip.whole import check_apart, check_writable, tell_written, write, written
@@ -255,7 +255,7 @@ def _misplaced_options_named(args: argparse.Namespace, argv: list[str]) -> Itera
         # What parses arguments ends with 2, or with an error that tells the one it does not know.
         if ours and (error.exit_code == 2 or any(word.partition("=")[0] in error.said for word in ours)):
             words = f"{error}\n{', '.join(ours)} stood behind {argv[0]} and so went to it: anychip's own options come first."
-            raise ProgramFailed(words, error.exit_code, error.said, error.how) from error
+            raise error.saying(words, error.exit_code) from error
         raise
 
 
@@ -292,11 +292,19 @@ def _no_such_option(command: argparse.ArgumentParser, runs_program: bool, unknow
     return said
 
 
+class _Ended(SystemExit):
+    """The end by a signal, with the exit status of shells."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(SIGNALLED + number)
+        self.name = signal.Signals(number).name
+
+
 def _end(number: int, frame: object) -> None:
     """End, once: what puts a program's files back is not ended midway by a second signal."""
     for one in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, signal.SIG_IGN)
-    sys.exit(128 + number)
+    raise _Ended(number)
 
 
 def _open_streams() -> None:
@@ -323,12 +331,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AnychipError as error:
         print(f"anychip: {type(error).__name__}: {error}", file=sys.stderr)
         if isinstance(error, ProgramFailed) and error.exit_code != INTERRUPTED:
-            why = "it does not fit" if error.is_short else "the program's own; it failed, and there are no figures"
+            failed = error.by if isinstance(error, ProgramKilled) else "it failed"
+            why = "it does not fit" if error.is_short else f"the program's own; {failed}, and there are no figures"
             print(f"anychip: exit code {error.exit_code}: {why}.", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("anychip: interrupted.", file=sys.stderr)
         return INTERRUPTED
+    except _Ended as end:
+        with contextlib.suppress(OSError):  # the terminal may have gone
+            words = shlex.join(argv if argv is not None else sys.argv[1:])
+            print(f"anychip: {end.name} ended it before it was done: anychip {words}", file=sys.stderr)
+        return int(end.code or 0)
     except BrokenPipeError:
         # The reader of our output (head, less) has left; python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,6 +9,7 @@ AnychipError            something the user can mend; the text says what, where, 
 +-- BadTarget           a TARGET (CHIP[:COUNT[@CLUSTER]]) that cannot be read
 +-- BadProgramFile      a saved program that cannot be read
 +-- ProgramFailed       the user's program ended with an error (its exit code is kept)
+|   +-- ProgramKilled   a signal ended it
 +-- UnsupportedProgram  the user's program does what a virtual chip cannot follow
 +-- UnsupportedTorch    this torch cannot carry the virtual device
 +-- UnsupportedDtype    the chip has no such dtype
@@ -16,6 +17,7 @@ AnychipError            something the user can mend; the text says what, where, 
 """
 
 import re
+import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Deadlock)\b")  # how a line of Python's begins that tells an error
 INTERRUPTED = 130  # exit code after Ctrl-C
+SIGNALLED = 128  # what shells add to the number of the signal that ended a process
 OUT_OF_MEMORY = "OutOfMemoryError"  # as torch calls it
 
 
@@ -74,6 +77,12 @@ class ProgramFailed(AnychipError):
         super().__init__(message)
         self.exit_code, self.said, self.how = exit_code, said, how
 
+    def saying(self, message: str, exit_code: int) -> "ProgramFailed":
+        """The same failure in other words."""
+        other = type(self).__new__(type(self), message)
+        vars(other).update(vars(self), exit_code=exit_code)
+        return other
+
     @property
     def is_interrupted(self) -> bool:
         """Whether it was the user who ended it."""
@@ -83,6 +92,18 @@ class ProgramFailed(AnychipError):
     def is_short(self) -> bool:
         """Whether it is memory that the chip has too little of."""
         return error_line(str(self)).startswith(OUT_OF_MEMORY)
+
+
+class ProgramKilled(ProgramFailed):
+    """A signal ended the user's program, whose exit code is then what shells say of it. who: it, or one of its ranks."""
+
+    def __init__(self, name: str, who: str, by: signal.Signals, why: str) -> None:
+        self.by = f"{by.name} ended {who}"
+        super().__init__(
+            f"{name}: {who} was killed by {by.name} while it was recorded; no recording was left. {why}",
+            SIGNALLED + by,
+            self.by,
+        )
 
 
 class UnsupportedProgram(AnychipError):

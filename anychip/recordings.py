@@ -174,7 +174,7 @@ def record_all(
         (place, error), *more = failed.items()
         also = "" if error.is_interrupted else _also(dict(more))
         text = f"{error}{_hint(place, error.said)}{also}"
-        raise ProgramFailed(text, INTERRUPTED if interrupted else error.exit_code, error.said, error.how)
+        raise error.saying(text, INTERRUPTED if interrupted else error.exit_code)
     lent = {place: other for place, error in failed.items() if error.is_short and (other := _lender(place, found))}
     found |= {place: found[other] for place, other in lent.items()}
     short = {place: failed.pop(place) for place in lent}

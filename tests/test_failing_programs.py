@@ -82,12 +82,29 @@ def test_a_command_that_is_ended_while_it_records_side_by_side_ends_at_once(numb
     program = sleeps_but_on_h100(tmp_path, f"torch.save(model.state_dict(), {str(tmp_path / 'saved.pt')!r})")
     (tmp_path / "saved.pt").write_text("of before")
     process = start("--quiet", "--json", tmp_path / "no.json", program, on=("h100", "mi300x", "l4"))
-    wait_for(tmp_path, 2)
+    wait_for(tmp_path, 1)  # the other waits for its turn to save there
     process.send_signal(number)
-    process.communicate(timeout=30)
+    _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number
+    assert err.splitlines()[-1].startswith(f"anychip: {number.name} ended it before it was done: anychip forecast --on")
     assert (tmp_path / "saved.pt").read_text() == "of before"
     assert {one.name for one in tmp_path.iterdir() if one.suffix != ".waits"} == {"program.py", "saved.pt"}
+
+
+def test_a_command_that_is_ended_says_so_and_leaves_nothing(tmp_path, monkeypatch):
+    """It ended without a word."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    process = start("--save", tmp_path / "no.anychip", PROGRAMS / "wait_forever.py", on=("h100:2",))
+    for line in process.stderr:
+        if "now waiting" in line:
+            break
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (143, "")
+    (told,) = [line for line in err.splitlines() if line.startswith("anychip: SIGTERM")]
+    assert told.startswith("anychip: SIGTERM ended it before it was done: anychip forecast --on h100:2 --save")
+    assert told.endswith("wait_forever.py")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_program_that_raises_before_a_step_shows_its_own_traceback_and_one_line_of_ours():
@@ -328,15 +345,26 @@ def test_a_program_that_makes_do_with_less_memory_is_recorded_on_each_chip(tmp_p
         assert 64 < found["h100"]["peak_memory_bytes"] / 2**30 < 65
 
 
-@pytest.mark.parametrize("on", ["h100", "h100:2"])
-def test_a_killed_recording_says_by_what(tmp_path, on):
-    """Of a job's rank it said "exit code 247"."""
+@pytest.mark.parametrize(("on", "who"), [("h100", "the program"), ("h100:2", "rank 1")])
+def test_a_killed_recording_says_by_what(tmp_path, on, who):
+    """Of a job's rank it said "exit code 247", and it was taken for wrong use, of which no outcome was told."""
     program = tmp_path / "killed.py"
     program.write_text(
-        "import os, signal, torch\ntorch.zeros(3, device='cuda')\nos.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, torch\n"
+        "torch.zeros(3, device='cuda')\n"
+        "if os.environ.get('RANK') != '0': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "torch.distributed.init_process_group('nccl')\n"
+        "torch.distributed.recv(torch.zeros(1, dtype=torch.int64, device='cuda'), 1)\n"
+        "print(torch.distributed.get_rank())\n"
     )
-    done = forecast("--quiet", str(program), on=(on,))
-    assert done.returncode == 2
+    done = forecast("--quiet", "--json", tmp_path / "killed.json", str(program), on=(on,))
+    assert done.returncode == 137
+    told = json.loads((tmp_path / "killed.json").read_text())
+    assert (told["outcome"], told["exit_code"], told["failure"]) == ("program_failed", 137, None)
+    assert done.err.splitlines()[-1] == (
+        f"anychip: exit code 137: the program's own; SIGKILL ended {who}, and there are no figures."
+    )
+    assert f"killed.py: {who} was killed by SIGKILL while it was recorded" in done.err
     assert "killed by SIGKILL" in done.err
     assert "--jobs 1" in done.err
     assert "ran out of memory" in done.err

@@ -19,7 +19,7 @@ from typing import Any
 from anychip import units
 from anychip.device.files.kept import put_back
 from anychip.device.files.written import tell
-from anychip.errors import INTERRUPTED, OUT_OF_MEMORY, AnychipError, Deadlock, ProgramFailed, UnsupportedTorch
+from anychip.errors import INTERRUPTED, OUT_OF_MEMORY, Deadlock, ProgramFailed, ProgramKilled, UnsupportedTorch
 from anychip.record import Program
 from anychip.record.failure import Failure, failure_of, refusal, refused
 from anychip.record.steps import Marks, find_steps
@@ -39,6 +39,7 @@ MOST_SAID, LAST_SAID = 1 << 24, 1 << 16  # bytes of it that are kept while it ru
 STEPS, STEPS_OF_MANY = 3, 2  # the first warms up
 UNEVEN_STEPS = 5  # where the second and the third differ: what is done in every other one is in two of four
 DRAFT, STANDS = ".draft", ".stands"  # a job's recordings before its samples have ended; its meta, if they say the same
+KILLED = ".killed"  # the number of a job's rank that a signal ended
 MODULES, CRUMB = 6, 1e-3  # whose share of the memory is told, and from which share on
 NOTE_S = 0.5  # between looks at how far a job is
 MANY_RANKS = 1024  # above so many one step more takes long to record and to price
@@ -298,6 +299,8 @@ HOST_IS_FULL = (
     'Make it there, where it takes none: with torch.device("cuda"): model = ... (or with torch.device("meta"), then '
     'model.to_empty(device="cuda")). With --jobs 1 recordings take turns.'
 )
+WHY_KILLED = {signal.SIGKILL: f"If it was not you, {HOST_IS_FULL}"}
+WHY_ENDED = "If it was not you or the system, a chip tensor's memory was touched from the host: please report it."
 HOST_ALLOCATOR = "DefaultCPUAllocator"  # in what torch raises where the host has no more
 
 
@@ -313,15 +316,10 @@ def _result(
             raise _too_early(name)
         # A rank that a signal ended gives its job the low byte of its status.
         by = next((number for number in signal.valid_signals() if code in (-number, LOW_BYTE - number)), None)
-        if by == signal.SIGKILL:
-            raise AnychipError(
-                f"{name}: killed by SIGKILL while it was recorded; no recording was left. If it was not you, {HOST_IS_FULL}"
-            )
         if by is not None:
-            raise AnychipError(
-                f"{name}: killed by {signal.Signals(by).name} while it was recorded; no recording was left. "
-                "If it was not you or the system, a chip tensor's memory was touched from the host: please report it."
-            )
+            rank = out.with_suffix(KILLED)
+            who = f"rank {rank.read_text()}" if rank.exists() else "the program"
+            raise ProgramKilled(name, who, signal.Signals(by), WHY_KILLED.get(by, WHY_ENDED))
         raise ProgramFailed(f"{name} ended with exit code {code} before it was recorded.\n{errors}".rstrip(), code or 1)
     if stands.exists():
         program = drafted if drafted is not None else Program.load(out.with_suffix(DRAFT))

@@ -73,13 +73,16 @@ def test_folded_is_as_unfolded(recorder, more):
 
 
 @needs_megatron
-def test_recordings_are_kept_by_the_text_of_the_stand_ins_that_it_imports():
+def test_recordings_are_kept_by_the_text_of_the_stand_ins_that_it_imports(tmp_path):
     """Any new stand-in voided hours of recordings: their key had the text of all."""
     code = (
-        "import sys; from accuracy.recorder import MORE, installed, warm; installed(1); warm(); warm(MORE[sys.argv[1]])\n"
+        "import pathlib, sys; from accuracy.recorder import MORE, installed, warm\n"
+        "installed(1, pathlib.Path(sys.argv[2])); warm(); warm(MORE[sys.argv[1]])\n"
         "print(*(name for name in sys.modules if name.startswith('anychip.standins.libraries.')))"
     )
-    done = subprocess.run([sys.executable, "-c", code, NAME], cwd=HERE.parent, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, NAME, str(tmp_path)], cwd=HERE.parent, capture_output=True, text=True
+    )
     imported = {f"{name.rpartition('.')[2]}.py" for name in done.stdout.split()}
     every = {path.name for path in (HERE.parent / "anychip" / "standins" / "libraries").glob("*.py")}
     keyed = {name for name in every if any(fnmatch(name, pattern) for pattern in STANDINS[NAME])}

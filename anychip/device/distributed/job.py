@@ -22,7 +22,7 @@ from anychip.device.distributed.branches import MOST_APART, Apart, World, first_
 from anychip.device.distributed.mailbox import LIBRARIES, appear
 from anychip.device.distributed.middle import LEAST, Middle
 from anychip.device.distributed.ranks import MOST, SENDS, alike, classes, fullest, leaves, stream, wanted, within
-from anychip.device.launch import UNFOLD
+from anychip.device.launch import KILLED, UNFOLD
 from anychip.errors import ERROR
 from anychip.record import Program
 from anychip.record.failure import num_trained
@@ -94,7 +94,7 @@ class Job:
         if taken is not None and not self.interrupted and (self._failed() or not taken.agree()):
             return self._again()
         if 0 not in programs:
-            return self.codes.get(0, 1), None
+            return self._killed(0), None
         if not self._failed() and not self.interrupted and not self._sample(programs, streams):
             return self._again()
         return self._assembled(programs, self._classes(programs, streams))
@@ -433,7 +433,7 @@ class Job:
         if failed:
             self._show_log(failed)
         if failed is not None and failed not in programs and not self.interrupted:
-            return self.codes[failed], None  # it was killed: nothing tells how far it came
+            return self._killed(failed), None  # nothing tells how far it came
         if failed is not None and failed not in members and failed in programs:
             # It did as others until it failed, and speaks for itself.
             members = {owner: [rank for rank in ranks if rank != failed] for owner, ranks in members.items()}
@@ -451,6 +451,11 @@ class Job:
         if failed is not None:
             first.meta["failed_rank"] = failed
         return code, first
+
+    def _killed(self, rank: int) -> int:
+        """The status of a rank that left no recording, which is noted: of one that a signal ended nothing else says which it was."""
+        appear(self.folder / f"program{KILLED}", str(rank).encode())
+        return self.codes.get(rank, 1)
 
     def _show_log(self, failed: int) -> None:
         """What a rank other than 0, which is heard anyway, said last."""

@@ -14,12 +14,13 @@ from anychip.network import Collective
 
 @dataclass(slots=True, eq=False)
 class Leg:
-    """One collective of a launch, the `turn`-th of its party at its meeting, as the host has issued them. lag_s: how much later
+    """One collective of a launch, the `turn`-th of its party at its meeting, as the host has issued them. ranks: of its group. lag_s: how much later
     than this rank the slowest of those it stands for arrives. late: the class that arrived last, of several at once the first."""
 
     position: int
     op: int
     call: Collective
+    ranks: tuple[int, ...]
     meeting: Meeting
     turn: int
     time_s: float
@@ -82,7 +83,7 @@ class Board:
         at = leg.meeting.at
         key = (at.number, leg.turn)
         gathering = self.open.setdefault(key, Gathering())
-        if gathering.legs and not fits(gathering.legs[0][1].call, leg.call):
+        if gathering.legs and not fits(gathering.legs[0][1], leg):
             self.complain(gathering.legs[0][1], gathering.legs[0][0].index, leg, launch.index)
         gathering.legs.append((launch, leg))
         if len(gathering.legs) == len(at.parties):
@@ -110,10 +111,12 @@ class Board:
 SAME_BYTES = ("all_reduce", "broadcast", "reduce", "all_gather", "reduce_scatter")
 
 
-def fits(one: Collective, other: Collective) -> bool:
+def fits(first: Leg, second: Leg) -> bool:
     """Can these two be the same collective? (Splits of an uneven all-to-all differ by rank.)"""
+    one, other = first.call, second.call
     if one.kind in POINT_TO_POINT or other.kind in POINT_TO_POINT:
         return (one.kind in POINT_TO_POINT) == (other.kind in POINT_TO_POINT) and one.nbytes == other.nbytes
-    if one.kind != other.kind:
+    # A rank that another stands for may have a group, and a root, of its own.
+    if one.kind != other.kind or (first.ranks == second.ranks and one.root != other.root):
         return False
     return one.kind not in SAME_BYTES or (one.nbytes == other.nbytes and one.dtype == other.dtype)

@@ -14,6 +14,7 @@ from anychip.record.failure import failure_of
 from anychip.units import memory
 
 SHOWN = 6
+TOWARDS = ("send", "reduce", "gather")  # the rank that is named; from it the others
 
 
 def ranks_text(members: Sequence[int]) -> str:
@@ -39,7 +40,9 @@ def call_text(call: Collective, program: Program) -> str:
     group = program.groups[call.group]
     axis = f' "{group.axis}"' if group.axis else ""
     size = f" of {memory(call.nbytes)} {call.dtype}".rstrip() if call.nbytes else ""
-    where = f" to rank {call.peer}" if call.kind == "send" else f" from rank {call.peer}" if call.kind == "recv" else ""
+    other = call.peer if call.peer is not None else call.root
+    way = "to" if call.kind in TOWARDS else "from"
+    where = f" {way} rank {other}" if other is not None else " from any rank" if call.kind == "recv" else ""
     several = sum(other.ranks == group.ranks for other in program.groups) > 1
     which = f"; number {group.copy + 1} of their groups" if several else ""
     return f"{call.kind}{size}{where} in group{axis} ({ranks_text(group.ranks)}{which})"

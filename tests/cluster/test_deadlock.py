@@ -62,6 +62,24 @@ def test_collectives_of_other_sizes():
     assert "train.py:7" in text
 
 
+def test_each_takes_itself_for_the_root():
+    one, other = pair()
+    for rank in (one, other):
+        rank.at(5).run(rank.call("broadcast_", 0, 100, root=rank.rank))
+    text = told(one, other)
+    assert 'rank 0: broadcast of 400 B float32 from rank 0 in group "dp"' in text
+    assert 'rank 1: broadcast of 400 B float32 from rank 1 in group "dp"' in text
+
+
+def test_roots_of_groups_of_their_own_fit():
+    """Rank 1 is in rank 0's group, and rank 3, which stands for it, in one of its own."""
+    one = Rank(0, 4, [((0, 1), "tp")], (0, 2))
+    other = Rank(3, 4, [((2, 3), "tp")], (1, 3))
+    for rank, root in ((one, 0), (other, 2)):
+        rank.run(rank.call("broadcast_", 0, 100, root=root))
+    simulate(job(one, other), H100, Wire())
+
+
 def test_other_sizes_are_of_the_ranks_that_ran_not_of_those_that_they_stand_for():
     """Ranks 3 to 7 of 8 may have a size of their own each: it was said that they had that of rank 2."""
     group = [(tuple(range(8)), "dp")]

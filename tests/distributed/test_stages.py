@@ -79,11 +79,13 @@ def test_a_recording_moves_to_another_place_of_the_pipeline() -> None:
     # Rank 4 is the second of 0, 4, 8, 12, and in a group of 4, 5, 6, 7; moved to 8 it sends to 12 and sums up with 9 to 11.
     line, row = Group((0, 4, 8, 12), "pp"), Group((4, 5, 6, 7), "dp")
     ops = [Op("c10d.send.default", ((), (), 0), (("peer", 8),)), Op("c10d.recv_.default", ((), (), 0), (("peer", 0),)),
+           Op("c10d.broadcast_.default", ((), (), 0), (("root", 12),)), Op("c10d.broadcast_.default", ((), (), 1), (("root", 4),)),
            Op("c10d.allreduce_.default", ((), (), 1), (("op", "sum"),)), Op("aten.mm.default")]  # fmt: skip
     none = np.zeros(0, np.int64)
     program = Program(none, ops, none, rank=4, world_size=16, groups=[line, row])
     moved(program, 4, 8)
-    assert [op.kwarg("peer") for op in program.ops] == [12, 4, None, None]
+    assert [op.kwarg("peer") for op in program.ops[:2]] == [12, 4]
+    assert [op.kwarg("root") for op in program.ops[2:4]] == [12, 8]
     assert program.groups == [line, Group((8, 9, 10, 11), "dp")]
     assert (program.rank, program.members) == (8, (8,))
 

@@ -18,6 +18,7 @@ import torch
 from torch._C._distributed_c10d import Work
 
 from anychip.device.distributed.groups import Groups
+from anychip.device.distributed.refusals import check
 from anychip.device.insides._torch import Engine
 from anychip.device.insides._torch_host import implement
 from anychip.device.ops.kernels import canonical, flat_tensors
@@ -116,6 +117,7 @@ class Collectives:
             out_of_place = name in OUT_OF_PLACE
             outputs = flat_tensors(args[0])
             inputs = flat_tensors(args[1]) if out_of_place else outputs
+            check(name, at, outputs, inputs, len(ranks))
             call = Call(name, at, outputs, inputs, number, ranks)
             work = self._alone(call) if len(ranks) == 1 else self._among(call)
             self.kept.append(work)

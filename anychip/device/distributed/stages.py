@@ -302,7 +302,11 @@ def moved(program: Program, here: int, there: int) -> None:
         ranks = program.groups[group].ranks
         return ranks[ranks.index(rank) + steps[group]] if steps[group] is not None else rank + there - here
 
-    ops = [_moved_op(op, peer) if op.name.startswith("c10d.") else op for op in program.ops]
+    def root(rank: int, group: int) -> int:
+        """Of a group that both are in it is the same."""
+        return rank if steps[group] is not None else rank + there - here
+
+    ops = [_moved_op(op, {"peer": peer, "root": root}) if op.name.startswith("c10d.") else op for op in program.ops]
     program.groups = [
         group if step is not None else replace(group, ranks=tuple(rank + there - here for rank in group.ranks))
         for group, step in zip(program.groups, steps, strict=True)
@@ -315,8 +319,8 @@ def _steps(ranks: tuple[int, ...], here: int, there: int) -> Any:
     return ranks.index(there) - ranks.index(here) if there in ranks else None
 
 
-def _moved_op(op: Op, peer: Callable[[int, int], int]) -> Op:
+def _moved_op(op: Op, moves: dict[str, Callable[[int, int], int]]) -> Op:
     group = op.args[2]
     return replace(
-        op, kwargs=tuple((name, peer(value, group) if name == "peer" else value) for name, value in op.kwargs)
+        op, kwargs=tuple((name, moves[name](value, group) if name in moves else value) for name, value in op.kwargs)
     )

@@ -35,6 +35,8 @@ CRUMB = 1e-3  # of the peak or the chip's time: a kind of memory or a phase belo
 LONGER = 1.5  # a first call that takes so many times as long as the others does something else: it reads a prompt
 STARTING = 0.95  # where steps take less of the peak than this, it was when the program started
 NAMES = 4  # targets of one chip, before they are shortened to the first and the last
+REASONS = 4  # of an error bar
+TELLS = 0.2  # of an error bar: a part that is less does not show in it
 PART = 0.05  # of the chip's time: of less nothing is said
 PLACES = 4  # lines of the program that read values
 MODULES = 6
@@ -91,7 +93,7 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
         console.print()
         console.print(_top_ops(some, alone=len(columns) == 1))
     console.print()
-    for line in _remarks(answer):
+    for line in _remarks(answer, columns):
         console.print(Padding(Text(line), (0, 0, 0, 2)) if line.startswith("- ") else Text(line))
     console.print(Text("A forecast for virtual chips, not a benchmark result.", style="dim"))
 
@@ -335,9 +337,11 @@ def _short(name: str) -> str:
     return name.removeprefix("aten.")
 
 
-def _remarks(answer: "Answer") -> Iterator[str]:
-    for name, forecast in zip(answer.names, answer.forecasts, strict=True):
+def _remarks(answer: "Answer", columns: Sequence[tuple[str, "Forecast"]]) -> Iterator[str]:
+    """columns: the targets that stand above in full."""
+    for name, forecast in columns:
         yield f"{name}: {forecast.limit}"
+    yield from _why_errors(columns)
     yield from _unlike_evidence(answer)
     if answer.host == "modelled":
         sleeps = any((one.kinds == Kind.HOST).any() for program in answer.programs for one in program.ranks)
@@ -361,6 +365,21 @@ def _remarks(answer: "Answer") -> Iterator[str]:
         yield "Interrupted: the figures hold for what the program had done by then."
     for warning in answer.warnings:
         yield f"- warning: {warning}"
+
+
+def _why_errors(columns: Sequence[tuple[str, "Forecast"]]) -> Iterator[str]:
+    """Of each error bar what makes it as wide as it is; targets of which that is the same share a line."""
+    found: dict[str, list[str]] = {}
+    for name, forecast in columns:
+        parts = [
+            (reason, part) for reason, part in forecast.error_parts.items() if part >= TELLS * forecast.step_time_error
+        ]
+        alone = len(parts) == 1
+        reasons = [reason if alone else f"{reason} ({units.share(part)})" for reason, part in parts[:REASONS]]
+        if reasons:
+            found.setdefault(f"+-{units.share(forecast.step_time_error)}: {'; '.join(reasons)}", []).append(name)
+    for said, names in found.items():
+        yield f"{', '.join(names)}: {said}"
 
 
 def _unlike_evidence(answer: "Answer") -> Iterator[str]:

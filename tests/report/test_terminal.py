@@ -177,6 +177,27 @@ def test_the_legend_says_which_runs_the_error_is_of_and_what_none_of_the_chip_s_
     )
 
 
+def test_an_error_bar_says_why_it_is_as_wide_the_most_first():
+    """A bar of 63% said nothing of whether the runs, the host, the chip's file or the program made it so."""
+    x = TensorMeta((4, 64), (64, 1), "bfloat16")
+    small = Program(
+        tape=np.array([word(Kind.OP, 0)] * 200, dtype=np.int64), ops=[Op("aten.relu.default", (x,), outputs=(x,))],
+        block_bytes=np.array([1], dtype=np.int64), meta={"argv": ["t.py"]},
+    )  # fmt: skip
+    paced = api.forecast(small, on=["h100", "hygon-k100-ai"])
+    h100, k100 = paced.forecasts
+    for one in paced.forecasts:
+        parts = list(one.error_parts.values())
+        assert parts == sorted(parts, reverse=True)
+        assert sum(part**2 for part in parts) == pytest.approx(one.step_time_error**2)
+    assert next(iter(h100.error_parts)) == "its host's time, which nobody measured"
+    assert "a data sheet alone (grade D)" in k100.error_parts
+    assert "a data sheet alone (grade D)" not in h100.error_parts
+    text = " ".join(shown(paced, 100).split())
+    assert f"h100: +-{units.share(h100.step_time_error)}: its host's time, which nobody measured" in text
+    assert as_json.to_json(paced)["targets"][0]["error_parts"][0]["reason"] == "its host's time, which nobody measured"
+
+
 def test_figures_that_rest_on_a_marked_time_are_marked(answer):
     """The step's time alone was, and tokens/s, MFU and energy of the same chip were not."""
     gaudi3, *_ = api.forecast(answer.programs[0], on="gaudi3").forecasts

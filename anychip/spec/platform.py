@@ -44,6 +44,14 @@ class Platform:
             raise ValueError(f"no such use of a dtype: {use!r}; one of {', '.join(USES)}")
         return self.dtypes.get(dtype, {}).get(use, "unknown")
 
+    def compiles(self, language: str) -> bool | None:
+        """Whether a program's own kernels in "Triton" or "CUDA C++" are compiled here; None where the file does not say."""
+        if language == "Triton":
+            package = self.raw.get("triton", {}).get("package", "unknown")
+            return None if package == "unknown" else package != "none"
+        # A shim replaces names in Python; what is written in CUDA C++ it leaves alone.
+        return {"native": True, "shim": False, "no": False}.get(self.cuda_code)
+
     @property
     def note(self) -> str:
         """The platform's own remarks, one paragraph."""

@@ -53,6 +53,11 @@ class Platform:
         return {"native": True, "shim": False, "no": False}.get(self.cuda_code)
 
     @property
+    def alloc_conf(self) -> str | None:
+        """The environment variable by which the caching allocator is set; None where the file names none."""
+        return self.raw.get("env", {}).get("alloc_conf")
+
+    @property
     def note(self) -> str:
         """The platform's own remarks, one paragraph."""
         return " ".join(self.raw.get("notes", ()))

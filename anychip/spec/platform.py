@@ -55,7 +55,8 @@ class Platform:
     @property
     def alloc_conf(self) -> str | None:
         """The environment variable by which the caching allocator is set; None where the file names none."""
-        return self.raw.get("env", {}).get("alloc_conf")
+        found: str | None = self.raw.get("env", {}).get("alloc_conf")
+        return found
 
     @property
     def note(self) -> str:

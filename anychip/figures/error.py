@@ -78,8 +78,8 @@ def error_of(evidence: Mapping[str, float], beyond: Beyond, breakdown: Mapping[s
         rates = timeline.prices.on.rates
         rows = [row for op in ("gemm", "gemm.warm", "gemm.rate", "gemm.sustained") for row in rates.all(op)]
         parts[UNMEASURED] = 0.0 if any(row.kind != "assumed" for row in rows) else compute * known["level", ""]
-        # The whole runs that raised its grade say nothing of this program.
-        grade = max(grade, "C")
+        if grade < "C":  # the whole runs that raised it say nothing of this program
+            parts[KERNELS], grade = together((parts[KERNELS], known["grade", "C"])), "A"
     parts[HOST] = max(host * known["host", ""], host_s * (1 + known["host", ""]) / total - 1)
     parts[GRADES.get(grade, "")] = known.get(("grade", grade), known["grade", "D"])
     parts[LARGER] = together(of_size(num_chips, compared.most_chips if compared is not None else 1, exposed))

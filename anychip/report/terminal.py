@@ -56,6 +56,12 @@ PHASES = {"no_gradients": "no-grad calls", "host_copies": "host copies"}
 MEMORY = {"other": "inputs, others"}  # kinds that one word does not tell
 EVIDENCE = {"measured": "measured", "interpolated": "interpolated", "modelled": "modelled", "bytes_only": "bytes alone"}
 
+# Questions of a program, as a reader would ask them; others by their names.
+QUESTIONS = {
+    "multi_processor_count": "cores", "memory_bytes": "memory", "arch": "architecture", "L2_bytes": "L2 cache", "power_w": "power",
+    "compiles_whole": "whole steps compiled", "tf32": "TF32",
+}  # fmt: skip
+
 Row = tuple[str, Sequence[str | Text]]
 
 
@@ -77,10 +83,11 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
         console.print()
         console.print(job.counts_table(columns, answer.scaling, wide=console.width >= WIDE))
         console.print()
-        console.print(
-            Text(f"In full {columns[-1][0]}, the last; each of the others by itself, or all with --json.", style="dim")
-        )
-        columns, reserved, scaling = columns[-1:], reserved[-1:], scaling[-1:]
+        last = sorted({forecast.chip: index for index, (_, forecast) in enumerate(columns)}.values())
+        columns, reserved, scaling = ([part[index] for index in last] for part in (columns, reserved, scaling))
+        which = "the last of each chip" if len(last) > 1 else "the last"
+        shown = ", ".join(name for name, _ in columns)
+        console.print(Text(f"In full {shown}, {which}; each of the others by itself, or all with --json.", style="dim"))
     for start in range(0, len(columns), room):
         console.print()
         part = slice(start, start + room)
@@ -138,9 +145,14 @@ def _legend(answer: "Answer") -> Iterator[str]:
                 yield f"    {job.ran_text(forecast)}"
             if questions:
                 who = "it" if len(alike) == 1 else name
-                yield f"    run again for {who}: it answers the program otherwise ({', '.join(questions)})"
+                yield f"    run again for {who}: it answers the program otherwise ({', '.join(map(_question, questions))})"
         if alike[-1][2].ranks and (unequal := job.unequal_text(answer.stragglers)):
             yield f"    {unequal}"
+
+
+def _question(name: str) -> str:
+    """supports.float64.matmul is float64 matmul."""
+    return QUESTIONS.get(name) or name.removeprefix("supports.").replace(".", " ").replace("_", " ")
 
 
 def _compared(forecast: "Forecast") -> str:

@@ -167,6 +167,10 @@ def test_many_counts_are_a_table(monkeypatch):
     assert "samples/s" in text
     assert [line for line in text.splitlines() if "+-" in line and "one sigma" not in line][1].startswith("h100:64: +-")
     assert "h100:32: " not in text
+    several = shown(api.forecast(__file__, on=["h100:2..16", "mi300x:2..8"]))
+    assert "In full h100:16, mi300x:8, the last of each chip" in several
+    (step,) = [line for line in several.splitlines() if line.startswith("time of the run")]
+    assert step.count("ms") == 2
 
 
 def alike(count):

@@ -149,11 +149,11 @@ def test_what_the_allocator_reserves_is_shown_where_there_is_one(answer):
 
 
 def test_a_chip_with_its_own_recording_says_why(answer):
-    text = shown(replace(answer, own_recordings=((), ("name", "capability"), (), ())))
+    text = shown(replace(answer, own_recordings=((), ("name", "compiles_whole", "supports.float64.matmul"), (), ())))
     lines = text.splitlines()
     (at,) = [i for i, line in enumerate(lines) if "run again for it" in line]
     assert any("mi300x -> amd-mi300x" in line for line in lines[at - 3 : at])
-    assert "(name, capability)" in lines[at]
+    assert "(name, whole steps compiled, float64 matmul)" in " ".join(text.split())
 
 
 def test_the_legend_says_which_runs_the_error_is_of_and_what_none_of_the_chip_s_are_like(answer):
@@ -190,6 +190,8 @@ def test_an_error_bar_says_why_it_is_as_wide_the_most_first():
         parts = list(one.error_parts.values())
         assert parts == sorted(parts, reverse=True)
         assert sum(part**2 for part in parts) == pytest.approx(one.step_time_error**2)
+    # runs of other programs raised its grade: "grade C" beside "grade A" was of no help
+    assert not [reason for reason in h100.error_parts if "grade" in reason]
     assert next(iter(h100.error_parts)) == "its host's time, which nobody measured"
     assert "a data sheet alone (grade D)" in k100.error_parts
     assert "a data sheet alone (grade D)" not in h100.error_parts

@@ -277,8 +277,8 @@ def _section(
     labels: Mapping[str, str],
     unit: Callable[[float], str],
 ) -> Iterator[Row]:
-    """A heading and a row for each part that is not nothing everywhere."""
-    parts = [name for name in labels if any(values(f).get(name, 0) for f in forecasts)]
+    """A heading and a row for each part that is not nothing everywhere, as it is shown."""
+    parts = [name for name in labels if any(unit(values(f).get(name, 0)) != unit(0) for f in forecasts)]
     if not parts:
         return
     yield title, [""] * len(forecasts)

@@ -392,3 +392,14 @@ def test_crumbs_of_time_are_not_shown(answer):
     # Of a step that sleeps for an hour the chip's second and a half is as much news: all of it was gone.
     slow = tuple(replace(f, step_time_s=3600.0) for f in forecasts)
     assert "  backward" in shown(replace(answer, forecasts=slow))
+
+
+def test_a_part_that_shows_as_nothing_has_no_row(answer):
+    """What sums of floats left was a row of "0 ns" on every target, under a heading of its own."""
+    (first, *others) = answer.forecasts
+    crumb = replace(first, breakdown_s={**first.breakdown_s, "bubble": 1e-13})
+    text = shown(replace(answer, forecasts=(crumb, *others)))
+    assert "other ranks" not in text
+    assert "other ranks" in shown(
+        replace(answer, forecasts=(replace(crumb, breakdown_s={**first.breakdown_s, "bubble": 1e-3}), *others))
+    )

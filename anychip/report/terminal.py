@@ -84,7 +84,8 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
         console.print(job.counts_table(columns, answer.scaling, wide=console.width >= WIDE))
         console.print()
         last = sorted({forecast.chip: index for index, (_, forecast) in enumerate(columns)}.values())
-        columns, reserved, scaling = ([part[index] for index in last] for part in (columns, reserved, scaling))
+        columns = [columns[index] for index in last]
+        reserved, scaling = tuple(reserved[index] for index in last), tuple(scaling[index] for index in last)
         which = "the last of each chip" if len(last) > 1 else "the last"
         shown = ", ".join(name for name, _ in columns)
         console.print(Text(f"In full {shown}, {which}; each of the others by itself, or all with --json.", style="dim"))

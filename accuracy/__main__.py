@@ -1,7 +1,7 @@
 """`python -m accuracy --rows FILE.csv [--where 'chip=...'] --page OUT.md`: published runs against forecasts, of training and (`serving`) of
 generating text.
 
-Recordings are kept by content, so a run that was stopped goes on where it was. What cannot be forecast is listed with the
+Prints a line for each run, unless it is written to a file, and the errors of each chip. Recordings are kept by content, so a run that was stopped goes on where it was. What cannot be forecast is listed with the
 reason. Exit code 0; 1 where nothing could be compared, or an error is outside its `--bounds`; 2 for wrong use.
 """
 
@@ -23,6 +23,7 @@ from accuracy.runner import told, write
 from accuracy.score import Result, grouped, ids_by_reason
 from accuracy.serving import page as serving_page
 from accuracy.serving import result as serving
+from accuracy.table import table
 from accuracy.training import described, forecasts, lines, planned_result
 
 
@@ -89,6 +90,8 @@ def main(argv: list[str] | None = None) -> int:
         write(Path(args.json), json.dumps(as_json(results, served), indent=1) + "\n")
     if args.page:
         write_page(Path(args.page), results, served)
+    if not (args.json or args.page or args.validated):
+        print("\n".join(table(entries(results, served), NOTHING)) + "\n")
     for name, (summary, total) in grouped(results, lambda r: r.chip).items():
         shown = (
             f"n {summary.n} of {total}, mean {summary.mean_abs:.1%}, median {summary.median_abs:.1%}, worst {summary.worst:+.1%}"
@@ -154,11 +157,15 @@ def as_json(results: list[Result], served: Sequence[serving.Result] = ()) -> dic
             vars(summary) if summary else {"n": 0, "mean_abs": None, "median_abs": None, "worst": None, "bias": None}
         )
         groups.append({"chip": chip, "source": source, **figures, "n": total, "covered": summary.n if summary else 0})
-    rows = [
+    return {"schema": 1, "rows": entries(results, served), "groups": groups}
+
+
+def entries(results: Sequence[Result], served: Sequence[serving.Result]) -> list[dict[str, Any]]:
+    """One for each quantity of each run."""
+    return [
         *(line for result in results for line in lines(result)),
         *(line for one in served for line in serving.lines(one)),
     ]
-    return {"schema": 1, "rows": rows, "groups": groups}
 
 
 def write_page(path: Path, results: list[Result], served: Sequence[serving.Result]) -> None:

@@ -3,7 +3,21 @@
 Columns: id, source_url, source_location, chip, chips, chips_per_node, interconnect, framework, model, params_b, layers, hidden,
 heads, kv_heads, ffn, vocab, seq_len, global_batch, micro_batch, dtype, tp, pp, vp, cp, dp, ep, zero_or_fsdp,
 sequence_parallel, recompute, compile, metric, value, notes. Of a run that generates text: id, source_url, source_location, chip, chips, framework, model, params_b, dtype, tp, batch,
-concurrency, input_len, output_len, metric (ttft_ms, tpot_ms, output_tokens_per_s), value, notes. Blank: the source does not say.
+concurrency, input_len, output_len, metric, value, notes. Blank: the source does not say.
+
+Metrics of a run that trains, of which the first that it has gives the time of a step that is compared (`truth_of_runs`):
+  step_time_s              seconds of a step (an update of the weights)
+  tokens_per_s_per_chip    tokens that a chip trains on in a second
+  samples_per_s            samples (sequences) a second of the whole job
+  time_to_train_min        minutes of a whole training, of runs of which `conventions.toml` says how many steps that was
+  tflops_per_chip          TFLOP/s of a chip, of frameworks of which `conventions.toml` says how they count
+  mfu                      the same as a share of the chip's dense peak, 0.41 or 41, the same way
+  memory_gib               compared beside it: the most that a chip holds at once, GiB
+Metrics of a run that generates text:
+  ttft_ms                  milliseconds until the first token of each request; needs batch, as a server's prompts come one by one
+  tpot_ms                  milliseconds of each further token of a sequence
+  output_tokens_per_s      tokens written in a second by all chips together; output_tokens_per_s_per_user: of one sequence
+A metric of another name is read and compared with nothing, and the run is listed with that.
 """
 
 import csv

@@ -298,17 +298,18 @@ def _check_used(programs: Iterable[Program], title: str) -> None:
             )
 
 
-_replayed: "WeakKeyDictionary[Program, Peaks]" = WeakKeyDictionary()  # without a limit, of recordings that live
+# Without a limit, of recordings that live, by the allocator's settings.
+_replayed: "WeakKeyDictionary[Program, dict[str, Peaks]]" = WeakKeyDictionary()
 FULLEST = 2  # distinct ranks, those that hold most at once: the allocator keeps most where most is
 
 
 def _reserved(program: Program, chip: Chip, forecast: "Forecast") -> "Peaks | None":
-    """Peak of what PyTorch's allocator holds. Only where memory is short does the chip's size change the answer, so a
+    """Peak of what PyTorch's allocator holds, set as it was where it was recorded, else as the chip's own variable says. Only where memory is short does the chip's size change the answer, so a
     recording is replayed once without a limit, and again only for the chips that this does not fit on."""
     from anychip.forecast import reserved
-    from anychip.memory import NO_LIMIT
+    from anychip.memory import NO_LIMIT, settings_of
 
-    settings = program.meta.get("allocator", "")
+    settings = program.meta.get("allocator") or settings_of(chip.platform.alloc_conf)
 
     def most_of(limit: int) -> "Peaks":
         held = {rank.rank: rank.peak_memory_bytes for rank in forecast.ranks}
@@ -318,9 +319,10 @@ def _reserved(program: Program, chip: Chip, forecast: "Forecast") -> "Peaks | No
 
     if chip.execution == "graph":
         return None
-    if program not in _replayed:
-        _replayed[program] = most_of(NO_LIMIT)
-    most = _replayed[program]
+    replayed = _replayed.setdefault(program, {})
+    if settings not in replayed:
+        replayed[settings] = most_of(NO_LIMIT)
+    most = replayed[settings]
     return most_of(chip.memory_bytes) if most.reserved_bytes > chip.memory_bytes else most
 
 

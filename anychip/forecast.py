@@ -34,6 +34,7 @@ from anychip.figures import (
     rests_on,
     shape_text,
     shares_of,
+    together,
     top_ops_of,
     totals_of,
     unlike_share,
@@ -115,6 +116,9 @@ class Forecast:
     prompt_tokens: float | None = None  # of the whole job: what the first call reads, where that is more than others do
     host_bound: str = ""  # where the host sets the pace, whose time its is
     samples_given: bool = False  # by the user, who then wants to see them
+    error_parts: Mapping[str, float] = field(
+        default_factory=dict
+    )  # by what step_time_error comes from, the largest first
     all_ops: tuple[TopOp, ...] = ()  # top_ops and what takes less: looked up where another target's top ops are shown
 
     @property
@@ -187,13 +191,14 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     samples = samples_per_step if samples_per_step is not None else samples
     breakdown = breakdown_of(timeline, window)
     evidence = shares_of(timeline, window)
+    error = error_of(evidence, beyond, breakdown, timeline, compared, 1, total["host_s"])
     held = memory(timeline.program)
     every = top_ops_of(timeline, window, most=MOST_OPS)
     top = every[:TOP_OPS]
     lacking = unsupported(program.ops, chip)
     return Forecast(
         chip=chip.id, num_chips=1, fits=suffices(chip.memory_bytes, program, held.peak_bytes), grade=chip.grade,
-        step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, timeline, compared, 1, total["host_s"]),
+        step_time_s=step_time, step_time_error=together(error.values()), error_parts=error,
         tokens_per_s_per_chip=_per_s(tokens, step_time), samples_per_s=_per_s(samples, step_time),
         mfu=utilization(total["model_flop"], step_time, products.published),
         hfu=utilization(total["flop"], step_time, products.published),

@@ -42,6 +42,7 @@ from anychip.figures import (
     limit_of,
     rests_on,
     shares_of,
+    together,
     top_ops_of,
     totals_of,
     unlike_share,
@@ -131,9 +132,10 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     lacking = unsupported(all_ops, chip)
     usual = {name: mean([total[name] for total in totals]) for name in ("kernels", "host_s", "own_s")}
     kernels, host, own = usual.values()
+    error = error_of(evidence, beyond, breakdown, most.rank.timeline, compared, chips, host)
     return Forecast(
         chip=chip.id, num_chips=chips, fits=all(rank.fits for rank in ranks), grade=chip.grade,
-        step_time_s=step_time, step_time_error=error_of(evidence, beyond, breakdown, parts[main].rank.timeline, compared, chips, host),
+        step_time_s=step_time, step_time_error=together(error.values()), error_parts=error,
         tokens_per_s_per_chip=tokens / step_time / chips if tokens and step_time else None,
         samples_per_s=samples / step_time if samples and step_time else None,
         mfu=utilization(model, step_time, peak), hfu=utilization(flop, step_time, peak), model_flop_per_step=model,

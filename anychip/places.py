@@ -52,8 +52,10 @@ class Place:
 def places_of(on: OnChips, ranks: int = 1) -> list[Place]:
     """Every target, ranges written out, each once. ranks: how many chips a target without a count is of.
 
-    Raises UnknownChip, BadChipFile, BadTarget, BadUse for none.
+    Raises UnknownChip, BadChipFile (of its rates, too, before a program is run on it), BadTarget, BadUse for none.
     """
+    from anychip.cost.rates import rates_of_chip
+
     wanted = [on] if isinstance(on, str | Chip) else list(on)
     if not wanted:
         raise BadUse("no chip given; see: anychip chips")
@@ -73,4 +75,6 @@ def places_of(on: OnChips, ranks: int = 1) -> list[Place]:
             chip, is_job = load_chip(target.chip), target.counts is not None
             place = Place(str(target), chip, target.count, target.cluster, is_job)
             found.setdefault((chip, place.num_chips, place.cluster, is_job), place)
+    for place in found.values():
+        rates_of_chip(place.chip)
     return list(found.values())

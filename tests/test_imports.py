@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "device": {"errors", "units", "spec", "record", "cost", "timeline", "network", "memory", "drivers", "standins", "temporary", "whole"},
     "standins": {"errors", "record", "drivers", "device"},
     "report": {"errors", "units", "spec", "record", "cost", "timeline", "figures", "forecast", "cluster", "api", "memory", "whole"},
-    "places": {"errors", "targets", "spec", "network", "job"},
+    "places": {"errors", "targets", "spec", "cost", "network", "job"},
     "recordings": {"argv", "errors", "places", "spec", "record", "device"},
     "api": {"errors", "caveats", "places", "recordings", "spec", "record", "forecast", "job", "network", "cluster", "memory"},
     "port": {"arguments", "errors", "units", "spec", "source", "temporary", "whole", "audit"},

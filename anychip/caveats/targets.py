@@ -100,9 +100,11 @@ def never_marked(programs: Iterable[Program], function: str | None) -> list[str]
 
 
 def scattered(place: "Place", forecast: "Forecast") -> str:
+    setting = place.chip.platform.alloc_conf
     return (
         f"{place}: does not fit: tensors take {units.memory(forecast.peak_memory_bytes)} of {units.memory(forecast.memory_bytes)}, but PyTorch's "
-        "allocator finds no room for one of them in a piece. PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True may help."
+        "allocator finds no room for one of them in a piece."
+        + (f" {setting}=expandable_segments:True may help." if setting else "")
     )
 
 

@@ -17,6 +17,7 @@ from anychip.cluster.stragglers import lag
 from anychip.cost.price import Prices
 from anychip.record.tape import BATCH, OP, READ, RECORD, STREAM, SYNC, SYNC_EVENT, WAIT
 from anychip.timeline.engine import Engine
+from anychip.timeline.queue import StretchQueue
 
 NEVER = float("nan")
 
@@ -45,12 +46,13 @@ class RankEngine(Engine):
         self.extra_s = extra_s
         self.stretches = Stretches(script, prices, extra_s)
         sums = self.stretches.host_s, self.stretches.duration_s, self.stretches.ready_s, self.stretches.sizes
-        self.spans = list(zip(*(one.tolist() for one in sums), strict=True))
+        self.spans = list(zip(*(one.tolist() for one in sums), self.stretches.turns, strict=True))
         self.edge = 0
         self.began_s: list[float] = []
         self.free_s, self.streams = [NEVER] * len(self.spans), [0] * len(self.spans)
         self.noted: list[tuple[int, float, float, int]] = []
         self.queues: dict[int, deque[tuple[Any, ...]]] = {}
+        self.issued: dict[int, StretchQueue] = {}  # by stream
         self.heads: dict[int, Launch] = {}
         self.moments: dict[int, Moment] = {}
         self.batch: list[tuple[int, int]] | None = None
@@ -74,7 +76,9 @@ class RankEngine(Engine):
         while ahead or self.stream not in queues:
             if len(began_s) == number:
                 began_s.append(self.host_s)
-                spent, duration, _, size = spans[number]
+                spent, duration, _, size, turn = spans[number]
+                if turn is not None:
+                    self.host_s = began_s[-1] = max(self.host_s, self._stretches_of(self.stream).free_s(turn[0]))
                 self.host_s += spent
                 if size:
                     self.busy_s += duration
@@ -96,9 +100,19 @@ class RankEngine(Engine):
     def _put(self, number: int) -> None:
         """A stretch onto the current stream."""
         stream, ends = self.stream, self.ends
-        _, duration, ready, _ = self.spans[number]
+        _, duration, ready, _, turn = self.spans[number]
         self.free_s[number], self.streams[number] = ends[stream], stream
         ends[stream] = max(ends[stream] + duration, self.began_s[number] + ready)
+        if turn is not None:
+            self._stretches_of(stream).add(turn[1], ends[stream])
+
+    def _stretches_of(self, stream: int) -> StretchQueue:
+        if stream not in self.issued:
+            self.issued[stream] = StretchQueue(self.on.launch_queue)
+        return self.issued[stream]
+
+    def _queue(self) -> None:
+        """Here it holds stretches; what is launched alone (a collective, an op that the host waits for) is not counted."""
 
     # Words that couple clocks ----------------------------------------------------------------------------------------------
 

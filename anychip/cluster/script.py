@@ -20,6 +20,7 @@ from anychip.network import Collective
 from anychip.record import Kind, Mark, Program
 from anychip.record.tape import flags, order_of
 from anychip.timeline.engine import COUPLING
+from anychip.timeline.queue import turns_of
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -112,7 +113,8 @@ class Stretches:
     """The n-th is what stands before the n-th edge of a script, and after the last.
 
     host_s: what the host takes. duration_s: of its ops, one after the other. ready_s: from when the host begins until they
-    end, on a stream that is free; minus infinity where none of them has a kernel. sizes: how many ops it has.
+    end, on a stream that is free; minus infinity where none of them has a kernel. sizes: how many ops it has. turns: as `timeline.queue` has
+    them.
     """
 
     def __init__(self, script: Script, prices: Prices, extra_s: Floats | None) -> None:
@@ -146,6 +148,10 @@ class Stretches:
         self.first = np.searchsorted(self.positions, begins)  # number of the first op of each stretch
         stop = np.searchsorted(self.positions, ends)
         self.sizes = stop - self.first
+        launched = np.concatenate(([0], np.cumsum(np.where(in_graph, 0, kernels))))
+        switched = np.flatnonzero(kinds == Kind.STREAM)
+        streams = np.concatenate(([0], payloads[switched]))[np.searchsorted(switched, begins)]
+        self.turns = turns_of(streams, launched[stop] - launched[self.first], on.launch_queue)
         total = np.concatenate(([0.0], np.cumsum(self.durations)))
         self.total = total[1:] - np.repeat(total[self.first], self.sizes)
         self.duration_s = total[stop] - total[self.first]

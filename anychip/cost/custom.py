@@ -34,7 +34,15 @@ def custom(op: Op) -> Work:
     )  # fmt: skip
 
 
-OWN_KERNELS = ("triton.", "extension.", "cupy.", "cuda.")  # a program's own, by how it brings them
+# A program's own, by how it brings them, and what they are written in.
+LANGUAGES = {"triton.": "Triton", "extension.": "CUDA C++", "cupy.": "CUDA C++", "cuda.": "CUDA C++"}
+OWN_KERNELS = tuple(LANGUAGES)
+
+
+def language_of(op: Op) -> str | None:
+    """What a kernel of the program's own is written in, whether or not it was given a cost; None of all else."""
+    name = op.name.removeprefix("custom.")
+    return next((language for prefix, language in LANGUAGES.items() if name.startswith(prefix)), None)
 
 
 @family(*OWN_KERNELS)

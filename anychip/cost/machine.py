@@ -71,6 +71,7 @@ class Machine:
     host_link_assumed: str  # the link that was taken, where the chip's file does not say which it has
     graph: bool
     called: bool  # ops run in the thread that calls them: no launch, no stream, no link
+    launch_queue: int  # launches that a stream's queue holds; 0: nobody says, or there is none
 
     def products(self, dtype: str) -> Products:
         """In what, how fast and on what evidence products of a dtype are computed."""
@@ -182,6 +183,7 @@ def build(chip: Chip, rates: Rates) -> Machine:
         host_link_assumed=assumed,
         graph=chip.execution == "graph",
         called=called,
+        launch_queue=(chip.platform.launch_queue or 0) if chip.execution not in ("graph", "host") else 0,
     )
 
 

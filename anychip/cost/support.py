@@ -1,13 +1,14 @@
-"""Dtypes that a chip cannot compute in, by what its platform's file says: said plainly, never priced in silence.
+"""What a chip cannot run, by what its platform's file says: said plainly, never priced in silence.
 
-In: the ops that a program ran and a chip. Out: one sentence per dtype and use. Such ops are still priced, in the dtype that
-the chip would compute them in (`machine.products`), so that the rest of the forecast can be read.
+In: the ops that a program ran and a chip. Out: one sentence per dtype and use, and per language of the program's own kernels. Such ops
+are still priced, in the dtype that the chip would compute them in (`machine.products`), so that the rest of the forecast can be read.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from anychip import units
+from anychip.cost.custom import language_of
 from anychip.cost.machine import Machine, Products, machine
 from anychip.cost.matrix import NARROW_WEIGHTS
 from anychip.cost.work import Work, packet, work
@@ -29,7 +30,7 @@ INTEGER_PRODUCTS = ("aten._int_mm",)
 
 
 class Unsupported(NamedTuple):
-    """A sentence for a dtype and its use. fails: the program would end there."""
+    """A sentence for a dtype and its use, or a language of kernels. fails: the program would end there."""
 
     text: str
     fails: bool
@@ -60,7 +61,9 @@ def uses_of(op: Op, task: Work) -> tuple[Use | None, set[Use]]:
 
 
 def unsupported(ops: Iterable[Op], chip: Chip) -> tuple[Unsupported, ...]:
-    """One for each dtype and use that is not native on the chip, with how it was priced."""
+    """One for each dtype and use that is not native on the chip, with how it was priced, and for each language of the program's own
+    kernels that is not compiled there."""
+    ops = list(ops)
     computed: dict[Use, list[Op]] = {}
     stored: dict[Use, list[Op]] = {}
     on = machine(chip)
@@ -75,9 +78,26 @@ def unsupported(ops: Iterable[Op], chip: Chip) -> tuple[Unsupported, ...]:
                 stored.setdefault(use, []).append(op)
     said = {use: _computed(use, members, on) for use, members in computed.items()}
     said |= {use: _told(use, members, chip) for use, members in stored.items() if not said.get(use)}
-    return tuple(
+    dtypes = (
         Unsupported(text, chip.platform.supports(*use) == "error") for use, text in said.items() if text is not None
     )
+    return (*dtypes, *_not_compiled(ops, chip))
+
+
+def _not_compiled(ops: list[Op], chip: Chip) -> Iterator[Unsupported]:
+    """Kernels of the program's own in languages that the chip's software does not compile."""
+    kernels: dict[str, list[Op]] = {}
+    for op in ops:
+        if (language := language_of(op)) is not None:
+            kernels.setdefault(language, []).append(op)
+    theirs = chip.platform.raw.get("kernels", {}).get("language")
+    instead = f" Kernels are written in {theirs} there." if theirs else ""
+    for language, members in kernels.items():
+        if chip.platform.compiles(language) is False:
+            yield Unsupported(
+                f"{chip.id} does not compile {language}: the program would fail there, at kernels of its own ({_shown(members)}).{instead}",
+                True,
+            )
 
 
 def _computed(use: Use, ops: list[Op], on: Machine) -> str | None:
@@ -104,6 +124,9 @@ def _priced(found: Products) -> str:
 
 def _told(use: Use, ops: list[Op], chip: Chip) -> str:
     says = SAYS.get(chip.platform.supports(use.dtype, use.use), "{chip} publishes no rate of {dtype} {what}")
+    return f"{says.format(chip=chip.id, dtype=use.dtype, what=WHAT[use.use])} ({_shown(ops)})."
+
+
+def _shown(ops: list[Op]) -> str:
     names = sorted({packet(op.name) for op in ops})
-    shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
-    return f"{says.format(chip=chip.id, dtype=use.dtype, what=WHAT[use.use])} ({shown})."
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")

@@ -19,7 +19,7 @@ from anychip.device.ops.kernels import Kernels
 from anychip.device.ops.micro_pipeline import MicroPipeline
 from anychip.drivers.base import Call
 from anychip.drivers.null import NEAR, NullDriver
-from anychip.memory import TapeMemory
+from anychip.memory import TapeMemory, settings_of
 from anychip.memory.tape import TapeAllocator
 from anychip.record import Kind, Op, Place, word
 from anychip.record.recorder import Recorder
@@ -50,7 +50,7 @@ class Runtime:
         self.clocks = Clocks(self.recorder, self.clock, host_measured)
         self.memory = TapeMemory(
             self.recorder.tape, self.recorder.block_bytes, chip.memory_bytes,
-            os.environ.get("PYTORCH_CUDA_ALLOC_CONF", os.environ.get("PYTORCH_ALLOC_CONF", "")),
+            settings_of(chip.platform.alloc_conf, "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"),
         )  # fmt: skip
         self.native = Native()
         self.driver = NullDriver(self.recorder, self.clock, self.out_of_memory, chip.memory_bytes, imbalance)

@@ -1,7 +1,7 @@
 """Figures of a step, from its timeline: what a `Forecast` is made of."""
 
 from anychip.figures.batch import batch_of
-from anychip.figures.error import compared_with, error_of, is_prompt, layers_of, unlike_share
+from anychip.figures.error import compared_with, error_of, is_prompt, layers_of, together, unlike_share
 from anychip.figures.like import has_frozen_weights, is_compiled
 from anychip.figures.limit import host_of, limit_of
 from anychip.figures.of_job import AxisFigures, GoodputFigures, PathPart, RankFigures
@@ -56,6 +56,7 @@ __all__ = [
     "rests_on",
     "shape_text",
     "shares_of",
+    "together",
     "top_ops_of",
     "totals_of",
     "unlike_share",

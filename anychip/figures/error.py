@@ -35,11 +35,29 @@ def compared_with(program: Program, chip: Chip, layers: str, dtype: str, kind: s
 Beyond = Mapping[tuple[str, str], float]  # as `figures.beyond_of` gives it
 
 
+# What a part of the error comes from, as it is told.
+LIKE_IT = "how far published runs like it were off"
+KERNELS = "no run like it was compared"
+UNMEASURED = "no product was measured on the chip"
+UNLIKE = "work that no published run is made of"
+WIDE_OR_LINKED = "products of more than 16 bit, or an assumed link to the host"
+BY_BYTES = "operations without a formula"
+HOST = "its host's time, which nobody measured"
+GRADES = {
+    "B": "runs of one source alone (grade B)",
+    "C": "kernels measured, but no runs (grade C)",
+    "D": "a data sheet alone (grade D)",
+}
+LARGER = "more chips than any run that was compared"
+COLLECTIVES = "much of the step in collectives alone"
+
+
 def error_of(evidence: Mapping[str, float], beyond: Beyond, breakdown: Mapping[str, float], timeline: Timeline,
-             compared: Compared | None, num_chips: int, host_s: float) -> float:  # fmt: skip
-    """One sigma. Where whole runs were compared on the chip, the error of those with such layers, for the share of the time that is
-    like them; else parts of one kind err together, and kinds and the level of the chip's products apart. What no run has, the host, ops
-    without a formula, a network between more chips than were compared and the chip's file come on top."""
+             compared: Compared | None, num_chips: int, host_s: float) -> dict[str, float]:  # fmt: skip
+    """By what it comes from, the largest first, one sigma each, which are independent. Where whole runs were compared on the chip, the
+    error of those with such layers, for the share of the time that is like them; else parts of one kind err together, and kinds and the
+    level of the chip's products apart. What no run has, the host, ops without a formula, a network between more chips than were
+    compared and the chip's file come on top."""
     known = errors()
     total = sum(breakdown.values()) or 1.0
     host, compute = breakdown["host"] / total, breakdown["compute"] / total
@@ -48,24 +66,28 @@ def error_of(evidence: Mapping[str, float], beyond: Beyond, breakdown: Mapping[s
         for part in ("unlike", "rate")
     )
     grade = timeline.chip.grade
+    exposed = breakdown["exposed_comm"] / total
+    parts = {WIDE_OR_LINKED: rate, COLLECTIVES: of_waiting(exposed)}
     if compared is not None:
-        alike = compared.sigma * (1 - unlike_share(beyond)) * (1 - host)
         unknown = evidence["bytes_only"] - beyond["unlike", "bytes_only"]  # (those are in `other`)
-        parts = [alike, other, unknown * known["evidence", "bytes_only"]]
+        parts[LIKE_IT] = compared.sigma * (1 - unlike_share(beyond)) * (1 - host)
+        parts |= {UNLIKE: other, BY_BYTES: unknown * known["evidence", "bytes_only"]}
     else:
         usual = {name: share - beyond["unlike", name] for name, share in evidence.items()}
-        device = sum(share * known["evidence", name] for name, share in usual.items()) * (1 - host) + other
+        parts[KERNELS] = sum(share * known["evidence", name] for name, share in usual.items()) * (1 - host) + other
         rates = timeline.prices.on.rates
         rows = [row for op in ("gemm", "gemm.warm", "gemm.rate", "gemm.sustained") for row in rates.all(op)]
-        measured = any(row.kind != "assumed" for row in rows)
-        parts = [device, 0.0 if measured else compute * known["level", ""]]
-        # The whole runs that raised its grade say nothing of this program.
-        grade = max(grade, "C")
-    late = max(host * known["host", ""], host_s * (1 + known["host", ""]) / total - 1)
-    parts += [rate, late, known.get(("grade", grade), known["grade", "D"])]
-    exposed = breakdown["exposed_comm"] / total
-    parts += of_size(num_chips, compared.most_chips if compared is not None else 1, exposed)
-    parts.append(of_waiting(exposed))
+        parts[UNMEASURED] = 0.0 if any(row.kind != "assumed" for row in rows) else compute * known["level", ""]
+        if grade < "C":  # the whole runs that raised it say nothing of this program
+            parts[KERNELS], grade = together((parts[KERNELS], known["grade", "C"])), "A"
+    parts[HOST] = max(host * known["host", ""], host_s * (1 + known["host", ""]) / total - 1)
+    parts[GRADES.get(grade, "")] = known.get(("grade", grade), known["grade", "D"])
+    parts[LARGER] = together(of_size(num_chips, compared.most_chips if compared is not None else 1, exposed))
+    return {name: part for name, part in sorted(parts.items(), key=lambda item: -item[1]) if part > 0}
+
+
+def together(parts: Iterable[float]) -> float:
+    """One sigma of independent errors."""
     return sqrt(sum(part**2 for part in parts))
 
 

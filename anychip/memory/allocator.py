@@ -10,6 +10,7 @@ Source: c10/cuda/CUDACachingAllocator.cpp and the memory management notes of PyT
 (https://docs.pytorch.org/docs/stable/notes/cuda.html#memory-management).
 """
 
+import os
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +62,11 @@ class Settings:
             roundup_power2_divisions=int(divisions) if divisions.isdigit() else 0,
             garbage_collection_threshold=float(given.get("garbage_collection_threshold") or 0.0),
         )
+
+
+def settings_of(*names: str | None) -> str:
+    """What the first of these environment variables that is set says; a platform may have none."""
+    return next((os.environ[name] for name in names if name and name in os.environ), "")
 
 
 class Segment:

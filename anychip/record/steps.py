@@ -127,6 +127,12 @@ class Marks:
         edges = np.concatenate([[0], self.at, [self.program.tape.size]])
         return np.repeat(np.array(values, np.int8), np.diff(edges))
 
+    def learns(self) -> npt.NDArray[np.bool_]:
+        """For each word whether the call that began last is one with gradients."""
+        begins = np.isin(self.what, (Mark.FORWARD_BEGIN, Mark.INFER_BEGIN))
+        edges = np.concatenate([[0], self.at[begins], [self.program.tape.size]])
+        return np.repeat(np.append(False, self.what[begins] == Mark.FORWARD_BEGIN), np.diff(edges))
+
     @cached_property
     def recomputed(self) -> npt.NDArray[np.bool_]:
         """For each word: a module is called inside a backward, so what runs there was run before."""

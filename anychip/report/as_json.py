@@ -69,6 +69,7 @@ def _target(answer: "Answer", index: int) -> dict[str, Any]:
         **{field: dict(getattr(forecast, field)) for field in TARGET_TABLES},
         "asked": answer.names[index],
         "inherits": [{name: getattr(lent, name) for name in INHERITS_FIELDS} for lent in answer.chips[index].inherits],
+        "error_parts": [{"reason": reason, "error": error} for reason, error in forecast.error_parts.items()],
         "rests_on": {part: asdict(one) for part, one in forecast.rests_on.items()},
         "scaling": answer.scaling[index],
         "failure": _failure(answer.failures[index]) if answer.failures else None,

@@ -67,20 +67,35 @@ def usd_text(usd: float | None) -> str:
 
 
 def counts_table(columns: Sequence[tuple[str, "Forecast"]], scaling: Sequence[float | None], wide: bool) -> Table:
-    """A row for each target: tokens/s of one chip, and how that scales from the smallest job, shares of the step. The last one stands
-    below in full. wide: with tokens/s of the whole job and what a million costs."""
+    """A row for each target: its step and the error of that, tokens/s (else samples/s) of one chip, and how that scales from the smallest job, shares of
+    the step. The last one stands below in full. wide: with tokens/s of the whole job and what a million costs."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("target", overflow="fold")
     more = ("in all", "USD/M") if wide else ()
-    for name in ("step", "tokens/s", "scaling", *more, "MFU", "network", "idle", "memory", "fits"):
+    has_tokens = any(one.tokens_per_s_per_chip for _, one in columns)
+    for name in (
+        "step",
+        "+-",
+        "tokens/s" if has_tokens else "samples/s",
+        "scaling",
+        *more,
+        "MFU",
+        "network",
+        "idle",
+        "memory",
+        "fits",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for (name, one), share in zip(columns, scaling, strict=True):
+        rate = one.rate_per_chip if has_tokens == (one.tokens_per_s_per_chip is not None) else None
+        step = units.duration(one.step_time_s) + mark(one), units.share(one.step_time_error)
+        in_all = units.rate(rate * one.num_chips if rate else None), usd_text(one.usd_per_million_tokens)
+        alone = [
+            one.breakdown_s[part] / one.step_time_s if one.step_time_s else 0.0 for part in ("exposed_comm", "bubble")
+        ]
         table.add_row(
-            name, units.duration(one.step_time_s) + mark(one), units.rate(one.tokens_per_s_per_chip), units.share(share),
-            *((units.rate(one.tokens_per_s), usd_text(one.usd_per_million_tokens)) if wide else ()), units.share(one.mfu),
-            *(units.share(one.breakdown_s[part] / one.step_time_s if one.step_time_s else 0.0)
-              for part in ("exposed_comm", "bubble")),
-            peak_text(one), "yes" if one.fits else Text("NO", style="bold red"),
+            name, *step, units.rate(rate), units.share(share), *(in_all if wide else ()), units.share(one.mfu),
+            *map(units.share, alone), peak_text(one), "yes" if one.fits else Text("NO", style="bold red"),
         )  # fmt: skip
     return table
 

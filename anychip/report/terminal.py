@@ -35,6 +35,8 @@ CRUMB = 1e-3  # of the peak or the chip's time: a kind of memory or a phase belo
 LONGER = 1.5  # a first call that takes so many times as long as the others does something else: it reads a prompt
 STARTING = 0.95  # where steps take less of the peak than this, it was when the program started
 NAMES = 4  # targets of one chip, before they are shortened to the first and the last
+REASONS = 4  # of an error bar
+TELLS = 0.2  # of an error bar: a part that is less does not show in it
 PART = 0.05  # of the chip's time: of less nothing is said
 PLACES = 4  # lines of the program that read values
 MODULES = 6
@@ -53,6 +55,12 @@ BREAKDOWN = {
 PHASES = {"no_gradients": "no-grad calls", "host_copies": "host copies"}
 MEMORY = {"other": "inputs, others"}  # kinds that one word does not tell
 EVIDENCE = {"measured": "measured", "interpolated": "interpolated", "modelled": "modelled", "bytes_only": "bytes alone"}
+
+# Questions of a program, as a reader would ask them; others by their names.
+QUESTIONS = {
+    "multi_processor_count": "cores", "memory_bytes": "memory", "arch": "architecture", "L2_bytes": "L2 cache", "power_w": "power",
+    "compiles_whole": "whole steps compiled", "tf32": "TF32",
+}  # fmt: skip
 
 Row = tuple[str, Sequence[str | Text]]
 
@@ -75,10 +83,12 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
         console.print()
         console.print(job.counts_table(columns, answer.scaling, wide=console.width >= WIDE))
         console.print()
-        console.print(
-            Text(f"In full {columns[-1][0]}, the last; each of the others by itself, or all with --json.", style="dim")
-        )
-        columns, reserved, scaling = columns[-1:], reserved[-1:], scaling[-1:]
+        last = sorted({forecast.chip: index for index, (_, forecast) in enumerate(columns)}.values())
+        columns = [columns[index] for index in last]
+        reserved, scaling = tuple(reserved[index] for index in last), tuple(scaling[index] for index in last)
+        which = "the last of each chip" if len(last) > 1 else "the last"
+        shown = ", ".join(name for name, _ in columns)
+        console.print(Text(f"In full {shown}, {which}; each of the others by itself, or all with --json.", style="dim"))
     for start in range(0, len(columns), room):
         console.print()
         part = slice(start, start + room)
@@ -91,7 +101,7 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
         console.print()
         console.print(_top_ops(some, alone=len(columns) == 1))
     console.print()
-    for line in _remarks(answer):
+    for line in _remarks(answer, columns):
         console.print(Padding(Text(line), (0, 0, 0, 2)) if line.startswith("- ") else Text(line))
     console.print(Text("A forecast for virtual chips, not a benchmark result.", style="dim"))
 
@@ -136,9 +146,14 @@ def _legend(answer: "Answer") -> Iterator[str]:
                 yield f"    {job.ran_text(forecast)}"
             if questions:
                 who = "it" if len(alike) == 1 else name
-                yield f"    run again for {who}: it answers the program otherwise ({', '.join(questions)})"
+                yield f"    run again for {who}: it answers the program otherwise ({', '.join(map(_question, questions))})"
         if alike[-1][2].ranks and (unequal := job.unequal_text(answer.stragglers)):
             yield f"    {unequal}"
+
+
+def _question(name: str) -> str:
+    """supports.float64.matmul is float64 matmul."""
+    return QUESTIONS.get(name) or name.removeprefix("supports.").replace(".", " ").replace("_", " ")
 
 
 def _compared(forecast: "Forecast") -> str:
@@ -263,8 +278,8 @@ def _section(
     labels: Mapping[str, str],
     unit: Callable[[float], str],
 ) -> Iterator[Row]:
-    """A heading and a row for each part that is not nothing everywhere."""
-    parts = [name for name in labels if any(values(f).get(name, 0) for f in forecasts)]
+    """A heading and a row for each part that is not nothing everywhere, as it is shown."""
+    parts = [name for name in labels if any(unit(values(f).get(name, 0)) != unit(0) for f in forecasts)]
     if not parts:
         return
     yield title, [""] * len(forecasts)
@@ -335,9 +350,11 @@ def _short(name: str) -> str:
     return name.removeprefix("aten.")
 
 
-def _remarks(answer: "Answer") -> Iterator[str]:
-    for name, forecast in zip(answer.names, answer.forecasts, strict=True):
+def _remarks(answer: "Answer", columns: Sequence[tuple[str, "Forecast"]]) -> Iterator[str]:
+    """columns: the targets that stand above in full."""
+    for name, forecast in columns:
         yield f"{name}: {forecast.limit}"
+    yield from _why_errors(columns)
     yield from _unlike_evidence(answer)
     if answer.host == "modelled":
         sleeps = any((one.kinds == Kind.HOST).any() for program in answer.programs for one in program.ranks)
@@ -361,6 +378,21 @@ def _remarks(answer: "Answer") -> Iterator[str]:
         yield "Interrupted: the figures hold for what the program had done by then."
     for warning in answer.warnings:
         yield f"- warning: {warning}"
+
+
+def _why_errors(columns: Sequence[tuple[str, "Forecast"]]) -> Iterator[str]:
+    """Of each error bar what makes it as wide as it is; targets of which that is the same share a line."""
+    found: dict[str, list[str]] = {}
+    for name, forecast in columns:
+        parts = [
+            (reason, part) for reason, part in forecast.error_parts.items() if part >= TELLS * forecast.step_time_error
+        ]
+        alone = len(parts) == 1
+        reasons = [reason if alone else f"{reason} ({units.share(part)})" for reason, part in parts[:REASONS]]
+        if reasons:
+            found.setdefault(f"+-{units.share(forecast.step_time_error)}: {'; '.join(reasons)}", []).append(name)
+    for said, names in found.items():
+        yield f"{', '.join(names)}: {said}"
 
 
 def _unlike_evidence(answer: "Answer") -> Iterator[str]:

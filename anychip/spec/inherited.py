@@ -4,6 +4,7 @@ In: a chip and those that it extends. Out: an `Inherited` of each of these that 
 is its own; one of which several have some is the nearest one's.
 """
 
+import csv
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -140,6 +141,26 @@ def rates_file(chip_id: str, chip_file: Path | None = None) -> Path | None:
                 return place
     tree, *others = catalogue.folders("rates")
     return next((place for folder in (*others, tree) if (place := folder / f"{chip_id}.csv").is_file()), None)
+
+
+MULTIPLIES = (
+    "gemm",
+    "gemm.warm",
+    "gemm.rate",
+)  # rows that say how fast products are; those of the same die were measured there
+
+
+def has_products(chip_id: str, chip_file: Path | None = None) -> bool:
+    """Whether products were measured among a chip's own rates: of others its times rest on its specification as before."""
+    file = rates_file(chip_id, chip_file)
+    return file is not None and _multiplies(file, file.stat().st_mtime_ns)
+
+
+@cache
+def _multiplies(file: Path, stamp: int) -> bool:
+    with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+        rows = ((row.get("op"), row.get("kind")) for row in csv.DictReader(lines))
+        return any(op == "same_die" or (op in MULTIPLIES and kind != "assumed") for op, kind in rows)
 
 
 def collectives_file(chip_id: str, chip_file: Path | None = None) -> Path | None:

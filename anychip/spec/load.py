@@ -15,7 +15,7 @@ from typing import Any
 from anychip.errors import BadChipFile, UnknownChip
 from anychip.spec import catalogue
 from anychip.spec.chip import Chip, build_figures
-from anychip.spec.inherited import PRODUCTS, inherited, rates_file
+from anychip.spec.inherited import PRODUCTS, has_products, inherited
 from anychip.spec.platform import Platform, build_platform, merge
 from anychip.spec.problem import Problem, raise_problems
 from anychip.spec.toml import Document, read
@@ -65,7 +65,7 @@ def _load(file: Path, stamp: tuple[int, int] | None) -> Chip:
         raw=table,
     )
     chip = replace(chip, inherits=inherited(chip, (_load(doc.file, _stamp(doc.file)) for doc in chain[1:])))
-    return replace(chip, grade=grade(chip.runs_of, file, any(PRODUCTS in lent.holds for lent in chip.inherits)))
+    return replace(chip, grade=grade(chip.runs_of, file, _lent(chip)))
 
 
 def find_chip(name: str) -> Path:
@@ -237,4 +237,9 @@ def grade(chip_id: str, file: Path | None = None, lent: bool = False) -> str:
     runs are its own. lent: whether those of another chip's products are its own."""
     if sources := num_sources().get(chip_id, 0):
         return "A" if sources > 1 else "B"
-    return "C" if lent or rates_file(chip_id, file) is not None else "D"
+    return "C" if lent or has_products(chip_id, file) else "D"
+
+
+def _lent(chip: Chip) -> bool:
+    """Whether products that were measured on a chip which it extends are its own."""
+    return any(PRODUCTS in one.holds and has_products(one.chip, one.file) for one in chip.inherits)

@@ -15,7 +15,7 @@ class Platform:
     """A platform file with the overrides of one generation laid over it.
 
     dtypes: torch dtype name -> use -> answer, "native" where the file is silent about a dtype that it knows.
-    libraries: module name -> what stands in for it. raw: the whole table, for what has no attribute here.
+    libraries: module name -> what stands in for it. launch_queue: how many launches a stream's queue holds, None where nobody says. raw: the whole table, for what has no attribute here.
     """
 
     id: str
@@ -32,6 +32,7 @@ class Platform:
     cuda_code: str = "unknown"
     capability: tuple[int, int] = DEFAULT_CAPABILITY
     warp_size: int = DEFAULT_WARP_SIZE
+    launch_queue: int | None = None
     raw: Mapping[str, Any] = field(default_factory=dict)
 
     def supports(self, dtype: str, use: str = "matmul") -> str:
@@ -42,6 +43,20 @@ class Platform:
         if use not in USES:
             raise ValueError(f"no such use of a dtype: {use!r}; one of {', '.join(USES)}")
         return self.dtypes.get(dtype, {}).get(use, "unknown")
+
+    def compiles(self, language: str) -> bool | None:
+        """Whether a program's own kernels in "Triton" or "CUDA C++" are compiled here; None where the file does not say."""
+        if language == "Triton":
+            package = self.raw.get("triton", {}).get("package", "unknown")
+            return None if package == "unknown" else package != "none"
+        # A shim replaces names in Python; what is written in CUDA C++ it leaves alone.
+        return {"native": True, "shim": False, "no": False}.get(self.cuda_code)
+
+    @property
+    def alloc_conf(self) -> str | None:
+        """The environment variable by which the caching allocator is set; None where the file names none."""
+        found: str | None = self.raw.get("env", {}).get("alloc_conf")
+        return found
 
     @property
     def note(self) -> str:
@@ -70,6 +85,7 @@ def build_platform(table: Mapping[str, Any], generation: str | None = None) -> P
         cuda_code=merged.get("cuda_code", "unknown"),
         capability=(major, minor),
         warp_size=answers.get("warp_size", DEFAULT_WARP_SIZE),
+        launch_queue=merged.get("launch", {}).get("queue"),
         raw=merged,
     )
 

@@ -6,9 +6,8 @@ The host issues ops, each at its cost; a stream runs them in order, each when it
 
 which unrolls to end[i] = D[i] + max(ready[j] - D[j], j <= i) with D the running sum of durations: a stretch without
 synchronisation is one cumsum and one maximum.accumulate. Words that couple host and streams cut the tape into such
-stretches. The virtual device keeps its clock with this same engine, a few words at a time.
-
-Left out: a launch queue that fills up (the host may run ahead without limit).
+stretches. The virtual device keeps its clock with this same engine, a few words at a time. Where a stream's queue is full the host
+waits for room in it (`queue`).
 """
 
 from collections.abc import Sequence
@@ -40,6 +39,7 @@ from anychip.record.tape import (
     flags,
 )
 from anychip.spec import Chip
+from anychip.timeline.queue import LaunchQueue, each
 
 Words = npt.NDArray[np.int64]
 
@@ -60,11 +60,12 @@ class Recorded:
 
 class Burst(NamedTuple):
     """Ops in a row on one stream, whatever came before. host_s: what the host takes to issue them; duration_s: theirs one
-    after the other; ready_s: from when the host begins until they end, on a stream that is free."""
+    after the other; ready_s: from when the host begins until they end, on a stream that is free; after_s: of each launch what comes after it."""
 
     host_s: float
     duration_s: float
     ready_s: float
+    after_s: npt.NDArray[np.float64]
 
 
 class Engine:
@@ -83,6 +84,7 @@ class Engine:
         self.stream = 0
         self.ends: dict[int, float] = {0: 0.0}
         self.events: dict[int, float] = {}
+        self.launched: dict[int, LaunchQueue] = {}  # by stream
         self.in_graph = self.on.graph
         self.compiled = False
         self._held: list[int] = []
@@ -175,10 +177,30 @@ class Engine:
             # The thread that calls an op runs it: it is done when the call returns.
             self.host_s = self._place(op, self._position + position, duration, self.host_s + duration)
             return
+        queue = self._queue() if kernels else None
+        if queue is not None:
+            self.host_s = max(self.host_s, queue.free_s(kernels))
         ready = max(begun + first + duration, self.host_s + duration / max(kernels, 1)) if kernels else 0.0
         end = self._place(op, self._position + position, duration if kernels else 0.0, ready)
+        if queue is not None:
+            queue.add(end, kernels)
         if prices.blocks[op]:
-            self.host_s = max(self.host_s, end)
+            self._wait_for(self.stream, end)
+
+    def _queue(self) -> LaunchQueue | None:
+        """The current stream's; None where nothing is queued one by one, or nobody says how many a queue holds."""
+        if self.in_graph or not self.on.launch_queue:
+            return None
+        if self.stream not in self.launched:
+            self.launched[self.stream] = LaunchQueue(self.on.launch_queue)
+        return self.launched[self.stream]
+
+    def _wait_for(self, stream: int | None, end_s: float) -> None:
+        """The host waits for all that was launched on a stream (all streams: None)."""
+        self.host_s = max(self.host_s, end_s)
+        for one in self.launched if stream is None else (stream,):
+            if one in self.launched:
+                self.launched[one].drained()
 
     def _place(self, op: int, position: int, duration: float, ready: float) -> float:
         """One op onto the current stream, to end at `ready` at the earliest; when it ends."""
@@ -208,11 +230,13 @@ class Engine:
         elif kind == WAIT:
             self.ends[self.stream] = max(self.ends[self.stream], self.event_time_s(payload))
         elif kind == SYNC:
-            self.host_s = max(self.host_s, self.stream_end_s(payload - 1 if payload else None))
+            stream = payload - 1 if payload else None
+            self._wait_for(stream, self.stream_end_s(stream))
         elif kind == SYNC_EVENT:
             self.host_s = max(self.host_s, self.event_time_s(payload))
         elif kind == READ:
-            self.host_s = max(self.host_s, self.ends[self.stream]) + self.on.host_read_s
+            self._wait_for(self.stream, self.ends[self.stream])
+            self.host_s += self.on.host_read_s
         elif kind == GRAPH:
             self.in_graph = bool(payload) or self.on.graph
             self.host_s += self.on.host_replay_s if payload else 0.0
@@ -236,10 +260,13 @@ class Engine:
         if key not in self._fused:
             self._fused[key] = self._fuse(form.words, sizes)
         words, prices, burst = self._fused[key]
-        if burst is not None and not self.in_graph:
+        queue = self._queue()
+        if burst is not None and not self.in_graph and (queue is None or queue.fits(burst.after_s.size)):
             ready = self.host_s + burst.ready_s
-            self.ends[self.stream] = max(self.ends[self.stream] + burst.duration_s, ready)
+            self.ends[self.stream] = end = max(self.ends[self.stream] + burst.duration_s, ready)
             self.host_s += burst.host_s
+            if queue is not None:
+                queue.add_all(end - burst.after_s)
             return
         outer, self.prices, self.compiled = self.prices, prices, True
         regions = Regions([form], np.zeros(1, np.int64), np.array([inner.size]), self.block_bytes)
@@ -271,9 +298,8 @@ class Engine:
         issued = np.cumsum(host)
         ready = np.maximum(issued - host + first + durations, issued + durations / np.maximum(kernels, 1))
         after = durations.sum() - np.cumsum(durations)
-        return Burst(
-            float(host.sum()), float(durations.sum()), float((ready + after).max(initial=-np.inf, where=kernels > 0))
-        )
+        last = float((ready + after).max(initial=-np.inf, where=kernels > 0))
+        return Burst(float(host.sum()), float(durations.sum()), last, np.repeat(after, kernels))
 
     # Many words at a time ----------------------------------------------------------------------------------------------
 
@@ -301,7 +327,8 @@ class Engine:
         if self.on.graph:
             spent[(kinds == MARK) & (payloads == OPTIMIZER_END)] = self.on.host_replay_s
         clock = self.host_s + np.cumsum(spent)
-        self._burst(ops, kernels, clock[positions], host, first, positions + start)
+        if ops.size:
+            clock = self._burst(ops, kernels, clock, host, first, positions, start)
         if clock.size:
             self.host_s = float(clock[-1])
         return clock
@@ -314,17 +341,40 @@ class Engine:
             return kernels * self.on.host_launch_s, np.full(eager.size, self.on.host_launch_s)
         return eager, np.minimum(eager, self.on.host_op_s + self.on.host_launch_s)
 
-    def _burst(self, ops: Words, kernels: Words, issued: Any, host: Any, first: Any, positions: Words) -> None:
-        """Ops on the current stream, each issued by `issued` on the host's clock."""
-        if not ops.size:
-            return
-        durations = self._durations(ops, kernels, positions)
+    def _burst(
+        self, ops: Words, kernels: Words, clock: Any, host: Any, first: Any, positions: Words, start: int
+    ) -> Any:
+        """Ops at these positions of a stretch, on the current stream; the host's clock over the stretch, which is the one given but for
+        what it has to wait for room in the stream's queue."""
+        durations = self._durations(ops, kernels, positions + start)
         if self.on.called:
-            self._place_all(ops, positions, durations, issued)
-            return
-        ready = np.maximum(issued - host + first + durations, issued + durations / np.maximum(kernels, 1))
-        ready[kernels == 0] = -np.inf
-        self._place_all(ops, positions, durations, ready)
+            self._place_all(ops, positions + start, durations, self._ends(durations, clock[positions]))
+            return clock
+        after = np.maximum(
+            first - host + durations, durations / np.maximum(kernels, 1)
+        )  # it was issued, it ends at the earliest
+        after[kernels == 0] = -np.inf
+        ends, queue = self._ends(durations, clock[positions] + after), self._queue()
+        if queue is not None:
+            if not queue.fits(int(kernels.sum())):
+                clock, ends = self._in_turn(queue, kernels, clock, positions, durations, after, ends)
+            queue.add_all(each(kernels, ends))
+        self._place_all(ops, positions + start, durations, ends)
+        return clock
+
+    def _in_turn(self, queue: LaunchQueue, kernels: Words, clock: Any, positions: Words, durations: Any, after: Any,
+                 ends: Any) -> tuple[Any, Any]:  # fmt: skip
+        """The host's clock and the ends of ops, both given as without a limit, where each launch waits for room in the queue."""
+        while True:
+            late = np.zeros(clock.size)
+            late[positions] = queue.free_all_s(kernels, ends) - clock[positions]
+            waited = clock + np.maximum(np.maximum.accumulate(late), 0.0)
+            ready = waited[positions] + after
+            if (ready <= ends).all():  # the chip is as far behind
+                return waited, ends
+            before, ends = ends, self._ends(durations, ready)
+            if np.array_equal(ends, before):
+                return waited, ends
 
     def _durations(self, ops: Words, kernels: Words, positions: Words) -> Any:
         graph = self.in_graph and not self.on.graph
@@ -332,15 +382,13 @@ class Engine:
         durations = self.prices.body_s[ops] + floors
         return durations if self.extra_s is None else durations + self.extra_s[positions]
 
-    def _place_all(self, ops: Words, positions: Words, durations: Any, ready: Any) -> None:
+    def _place_all(self, ops: Words, positions: Words, durations: Any, ends: Any) -> None:
         """As `_place`, for ops in a row."""
-        ends = self._ends(durations, ready)
+        self.ends[self.stream] = float(ends[-1])
         if self.recorded is not None:
             self.recorded.chunks.append((positions, ops, ends - durations, durations, self.stream))
 
     def _ends(self, durations: Any, ready: Any) -> Any:
-        """When ops in a row on the current stream end."""
+        """When ops in a row on the current stream would end."""
         total = np.cumsum(durations)
-        ends = total + np.maximum(self.ends[self.stream], np.maximum.accumulate(ready - total))
-        self.ends[self.stream] = float(ends[-1])
-        return ends
+        return total + np.maximum(self.ends[self.stream], np.maximum.accumulate(ready - total))

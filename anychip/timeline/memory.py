@@ -130,18 +130,23 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
     size = program.tape.size
     steps = find_steps(program)
     first_forward = steps[0].forwards[0] if steps and steps[0].forwards else _begun(marks, size)
-    # One that failed midway ends with the last that it did: whether its interpreter then gives back what it held is chance.
-    done = int(np.flatnonzero((program.kinds == Kind.OP) | (program.kinds == Kind.ALLOC)).max(initial=-1)) + 1
-    first_end = steps[0].end if steps else done
     kind = np.full(of.size.size, KINDS.index("other"))
     kind[phase == Phase.BACKWARD] = KINDS.index("activations")
+    # One that failed midway ends with the last that it did: whether its interpreter then gives back what it held is chance.
+    done = int(np.flatnonzero((program.kinds == Kind.OP) | (program.kinds == Kind.ALLOC)).max(initial=-1)) + 1
     ends = np.append(marks.at[np.isin(marks.what, (Mark.FORWARD_END, Mark.INFER_END))], (size, size))
+    first_end = steps[0].end if steps else done
     call = np.searchsorted(ends, of.born)  # that it was made in, or that comes next
     is_called = phase == Phase.FORWARD
     kind[is_called] = KINDS.index("activations")
-    if Mark.BACKWARD_BEGIN not in marks.what:
+    is_trained = Mark.BACKWARD_BEGIN in marks.what
+    if not is_trained:
         kind[of.died > np.where(is_called, ends[call], ends[call + 1])] = KINDS.index("buffers")
     kind[is_called & (of.died <= ends[call])] = KINDS.index("workspace")
+    if not is_trained and (program.meta.get("exit_code") or refused(program)[0]):
+        # It ended before the backward that its forward was for.
+        kept = is_called & marks.learns()[of.born] & (of.died > np.minimum(ends[call], done - 1))
+        kind[kept] = KINDS.index("activations")
     for made_in, mark, name in (
         (Phase.BACKWARD, Mark.BACKWARD_END, "gradients"),
         (Phase.OPTIMIZER, Mark.OPTIMIZER_END, "optimizer"),

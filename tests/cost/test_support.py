@@ -6,6 +6,7 @@ from statistics import median, pstdev
 import numpy as np
 import pytest
 
+from anychip import api
 from anychip.cost import machine, price_op
 from anychip.cost.rates import defaults
 from anychip.cost.support import unsupported
@@ -74,6 +75,38 @@ def test_products_made_for_small_integers_are_native():
 def test_what_stays_on_the_host_is_nothing_to_the_chip():
     x = TensorMeta((64, 64), (64, 1), "float8_e4m3fn", on_chip=False)
     assert unsupported([op("aten.mm.default", x, x, out=x)], load_chip("a100")) == ()
+
+
+KERNELS = [op("triton.softmax_kernel", t(64), out=t(64)), op("custom.triton.scan", t(64), out=t(64), flop=64)]
+EXTENSION = op("extension.scan.forward", t(64), out=t(64))
+
+
+@pytest.mark.parametrize(("name", "language"), [("tpu-v5p", "Pallas"), ("gaudi3", "TPC-C")])
+def test_kernels_in_triton_fail_where_the_platform_has_none(name, language):
+    """They had a price by bytes on a TPU and on Gaudi, and not a word."""
+    chip = load_chip(name)
+    (sentence,) = unsupported(KERNELS, chip)
+    assert sentence.fails
+    assert sentence.text == (
+        f"{chip.id} does not compile Triton: the program would fail there, at kernels of its own (custom.triton.scan, "
+        f"triton.softmax_kernel). Kernels are written in {language} there."
+    )
+
+
+def test_kernels_of_the_programs_own_run_where_their_language_is_compiled():
+    for name in ("h100", "mi300x"):
+        assert unsupported([*KERNELS, EXTENSION], load_chip(name)) == ()
+    assert unsupported(KERNELS, load_chip("ascend-910b")) == ()
+    (sentence,) = unsupported([EXTENSION], load_chip("ascend-910b"))  # its shim is of Python
+    assert sentence.text.startswith("huawei-ascend-910b2 does not compile CUDA C++")
+    assert unsupported([*KERNELS, EXTENSION], load_chip("biren-br104")) == ()  # nobody says
+
+
+def test_a_target_that_does_not_compile_a_programs_kernels_would_not_run_it():
+    tape = np.array([word(Kind.OP, 0)] * 3, np.int64)
+    answer = api.forecast(Program(tape, KERNELS[:1], np.zeros(0, np.int64)), on=["h100", "tpu-v5p"])
+    assert [bool(one.would_fail) for one in answer.forecasts] == [False, True]
+    assert (answer.outcome, answer.exit_code) == ("would_fail", 1)
 
 
 def test_what_a_product_keeps_beside_its_result_is_no_product():

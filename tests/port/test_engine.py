@@ -197,6 +197,40 @@ def test_names_stand_above_their_first_use(text):
     assert '"cuda"' not in made.replace('"type", "cuda"', "")
 
 
+USE = "o = apex.optimizers.FusedAdam(p, lr=1e-3)\n"
+NAMED = "o = FusedAdam(p, lr=1e-3)\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("import torch\nimport apex\n" + USE, "import torch\n"),
+        ("import torch\nimport apex  # noqa: F401\n" + USE, "import torch\n"),
+        ("import torch\nimport apex  # ours is built from source\n" + USE, "import torch\n# ours is built from source\n"),
+        ("import torch, apex\n" + USE, "import torch\n"),
+        ("import apex, torch\n" + USE, "import torch\n"),
+        ("import torch; import apex\n" + USE, "import torch\n"),
+        ("import torch\nif FAST:\n    import apex\n" + USE, "import torch\nif FAST:\n    pass\n"),
+        (
+            "import torch\nfrom apex.optimizers import (\n    FusedAdam,  # a\n    FusedLAMB,  # b\n)\nq = FusedLAMB(p)\n" + NAMED,
+            "import torch\nfrom apex.optimizers import (\n    FusedLAMB,  # b\n)\nq = FusedLAMB(p)\n",
+        ),
+        (
+            "import torch\nfrom apex.optimizers import FusedLAMB, \\\n    FusedAdam\nq = FusedLAMB(p)\n" + NAMED,
+            "import torch\nfrom apex.optimizers import FusedLAMB\nq = FusedLAMB(p)\n",
+        ),
+        # What something still uses stays, and what a try looks for.
+        ("import torch\nimport apex\napex.amp.state()\n" + USE, "import torch\nimport apex\napex.amp.state()\n"),
+        ("import os\nimport torch\nimport apex\n" + USE, "import os\nimport torch\n"),
+    ],
+)  # fmt: skip
+def test_an_import_that_the_edits_made_useless_goes_however_it_stands(before, after):
+    """With a comment behind it, beside another on its line or alone in its block it stayed, and a chip without apex failed at it."""
+    found = port_source(before, TARGETS[0])
+    assert found.text == after + "o = torch.optim.AdamW(p, lr=1e-3, weight_decay=0.0)\n"
+    ast.parse(found.text)
+
+
 @pytest.mark.parametrize(
     "imports",
     [

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from accuracy.__main__ import main
 from accuracy.columns import Unable
 from accuracy.fold import points
 from accuracy.page import memory_by_source
@@ -15,6 +16,7 @@ from accuracy.reference.__main__ import arguments, build
 from accuracy.reference.layout import layout_of
 from accuracy.rows import BadRows, join, read, where
 from accuracy.score import GIB, Result
+from accuracy.table import table
 from accuracy.training import command
 from accuracy.truth_of_runs import step_time_s
 from anychip.targets import parse
@@ -311,3 +313,40 @@ def test_mfu_without_a_convention_is_of_the_models_products_and_the_precisions_p
     sizes = 32 * (4096 * 128 * (2 * 32 + 2 * 8) + 3 * 4096 * 14336 * 2) + 4096 * sparse.options["vocab"]
     flop = 6 * sizes * sparse.options["seq"] + 12 * 32 * sparse.options["seq"] ** 2 * 4096
     assert step_time_s(sparse) == pytest.approx(flop * batch / (0.5 * 989.4e12 * sparse.num_chips), rel=1e-3)
+
+
+def test_the_terminal_has_a_line_for_each_run(tmp_path, capsys):
+    """Errors by chip were all that was printed, of a file of one's own nothing that names a run."""
+    rows = tmp_path / "rows.csv"
+    rows.write_text("id,chip,chips,model,seq_len,metric,value\nmine-1,h100,8,,,watts,400\n", encoding="utf-8")
+    assert main(["--rows", str(rows), "--known"]) == 1
+    head, line, *_ = capsys.readouterr().out.splitlines()
+    assert head.split() == ["run", "measured", "forecast", "error"]
+    assert line.split()[:4] == ["mine-1", "step", "-", "-"]
+    assert len(line.split()) > 4  # and why
+
+
+def test_a_line_of_a_run_has_its_figures_with_units():
+    entry = {
+        "id": "a-1",
+        "metric": "step_time_s",
+        "measured": 0.5,
+        "forecast": 0.45,
+        "error": -0.1,
+        "reason": None,
+        "fitted": False,
+    }
+    held = {
+        **entry,
+        "metric": "memory_gib",
+        "measured": 70.0,
+        "forecast": 77.0,
+        "error": 0.1,
+        "not_compared": "of all processes",
+    }
+    fitted = {**entry, "id": "b-10", "error": None, "fitted": True}
+    assert table([entry, held, fitted], "nothing")[1:] == [
+        "a-1   step      500 ms    450 ms  -10.0%",
+        "a-1   memory    70 GiB    77 GiB  +10.0%  not counted: of all processes",
+        "b-10  step      500 ms    450 ms  a constant was fitted to it",
+    ]

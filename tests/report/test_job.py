@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from anychip import api, recordings
+from anychip import api, recordings, units
 from anychip.report import terminal, to_json, trace, write_memory_snapshots, write_traces
 from anychip.report.job import ran_text
 from tests.cluster.jobs import Rank, job, one_f_one_b
@@ -46,7 +46,7 @@ def test_numbers_of_one_chip_share_a_line():
     text = shown(sizes, 200)
     assert "  h100:8, h100:16 -> nvidia-h100-sxm@nvidia-dgx-h100-superpod (NVIDIA" in text
     assert "  mi300x:8 -> amd-mi300x:8@" in text
-    assert text.count("grade") == 2
+    assert text.count(", grade ") == 2
     assert text.count("which stands for all") == 3
 
 
@@ -162,6 +162,15 @@ def test_many_counts_are_a_table(monkeypatch):
     (step,) = [line for line in text.splitlines() if line.startswith("time of the run")]
     assert step.count("ms") == 1  # only the last stands in full, as is said
     assert "In full h100:64, the last" in text
+    # each with its error, and what it does by samples where it reads no tokens; why in words of the last alone
+    assert rows[0][3] == units.share(answer.forecasts[0].step_time_error)
+    assert "samples/s" in text
+    assert [line for line in text.splitlines() if "+-" in line and "one sigma" not in line][1].startswith("h100:64: +-")
+    assert "h100:32: " not in text
+    several = shown(api.forecast(__file__, on=["h100:2..16", "mi300x:2..8"]))
+    assert "In full h100:16, mi300x:8, the last of each chip" in several
+    (step,) = [line for line in several.splitlines() if line.startswith("time of the run")]
+    assert step.count("ms") == 2
 
 
 def alike(count):

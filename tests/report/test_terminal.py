@@ -149,11 +149,11 @@ def test_what_the_allocator_reserves_is_shown_where_there_is_one(answer):
 
 
 def test_a_chip_with_its_own_recording_says_why(answer):
-    text = shown(replace(answer, own_recordings=((), ("name", "capability"), (), ())))
+    text = shown(replace(answer, own_recordings=((), ("name", "compiles_whole", "supports.float64.matmul"), (), ())))
     lines = text.splitlines()
     (at,) = [i for i, line in enumerate(lines) if "run again for it" in line]
     assert any("mi300x -> amd-mi300x" in line for line in lines[at - 3 : at])
-    assert "(name, capability)" in lines[at]
+    assert "(name, whole steps compiled, float64 matmul)" in " ".join(text.split())
 
 
 def test_the_legend_says_which_runs_the_error_is_of_and_what_none_of_the_chip_s_are_like(answer):
@@ -175,6 +175,29 @@ def test_the_legend_says_which_runs_the_error_is_of_and_what_none_of_the_chip_s_
         "(AMD Instinct MI300X, grade B by training) error of 8 runs that generate text, dense; those of this chip took 1.2"
         in text
     )
+
+
+def test_an_error_bar_says_why_it_is_as_wide_the_most_first():
+    """A bar of 63% said nothing of whether the runs, the host, the chip's file or the program made it so."""
+    x = TensorMeta((4, 64), (64, 1), "bfloat16")
+    small = Program(
+        tape=np.array([word(Kind.OP, 0)] * 200, dtype=np.int64), ops=[Op("aten.relu.default", (x,), outputs=(x,))],
+        block_bytes=np.array([1], dtype=np.int64), meta={"argv": ["t.py"]},
+    )  # fmt: skip
+    paced = api.forecast(small, on=["h100", "hygon-k100-ai"])
+    h100, k100 = paced.forecasts
+    for one in paced.forecasts:
+        parts = list(one.error_parts.values())
+        assert parts == sorted(parts, reverse=True)
+        assert sum(part**2 for part in parts) == pytest.approx(one.step_time_error**2)
+    # runs of other programs raised its grade: "grade C" beside "grade A" was of no help
+    assert not [reason for reason in h100.error_parts if "grade" in reason]
+    assert next(iter(h100.error_parts)) == "its host's time, which nobody measured"
+    assert "a data sheet alone (grade D)" in k100.error_parts
+    assert "a data sheet alone (grade D)" not in h100.error_parts
+    text = " ".join(shown(paced, 100).split())
+    assert f"h100: +-{units.share(h100.step_time_error)}: its host's time, which nobody measured" in text
+    assert as_json.to_json(paced)["targets"][0]["error_parts"][0]["reason"] == "its host's time, which nobody measured"
 
 
 def test_figures_that_rest_on_a_marked_time_are_marked(answer):
@@ -369,3 +392,14 @@ def test_crumbs_of_time_are_not_shown(answer):
     # Of a step that sleeps for an hour the chip's second and a half is as much news: all of it was gone.
     slow = tuple(replace(f, step_time_s=3600.0) for f in forecasts)
     assert "  backward" in shown(replace(answer, forecasts=slow))
+
+
+def test_a_part_that_shows_as_nothing_has_no_row(answer):
+    """What sums of floats left was a row of "0 ns" on every target, under a heading of its own."""
+    (first, *others) = answer.forecasts
+    crumb = replace(first, breakdown_s={**first.breakdown_s, "bubble": 1e-13})
+    text = shown(replace(answer, forecasts=(crumb, *others)))
+    assert "other ranks" not in text
+    assert "other ranks" in shown(
+        replace(answer, forecasts=(replace(crumb, breakdown_s={**first.breakdown_s, "bubble": 1e-3}), *others))
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from anychip.errors import BadChipFile, UnknownChip
+from anychip.places import places_of
 from anychip.spec import UnknownFigure, list_chips, load_chip
 from anychip.spec.load import read_platform
 from tests.spec.conftest import ACME
@@ -121,6 +122,34 @@ def test_a_file_outside_of_the_tree(write: Write) -> None:
 def test_grades(chip: str, expected: str) -> None:
     """Whole runs of several sources: A; of one: B. Rates of the chip's own: C. Its specification alone: D."""
     assert load_chip(chip).grade == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "grade"),
+    [
+        ("memory.rate,,,0.8,TB/s,measured", "D"),
+        ("host.op,,,3,us,measured", "D"),
+        ("gemm.rate,bf16,,0.7,ratio,assumed", "D"),
+        ("gemm,bf16,4096x4096x4096,80,TFLOP/s,measured", "C"),
+        ("same_die,,,,,assumed", "C"),
+    ],
+)
+def test_only_products_that_were_measured_raise_the_grade(write: Write, row: str, grade: str) -> None:
+    """One point of its memory made C of a chip whose products nobody has seen."""
+    head, end = "op,dtype,shape,value,unit,kind,stack,date,source,note", "x,2026-01-01,me,nvidia-h100-sxm: the same"
+    write().with_suffix(".csv").write_text(f"{head}\n{row},{end}\n", encoding="utf-8")
+    assert load_chip("one").grade == grade
+    assert {entry.id: entry.grade for entry in list_chips()}["acme-one"] == grade
+
+
+def test_rates_that_cannot_be_read_are_told_before_a_program_runs(write: Write) -> None:
+    """The program had failed by itself, after a traceback of the virtual chip's."""
+    head = "op,dtype,shape,value,unit,kind,stack,date,source,note"
+    write().with_suffix(".csv").write_text(
+        f"{head}\nmemory.rate,,,fast,TB/s,measured,x,2026-01-01,me,\n", encoding="utf-8"
+    )
+    with pytest.raises(BadChipFile, match=r"acme-one.csv:2: value 'fast' is not a number"):
+        places_of(["h100", "one"])
 
 
 def test_validated_runs_raise_the_grade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

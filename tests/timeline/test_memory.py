@@ -110,6 +110,23 @@ def test_what_a_program_held_that_failed_midway_whether_or_not_its_interpreter_g
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "end", [[], [mark(Mark.FORWARD_END)], [mark(Mark.FORWARD_END), w(FREE, 1), w(FREE, 2), w(FREE, 0)]]
+)
+def test_what_a_forward_keeps_for_a_backward_that_it_does_not_come_to_are_activations(end):
+    """Of a training that had no memory left in its first forward 70 GiB were buffers."""
+    call = [mark(Mark.FORWARD_BEGIN), w(ALLOC, 1), w(OP, 0), w(ALLOC, 3), w(OP, 0), w(FREE, 3), w(ALLOC, 2), w(OP, 0)]
+    sizes, meta = [100, 30, 50, 5], {"parameter_blocks": [0], "exit_code": 1, "refused": {"bytes": 9, "of_bytes": 180}}
+    held = memory(program([w(ALLOC, 0), w(OP, 0), *call, *end], OPS, sizes, meta=meta))
+    assert {name: size for name, size in held.by_kind.items() if size} == {"parameters": 100, "activations": 80}
+    # Without gradients nothing is kept for a backward.
+    called = [
+        {mark(Mark.FORWARD_BEGIN): mark(Mark.INFER_BEGIN), mark(Mark.FORWARD_END): mark(Mark.INFER_END)}.get(one, one)
+        for one in (*call, *end)
+    ]
+    assert memory(program([w(ALLOC, 0), w(OP, 0), *called], OPS, sizes, meta=meta)).by_kind["activations"] == 0
+
+
 def steps_that_make(*blocks_of_steps, freed=()):
     """Steps that make these blocks, and free those of `freed` as each begins."""
     freed = [*freed, *([()] * len(blocks_of_steps))]

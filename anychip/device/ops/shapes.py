@@ -135,6 +135,17 @@ def _gru_cell_backward(of: SimpleNamespace) -> list[Any]:
     return [gates, gates, like(of.grad_hy), *([bias, bias] if of.has_bias else [None, None])]
 
 
+@rule("aten::cudnn_convolution_relu", "aten::cudnn_convolution_add_relu")
+def _convolution_relu(of: SimpleNamespace) -> list[Any]:
+    """What TorchScript makes of a convolution and what follows it, once a graph is frozen."""
+    maps = torch.nn.functional
+    meta = [
+        torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device="meta") for one in (of.self_, of.weight)
+    ]
+    convolve = {3: maps.conv1d, 4: maps.conv2d, 5: maps.conv3d}[of.self_.dim()]
+    return [laid_like(convolve(*meta, None, of.stride, of.padding, of.dilation, of.groups))]
+
+
 # ---------------------------------------------------------------- losses and norms
 
 

@@ -108,3 +108,18 @@ def test_a_parameter_that_wraps_others_is_where_they_are() -> None:
     )
     assert out == [[4, 32]]
     assert sorted(program.block_bytes[program.meta["parameter_blocks"]].tolist()) == [128, 2048]
+
+
+def test_a_profile_with_stacks_knows_whose_module_is_called() -> None:
+    """torch reads what `self` is in the frame of `Module.__call__`."""
+    _, out = run("""
+        import torch
+        net = torch.nn.Linear(8, 8).cuda()
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        with torch.profiler.profile(with_stack=True, profile_memory=True, record_shapes=True) as profile:
+            for _ in range(2):
+                net(torch.randn(4, 8, device="cuda")).sum().backward()
+                optimizer.step()
+        out = len(profile.key_averages()) > 0
+    """)
+    assert out

@@ -248,3 +248,26 @@ def test_an_optimizer_that_has_not_stepped_yet_is_told_and_one_that_shares_its_p
     for second, steps, is_told in (("made", 3, True), ("made", 8, False), ("judge", 3, False)):
         program, _ = run(train.format(second=second), steps=steps)
         assert any(told in text and text.endswith("--steps 20.") for text in program.meta["warnings"]) == is_told
+
+
+@pytest.mark.parametrize(("search", "evaluations"), [("None", 10), ("'strong_wolfe'", 11)])
+def test_lbfgs_takes_all_of_its_iterations(search: str, evaluations: int) -> None:
+    """A descent of 1.0 is none: a step ended after it had evaluated its closure once."""
+    program, out = run(f"""
+        import torch
+        x, w = torch.randn(200, 5, device="cuda"), torch.zeros(5, 1, device="cuda", requires_grad=True)
+        optimizer = torch.optim.LBFGS([w], max_iter=10, line_search_fn={search})
+        out = []
+        def closure():
+            out[-1] += 1
+            optimizer.zero_grad()
+            loss = (x @ w).square().mean()
+            loss.backward()
+            return loss
+        for _ in range(3):
+            out.append(0)
+            optimizer.step(closure)
+        out.append(optimizer.param_groups[0]["tolerance_grad"])
+    """)
+    assert out == [evaluations] * 3 + [1e-7]
+    assert any("all 10 iterations" in one for one in program.meta["warnings"])

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from anychip.device.insides._torch import watch_engine
 from anychip.device.runtime import Runtime
+from anychip.device.steps import iterations
 from anychip.device.steps.activation import Activation, called_directly
 from anychip.device.steps.backward import BackwardModules
 from anychip.device.steps.counted import Steps
@@ -133,37 +134,38 @@ class Hooks:
     # ------------------------------------------------------------ modules
 
     def _hook_modules(self) -> None:
-        original = torch.nn.Module.__call__
+        original, hooks = torch.nn.Module.__call__, self
 
-        def __call__(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        # torch's profiler takes what is called `self` in this function for the module that is called.
+        def __call__(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
             if torch._C._get_tracing_state():
-                return original(module, *args, **kwargs)
-            if self._open is not None:
-                self._end_call_that_is_over(sys._getframe(1))
-            if self._depth == 0:
-                return self._outermost(original, module, args, kwargs)
-            enter, leave = self._module_words(module)
-            append, outer = self.tape.append, self._outer
-            if self.steps.done < ATTRIBUTED and torch.is_grad_enabled():
+                return original(self, *args, **kwargs)
+            if hooks._open is not None:
+                hooks._end_call_that_is_over(sys._getframe(1))
+            if hooks._depth == 0:
+                return hooks._outermost(original, self, args, kwargs)
+            enter, leave = hooks._module_words(self)
+            append, outer = hooks.tape.append, hooks._outer
+            if hooks.steps.done < ATTRIBUTED and torch.is_grad_enabled():
                 if outer:
-                    self.backward.entered(args, outer[-1])
+                    hooks.backward.entered(args, outer[-1])
                 append(enter)
-                self._depth += 1
+                hooks._depth += 1
                 outer.append(enter >> KIND_BITS)
                 try:
-                    result = original(module, *args, **kwargs)
-                    self.backward.left(result, enter >> KIND_BITS)
+                    result = original(self, *args, **kwargs)
+                    hooks.backward.left(result, enter >> KIND_BITS)
                     return result
                 finally:
                     outer.pop()
-                    self._depth -= 1
+                    hooks._depth -= 1
                     append(leave)
             append(enter)
-            self._depth += 1
+            hooks._depth += 1
             try:
-                return original(module, *args, **kwargs)
+                return original(self, *args, **kwargs)
             finally:
-                self._depth -= 1
+                hooks._depth -= 1
                 append(leave)
 
         torch.nn.Module.__call__ = __call__  # type: ignore[method-assign]
@@ -341,6 +343,7 @@ class Hooks:
             self._own_optimizer.close()
 
         torch.optim.Optimizer.__init__ = __init__  # type: ignore[method-assign, assignment]
+        iterations.install(self.runtime.recorder.warn)
 
     def _is_parameter(self, tensor: torch.Tensor) -> bool:
         return self._depth == 0 and not self.parameters.isdisjoint(self._blocks(tensor))

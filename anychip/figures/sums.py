@@ -157,6 +157,20 @@ def breakdown_of(timeline: Timeline, window: Window) -> dict[str, float]:
     return {"compute": compute, "memory_bound": other, "exposed_comm": comm, "bubble": 0.0, "host": idle}
 
 
+def crowded_s(timeline: Timeline, window: Window) -> float:
+    """The mean step's seconds in which several streams want all of the same: the compute units, or the memory. Each is priced as if it
+    had them to itself."""
+    inside = window.ops(timeline)
+    ops, start, end = timeline.op[inside], timeline.start_s[inside], timeline.end_s[inside]
+    limit, wires = timeline.prices.limit[ops], is_wire(timeline.program)[ops]
+    found = 0.0
+    for name in ("compute", "memory"):
+        mask = (limit == LIMITS.index(name)) & ~wires
+        found += float((end - start)[mask].sum()) - union_s(start[mask], end[mask], window)
+    span = window.end_s - window.begin_s
+    return max(found, 0.0) * window.step_time_s / span if span > 0 else 0.0
+
+
 def is_wire(program: Program) -> npt.NDArray[np.bool_]:
     """By op: does it communicate with other chips?"""
     return np.array([work(op).kind == "collective" for op in program.ops], bool)

@@ -271,3 +271,29 @@ def test_lbfgs_takes_all_of_its_iterations(search: str, evaluations: int) -> Non
     """)
     assert out == [evaluations] * 3 + [1e-7]
     assert any("all 10 iterations" in one for one in program.meta["warnings"])
+
+
+def test_a_process_that_the_program_starts_may_be_what_trains() -> None:
+    """Hogwild: the program itself only waits, and then evaluates, which was forecast instead, without a word."""
+    program, _ = run("""
+        import torch
+        import torch.multiprocessing as mp
+        def train(net):
+            optimizer = torch.optim.SGD(net.parameters(), 0.1)
+            for _ in range(6):
+                net(torch.randn(4, 8, device="cuda")).sum().backward()
+                optimizer.step()
+        context = mp.get_context("spawn")
+        net = torch.nn.Linear(8, 8).cuda().share_memory()
+        processes = [context.Process(target=train, args=(net,)) for _ in range(2)]
+        for one in processes:
+            one.start()
+        for one in processes:
+            one.join()
+        with torch.no_grad():
+            for _ in range(5):
+                net(torch.randn(100, 8, device="cuda"))
+    """)
+    assert program.meta["steps"] == 3
+    assert names(program).count("aten.addmm.default") >= 3
+    assert any("in processes that it starts" in one for one in program.meta["warnings"])

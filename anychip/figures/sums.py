@@ -40,17 +40,18 @@ def products_in(task: Work) -> int:
 
 
 def totals_of(timeline: Timeline, window: Window) -> dict[str, Any]:
-    """Per step: model_flop (recomputed forwards left out) and executed flop, of the usual step as its time is, and on average kernels, the host's time to issue them and that which it spends on its own; and the dtype of most matrix flop."""
+    """Per step: model_flop (recomputed forwards and an optimizer's products left out) and executed flop, of the usual step as its time is, and on average kernels, the host's time to issue them and that which it spends on its own; and the dtype of most matrix flop."""
     inside = window.ops(timeline)
     ops, positions = timeline.op[inside], timeline.position[inside]
     distinct = [work(op) for op in timeline.program.ops]
     flop = np.array([products_in(task) for task in distinct], np.float64)
     model = np.array([task.model_flop if products_in(task) else 0 for task in distinct], np.float64)
-    again = Marks(timeline.program).recomputed[positions]
+    marks = Marks(timeline.program)
+    left_out = (marks.recomputed | marks.updates())[positions]
     counts = np.bincount(ops, minlength=len(distinct))
     return {
         "flop": window.usual(flop[ops], positions),
-        "model_flop": window.usual(np.where(again, 0.0, model[ops]), positions),
+        "model_flop": window.usual(np.where(left_out, 0.0, model[ops]), positions),
         "kernels": float(timeline.prices.kernels @ counts) / window.count if counts.size else 0.0,
         "host_s": issued_s(timeline, window) / window.count,
         "own_s": own_s(timeline.program, window) / window.count,

@@ -357,3 +357,14 @@ def test_streams_that_want_the_same_are_told(second, is_told):
     tape = program([w(Kind.SYNC), *FORWARD, *both, *BACKWARD, *optimizer()] * 3, [*ops, *OPS[2:]])
     told = [text for text in forecast(tape, load_chip("h100")).warnings if "several streams" in text]
     assert bool(told) == is_told
+
+
+def test_what_an_optimizer_multiplies_is_no_work_of_the_model():
+    """Muon orthogonalises its updates: 23 times the flop of the model in one program, and as many times its MFU. A closure's are its model's."""
+    muon = [w(Kind.OPTIMIZER, 0), mark(Mark.OPTIMIZER_BEGIN), w(Kind.OP, 2), mark(Mark.OPTIMIZER_END)]
+    closure = [*muon[:2], w(Kind.OP, 0), *BACKWARD, muon[-1]]
+    ops = [mm(512, 512, 512), mm(1024, 512, 512), mm(2048, 512, 512)]
+    found = forecast(program([*FORWARD, *BACKWARD, *muon] * 3, ops), load_chip("h100"))
+    assert found.model_flop_per_step == 2 * (512 + 1024) * 512**2
+    assert found.hfu == pytest.approx(found.mfu * 3584 / 1536)
+    assert forecast(program(closure * 3, ops), load_chip("h100")).model_flop_per_step == 2 * (512 + 1024) * 512**2

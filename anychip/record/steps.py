@@ -129,7 +129,8 @@ class Marks:
 
     def updates(self) -> npt.NDArray[np.bool_]:
         """For each word whether it is of an optimizer's own work. What stands around a backward inside of one, a closure's loss, is not."""
-        found, begin, closure = self.phase() == Phase.OPTIMIZER, -1, False
+        found: npt.NDArray[np.bool_] = self.phase() == Phase.OPTIMIZER
+        begin, closure = -1, False
         for at, mark in zip(self.at.tolist(), self.what.tolist(), strict=True):
             if mark == Mark.OPTIMIZER_BEGIN:
                 begin, closure = at, False

@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from anychip.forecast import forecast
 from anychip.record import Kind
 from anychip.record.steps import Marks, Phase
+from anychip.spec import load_chip
 from anychip.timeline.memory import memory
 from anychip.timeline.modules import module_at
 from tests.device.recorded import run
@@ -123,3 +125,25 @@ def test_a_profile_with_stacks_knows_whose_module_is_called() -> None:
         out = len(profile.key_averages()) > 0
     """)
     assert out
+
+
+def test_an_ensemble_under_vmap_trains() -> None:
+    """Its calls were told as a model's without gradients before the first step."""
+    program, _ = run("""
+        import copy
+        import torch
+        from torch.func import functional_call, stack_module_state, vmap
+        nets = [torch.nn.Linear(8, 2).cuda() for _ in range(3)]
+        parameters, buffers = stack_module_state(nets)
+        base = copy.deepcopy(nets[0]).to("meta")
+        optimizer = torch.optim.SGD(parameters.values(), 0.1)
+        call = vmap(lambda p, b, x: functional_call(base, (p, b), (x,)), in_dims=(0, 0, None))
+        for _ in range(6):
+            call(parameters, buffers, torch.randn(16, 8, device="cuda")).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    """)
+    found = forecast(program, load_chip("h100"))
+    assert not [text for text in found.warnings if "without gradients" in text]
+    # 3 models, 16 samples: forward and the weight's gradient of [16, 8] @ [8, 2]
+    assert (found.model_flop_per_step, found.samples_per_step) == (2 * 3 * 2 * 16 * 8 * 2, None)

@@ -138,12 +138,11 @@ def _gru_cell_backward(of: SimpleNamespace) -> list[Any]:
 @rule("aten::cudnn_convolution_relu", "aten::cudnn_convolution_add_relu")
 def _convolution_relu(of: SimpleNamespace) -> list[Any]:
     """What TorchScript makes of a convolution and what follows it, once a graph is frozen."""
-    maps = torch.nn.functional
-    meta = [
+    maps, weight = (
         torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device="meta") for one in (of.self_, of.weight)
-    ]
-    convolve = {3: maps.conv1d, 4: maps.conv2d, 5: maps.conv3d}[of.self_.dim()]
-    return [laid_like(convolve(*meta, None, of.stride, of.padding, of.dilation, of.groups))]
+    )
+    where = of.stride, of.padding, of.dilation, False, (0,) * len(of.stride), of.groups
+    return [laid_like(torch.convolution(maps, weight, None, *where))]
 
 
 # ---------------------------------------------------------------- losses and norms

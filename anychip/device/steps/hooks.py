@@ -43,6 +43,14 @@ def unwrapped(tensor: Any) -> Any:
     return tensor
 
 
+def stacked(tensor: Any) -> bool:
+    """Whether a parameter is a stack of those of several models that learn, which `vmap` goes through."""
+    if not functorch.is_batchedtensor(tensor):
+        return False
+    inside = functorch.get_unwrapped(tensor)
+    return bool(inside.requires_grad) or stacked(inside)
+
+
 def rests_on_host(module: torch.nn.Module, parameters: list[Any]) -> bool:
     """Whether parameters that lie on the host between calls are gathered on the chip for them: FSDP's CPU offload.
 
@@ -236,6 +244,9 @@ class Hooks:
                 return None  # a model on the host
             parameters = every
             self._resting.update(id(one) for one in every)
+        if any(stacked(one) for one in parameters):
+            self._note_parameters(parameters)
+            return None  # how many they are cannot be told from a batch; their optimizer says where steps end
         training = torch.is_grad_enabled() and any(one.requires_grad for one in parameters)
         marked = bool(parameters)
         if marked:

@@ -118,7 +118,7 @@ class Session:
             "argv": self.config["argv"], "module": self.config["module"], "chip": self.runtime.chip.id, "host": self.config["host"],
             "allocator": self.runtime.memory.settings,
             "torch": torch.__version__, "anychip": __version__, "exit_code": exit_code,
-            "steps": self.hooks.steps.complete, "folded": self.runtime.repeats.folded if self.runtime.repeats else 0, "calls": self.hooks.steps.done_calls,
+            "forked": self.watches, "steps": self.hooks.steps.complete, "folded": self.runtime.repeats.folded if self.runtime.repeats else 0, "calls": self.hooks.steps.done_calls,
             "optimizers": self.hooks.num_optimizers, "chips_used": len(self.runtime.kernels.devices),
             "parameter_blocks": sorted(self.hooks.parameters), "state_blocks": sorted(self.hooks.states),
             "gradient_blocks": sorted(self.hooks.gradients),

@@ -2,7 +2,8 @@
 
 import pytest
 
-from anychip.errors import ProgramFailed
+from anychip.api import _check_used
+from anychip.errors import BadUse, ProgramFailed
 from anychip.figures import batch_of
 from anychip.record.steps import find_steps
 from anychip.timeline.memory import memory
@@ -297,3 +298,31 @@ def test_a_process_that_the_program_starts_may_be_what_trains() -> None:
     assert program.meta["steps"] == 3
     assert names(program).count("aten.addmm.default") >= 3
     assert any("in processes that it starts" in one for one in program.meta["warnings"])
+
+
+ENGINE = """
+    import torch
+    import torch.multiprocessing as mp
+    def engine(asked):
+        net = torch.nn.Linear(8, 8).cuda()
+        with torch.inference_mode():
+            while asked.get() is not None:
+                net(torch.randn(4, 8, device="cuda"))
+    context = mp.get_context("spawn")
+    asked = context.Queue()
+    process = context.Process(target=engine, args=(asked,))
+    process.start()
+    for request in (*range(9), None):
+        asked.put(request)
+    process.join()
+"""
+
+
+def test_a_server_whose_model_is_in_a_process_of_its_own() -> None:
+    program, _ = run(ENGINE, calls=5)
+    assert (program.meta["calls"], names(program).count("aten.addmm.default")) == (5, 5)
+    # Without a number of calls it goes on as it would, and nothing is recorded.
+    program, _ = run(ENGINE)
+    assert (program.meta["forked"], program.ops) == (True, [])
+    with pytest.raises(BadUse, match="processes of its own.*--calls N"):
+        _check_used([program], "server.py")

@@ -324,5 +324,5 @@ def test_a_server_whose_model_is_in_a_process_of_its_own() -> None:
     # Without a number of calls it goes on as it would, and nothing is recorded.
     program, _ = run(ENGINE)
     assert (program.meta["forked"], program.ops) == (True, [])
-    with pytest.raises(BadUse, match="processes of its own.*--calls N"):
+    with pytest.raises(BadUse, match=r"processes of its own.*--calls N"):
         _check_used([program], "server.py")

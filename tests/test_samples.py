@@ -147,3 +147,27 @@ def test_samples_of_sequences_are_no_steps_in_time(layer, shape, given, read, sa
     path = tmp_path / "recurrent.py"
     path.write_text(RECURRENT.format(layer=layer, shape=shape, given=given, read=read, loss=loss), encoding="utf-8")
     assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == samples
+
+
+NESTED = """
+import torch
+project = torch.nn.Linear(64, 192).cuda()
+optimizer = torch.optim.SGD(project.parameters(), lr=0.1)
+for _ in range(3):
+    parts = [torch.randn(length, 64, device="cuda") for length in (8, 24, 16)]
+    x = torch.nested.nested_tensor(parts, layout=torch.jagged)
+    heads = [one.unflatten(-1, (4, 16)).transpose(1, 2) for one in project(x).chunk(3, -1)]
+    y = torch.nn.functional.scaled_dot_product_attention(*heads)
+    y.transpose(1, 2).flatten(-2).values().sum().backward()
+    optimizer.step()
+"""
+
+
+def test_samples_of_a_nested_tensor_are_its_parts(tmp_path):
+    """They lie one behind the other in one row, which was taken for one sample."""
+    path = tmp_path / "nested.py"
+    path.write_text(NESTED, encoding="utf-8")
+    found = api.forecast(str(path), on=["h100"]).forecasts[0]
+    # Forward and the weight's gradient of 48 rows, and three parts as if of 16 each: two products forward, twice that backward.
+    assert found.model_flop_per_step == 2 * 2 * 48 * 64 * 192 + 3 * 2 * 2 * 3 * 16 * 16 * 64
+    assert found.samples_per_step == 3

@@ -327,11 +327,13 @@ def _batches(op: Op, batch_first: int) -> Sequence[int]:
 
 
 class Sequences(NamedTuple):
-    """What a recurrent layer or an attention is given: `number` sequences of `length` steps; time_first: step by step."""
+    """What a recurrent layer or an attention is given: `number` sequences of `length` steps; time_first: step by step. packed: steps of all
+    sequences, where they lie one behind the other."""
 
     number: int
     length: int
     time_first: bool
+    packed: int = 0
 
 
 def sequences(op: Op) -> Sequences | None:
@@ -345,9 +347,14 @@ def sequences(op: Op) -> Sequences | None:
             max(batches, default=0), len(batches) if len(data.shape) == 3 else data.shape[0], not batch_first
         )
     call = _CALLS.get(packet(op.name))
-    if call is None or call.backward or len(op.args[call.query].shape) != 4:
+    if call is None or call.backward:
         return None
-    query = op.args[call.query]
+    query, lengths = op.args[call.query], op.args[call.packed] if 0 <= call.packed < len(op.args) else None
+    if isinstance(lengths, TensorMeta):
+        number, steps = max(lengths.shape[0] - 1, 1), query.shape[-3]
+        return Sequences(number, ceil(steps / number), False, steps)
+    if len(query.shape) != 4:
+        return None
     length = 2 if call.heads_first else 1
     return Sequences(query.shape[0], query.shape[length], query.stride[length] > query.stride[0])
 

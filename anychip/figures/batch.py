@@ -126,9 +126,12 @@ def _orders(op: Op) -> bool:
 
 def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int64], ordered: bool) -> tuple[int, int]:
     """(tokens, samples) of the ops called from a forward on. What the first recurrent layer or attention takes for time is no samples,
-    neither where it is first nor where a product had it as one with them."""
+    neither where it is first nor where a product had it as one with them. Packed sequences are as many as there are lengths; of tokens
+    that a program packs itself the rows are."""
     tokens, samples = _batch(ops, called, ordered)
     given = next((timed[index] for index in called.tolist() if index in timed), None)
+    if given and given.packed and not tokens and samples in (1, given.packed):
+        return tokens, given.number
     if given and samples and samples in (given.number * given.length, given.length if given.time_first else 0):
         return tokens, given.number
     return tokens, samples

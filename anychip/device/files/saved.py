@@ -60,6 +60,7 @@ class Saved:
         self._touched: dict[str, None] = {}  # paths, by this process
         self._turns: set[str] = set()  # folders in which it is this recording's turn to save
         self._made: set[str] = set()  # files of other kinds, which may become checkpoints
+        self._folders: set[str] = set()  # that the program made
 
     def install(self) -> None:
         """Watch files by Python's audit events; torch's own writer opens them in C++."""
@@ -189,6 +190,10 @@ class Saved:
                 if kept and os.path.lexists(kept) and not os.path.lexists(path):
                     os.makedirs(os.path.dirname(path), exist_ok=True)
                     second_name(kept, path)
+            for path in (
+                self._folders
+            ):  # one that this rank moved since is waited for by others, which have yet to save into it
+                os.makedirs(path, exist_ok=True)
 
     def _opens(self, path: Any, _: Any, flags: int) -> None:
         """By its flags, which also `os.open` has: temporary files that take a checkpoint's place are made by it."""
@@ -231,6 +236,7 @@ class Saved:
     def _makes(self, path: Any, _: int, folder: int) -> None:
         if folder == -1 and not os.path.lexists(path):
             self._note(place_of(path))
+            self._folders.add(place_of(path))
 
     def _removes(self, path: Any, folder: int) -> None:
         if folder == -1 and (_is_checkpoint(path) or self._is_link(path)):

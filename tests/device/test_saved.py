@@ -348,8 +348,9 @@ WAITED_FOR = """
     net = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 4).cuda())
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
     for step in range(4):
-        net(torch.randn(2, 4, device="cuda")).sum().backward()
-        optimizer.step()
+        if step:  # what is saved before a first step is as well
+            net(torch.randn(2, 4, device="cuda")).sum().backward()
+            optimizer.step()
         partial = Path(f"saved/step{step}-tmp")
         if rank == 0:
             partial.mkdir(parents=True)
@@ -375,7 +376,8 @@ def test_a_rank_waits_for_a_folder_that_one_which_ran_before_has_renamed(
     Path("train.py").write_text(textwrap.dedent(WAITED_FOR), encoding="utf-8")
     program = anychip.record(["train.py"], on="h100:3", steps=3)
     assert (program.meta["exit_code"], program.meta["steps"]) == (0, 3)
-    assert [one.name for one in tmp_path.iterdir()] == ["train.py"]
+    left = [str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*")]
+    assert sorted(left) == ["saved", "train.py"]
 
 
 def test_files_of_other_kinds_that_were_there_before_are_told(tmp_path: Path) -> None:

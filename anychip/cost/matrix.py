@@ -80,6 +80,18 @@ def addbmm(op: Op) -> Work:
     return gemm_work(op, (Gemm(1, m, n, batch * k),))
 
 
+@work_of("aten._euclidean_dist")
+def euclidean_distances(op: Op) -> Work:
+    """Rows of [m, k] from rows of [n, k], as torch composes it: their squares' sums are two more columns (five kernels each), a product, and
+    two passes over its result, which take the root of what is not negative."""
+    a, b, out = op.args[0], op.args[1], op.outputs[0]
+    read, written = traffic(op)
+    batch = prod(out.shape[:-2])
+    product = Gemm(batch, a.shape[-2], b.shape[-2], a.shape[-1] + 2)
+    return gemm_work(op, (product,), bytes_read=3 * read + 2 * out.nbytes, bytes_written=written + 2 * out.nbytes + 2 * read,
+                     kernels=13 if product.flop else 0)  # fmt: skip
+
+
 @work_of("aten.linear", "aten.matmul")
 def linear(op: Op) -> Work:
     """linear: x[..., k] @ w[n, k].T. matmul: broadcast over leading dims, vectors as one row or one column."""

@@ -353,15 +353,15 @@ WAITED_FOR = """
             optimizer.step()
         partial = Path(f"saved/step{step}-tmp")
         if rank == 0:
-            partial.mkdir(parents=True)
+            (partial / "train").mkdir(parents=True)
         torch.distributed.barrier()
         for _ in range(50):
-            if partial.exists():
+            if (partial / "train").exists():
                 break
             time.sleep(0.1)
         else:
             raise TimeoutError("no folder")
-        torch.save(net.state_dict(), partial / f"{rank}.pt")
+        torch.save(net.state_dict(), partial / "train" / f"{rank}.pt")
         torch.distributed.barrier()
         if rank == 0:
             partial.rename(f"saved/step{step}")

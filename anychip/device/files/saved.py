@@ -61,7 +61,7 @@ class Saved:
         self._turns: set[str] = set()  # folders in which it is this recording's turn to save
         self._made: set[str] = set()  # files of other kinds, which may become checkpoints
         self._folders: set[str] = set()  # that the program made
-        self._moved: set[str] = set()  # those of them that it has renamed since
+        self._moved: set[str] = set()  # those of them that it has renamed since, or what they are in
 
     def install(self) -> None:
         """Watch files by Python's audit events; torch's own writer opens them in C++."""
@@ -110,7 +110,8 @@ class Saved:
         elif event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR) and isinstance(path, str | bytes | os.PathLike):
             self._note_written(path, how(args[2]))
         elif event == "os.rename":
-            self._moved |= self._folders & {place_of(path)}
+            source = place_of(path)
+            self._moved.update(one for one in self._folders if f"{one}/".startswith(f"{source}/"))
             self._note_written(path, how(0))
             self._note_written(args[1], how(os.O_TRUNC))
         elif event == "os.remove" and args[1] == -1:

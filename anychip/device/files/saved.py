@@ -229,8 +229,10 @@ class Saved:
         source, target = place_of(source), place_of(target)
         if os.path.isdir(source) and not os.path.islink(source):
             self._clear(source)
-            if self._keeps(source) or source in self._folders:
+            if self._keeps(source):
                 self._note(target)
+            for path in [one for one in self._folders if f"{one}/".startswith(f"{source}/")]:
+                self._note(target + path[len(source) :])
             for path in files_in(source):
                 if self._keeps(path):
                     self._note(os.path.join(target, os.path.relpath(path, source)))

@@ -292,9 +292,13 @@ def _check_used(programs: Iterable[Program], title: str) -> None:
     """A program that falls back to the CPU takes all its steps there: figures of nothing would look like an answer."""
     for program in programs:
         if not any(rank.ops for rank in program.ranks) and not program.meta.get("interrupted"):
+            started = (
+                " It started processes of its own: one of these is recorded once it has taken as many steps as are asked for, or made as many "
+                "calls of a model (--calls N); their errors are above."
+            )
             raise BadUse(
                 f"{title} ran without a single operation on the chip. Was it told to use the CPU, or does it choose it "
-                "by a test that the virtual chip does not pass? Programs see the chip as cuda."
+                f"by a test that the virtual chip does not pass? Programs see the chip as cuda.{started * bool(program.meta.get('forked'))}"
             )
 
 

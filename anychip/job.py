@@ -350,6 +350,7 @@ def _goodput(parts: Sequence[Part], fabric: Fabric) -> GoodputFigures | None:
 def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]:
     """As of one chip, with the ranks that do not fit named."""
     found = [text for part in parts for text in caveats.of_steps(part.rank.timeline, part.window)]
+    found += caveats.by_crowded_streams((part.rank.timeline, part.window) for part in parts)
     found += caveats.played_before(parts[0].rank.timeline, parts[0].window)
     found += caveats.by_bytes_alone(*(part.rank.timeline.program for part in parts))
     first_full = min(

@@ -325,13 +325,18 @@ def _recorded(program: Argv, chip: Chip, options: Mapping[str, Any]) -> Program 
 
 
 RANKS = re.compile(r"\b(LOCAL_RANK|RANK|WORLD_SIZE|MASTER_ADDR)\b")
+MADE = re.compile(r"FileExistsError|already exists|not empty")  # what a program says of files that are in its way
 
 
-def _hint(place: Place, said: str) -> str:
-    """For a program that failed on one chip and speaks of ranks."""
-    return (
-        f" Is it one of several ranks? Then: --on {place.chip.id}:8" if not place.is_job and RANKS.search(said) else ""
-    )
+def _hint(place: Place, said: str, passed: bool = False) -> str:
+    """For a program that failed on one chip and speaks of ranks, and for one that finds what a rank or a recording before it made. passed:
+    it did not fail on another chip."""
+    if not place.is_job and RANKS.search(said):
+        return f" Is it one of several ranks? Then: --on {place.chip.id}:8"
+    if MADE.search(said) and (place.is_job or passed):
+        before = "A rank" if place.is_job else "A recording on another chip"
+        return f" {before} that ran before may have made that. Let the program write over it, or give each chip a folder of its own."
+    return ""
 
 
 def _also(failed: Mapping[Place, ProgramFailed]) -> str:
@@ -358,7 +363,7 @@ def _left_out(found: Iterable[Place], failed: Mapping[Place, ProgramFailed]) -> 
         begins = "left out:" if error.is_interrupted else "left out, as the program fails on"
         if error.is_short:
             begins, why = "left out, as it does not fit on", _refusal(error)
-        lines[f"{begins} {where}: {why}{_hint(place, why)}"] = None
+        lines[f"{begins} {where}: {why}{_hint(place, why, passed=True)}"] = None
     return list(lines)
 
 

@@ -308,3 +308,17 @@ def test_costs_are_at_the_prices_that_are_given():
     assert found.usd_per_hour == pytest.approx(1.5)
     with pytest.raises(BadUse, match="a price is given of amd-mi300x, which is not asked for: --on nvidia-h100-sxm"):
         api.forecast(saved, on=["h100"], prices={"mi300x": 3.0})
+
+
+def test_a_program_that_finds_what_the_recording_before_made_is_told_so(calls, monkeypatch):
+    calls.asks = ("name",)
+    first = launch.record
+
+    def record(argv, chip, **options):
+        if chip.id == "amd-mi300x":
+            raise ProgramFailed("ValueError: out already exists and is not empty", 1)
+        return first(argv, chip, **options)
+
+    monkeypatch.setattr(launch, "record", record)
+    (told,) = [one for one in api.forecast(__file__, on=["h100", "mi300x"]).warnings if "left out" in one]
+    assert "A recording on another chip that ran before may have made that." in told

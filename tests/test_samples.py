@@ -147,3 +147,53 @@ def test_samples_of_sequences_are_no_steps_in_time(layer, shape, given, read, sa
     path = tmp_path / "recurrent.py"
     path.write_text(RECURRENT.format(layer=layer, shape=shape, given=given, read=read, loss=loss), encoding="utf-8")
     assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == samples
+
+
+NESTED = """
+import torch
+project = torch.nn.Linear(64, 192).cuda()
+optimizer = torch.optim.SGD(project.parameters(), lr=0.1)
+for _ in range(3):
+    parts = [torch.randn(length, 64, device="cuda") for length in (8, 24, 16)]
+    x = torch.nested.nested_tensor(parts, layout=torch.jagged)
+    heads = [one.unflatten(-1, (4, 16)).transpose(1, 2) for one in project(x).chunk(3, -1)]
+    y = torch.nn.functional.scaled_dot_product_attention(*heads)
+    y.transpose(1, 2).flatten(-2).values().sum().backward()
+    optimizer.step()
+"""
+
+
+def test_samples_of_a_nested_tensor_are_its_parts(tmp_path):
+    """They lie one behind the other in one row, which was taken for one sample."""
+    path = tmp_path / "nested.py"
+    path.write_text(NESTED, encoding="utf-8")
+    found = api.forecast(str(path), on=["h100"]).forecasts[0]
+    # Forward and the weight's gradient of 48 rows, and three parts as if of 16 each: two products forward, twice that backward.
+    assert found.model_flop_per_step == 2 * 2 * 48 * 64 * 192 + 3 * 2 * 2 * 3 * 16 * 16 * 64
+    assert found.samples_per_step == 3
+
+
+FROZEN = """
+import torch
+words = torch.nn.Embedding(100, 16).cuda().requires_grad_(False)
+mixes = torch.nn.MultiheadAttention(16, 2, batch_first=True).cuda().requires_grad_(False)
+model = torch.nn.Linear(16, 16).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(4):
+    for _ in range({micro_batches}):
+        with torch.no_grad():
+            read = words(torch.randint(0, 100, (4, 7), device="cuda"))
+            read = mixes(read, read, read)[0]
+        model(read.mean(1)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 3])
+def test_what_a_frozen_encoder_reads_is_no_batch(micro_batches, tmp_path):
+    """Stable Diffusion's text encoder stands before its model: of two micro-batches one was counted, with the tokens of the other."""
+    path = tmp_path / "frozen.py"
+    path.write_text(FROZEN.format(micro_batches=micro_batches), encoding="utf-8")
+    found = api.forecast(str(path), on=["h100"]).forecasts[0]
+    assert (found.samples_per_step, found.tokens_per_step) == (4 * micro_batches, None)

@@ -12,7 +12,7 @@ import numpy as np
 from anychip import units
 from anychip.cost.custom import OWN_KERNELS
 from anychip.cost.work import packet, work
-from anychip.figures import Window, before_training, copies_of, inference_of
+from anychip.figures import Window, before_training, copies_of, crowded_s, inference_of
 from anychip.record import Kind, Program
 from anychip.record.failure import refused
 from anychip.record.steps import Step, find_steps
@@ -26,6 +26,7 @@ def of_chip(program: Program, timeline: Timeline, window: Window, held: Memory) 
     steps = find_steps(program)
     return [
         *of_steps(timeline, window),
+        *by_crowded_streams([(timeline, window)]),
         *too_full(timeline.program, timeline.chip, held),
         *played_before(timeline, window.usual_step()),
         *growing(held, len(steps), timeline.chip),
@@ -48,6 +49,22 @@ def by_assumed_link(timeline: Timeline, window: Window) -> tuple[str, ...]:
         f"{timeline.chip.id}: the rate of its link to the host is unknown. Copies between them, {copies:.0%} of the time on the chip, "
         f"are priced at {rate}: {on.host_link_assumed}.",
     )
+
+
+# Of a step that kernels of several streams must at least want the same units or memory for to be told.
+CROWDED = 0.05
+
+
+def by_crowded_streams(steps: Iterable[tuple[Timeline, Window]]) -> list[str]:
+    """That streams of one chip do not slow one another here, where a step rests on it. steps: of each rank; the worst is told."""
+    found = [(crowded_s(timeline, window), window.step_time_s, timeline.chip.id) for timeline, window in steps]
+    wanted, step_s, chip = max(found, default=(0.0, 0.0, ""))
+    if wanted <= CROWDED * step_s:
+        return []
+    return [
+        f"{chip}: for {units.duration(wanted)} of a step of {units.duration(step_s)} kernels of several streams want the same of the "
+        f"chip, and each is priced as if it were alone: a step takes up to {units.duration(step_s + wanted)}, and MFU is that much too high."
+    ]
 
 
 MANY_STEPS = 1_000_000  # more than programs take

@@ -1,7 +1,7 @@
 """Formulas of what runs on the matrix engine: products, convolutions, fused attention, recurrent layers.
 
 FLOP are counted, 2 per multiply and add; they agree with torch.utils.flop_counter (tests/cost), except that causal
-attention counts the half that is executed.
+attention counts the half that is executed, and a product of complex numbers the four real ones that it is.
 """
 
 from collections.abc import Sequence
@@ -78,6 +78,18 @@ def addbmm(op: Op) -> Work:
     """Products summed over the batch: one product with a longer inner dimension."""
     (batch, m, k), n = op.args[1].shape, op.args[2].shape[-1]
     return gemm_work(op, (Gemm(1, m, n, batch * k),))
+
+
+@work_of("aten._euclidean_dist")
+def euclidean_distances(op: Op) -> Work:
+    """Rows of [m, k] from rows of [n, k], as torch composes it: their squares' sums are two more columns (five kernels each), a product, and
+    two passes over its result, which take the root of what is not negative."""
+    a, b, out = op.args[0], op.args[1], op.outputs[0]
+    read, written = traffic(op)
+    batch = prod(out.shape[:-2])
+    product = Gemm(batch, a.shape[-2], b.shape[-2], a.shape[-1] + 2)
+    return gemm_work(op, (product,), bytes_read=3 * read + 2 * out.nbytes, bytes_written=written + 2 * out.nbytes + 2 * read,
+                     kernels=13 if product.flop else 0)  # fmt: skip
 
 
 @work_of("aten.linear", "aten.matmul")
@@ -168,8 +180,8 @@ def conv_work(op: Op, products: tuple[Gemm, ...]) -> Work:
                      kernels=kernels if flop else 0)  # fmt: skip
 
 
-_CONVOLUTIONS = ("aten.convolution", "aten._convolution", "aten.convolution_overrideable",
-                 "aten.cudnn_convolution", "aten.miopen_convolution")  # fmt: skip
+_CONVOLUTIONS = ("aten.convolution", "aten._convolution", "aten.convolution_overrideable", "aten.miopen_convolution",
+                 "aten.cudnn_convolution", "aten.cudnn_convolution_relu", "aten.cudnn_convolution_add_relu")  # fmt: skip
 _TRANSPOSED = ("aten.cudnn_convolution_transpose", "aten.miopen_convolution_transpose")
 
 
@@ -207,7 +219,8 @@ def convolution_backward(op: Op) -> Work:
 
 class _Call(NamedTuple):
     """Where an attention op keeps its arguments. heads_first: tensors are [batch, heads, length, dim], else
-    [batch, length, heads, dim]. query: position of the query (key and value follow). causal: position and name."""
+    [batch, length, heads, dim]. query: position of the query (key and value follow). causal: position and name. packed: position
+    of the cumulative lengths of packed sequences."""
 
     implementation: str
     backward: bool
@@ -215,6 +228,7 @@ class _Call(NamedTuple):
     query: int
     causal: int
     causal_name: str = "is_causal"
+    packed: int = -1
 
 
 _CALLS = {
@@ -228,11 +242,13 @@ _CALLS = {
     "aten._scaled_dot_product_cudnn_attention_backward": _Call("cudnn", True, True, 1, 14),
     "aten._scaled_dot_product_fused_attention_overrideable": _Call("flash", False, True, 0, 5),
     "aten._scaled_dot_product_fused_attention_overrideable_backward": _Call("flash", True, True, 1, 13),
-    "aten._flash_attention_forward": _Call("flash", False, False, 0, 8),
-    "aten._flash_attention_forward_no_dropout_inplace": _Call("flash", False, False, 1, 9),
-    "aten._flash_attention_backward": _Call("flash", True, False, 1, 11),
-    "aten._efficient_attention_forward": _Call("efficient", False, False, 0, 9, "custom_mask_type"),
-    "aten._efficient_attention_backward": _Call("efficient", True, False, 1, 14, "custom_mask_type"),
+    "aten._cudnn_attention_forward": _Call("cudnn", False, True, 0, 10, packed=4),
+    "aten._cudnn_attention_backward": _Call("cudnn", True, True, 1, 14, packed=9),
+    "aten._flash_attention_forward": _Call("flash", False, False, 0, 8, packed=3),
+    "aten._flash_attention_forward_no_dropout_inplace": _Call("flash", False, False, 1, 9, packed=4),
+    "aten._flash_attention_backward": _Call("flash", True, False, 1, 11, packed=6),
+    "aten._efficient_attention_forward": _Call("efficient", False, False, 0, 9, "custom_mask_type", packed=4),
+    "aten._efficient_attention_backward": _Call("efficient", True, False, 1, 14, "custom_mask_type", packed=6),
 }
 
 
@@ -253,7 +269,7 @@ def fused_attention(op: Op) -> Work:
     kernel is preceded by one that sums grad x out and followed by a conversion of the query's gradient."""
     call = _CALLS[op.name.rpartition(".")[0]]
     q, k, v = op.args[call.query : call.query + 3]
-    packed = op.args[call.query + (5 if call.backward else 3)] if len(q.shape) == 3 else None
+    packed = op.args[call.packed] if 0 <= call.packed < len(op.args) else None
     batch, heads, shared, lq, lk = _attention_shape(q, k, call.heads_first, packed)
     causal = bool(arg(op, call.causal, call.causal_name, False))
     share = min(causal_share(lq, lk) if causal else 1.0, _window_share(op, lk, causal))
@@ -279,11 +295,11 @@ def _window_share(op: Op, key_length: int, causal: bool) -> float:
 def _attention_shape(
     q: TensorMeta, k: TensorMeta, heads_first: bool, packed: Any = None
 ) -> tuple[int, int, int, int, int]:
-    """(batch, query heads, key heads, query length, key length). 3-D tensors are packed sequences [tokens, heads, dim]; `packed` are
-    their cumulative lengths, one more than there are sequences, which are taken to be of equal length."""
-    if len(q.shape) == 3:
+    """(batch, query heads, key heads, query length, key length). Tensors of packed sequences are [tokens, heads, dim], or one of a
+    batch; `packed` are their cumulative lengths, one more than there are sequences, which are taken to be of equal length."""
+    if len(q.shape) == 3 or isinstance(packed, TensorMeta):
         batch = max(packed.shape[0] - 1, 1) if isinstance(packed, TensorMeta) else 1
-        return batch, q.shape[1], k.shape[1], ceil(q.shape[0] / batch), ceil(k.shape[0] / batch)
+        return batch, q.shape[-2], k.shape[-2], ceil(q.shape[-3] / batch), ceil(k.shape[-3] / batch)
     heads, length = (1, 2) if heads_first else (2, 1)
     return q.shape[0], q.shape[heads], k.shape[heads], q.shape[length], k.shape[length]
 
@@ -323,11 +339,13 @@ def _batches(op: Op, batch_first: int) -> Sequence[int]:
 
 
 class Sequences(NamedTuple):
-    """What a recurrent layer or an attention is given: `number` sequences of `length` steps; time_first: step by step."""
+    """What a recurrent layer or an attention is given: `number` sequences of `length` steps; time_first: step by step. packed: steps of all
+    sequences, where they lie one behind the other."""
 
     number: int
     length: int
     time_first: bool
+    packed: int = 0
 
 
 def sequences(op: Op) -> Sequences | None:
@@ -341,9 +359,14 @@ def sequences(op: Op) -> Sequences | None:
             max(batches, default=0), len(batches) if len(data.shape) == 3 else data.shape[0], not batch_first
         )
     call = _CALLS.get(packet(op.name))
-    if call is None or call.backward or len(op.args[call.query].shape) != 4:
+    if call is None or call.backward:
         return None
-    query = op.args[call.query]
+    query, lengths = op.args[call.query], op.args[call.packed] if 0 <= call.packed < len(op.args) else None
+    if isinstance(lengths, TensorMeta):
+        number, steps = max(lengths.shape[0] - 1, 1), query.shape[-3]
+        return Sequences(number, ceil(steps / number), False, steps)
+    if len(query.shape) != 4:
+        return None
     length = 2 if call.heads_first else 1
     return Sequences(query.shape[0], query.shape[length], query.stride[length] > query.stride[0])
 

@@ -69,7 +69,7 @@ REDUCTION = _words(
     soft_margin_loss margin_ranking_loss nll_loss_nd poisson_nll_loss multi_margin_loss
     multilabel_margin_loss_forward multi_margin_loss_backward multilabel_margin_loss_backward
     _ctc_loss _ctc_loss_backward _use_cudnn_ctc_loss _cudnn_ctc_loss
-    _euclidean_dist _cdist_forward _cdist_backward _pdist_forward cosine_similarity renorm
+    _cdist_forward _cdist_backward _pdist_forward cosine_similarity renorm
     """
 )
 

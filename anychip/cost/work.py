@@ -198,8 +198,10 @@ def matrix_dtype(op: Op, allow_tf32: bool) -> str:
 
 
 def gemm_work(op: Op, products: tuple[Gemm, ...], kind: str = "gemm", **changes: Any) -> Work:
-    """The Work of matrix products: flop 2*batch*m*n*k each, every operand moved once. One that a compiler makes a reduction of
+    """The Work of matrix products: flop 2*batch*m*n*k each, every operand moved once; of complex numbers each is four. One that a compiler makes a reduction of
     (the keyword `reduced`) runs on the vector engine, in one kernel with what makes its operands."""
+    if any(operand.dtype.startswith("complex") for operand in operands(op)):
+        products = tuple(product._replace(batch=4 * product.batch) for product in products)
     flop = sum(product.flop for product in products)
     if op.kwarg("reduced"):
         return vector_work(op, "reduction", flop=flop, model_flop=flop)

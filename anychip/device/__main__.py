@@ -118,7 +118,7 @@ class Session:
             "argv": self.config["argv"], "module": self.config["module"], "chip": self.runtime.chip.id, "host": self.config["host"],
             "allocator": self.runtime.memory.settings,
             "torch": torch.__version__, "anychip": __version__, "exit_code": exit_code,
-            "steps": self.hooks.steps.complete, "folded": self.runtime.repeats.folded if self.runtime.repeats else 0, "calls": self.hooks.steps.done_calls,
+            "forked": self.watches, "steps": self.hooks.steps.complete, "folded": self.runtime.repeats.folded if self.runtime.repeats else 0, "calls": self.hooks.steps.done_calls,
             "optimizers": self.hooks.num_optimizers, "chips_used": len(self.runtime.kernels.devices),
             "parameter_blocks": sorted(self.hooks.parameters), "state_blocks": sorted(self.hooks.states),
             "gradient_blocks": sorted(self.hooks.gradients),
@@ -164,7 +164,7 @@ class Session:
         Nothing that the program would still do can change the answer, and its handlers and workers cannot
         keep it from ending.
         """
-        if os.getpid() != self.pid:
+        if os.getpid() != self.pid and not self._is_first_forked():
             return
         self.save(0, stopped=True)
         sys.stdout.flush()
@@ -172,6 +172,22 @@ class Session:
         if self.forked:
             self._ended().touch()
         os._exit(0)
+
+    def _is_first_forked(self) -> bool:
+        """Whether this process, which the program forked, is the first to have done what was to be recorded (Hogwild's training, a server's
+        engine). It is recorded then, with what the program did before."""
+        if self.rank is not None:
+            return False
+        try:
+            os.close(os.open(Path(self.config["out"]).with_suffix(".first"), os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        self._adopt(True)
+        self.runtime.recorder.warn(
+            "The program works on the chip in processes that it starts: one of them was recorded, as if it had the chip to itself. What the "
+            "others take of it, time and memory, is left out."
+        )
+        return True
 
     def _ended(self) -> Path:
         """Says that a process which the program forked was ended here."""

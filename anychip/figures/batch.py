@@ -26,7 +26,7 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
         return None, None
     kinds, payloads = program.kinds, program.payloads
     marks = Marks(program)
-    positions = np.flatnonzero(kinds == 0)
+    positions = np.flatnonzero((kinds == 0) & ~_by_others(program, marks) if steps[0].kind == "train" else kinds == 0)
     ops = payloads[positions]
     timed = {index: given for index, op in enumerate(program.ops) if (given := sequences(op)) is not None}
     unlearnt = _unlearnt(
@@ -52,6 +52,15 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
             sum(map(max, filter(None, turns))) or sum(size for _, module, size in fed if module == fed[0][1])
         )
     return _usual(tokens), _usual(samples)
+
+
+def _by_others(program: Program, marks: Marks) -> npt.NDArray[np.bool_]:
+    """For each word whether it is of a call without gradients: what a frozen encoder reads is no batch of the model that learns from it,
+    and between two micro-batches was taken for the first one's."""
+    opened = np.zeros(program.tape.size, np.int64)
+    for mark, change in ((Mark.INFER_BEGIN, 1), (Mark.INFER_END, -1)):
+        opened[marks.at[marks.what == mark]] = change
+    return np.cumsum(opened) > 0
 
 
 def _unlearnt(program: Program, marks: Marks, size_of: Callable[[int, int], int]) -> set[tuple[int, int]]:
@@ -126,9 +135,12 @@ def _orders(op: Op) -> bool:
 
 def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int64], ordered: bool) -> tuple[int, int]:
     """(tokens, samples) of the ops called from a forward on. What the first recurrent layer or attention takes for time is no samples,
-    neither where it is first nor where a product had it as one with them."""
+    neither where it is first nor where a product had it as one with them. Packed sequences are as many as there are lengths; of tokens
+    that a program packs itself the rows are."""
     tokens, samples = _batch(ops, called, ordered)
     given = next((timed[index] for index in called.tolist() if index in timed), None)
+    if given and given.packed and not tokens and samples in (1, given.packed):
+        return tokens, given.number
     if given and samples and samples in (given.number * given.length, given.length if given.time_first else 0):
         return tokens, given.number
     return tokens, samples

@@ -40,17 +40,18 @@ def products_in(task: Work) -> int:
 
 
 def totals_of(timeline: Timeline, window: Window) -> dict[str, Any]:
-    """Per step: model_flop (recomputed forwards left out) and executed flop, of the usual step as its time is, and on average kernels, the host's time to issue them and that which it spends on its own; and the dtype of most matrix flop."""
+    """Per step: model_flop (recomputed forwards and an optimizer's products left out) and executed flop, of the usual step as its time is, and on average kernels, the host's time to issue them and that which it spends on its own; and the dtype of most matrix flop."""
     inside = window.ops(timeline)
     ops, positions = timeline.op[inside], timeline.position[inside]
     distinct = [work(op) for op in timeline.program.ops]
     flop = np.array([products_in(task) for task in distinct], np.float64)
     model = np.array([task.model_flop if products_in(task) else 0 for task in distinct], np.float64)
-    again = Marks(timeline.program).recomputed[positions]
+    marks = Marks(timeline.program)
+    left_out = (marks.recomputed | marks.updates())[positions]
     counts = np.bincount(ops, minlength=len(distinct))
     return {
         "flop": window.usual(flop[ops], positions),
-        "model_flop": window.usual(np.where(again, 0.0, model[ops]), positions),
+        "model_flop": window.usual(np.where(left_out, 0.0, model[ops]), positions),
         "kernels": float(timeline.prices.kernels @ counts) / window.count if counts.size else 0.0,
         "host_s": issued_s(timeline, window) / window.count,
         "own_s": own_s(timeline.program, window) / window.count,
@@ -155,6 +156,20 @@ def breakdown_of(timeline: Timeline, window: Window) -> dict[str, float]:
     parts = [(start[mask], end[mask]) for mask in (busy, ~wires & ~busy, wires)]
     compute, other, comm, idle = window.scaled(added_s(parts, window))
     return {"compute": compute, "memory_bound": other, "exposed_comm": comm, "bubble": 0.0, "host": idle}
+
+
+def crowded_s(timeline: Timeline, window: Window) -> float:
+    """The mean step's seconds in which several streams want all of the same: the compute units, or the memory. Each is priced as if it
+    had them to itself."""
+    inside = window.ops(timeline)
+    ops, start, end = timeline.op[inside], timeline.start_s[inside], timeline.end_s[inside]
+    limit, wires = timeline.prices.limit[ops], is_wire(timeline.program)[ops]
+    found = 0.0
+    for name in ("compute", "memory"):
+        mask = (limit == LIMITS.index(name)) & ~wires
+        found += float((end - start)[mask].sum()) - union_s(start[mask], end[mask], window)
+    span = window.end_s - window.begin_s
+    return max(found, 0.0) * window.step_time_s / span if span > 0 else 0.0
 
 
 def is_wire(program: Program) -> npt.NDArray[np.bool_]:

@@ -133,6 +133,20 @@ class Marks:
         edges = np.concatenate([[0], self.at[begins], [self.program.tape.size]])
         return np.repeat(np.append(False, self.what[begins] == Mark.FORWARD_BEGIN), np.diff(edges))
 
+    def updates(self) -> npt.NDArray[np.bool_]:
+        """For each word whether it is of an optimizer's own work. What stands around a backward inside of one, a closure's loss, is not."""
+        found: npt.NDArray[np.bool_] = self.phase() == Phase.OPTIMIZER
+        begin, closure = -1, False
+        for at, mark in zip(self.at.tolist(), self.what.tolist(), strict=True):
+            if mark == Mark.OPTIMIZER_BEGIN:
+                begin, closure = at, False
+            elif mark == Mark.BACKWARD_BEGIN:
+                closure = True
+            elif mark == Mark.OPTIMIZER_END and begin >= 0:
+                found[begin:at] &= not closure
+                begin = -1
+        return found
+
     @cached_property
     def recomputed(self) -> npt.NDArray[np.bool_]:
         """For each word: a module is called inside a backward, so what runs there was run before."""

@@ -33,6 +33,22 @@ def test_four_bit_values_are_two_to_an_element():
     assert work(op("aten._scaled_grouped_mm_v2.default", *grouped, out=t(128, 256))).flop == task.flop
 
 
+def test_distances_are_a_product():
+    # `torch.cdist` of 1000 and 256 points in 64 dimensions: two columns more, 2*1000*256*66 flop; it was counted none
+    a, b, out = (t(*shape, dtype="float32") for shape in ((1000, 64), (256, 64), (1000, 256)))
+    task = work(op("aten._euclidean_dist.default", a, b, out=out))
+    assert (task.flop, task.unit, task.kind) == (2 * 1000 * 256 * 66, "matrix", "gemm")
+    assert task.bytes_written == 3 * out.nbytes + 2 * (a.nbytes + b.nbytes)
+
+
+def test_a_product_of_complex_numbers_is_four_real_ones():
+    # [2, 8, 4] @ [2, 4, 16] in complex64: 4 x 2*2*8*16*4 flop; (64 + 128)*8 bytes read, 256*8 written
+    a, b, out = t(2, 8, 4, dtype="complex64"), t(2, 4, 16, dtype="complex64"), t(2, 8, 16, dtype="complex64")
+    task = work(op("aten.bmm.default", a, b, out=out))
+    assert (task.flop, task.model_flop, task.bytes_read, task.bytes_written) == (8192, 8192, 192 * 8, 256 * 8)
+    assert (task.dtype, task.kernels) == ("fp32", 1)
+
+
 def test_an_unknown_op_is_neither_free_nor_an_error():
     task = work(op("mylib.mystery.default", t(10, 10), t(5), out=t(10)))
     # (100 + 5 + 10) * 2

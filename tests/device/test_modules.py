@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from anychip.forecast import forecast
 from anychip.record import Kind
 from anychip.record.steps import Marks, Phase
+from anychip.spec import load_chip
 from anychip.timeline.memory import memory
 from anychip.timeline.modules import module_at
 from tests.device.recorded import run
@@ -108,3 +110,40 @@ def test_a_parameter_that_wraps_others_is_where_they_are() -> None:
     )
     assert out == [[4, 32]]
     assert sorted(program.block_bytes[program.meta["parameter_blocks"]].tolist()) == [128, 2048]
+
+
+def test_a_profile_with_stacks_knows_whose_module_is_called() -> None:
+    """torch reads what `self` is in the frame of `Module.__call__`."""
+    _, out = run("""
+        import torch
+        net = torch.nn.Linear(8, 8).cuda()
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        with torch.profiler.profile(with_stack=True, profile_memory=True, record_shapes=True) as profile:
+            for _ in range(2):
+                net(torch.randn(4, 8, device="cuda")).sum().backward()
+                optimizer.step()
+        out = len(profile.key_averages()) > 0
+    """)
+    assert out
+
+
+def test_an_ensemble_under_vmap_trains() -> None:
+    """Its calls were told as a model's without gradients before the first step."""
+    program, _ = run("""
+        import copy
+        import torch
+        from torch.func import functional_call, stack_module_state, vmap
+        nets = [torch.nn.Linear(8, 2).cuda() for _ in range(3)]
+        parameters, buffers = stack_module_state(nets)
+        base = copy.deepcopy(nets[0]).to("meta")
+        optimizer = torch.optim.SGD(parameters.values(), 0.1)
+        call = vmap(lambda p, b, x: functional_call(base, (p, b), (x,)), in_dims=(0, 0, None))
+        for _ in range(6):
+            call(parameters, buffers, torch.randn(16, 8, device="cuda")).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    """)
+    found = forecast(program, load_chip("h100"))
+    assert not [text for text in found.warnings if "without gradients" in text]
+    # 3 models, 16 samples: forward and the weight's gradient of [16, 8] @ [8, 2]
+    assert (found.model_flop_per_step, found.samples_per_step) == (2 * 3 * 2 * 16 * 8 * 2, None)

@@ -230,3 +230,18 @@ def test_bags_of_a_sparse_table_give_sparse_gradients() -> None:
     """)
     assert out == [True, 64, False]
     assert "aten._sparse_add_.default" in names(program)
+
+
+def test_a_frozen_graph_fuses_a_convolution_with_what_follows() -> None:
+    """`torch.jit.optimize_for_inference` on a chip: "no shape rule for aten.cudnn_convolution_relu"."""
+    program, out = run("""
+        import torch
+        net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.nn.ReLU()).cuda().eval()
+        x = torch.randn(2, 3, 32, 32, device="cuda")
+        fused = torch.cudnn_convolution_relu(x, net[0].weight, net[0].bias, [2, 2], [1, 1], [1, 1], 1)
+        added = torch.cudnn_convolution_add_relu(x, net[0].weight, fused, 1.0, net[0].bias, [2, 2], [1, 1], [1, 1], 1)
+        out = [list(fused.shape), list(added.shape)]
+    """)
+    assert out == [[2, 8, 16, 16]] * 2
+    # 2 x 16 x 16 positions, 8 channels, a window of 3 x 3 x 3
+    assert [work(one).flop for one in program.ops if "convolution" in one.name] == [2 * 512 * 8 * 27] * 2

@@ -341,6 +341,46 @@ def test_a_rank_finds_what_was_there_before_the_one_that_ran_before_it(
     assert not [one for one in tmp_path.iterdir() if ASIDE in one.name or HIDDEN in one.name or one == new]
 
 
+WAITED_FOR = """
+    import os, time, torch
+    from pathlib import Path
+    torch.distributed.init_process_group("nccl")
+    rank = torch.distributed.get_rank()
+    net = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 4).cuda())
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for step in range(4):
+        if step:  # what is saved before a first step is as well
+            net(torch.randn(2, 4, device="cuda")).sum().backward()
+            optimizer.step()
+        partial = Path(f"saved/step{step}-tmp")
+        if rank == 0:
+            (partial / "train").mkdir(parents=True)
+        torch.distributed.barrier()
+        for _ in range(50):
+            if (partial / "train").exists():
+                break
+            time.sleep(0.1)
+        else:
+            raise TimeoutError("no folder")
+        torch.save(net.state_dict(), partial / "train" / f"{rank}.pt")
+        torch.distributed.barrier()
+        if rank == 0:
+            partial.rename(f"saved/step{step}")
+"""
+
+
+def test_a_rank_waits_for_a_folder_that_one_which_ran_before_has_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OLMo-core's ranks save into a folder that the first makes, and renames once all have."""
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text(textwrap.dedent(WAITED_FOR), encoding="utf-8")
+    program = anychip.record(["train.py"], on="h100:3", steps=3)
+    assert (program.meta["exit_code"], program.meta["steps"]) == (0, 3)
+    left = [str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*")]
+    assert sorted(left) == ["saved", "train.py"]
+
+
 def test_files_of_other_kinds_that_were_there_before_are_told(tmp_path: Path) -> None:
     """A real run's table was emptied, and rows were added to another, without a word."""
     for name in ("metrics.csv", "run.csv", "same.csv", "old.log", "last.pt", ".cache/kept", "read.csv"):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from anychip.errors import ProgramFailed
+from anychip.api import _check_used
+from anychip.errors import BadUse, ProgramFailed
 from anychip.figures import batch_of
 from anychip.record.steps import find_steps
 from anychip.timeline.memory import memory
@@ -248,3 +249,80 @@ def test_an_optimizer_that_has_not_stepped_yet_is_told_and_one_that_shares_its_p
     for second, steps, is_told in (("made", 3, True), ("made", 8, False), ("judge", 3, False)):
         program, _ = run(train.format(second=second), steps=steps)
         assert any(told in text and text.endswith("--steps 20.") for text in program.meta["warnings"]) == is_told
+
+
+@pytest.mark.parametrize(("search", "evaluations"), [("None", 10), ("'strong_wolfe'", 11)])
+def test_lbfgs_takes_all_of_its_iterations(search: str, evaluations: int) -> None:
+    """A descent of 1.0 is none: a step ended after it had evaluated its closure once."""
+    program, out = run(f"""
+        import torch
+        x, w = torch.randn(200, 5, device="cuda"), torch.zeros(5, 1, device="cuda", requires_grad=True)
+        optimizer = torch.optim.LBFGS([w], max_iter=10, line_search_fn={search})
+        out = []
+        def closure():
+            out[-1] += 1
+            optimizer.zero_grad()
+            loss = (x @ w).square().mean()
+            loss.backward()
+            return loss
+        for _ in range(3):
+            out.append(0)
+            optimizer.step(closure)
+        out.append(optimizer.param_groups[0]["tolerance_grad"])
+    """)
+    assert out == [evaluations] * 3 + [1e-7]
+    assert any("all 10 iterations" in one for one in program.meta["warnings"])
+
+
+def test_a_process_that_the_program_starts_may_be_what_trains() -> None:
+    """Hogwild: the program itself only waits, and then evaluates, which was forecast instead, without a word."""
+    program, _ = run("""
+        import torch
+        import torch.multiprocessing as mp
+        def train(net):
+            optimizer = torch.optim.SGD(net.parameters(), 0.1)
+            for _ in range(6):
+                net(torch.randn(4, 8, device="cuda")).sum().backward()
+                optimizer.step()
+        context = mp.get_context("spawn")
+        net = torch.nn.Linear(8, 8).cuda().share_memory()
+        processes = [context.Process(target=train, args=(net,)) for _ in range(2)]
+        for one in processes:
+            one.start()
+        for one in processes:
+            one.join()
+        with torch.no_grad():
+            for _ in range(5):
+                net(torch.randn(100, 8, device="cuda"))
+    """)
+    assert program.meta["steps"] == 3
+    assert names(program).count("aten.addmm.default") >= 3
+    assert any("in processes that it starts" in one for one in program.meta["warnings"])
+
+
+ENGINE = """
+    import torch
+    import torch.multiprocessing as mp
+    def engine(asked):
+        net = torch.nn.Linear(8, 8).cuda()
+        with torch.inference_mode():
+            while asked.get() is not None:
+                net(torch.randn(4, 8, device="cuda"))
+    context = mp.get_context("spawn")
+    asked = context.Queue()
+    process = context.Process(target=engine, args=(asked,))
+    process.start()
+    for request in (*range(9), None):
+        asked.put(request)
+    process.join()
+"""
+
+
+def test_a_server_whose_model_is_in_a_process_of_its_own() -> None:
+    program, _ = run(ENGINE, calls=5)
+    assert (program.meta["calls"], names(program).count("aten.addmm.default")) == (5, 5)
+    # Without a number of calls it goes on as it would, and nothing is recorded.
+    program, _ = run(ENGINE)
+    assert (program.meta["forked"], program.ops) == (True, [])
+    with pytest.raises(BadUse, match=r"processes of its own.*--calls N"):
+        _check_used([program], "server.py")

@@ -347,3 +347,24 @@ def test_an_evaluation_and_a_checkpoint_in_a_step_have_rows_of_their_own():
         0,
         True,
     )  # of a program that only calls a model it is what it does
+
+
+@pytest.mark.parametrize(("second", "is_told"), [(0, True), (1, False)], ids=["both compute", "one moves bytes"])
+def test_streams_that_want_the_same_are_told(second, is_told):
+    """Two long products on two streams are priced as if each were alone: 80 TFLOP/s of a chip of 67."""
+    ops = [mm(4096, 4096, 4096, dtype="float32"), add(1 << 28)]
+    both = [w(Kind.STREAM, 1), w(Kind.OP, second), w(Kind.STREAM, 0), w(Kind.OP, 0), w(Kind.SYNC)]
+    tape = program([w(Kind.SYNC), *FORWARD, *both, *BACKWARD, *optimizer()] * 3, [*ops, *OPS[2:]])
+    told = [text for text in forecast(tape, load_chip("h100")).warnings if "several streams" in text]
+    assert bool(told) == is_told
+
+
+def test_what_an_optimizer_multiplies_is_no_work_of_the_model():
+    """Muon orthogonalises its updates: 23 times the flop of the model in one program, and as many times its MFU. A closure's are its model's."""
+    muon = [w(Kind.OPTIMIZER, 0), mark(Mark.OPTIMIZER_BEGIN), w(Kind.OP, 2), mark(Mark.OPTIMIZER_END)]
+    closure = [*muon[:2], w(Kind.OP, 0), *BACKWARD, muon[-1]]
+    ops = [mm(512, 512, 512), mm(1024, 512, 512), mm(2048, 512, 512)]
+    found = forecast(program([*FORWARD, *BACKWARD, *muon] * 3, ops), load_chip("h100"))
+    assert found.model_flop_per_step == 2 * (512 + 1024) * 512**2
+    assert found.hfu == pytest.approx(found.mfu * 3584 / 1536)
+    assert forecast(program(closure * 3, ops), load_chip("h100")).model_flop_per_step == 2 * (512 + 1024) * 512**2

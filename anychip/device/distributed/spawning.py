@@ -56,7 +56,7 @@ def _forked(runtime: Runtime, process: Any) -> Any:
     from multiprocessing.popen_fork import Popen
 
     def begin(*args: Any, **kwargs: Any) -> Any:
-        runtime.pid = os.getpid()
+        runtime.pid, runtime.repeats = os.getpid(), None  # nobody would run a folded one again
         torch.set_num_threads(1)  # of the threads that there were none is left
         return type(process)._bootstrap(process, *args, **kwargs)
 

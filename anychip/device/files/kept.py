@@ -89,6 +89,9 @@ def put_back(folder: Path) -> str:
     for path in {os.path.dirname(one) for one in removed} & set(made):
         if not failed and not any(one.startswith(path + os.sep) for one in restored):  # a folder of before, made again
             shutil.rmtree(path, ignore_errors=True)
+    for path in sorted(made, reverse=True):
+        with suppress(OSError):  # it is not empty, and stays
+            os.rmdir(path)
     done = (_told(done, paths) for done, paths in (("removed", removed), ("put back", restored)) if paths)
     told = f"what a forecast that was killed put aside lies there still: {', '.join(left)}" if left else ""
     return "; ".join(filter(None, (" and ".join(done), *failed, told)))

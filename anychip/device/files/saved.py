@@ -60,6 +60,8 @@ class Saved:
         self._touched: dict[str, None] = {}  # paths, by this process
         self._turns: set[str] = set()  # folders in which it is this recording's turn to save
         self._made: set[str] = set()  # files of other kinds, which may become checkpoints
+        self._folders: set[str] = set()  # that the program made
+        self._moved: set[str] = set()  # those of them that it has renamed since, or what they are in
 
     def install(self) -> None:
         """Watch files by Python's audit events; torch's own writer opens them in C++."""
@@ -95,17 +97,21 @@ class Saved:
         def audit(event: str, args: tuple[Any, ...]) -> None:
             if event in watched and not hasattr(self._own, "busy"):
                 self._sees(event, args)
-                if self.begun():
+                if self.begun() or self._touched:
                     watched[event](*args)
 
         sys.addaudithook(audit)
 
     def _sees(self, event: str, args: tuple[Any, ...]) -> None:
-        """Note files before they change, also before a model is called: tables are opened first."""
+        """Note files before they change, and folders, also before a model is called: tables are opened first."""
         path = args[0]
-        if event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR) and isinstance(path, str | bytes | os.PathLike):
+        if event == "os.mkdir" and args[2] == -1 and not os.path.lexists(path):
+            self._folders.add(place_of(path))
+        elif event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR) and isinstance(path, str | bytes | os.PathLike):
             self._note_written(path, how(args[2]))
         elif event == "os.rename":
+            source = place_of(path)
+            self._moved.update(one for one in self._folders if f"{one}/".startswith(f"{source}/"))
             self._note_written(path, how(0))
             self._note_written(args[1], how(os.O_TRUNC))
         elif event == "os.remove" and args[1] == -1:
@@ -189,6 +195,10 @@ class Saved:
                 if kept and os.path.lexists(kept) and not os.path.lexists(path):
                     os.makedirs(os.path.dirname(path), exist_ok=True)
                     second_name(kept, path)
+            for path in self._moved:  # the others wait for it, and have yet to save into it
+                os.makedirs(path, exist_ok=True)
+                if not (entry := entry_of(self.journal, path)).exists():
+                    write(entry, path, None)
 
     def _opens(self, path: Any, _: Any, flags: int) -> None:
         """By its flags, which also `os.open` has: temporary files that take a checkpoint's place are made by it."""
@@ -221,6 +231,8 @@ class Saved:
             self._clear(source)
             if self._keeps(source):
                 self._note(target)
+            for path in [one for one in self._folders if f"{one}/".startswith(f"{source}/")]:
+                self._note(target + path[len(source) :])
             for path in files_in(source):
                 if self._keeps(path):
                     self._note(os.path.join(target, os.path.relpath(path, source)))

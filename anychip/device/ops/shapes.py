@@ -135,6 +135,16 @@ def _gru_cell_backward(of: SimpleNamespace) -> list[Any]:
     return [gates, gates, like(of.grad_hy), *([bias, bias] if of.has_bias else [None, None])]
 
 
+@rule("aten::cudnn_convolution_relu", "aten::cudnn_convolution_add_relu")
+def _convolution_relu(of: SimpleNamespace) -> list[Any]:
+    """What TorchScript makes of a convolution and what follows it, once a graph is frozen."""
+    maps, weight = (
+        torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device="meta") for one in (of.self_, of.weight)
+    )
+    where = of.stride, of.padding, of.dilation, False, (0,) * len(of.stride), of.groups
+    return [laid_like(torch.convolution(maps, weight, None, *where))]
+
+
 # ---------------------------------------------------------------- losses and norms
 
 

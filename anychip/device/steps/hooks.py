@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from anychip.device.insides._torch import watch_engine
 from anychip.device.runtime import Runtime
+from anychip.device.steps import iterations
 from anychip.device.steps.activation import Activation, called_directly
 from anychip.device.steps.backward import BackwardModules
 from anychip.device.steps.counted import Steps
@@ -40,6 +41,14 @@ def unwrapped(tensor: Any) -> Any:
     while functorch.is_functorch_wrapped_tensor(tensor):
         tensor = functorch.get_unwrapped(tensor)
     return tensor
+
+
+def stacked(tensor: Any) -> bool:
+    """Whether a parameter is a stack of those of several models that learn, which `vmap` goes through."""
+    if not functorch.is_batchedtensor(tensor):
+        return False
+    inside = functorch.get_unwrapped(tensor)
+    return bool(inside.requires_grad) or stacked(inside)
 
 
 def rests_on_host(module: torch.nn.Module, parameters: list[Any]) -> bool:
@@ -133,37 +142,38 @@ class Hooks:
     # ------------------------------------------------------------ modules
 
     def _hook_modules(self) -> None:
-        original = torch.nn.Module.__call__
+        original, hooks = torch.nn.Module.__call__, self
 
-        def __call__(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        # torch's profiler takes what is called `self` in this function for the module that is called.
+        def __call__(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
             if torch._C._get_tracing_state():
-                return original(module, *args, **kwargs)
-            if self._open is not None:
-                self._end_call_that_is_over(sys._getframe(1))
-            if self._depth == 0:
-                return self._outermost(original, module, args, kwargs)
-            enter, leave = self._module_words(module)
-            append, outer = self.tape.append, self._outer
-            if self.steps.done < ATTRIBUTED and torch.is_grad_enabled():
+                return original(self, *args, **kwargs)
+            if hooks._open is not None:
+                hooks._end_call_that_is_over(sys._getframe(1))
+            if hooks._depth == 0:
+                return hooks._outermost(original, self, args, kwargs)
+            enter, leave = hooks._module_words(self)
+            append, outer = hooks.tape.append, hooks._outer
+            if hooks.steps.done < ATTRIBUTED and torch.is_grad_enabled():
                 if outer:
-                    self.backward.entered(args, outer[-1])
+                    hooks.backward.entered(args, outer[-1])
                 append(enter)
-                self._depth += 1
+                hooks._depth += 1
                 outer.append(enter >> KIND_BITS)
                 try:
-                    result = original(module, *args, **kwargs)
-                    self.backward.left(result, enter >> KIND_BITS)
+                    result = original(self, *args, **kwargs)
+                    hooks.backward.left(result, enter >> KIND_BITS)
                     return result
                 finally:
                     outer.pop()
-                    self._depth -= 1
+                    hooks._depth -= 1
                     append(leave)
             append(enter)
-            self._depth += 1
+            hooks._depth += 1
             try:
-                return original(module, *args, **kwargs)
+                return original(self, *args, **kwargs)
             finally:
-                self._depth -= 1
+                hooks._depth -= 1
                 append(leave)
 
         torch.nn.Module.__call__ = __call__  # type: ignore[method-assign]
@@ -234,6 +244,9 @@ class Hooks:
                 return None  # a model on the host
             parameters = every
             self._resting.update(id(one) for one in every)
+        if any(stacked(one) for one in parameters):
+            self._note_parameters(parameters)
+            return None  # how many they are cannot be told from a batch; their optimizer says where steps end
         training = torch.is_grad_enabled() and any(one.requires_grad for one in parameters)
         marked = bool(parameters)
         if marked:
@@ -341,6 +354,7 @@ class Hooks:
             self._own_optimizer.close()
 
         torch.optim.Optimizer.__init__ = __init__  # type: ignore[method-assign, assignment]
+        iterations.install(self.runtime.recorder.warn)
 
     def _is_parameter(self, tensor: torch.Tensor) -> bool:
         return self._depth == 0 and not self.parameters.isdisjoint(self._blocks(tensor))

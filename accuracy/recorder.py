@@ -160,7 +160,7 @@ class Recorder:
 
 def serve(jobs: int) -> None:
     """Fork for each line; answer with a line when its recording is there."""
-    from anychip.device.__main__ import end_with_parent
+    from anychip.device.parent import end_with_parent
 
     end_with_parent(os.getppid())
     with temporary() as place:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from anychip.device import __main__ as main
+from anychip.device import traces
 from tests.command import PROGRAMS, TRAIN, forecast, start, target
 
 
@@ -373,9 +373,9 @@ def test_a_killed_recording_says_by_what(tmp_path, on, who):
 def test_what_may_be_a_fault_of_ours_keeps_our_frames():
     def frames(kind):
         try:
-            exec(compile(f"raise {kind}", str(Path(main.__file__).with_name("part.py")), "exec"))
+            exec(compile(f"raise {kind}", str(Path(traces.__file__).with_name("part.py")), "exec"))
         except (TypeError, RuntimeError) as error:
-            return [Path(one.filename).name for one in traceback.extract_tb(main.without_ours(error))]
+            return [Path(one.filename).name for one in traceback.extract_tb(traces.without_ours(error))]
 
     assert frames("TypeError") == ["test_failing_programs.py", "part.py"]
     assert frames("RuntimeError") == ["test_failing_programs.py"]

@@ -6,7 +6,6 @@ import signal
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import ctypes
 import gc
 import importlib
 import json
@@ -17,10 +16,8 @@ import runpy
 import sys
 import threading
 import time
-import traceback
 from multiprocessing.util import Finalize
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from anychip import __version__
@@ -30,6 +27,8 @@ from anychip.device.distributed.stages import Stages
 from anychip.device.files.kept import SLEEP
 from anychip.device.files.saved import Saved
 from anychip.device.launch import DRAFT, STANDS, TORCH_UNFIT
+from anychip.device.parent import POLL_S, end_with_parent, watch
+from anychip.device.traces import causes_of, print_program_traceback
 from anychip.errors import UnsupportedProgram, UnsupportedTorch
 from anychip.network import Fabric
 from anychip.record import Place, Program
@@ -40,8 +39,7 @@ from anychip.units import several
 WRONG_USE = 2
 
 
-POLL_S = 0.5  # a program that forked looks this often whether it is to end ...
-GRACE_S = 2.0  # ... and has so long to end by itself
+GRACE_S = 2.0  # that a program which forked has to end by itself
 
 
 class Session:
@@ -377,52 +375,6 @@ def exit_status(end: SystemExit) -> int:
     return 1
 
 
-OURS = tuple(str(Path(__file__).parents[1] / folder) + os.sep for folder in ("device", "drivers", "standins"))
-RUNNERS = (runpy.__file__, "<frozen runpy>")
-
-
-def print_program_traceback() -> None:
-    """The program's own traceback, of this error and of those that it came of: its frames and torch's, not ours."""
-    error = sys.exception()
-    assert error is not None
-    for one in causes_of(error):
-        one.__traceback__ = without_ours(one)
-    traceback.print_exception(error)
-
-
-def causes_of(error: BaseException) -> list[BaseException]:
-    """An error and those that it came of."""
-    found: list[BaseException] = []
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is not None and not any(one is other for other in found):
-            found.append(one)
-            waiting += [one.__cause__, one.__context__]
-    return found
-
-
-def without_ours(error: BaseException) -> TracebackType | None:
-    """The traceback of an error without our frames: above the program's, and below them where our kernels and hooks stand
-    between it and torch. What may be a fault of ours keeps those below: an error in our code that torch does not raise."""
-    frames: list[TracebackType] = []
-    trace = error.__traceback__
-    while trace is not None:
-        frames.append(trace)
-        trace = trace.tb_next
-    while frames and frames[0].tb_frame.f_code.co_filename in (__file__, *RUNNERS):
-        del frames[0]
-    if not frames or isinstance(error, RuntimeError) or not is_ours(frames[-1]):
-        frames = [one for one in frames if not is_ours(one)]
-    for one in reversed(frames):
-        trace = TracebackType(trace, one.tb_frame, one.tb_lasti, one.tb_lineno)
-    return trace
-
-
-def is_ours(trace: TracebackType) -> bool:
-    return trace.tb_frame.f_code.co_filename.startswith(OURS)
-
-
 def main() -> int:
     config = json.loads(sys.argv[1])
     end_with_parent(config["parent"])
@@ -459,29 +411,6 @@ def run_job(session: Session, config: dict[str, Any]) -> int:
     elif program is not None:
         program.save(out, packed=False)
     return code
-
-
-def end_with_parent(parent: int) -> None:
-    """End this process when the one that started it is gone, however that ended, also if it is by now. Linux does so at once."""
-    pr_set_pdeathsig = 1  # linux/prctl.h
-    try:
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    except AttributeError:  # no Linux
-        watch(parent)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def watch(parent: int) -> None:
-    """End this process soon after its parent is gone. (Linux takes a parent's thread that has ended for the parent, and a program may
-    fork in any.)"""
-
-    def look() -> None:
-        while os.getppid() == parent:
-            SLEEP(POLL_S)
-        os._exit(1)
-
-    threading.Thread(target=look, daemon=True).start()
 
 
 def environment(rank: int, world_size: int, per_node: int) -> dict[str, str]:

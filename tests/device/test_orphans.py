@@ -16,13 +16,13 @@ CHILD = """
 import ctypes, os, subprocess, sys, time
 code = '''
 import ctypes, os, sys, time
-from anychip.device import __main__ as recording
+from anychip.device.parent import end_with_parent
 if sys.argv[1] == "elsewhere":
     ctypes.CDLL = lambda name: object()  # has no prctl
 parent = int(sys.argv[2])
 while sys.argv[1] == "late" and os.getppid() == parent:
     time.sleep(0.01)
-recording.end_with_parent(parent)
+end_with_parent(parent)
 print("lives", flush=True)
 time.sleep(600)
 '''

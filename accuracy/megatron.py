@@ -14,6 +14,7 @@ from typing import Any
 
 RECOMPUTED = {"none": {}, "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
               "attention": {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]},
+              "activations": {"recompute_granularity": "selective", "recompute_modules": ["layernorm", "moe_act"]},
               "mlp": {"recompute_granularity": "selective", "recompute_modules": ["mlp"]}}  # fmt: skip
 RECIPES = {"tensor": "delayed", "current": "tensorwise", "block": "blockwise", "mx": "mxfp8"}
 BACKENDS = {"flash": "flash", "cudnn": "fused"}  # of Transformer Engine's attention

@@ -34,6 +34,7 @@ RUNS = {
     "pipeline": (2, {**LLAMA, "pp": 2, "micro_batches": 4}),
     "interleaved": (2, {**LLAMA, "pp": 2, "vp": 2, "micro_batches": 4}),
     "experts": (2, {**EXPERTS, "ep": 2}),
+    "what experts activate again": (2, {**EXPERTS, "ep": 2, "recompute": "activations"}),
     "recompute all": (1, {"recompute": "full"}),
     "recompute attention": (1, {"recompute": "attention"}),
     "FP8": (1, {**LLAMA, "dtype": "fp8", "seq": 4096}),

@@ -52,6 +52,22 @@ def test_what_a_release_did_with_experts_on_a_chip_is_its_recipe(row, release, c
     assert options["position"] == ("rope_complex" if row is GPT_OSS else "rope")
 
 
+@pytest.mark.parametrize(("row", "chip", "dtype", "again"), [
+    (GPT_OSS, "GB200", "bf16", "activations"), (GPT_OSS, "B200 SXM 180GB", "bf16", "activations"),
+    (GPT_OSS, "H100 SXM 80GB", "bf16", "activations"), (GPT_OSS, "GB300", "bf16", "none"), (GPT_OSS, "B300 SXM", "bf16", "none"),
+    (GPT_OSS, "GB200", "mxfp8", "none"), (QWEN3, "GB200", "bf16", "none"),
+])  # fmt: skip
+def test_where_memory_is_short_experts_of_eager_kernels_compute_what_they_activate_again(row, chip, dtype, again):
+    place = "26.02 NeMo Container / Pre-Training Performance"
+    found = plan(run_of(**{**row, "chip": chip, "dtype": dtype, "source_location": place, "recompute": ""}))
+    assert found.options["recompute"] == again
+    assert "recompute" in found.filled
+    said = plan(
+        run_of(**{**row, "chip": chip, "dtype": dtype, "source_location": place, "recompute": "moe_act, layernorm"})
+    )
+    assert (said.options["recompute"], "recompute" in said.filled) == ("activations", False)
+
+
 @pytest.mark.parametrize(("chip", "chips", "ep", "node"), [
     ("GB200", 64, 64, 64),  # of the rack's 72
     ("GB200", 64, 16, 16), ("B300 SXM", 64, 8, 8), ("B300 SXM", 64, 64, 8), ("H100 SXM 80GB", 1024, 64, 8),

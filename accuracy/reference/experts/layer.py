@@ -5,12 +5,13 @@ Routing is balanced by force, as in the published benchmarks: every expert gets 
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from accuracy.reference.experts.products import pair
 from accuracy.reference.experts.shape import ExpertsShape
@@ -29,7 +30,7 @@ def experts_of(args: Namespace, layout: Layout, how: How, shape: FeedForwardShap
         args.experts, args.chosen, args.expert_ffn, args.shared_ffn, args.expert_tp, args.grouped, args.dispatch == "ranks",
         args.node or args.ep, args.most_nodes, not args.graph,
         args.bias and args.gated and not (args.graph or args.grouped or args.sharding == "fsdp"),
-        args.graph and args.gated and how.low in ("mx", "nv"),
+        args.graph and args.gated and how.low in ("mx", "nv"), args.recompute == "activations",
     )  # fmt: skip
     return Experts(shape, routed, how, layout.expert, fuse)
 
@@ -51,6 +52,9 @@ class Experts(nn.Module):
         self.act = inside if routed.is_fused else fuse(weighted(swiglu if shape.gated else gelu))
         if routed.is_written:
             self.act = limited(self.act)
+        if routed.acts_again:
+            self.act = partial(checkpoint, self.act, use_reentrant=False)
+        if routed.is_written:
             self.biases = nn.ParameterList(nn.Parameter(torch.empty(shape.hidden)) for _ in range(self.local))
         self.way = (
             ToRanks(routed, group) if routed.once and group is not None else ToExperts(self.how, group, self.local)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class ExpertsShape:
     """experts: number of routed ones, each of inner width `ffn`, `chosen` per token; shared_ffn: width of what every token
     passes beside them. is_written: as Megatron-LM's with biases, of which PyTorch's kernels cut off what is activated and add
-    the last. is_fused: activation and casts to FP8 are part of the products' kernels."""
+    the last. is_fused: activation and casts to FP8 are part of the products' kernels. acts_again: the backward computes what was
+    activated again."""
 
     experts: int
     chosen: int
@@ -21,3 +22,4 @@ class ExpertsShape:
     is_read: bool = True  # the host reads how many tokens go where
     is_written: bool = False
     is_fused: bool = False
+    acts_again: bool = False

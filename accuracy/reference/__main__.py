@@ -15,7 +15,7 @@ from accuracy.reference.linear import How, forget_casts
 from accuracy.reference.model import Stage, VocabularyLoss
 
 # attention: its core. mlp: the second half of a layer. core: all but the first product. half: every second layer.
-# latents: queries, keys and values, of their latents. ops: what torchtitan's per-op choice does not keep.
+# latents: queries, keys and values, of their latents. activations: experts'. ops: what torchtitan's per-op choice does not keep.
 RECOMPUTED = ("none", "attention", "latents", "activations", "mlp", "core", "ops", "half", "full")
 # plain: PyTorch's optimizer on the weights as they are, DistributedDataParallel where there are replicas. ddp: flat buffers and
 # 32-bit master weights on every replica. optimizer, gradients: these split over the replicas (ZeRO 1, 2). fsdp: FSDP2 (ZeRO 3).

@@ -313,6 +313,7 @@ class Regions:
     def _open(self, region: int) -> None:
         if region != self.open:
             self.runtime.micro_pipeline.flush()
+            self.runtime.tensors.drain()  # what ended with the region is no result of it
             if self.open and region:
                 self.runtime.recorder.tape.append(word(Kind.COMPILED, 0))
             self.open = region

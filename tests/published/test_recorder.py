@@ -122,7 +122,7 @@ def test_an_experts_product_takes_the_host_what_the_library_does_and_a_slower_ho
         (priced(many, chip).time_s - priced(few, chip).time_s) / (32 * 6)  # two products forward, four backward
         for chip in map(load_chip, ("nvidia-h100-sxm", "nvidia-gb200-nvl72"))
     )
-    assert 33e-6 < xeon < 50e-6
+    assert xeon == pytest.approx(33e-6, rel=0.1)
     assert grace / xeon == pytest.approx(2.75, rel=0.1)
 
 

@@ -33,9 +33,9 @@ def step_s(folder: Path, parts: int, chip: str) -> float:
     return forecast(record([str(folder / "train.py"), str(parts)], on, show_output=False), on).step_time_s
 
 
-@pytest.mark.parametrize(("chip", "least_us"), [("nvidia-h100-sxm", 33), ("nvidia-gb200-nvl72", 90)])
-def test_each_product_takes_the_host_what_the_library_does(tmp_path, chip, least_us):
+@pytest.mark.parametrize(("chip", "host_us"), [("nvidia-h100-sxm", 33), ("nvidia-gb200-nvl72", 91)])
+def test_each_product_takes_the_host_what_the_library_does(tmp_path, chip, host_us):
     """By the library's own benchmark a Xeon needs 33 us for each, a Grace 2.75 times what a Xeon needs for any op."""
     few, many = (step_s(tmp_path, parts, chip) for parts in (32, 64))
     each = (many - few) / 32 / 3  # one product forward, two backward
-    assert least_us < each * 1e6 < 1.5 * least_us
+    assert each * 1e6 == pytest.approx(host_us, rel=0.1)

@@ -20,7 +20,7 @@ from anychip.network import Collective
 from anychip.record import Kind, Mark, Program
 from anychip.record.tape import flags, order_of
 from anychip.timeline.engine import COUPLING
-from anychip.timeline.queue import turns_of
+from anychip.timeline.queue import Turn, turns_of
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -40,7 +40,8 @@ class Script:
     row, as around each collective, are one, its switch; edge_words: of each its kind, its payload and its position, and of a
     switch the payloads of the two that follow. met: ops that are collectives which need more than their price: a send and
     its receive meet even within one class (a ring).
-    together: for the ops of a batch, the time of its collectives over what they take one by one.
+    together: for the ops of a batch, the time of its collectives over what they take one by one. turns: of its stretches, as
+    `timeline.queue` has them; None until they are made.
     """
 
     program: Program
@@ -54,6 +55,7 @@ class Script:
     edge_words: list[tuple[int, int, int, tuple[int, int] | None]]
     met: frozenset[int]
     together: Callable[[tuple[int, ...]], float]
+    turns: dict[int, Turn] | None = None
 
     @classmethod
     def of(cls, program: Program, prices: Prices, calls: dict[int, Collective], meetings: dict[int, Meeting],
@@ -113,8 +115,7 @@ class Stretches:
     """The n-th is what stands before the n-th edge of a script, and after the last.
 
     host_s: what the host takes. duration_s: of its ops, one after the other. ready_s: from when the host begins until they
-    end, on a stream that is free; minus infinity where none of them has a kernel. sizes: how many ops it has. turns: as `timeline.queue` has
-    them.
+    end, on a stream that is free; minus infinity where none of them has a kernel. sizes: how many ops it has. turns: the script's.
     """
 
     def __init__(self, script: Script, prices: Prices, extra_s: Floats | None) -> None:
@@ -148,10 +149,12 @@ class Stretches:
         self.first = np.searchsorted(self.positions, begins)  # number of the first op of each stretch
         stop = np.searchsorted(self.positions, ends)
         self.sizes = stop - self.first
-        launched = np.concatenate(([0], np.cumsum(np.where(in_graph, 0, kernels))))
-        switched = np.flatnonzero(kinds == Kind.STREAM)
-        streams = np.concatenate(([0], payloads[switched]))[np.searchsorted(switched, begins)]
-        self.turns = turns_of(streams, launched[stop] - launched[self.first], on.launch_queue)
+        if script.turns is None:
+            launched = np.concatenate(([0], np.cumsum(np.where(in_graph, 0, kernels))))
+            switched = np.flatnonzero(kinds == Kind.STREAM)
+            streams = np.concatenate(([0], payloads[switched]))[np.searchsorted(switched, begins)]
+            script.turns = turns_of(streams, launched[stop] - launched[self.first], on.launch_queue)
+        self.turns = script.turns
         total = np.concatenate(([0.0], np.cumsum(self.durations)))
         self.total = total[1:] - np.repeat(total[self.first], self.sizes)
         self.duration_s = total[stop] - total[self.first]

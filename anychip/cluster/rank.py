@@ -77,9 +77,9 @@ class RankEngine(Engine):
         stream that is held up. True if it came past a word that couples clocks."""
         words, spans, began_s, queues = self.script.edge_words, self.spans, self.began_s, self.queues
         first = number = self.edge
-        last = len(words)
+        last, is_begun = len(words), len(began_s) > number
         while ahead or self.stream not in queues:
-            if len(began_s) == number:
+            if not is_begun:
                 spent, duration, _, size, turn = spans[number]
                 if turn is not None:
                     queue, before, after = turn
@@ -96,6 +96,7 @@ class RankEngine(Engine):
                             queue.hold(after)
                     else:
                         self._put(number)
+            is_begun = False
             if number == last:
                 break
             kind, payload, position, switch = words[number]

@@ -107,6 +107,11 @@ class StretchQueue:
 LOOKS = 8  # at a queue while it fills
 
 
+def grain_of(room: int) -> int:
+    """Launches between two looks."""
+    return max(room // LOOKS, 1)
+
+
 class Turn(NamedTuple):
     """A stretch that is looked at: how many launches of its stream stand before and behind it."""
 
@@ -119,7 +124,7 @@ def turns_of(streams: Ints, launches: Ints, room: int) -> dict[int, Turn]:
     """Of stretches that launch so much on these streams those that are looked at, by number."""
     found: dict[int, Turn] = {}
     launching = np.flatnonzero(launches) if room else launches[:0]
-    grain = max(room // LOOKS, 1)
+    grain = grain_of(room)
     for stream in set(streams[launching].tolist()):
         at = launching[streams[launching] == stream]
         after = np.cumsum(launches[at])

@@ -150,15 +150,16 @@ def test_a_compiled_region_is_launched_kernel_by_kernel():
     assert found[None][0] < 1e-3 < found[3][0]
 
 
-def test_a_rank_of_a_job_waits_for_room_too():
+@pytest.mark.parametrize("is_cut", [True, False])  # into a stretch for each op, or all one
+def test_a_rank_of_a_job_waits_for_room_too(is_cut):
     rank = Rank(0, 8, [(tuple(range(8)), "dp")], range(8))
-    for _ in range(40):
+    for _ in range(400):
         rank.compute(0.1)
-        rank.tape += [w(Kind.RECORD, 0), w(Kind.WAIT, 0)]  # what cuts a tape into stretches
-    held, free = (simulate(job(rank), holding(room), Wire()).ranks[0].timeline for room in (16, None))
-    assert held.total_s == pytest.approx(free.total_s) == pytest.approx(4.0, abs=1e-2)
+        rank.tape += [w(Kind.RECORD, 0), w(Kind.WAIT, 0)] if is_cut else []
+    held, free = (simulate(job(rank), holding(room), Wire()).ranks[0].timeline for room in (160, None))
+    assert held.total_s == pytest.approx(free.total_s) == pytest.approx(40.0, abs=1e-2)
     assert free.host_s[-1] < 0.1
-    assert held.host_s[-1] == pytest.approx((40 - 16) * 0.1, abs=0.3)
+    assert held.host_s[-1] == pytest.approx((400 - 160) * 0.1, rel=0.15)
     assert all(before <= after for before, after in pairwise(held.host_s.tolist()))
 
 

@@ -28,11 +28,13 @@ def temporary(kind: str = "") -> Iterator[Path]:
 
 @contextmanager
 def running(folder: Path) -> Iterator[None]:
-    """Until its end others know that a folder is of a process that lives. What is in the note is there only once it is locked."""
+    """Until its end others know that a folder is of a process that lives. What is in the note is there only once it is locked: where
+    files have no locks nobody is told, and nothing removed."""
     with open(folder / RUNNING, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(_here())
-        file.flush()
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(_here())
+            file.flush()
         yield
 
 
@@ -59,7 +61,10 @@ def remove_dead(parent: Path) -> None:
         with suppress(OSError, UnicodeError):
             note = folder / RUNNING
             found = note.lstat()
-            mine = folder.lstat().st_uid == found.st_uid == os.getuid() and stat.S_ISREG(found.st_mode)
-            # In this order: what has the text is locked, unless its process is dead.
-            if mine and note.read_text(encoding="utf-8") == _here() and not is_running(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+            if not (folder.lstat().st_uid == found.st_uid == os.getuid() and stat.S_ISREG(found.st_mode)):
+                continue
+            with open(note, encoding="utf-8") as file:
+                # In this order: what has the text is locked, unless its process is dead.
+                if file.read() == _here():
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)

@@ -1,10 +1,13 @@
 """Temporary folders go with their process, those of a killed one as soon as another looks."""
 
+import errno
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -69,3 +72,25 @@ def test_of_folders_by_our_names_those_of_killed_processes_of_this_machine_and_u
         temporary.remove_dead(tmp_path)
     assert {one.name for one in tmp_path.iterdir()} == {*names, "anychip-link"} - {"anychip-dead"}
     assert (tmp_path / "other" / temporary.RUNNING).is_file()
+
+
+def test_where_files_have_no_locks_a_folder_is_made_and_none_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command ended with a traceback; and what a server of locks did not answer for was taken for dead."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    (tmp_path / "anychip-unknown").mkdir()
+    with temporary.running(tmp_path / "anychip-unknown"):
+        pass
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with temporary.temporary() as folder:
+        assert not (folder / temporary.RUNNING).read_text()
+        assert (tmp_path / "anychip-unknown").is_dir()
+        monkeypatch.undo()
+        temporary.remove_dead(tmp_path)
+        assert folder.is_dir()
+        assert not (tmp_path / "anychip-unknown").exists()

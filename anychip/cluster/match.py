@@ -178,10 +178,15 @@ def _joined(programs: Sequence[Program], class_of: npt.NDArray[np.int64]) -> dic
     for (index, axis, size), mine in alike.items():
         for position, number in enumerate(mine):
             for other in _classes_in(programs[index].groups[number], class_of):
-                there = alike.get((other, axis, size), [])
-                own = {root((other, k)) for k in range(len(programs[other].groups))}
-                if other != index and there and root((index, number)) not in own:
-                    parent[root((other, there[min(position, len(there) - 1)]))] = root((index, number))
+                there = alike.get((other, axis, size))
+                if other == index or not there:
+                    continue
+                mine_root, theirs = root((index, number)), root((other, there[min(position, len(there) - 1)]))
+                # Nearly always they are one already, which spares a look at all of the other's.
+                if theirs != mine_root and all(
+                    root((other, k)) != mine_root for k in range(len(programs[other].groups))
+                ):
+                    parent[theirs] = mine_root
     return {node: root(node) for node in parent}
 
 

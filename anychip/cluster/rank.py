@@ -3,10 +3,11 @@
 The engine of one chip, with streams that can be held up: a collective whose partners have not arrived holds its stream,
 and whatever is put on it, or on a stream that waits for an event of it, waits in a queue. A host that comes to such a stream
 is not walked on, which saves the queue, until partners have arrived, or until nobody else gets on: then it runs `ahead`, as
-it may issue what others wait for. No time depends on the order in which ranks are advanced, nor on how far.
+it may issue what others wait for: as far as its launch queue holds (QUEUED), and only where that is not known yet of anybody, past
+it (PAST). Short of that no time depends on the order in which ranks are advanced, nor on how far.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from anychip.timeline.engine import Engine
 from anychip.timeline.queue import StretchQueue
 
 NEVER = float("nan")
+KNOWN, QUEUED, PAST = range(3)  # how far a host runs ahead
 
 
 @dataclass(slots=True, eq=False)
@@ -46,13 +48,16 @@ class RankEngine(Engine):
         self.extra_s = extra_s
         self.stretches = Stretches(script, prices, extra_s)
         sums = self.stretches.host_s, self.stretches.duration_s, self.stretches.ready_s, self.stretches.sizes
-        self.spans = list(zip(*(one.tolist() for one in sums), self.stretches.turns, strict=True))
+        turns: list[tuple[StretchQueue, int, int] | None] = [None] * len(self.stretches.sizes)
+        by_stream: defaultdict[int, StretchQueue] = defaultdict(lambda: StretchQueue(self.on.launch_queue))
+        for number, turn in self.stretches.turns.items():
+            turns[number] = by_stream[turn.stream], turn.before, turn.after
+        self.spans = list(zip(*(one.tolist() for one in sums), turns, strict=True))
         self.edge = 0
         self.began_s: list[float] = []
         self.free_s, self.streams = [NEVER] * len(self.spans), [0] * len(self.spans)
         self.noted: list[tuple[int, float, float, int]] = []
         self.queues: dict[int, deque[tuple[Any, ...]]] = {}
-        self.issued: dict[int, StretchQueue] = {}  # by stream
         self.heads: dict[int, Launch] = {}
         self.moments: dict[int, Moment] = {}
         self.batch: list[tuple[int, int]] | None = None
@@ -67,25 +72,31 @@ class RankEngine(Engine):
     def done(self) -> bool:
         return len(self.began_s) == len(self.spans) and not self.queues
 
-    def advance(self, ahead: bool) -> bool:
-        """Walk on until the host has to wait for what is not known yet, or to the end; unless `ahead`, no further than to a
+    def advance(self, ahead: int) -> bool:
+        """Walk on until the host has to wait for what is not known yet, or to the end. ahead: KNOWN is no further than to a
         stream that is held up. True if it came past a word that couples clocks."""
         words, spans, began_s, queues = self.script.edge_words, self.spans, self.began_s, self.queues
         first = number = self.edge
-        last = len(words)
+        last, is_begun = len(words), len(began_s) > number
         while ahead or self.stream not in queues:
-            if len(began_s) == number:
-                began_s.append(self.host_s)
+            if not is_begun:
                 spent, duration, _, size, turn = spans[number]
                 if turn is not None:
-                    self.host_s = began_s[-1] = max(self.host_s, self._stretches_of(self.stream).free_s(turn[0]))
+                    queue, before, after = turn
+                    if ahead == QUEUED and not queue.is_known(before):
+                        break
+                    self.host_s = max(self.host_s, queue.free_s(before))
+                began_s.append(self.host_s)
                 self.host_s += spent
                 if size:
                     self.busy_s += duration
                     if self.stream in queues:
                         queues[self.stream].append(("stretch", number))
+                        if turn is not None:
+                            queue.hold(after)
                     else:
                         self._put(number)
+            is_begun = False
             if number == last:
                 break
             kind, payload, position, switch = words[number]
@@ -104,12 +115,7 @@ class RankEngine(Engine):
         self.free_s[number], self.streams[number] = ends[stream], stream
         ends[stream] = max(ends[stream] + duration, self.began_s[number] + ready)
         if turn is not None:
-            self._stretches_of(stream).add(turn[1], ends[stream])
-
-    def _stretches_of(self, stream: int) -> StretchQueue:
-        if stream not in self.issued:
-            self.issued[stream] = StretchQueue(self.on.launch_queue)
-        return self.issued[stream]
+            turn[0].add(turn[2], ends[stream])
 
     def _queue(self) -> None:
         """Here it holds stretches; what is launched alone (a collective, an op that the host waits for) is not counted."""

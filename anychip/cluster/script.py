@@ -20,7 +20,7 @@ from anychip.network import Collective
 from anychip.record import Kind, Mark, Program
 from anychip.record.tape import flags, order_of
 from anychip.timeline.engine import COUPLING
-from anychip.timeline.queue import turns_of
+from anychip.timeline.queue import Turn, grain_of, turns_of
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -40,7 +40,8 @@ class Script:
     row, as around each collective, are one, its switch; edge_words: of each its kind, its payload and its position, and of a
     switch the payloads of the two that follow. met: ops that are collectives which need more than their price: a send and
     its receive meet even within one class (a ring).
-    together: for the ops of a batch, the time of its collectives over what they take one by one.
+    together: for the ops of a batch, the time of its collectives over what they take one by one. turns: of its stretches, as
+    `timeline.queue` has them; None until they are made.
     """
 
     program: Program
@@ -54,6 +55,7 @@ class Script:
     edge_words: list[tuple[int, int, int, tuple[int, int] | None]]
     met: frozenset[int]
     together: Callable[[tuple[int, ...]], float]
+    turns: dict[int, Turn] | None = None
 
     @classmethod
     def of(cls, program: Program, prices: Prices, calls: dict[int, Collective], meetings: dict[int, Meeting],
@@ -77,11 +79,26 @@ class Script:
         cuts[launched] |= of_op[payloads[launched]]
         batched = np.cumsum(np.where(kinds == Kind.BATCH, np.where(payloads > 0, 1, -1), 0))[launched] > 0
         cuts[launched] |= batched & meet[payloads[launched]]
+        grain = grain_of(prices.on.launch_queue)
+        if prices.on.launch_queue and np.diff(np.flatnonzero(cuts), prepend=0, append=cuts.size).max(initial=0) > grain:
+            stretch = np.cumsum(cuts, dtype=np.int64)[launched]
+            launches = np.where(_state(kinds, payloads, Kind.GRAPH)[launched], 0, prices.kernels[payloads[launched]])
+            cuts[launched[_full(stretch, launches, grain)]] = True
         switches = _switches(kinds)
         cuts[switches + 1] = cuts[switches + 2] = False
         edges = np.flatnonzero(cuts)
         return cls(program, calls, meetings, keep, kinds, payloads, _state(kinds, payloads, Kind.COMPILED), edges,
                    _edge_words(kinds, payloads, edges, switches), frozenset(met), together)  # fmt: skip
+
+
+def _full(stretch: Ints, launches: Ints, grain: int) -> Ints:
+    """Ops, of which each is so many launches of a stretch, by which a stretch has come to another `grain` of them: a queue that holds
+    less than one stretch would wait for nothing of it before all has ended."""
+    total = np.cumsum(launches)
+    begins = np.diff(stretch, prepend=-1) != 0
+    passed = (total - np.maximum.accumulate(np.where(begins, total - launches, 0))) // grain
+    found: Ints = np.flatnonzero((np.diff(passed, prepend=0) > 0) & ~begins)
+    return found
 
 
 def _unheard(kinds: Ints, payloads: Ints) -> Ints:
@@ -113,8 +130,7 @@ class Stretches:
     """The n-th is what stands before the n-th edge of a script, and after the last.
 
     host_s: what the host takes. duration_s: of its ops, one after the other. ready_s: from when the host begins until they
-    end, on a stream that is free; minus infinity where none of them has a kernel. sizes: how many ops it has. turns: as `timeline.queue` has
-    them.
+    end, on a stream that is free; minus infinity where none of them has a kernel. sizes: how many ops it has. turns: the script's.
     """
 
     def __init__(self, script: Script, prices: Prices, extra_s: Floats | None) -> None:
@@ -148,10 +164,13 @@ class Stretches:
         self.first = np.searchsorted(self.positions, begins)  # number of the first op of each stretch
         stop = np.searchsorted(self.positions, ends)
         self.sizes = stop - self.first
-        launched = np.concatenate(([0], np.cumsum(np.where(in_graph, 0, kernels))))
-        switched = np.flatnonzero(kinds == Kind.STREAM)
-        streams = np.concatenate(([0], payloads[switched]))[np.searchsorted(switched, begins)]
-        self.turns = turns_of(streams, launched[stop] - launched[self.first], on.launch_queue)
+        if script.turns is None:
+            launched = np.concatenate(([0], np.cumsum(np.where(in_graph, 0, kernels))))
+            launches = launched[stop] - launched[self.first] + np.where(self.sizes > 0, _alone(script, prices), 0)
+            switched = np.flatnonzero(kinds == Kind.STREAM)
+            streams = np.concatenate(([0], payloads[switched]))[np.searchsorted(switched, begins)]
+            script.turns = turns_of(streams, launches, on.launch_queue)
+        self.turns = script.turns
         total = np.concatenate(([0.0], np.cumsum(self.durations)))
         self.total = total[1:] - np.repeat(total[self.first], self.sizes)
         self.duration_s = total[stop] - total[self.first]
@@ -172,6 +191,15 @@ class Stretches:
         """The host's clock after each word of the stretches; what it says of edges is of no use."""
         found: Floats = np.repeat(began_s, self.words) + self.clock
         return found
+
+
+def _alone(script: Script, prices: Prices) -> Ints:
+    """For each stretch the launches of an op by itself that ends it, on the same stream; ranks meet on streams of their own."""
+    at = np.flatnonzero(script.kinds[script.edges] == Kind.OP)
+    ops = script.payloads[script.edges[at]]
+    found = np.zeros(script.edges.size + 1, np.int64)
+    found[at] = np.where(np.isin(ops, list(script.met)), 0, prices.kernels[ops])
+    return found
 
 
 def _state(kinds: Ints, payloads: Ints, kind: Kind) -> Flags:

@@ -19,7 +19,7 @@ from anychip.cluster.board import Board, Launch, Leg
 from anychip.cluster.contention import Taken, extra_s
 from anychip.cluster.deadlock import complain_of, complain_of_waiting
 from anychip.cluster.match import POINT_TO_POINT, match, with_sources
-from anychip.cluster.rank import RankEngine
+from anychip.cluster.rank import KNOWN, PAST, QUEUED, RankEngine
 from anychip.cluster.script import Script
 from anychip.cluster.stragglers import Stragglers
 from anychip.cost.fusion import Fusions, fuse
@@ -266,13 +266,13 @@ def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None
 def _advance(engines: list[RankEngine], board: Board) -> None:
     """Each rank in turn as far as it gets without the others. Only where none gets on does the host of one run ahead of
     its streams, by which it may come to what another waits for."""
-    while sum(_moved(engine, engines, board, ahead=False) for engine in engines) or any(
-        _moved(engine, engines, board, ahead=True) for engine in engines
+    while sum(_moved(engine, engines, board, KNOWN) for engine in engines) or any(
+        _moved(engine, engines, board, ahead) for ahead in (QUEUED, PAST) for engine in engines
     ):
         pass
 
 
-def _moved(engine: RankEngine, engines: list[RankEngine], board: Board, ahead: bool) -> bool:
+def _moved(engine: RankEngine, engines: list[RankEngine], board: Board, ahead: int) -> bool:
     going = engine.advance(ahead)
     while board.settled:
         going = True

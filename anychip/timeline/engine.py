@@ -39,7 +39,7 @@ from anychip.record.tape import (
     flags,
 )
 from anychip.spec import Chip
-from anychip.timeline.queue import LaunchQueue, each
+from anychip.timeline.queue import LaunchQueue
 
 Words = npt.NDArray[np.int64]
 
@@ -47,6 +47,7 @@ COUPLING = (Kind.STREAM, Kind.RECORD, Kind.WAIT, Kind.SYNC, Kind.SYNC_EVENT, Kin
 _CUTS = flags(COUPLING)
 OPTIMIZER_END = int(Mark.OPTIMIZER_END)
 SHORT = 24  # a stretch of fewer words is walked in Python: cheaper than a dozen numpy calls
+PIECE = 8  # queues, of which at a time ops are placed in turns with the host
 
 
 @dataclass
@@ -261,7 +262,7 @@ class Engine:
             self._fused[key] = self._fuse(form.words, sizes)
         words, prices, burst = self._fused[key]
         queue = self._queue()
-        if burst is not None and not self.in_graph and (queue is None or queue.fits(burst.after_s.size)):
+        if burst is not None and not self.in_graph and (queue is None or queue.fits(burst.after_s.size, self.host_s)):
             ready = self.host_s + burst.ready_s
             self.ends[self.stream] = end = max(self.ends[self.stream] + burst.duration_s, ready)
             self.host_s += burst.host_s
@@ -308,9 +309,13 @@ class Engine:
         if stop - at <= SHORT:
             self._walk(array[at:stop].tolist(), at)
             return
-        clock = self._run_through(kinds[at:stop], payloads[at:stop], self._position + at)
-        if self.recorded is not None:
-            self.recorded.host.append(clock)
+        # A queue settles at least what it holds in each turn over all words: of a piece at a time the turns are few.
+        piece = max(PIECE * self.on.launch_queue, PIECE * SHORT) if self.on.launch_queue else stop - at
+        for begin in range(at, stop, piece):
+            end = min(begin + piece, stop)
+            clock = self._run_through(kinds[begin:end], payloads[begin:end], self._position + begin)
+            if self.recorded is not None:
+                self.recorded.host.append(clock)
 
     def _run_through(self, kinds: Words, payloads: Words, start: int) -> npt.NDArray[np.float64]:
         """Words that couple no clocks, the first at position `start`; the host's clock after each."""
@@ -346,35 +351,37 @@ class Engine:
     ) -> Any:
         """Ops at these positions of a stretch, on the current stream; the host's clock over the stretch, which is the one given but for
         what it has to wait for room in the stream's queue."""
-        durations = self._durations(ops, kernels, positions + start)
+        durations, issued = self._durations(ops, kernels, positions + start), clock[positions]
         if self.on.called:
-            self._place_all(ops, positions + start, durations, self._ends(durations, clock[positions]))
+            self._place_all(ops, positions + start, durations, self._ends(durations, issued))
             return clock
-        after = np.maximum(
-            first - host + durations, durations / np.maximum(kernels, 1)
-        )  # it was issued, it ends at the earliest
-        after[kernels == 0] = -np.inf
-        ends, queue = self._ends(durations, clock[positions] + after), self._queue()
+        least, most = int(kernels.min()), int(kernels.max())
+        after = durations  # it was issued, it ends at the earliest
+        if not least == most == 1:
+            after = np.maximum(first - host + durations, durations / np.maximum(kernels, 1))
+            after[kernels == 0] = -np.inf
+        ends, queue = self._ends(durations, issued + after), self._queue()
         if queue is not None:
-            if not queue.fits(int(kernels.sum())):
-                clock, ends = self._in_turn(queue, kernels, clock, positions, durations, after, ends)
-            queue.add_all(each(kernels, ends))
+            counts = kernels if not least == most == 1 else None
+            if not queue.fits(ops.size if counts is None else int(counts.sum()), self.host_s):
+                late, ends = self._in_turn(queue, counts, issued, durations, after, ends)
+                clock = clock + (late if late.size == clock.size else _after_each(positions, late, clock.size))
+            queue.add_all(ends if counts is None else np.repeat(ends, counts))
         self._place_all(ops, positions + start, durations, ends)
         return clock
 
-    def _in_turn(self, queue: LaunchQueue, kernels: Words, clock: Any, positions: Words, durations: Any, after: Any,
+    def _in_turn(self, queue: LaunchQueue, counts: Words | None, issued: Any, durations: Any, after: Any,
                  ends: Any) -> tuple[Any, Any]:  # fmt: skip
-        """The host's clock and the ends of ops, both given as without a limit, where each launch waits for room in the queue."""
+        """By how much each op is issued later than without a limit, and the ends of ops, where each launch waits for room in the queue."""
         while True:
-            late = np.zeros(clock.size)
-            late[positions] = queue.free_all_s(kernels, ends) - clock[positions]
-            waited = clock + np.maximum(np.maximum.accumulate(late), 0.0)
-            ready = waited[positions] + after
+            late = np.maximum.accumulate(queue.free_all_s(counts, ends) - issued)
+            np.maximum(late, 0.0, out=late)
+            ready = issued + late + after
             if (ready <= ends).all():  # the chip is as far behind
-                return waited, ends
+                return late, ends
             before, ends = ends, self._ends(durations, ready)
             if np.array_equal(ends, before):
-                return waited, ends
+                return late, ends
 
     def _durations(self, ops: Words, kernels: Words, positions: Words) -> Any:
         graph = self.in_graph and not self.on.graph
@@ -392,3 +399,10 @@ class Engine:
         """When ops in a row on the current stream would end."""
         total = np.cumsum(durations)
         return total + np.maximum(self.ends[self.stream], np.maximum.accumulate(ready - total))
+
+
+def _after_each(positions: Words, late: Any, size: int) -> Any:
+    """For each word of a stretch how late the op before it, or it itself, was."""
+    found = np.zeros(size)
+    found[positions] = late
+    return np.maximum.accumulate(found)

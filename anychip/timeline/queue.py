@@ -8,6 +8,7 @@ changes. Each turn settles at least as many launches as the queue holds; where t
 """
 
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,25 +29,29 @@ class LaunchQueue:
         """The host has waited for all that was launched."""
         self._size = 0
 
-    def fits(self, kernels: int) -> bool:
-        """Whether so many more launches have room, whatever has ended."""
-        return self._size + kernels <= self.room
+    def fits(self, kernels: int, by_s: float) -> bool:
+        """Whether so many more launches have room by then, whatever ends later."""
+        return self._size + kernels <= self.room or (kernels <= self.room and self.free_s(kernels) <= by_s)
 
     def free_s(self, kernels: int) -> float:
         """When so many more launches have room; where a queue never holds so many at once, when all before have ended."""
         at = min(self._size + kernels - self.room, self._size) - 1
         return float(self._ends[at]) if at >= 0 else 0.0
 
-    def free_all_s(self, kernels: Ints, ends: Floats) -> Floats:
-        """As `free_s`, for each of ops in a row that are so many launches each and end then."""
-        past = np.concatenate((self._ends[: self._size], each(kernels, ends), [-np.inf]))
-        if past.size == self._size + kernels.size + 1 and kernels.all():
-            at, known = max(self._size - self.room, 0), max(self._size + kernels.size - self.room, 0)
-            known = min(known, kernels.size)
-            return np.concatenate((np.full(kernels.size - known, -np.inf), past[at : at + known]))
+    def free_all_s(self, kernels: Ints | None, ends: Floats) -> Floats:
+        """As `free_s`, for each of ops in a row that are so many launches each (None: one) and end then."""
+        if kernels is None:
+            # The first that waits does so for the first of these.
+            free, held = max(self.room - self._size, 0), max(self._size - self.room, 0)
+            found = np.full(ends.size, -np.inf)
+            known = self._ends[held : self._size][: max(ends.size - free, 0)]
+            found[free : free + known.size] = known
+            found[free + known.size :] = ends[: max(ends.size - free - known.size, 0)]
+            return found
+        past = np.concatenate((self._ends[: self._size], np.repeat(ends, kernels), [-np.inf]))
         total = np.cumsum(kernels)
         places = self._size + np.minimum(total - self.room, total - kernels) - 1
-        found: Floats = past[np.where((places >= 0) & (kernels > 0), places, -1)]
+        found = past[np.where((places >= 0) & (kernels > 0), places, -1)]
         return found
 
     def add(self, end_s: float, kernels: int) -> None:
@@ -67,14 +72,19 @@ class LaunchQueue:
 
 class StretchQueue:
     """The same for stretches, of which one is looked at in so many launches: that holds the host up before its first launch, so that the
-    queue may hold a stretch more. Of those whose end is not known yet nothing is waited for."""
+    queue may hold a stretch more."""
 
-    __slots__ = ("_ends", "_free_s", "room")
+    __slots__ = ("_ends", "_free_s", "_held", "room")
 
     def __init__(self, room: int) -> None:
         self.room = room
         self._ends: deque[tuple[int, float]] = deque()
+        self._held: deque[int] = deque()
         self._free_s = 0.0
+
+    def is_known(self, before: int) -> bool:
+        """Whether `free_s` is, or stretches that it takes are held up."""
+        return not self._held or self._held[0] > before + 1 - self.room
 
     def free_s(self, before: int) -> float:
         """When the stretch may begin that so many launches of its stream stand before."""
@@ -83,28 +93,43 @@ class StretchQueue:
             self._free_s = ends.popleft()[1]
         return self._free_s
 
+    def hold(self, launched: int) -> None:
+        """When so many launches of the stream have ended is not known yet."""
+        self._held.append(launched)
+
     def add(self, launched: int, end_s: float) -> None:
         """When so many launches of the stream have ended, in the order of issue."""
+        if self._held:
+            self._held.popleft()
         self._ends.append((launched, end_s))
 
 
-LOOKS = 16  # at a queue while it fills
+LOOKS = 8  # at a queue while it fills
 
 
-def turns_of(streams: Ints, launches: Ints, room: int) -> list[tuple[int, int] | None]:
-    """Of stretches that launch so much on these streams: for those that are looked at how many launches of their stream stand before
-    and behind them."""
-    found: list[tuple[int, int] | None] = [None] * launches.size
-    for stream in np.unique(streams).tolist() if room else ():
-        at = np.flatnonzero((streams == stream) & (launches > 0))
+def grain_of(room: int) -> int:
+    """Launches between two looks."""
+    return max(room // LOOKS, 1)
+
+
+class Turn(NamedTuple):
+    """A stretch that is looked at: how many launches of its stream stand before and behind it."""
+
+    stream: int
+    before: int
+    after: int
+
+
+def turns_of(streams: Ints, launches: Ints, room: int) -> dict[int, Turn]:
+    """Of stretches that launch so much on these streams those that are looked at, by number."""
+    found: dict[int, Turn] = {}
+    launching = np.flatnonzero(launches) if room else launches[:0]
+    grain = grain_of(room)
+    for stream in set(streams[launching].tolist()):
+        at = launching[streams[launching] == stream]
         after = np.cumsum(launches[at])
         before = after - launches[at]
-        grain = max(room // LOOKS, 1)
-        for one in np.flatnonzero(before // grain != after // grain).tolist():
-            found[int(at[one])] = int(before[one]), int(after[one])
+        looked = np.flatnonzero(before // grain != after // grain)
+        for number, *launched in zip(*(one[looked].tolist() for one in (at, before, after)), strict=True):
+            found[number] = Turn(stream, *launched)
     return found
-
-
-def each(kernels: Ints, ends: Floats) -> Floats:
-    """When each launch has ended, of ops that are so many launches."""
-    return ends if (kernels == 1).all() else np.repeat(ends, kernels)

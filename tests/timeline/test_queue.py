@@ -1,7 +1,7 @@
 """How far a host runs ahead of a stream whose queue holds so many launches."""
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from anychip.cost.price import Prices
 from anychip.record.tape import KIND_BITS
 from anychip.spec import load_chip
 from anychip.timeline import Engine, price
+from anychip.timeline.queue import LaunchQueue
 from tests.cluster.jobs import Rank, Wire, job
 from tests.timeline.tapes import Kind, Mark, mark, op, program, t, w
 from tests.timeline.test_engine import ISSUE, LARGE, LONG, OPS, WORDS
@@ -149,13 +150,63 @@ def test_a_compiled_region_is_launched_kernel_by_kernel():
     assert found[None][0] < 1e-3 < found[3][0]
 
 
-def test_a_rank_of_a_job_waits_for_room_too():
+@pytest.mark.parametrize("is_cut", [True, False])  # into a stretch for each op, or all one
+def test_a_rank_of_a_job_waits_for_room_too(is_cut):
     rank = Rank(0, 8, [(tuple(range(8)), "dp")], range(8))
-    for _ in range(40):
+    for _ in range(400):
         rank.compute(0.1)
-        rank.tape += [w(Kind.RECORD, 0), w(Kind.WAIT, 0)]  # what cuts a tape into stretches
-    held, free = (simulate(job(rank), holding(room), Wire()).ranks[0].timeline for room in (16, None))
-    assert held.total_s == pytest.approx(free.total_s) == pytest.approx(4.0, abs=1e-2)
+        rank.tape += [w(Kind.RECORD, 0), w(Kind.WAIT, 0)] if is_cut else []
+    held, free = (simulate(job(rank), holding(room), Wire()).ranks[0].timeline for room in (160, None))
+    assert held.total_s == pytest.approx(free.total_s) == pytest.approx(40.0, abs=1e-2)
     assert free.host_s[-1] < 0.1
-    assert held.host_s[-1] == pytest.approx((40 - 16) * 0.1, abs=0.3)
+    assert held.host_s[-1] == pytest.approx((400 - 160) * 0.1, rel=0.15)
     assert all(before <= after for before, after in pairwise(held.host_s.tolist()))
+
+
+def test_a_rank_that_nobody_gets_on_without_is_held_up_as_in_any_other_order():
+    # The first rank waits for the second, which waits for the third, whose host has to run ahead of its stream.
+    def ranks():
+        a, b, c = ((0, 1), "a"), ((1, 2), "b"), ((1, 2), "c", 1)
+        first, second, third = Rank(0, 3, [a]), Rank(1, 3, [a, b, c]), Rank(2, 3, [b, c])
+        first.run(first.call("allreduce_", 0, 8))
+        for _ in range(40):
+            first.compute(0.1)
+            first.tape += [w(Kind.RECORD, 90), w(Kind.WAIT, 90)]
+        second.run(second.call("allreduce_", 1, 8), stream=2000)
+        second.add(w(Kind.STREAM, 3000), second.call("allreduce_", 2, 8), w(Kind.STREAM, 0))
+        second.run(second.call("allreduce_", 0, 8))
+        third.run(third.call("allreduce_", 1, 8), stream=3000)
+        third.add(w(Kind.STREAM, 2000), third.call("allreduce_", 0, 8), w(Kind.STREAM, 0))
+        return first, second, third
+
+    clocks = [
+        {rank.rank: rank.timeline.host_s[-1] for rank in simulate(job(*order), holding(16), Wire()).ranks}
+        for order in permutations(ranks())
+    ]
+    assert all(one == pytest.approx(clocks[0]) for one in clocks)
+    assert clocks[0][0] == pytest.approx((40 - 16) * 0.1, abs=0.3)
+
+
+def test_work_does_not_grow_faster_than_the_tape(monkeypatch):
+    # Each step fills the queue and empties it again, and nothing is read: the host and the chip take turns all along.
+    looked, free_all_s = [0], LaunchQueue.free_all_s
+
+    def counted(self, kernels, ends):
+        looked[0] += ends.size
+        return free_all_s(self, kernels, ends)
+
+    monkeypatch.setattr(LaunchQueue, "free_all_s", counted)
+    step = [w(Kind.OP, 1)] * 10 + [w(Kind.OP, 0)] * 200
+    for steps in (10, 200):
+        looked[0] = 0
+        run(holding(50), np.array(step * steps))
+        assert looked[0] < 12 * len(step) * steps
+
+
+def test_a_queue_has_room_once_launches_have_ended():
+    queue = LaunchQueue(4)
+    queue.add_all(np.arange(1.0, 5.0))
+    assert not queue.fits(1, 0.5)
+    assert queue.fits(1, 1.0)
+    assert not queue.fits(3, 2.0)
+    assert not queue.fits(5, 9.0)  # more than it ever holds

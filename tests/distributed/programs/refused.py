@@ -25,7 +25,10 @@ REFUSED = [
     (lambda: dist.all_gather([x(4)] * 3, x(4)), "must match number of collective participants but got 3 outputs"),
     (exchanged([3, 3], [2, 3]), "Split sizes doesn't match total dim 0 size"),
     (exchanged([6], None), "Number of tensor splits not equal to group size"),
-    (lambda: dist.all_to_all_single(x(5), x(5)), "Tensor's dim 0 does not divide equally across group size"),
+    (
+        lambda: dist.all_to_all_single(x(5), x(6), None, [3, 3]),
+        "Tensor's dim 0 does not divide equally across group size",
+    ),
     (lambda: dist.gather_object(rank, [None, None], dst=1 - rank), "must NOT be specified on non-destination ranks"),
     (lambda: dist.gather_object(rank, None, dst=rank), "must be specified on destination rank"),
     (lambda: dist.broadcast_object_list([rank], src=7), "invalid root rank: 7"),
@@ -39,6 +42,9 @@ for call, told in REFUSED:
     except (RuntimeError, ValueError) as error:
         said = str(error)
     assert told in said, (told, said)
+
+row = x(8).reshape(1, 8)
+dist.all_to_all_single(torch.empty_like(row), row)  # half a row for each, which NCCL takes
 
 assert others is dist.GroupMember.NON_GROUP_MEMBER
 found = [None]

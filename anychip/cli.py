@@ -191,8 +191,10 @@ def forecast(args: argparse.Namespace) -> int:
 
 def _why(answer: "Answer") -> str:
     """What an exit code other than 0 means, so that bad news is not taken for the program's own failure, nor the other way round."""
-    if answer.interrupted or answer.outcome == "fine":
+    if answer.outcome == "fine":
         return ""
+    if answer.interrupted:
+        return "interrupted; the figures are of what the program had done by then"
     if answer.outcome == "program_failed":
         return "the program's own; it failed after the steps that the figures are of"
     lacking = [name for name, one in zip(answer.names, answer.forecasts, strict=True) if not one.fits]
@@ -276,7 +278,8 @@ def _only_for_recording(args: argparse.Namespace) -> None:
                 "ranks": "distinct"}  # fmt: skip
     given = [f"--{name.replace('_', '-')}" for name, value in defaults.items() if getattr(args, name) != value]
     if given:
-        raise BadUse(f"{', '.join(given)} say how to record, and {args.load} is a recording: leave out one of them.")
+        say = "says" if len(given) == 1 else "say"
+        raise BadUse(f"{', '.join(given)} {say} how to record, and {args.load} is a recording: leave out one of them.")
 
 
 def _options(command: argparse.ArgumentParser) -> list[str]:

@@ -31,6 +31,8 @@ def test_ctrl_c_gives_what_there_is_and_130():
     assert process.returncode == 130, err
     assert "step time" in out
     assert "Interrupted: the figures hold for what the program had done by then." in out
+    # the last line on stderr says what the exit code means, as after any other
+    assert err.endswith("exit code 130: interrupted; the figures are of what the program had done by then.\n"), err
 
 
 def test_a_killed_command_leaves_no_process_behind():

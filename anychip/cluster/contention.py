@@ -5,8 +5,9 @@ runs; a chip that moves data by engines of its own names none. Beside a collecti
 speed: memory's share where memory limits it, the cores' where its arithmetic does. What it has not done in t seconds of overlap, s * t, is
 done when the collective has gone: all kernels lose what the collective takes, and no more however short it is.
 
-Wires: collectives on different streams of a chip that the same tier's bandwidth limits share it, so that each takes as
-much longer as others overlap it; a send goes out, a receive comes in, all else does both.
+Wires: collectives on different streams of a chip share the wires of a tier. Each needs all of them where its bytes limit it, the less
+of them the more its steps do, and where what they need together is more than the whole, each takes as much longer; a send goes out, a
+receive comes in, all else does both.
 
 Where they overlap is taken from a timeline without these effects.
 """
@@ -28,12 +29,13 @@ MOST = 0.9  # of memory that collectives can take: something is always left
 @dataclass(frozen=True)
 class Taken:
     """What an op takes of its chip while it runs, by op. wire: it is a collective. moved_bytes: of memory. tier: number of
-    the tier whose bandwidth limits it, -1 for none. out, into: it sends, it receives."""
+    the tier whose wires it needs, -1 for none. carrying: how much of them. out, into: it sends, it receives."""
 
     wire: Flags
     moved_bytes: Floats
     cores: Floats
     tier: npt.NDArray[np.int64]
+    carrying: Floats
     out: Flags
     into: Flags
 
@@ -45,7 +47,7 @@ def extra_s(timeline: Timeline, taken: Taken) -> Floats:
     for number in np.unique(tier[tier >= 0]).tolist():
         for way in (taken.out, taken.into):
             mine = (tier == number) & way[timeline.op]
-            found[mine] = np.maximum(found[mine], _beside_others(timeline, mine)[mine])
+            found[mine] = np.maximum(found[mine], _beside_others(timeline, mine, taken.carrying[timeline.op])[mine])
     return found
 
 
@@ -65,26 +67,31 @@ def _beside_kernels(timeline: Timeline, taken: Taken) -> Floats:
     return found
 
 
-def _beside_others(timeline: Timeline, same: Flags) -> Floats:
-    """For each launch among `same` how long those on other streams overlap it."""
+def _beside_others(timeline: Timeline, same: Flags, carrying: Floats) -> Floats:
+    """For each launch among `same` how long those on other streams overlap it, by what all need of the wires beyond the whole."""
     found = np.zeros(timeline.op.size)
     for stream in np.unique(timeline.stream[same]).tolist():
         mine = same & (timeline.stream == stream)
         others = same & ~mine
         if others.any():
-            begin, end = timeline.start_s[others], timeline.end_s[others]
-            found[mine] = _overlap(begin, end, np.ones(begin.size), timeline.start_s[mine], timeline.end_s[mine])
+            begin, end, share = timeline.start_s[others], timeline.end_s[others], carrying[others]
+            for own in np.unique(carrying[mine]).tolist():
+                some = mine & (carrying == own)
+                since, until = timeline.start_s[some], timeline.end_s[some]
+                found[some] = _overlap(begin, end, share, since, until, spare=1.0 - own)
     return found
 
 
-def _overlap(begin: Floats, end: Floats, share: Floats, since: Floats, until: Floats, most: float = np.inf) -> Floats:
-    """Seconds of begin..end inside each since..until, each by its share; of those that lie on one another the sum, up to `most`."""
+def _overlap(begin: Floats, end: Floats, share: Floats, since: Floats, until: Floats, most: float = np.inf,
+             spare: float = 0.0) -> Floats:  # fmt: skip
+    """Seconds of begin..end inside each since..until, each by its share; of those that lie on one another the sum, without `spare`
+    and up to `most`."""
     if not begin.size or not since.size:
         return np.zeros(since.size)
     times = np.concatenate([begin, end])
     change = np.concatenate([share, -share])
     order = np.argsort(times, kind="stable")
-    times, level = times[order], np.clip(np.cumsum(change[order]), 0.0, most)
+    times, level = times[order], np.clip(np.cumsum(change[order]) - spare, 0.0, most)
     total = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(times))])
     found: Floats = np.interp(until, times, total) - np.interp(since, times, total)
     return found

@@ -194,6 +194,7 @@ def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabri
         np.zeros(size),
         np.zeros(size),
         np.full(size, -1),
+        np.zeros(size),
         np.zeros(size, bool),
         np.zeros(size, bool),
     )
@@ -208,8 +209,8 @@ def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabri
         prices.evidence[index], prices.limit[index] = EVIDENCE.index(cost.evidence), LIMITS.index("network")
         taken.wire[index], taken.moved_bytes[index], taken.cores[index] = True, cost.memory_bytes, cost.cores
         taken.out[index], taken.into[index] = call.kind != "recv", call.kind != "send"
-        if cost.limit == "bandwidth":
-            taken.tier[index] = names.index(cost.tier)
+        if cost.carrying > 0:
+            taken.tier[index], taken.carrying[index] = names.index(cost.tier), cost.carrying
     return taken
 
 

@@ -35,7 +35,8 @@ class CollectiveCost(NamedTuple):
     """time_s: from the arrival of the last rank to the end. evidence: measured, interpolated, modelled or bytes_only.
     algorithm: the one that is fastest of those that the chip's library has. limit: "bandwidth", "latency" or "none".
     tier: name of the tier that takes longest. memory_bytes: what passes the chip's memory meanwhile; cores: how many of
-    the chip's cores it occupies."""
+    the chip's cores it occupies. carrying: how much of that tier's wires it needs: all
+    where its bytes take half of its time or more (limit: bandwidth), less where they take less; in the rest others' can pass."""
 
     time_s: float
     evidence: str
@@ -44,6 +45,7 @@ class CollectiveCost(NamedTuple):
     tier: str
     memory_bytes: float = 0.0
     cores: int = 0
+    carrying: float = 0.0
 
 
 class Way(NamedTuple):
@@ -180,7 +182,8 @@ class Fabric:
         moving = way.s_per_byte * nbytes
         evidence = "interpolated" if way.curve.own and way.curve.holds(moving) else "modelled"
         limit = "bandwidth" if 2 * moving > time else "latency"
-        return CollectiveCost(time, evidence, way.algorithm, limit, way.tier, MEMORY_PASSES[kind] * nbytes, self.cores)
+        memory_bytes, carrying = MEMORY_PASSES[kind] * nbytes, min(2 * moving / time, 1.0)
+        return CollectiveCost(time, evidence, way.algorithm, limit, way.tier, memory_bytes, self.cores, carrying)
 
     def _ways_of(self, kind: str, look: Geometry) -> tuple[Way, ...]:
         """A way by every algorithm of the chip's library that can do it, else by any."""

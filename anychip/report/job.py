@@ -66,10 +66,12 @@ def usd_text(usd: float | None) -> str:
     return "-" if usd is None else units.figures(usd)
 
 
-def counts_table(columns: Sequence[tuple[str, "Forecast"]], scaling: Sequence[float | None], wide: bool) -> Table:
+def counts_table(columns: Sequence[tuple[str, "Forecast"]], scaling: Sequence[float | None], wide: bool,
+                 gap: int = 2) -> Table:  # fmt: skip
     """A row for each target: its step and the error of that, tokens/s (else samples/s) of one chip, and how that scales from the smallest job, shares of
-    the step. The last one stands below in full. wide: with tokens/s of the whole job and what a million costs."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    the step. The last one stands below in full. wide: with tokens/s of the whole job and what a million costs. gap:
+    between columns."""
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     table.add_column("target", overflow="fold")
     more = ("in all", "USD/M") if wide else ()
     has_tokens = any(one.tokens_per_s_per_chip for _, one in columns)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LABEL_WIDTH = 16
 COLUMN_WIDTH = 14
 WIDE = 100  # from here on a table of numbers of chips has costs, too
+UNBROKEN = 10_000  # wider than any row
 PIPE_WIDTH = 100  # where the output is no terminal
 TOP_OPS = 8
 CRUMB = 1e-3  # of the peak or the chip's time: a kind of memory or a phase below that is not shown
@@ -81,7 +82,7 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
     room = max(1, (console.width - LABEL_WIDTH) // (COLUMN_WIDTH + 2))
     if job.many_counts([forecast for _, forecast in columns]) and len(columns) > room:
         console.print()
-        console.print(job.counts_table(columns, answer.scaling, wide=console.width >= WIDE))
+        console.print(_counts(console, columns, answer.scaling))
         console.print()
         last = sorted({forecast.chip: index for index, (_, forecast) in enumerate(columns)}.values())
         columns = [columns[index] for index in last]
@@ -104,6 +105,17 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
     for line in _remarks(answer, columns):
         console.print(Padding(Text(line), (0, 0, 0, 2)) if line.startswith("- ") else Text(line))
     console.print(Text("A forecast for virtual chips, not a benchmark result.", style="dim"))
+
+
+def _counts(console: Console, columns: Sequence[tuple[str, "Forecast"]], scaling: Sequence[float | None]) -> Table:
+    """Closer columns, then fewer, before a target is broken: h100:16384 would read as h100:1638."""
+    everything = console.options.update(width=UNBROKEN)
+    for wide in (True, False) if console.width >= WIDE else (False,):
+        for gap in (2, 1):
+            table = job.counts_table(columns, scaling, wide, gap)
+            if console.measure(table, options=everything).maximum <= console.width:
+                return table
+    return table
 
 
 def short_name(target: str) -> str:
@@ -373,7 +385,7 @@ def _remarks(answer: "Answer", columns: Sequence[tuple[str, "Forecast"]]) -> Ite
         which = "all but the first count" if counted == first.steps - 1 else f"the last {counted} count"
         yield f"steps: {first.steps} were recorded, {which}; what comes once in more (an evaluation, a checkpoint) is in no figure"
     yield from _values_read(first)
-    yield from _by_module(first, answer.names[0] if len(answer.names) > 1 else "")
+    yield from _by_module(columns[0][1], columns[0][0] if len(answer.names) > 1 else "")
     if any(one.meta.get("interrupted") for one in answer.programs):
         yield "Interrupted: the figures hold for what the program had done by then."
     for warning in answer.warnings:

@@ -20,6 +20,7 @@ class Cost(NamedTuple):
     tier: str = "network"
     memory_bytes: float = 0.0
     cores: int = 0
+    carrying: float = 1.0
 
 
 class Wire:
@@ -39,8 +40,13 @@ class Wire:
         times = {"all_reduce": 2 * (n - 1) / n, "all_gather": (n - 1) / n, "reduce_scatter": (n - 1) / n,
                  "all_to_all": (n - 1) / n, "send": 1.0, "recv": 1.0, "barrier": 0.0, "broadcast": 1.0}  # fmt: skip
         steps = {"all_reduce": 2 * (n - 1), "send": 1, "recv": 1, "barrier": 1}.get(kind, n - 1)
+        moving = times[kind] * nbytes / self.rate
+        time = moving + steps * self.latency
         return Cost(
-            times[kind] * nbytes / self.rate + steps * self.latency, memory_bytes=self.memory * nbytes, cores=self.cores
+            time,
+            memory_bytes=self.memory * nbytes,
+            cores=self.cores,
+            carrying=min(2 * moving / time, 1.0) if time else 0.0,
         )
 
 

@@ -173,6 +173,34 @@ def test_many_counts_are_a_table(monkeypatch):
     assert step.count("ms") == 2
 
 
+@pytest.mark.parametrize("width", [80, 96, 100, 120])
+def test_no_count_of_a_range_is_broken(width, monkeypatch):
+    """Of h100:8..16384 the last row was called h100:1638, with a 4 below."""
+
+    def fake(program, places, *_):
+        return recordings.Recorded({place: alike(place.num_chips) for place in places})
+
+    monkeypatch.setattr(api, "record_all", fake)
+    answer = api.forecast(__file__, on="h100:8..16384", tokens_per_step=10**6)
+    text = shown(answer, width=width)
+    rows = [line.split() for line in text.splitlines() if line.startswith("h100:")]
+    assert [row[0] for row in rows if row[-1] in ("yes", "NO")] == [f"h100:{2**i}" for i in range(3, 15)]
+    assert max(map(len, text.splitlines())) <= width
+    assert ("in all" in text) == (width >= 100)
+
+
+def test_modules_of_a_range_are_those_of_what_stands_in_full(monkeypatch):
+    def fake(program, places, *_):
+        return recordings.Recorded({place: alike(place.num_chips) for place in places})
+
+    monkeypatch.setattr(api, "record_all", fake)
+    answer = api.forecast(__file__, on="h100:2..64")
+    known = [
+        replace(one, peak_memory_bytes=2**30, memory_by_module={"a": 2**29, "b": 2**29}) for one in answer.forecasts
+    ]
+    assert "memory at peak by module, h100:64: " in shown(replace(answer, forecasts=known))
+
+
 def alike(count):
     rank = Rank(0, count, [(tuple(range(count)), "dp")], range(count)).compute(1e-3)
     return job(rank.run(rank.call("allreduce_", 0, 10**6)))

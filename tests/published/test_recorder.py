@@ -286,13 +286,6 @@ def test_a_piece_that_is_not_fused_is_a_kernel_for_each_operation(recorder, more
     assert written["compute"] == pytest.approx(fused["compute"], rel=0.01)
 
 
-def test_each_product_of_a_loop_takes_the_host_as_long_as_the_library_needs(recorder):
-    one = recorder.program(Job(argv_of(ROUTED), 2)).ranks[0]
-    waits = one.payloads[one.kinds == Kind.HOST]
-    # two products forward and four backward of each of four experts, in two steps
-    assert (waits == 19_500).sum() == 2 * 4 * 6
-
-
 def test_a_process_that_ends_is_told(tmp_path):
     """And is no failure of the job's that later runs would keep to."""
     with Recorder(tmp_path) as broken:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from anychip.cost import price_op
 from anychip.spec import load_chip
 from anychip.timeline import Engine, price
-from tests.timeline.tapes import Kind, Mark, add, mark, mm, op, program, t, w
+from tests.timeline.tapes import Kind, Mark, add, mark, mm, op, program, t, w, whole_and_cut
 
 A100 = load_chip("a100")
 SMALL, LARGE = add(10), add(128 * 2**20)
@@ -131,10 +131,7 @@ WORDS = st.one_of(
 def test_however_the_tape_is_cut_the_clocks_agree(words, size, chip, repeats):
     words = words + [w(Kind.OP, 0)] * (40 * repeats)
     chip = load_chip(chip)
-    whole, parts = Engine(chip, OPS), Engine(chip, OPS)
-    whole.run(np.array(words, np.int64))
-    for at in range(0, len(words), size):
-        parts.run(words[at : at + size])
+    whole, parts = whole_and_cut(chip, words, size, OPS)
     assert parts.host_s == pytest.approx(whole.host_s, abs=1e-12)
     assert parts.stream_end_s() == pytest.approx(whole.stream_end_s(), abs=1e-12)
     timeline = price(program(words, OPS), chip)

@@ -12,9 +12,9 @@ from anychip.cost.fusion import Fusions, fuse
 from anychip.cost.regions import Forms
 from anychip.record.tape import KIND_BITS, KIND_MASK
 from anychip.spec import load_chip
-from anychip.timeline import Engine, price
+from anychip.timeline import price
 from anychip.timeline.memory import memory
-from tests.timeline.tapes import Kind, op, program, t, w
+from tests.timeline.tapes import Kind, op, program, t, w, whole_and_cut
 
 X = t(1000)
 UNARY = op("aten.relu.default", X, out=X)
@@ -255,12 +255,7 @@ def test_the_virtual_clock_and_the_forecast_agree_on_compiled_regions(chip):
     )
     chip = load_chip(chip)
     timeline = price(program(words, OPS, [6000] * 20), chip)
-    whole, parts = Engine(chip, OPS, [6000] * 20), Engine(chip, OPS, [6000] * 20)
-    import numpy as np
-
-    whole.run(np.array(words, np.int64))
-    for word in words:
-        parts.run([word])
+    whole, parts = whole_and_cut(chip, words, 1, OPS, [6000] * 20)
     for clocks in (whole, parts):
         assert clocks.stream_end_s() == pytest.approx(timeline.end_s.max())
         assert clocks.host_s == pytest.approx(timeline.host_s[-1])

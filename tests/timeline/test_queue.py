@@ -15,7 +15,7 @@ from anychip.spec import load_chip
 from anychip.timeline import Engine, price
 from anychip.timeline.queue import LaunchQueue
 from tests.cluster.jobs import Rank, Wire, job
-from tests.timeline.tapes import Kind, Mark, mark, op, program, t, w
+from tests.timeline.tapes import Kind, Mark, mark, op, program, t, w, whole_and_cut
 from tests.timeline.test_engine import ISSUE, LARGE, LONG, OPS, WORDS
 from tests.timeline.test_fusion import MATMUL, UNARY, call, region
 from tests.timeline.test_fusion import OPS as REGION_OPS
@@ -114,10 +114,7 @@ def test_a_stretch_is_as_its_ops_one_by_one(runs, room):
 def test_however_the_tape_is_cut_the_clocks_agree(words, size, room):
     words = words + [w(Kind.OP, 1), w(Kind.OP, 2)] * 60
     chip = holding(room)
-    whole, parts = Engine(chip, OPS), Engine(chip, OPS)
-    whole.run(np.array(words, np.int64))
-    for at in range(0, len(words), size):
-        parts.run(words[at : at + size])
+    whole, parts = whole_and_cut(chip, words, size, OPS)
     assert parts.host_s == pytest.approx(whole.host_s, abs=1e-12)
     assert parts.stream_end_s() == pytest.approx(whole.stream_end_s(), abs=1e-12)
 
@@ -139,10 +136,7 @@ def test_a_compiled_region_is_launched_kernel_by_kernel():
     for room in (3, None):
         chip = holding(room)
         timeline = price(program(words, ops, [6000] * 20), chip)
-        whole, parts = Engine(chip, ops, [6000] * 20), Engine(chip, ops, [6000] * 20)
-        whole.run(np.array(words, np.int64))
-        for word in words:
-            parts.run([word])
+        whole, parts = whole_and_cut(chip, words, 1, ops, [6000] * 20)
         for clocks in (whole, parts):
             assert clocks.host_s == pytest.approx(timeline.host_s[-1], rel=1e-4)
             assert clocks.stream_end_s() == pytest.approx(timeline.end_s.max(), rel=1e-4)

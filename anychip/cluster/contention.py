@@ -63,7 +63,9 @@ def _beside_kernels(timeline: Timeline, taken: Taken) -> Floats:
     found = np.zeros(op.size)
     for name, share in shares.items():
         mine = ~wire & (limit == LIMITS.index(name))
-        found[mine] = _overlap(start[wire], end[wire], share[wire], start[mine], end[mine], MOST)
+        if wire.any():
+            times, level = _levels(start[wire], end[wire], share[wire])
+            found[mine] = _inside(times, np.clip(level, 0.0, MOST), start[mine], end[mine])
     return found
 
 
@@ -74,24 +76,23 @@ def _beside_others(timeline: Timeline, same: Flags, carrying: Floats) -> Floats:
         mine = same & (timeline.stream == stream)
         others = same & ~mine
         if others.any():
-            begin, end, share = timeline.start_s[others], timeline.end_s[others], carrying[others]
+            times, level = _levels(timeline.start_s[others], timeline.end_s[others], carrying[others])
             for own in np.unique(carrying[mine]).tolist():
                 some = mine & (carrying == own)
-                since, until = timeline.start_s[some], timeline.end_s[some]
-                found[some] = _overlap(begin, end, share, since, until, spare=1.0 - own)
+                beyond = np.maximum(level - (1.0 - own), 0.0)
+                found[some] = _inside(times, beyond, timeline.start_s[some], timeline.end_s[some])
     return found
 
 
-def _overlap(begin: Floats, end: Floats, share: Floats, since: Floats, until: Floats, most: float = np.inf,
-             spare: float = 0.0) -> Floats:  # fmt: skip
-    """Seconds of begin..end inside each since..until, each by its share; of those that lie on one another the sum, without `spare`
-    and up to `most`."""
-    if not begin.size or not since.size:
-        return np.zeros(since.size)
+def _levels(begin: Floats, end: Floats, share: Floats) -> tuple[Floats, Floats]:
+    """When the shares that begin..end take of something change, in order, and the sum of them from then on."""
     times = np.concatenate([begin, end])
-    change = np.concatenate([share, -share])
     order = np.argsort(times, kind="stable")
-    times, level = times[order], np.clip(np.cumsum(change[order]) - spare, 0.0, most)
+    return times[order], np.cumsum(np.concatenate([share, -share])[order])
+
+
+def _inside(times: Floats, level: Floats, since: Floats, until: Floats) -> Floats:
+    """Seconds inside each since..until, each by the level that holds from one of the times to the next."""
     total = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(times))])
     found: Floats = np.interp(until, times, total) - np.interp(since, times, total)
     return found

@@ -116,9 +116,8 @@ class Forecast:
     prompt_tokens: float | None = None  # of the whole job: what the first call reads, where that is more than others do
     host_bound: str = ""  # where the host sets the pace, whose time its is
     samples_given: bool = False  # by the user, who then wants to see them
-    error_parts: Mapping[str, float] = field(
-        default_factory=dict
-    )  # by what step_time_error comes from, the largest first
+    # By what step_time_error comes from, the largest first.
+    error_parts: Mapping[str, float] = field(default_factory=dict)
     all_ops: tuple[TopOp, ...] = ()  # top_ops and what takes less: looked up where another target's top ops are shown
 
     @property

@@ -75,18 +75,8 @@ def counts_table(columns: Sequence[tuple[str, "Forecast"]], scaling: Sequence[fl
     table.add_column("target", overflow="fold")
     more = ("in all", "USD/M") if wide else ()
     has_tokens = any(one.tokens_per_s_per_chip for _, one in columns)
-    for name in (
-        "step",
-        "+-",
-        "tokens/s" if has_tokens else "samples/s",
-        "scaling",
-        *more,
-        "MFU",
-        "network",
-        "idle",
-        "memory",
-        "fits",
-    ):
+    rate_of = "tokens/s" if has_tokens else "samples/s"
+    for name in ("step", "+-", rate_of, "scaling", *more, "MFU", "network", "idle", "memory", "fits"):
         table.add_column(name, justify="right", no_wrap=True)
     for (name, one), share in zip(columns, scaling, strict=True):
         rate = one.rate_per_chip if has_tokens == (one.tokens_per_s_per_chip is not None) else None

@@ -143,11 +143,8 @@ def rates_file(chip_id: str, chip_file: Path | None = None) -> Path | None:
     return next((place for folder in (*others, tree) if (place := folder / f"{chip_id}.csv").is_file()), None)
 
 
-MULTIPLIES = (
-    "gemm",
-    "gemm.warm",
-    "gemm.rate",
-)  # rows that say how fast products are; those of the same die were measured there
+# Rows that say how fast products are; those of the same die were measured there.
+MULTIPLIES = ("gemm", "gemm.warm", "gemm.rate")
 
 
 def has_products(chip_id: str, chip_file: Path | None = None) -> bool:

@@ -51,8 +51,7 @@ class LaunchQueue:
         past = np.concatenate((self._ends[: self._size], np.repeat(ends, kernels), [-np.inf]))
         total = np.cumsum(kernels)
         places = self._size + np.minimum(total - self.room, total - kernels) - 1
-        found = past[np.where((places >= 0) & (kernels > 0), places, -1)]
-        return found
+        return past[np.where((places >= 0) & (kernels > 0), places, -1)]
 
     def add(self, end_s: float, kernels: int) -> None:
         """So many launches, all of which have ended then."""

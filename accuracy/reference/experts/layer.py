@@ -52,10 +52,9 @@ class Experts(nn.Module):
         self.act = inside if routed.is_fused else fuse(weighted(swiglu if shape.gated else gelu))
         if routed.is_written:
             self.act = limited(self.act)
+            self.biases = nn.ParameterList(nn.Parameter(torch.empty(shape.hidden)) for _ in range(self.local))
         if routed.acts_again:
             self.act = partial(checkpoint, self.act, use_reentrant=False)
-        if routed.is_written:
-            self.biases = nn.ParameterList(nn.Parameter(torch.empty(shape.hidden)) for _ in range(self.local))
         self.way = (
             ToRanks(routed, group) if routed.once and group is not None else ToExperts(self.how, group, self.local)
         )

@@ -95,7 +95,7 @@ def _place(group: Any, rank: Any, place: Any) -> int:
     return int(c10d._canonicalize_group_rank(group, 0 if rank is None and place is None else rank, place))
 
 
-def _in_place_of(original: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+def _for_members(original: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
     """Ours, called by the names of torch's arguments, and for members of the group alone."""
     bind = signature(original).bind
 
@@ -117,6 +117,6 @@ def install(groups: Groups) -> None:
     objects = Objects(groups)
     for name in ("all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list", "send_object_list",
                  "recv_object_list"):  # fmt: skip
-        ours = _in_place_of(getattr(c10d, name), getattr(objects, name))
+        ours = _for_members(getattr(c10d, name), getattr(objects, name))
         setattr(c10d, name, ours)
         setattr(torch.distributed, name, ours)

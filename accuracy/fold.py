@@ -39,6 +39,7 @@ ROUTED = (
     "most_nodes",
 )
 FEW_ROUTED = 2, 3  # layers with experts that tell what one more takes
+FEW_PASSES = 200  # layers with experts times micro-batches up to which all of them are recorded
 FEW_LAYERS = 4  # so many of different kinds are recorded as they are where there is no pipeline
 EXACT = 1e-6
 FULL = 2, 3  # micro-batches from which on a step grows by as much with each: beside the first travel weights
@@ -139,8 +140,12 @@ def without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def straight(options: Mapping[str, Any]) -> list[Point]:
-    """Linear in layers and in micro-batches: four points, or fewer where there is little of either."""
+    """Linear in layers and in micro-batches: four points, or fewer where there is little of either. Experts' weights, which
+    travel beside the first micro-batch and the last, hide behind the head where there are few layers: with few micro-batches
+    all is recorded (of 36 layers and 5 micro-batches a step comes out 4% shorter else)."""
     layers, micro = options["layers"], options["micro_batches"]
+    if options.get("experts") and layers * micro <= FEW_PASSES:
+        return [Point(1.0, options, 1.0, 1.0)]
     found = []
     for (left, a), (right, b) in product(
         line(layers, short_layers(options)), line(micro, FULL if micro > FULL[1] else None)

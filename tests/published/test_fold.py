@@ -16,6 +16,13 @@ def test_long_runs_are_folded_with_weights_that_add_up_to_one():
     assert sum(p.weight for p in found) == 1
 
 
+def test_experts_with_few_micro_batches_are_recorded_as_they_are():
+    # their weights' travel hides behind the head of few layers, and not of all
+    options = {**plan(run_of()).options, "layers": 36, "micro_batches": 5, "experts": 128}
+    assert [(p.weight, p.options) for p in points(options)] == [(1.0, options)]
+    assert len(points({**options, "micro_batches": 16})) == 4
+
+
 def test_interleaved_stages_keep_their_form_when_folded():
     # 126 layers in 16 parts leave 2 for the embedding and the head: (126 + 2) / 16 = 8 a part, as deep in 4 stages of 2 and
     # of 3 parts

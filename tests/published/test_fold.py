@@ -16,10 +16,11 @@ def test_long_runs_are_folded_with_weights_that_add_up_to_one():
     assert sum(p.weight for p in found) == 1
 
 
-def test_experts_with_few_micro_batches_are_recorded_as_they_are():
-    # their weights' travel hides behind the head of few layers, and not of all
-    options = {**plan(run_of()).options, "layers": 36, "micro_batches": 5, "experts": 128}
-    assert [(p.weight, p.options) for p in points(options)] == [(1.0, options)]
+@pytest.mark.parametrize(("sharding", "count"), [("optimizer", 1), ("ddp", 1), ("fsdp", 4)])
+def test_few_micro_batches_are_recorded_as_they_are_where_gradients_travel_once_a_step(sharding, count):
+    # that travel hides behind the head of few layers, and not of all
+    options = {**plan(run_of()).options, "layers": 36, "micro_batches": 5, "sharding": sharding}
+    assert len(points(options)) == count
     assert len(points({**options, "micro_batches": 16})) == 4
 
 

@@ -40,7 +40,7 @@ ROUTED = (
 )
 FEW_ROUTED = 2, 3  # layers with experts that tell what one more takes
 ONCE = ("ddp", "optimizer", "gradients")  # what is sharded where gradients travel once a step
-FEW_PASSES = 200  # layers times micro-batches up to which all is recorded then
+FEW_PASSES = 600  # layers times micro-batches up to which all is recorded then
 FEW_LAYERS = 4  # so many of different kinds are recorded as they are where there is no pipeline
 EXACT = 1e-6
 FULL = 2, 3  # micro-batches from which on a step grows by as much with each: beside the first travel weights

@@ -9,6 +9,7 @@ import bitsandbytes as bnb
 import flash_attn_interface as flash_attn_3
 import torch
 import transformer_engine.pytorch as te
+from adam_atan2 import AdamATan2
 from apex import amp
 from apex.multi_tensor_apply import multi_tensor_applier
 from apex.normalization import FusedLayerNorm, FusedRMSNorm, MixedFusedLayerNorm
@@ -74,7 +75,16 @@ def xformers() -> None:
 
 def optimizers() -> None:
     for number, make in enumerate(
-        (FusedAdam, FusedLAMB, FusedSGD, FusedNovoGrad, DeepSpeedAdam, bnb.optim.AdamW8bit, bnb.optim.PagedAdamW32bit)
+        (
+            FusedAdam,
+            FusedLAMB,
+            FusedSGD,
+            FusedNovoGrad,
+            DeepSpeedAdam,
+            bnb.optim.AdamW8bit,
+            bnb.optim.PagedAdamW32bit,
+            AdamATan2,
+        )
     ):
         layer = nn.Linear(100, 100 + number, bias=False).cuda()  # 10,000 elements and some: above 4,096
         optimizer = make(layer.parameters(), lr=1e-3)

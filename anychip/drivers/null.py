@@ -1,6 +1,7 @@
 """The driver that forecasts: no data, a tape, and a virtual clock that reads it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -120,6 +121,7 @@ class NullDriver:
         written = call.mutated + call.outputs
         if self._compute(call, written):
             return
+        call = with_results(call)
         chip = on_chip(call.tensors[1:] if call.name == "copy_" else call.tensors)
         uniform = None if call.mutated else self._on_one_element(call, chip, written, INDEX_LIKE, self.values.certain)
         if uniform is None:
@@ -285,6 +287,12 @@ class NullDriver:
 
 def on_chip(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     return [tensor for tensor in tensors if tensor.device.type not in ("cpu", "meta")]
+
+
+def with_results(call: Call) -> Call:
+    """A call that was given tensors for its results (`out=`): they are these, as new ones would be."""
+    is_given = call.mutated and not call.outputs and not call.name.endswith("_")
+    return replace(call, outputs=call.mutated, mutated=[]) if is_given else call
 
 
 def elements_each(call: Call) -> int:

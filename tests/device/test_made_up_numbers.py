@@ -43,3 +43,20 @@ def test_numbers_that_follow_from_a_guess_are_read_as_what_follows() -> None:
         out = [kept.item(), rejected.item(), length.amax().item(), bool(length < 512), (token * 2 + 1).item(), many.tolist()]
     """)
     assert out == [1, 4, 101, True, 51, [75] * 8]
+
+
+def test_results_that_a_program_gives_are_known_as_new_ones_are() -> None:
+    """GPyTorch's conjugate gradients sum into a tensor of theirs, which ended in a traceback."""
+    _, out = run("""
+        import torch
+        x, total, above = torch.randn(8, 4, device="cuda"), torch.empty(4, device="cuda"), torch.empty(8, 4, device="cuda").bool()
+        torch.sum(x, 0, out=total)
+        torch.gt(x, 0, out=above)
+        torch.lt(x[0, :1], 0.5, out=above[0, :1])
+        ones = torch.empty((), dtype=torch.long, device="cuda")
+        torch.sum(torch.ones(600, dtype=torch.long, device="cuda"), 0, out=ones)
+        first, at = torch.empty(8, 2, device="cuda"), torch.empty(8, 2, dtype=torch.long, device="cuda")
+        torch.topk(x, 2, out=(first, at))
+        out = [total.tolist(), ones.item(), at[0].tolist()]
+    """)
+    assert out == [[1.0] * 4, 600, [1, 2]]

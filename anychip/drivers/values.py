@@ -230,6 +230,16 @@ class Values:
         self.made_up = place, value
         return value
 
+    def last_said(self) -> str:
+        """What a program that ended was told last, if it was anything that nobody knows."""
+        if self.made_up is None:
+            return ""
+        place, answer = self.made_up
+        return (
+            f"The last value that it read of the chip was {answer}, at {place.text}; values are made up where numbers decide them "
+            "(docs/values.md)."
+        )
+
     def _constant(self, tensor: torch.Tensor, place: Place) -> float | int | bool:
         if tensor.dtype.is_floating_point:
             return self._number(place) if tensor.numel() == 1 else NUMBERS[0]

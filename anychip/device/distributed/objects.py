@@ -36,9 +36,7 @@ class Objects:
         if object_gather_list is not None:
             object_gather_list[:] = each or [obj] * len(object_gather_list)
 
-    def broadcast_object_list(
-        self, object_list: list[Any], src: Any, group: Any, device: Any, group_src: Any = None
-    ) -> None:
+    def broadcast_object_list(self, object_list: list[Any], src: Any, group: Any, group_src: Any = None) -> None:
         place = _place(group, src, group_src)
         object_list[:] = self._from_root(group, place, object_list, "broadcast_object_list")
 
@@ -52,12 +50,12 @@ class Objects:
         given = self._from_root(group, place, scatter_object_input_list, "scatter_object_list")
         scatter_object_output_list[0] = given[group.rank()]
 
-    def send_object_list(self, object_list: list[Any], dst: Any, group: Any, group_dst: Any = None, **_: Any) -> None:
+    def send_object_list(self, object_list: list[Any], dst: Any, group: Any, group_dst: Any = None) -> None:
         peer = self._peer(group, dst, group_dst, "destination")
         if self.groups.mailbox is not None:
             self.groups.mailbox.send(peer, list(object_list))
 
-    def recv_object_list(self, object_list: list[Any], src: Any, group: Any, group_src: Any = None, **_: Any) -> int:
+    def recv_object_list(self, object_list: list[Any], src: Any, group: Any, group_src: Any = None) -> int:
         if src is None and group_src is None:  # from any rank, which older torch takes
             return 0
         peer = self._peer(group, src, group_src, "source")
@@ -96,8 +94,9 @@ def _place(group: Any, rank: Any, place: Any) -> int:
 
 
 def _for_members(original: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
-    """Ours, called by the names of torch's arguments, and for members of the group alone."""
-    bind = signature(original).bind
+    """Ours, called by the names of those of torch's arguments that it has, and for members of the group alone. Each torch has more of
+    them: how objects travel, and what may be in them."""
+    bind, names = signature(original).bind, signature(ours).parameters
 
     @wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -108,7 +107,7 @@ def _for_members(original: Callable[..., Any], ours: Callable[..., Any]) -> Call
             c10d._warn_not_in_group(original.__name__)
             return -1 if original.__name__ == "recv_object_list" else None
         at["group"] = at["group"] if at["group"] is not None else c10d._get_default_group()
-        return ours(**at)
+        return ours(**{name: value for name, value in at.items() if name in names})
 
     return call
 

@@ -96,6 +96,7 @@ for _ in range(3):
     ("self.attention(x, x, x)[0]", "24", 24, 24),
     ("self.attention(x, x, x, need_weights=False)[0]", "24", 24, 1),
     ("self.cell(x)[0]", "24", 24, 24),
+    ("self.attention(*[x[:, None] + self.line.weight[:7]] * 3, need_weights=False)[0]", "24", None, 24),  # seven patches
 ])  # fmt: skip
 def test_one_number_for_each_sample_is_no_token(body, shape, tokens, samples, tmp_path):
     """The classes of a conditional GAN's images, users and items. Packed text has one dimension, too, and attention."""

@@ -139,6 +139,8 @@ def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int6
     that a program packs itself the rows are."""
     tokens, samples = _batch(ops, called, ordered)
     given = next((timed[index] for index in called.tolist() if index in timed), None)
+    if given and given.number == tokens == samples and given.length > 1:
+        return 0, samples  # one number for each, beside which the sequence is of something else: classes of pictures
     if given and given.packed and not tokens and samples in (1, given.packed):
         return tokens, given.number
     if given and samples and samples in (given.number * given.length, given.length if given.time_first else 0):

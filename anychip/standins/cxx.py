@@ -141,7 +141,7 @@ def _expression(text: str) -> ast.expr:
     text = re.sub(r"\b(?:make_tuple|IntArrayRef|move)\s*(?=\()", "", text)
     text = text.replace("{", "[").replace("}", "]").replace("->", ".").replace("::", "__")
     try:
-        return ast.parse(text.strip(), mode="eval").body
+        return ast.parse(" ".join(text.split()), mode="eval").body  # lines end where C++ likes
     except SyntaxError:
         raise Unknown(text) from None
 

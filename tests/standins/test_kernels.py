@@ -337,7 +337,8 @@ std::vector<at::Tensor> lltm_forward(at::Tensor input, at::Tensor weights) { ret
 at::Tensor resampled(at::Tensor x, at::Tensor f, int up) {
     Parameters p;
     p.height = x.size(1);
-    p.out = (p.height * up - f.size(0) + 1) / 2;
+    p.out = (p.height * up - f.size(0) + 1) /
+            2;
     return at::empty({x.size(0), p.out}, x.options());
 }
 void fill(at::Tensor x) { }

@@ -280,8 +280,8 @@ class Values:
                 if not changes:
                     self.has_alternated = True
                     self.warn(
-                        f"{place.text}: a number of the chip was read as {NUMBERS[0]} {NUMBER_READS:,} times, then as {NUMBERS[1]} and as "
-                        f"{NUMBERS[2]}, so that a loop that waits for another one ends. {NOT_COMPUTED}"
+                        f"{place.text}: a number of the chip was read as {NUMBERS[0]} {NUMBER_READS:,} times and as another from then on "
+                        f"({NUMBERS[1]}, {NUMBERS[2]}), so that a loop that waits for one ends. {NOT_COMPUTED}"
                     )
         return NUMBERS[self.numbers.get(at, 0) % len(NUMBERS)]
 

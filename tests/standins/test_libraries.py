@@ -91,6 +91,13 @@ def test_eight_bit_adam_moves_a_byte_of_state_per_element(libraries: Recorded) -
     assert libraries.work("custom.bitsandbytes.optimizer_8bit").bytes_moved == n * (8 + 4 + 4) + blocks * 2 * 8
 
 
+def test_an_optimizer_of_the_librarys_parts_has_its_kernel(libraries: Recorded) -> None:
+    """GaLore's package ended where it imported these, whichever of its optimizers was asked for."""
+    assert libraries.said["optimizer 8"] == [True, 1]
+    moved = [op.tensors[0].numel for op in libraries.program.ops if op.name == "custom.bitsandbytes.optimizer_32bit"]
+    assert sorted(moved) == [106 * 100, 108 * 100]
+
+
 def test_a_layer_of_eight_bits_has_the_state_that_adapters_read(libraries: Recorded) -> None:
     """peft ended at `target.state.has_fp16_weights`: no LoRA of a model that was loaded in 8 bits."""
     assert libraries.said["int8 state"] == [False, 6.0, False, None]

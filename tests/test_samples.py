@@ -22,6 +22,31 @@ def test_a_weight_whose_norm_is_estimated_is_no_batch(norm, tmp_path):
     assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == 2
 
 
+FACTORS = """
+import torch
+class Flow(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lower, self.upper = (torch.nn.Parameter(torch.eye(12)) for _ in range(2))
+        self.shift = torch.nn.Parameter(torch.zeros(1, 12, 1, 1))
+    def forward(self, x):
+        weight = self.lower.tril() @ self.upper.triu()
+        return torch.nn.functional.conv2d(x + self.shift, weight[..., None, None])
+model = Flow().cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    model(torch.randn(6, 12, 8, 8, device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+def test_a_weight_that_is_made_of_its_factors_is_no_batch(tmp_path):
+    """Glow's steps were said to be of one picture: its convolutions are made of two triangles."""
+    path = tmp_path / "factors.py"
+    path.write_text(FACTORS, encoding="utf-8")
+    assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == 6
+
+
 STEPS = """
 import torch
 layers = torch.nn.Linear(64, 96), torch.nn.ReLU(), torch.nn.Linear(96, 64)

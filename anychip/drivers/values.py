@@ -281,7 +281,8 @@ class Values:
                     self.has_alternated = True
                     self.warn(
                         f"{place.text}: a number of the chip was read as {NUMBERS[0]} {NUMBER_READS:,} times and as another from then on "
-                        f"({NUMBERS[1]}, {NUMBERS[2]}), so that a loop that waits for one ends. {NOT_COMPUTED}"
+                        f"({NUMBERS[1]}, {NUMBERS[2]}), so that a loop that waits for one ends. What it keeps for a backward "
+                        f"until then is in the peak. {NOT_COMPUTED}"
                     )
         return NUMBERS[self.numbers.get(at, 0) % len(NUMBERS)]
 

@@ -8,12 +8,20 @@ from tests.published.runs import run_of
 
 
 def test_long_runs_are_folded_with_weights_that_add_up_to_one():
-    found = points(plan(run_of()).options)
-    # layers 4 and 6 for 32, micro-batches 2 and 3 for 16: (6-32)/2 = -13, (32-4)/2 = 14; 3-16 = -13, 16-2 = 14
+    found = points({**plan(run_of()).options, "micro_batches": 32})
+    # layers 4 and 6 for 32, micro-batches 2 and 3 for 32: (6-32)/2 = -13, (32-4)/2 = 14; 3-32 = -29, 32-2 = 30
     assert [(p.options["layers"], p.options["micro_batches"], p.weight) for p in found] == [
-        (4, 2, 169.0), (4, 3, -182.0), (6, 2, -182.0), (6, 3, 196.0),
+        (4, 2, 377.0), (4, 3, -390.0), (6, 2, -406.0), (6, 3, 420.0),
     ]  # fmt: skip
     assert sum(p.weight for p in found) == 1
+
+
+@pytest.mark.parametrize(("sharding", "count"), [("optimizer", 1), ("ddp", 1), ("fsdp", 4)])
+def test_few_micro_batches_are_recorded_as_they_are_where_gradients_travel_once_a_step(sharding, count):
+    # that travel hides behind the head of few layers, and not of all
+    options = {**plan(run_of()).options, "layers": 36, "micro_batches": 5, "sharding": sharding}
+    assert len(points(options)) == count
+    assert len(points({**options, "micro_batches": 32})) == 4
 
 
 def test_interleaved_stages_keep_their_form_when_folded():

@@ -36,7 +36,9 @@ class Objects:
         if object_gather_list is not None:
             object_gather_list[:] = each or [obj] * len(object_gather_list)
 
-    def broadcast_object_list(self, object_list: list[Any], src: Any, group: Any, group_src: Any = None) -> None:
+    def broadcast_object_list(
+        self, object_list: list[Any], src: Any, group: Any, device: Any, group_src: Any = None
+    ) -> None:
         place = _place(group, src, group_src)
         object_list[:] = self._from_root(group, place, object_list, "broadcast_object_list")
 
@@ -94,8 +96,8 @@ def _place(group: Any, rank: Any, place: Any) -> int:
 
 
 def _for_members(original: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
-    """Ours, called by the names of those of torch's arguments that it has, and for members of the group alone. Each torch has more of
-    them: how objects travel, and what may be in them."""
+    """Ours, called by the names of those of torch's arguments that it has, as later torch has more, and for members of the group
+    alone."""
     bind, names = signature(original).bind, signature(ours).parameters
 
     @wraps(original)
@@ -107,7 +109,7 @@ def _for_members(original: Callable[..., Any], ours: Callable[..., Any]) -> Call
             c10d._warn_not_in_group(original.__name__)
             return -1 if original.__name__ == "recv_object_list" else None
         at["group"] = at["group"] if at["group"] is not None else c10d._get_default_group()
-        return ours(**{name: value for name, value in at.items() if name in names})
+        return ours(**{name: at.get(name) for name in names})
 
     return call
 

@@ -69,7 +69,7 @@ class MicroPipeline:
 
     def after(self, call: Call) -> None:
         """Of an op that has just been put on the tape, from `_at` on."""
-        if not self.is_on:
+        if not self._minds(call.name) or not self.is_on:
             return
         reads, writes = self._blocks(call.tensors), self._blocks([*call.outputs, *call.mutated])
         taken = [blocks for blocks in self.held.values() if blocks & reads]
@@ -86,6 +86,10 @@ class MicroPipeline:
                 self.product[1].update(writes)
         elif self.held and (taken or {call.name, call.name.removesuffix("_")}.isdisjoint(POINTWISE)):
             self._wait(self._at)
+
+    def _minds(self, name: str) -> bool:
+        """Most ops are nothing to this: what they read is looked up only where a gather's wait or a product's result is held."""
+        return bool(self.held) or name in PRODUCTS or (self.product is not None and name in MOVES)
 
     def issues(self, name: str, group: Sequence[str], inputs: Sequence[torch.Tensor]) -> int | None:
         """A collective is about to be issued: the event that it starts behind, if not behind all before it."""

@@ -313,3 +313,18 @@ def test_a_failure_inside_of_a_package_is_at_the_programs_own_line(tmp_path):
     done = forecast(program)
     assert done.returncode == 1
     assert re.search(r"^.*AttributeError: .*no_such_name.* \(old\.py:5\)$", done.err, re.MULTILINE)
+
+
+def test_a_failure_by_a_value_that_was_made_up_says_so(tmp_path):
+    """BoTorch's fits "failed", as no descent was seen in a loss that is always 1.0, and nothing said where that came from."""
+    program = tmp_path / "fit.py"
+    program.write_text(
+        "import torch\n"
+        "if torch.randn(8, device='cuda').sum().item() > 0.5:\n"
+        "    raise RuntimeError('all attempts to fit the model have failed')\n"
+    )
+    *_, failed, why, _ = forecast("--quiet", program).err.splitlines()
+    assert failed == "RuntimeError: all attempts to fit the model have failed (fit.py:3)"
+    assert why.startswith("The last value that it read of the chip was 1.0, at fit.py:2; values are made up")
+    program.write_text("import torch\ntorch.ones(8, device='cuda')\nraise RuntimeError('of its own')\n")
+    assert "made up" not in forecast("--quiet", program).err

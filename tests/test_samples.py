@@ -22,6 +22,31 @@ def test_a_weight_whose_norm_is_estimated_is_no_batch(norm, tmp_path):
     assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == 2
 
 
+FACTORS = """
+import torch
+class Flow(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lower, self.upper = (torch.nn.Parameter(torch.eye(12)) for _ in range(2))
+        self.shift = torch.nn.Parameter(torch.zeros(1, 12, 1, 1))
+    def forward(self, x):
+        weight = self.lower.tril() @ self.upper.triu()
+        return torch.nn.functional.conv2d(x + self.shift, weight[..., None, None])
+model = Flow().cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    model(torch.randn(6, 12, 8, 8, device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+def test_a_weight_that_is_made_of_its_factors_is_no_batch(tmp_path):
+    """Glow's steps were said to be of one picture: its convolutions are made of two triangles."""
+    path = tmp_path / "factors.py"
+    path.write_text(FACTORS, encoding="utf-8")
+    assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == 6
+
+
 STEPS = """
 import torch
 layers = torch.nn.Linear(64, 96), torch.nn.ReLU(), torch.nn.Linear(96, 64)
@@ -96,6 +121,7 @@ for _ in range(3):
     ("self.attention(x, x, x)[0]", "24", 24, 24),
     ("self.attention(x, x, x, need_weights=False)[0]", "24", 24, 1),
     ("self.cell(x)[0]", "24", 24, 24),
+    ("self.attention(*[x[:, None] + self.line.weight[:7]] * 3, need_weights=False)[0]", "24", None, 24),  # seven patches
 ])  # fmt: skip
 def test_one_number_for_each_sample_is_no_token(body, shape, tokens, samples, tmp_path):
     """The classes of a conditional GAN's images, users and items. Packed text has one dimension, too, and attention."""

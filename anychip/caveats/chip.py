@@ -12,7 +12,7 @@ import numpy as np
 from anychip import units
 from anychip.cost.custom import OWN_KERNELS
 from anychip.cost.work import packet, work
-from anychip.figures import Window, before_training, copies_of, crowded_s, inference_of
+from anychip.figures import Window, after_calls_s, before_training, copies_of, crowded_s, inference_of
 from anychip.record import Kind, Program
 from anychip.record.failure import refused
 from anychip.record.steps import Step, find_steps
@@ -29,6 +29,7 @@ def of_chip(program: Program, timeline: Timeline, window: Window, held: Memory) 
         *by_crowded_streams([(timeline, window)]),
         *too_full(timeline.program, timeline.chip, held),
         *played_before(timeline, window.usual_step()),
+        *worked_after(timeline, window),
         *growing(held, len(steps), timeline.chip),
         *compiled_anew(program, steps, timeline.chip),
         *by_bytes_alone(timeline.program),
@@ -220,3 +221,14 @@ def by_bytes_alone(*programs: Program) -> tuple[str, ...]:
         shown = ", ".join(sorted(others)[:8]) + (", ..." if len(others) > 8 else "")
         found.append(f"Priced by bytes alone, for want of a formula: {shown}.")
     return tuple(found)
+
+
+def worked_after(timeline: Timeline, window: Window) -> list[str]:
+    """Told where a program calls a model and then works longer on what it saw: weights that it quantises or prunes."""
+    seconds = after_calls_s(timeline, window) if window.kind == "call" else 0.0
+    if seconds <= sum(window.times_s):
+        return []
+    return [
+        f"After its last call the program works for {units.duration(seconds)} on the chip, longer than all calls that the figures are of, which "
+        "leave it out. --trace shows it."
+    ]

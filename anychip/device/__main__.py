@@ -105,6 +105,7 @@ class Session:
             meta["refused"] = {"bytes": self.runtime.refused_bytes, "of_bytes": self.runtime.chip.memory_bytes}
         if self.failure:
             meta["failure"] = self.failure
+            meta["last_said"] = "" if self.short_of_memory else self.runtime.driver.values.last_said()
         if self.failed_at is not None:
             meta["failed_at"] = [self.failed_at.file, self.failed_at.line]
         self.smi.note_questions()
@@ -143,7 +144,6 @@ class Session:
         only_calls = self.config["calls"] or (steps.done_calls and not steps.complete)
         if values.made_up is None or values.has_alternated or only_calls or steps.complete >= steps.steps:
             return
-        place, answer = values.made_up
         done = (
             f"after {steps.complete} of {several(steps.steps, 'step')}"
             if steps.complete
@@ -151,8 +151,7 @@ class Session:
         )
         enough = f", or --steps {steps.complete}" if steps.complete > 1 else ""
         self.runtime.recorder.warn(
-            f"The program ended by itself {done}. The last value that it read of the chip was {answer}, at {place.text}; values are "
-            "made up where numbers decide them (docs/values.md). If that ended it, as a tolerance or early stopping does, give it "
+            f"The program ended by itself {done}. {values.last_said()} If that ended it, as a tolerance or early stopping does, give it "
             f"more patience{enough}."
         )
 

@@ -362,5 +362,8 @@ def _what(how: Failure, program: Program) -> Iterator[str]:
     where = ", ".join(text for text in (f"rank {how.rank}" if program.world_size > 1 else "", how.place) if text)
     if (how.error or where) and not how.of_bytes:
         yield (how.error or f"exit code {how.exit_code}") + (f" ({where})" if where else "")
+        failed = next((one for one in program.ranks if how.rank in one.members), program)
+        if said := failed.meta.get("last_said"):
+            yield f"{said} If what failed is a check of values, that may be why."
     if HOST_ALLOCATOR in how.error or how.error.startswith("MemoryError"):
         yield HOST_IS_FULL[0].upper() + HOST_IS_FULL[1:]

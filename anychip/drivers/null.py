@@ -1,6 +1,7 @@
 """The driver that forecasts: no data, a tape, and a virtual clock that reads it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -9,7 +10,18 @@ from anychip.drivers.base import Block, Call
 from anychip.drivers.bounds import check as check_indices
 from anychip.drivers.expected import EXPECTED, keep, of
 from anychip.drivers.masks import BOTH, COMPARE, NEGATIONS
-from anychip.drivers.values import FILLS, GUESS, INDEX_LIKE, KEPT, PICKS, SMALL, Values, carried, first_uniform
+from anychip.drivers.values import (
+    FILLS,
+    GUESS,
+    INDEX_LIKE,
+    INTEGERS,
+    KEPT,
+    PICKS,
+    SMALL,
+    Values,
+    carried,
+    first_uniform,
+)  # fmt: skip
 from anychip.record import Kind, word
 from anychip.record.recorder import Recorder, user_place
 
@@ -17,6 +29,8 @@ from anychip.record.recorder import Recorder, user_place
 KEEPERS = frozenset(
     ("_to_copy", "clone", "copy_", "index", "index_select", "gather", "cat", "eq", "ne", *COMPARE, *BOTH, *NEGATIONS)
 )
+ENDS = ("max", "min", "amax", "amin")
+POINTWISE = ("rsub", "floor_divide")  # without torch's tag for it
 UNWRITTEN = ("empty_like", "new_empty", "new_empty_strided")  # what lies there on the host by chance is no value
 NEAR = 0.8  # share of the memory from which on every allocation is tried on PyTorch's own allocator
 
@@ -107,10 +121,12 @@ class NullDriver:
         written = call.mutated + call.outputs
         if self._compute(call, written):
             return
+        call = with_results(call)
         chip = on_chip(call.tensors[1:] if call.name == "copy_" else call.tensors)
-        uniform = self._of_uniform(call, chip, written)
+        uniform = None if call.mutated else self._on_one_element(call, chip, written, INDEX_LIKE, self.values.certain)
         if uniform is None:
             uniform = carried(call.name, first_uniform(self.values, chip), elements_each(call))
+        guess = self._guess(call, chip, written) if uniform is None else None
         expected = EXPECTED.get(call.name, keep)(self.values, call)
         for number, tensor in enumerate(written):
             address = tensor.untyped_storage().data_ptr()
@@ -121,16 +137,29 @@ class NullDriver:
                 self.values.guess[address] = GUESS[call.name]
         for tensor, known in zip(written, expected, strict=False):
             known.tell(self.values, tensor)
+        if guess is not None:
+            self.values.guess[written[0].untyped_storage().data_ptr()] = guess
 
-    def _of_uniform(self, call: Call, chip: list[torch.Tensor], written: list[torch.Tensor]) -> float | None:
-        """A point-wise op on masks and integers that have one value each: it is done on one element."""
-        if torch.Tag.pointwise not in call.op.tags or not chip or call.mutated or len(written) != 1:
+    def _guess(self, call: Call, chip: list[torch.Tensor], written: list[torch.Tensor]) -> int | None:
+        """What follows for few integers from what is made up of others: as if these were read first."""
+        if any(tensor.numel() > SMALL for tensor in written):
             return None
-        if any(one.dtype not in INDEX_LIKE for one in written + chip):
+        if call.name in ENDS and len(written) == 1 and written[0].dtype in INTEGERS:
+            return self.values.guess.get(chip[0].untyped_storage().data_ptr())
+        return self._on_one_element(call, chip, written, INTEGERS, self.values.read_as)
+
+    def _on_one_element(
+        self, call: Call, chip: list[torch.Tensor], written: list[torch.Tensor], dtypes: tuple[torch.dtype, ...],
+        value_of: Callable[[torch.Tensor], float | None],
+    ) -> Any:  # fmt: skip
+        """A point-wise op on masks and integers that have one value each: it is done on one element."""
+        if not (torch.Tag.pointwise in call.op.tags or call.name in POINTWISE) or not chip or len(written) != 1:
+            return None
+        if any(one.dtype not in dtypes for one in written + chip):
             return None
         stand_ins: dict[int, torch.Tensor] = {}
         for tensor in chip:
-            value = self.values.certain(tensor)
+            value = value_of(tensor)
             if value is None:
                 return None
             stand_ins[id(tensor)] = torch.full((1,) * tensor.dim(), value, dtype=tensor.dtype, device="cpu")
@@ -258,6 +287,12 @@ class NullDriver:
 
 def on_chip(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     return [tensor for tensor in tensors if tensor.device.type not in ("cpu", "meta")]
+
+
+def with_results(call: Call) -> Call:
+    """A call that was given tensors for its results (`out=`): they are these, as new ones would be."""
+    is_given = call.mutated and not call.outputs and not call.name.endswith("_")
+    return replace(call, outputs=call.mutated, mutated=[]) if is_given else call
 
 
 def elements_each(call: Call) -> int:

@@ -29,7 +29,8 @@ SMALL = 256  # elements: larger tensors carry no values
 # But integers and masks of up to so many elements, as they came from the host: libraries send lists of indices to the
 # chip and read them back (DDP its buckets), and a mask of the host's decides shapes.
 KEPT = 1 << 16
-INDEX_LIKE = (torch.bool, torch.int64, torch.int32, torch.uint8)
+INTEGERS = (torch.int64, torch.int32, torch.uint8)
+INDEX_LIKE = (torch.bool, *INTEGERS)
 
 # base name of an op -> the value that its result is taken to be filled with
 UNIFORM: dict[str, float] = {
@@ -60,7 +61,15 @@ CARRY: dict[str, Callable[[float, int], float]] = {
 PICKS = frozenset({"multinomial", "argmax"})  # a loop in which one of these is called writes a text, token by token
 SAMPLE = 1024  # integers of the host that are kept of a larger tensor, to know how they are distributed
 LOOP_READS = 200  # reads of one boolean at one line before it alternates, in a loop that may wait for it
+NUMBER_READS = 1_000  # of one floating-point number, before it is read as another: `while error > tolerance`
+NUMBERS = (1.0, 1e-30, 1e30)  # what one is read as; not 0, by which programs divide
 OTHER_READS = 10_000  # elsewhere: `if norm > bound` for each parameter of a model ends by itself, and so does a text by its length
+
+
+NOT_COMPUTED = (
+    "How often it runs depends on numbers, which are not computed (docs/values.md): figures per step or call hold, those of the whole run "
+    "do not."
+)
 
 
 class Source(NamedTuple):
@@ -102,6 +111,9 @@ class Values:
         # The largest share of the elements that can be one of these: of k different ones 1/k.
         self.most: dict[int, float] = {}
         self.reads: Counter[tuple[str, int]] = Counter()
+        self.numbers: dict[
+            tuple[str, int], int
+        ] = {}  # line that waits for a number -> how often it was given another one
         self.picked = 0  # calls of PICKS so far
         self.picked_at: dict[tuple[str, int], int] = {}  # the same at the last read at a line
         self.went_on: dict[
@@ -201,6 +213,13 @@ class Values:
             uniform = least.item()
         return float(bool(uniform)) if tensor.dtype == torch.bool else uniform
 
+    def read_as(self, tensor: torch.Tensor) -> float | None:
+        """What each element of some integers is read as, as far as that is one value; None where they have values of their own."""
+        value = self.certain(tensor)
+        if value is not None or self.alias(tensor) is not None:
+            return value
+        return self.guess.get(tensor.untyped_storage().data_ptr(), 1)
+
     def plausible(self, tensor: torch.Tensor) -> float | int | bool:
         """One element's value for a tensor without real values."""
         uniform = self.uniform.get(tensor.untyped_storage().data_ptr())
@@ -211,9 +230,19 @@ class Values:
         self.made_up = place, value
         return value
 
+    def last_said(self) -> str:
+        """What a program that ended was told last, if it was anything that nobody knows."""
+        if self.made_up is None:
+            return ""
+        place, answer = self.made_up
+        return (
+            f"The last value that it read of the chip was {answer}, at {place.text}; values are made up where numbers decide them "
+            "(docs/values.md)."
+        )
+
     def _constant(self, tensor: torch.Tensor, place: Place) -> float | int | bool:
         if tensor.dtype.is_floating_point:
-            return 1.0
+            return self._number(place) if tensor.numel() == 1 else NUMBERS[0]
         guess = self.guess.get(tensor.untyped_storage().data_ptr())
         if tensor.dtype != torch.bool:
             return 1 if guess is None else guess
@@ -235,10 +264,27 @@ class Values:
             self.has_alternated = True
             self.warn(
                 f"{place.text}: a condition on values of the chip was answered {bool(guess)} {limit:,} times, then {not guess} "
-                "every other time, so that a loop that waits for that ends. How often it runs depends on numbers, which are not "
-                "computed (docs/values.md): figures per step or call hold, those of the whole run do not."
+                f"every other time, so that a loop that waits for that ends. {NOT_COMPUTED}"
             )
         return bool(guess) ^ (count >= limit and bool(count % 2))
+
+    def _number(self, place: Place) -> float:
+        """One number is read as the same until a loop that may wait for another one, as for an error to fall, has gone round often. It is
+        given one twice as long each time, so that a step that it scaled down meanwhile grows again."""
+        at = place.file, place.line
+        changes = self.numbers.get(at, 0)
+        if waits_for()[0] in (Around.WHILE, Around.ENDLESS):
+            self.reads[at] += 1
+            if self.reads[at] > NUMBER_READS << changes:
+                self.reads[at], self.numbers[at] = 1, changes + 1
+                if not changes:
+                    self.has_alternated = True
+                    self.warn(
+                        f"{place.text}: a number of the chip was read as {NUMBERS[0]} {NUMBER_READS:,} times and as another from then on "
+                        f"({NUMBERS[1]}, {NUMBERS[2]}), so that a loop that waits for one ends. What it keeps for a backward "
+                        f"until then is in the peak. {NOT_COMPUTED}"
+                    )
+        return NUMBERS[self.numbers.get(at, 0) % len(NUMBERS)]
 
     def has_gone_round(self, wanted: Wanted, place: Place) -> bool:
         """Whether a `while` of whose condition nothing says that it goes on has gone on when it was last asked: it does so once."""

@@ -139,6 +139,8 @@ def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int6
     that a program packs itself the rows are."""
     tokens, samples = _batch(ops, called, ordered)
     given = next((timed[index] for index in called.tolist() if index in timed), None)
+    if given and given.number == tokens == samples and given.length > 1:
+        return 0, samples  # one number for each, beside which the sequence is of something else: classes of pictures
     if given and given.packed and not tokens and samples in (1, given.packed):
         return tokens, given.number
     if given and samples and samples in (given.number * given.length, given.length if given.time_first else 0):
@@ -149,7 +151,8 @@ def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int6
 def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple[int, int]:
     """The same, by the shapes of what is first. A product gets all dimensions of its input but the last as one;
     how many of these are samples is seen of what is no product: the ops before it, else the next of as many rows. A product
-    with a vector counts where nothing else is there: most are of a weight, whose norm is estimated before it is used (spectral_norm).
+    with a vector, or of two square matrices, counts where nothing else is there: most are of a weight, whose norm is estimated before it is
+    used (spectral_norm), or which is made of its factors.
     Batches that are joined on the way, as pairs of pictures for one encoder, are one batch."""
     tokens = samples = rows = 0
     joined: dict[tuple[int, ...], int] = {}  # shapes of what was joined of equal batches, and of how many
@@ -171,8 +174,8 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
         if samples and not flat:
             continue  # of what is left only an embedding counts
         kind = work(op).kind
-        if name in OF_VECTORS:
-            rows = rows or op.args[0].shape[0]
+        if name in OF_VECTORS or (kind == "gemm" and _of_squares(op)):
+            rows = rows or op.tensors[-1].shape[0]
         elif kind not in ("gemm", "grouped", "conv", "rnn") and not op.kwarg("reduced"):
             tensors = [tensor for tensor in (*op.tensors, *op.outputs) if len(tensor.shape) > 1]
             joined |= _joined(op, name)
@@ -191,6 +194,11 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
             flat = isinstance(data, TensorMeta) and len(data.shape) == 2 and samples not in leading
             samples = leading.get(samples, samples)
     return tokens, samples or rows
+
+
+def _of_squares(op: Op) -> bool:
+    matrices = {tensor.shape for tensor in op.tensors if len(tensor.shape) > 1}
+    return len(matrices) == 1 and all(len(shape) == 2 and shape[0] == shape[1] for shape in matrices)
 
 
 def _joined(op: Op, name: str) -> dict[tuple[int, ...], int]:

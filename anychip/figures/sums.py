@@ -126,6 +126,11 @@ def before_training(timeline: Timeline) -> tuple[int, float]:
     return calls, _inference_s(timeline, slice(0, int(np.searchsorted(timeline.position, first))), marks)
 
 
+def after_calls_s(timeline: Timeline, window: Window) -> float:
+    """The chip's busy seconds after the last call that figures are of."""
+    return float(timeline.duration_s[int(np.searchsorted(timeline.position, window.end)) :].sum())
+
+
 def _inference_s(timeline: Timeline, inside: slice, marks: Marks) -> float:
     return float(timeline.duration_s[inside][_without_gradients(timeline, inside, marks)].sum())
 

@@ -34,7 +34,9 @@ def loop_around(frame: FrameType | None) -> Around:
             # (Of those around a line the innermost begins last.)
             ends = whiles and isinstance(max(whiles, key=lambda one: one.lineno).test, ast.Constant)
             return Around.ENDLESS if ends else Around.WHILE
-        frame = frame.f_back
+        # (What runs the program is none of its loops.)
+        is_whole = frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__"
+        frame = None if is_whole else frame.f_back
     return Around.NONE
 
 

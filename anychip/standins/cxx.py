@@ -122,7 +122,7 @@ def _call(text: str, function: str, args: Sequence[Any], depth: int) -> Any:
     sources: dict[str, str] = {}
     result = None
     for statement in re.split(r";", definition.body):
-        assigned = re.search(r"(?:^|[\s*&])(\w+)\s*=(?!=)\s*(.+)$", statement, re.S)
+        assigned = re.search(r"(?:^|[\s*&])(\w+(?:\.\w+)?)\s*=(?!=)\s*(.+)$", statement, re.S)
         constructed = re.search(r"\bTensor\s+(\w+)\((.+)\)\s*$", statement, re.S)
         given = re.search(r"\breturn\b(.+)$", statement, re.S)
         if given is not None:
@@ -141,14 +141,14 @@ def _expression(text: str) -> ast.expr:
     text = re.sub(r"\b(?:make_tuple|IntArrayRef|move)\s*(?=\()", "", text)
     text = text.replace("{", "[").replace("}", "]").replace("->", ".").replace("::", "__")
     try:
-        return ast.parse(text.strip(), mode="eval").body
+        return ast.parse(" ".join(text.split()), mode="eval").body  # lines end where C++ likes
     except SyntaxError:
         raise Unknown(text) from None
 
 
 @dataclass
 class _Reader:
-    """Evaluates expressions over tensors and integers. sources: local variables that were not needed yet."""
+    """Evaluates expressions over tensors and integers. sources: local variables, and members of structs, that were not needed yet."""
 
     text: str
     scope: dict[str, Any]
@@ -161,6 +161,8 @@ class _Reader:
                 return value
             case ast.Name(id=name):
                 return self._name(name)
+            case ast.Attribute(value=ast.Name(id=struct), attr=member):
+                return self._name(f"{struct}.{member}")
             case ast.List(elts=parts) | ast.Tuple(elts=parts):
                 return [self.value(one) for one in parts]
             case ast.UnaryOp(op=ast.USub(), operand=operand):

@@ -79,6 +79,7 @@ LIBRARIES: dict[str, Library] = {
     "grouped_gemm": Library(
         "grouped_gemm", "its products are priced as torch's", serves=(*TRAINERS, "megablocks"), native=True
     ),
+    "adam_atan2": Library("adam_atan2", "its optimizer is priced by FLOP and bytes as a fused one", native=True),
     "deepspeed": Library("deepspeed", "its fused optimizers are priced as torch's"),
     "triton": Library("triton", "its kernels are priced by the bytes of their tensors", tells=False),
     "cupy": Library("cupy", "its raw kernels are priced by the bytes of their tensors", tells=False, native=True),

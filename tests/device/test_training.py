@@ -274,6 +274,40 @@ def test_lbfgs_takes_all_of_its_iterations(search: str, evaluations: int) -> Non
     assert any("all 10 iterations" in one for one in program.meta["warnings"])
 
 
+def test_an_optimizer_of_the_programs_own_takes_all_of_its_iterations_too() -> None:
+    """pykan brings an LBFGS that is written after torch's: its steps were of one iteration, and nothing said so."""
+    program, out = run("""
+        import torch
+        from torch.optim.lbfgs import _strong_wolfe as written_after
+        def _strong_wolfe(*args):
+            return written_after(*args)
+        class Descent(torch.optim.Optimizer):
+            def __init__(self, params):
+                super().__init__(params, dict(max_iter=7, tolerance_grad=1e-7, tolerance_change=1e-9))
+            def step(self, closure):
+                group = self.param_groups[0]
+                for _ in range(group["max_iter"]):
+                    closure()
+                    gradient = w.grad.flatten().clone()
+                    if gradient.abs().max() <= group["tolerance_grad"] or gradient.dot(-gradient) > -group["tolerance_change"]:
+                        break
+                    tries.append(_strong_wolfe(lambda *_: (1.0, gradient), w, 1.0, -gradient, 1.0, gradient, -1.0)[-1])
+        w, tries, out = torch.zeros(5, 1, device="cuda", requires_grad=True), [], []
+        optimizer = Descent([w])
+        def closure():
+            out[-1] += 1
+            w.grad = None
+            w.square().mean().backward()
+        for _ in range(3):
+            out.append(0)
+            optimizer.step(closure)
+        out += [max(tries), optimizer.param_groups[0]["tolerance_grad"]]
+    """)
+    assert out == [7, 7, 7, 1, 1e-7]
+    (said,) = [one for one in program.meta["warnings"] if "all 7 iterations" in one]
+    assert said.startswith("Each step of Descent")
+
+
 def test_a_process_that_the_program_starts_may_be_what_trains() -> None:
     """Hogwild: the program itself only waits, and then evaluates, which was forecast instead, without a word."""
     program, _ = run("""

@@ -334,6 +334,13 @@ std::vector<at::Tensor> lltm_cuda_forward(at::Tensor input, at::Tensor weights) 
     return {gates, count, at::empty_like(input)};
 }
 std::vector<at::Tensor> lltm_forward(at::Tensor input, at::Tensor weights) { return lltm_cuda_forward(input, weights); }
+at::Tensor resampled(at::Tensor x, at::Tensor f, int up) {
+    Parameters p;
+    p.height = x.size(1);
+    p.out = (p.height * up - f.size(0) + 1) /
+            2;
+    return at::empty({x.size(0), p.out}, x.options());
+}
 void fill(at::Tensor x) { }
 at::Tensor magic(at::Tensor x) { return x.index({0}); }
 """
@@ -347,6 +354,8 @@ def test_results_are_read_from_cpp() -> None:
     assert returned(CXX, "lltm_forward", (x, torch.empty(9, 2))) == [
         Shape((4, 3, 3), torch.float16), Shape((4, 10), torch.int32), Shape((4, 10), torch.float32)
     ]  # fmt: skip
+    # sizes in a struct, which the kernel is given (StyleGAN 2's resampling): (10 * 3 - 3 + 1) / 2 = 14
+    assert returned(CXX, "resampled", (x, f, 3)) == Shape((4, 14), torch.float32)
     assert returned(CXX, "fill", (x,)) is None
     last = torch.empty(1, 8, 4, 4).contiguous(memory_format=torch.channels_last)
     same = "Tensor f(Tensor x) { return torch::empty({2, 8, 4, 4}, x.options(), x.suggest_memory_format()); }"

@@ -74,11 +74,28 @@ def test_fused_optimizers_are_one_launch_a_step(libraries: Recorded) -> None:
     assert libraries.count("custom.apex.multi_tensor_novograd") == 2
 
 
+def test_an_optimizer_without_an_epsilon_is_one_op_a_step(libraries: Recorded) -> None:
+    """HRM's and TinyRecursiveModels' programs ended where they imported it: its kernel is built with CUDA's compiler alone."""
+    # 107 * 100 elements: parameter and both moments read and written, the gradient read; the step's number read and written
+    n = 107 * 100
+    task = libraries.work("custom.adam_atan2.adam_atan2")
+    assert (task.bytes_moved, task.flop) == (7 * 4 * n + 2 * 4, 16 * n)
+    assert libraries.count("custom.adam_atan2.adam_atan2") == 2
+    assert libraries.said["optimizer 7"] == [True, 1]
+
+
 def test_eight_bit_adam_moves_a_byte_of_state_per_element(libraries: Recorded) -> None:
     # 105 * 100 elements: parameter read and written (8 bytes), gradient (4), two bytes of state read and written (4),
     # two scales of 4 bytes per 256 elements (42 blocks) read and written
     n, blocks = 105 * 100, 42
     assert libraries.work("custom.bitsandbytes.optimizer_8bit").bytes_moved == n * (8 + 4 + 4) + blocks * 2 * 8
+
+
+def test_an_optimizer_of_the_librarys_parts_has_its_kernel(libraries: Recorded) -> None:
+    """GaLore's package ended where it imported these, whichever of its optimizers was asked for."""
+    assert libraries.said["optimizer 8"] == [True, 1]
+    moved = [op.tensors[0].numel for op in libraries.program.ops if op.name == "custom.bitsandbytes.optimizer_32bit"]
+    assert sorted(moved) == [106 * 100, 108 * 100]
 
 
 def test_a_layer_of_eight_bits_has_the_state_that_adapters_read(libraries: Recorded) -> None:

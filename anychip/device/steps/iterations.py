@@ -1,4 +1,4 @@
-"""Optimizers that iterate in a step until a tolerance is met: torch's LBFGS.
+"""Optimizers that iterate in a step until a tolerance is met: torch's LBFGS, and those that are written after it (pykan's).
 
 Values of a virtual chip do not change, so that such a step would end in its first iteration. Here it takes all that it
 may, as it does on a real chip until training has converged, and a line search takes its first try.
@@ -11,39 +11,44 @@ from sys import modules
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 NEVER = dict.fromkeys(("tolerance_grad", "tolerance_change"), -inf)
 
 
 def install(warn: Callable[[str], None]) -> None:
-    original = torch.optim.LBFGS.step
     said: set[str] = set()
+    kept: dict[int, dict[str, float]] = {}  # id of an optimizer that steps -> its tolerances
 
-    @wraps(original)
-    def step(self: torch.optim.LBFGS, closure: Callable[[], Any]) -> Any:
-        group = self.param_groups[0]
-        if all(one.device.type == "cpu" for one in group["params"]):
-            return original(self, closure)
-        text = told(group["max_iter"], bool(group["line_search_fn"]))
+    def before(optimizer: Any, _args: Any, _options: Any) -> None:
+        group = optimizer.param_groups[0]
+        if not group.keys() >= {*NEVER, "max_iter"} or all(one.device.type == "cpu" for one in group["params"]):
+            return
+        text = told(type(optimizer).__name__, group["max_iter"], bool(group.get("line_search_fn")))
         if text not in said:
             said.add(text)
             warn(text)
-        kept = {name: group[name] for name in NEVER}
+        _search_once(modules[type(optimizer).__module__])
+        kept.setdefault(id(optimizer), {name: group[name] for name in NEVER})
         group.update(NEVER)
-        try:
-            return original(self, closure)
-        finally:
-            group.update(kept)
 
-    torch.optim.LBFGS.step = step  # type: ignore[method-assign,assignment]
-    module: Any = modules[original.__module__]  # torch.optim deletes the name
-    if hasattr(module, "_strong_wolfe"):
-        module._strong_wolfe = _on_chips(module._strong_wolfe)
+    def after(optimizer: Any, _args: Any, _options: Any) -> None:
+        optimizer.param_groups[0].update(kept.pop(id(optimizer), {}))
+
+    register_optimizer_step_pre_hook(before)
+    register_optimizer_step_post_hook(after)
 
 
-def told(iterations: int, searches: bool) -> str:
+def _search_once(module: Any) -> None:
+    """The line search beside an optimizer takes its first try."""
+    search = getattr(module, "_strong_wolfe", None)
+    if search is not None and not hasattr(search, "__wrapped__"):
+        module._strong_wolfe = _on_chips(search)
+
+
+def told(name: str, iterations: int, searches: bool) -> str:
     return (
-        f"Each step of LBFGS is of all {iterations} iterations that it may take{', each with one try of its line search' if searches else ''}: "
+        f"Each step of {name} is of all {iterations} iterations that it may take{', each with one try of its line search' if searches else ''}: "
         "values decide when it is done (docs/values.md). A step that has converged takes fewer, a line search may take more tries."
     )
 

@@ -23,8 +23,8 @@ SMALLEST = 4096  # smaller parameters keep 32-bit state
 
 
 class BlockwiseOptimizer(torch.optim.Optimizer):
-    """One kernel per parameter. states: how many state tensors an element has; bits: their size. Raises RuntimeError for
-    parameters on the CPU."""
+    """One kernel per parameter. states: how many state tensors an element has; bits: their size. Its parts have the library's
+    names, for optimizers that are made of these (GaLore's). Raises RuntimeError for parameters on the CPU."""
 
     states = 2
     flop = 14
@@ -32,9 +32,9 @@ class BlockwiseOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Any, lr: float = 1e-3, betas: Any = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0,
                  amsgrad: bool = False, optim_bits: int | None = None, args: Any = None, min_8bit_size: int = SMALLEST,
-                 **options: Any) -> None:  # fmt: skip
+                 *_options: Any, is_paged: bool = False, **options: Any) -> None:  # fmt: skip
         self.state_bits = optim_bits if optim_bits is not None and self.bits == 32 else self.bits
-        self.smallest = min_8bit_size
+        self.smallest, self.is_paged, self.initialized = min_8bit_size, is_paged, True
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, **options})
 
     @torch.no_grad()
@@ -43,24 +43,27 @@ class BlockwiseOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for one in group["params"]:
-                if one.grad is not None:
-                    self._update(one)
+        for number, group in enumerate(self.param_groups):
+            for at, one in enumerate(group["params"]):
+                if one.grad is None:
+                    continue
+                if "state1" not in self.state[one]:
+                    self.init_state(group, one, number, at)
+                self.update_step(group, one, number, at)
         return loss
 
-    def _update(self, parameter: Tensor) -> None:
+    def update_step(self, group: Any, parameter: Tensor, gindex: int, pindex: int) -> None:
         if not recording.any_on_chip([parameter]):
             raise RuntimeError("bitsandbytes' optimizers work on parameters on the chip, and this one is on the CPU")
         state = self.state[parameter]
-        if not state:
-            self._begin(parameter, state)
+        state["step"] += 1
         tensors = [one for one in state.values() if isinstance(one, Tensor)]
         flop = self.flop * parameter.numel()
         name = f"custom.bitsandbytes.optimizer_{self.state_bits}bit"
         recording.launch(name, (parameter, parameter.grad, *tensors), (), [parameter, *tensors], (("flop", flop),))
 
-    def _begin(self, parameter: Tensor, state: dict[str, Any]) -> None:
+    def init_state(self, group: Any, parameter: Tensor, gindex: int, pindex: int) -> None:
+        state = self.state[parameter]
         small = self.state_bits == 32 or parameter.numel() < self.smallest
         for n in range(1, self.states + 1):
             dtype = torch.float32 if small else torch.uint8
@@ -70,9 +73,22 @@ class BlockwiseOptimizer(torch.optim.Optimizer):
                 state[f"absmax{n}"] = torch.zeros(blocks, dtype=torch.float32, device=parameter.device)
         state["step"] = 0
 
+    def prefetch_state(self, parameter: Tensor) -> None:
+        """Of a paged one; its pages are on the chip here."""
+
 
 class _OneState(BlockwiseOptimizer):
     states, flop = 1, 6
+
+
+def _base(name: str, of: type[BlockwiseOptimizer]) -> type[BlockwiseOptimizer]:
+    """What the library's own optimizers are made of: it is told which one it is, and is of 32 bits unless told otherwise."""
+
+    def begin(self: Any, _optimizer_name: str, params: Any, lr: float = 1e-3, betas: Any = (0.9, 0.999), eps: float = 1e-8,
+              weight_decay: float = 0.0, optim_bits: int = 32, *rest: Any, **options: Any) -> None:  # fmt: skip
+        of.__init__(self, params, lr, betas, eps, weight_decay, False, optim_bits, *rest, **options)
+
+    return type(name, (of,), {"bits": 32, "__init__": begin})
 
 
 def _optimizer(name: str, base: type[BlockwiseOptimizer], bits: int) -> type[BlockwiseOptimizer]:
@@ -395,6 +411,10 @@ MODULES: dict[str, dict[str, Any]] = {
     },
     "bitsandbytes.autograd._functions": {"MatMul4Bit": MatMul4Bit, "MatmulLtState": MatmulLtState},
     "bitsandbytes.optim": {**_OPTIMIZERS, "GlobalOptimManager": GlobalOptimManager},
+    "bitsandbytes.optim.optimizer": {
+        "Optimizer2State": _base("Optimizer2State", BlockwiseOptimizer),
+        "Optimizer1State": _base("Optimizer1State", _OneState),
+    },
     "bitsandbytes.nn": _NN,
     "bitsandbytes.nn.modules": _NN,
     "bitsandbytes.functional": _FUNCTIONAL,

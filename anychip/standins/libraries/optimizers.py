@@ -1,4 +1,4 @@
-"""Fused optimizers of apex and DeepSpeed, by torch's own fused ones; LAMB, NovoGrad and Lion as one op over all tensors."""
+"""Fused optimizers of apex, DeepSpeed and others, by torch's own fused ones; LAMB, NovoGrad, Lion and Adam-atan2 as one op over all tensors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,11 +35,13 @@ class FusedAdagrad(torch.optim.Adagrad):
 
 class ListOptimizer(torch.optim.Optimizer):
     """An optimizer whose update is one op over all tensors of a dtype. flop: per element. state: names of the per-element
-    state; scalars: names of the state with one number per tensor. Raises RuntimeError for parameters on the CPU."""
+    state, of its dtype (None: the parameter's); scalars: names of the state with one number per tensor. Raises RuntimeError for
+    parameters on the CPU."""
 
     op = ""
     flop = 0
     state_names: tuple[str, ...] = ()
+    state_dtype: torch.dtype | None = torch.float32
     scalar_names: tuple[str, ...] = ()
     needs_norm = False
 
@@ -74,7 +76,7 @@ class ListOptimizer(torch.optim.Optimizer):
         state = self.state[parameter]
         if name not in state:
             scalar = name in self.scalar_names
-            state[name] = parameter.new_zeros(()) if scalar else torch.zeros_like(parameter, dtype=torch.float32)
+            state[name] = parameter.new_zeros(()) if scalar else torch.zeros_like(parameter, dtype=self.state_dtype)
         found: torch.Tensor = state[name]
         return found
 
@@ -105,4 +107,16 @@ class FusedLion(ListOptimizer):
 
     def __init__(self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0,
                  **options: Any) -> None:  # fmt: skip
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+
+class AdamATan2(ListOptimizer):
+    """An Adam without an epsilon: the arc tangent of the moments is what it steps by, which is taken as four operations. A counter of
+    steps for each parameter is on the chip."""
+
+    op, flop, state_names, state_dtype = "adam_atan2.adam_atan2", 16, ("exp_avg", "exp_avg_sq"), None
+    scalar_names = ("step",)
+
+    def __init__(self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 weight_decay: float = 1e-2) -> None:  # fmt: skip
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})

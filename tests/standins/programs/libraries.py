@@ -9,10 +9,12 @@ import bitsandbytes as bnb
 import flash_attn_interface as flash_attn_3
 import torch
 import transformer_engine.pytorch as te
+from adam_atan2 import AdamATan2
 from apex import amp
 from apex.multi_tensor_apply import multi_tensor_applier
 from apex.normalization import FusedLayerNorm, FusedRMSNorm, MixedFusedLayerNorm
 from apex.optimizers import FusedAdam, FusedLAMB, FusedNovoGrad, FusedSGD
+from bitsandbytes.optim.optimizer import Optimizer2State
 from deepspeed.ops.adam import FusedAdam as DeepSpeedAdam
 from flash_attn import flash_attn_func, flash_attn_qkvpacked_func, flash_attn_varlen_func
 from flash_attn.layers.rotary import apply_rotary_emb
@@ -73,9 +75,16 @@ def xformers() -> None:
 
 
 def optimizers() -> None:
-    for number, make in enumerate(
-        (FusedAdam, FusedLAMB, FusedSGD, FusedNovoGrad, DeepSpeedAdam, bnb.optim.AdamW8bit, bnb.optim.PagedAdamW32bit)
-    ):
+    made = [
+        FusedAdam,
+        FusedLAMB,
+        FusedSGD,
+        FusedNovoGrad,
+        DeepSpeedAdam,
+        bnb.optim.AdamW8bit,
+        bnb.optim.PagedAdamW32bit,
+    ]
+    for number, make in enumerate((*made, AdamATan2, InPieces)):
         layer = nn.Linear(100, 100 + number, bias=False).cuda()  # 10,000 elements and some: above 4,096
         optimizer = make(layer.parameters(), lr=1e-3)
         for _ in range(2):
@@ -83,6 +92,28 @@ def optimizers() -> None:
             layer(new(4, 100, dtype=torch.float32)).sum().backward()
             optimizer.step()
         said[f"optimizer {number}"] = [isinstance(optimizer, torch.optim.Optimizer), len(optimizer.state)]
+
+
+class InPieces(Optimizer2State):
+    """Written of the library's parts, as GaLore's is."""
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, args=None, min_8bit_size=4096):
+        super().__init__(
+            "adam", params, lr, betas, eps, weight_decay, 32, args, min_8bit_size, 100, True, is_paged=False
+        )
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        if not self.initialized:
+            self.check_overrides()
+            self.to_gpu()
+        for gindex, group in enumerate(self.param_groups):
+            for pindex, p in enumerate(group["params"]):
+                if "state1" not in self.state[p]:
+                    self.init_state(group, p, gindex, pindex)
+                self.prefetch_state(p)
+                self.update_step(group, p, gindex, pindex)
+        assert not self.is_paged
 
 
 def apex() -> None:

@@ -14,7 +14,7 @@ from anychip.record.failure import failure_of
 from anychip.units import memory
 
 SHOWN = 6
-TOWARDS = ("send", "reduce", "gather")  # the rank that is named; from it the others
+TOWARDS = ("send", "reduce", "gather", "gather_object")  # the rank that is named; from it the others
 
 
 def ranks_text(members: Sequence[int]) -> str:
@@ -43,6 +43,7 @@ def call_text(call: Collective, program: Program) -> str:
     other = call.peer if call.peer is not None else call.root
     way = "to" if call.kind in TOWARDS else "from"
     where = f" {way} rank {other}" if other is not None else " from any rank" if call.kind == "recv" else ""
+    where += f" with tag {call.tag}" if call.tag else ""
     several = sum(other.ranks == group.ranks for other in program.groups) > 1
     which = f"; number {group.copy + 1} of their groups" if several else ""
     return f"{call.kind}{size}{where} in group{axis} ({ranks_text(group.ranks)}{which})"

@@ -11,7 +11,7 @@ class, receiving class); a class that was split off (a slow node) goes along wit
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -83,9 +83,10 @@ def match(programs: Sequence[Program], calls: Sequence[Mapping[int, Collective]]
             if call.kind in POINT_TO_POINT:
                 assert call.peer is not None
                 ends = (origin[index], origin[int(class_of[call.peer])])
-                channels.add(op, index, call.kind, root, ends if call.kind == "send" else ends[::-1], int(counts[op]))
+                ends = ends if call.kind == "send" else ends[::-1]
+                channels.add(op, index, call.kind, _Line(root, ends, call.host, call.tag), int(counts[op]))
                 continue
-            at = rendezvous.at(root, "")
+            at = rendezvous.at(root, call.host)
             at.size = max(at.size, len(program.groups[call.group].ranks))
             found[index][op] = Meeting(at, (index, "all"))
     for (index, op), meeting in channels.meetings().items():
@@ -96,7 +97,7 @@ def match(programs: Sequence[Program], calls: Sequence[Mapping[int, Collective]]
         theirs = class_of[list(programs[index].groups[group].ranks)]
         members.setdefault(root, set()).update((index, *theirs.tolist()))
     for (root, channel), at in rendezvous.known.items():
-        if not channel:
+        if not isinstance(channel, _Line):
             at.parties = {(index, "all") for index in members[root]}
     return found
 
@@ -146,8 +147,17 @@ def _with_sources(index: int, programs: Sequence[Program], calls: Mapping[int, C
     return replace(program, ops=ops, tape=tape), wanted
 
 
+class _Line(NamedTuple):
+    """What sends and receives that meet have in common. ends: the classes that send and receive. A chip's know no tags."""
+
+    root: Node
+    ends: tuple[int, int]
+    host: bool
+    tag: int
+
+
 class _Table:
-    """Rendezvous by group and channel."""
+    """Rendezvous by group and channel: of a group's collectives between chips, of those between hosts, or a line."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[Node, object], Rendezvous] = {}
@@ -199,8 +209,7 @@ def _classes_in(group: Group, class_of: npt.NDArray[np.int64]) -> list[int]:
 class _Channel:
     """Sends from one class to another within a group. counts: sends and receives that were recorded of it."""
 
-    root: Node
-    ends: tuple[int, int]
+    line: _Line
     counts: dict[str, int] = field(default_factory=lambda: {"send": 0, "recv": 0})
     ops: list[tuple[int, int, str]] = field(default_factory=list)
 
@@ -209,11 +218,10 @@ class _Channels:
     def __init__(self, table: _Table, origin: Sequence[int]) -> None:
         self.table = table
         self.first = {number: index for index, number in reversed(list(enumerate(origin)))}
-        self.known: dict[tuple[Node, tuple[int, int]], _Channel] = {}
+        self.known: dict[_Line, _Channel] = {}
 
-    def add(self, op: int, index: int, kind: str, root: Node, ends: tuple[int, int], count: int) -> None:
-        """ends: the classes that send and receive."""
-        channel = self.known.setdefault((root, ends), _Channel(root, ends))
+    def add(self, op: int, index: int, kind: str, line: _Line, count: int) -> None:
+        channel = self.known.setdefault(line, _Channel(line))
         channel.counts[kind] += count
         channel.ops.append((index, op, kind))
 
@@ -221,8 +229,8 @@ class _Channels:
         found: dict[tuple[int, int], Meeting] = {}
         for channel in self.known.values():
             main = self._main(channel)
-            at = self.table.at(main.root, main.ends)
-            for end, kind in zip(main.ends, POINT_TO_POINT, strict=True):
+            at = self.table.at(main.line.root, main.line)
+            for end, kind in zip(main.line.ends, POINT_TO_POINT, strict=True):
                 if not main.counts[kind]:
                     at.parties.add((self.first[end], kind))  # it never comes
             for index, op, kind in channel.ops:
@@ -239,7 +247,8 @@ class _Channels:
             other
             for other in self.known.values()
             if other is not channel
-            and other.ends[end] == channel.ends[end]
+            and other.line[2:] == channel.line[2:]
+            and other.line.ends[end] == channel.line.ends[end]
             and other.counts[missing] == channel.counts[kind]
         ]
-        return max(fitting, key=lambda other: other.root == channel.root, default=channel)
+        return max(fitting, key=lambda other: other.line.root == channel.line.root, default=channel)

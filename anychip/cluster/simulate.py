@@ -207,7 +207,10 @@ def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabri
         prices.body_s[index], prices.floors_s[index] = cost.time_s, 0.0
         prices.kernels[index], prices.blocks[index] = 1, False
         prices.evidence[index], prices.limit[index] = EVIDENCE.index(cost.evidence), LIMITS.index("network")
-        taken.wire[index], taken.moved_bytes[index], taken.cores[index] = True, cost.memory_bytes, cost.cores
+        taken.wire[index] = True
+        if call.host:  # it takes nothing of the chip
+            continue
+        taken.moved_bytes[index], taken.cores[index] = cost.memory_bytes, cost.cores
         taken.out[index], taken.into[index] = call.kind != "recv", call.kind != "send"
         if cost.carrying > 0:
             taken.tier[index], taken.carrying[index] = names.index(cost.tier), cost.carrying

@@ -9,7 +9,7 @@ import contextlib
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -78,6 +78,7 @@ class Collectives:
         self._place = -1
         self._batch_start = 0
         self._lines: dict[tuple[Any, ...], int] = {}  # of hosts' collectives, each with a stream of its own
+        self.told_as: str | None = None
         self._told: dict[tuple[int, str], int] = {}  # broadcasts, by group and root
 
     # ------------------------------------------------------------ kernels
@@ -283,18 +284,19 @@ class Collectives:
 
     def _of_all(self, call: Call) -> bool:
         """Small tensors where every rank runs: what each has really travels, but in modules, whose repeated calls a rank leaves
-        out."""
+        out, unless it is told apart (`telling`)."""
+        what = self.told_as if self.told_as is not None else "" if self.runtime.in_module() else call.name
         if (
-            call.name not in SHARED
+            not what
+            or call.name not in SHARED
             or len(call.inputs) != 1
             or call.inputs[0].numel() > SMALL
-            or self.runtime.in_module()
         ):
             return False
         value = self._value(call.inputs[0])
-        each = self.groups.of_each(
-            self.groups.which_of(call.group), None if value is None else value.clone(), call.name
-        )
+        each = self.groups.of_each(self.groups.which_of(call.group), None if value is None else value.clone(), what)
+        if each is None and self.told_as and self.groups.everyone:
+            self.runtime.finish()  # others have done their steps: there is nobody to go along with
         if each is None or any(one is None or one.shape != each[0].shape for one in each):
             return False
         if call.name == "allreduce_":
@@ -312,6 +314,16 @@ class Collectives:
         for output, part in zip(call.outputs, parts, strict=True):
             self._tell(output, part.reshape(output.shape))
         return True
+
+    @contextlib.contextmanager
+    def telling(self, what: str) -> Iterator[None]:
+        """Small values that ranks tell one another meanwhile are counted under a name of their own, as not all stand at the same line; ""
+        are not told."""
+        before, self.told_as = self.told_as, what
+        try:
+            yield
+        finally:
+            self.told_as = before
 
     def _results(self, call: Call, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Outputs and their values before a sum over the ranks; only those whose values are known."""

@@ -7,9 +7,9 @@ import numpy as np
 
 from anychip.cluster.board import Board, Leg
 from anychip.cluster.rank import RankEngine
-from anychip.errors import Deadlock, ProgramFailed
+from anychip.errors import Deadlock, ProgramFailed, Stuck
 from anychip.network import Collective
-from anychip.record import Kind, Program
+from anychip.record import Kind, Place, Program
 from anychip.record.failure import failure_of
 from anychip.units import memory
 
@@ -49,13 +49,10 @@ def call_text(call: Collective, program: Program) -> str:
     return f"{call.kind}{size}{where} in group{axis} ({ranks_text(group.ranks)}{which})"
 
 
-def place_text(program: Program, position: int) -> str:
-    """The line of the user's source that issued the collective at this word of the tape."""
+def place_of(program: Program, position: int) -> Place | None:
+    """The line of the user's source that issued the collective at this word of the tape; None where that is not known."""
     at = np.flatnonzero(program.kinds[: position + 1] == Kind.AT)
-    if not at.size:
-        return "line unknown"
-    place = program.places[int(program.payloads[at[-1]])]
-    return f"{place.file}:{place.line}"
+    return program.places[int(program.payloads[at[-1]])] if at.size else None
 
 
 def complain_of(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg, second: int) -> NoReturn:
@@ -66,17 +63,20 @@ def complain_of(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg,
         "collectives do not match: at the same place in the order of their group,\n  "
         + "\n  ".join(lines)
         + "\nOn real chips the job hangs here or computes nonsense. Every rank of a group has to call the same "
-        "collectives on it, in one order and with fitting sizes." + _how_sure(engines)
+        "collectives on it, in one order and with fitting sizes." + _how_sure(engines),
+        [_stuck(engines[index], leg) for index, leg in ((first, one), (second, other))],
+        is_mismatch=True,
     )
 
 
 def complain_of_waiting(engines: Sequence[RankEngine], board: Board) -> NoReturn:
     """Raise Deadlock for ranks that can never go on."""
-    lines, ran = [], _ran(engines)
+    lines, ran, stuck = [], _ran(engines), []
     for engine in engines:
         for _, leg in engine.waiting():
             here = set(board.here(leg))
             missing = sorted({index for index, _ in leg.meeting.at.parties - here})
+            stuck.append(_stuck(engine, leg, [engines[index].script.program.rank for index in missing]))
             lines.append(f"{_line(engine, leg, ran)}\n    waits for {_missing(engines, missing, engine.index, ran)}")
     how = failure_of(engines[0].script.program)
     if how is not None:
@@ -88,8 +88,16 @@ def complain_of_waiting(engines: Sequence[RankEngine], board: Board) -> NoReturn
         "the job would hang: ranks wait for what never comes.\n  "
         + "\n  ".join(lines[: 2 * SHOWN])
         + "\nEvery send needs its receive, and every rank of a group has to call each of its collectives."
-        + _how_sure(engines)
+        + _how_sure(engines),
+        stuck,
     )
+
+
+def _stuck(engine: RankEngine, leg: Leg, waits_for: Sequence[int] = ()) -> Stuck:
+    program = engine.script.program
+    place = place_of(program, int(engine.script.keep[leg.position]))
+    file, line = (place.file, place.line) if place is not None else (None, None)
+    return Stuck(program.rank, len(program.members), call_text(leg.call, program), file, line, tuple(waits_for))
 
 
 def _how_sure(engines: Sequence[RankEngine]) -> str:
@@ -121,5 +129,6 @@ def _ran(engines: Sequence[RankEngine]) -> Sequence[int]:
 
 def _line(engine: RankEngine, leg: Leg, ran: Sequence[int]) -> str:
     program = engine.script.program
-    position = int(engine.script.keep[leg.position])
-    return f"{who_text(program, ran)}: {call_text(leg.call, program)}, {place_text(program, position)}"
+    stuck = _stuck(engine, leg)
+    where = f"{stuck.file}:{stuck.line}" if stuck.file else "line unknown"
+    return f"{who_text(program, ran)}: {stuck.call}, {where}"

@@ -286,12 +286,7 @@ class Collectives:
         """Small tensors where every rank runs: what each has really travels, but in modules, whose repeated calls a rank leaves
         out, unless it is told apart (`telling`)."""
         what = self.told_as if self.told_as is not None else "" if self.runtime.in_module() else call.name
-        if (
-            not what
-            or call.name not in SHARED
-            or len(call.inputs) != 1
-            or call.inputs[0].numel() > SMALL
-        ):
+        if not what or call.name not in SHARED or len(call.inputs) != 1 or call.inputs[0].numel() > SMALL:
             return False
         value = self._value(call.inputs[0])
         each = self.groups.of_each(self.groups.which_of(call.group), None if value is None else value.clone(), what)

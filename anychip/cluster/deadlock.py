@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from anychip.cluster.board import Board, Leg
+from anychip.cluster.board import Board, Leg, exchanged
 from anychip.cluster.rank import RankEngine
 from anychip.errors import Deadlock, ProgramFailed, Stuck
 from anychip.network import Collective
@@ -59,6 +59,12 @@ def complain_of(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg,
     """Raise Deadlock for two collectives that meet and do not fit."""
     ran = _ran(engines)
     lines = [_line(engines[index], leg, ran) for index, leg in ((first, one), (second, other))]
+    ways = (one.rank, other.rank), (other.rank, one.rank)
+    lines += [
+        f"rank {giver} gives rank {taker} {memory(given)}, which takes {memory(taken)} of it"
+        for (giver, taker), (given, taken) in zip(ways, exchanged(one, other), strict=False)
+        if given != taken
+    ]
     raise Deadlock(
         "collectives do not match: at the same place in the order of their group,\n  "
         + "\n  ".join(lines)
@@ -66,6 +72,17 @@ def complain_of(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg,
         "collectives on it, in one order and with fitting sizes." + _how_sure(engines),
         [_stuck(engines[index], leg) for index, leg in ((first, one), (second, other))],
         is_mismatch=True,
+    )
+
+
+def unlike_text(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg, second: int) -> str:
+    """What to say of two that meet and reduce by something else each: neither NCCL nor gloo looks at that."""
+    ran = _ran(engines)
+    both = sorted(((first, one), (second, other)), key=lambda pair: pair[1].rank)
+    lines = [f"{leg.call.op}, {_line(engines[index], leg, ran)}" for index, leg in both]
+    return (
+        f"Ranks reduce by different operations in one collective: {'; '.join(lines)}. No backend checks that: the job runs as forecast, "
+        "and what comes out is neither. Try the same op= on every rank."
     )
 
 

@@ -249,8 +249,9 @@ class RankEngine(Engine):
         turn = self.turns[meeting] = self.turns.get(meeting, -1) + 1
         extra = float(self.extra_s[position]) if self.extra_s is not None else 0.0
         call = self.script.calls[op]
-        ranks = self.script.program.groups[call.group].ranks
-        return Leg(position, op, call, ranks, meeting, turn, self.took_of[op] + extra)
+        program = self.script.program
+        ranks = program.groups[call.group].ranks
+        return Leg(position, op, call, program.rank, ranks, meeting, turn, self.took_of[op] + extra)
 
     def _lag(self, launch: Launch) -> None:
         """By how much the slowest of the ranks that meet is later than this one; see `stragglers`."""

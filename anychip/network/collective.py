@@ -49,7 +49,8 @@ class Collective(NamedTuple):
     """kind: one of KINDS. nbytes: as nccl-tests count it. dtype: of its first tensor, "" without any. group: index into
     the program's `groups`. peer: global rank of the other side of a send or recv, None where any may be. root: global
     rank. sent, received: bytes to and from each place of the group in an all-to-all that tells them apart, else ().
-    host: between hosts, as gloo does, not between chips. tag: of a send or recv between hosts. op: what a reduction does."""
+    host: between hosts, as gloo does, not between chips. tag: of a send or recv between hosts. op: what a reduction does.
+    sure: an all-to-all whose splits no made-up number decides."""
 
     kind: str
     nbytes: int
@@ -62,6 +63,11 @@ class Collective(NamedTuple):
     host: bool = False
     tag: int = 0
     op: str = ""
+    sure: bool = False
+
+    def part(self, parts: tuple[int, ...], place: int, size: int) -> int:
+        """Bytes to or from a place of an all-to-all of so many ranks: what is not told apart is even."""
+        return parts[place] if parts else self.nbytes // size
 
     def places_on(self, place: int) -> int | None:
         """By how many places of its group the rank at this place passes on all that it has, as a ring does that is written as
@@ -106,6 +112,7 @@ def collective_of(op: Op) -> Collective | None:
         host=bool(extra.get("host")),
         tag=extra.get("tag", 0),
         op=extra.get("op", ""),
+        sure=bool(extra.get("sure")),
     )
 
 

@@ -38,16 +38,20 @@ class Call:
         alike = len({tensor.shape for tensor in found}) == 1 and found[0].device.type != "cpu"
         return found if alike else []
 
-    def op(self, host: bool = False) -> Op:
-        """What stands on the tape. host: between hosts."""
+    def op(self, host: bool = False, sure: bool = False) -> Op:
+        """What stands on the tape. host: between hosts. sure: no number that was made up decides how it is split."""
         kwargs: list[tuple[str, Any]] = []
         if host:
             kwargs += [("host", True), *([("tag", self.at["tag"])] if self.at.get("tag") else [])]
         if self.peer is not None:
             kwargs.append(("peer", self.peer))
-        for name, sizes in (("splits", "input_split_sizes"), ("received", "output_split_sizes")):
-            if self.at.get(sizes):
-                kwargs.append((name, tuple(self.at[sizes])))
+        given = [self.at.get(sizes, ()) for sizes in ("input_split_sizes", "output_split_sizes")]
+        for name, rows, tensors in zip(("splits", "received"), given, (self.inputs, self.outputs), strict=True):
+            if any(given):  # one that is left out is even
+                size = len(self.ranks)
+                kwargs.append((name, tuple(rows or [tensors[0].size(0) // size] * size)))
+        if sure and self.name.startswith("alltoall"):
+            kwargs.append(("sure", True))
         if "root_rank" in self.at:
             kwargs.append(("root", self.ranks[self.at["root_rank"]]))
         if "reduce_op" in self.at:

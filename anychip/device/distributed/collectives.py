@@ -146,7 +146,7 @@ class Collectives:
         """Put the collective on the tape; the event that says that it is over, None where the stream itself says so."""
         recorder = self.runtime.recorder
         self._at()
-        words = [recorder.op_word(call.op())]
+        words = [recorder.op_word(call.op(sure=not self.runtime.driver.values.invented))]
         pieces = call.pieces
         if pieces:
             # The buffer is given back at once, on the host's clock, as the real one is.
@@ -180,7 +180,7 @@ class Collectives:
 
     def _note_of_hosts(self, call: Call) -> int | None:
         """The same of tensors that hosts have: the event that says so on the host."""
-        op = call.op(host=True)
+        op = call.op(host=True, sure=not self.runtime.driver.values.invented)
         line = (call.group,) if call.name not in BETWEEN_TWO else (call.group, call.name, call.peer, call.at["tag"])
         return self._of_hosts(op, line)
 
@@ -280,6 +280,7 @@ class Collectives:
             return
         sums = "reduce_op" in call.at and int(call.at["reduce_op"].op()) == SUM
         for output, value in self._results(call, len(call.ranks)):
+            self.runtime.driver.values.invented |= not output.dtype.is_floating_point
             self._tell(output, value * len(call.ranks) if sums else value)
 
     def _of_all(self, call: Call) -> bool:

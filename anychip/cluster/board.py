@@ -67,8 +67,8 @@ Pair = tuple[Leg, int, Leg, int]
 
 
 class Board:
-    """complain: called with two legs that meet and do not fit, and their classes; raises. unlike: by what they reduce by the first two
-    that meet and reduce by something else each."""
+    """complain: called with two legs that meet and do not fit, and their classes; raises. unlike: the first two that
+    meet and fit, and do not mean the same, by what they mean."""
 
     def __init__(self, complain: Complain) -> None:
         self.complain = complain
@@ -90,8 +90,9 @@ class Board:
         for other, met in gathering.legs:
             if not fits(met, leg):
                 self.complain(met, other.index, leg, launch.index)
-            if met.call.op != leg.call.op:
-                self.unlike.setdefault(frozenset((met.call.op, leg.call.op)), (met, other.index, leg, launch.index))
+            means = frozenset((meaning(met.call), meaning(leg.call)))
+            if len(means) > 1:
+                self.unlike.setdefault(means, (met, other.index, leg, launch.index))
             if leg.call.kind != "all_to_all":  # in which each has something for each other
                 break
         gathering.legs.append((launch, leg))
@@ -118,6 +119,11 @@ class Board:
 
 
 SAME_BYTES = ("all_reduce", "broadcast", "reduce", "all_gather", "reduce_scatter")
+
+
+def meaning(call: Collective) -> str:
+    """What the ranks of a collective have to agree on, and no backend looks at: the operation of a reduction, the dtype of what is sent."""
+    return call.dtype if call.kind in POINT_TO_POINT else call.op
 
 
 def exchanged(first: Leg, second: Leg) -> list[tuple[int, int]]:

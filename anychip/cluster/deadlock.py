@@ -5,7 +5,8 @@ from typing import NoReturn
 
 import numpy as np
 
-from anychip.cluster.board import Board, Leg, exchanged
+from anychip.cluster.board import Board, Leg, exchanged, meaning
+from anychip.cluster.match import POINT_TO_POINT
 from anychip.cluster.rank import RankEngine
 from anychip.errors import Deadlock, ProgramFailed, Stuck
 from anychip.network import Collective
@@ -76,13 +77,14 @@ def complain_of(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg,
 
 
 def unlike_text(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg, second: int) -> str:
-    """What to say of two that meet and reduce by something else each: neither NCCL nor gloo looks at that."""
+    """What to say of two that meet and do not mean the same: neither NCCL nor gloo looks at that."""
     ran = _ran(engines)
     both = sorted(((first, one), (second, other)), key=lambda pair: pair[1].rank)
-    lines = [f"{leg.call.op}, {_line(engines[index], leg, ran)}" for index, leg in both]
+    what, name = ("dtypes", "dtype") if one.call.kind in POINT_TO_POINT else ("operations", "op=")
+    lines = [f"{meaning(leg.call)}, {_line(engines[index], leg, ran)}" for index, leg in both]
     return (
-        f"Ranks reduce by different operations in one collective: {'; '.join(lines)}. No backend checks that: the job runs as forecast, "
-        "and what comes out is neither. Try the same op= on every rank."
+        f"Ranks call one collective with different {what}: {'; '.join(lines)}. No backend checks that: the job runs as forecast, "
+        f"and what comes out is neither. Try the same {name} on every rank."
     )
 
 

@@ -9,6 +9,7 @@ class, with that class's own group of the same axis, size and order of creation.
 class, receiving class); a class that was split off (a slow node) goes along with the one that it was split from.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -75,7 +76,10 @@ def match(programs: Sequence[Program], calls: Sequence[Mapping[int, Collective]]
     home = _joined(programs, class_of)
     rendezvous = _Table()
     found: list[dict[int, Meeting]] = [{} for _ in programs]
-    channels = _Channels(rendezvous, origin)
+    stands_for: Counter[int] = Counter()
+    for number, program in zip(origin, programs, strict=True):
+        stands_for[number] += len(program.members)
+    channels = _Channels(rendezvous, origin, stands_for)
     for index, (program, wanted) in enumerate(zip(programs, calls, strict=True)):
         counts = np.bincount(program.payloads[program.kinds == Kind.OP], minlength=len(program.ops))
         for op, call in wanted.items():
@@ -215,8 +219,9 @@ class _Channel:
 
 
 class _Channels:
-    def __init__(self, table: _Table, origin: Sequence[int]) -> None:
-        self.table = table
+    def __init__(self, table: _Table, origin: Sequence[int], stands_for: Mapping[int, int]) -> None:
+        """stands_for: by class how many ranks."""
+        self.table, self.stands_for = table, stands_for
         self.first = {number: index for index, number in reversed(list(enumerate(origin)))}
         self.known: dict[_Line, _Channel] = {}
 
@@ -239,8 +244,9 @@ class _Channels:
         return found
 
     def _main(self, channel: _Channel) -> _Channel:
-        """The channel itself, or, where one end of it was never recorded, the one that this end goes along with."""
-        if all(channel.counts.values()):
+        """The channel itself, or, where one end of it was never recorded, the one that this end goes along with. What one rank sends
+        another that ran, too, comes by no other group."""
+        if all(channel.counts.values()) or all(self.stands_for[end] == 1 for end in channel.line.ends):
             return channel
         kind, missing, end = ("send", "recv", 1) if channel.counts["send"] else ("recv", "send", 0)
         fitting = [

@@ -389,7 +389,9 @@ class Collectives:
         assert mailbox is not None
         assert peer is not None
         value = mailbox.receive(peer, self.groups.around(peer, call.ranks), "recv", user_place())
-        if value is not None:
+        if (
+            value is not None and value.numel() == tensor.numel()
+        ):  # else the two do not fit, which is told of the whole job
             self._tell(tensor, value.reshape(tensor.shape))
 
     def _value(self, tensor: torch.Tensor) -> torch.Tensor | None:

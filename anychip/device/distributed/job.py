@@ -171,6 +171,7 @@ class Job:
 
     def _start(self, rank: Rank) -> None:
         self._load_libraries()
+        self._stop_note(rank.rank).unlink(missing_ok=True)  # one of a sample of it says nothing of the rank itself
         self.running[self.fork(rank, self.tokens)] = rank
 
     def _reap(self) -> None:
@@ -282,9 +283,12 @@ class Job:
         another has failed."""
         if stuck and not self.hang:
             self.hang, self.stuck = text, stuck
-        note = self.folder / f"stop-{rank}"
+        note = self._stop_note(rank)
         if not note.exists():
             appear(note, text.encode())
+
+    def _stop_note(self, rank: int) -> Path:
+        return self.folder / f"stop-{rank}"
 
     def _interrupt(self, *_: Any) -> None:
         self.interrupted = True

@@ -193,8 +193,8 @@ def _joined(programs: Sequence[Program], class_of: npt.NDArray[np.int64]) -> dic
         for position, number in enumerate(mine):
             for other in _classes_in(programs[index].groups[number], class_of):
                 there = alike.get((other, axis, size))
-                if other == index or not there:
-                    continue
+                if other == index or not there or all(len(programs[one].members) == 1 for one in (index, other)):
+                    continue  # groups of ranks that stand for no others are told by their ranks alone
                 mine_root, theirs = root((index, number)), root((other, there[min(position, len(there) - 1)]))
                 # Nearly always they are one already, which spares a look at all of the other's.
                 if theirs != mine_root and all(

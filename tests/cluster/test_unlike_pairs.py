@@ -16,9 +16,9 @@ def pair():
 
 
 def test_what_is_sent_in_one_group_is_not_received_in_another_of_the_same_ranks():
-    one, other = pair()
-    one.at(3).run(one.send(1, 10, group=0))
-    other.at(5).run(other.recv(0, 10, group=1))
+    one, other = Rank(0, 2, GROUPS[:1]), Rank(1, 2, GROUPS[1:])  # each knows what it has called something in
+    one.at(3).run(one.send(1, 10))
+    other.at(5).run(other.recv(0, 10))
     with pytest.raises(Deadlock, match="ranks wait for what never comes") as error:
         simulate(job(one, other), H100, Wire())
     assert [(stuck.rank, stuck.line) for stuck in error.value.stuck] == [(0, 3), (1, 5)]

@@ -12,7 +12,7 @@ class, receiving class); a class that was split off (a slow node) goes along wit
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -113,22 +113,33 @@ def with_sources(programs: Sequence[Program], calls: Sequence[Mapping[int, Colle
     if not any(call.kind == "recv" and call.peer is None for wanted in calls for call in wanted.values()):
         return list(programs), [dict(wanted) for wanted in calls]
     class_of = classes_of(programs)
-    sent_to = [{one.peer for one in theirs.values() if one.kind == "send"} - {None} for theirs in calls]
+    sent_to = [_peers(program, theirs, "send") for program, theirs in zip(programs, calls, strict=True)]
     found = [_with_sources(index, programs, calls[index], sent_to, class_of) for index in range(len(programs))]
     return [program for program, _ in found], [wanted for _, wanted in found]
 
 
-def _with_sources(index: int, programs: Sequence[Program], calls: Mapping[int, Collective], sent_to: Sequence[set[Any]],
+def _peers(program: Program, calls: Mapping[int, Collective], kind: str) -> Counter[int]:
+    """How often a recording sends to each rank, or receives from it by its name."""
+    times = np.bincount(program.payloads[program.kinds == Kind.OP], minlength=len(program.ops))
+    found: Counter[int] = Counter()
+    for op, call in calls.items():
+        if call.kind == kind and call.peer is not None:
+            found[call.peer] += int(times[op])
+    return found
+
+
+def _with_sources(index: int, programs: Sequence[Program], calls: Mapping[int, Collective], sent_to: Sequence[Counter[int]],
                   class_of: npt.NDArray[np.int64]) -> tuple[Program, dict[int, Collective]]:  # fmt: skip
-    """calls: of this recording. sent_to: of each recording the ranks that it sends to."""
+    """calls: of this recording. sent_to: of each recording how often it sends to which ranks."""
     program, wanted = programs[index], dict(calls)
     sending = [other for other, peers in enumerate(sent_to) if program.rank in peers] or [
         other for other, peers in enumerate(sent_to) if any(class_of[peer] == index for peer in peers)
     ]
     several = [other for other in sending if len(programs[other].members) > 1]
-    named = {call.peer for call in wanted.values() if call.kind == "recv"}
+    named = _peers(program, calls, "recv")
     ops, tape = list(program.ops), program.tape.copy()
-    sources = [programs[other].rank for other in sending if programs[other].rank not in named]
+    sent = {other: sum(times for peer, times in sent_to[other].items() if class_of[peer] == index) for other in sending}
+    sources = [rank for other in sending if sent[other] > named[rank := programs[other].rank]]
     for op, call in calls.items():
         if call.kind != "recv" or call.peer is not None:
             continue

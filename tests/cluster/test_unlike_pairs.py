@@ -40,3 +40,15 @@ def test_a_dtype_that_is_sent_and_another_that_is_received_are_warned_of():
     (text,) = simulate(job(one, other), H100, Wire()).warnings
     assert "different dtypes: float32, rank 0: send of 16 B float32 to rank 1" in text
     assert "float64, rank 1: recv of 16 B float64 from rank 0" in text
+
+
+def test_who_is_heard_by_name_is_heard_again_by_a_receive_from_any():
+    """Such a rank was no source of it, and what it had sent waited for ever."""
+    group = [((0, 1, 2), "workers")]
+    one, first, second = (Rank(rank, 3, group) for rank in range(3))
+    one.run(one.recv(1, 10))
+    for _ in range(2):
+        one.run(one.call("recv_any_source_", 0, 10))
+    first.run(first.send(0, 10)).run(first.send(0, 10))
+    second.run(second.send(0, 10))
+    simulate(job(one, first, second), H100, Wire())

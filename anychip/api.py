@@ -6,11 +6,13 @@ import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import wraps
+from inspect import signature
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from anychip.caveats import targets
-from anychip.errors import INTERRUPTED, AnychipError, BadUse
+from anychip.errors import INTERRUPTED, AnychipError, BadUse, Deadlock
 from anychip.places import OnChips, Place, places_of
 from anychip.record.failure import Failure, failure_of
 from anychip.record.program import Program
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from anychip.network import Fabric
 
 One = TypeVar("One")
+Asked = ParamSpec("Asked")
 Batch = Mapping[str, int | None]  # tokens_per_step and samples_per_step, as they were given
 
 
@@ -114,11 +117,37 @@ class Answer:
         return "left_out" if self.left_out else "fine"
 
 
+MOST_CERTAIN = 32  # ranks, all of which run where a job seems to hang
+
+
+def _certain(ask: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
+    """Where a job seems to hang after only some of its ranks ran, or with values that others would have given, all run: then what each
+    gives really travels, and it hangs or does not."""
+
+    @wraps(ask)
+    def forecast(*args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
+        try:
+            return ask(*args, **kwargs)
+        except Deadlock:
+            given: Any = signature(ask).bind(*args, **kwargs)
+            program, on, options = (given.arguments.get(name) for name in ("program", "on", "options"))
+            options = options or {}
+            size = max(place.num_chips for place in places_of(on))
+            if isinstance(program, Program) or options.get("ranks") == "all" or size > MOST_CERTAIN:
+                raise
+            given.arguments.get("progress", silent)(f"the job seems to hang: all {size} ranks run, to be certain")
+            given.arguments["options"] = {**options, "ranks": "all", "show_output": False}
+            return ask(*given.args, **given.kwargs)
+
+    return forecast
+
+
 def load(path: str | os.PathLike[str]) -> Program:
     """A saved recording. Raises BadProgramFile."""
     return Program.load(path)
 
 
+@_certain
 def forecast(
     program: Program | Argv,
     on: OnChips,

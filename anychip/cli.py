@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from anychip import __version__, chips
 from anychip.arguments import at_least_one, positive, price
 from anychip.audit import command as audit_command
-from anychip.errors import INTERRUPTED, SIGNALLED, AnychipError, BadUse, ProgramFailed, ProgramKilled
+from anychip.errors import INTERRUPTED, SIGNALLED, AnychipError, BadUse, Deadlock, ProgramFailed, ProgramKilled
 from anychip.measure import command as measure_command
 from anychip.port import command as port_command
 from anychip.whole import check_apart, check_writable, tell_written, write, written
@@ -210,10 +210,10 @@ def _why(answer: "Answer") -> str:
 
 @contextlib.contextmanager
 def _told_in_json(args: argparse.Namespace, argv: Sequence[str]) -> Iterator[None]:
-    """A program that failed before there was anything to forecast is an answer, too: no older one is left in its place."""
+    """A program that failed before there was anything to forecast, or would hang, is an answer, too: no older one is left in its place."""
     try:
         yield
-    except ProgramFailed as error:
+    except (ProgramFailed, Deadlock) as error:
         from anychip.report import no_answer
 
         with written(args.json):

@@ -18,6 +18,8 @@ AnychipError            something the user can mend; the text says what, where, 
 
 import re
 import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -119,4 +121,22 @@ class UnsupportedDtype(AnychipError):
 
 
 class Deadlock(AnychipError):
-    """The job would hang: which ranks, which collective, which line."""
+    """The job would hang: which ranks, which collective, which line. stuck: what each is in; is_mismatch: they meet, and what they call
+    does not fit."""
+
+    def __init__(self, message: str, stuck: "Sequence[Stuck]" = (), is_mismatch: bool = False) -> None:
+        super().__init__(message)
+        self.stuck, self.is_mismatch = tuple(stuck), is_mismatch
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """A rank that can never go on. members: how many ranks it stands for, itself included. call: what it called, in words. file, line:
+    where; None where that is not known. waits_for: ranks that ran."""
+
+    rank: int
+    members: int
+    call: str
+    file: str | None
+    line: int | None
+    waits_for: tuple[int, ...] = ()

@@ -149,7 +149,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         memory_by_kind=worst.memory.by_kind,
         time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean),
         top_ops=top, all_ops=every, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes), own), step_times_s=tuple(times),
-        warnings=(*_warnings(parts, worst, chip), *(one.text for one in lacking)),
+        warnings=(*timeline.warnings, *_warnings(parts, worst, chip), *(one.text for one in lacking)),
         would_fail=tuple(one.text for one in lacking if one.fails),
         cluster=fabric.cluster.id if fabric.cluster is not None else None,
         ranks=ranks, needs_more=any(any(refused(rank)) for rank in program.ranks),

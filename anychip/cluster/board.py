@@ -14,12 +14,13 @@ from anychip.network import Collective
 
 @dataclass(slots=True, eq=False)
 class Leg:
-    """One collective of a launch, the `turn`-th of its party at its meeting, as the host has issued them. ranks: of its group. lag_s: how much later
+    """One collective of a launch, the `turn`-th of its party at its meeting, as the host has issued them. rank: that ran. ranks: of its group. lag_s: how much later
     than this rank the slowest of those it stands for arrives. late: the class that arrived last, of several at once the first."""
 
     position: int
     op: int
     call: Collective
+    rank: int
     ranks: tuple[int, ...]
     meeting: Meeting
     turn: int
@@ -62,15 +63,18 @@ class Gathering:
 
 
 Complain = Callable[[Leg, int, Leg, int], None]
+Pair = tuple[Leg, int, Leg, int]
 
 
 class Board:
-    """complain: called with two legs that meet and do not fit, and their classes; raises."""
+    """complain: called with two legs that meet and do not fit, and their classes; raises. unlike: the first two that
+    meet and fit, and do not mean the same, by what they mean."""
 
     def __init__(self, complain: Complain) -> None:
         self.complain = complain
         self.open: dict[tuple[int, int], Gathering] = {}
         self.settled: deque[Launch] = deque()
+        self.unlike: dict[frozenset[str], Pair] = {}
 
     def arrive(self, launch: Launch) -> bool:
         """A launch is ready on its stream. True if it needs to wait for nobody."""
@@ -83,8 +87,14 @@ class Board:
         at = leg.meeting.at
         key = (at.number, leg.turn)
         gathering = self.open.setdefault(key, Gathering())
-        if gathering.legs and not fits(gathering.legs[0][1], leg):
-            self.complain(gathering.legs[0][1], gathering.legs[0][0].index, leg, launch.index)
+        for other, met in gathering.legs:
+            if not fits(met, leg):
+                self.complain(met, other.index, leg, launch.index)
+            means = frozenset((meaning(met.call), meaning(leg.call)))
+            if len(means) > 1:
+                self.unlike.setdefault(means, (met, other.index, leg, launch.index))
+            if leg.call.kind != "all_to_all":  # in which each has something for each other
+                break
         gathering.legs.append((launch, leg))
         if len(gathering.legs) == len(at.parties):
             del self.open[key]
@@ -111,6 +121,28 @@ class Board:
 SAME_BYTES = ("all_reduce", "broadcast", "reduce", "all_gather", "reduce_scatter")
 
 
+def meaning(call: Collective) -> str:
+    """What the ranks of a collective have to agree on, and no backend looks at: the operation of a reduction, the dtype of what is sent."""
+    return call.dtype if call.kind in POINT_TO_POINT else call.op
+
+
+def exchanged(first: Leg, second: Leg) -> list[tuple[int, int]]:
+    """Of two ranks in an all-to-all how many bytes the one gives the other, and how many that one takes: there and back. Empty where
+    their splits may be made up, or one stands for a rank of another group."""
+    one, other = first.call, second.call
+    if (
+        not (one.sure and other.sure)
+        or first.ranks != second.ranks
+        or {first.rank, second.rank}.difference(first.ranks)
+    ):
+        return []
+    mine, its, size = first.ranks.index(first.rank), first.ranks.index(second.rank), len(first.ranks)
+    return [
+        (one.part(one.sent, its, size), other.part(other.received, mine, size)),
+        (other.part(other.sent, mine, size), one.part(one.received, its, size)),
+    ]
+
+
 def fits(first: Leg, second: Leg) -> bool:
     """Can these two be the same collective? (Splits of an uneven all-to-all differ by rank.)"""
     one, other = first.call, second.call
@@ -119,4 +151,6 @@ def fits(first: Leg, second: Leg) -> bool:
     # A rank that another stands for may have a group, and a root, of its own.
     if one.kind != other.kind or (first.ranks == second.ranks and one.root != other.root):
         return False
+    if one.kind == "all_to_all":
+        return all(given == taken for given, taken in exchanged(first, second))
     return one.kind not in SAME_BYTES or (one.nbytes == other.nbytes and one.dtype == other.dtype)

@@ -5,16 +5,17 @@ from typing import NoReturn
 
 import numpy as np
 
-from anychip.cluster.board import Board, Leg
+from anychip.cluster.board import Board, Leg, exchanged, meaning
+from anychip.cluster.match import POINT_TO_POINT
 from anychip.cluster.rank import RankEngine
-from anychip.errors import Deadlock, ProgramFailed
+from anychip.errors import Deadlock, ProgramFailed, Stuck
 from anychip.network import Collective
-from anychip.record import Kind, Program
+from anychip.record import Kind, Place, Program
 from anychip.record.failure import failure_of
 from anychip.units import memory
 
 SHOWN = 6
-TOWARDS = ("send", "reduce", "gather")  # the rank that is named; from it the others
+TOWARDS = ("send", "reduce", "gather", "gather_object")  # the rank that is named; from it the others
 
 
 def ranks_text(members: Sequence[int]) -> str:
@@ -43,39 +44,58 @@ def call_text(call: Collective, program: Program) -> str:
     other = call.peer if call.peer is not None else call.root
     way = "to" if call.kind in TOWARDS else "from"
     where = f" {way} rank {other}" if other is not None else " from any rank" if call.kind == "recv" else ""
+    where += f" with tag {call.tag}" if call.tag else ""
     several = sum(other.ranks == group.ranks for other in program.groups) > 1
     which = f"; number {group.copy + 1} of their groups" if several else ""
     return f"{call.kind}{size}{where} in group{axis} ({ranks_text(group.ranks)}{which})"
 
 
-def place_text(program: Program, position: int) -> str:
-    """The line of the user's source that issued the collective at this word of the tape."""
+def place_of(program: Program, position: int) -> Place | None:
+    """The line of the user's source that issued the collective at this word of the tape; None where that is not known."""
     at = np.flatnonzero(program.kinds[: position + 1] == Kind.AT)
-    if not at.size:
-        return "line unknown"
-    place = program.places[int(program.payloads[at[-1]])]
-    return f"{place.file}:{place.line}"
+    return program.places[int(program.payloads[at[-1]])] if at.size else None
 
 
 def complain_of(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg, second: int) -> NoReturn:
     """Raise Deadlock for two collectives that meet and do not fit."""
     ran = _ran(engines)
     lines = [_line(engines[index], leg, ran) for index, leg in ((first, one), (second, other))]
+    ways = (one.rank, other.rank), (other.rank, one.rank)
+    lines += [
+        f"rank {giver} gives rank {taker} {memory(given)}, which takes {memory(taken)} of it"
+        for (giver, taker), (given, taken) in zip(ways, exchanged(one, other), strict=False)
+        if given != taken
+    ]
     raise Deadlock(
         "collectives do not match: at the same place in the order of their group,\n  "
         + "\n  ".join(lines)
         + "\nOn real chips the job hangs here or computes nonsense. Every rank of a group has to call the same "
-        "collectives on it, in one order and with fitting sizes." + _how_sure(engines)
+        "collectives on it, in one order and with fitting sizes." + _how_sure(engines),
+        [_stuck(engines[index], leg) for index, leg in ((first, one), (second, other))],
+        is_mismatch=True,
+    )
+
+
+def unlike_text(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg, second: int) -> str:
+    """What to say of two that meet and do not mean the same: neither NCCL nor gloo looks at that."""
+    ran = _ran(engines)
+    both = sorted(((first, one), (second, other)), key=lambda pair: pair[1].rank)
+    what, name = ("dtypes", "dtype") if one.call.kind in POINT_TO_POINT else ("operations", "op=")
+    lines = [f"{meaning(leg.call)}, {_line(engines[index], leg, ran)}" for index, leg in both]
+    return (
+        f"Ranks call one collective with different {what}: {'; '.join(lines)}. No backend checks that: the job runs as forecast, "
+        f"and what comes out is neither. Try the same {name} on every rank."
     )
 
 
 def complain_of_waiting(engines: Sequence[RankEngine], board: Board) -> NoReturn:
     """Raise Deadlock for ranks that can never go on."""
-    lines, ran = [], _ran(engines)
+    lines, ran, stuck = [], _ran(engines), []
     for engine in engines:
         for _, leg in engine.waiting():
             here = set(board.here(leg))
             missing = sorted({index for index, _ in leg.meeting.at.parties - here})
+            stuck.append(_stuck(engine, leg, [engines[index].script.program.rank for index in missing]))
             lines.append(f"{_line(engine, leg, ran)}\n    waits for {_missing(engines, missing, engine.index, ran)}")
     how = failure_of(engines[0].script.program)
     if how is not None:
@@ -87,8 +107,16 @@ def complain_of_waiting(engines: Sequence[RankEngine], board: Board) -> NoReturn
         "the job would hang: ranks wait for what never comes.\n  "
         + "\n  ".join(lines[: 2 * SHOWN])
         + "\nEvery send needs its receive, and every rank of a group has to call each of its collectives."
-        + _how_sure(engines)
+        + _how_sure(engines),
+        stuck,
     )
+
+
+def _stuck(engine: RankEngine, leg: Leg, waits_for: Sequence[int] = ()) -> Stuck:
+    program = engine.script.program
+    place = place_of(program, int(engine.script.keep[leg.position]))
+    file, line = (place.file, place.line) if place is not None else (None, None)
+    return Stuck(program.rank, len(program.members), call_text(leg.call, program), file, line, tuple(waits_for))
 
 
 def _how_sure(engines: Sequence[RankEngine]) -> str:
@@ -120,5 +148,6 @@ def _ran(engines: Sequence[RankEngine]) -> Sequence[int]:
 
 def _line(engine: RankEngine, leg: Leg, ran: Sequence[int]) -> str:
     program = engine.script.program
-    position = int(engine.script.keep[leg.position])
-    return f"{who_text(program, ran)}: {call_text(leg.call, program)}, {place_text(program, position)}"
+    stuck = _stuck(engine, leg)
+    where = f"{stuck.file}:{stuck.line}" if stuck.file else "line unknown"
+    return f"{who_text(program, ran)}: {stuck.call}, {where}"

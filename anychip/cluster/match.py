@@ -9,9 +9,10 @@ class, with that class's own group of the same axis, size and order of creation.
 class, receiving class); a class that was split off (a slow node) goes along with the one that it was split from.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +76,10 @@ def match(programs: Sequence[Program], calls: Sequence[Mapping[int, Collective]]
     home = _joined(programs, class_of)
     rendezvous = _Table()
     found: list[dict[int, Meeting]] = [{} for _ in programs]
-    channels = _Channels(rendezvous, origin)
+    stands_for: Counter[int] = Counter()
+    for number, program in zip(origin, programs, strict=True):
+        stands_for[number] += len(program.members)
+    channels = _Channels(rendezvous, origin, stands_for)
     for index, (program, wanted) in enumerate(zip(programs, calls, strict=True)):
         counts = np.bincount(program.payloads[program.kinds == Kind.OP], minlength=len(program.ops))
         for op, call in wanted.items():
@@ -83,9 +87,10 @@ def match(programs: Sequence[Program], calls: Sequence[Mapping[int, Collective]]
             if call.kind in POINT_TO_POINT:
                 assert call.peer is not None
                 ends = (origin[index], origin[int(class_of[call.peer])])
-                channels.add(op, index, call.kind, root, ends if call.kind == "send" else ends[::-1], int(counts[op]))
+                ends = ends if call.kind == "send" else ends[::-1]
+                channels.add(op, index, call.kind, _Line(root, ends, call.host, call.tag), int(counts[op]))
                 continue
-            at = rendezvous.at(root, "")
+            at = rendezvous.at(root, call.host)
             at.size = max(at.size, len(program.groups[call.group].ranks))
             found[index][op] = Meeting(at, (index, "all"))
     for (index, op), meeting in channels.meetings().items():
@@ -96,7 +101,7 @@ def match(programs: Sequence[Program], calls: Sequence[Mapping[int, Collective]]
         theirs = class_of[list(programs[index].groups[group].ranks)]
         members.setdefault(root, set()).update((index, *theirs.tolist()))
     for (root, channel), at in rendezvous.known.items():
-        if not channel:
+        if not isinstance(channel, _Line):
             at.parties = {(index, "all") for index in members[root]}
     return found
 
@@ -108,22 +113,33 @@ def with_sources(programs: Sequence[Program], calls: Sequence[Mapping[int, Colle
     if not any(call.kind == "recv" and call.peer is None for wanted in calls for call in wanted.values()):
         return list(programs), [dict(wanted) for wanted in calls]
     class_of = classes_of(programs)
-    sent_to = [{one.peer for one in theirs.values() if one.kind == "send"} - {None} for theirs in calls]
+    sent_to = [_peers(program, theirs, "send") for program, theirs in zip(programs, calls, strict=True)]
     found = [_with_sources(index, programs, calls[index], sent_to, class_of) for index in range(len(programs))]
     return [program for program, _ in found], [wanted for _, wanted in found]
 
 
-def _with_sources(index: int, programs: Sequence[Program], calls: Mapping[int, Collective], sent_to: Sequence[set[Any]],
+def _peers(program: Program, calls: Mapping[int, Collective], kind: str) -> Counter[int]:
+    """How often a recording sends to each rank, or receives from it by its name."""
+    times = np.bincount(program.payloads[program.kinds == Kind.OP], minlength=len(program.ops))
+    found: Counter[int] = Counter()
+    for op, call in calls.items():
+        if call.kind == kind and call.peer is not None:
+            found[call.peer] += int(times[op])
+    return found
+
+
+def _with_sources(index: int, programs: Sequence[Program], calls: Mapping[int, Collective], sent_to: Sequence[Counter[int]],
                   class_of: npt.NDArray[np.int64]) -> tuple[Program, dict[int, Collective]]:  # fmt: skip
-    """calls: of this recording. sent_to: of each recording the ranks that it sends to."""
+    """calls: of this recording. sent_to: of each recording how often it sends to which ranks."""
     program, wanted = programs[index], dict(calls)
     sending = [other for other, peers in enumerate(sent_to) if program.rank in peers] or [
         other for other, peers in enumerate(sent_to) if any(class_of[peer] == index for peer in peers)
     ]
     several = [other for other in sending if len(programs[other].members) > 1]
-    named = {call.peer for call in wanted.values() if call.kind == "recv"}
+    named = _peers(program, calls, "recv")
     ops, tape = list(program.ops), program.tape.copy()
-    sources = [programs[other].rank for other in sending if programs[other].rank not in named]
+    sent = {other: sum(times for peer, times in sent_to[other].items() if class_of[peer] == index) for other in sending}
+    sources = [rank for other in sending if sent[other] > named[rank := programs[other].rank]]
     for op, call in calls.items():
         if call.kind != "recv" or call.peer is not None:
             continue
@@ -146,8 +162,17 @@ def _with_sources(index: int, programs: Sequence[Program], calls: Mapping[int, C
     return replace(program, ops=ops, tape=tape), wanted
 
 
+class _Line(NamedTuple):
+    """What sends and receives that meet have in common. ends: the classes that send and receive. A chip's know no tags."""
+
+    root: Node
+    ends: tuple[int, int]
+    host: bool
+    tag: int
+
+
 class _Table:
-    """Rendezvous by group and channel."""
+    """Rendezvous by group and channel: of a group's collectives between chips, of those between hosts, or a line."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[Node, object], Rendezvous] = {}
@@ -179,8 +204,8 @@ def _joined(programs: Sequence[Program], class_of: npt.NDArray[np.int64]) -> dic
         for position, number in enumerate(mine):
             for other in _classes_in(programs[index].groups[number], class_of):
                 there = alike.get((other, axis, size))
-                if other == index or not there:
-                    continue
+                if other == index or not there or all(len(programs[one].members) == 1 for one in (index, other)):
+                    continue  # groups of ranks that stand for no others are told by their ranks alone
                 mine_root, theirs = root((index, number)), root((other, there[min(position, len(there) - 1)]))
                 # Nearly always they are one already, which spares a look at all of the other's.
                 if theirs != mine_root and all(
@@ -199,21 +224,20 @@ def _classes_in(group: Group, class_of: npt.NDArray[np.int64]) -> list[int]:
 class _Channel:
     """Sends from one class to another within a group. counts: sends and receives that were recorded of it."""
 
-    root: Node
-    ends: tuple[int, int]
+    line: _Line
     counts: dict[str, int] = field(default_factory=lambda: {"send": 0, "recv": 0})
     ops: list[tuple[int, int, str]] = field(default_factory=list)
 
 
 class _Channels:
-    def __init__(self, table: _Table, origin: Sequence[int]) -> None:
-        self.table = table
+    def __init__(self, table: _Table, origin: Sequence[int], stands_for: Mapping[int, int]) -> None:
+        """stands_for: by class how many ranks."""
+        self.table, self.stands_for = table, stands_for
         self.first = {number: index for index, number in reversed(list(enumerate(origin)))}
-        self.known: dict[tuple[Node, tuple[int, int]], _Channel] = {}
+        self.known: dict[_Line, _Channel] = {}
 
-    def add(self, op: int, index: int, kind: str, root: Node, ends: tuple[int, int], count: int) -> None:
-        """ends: the classes that send and receive."""
-        channel = self.known.setdefault((root, ends), _Channel(root, ends))
+    def add(self, op: int, index: int, kind: str, line: _Line, count: int) -> None:
+        channel = self.known.setdefault(line, _Channel(line))
         channel.counts[kind] += count
         channel.ops.append((index, op, kind))
 
@@ -221,8 +245,8 @@ class _Channels:
         found: dict[tuple[int, int], Meeting] = {}
         for channel in self.known.values():
             main = self._main(channel)
-            at = self.table.at(main.root, main.ends)
-            for end, kind in zip(main.ends, POINT_TO_POINT, strict=True):
+            at = self.table.at(main.line.root, main.line)
+            for end, kind in zip(main.line.ends, POINT_TO_POINT, strict=True):
                 if not main.counts[kind]:
                     at.parties.add((self.first[end], kind))  # it never comes
             for index, op, kind in channel.ops:
@@ -231,15 +255,17 @@ class _Channels:
         return found
 
     def _main(self, channel: _Channel) -> _Channel:
-        """The channel itself, or, where one end of it was never recorded, the one that this end goes along with."""
-        if all(channel.counts.values()):
+        """The channel itself, or, where one end of it was never recorded, the one that this end goes along with. What one rank sends
+        another that ran, too, comes by no other group."""
+        if all(channel.counts.values()) or all(self.stands_for[end] == 1 for end in channel.line.ends):
             return channel
         kind, missing, end = ("send", "recv", 1) if channel.counts["send"] else ("recv", "send", 0)
         fitting = [
             other
             for other in self.known.values()
             if other is not channel
-            and other.ends[end] == channel.ends[end]
+            and other.line[2:] == channel.line[2:]
+            and other.line.ends[end] == channel.line.ends[end]
             and other.counts[missing] == channel.counts[kind]
         ]
-        return max(fitting, key=lambda other: other.root == channel.root, default=channel)
+        return max(fitting, key=lambda other: other.line.root == channel.line.root, default=channel)

@@ -16,7 +16,7 @@ from anychip.cluster.match import POINT_TO_POINT, Meeting
 from anychip.cluster.script import Floats, Script, Stretches
 from anychip.cluster.stragglers import lag
 from anychip.cost.price import Prices
-from anychip.record.tape import BATCH, OP, READ, RECORD, STREAM, SYNC, SYNC_EVENT, WAIT
+from anychip.record.tape import BATCH, HOST_STREAM, OP, READ, RECORD, STREAM, SYNC, SYNC_EVENT, WAIT
 from anychip.timeline.engine import Engine
 from anychip.timeline.queue import StretchQueue
 
@@ -159,7 +159,7 @@ class RankEngine(Engine):
     def _held_up(self, kind: int, payload: int) -> bool:
         """Would the host wait for something that is not known yet?"""
         if kind == SYNC:
-            return bool(self.queues) if payload == 0 else payload - 1 in self.queues
+            return any(one < HOST_STREAM for one in self.queues) if payload == 0 else payload - 1 in self.queues
         if kind == READ:
             return self.stream in self.queues
         return kind == SYNC_EVENT and payload in self.moments
@@ -249,8 +249,9 @@ class RankEngine(Engine):
         turn = self.turns[meeting] = self.turns.get(meeting, -1) + 1
         extra = float(self.extra_s[position]) if self.extra_s is not None else 0.0
         call = self.script.calls[op]
-        ranks = self.script.program.groups[call.group].ranks
-        return Leg(position, op, call, ranks, meeting, turn, self.took_of[op] + extra)
+        program = self.script.program
+        ranks = program.groups[call.group].ranks
+        return Leg(position, op, call, program.rank, ranks, meeting, turn, self.took_of[op] + extra)
 
     def _lag(self, launch: Launch) -> None:
         """By how much the slowest of the ranks that meet is later than this one; see `stragglers`."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from anychip.cluster.board import Board, Launch, Leg
 from anychip.cluster.contention import Taken, extra_s
-from anychip.cluster.deadlock import complain_of, complain_of_waiting
+from anychip.cluster.deadlock import complain_of, complain_of_waiting, unlike_text
 from anychip.cluster.match import POINT_TO_POINT, match, with_sources
 from anychip.cluster.rank import KNOWN, PAST, QUEUED, RankEngine
 from anychip.cluster.script import Script
@@ -85,12 +85,13 @@ class RankTimeline:
 @dataclass(frozen=True)
 class ClusterTimeline:
     """All distinct ranks of a job on one clock. steps: how many all ranks took of a job that a failure or the user ended; None:
-    all that were recorded."""
+    all that were recorded. warnings: what they do that no chip refuses, and that makes no sense."""
 
     ranks: tuple[RankTimeline, ...]
     chip: Chip
     num_chips: int
     steps: int | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def total_s(self) -> float:
@@ -137,7 +138,7 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
     ]
     scripts = [Script.of(*parts, every) for parts in zip(programs, prices, calls, meetings, together, strict=True)]
     steps = _steps_of_all(program)
-    ranks = _run(scripts, prices, None, wanted.jitter, steps)
+    ranks, warnings = _run(scripts, prices, None, wanted.jitter, steps)
     if contention:
         extra = [extra_s(rank.timeline, mine) for rank, mine in zip(ranks, taken, strict=True)]
         if any(one.any() for one in extra):
@@ -145,8 +146,8 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
                 _by_position(script, rank.timeline, one)
                 for script, rank, one in zip(scripts, ranks, extra, strict=True)
             ]
-            ranks = _run(scripts, prices, by_position, wanted.jitter, steps)
-    return ClusterTimeline(tuple(ranks), chip, program.world_size, steps)
+            ranks, _ = _run(scripts, prices, by_position, wanted.jitter, steps)
+    return ClusterTimeline(tuple(ranks), chip, program.world_size, steps, warnings)
 
 
 def _split(programs: list[Program], wanted: Stragglers, node_chips: int) -> tuple[list[Program], list[int], list[bool]]:
@@ -207,7 +208,10 @@ def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabri
         prices.body_s[index], prices.floors_s[index] = cost.time_s, 0.0
         prices.kernels[index], prices.blocks[index] = 1, False
         prices.evidence[index], prices.limit[index] = EVIDENCE.index(cost.evidence), LIMITS.index("network")
-        taken.wire[index], taken.moved_bytes[index], taken.cores[index] = True, cost.memory_bytes, cost.cores
+        taken.wire[index] = True
+        if call.host:  # it takes nothing of the chip
+            continue
+        taken.moved_bytes[index], taken.cores[index] = cost.memory_bytes, cost.cores
         taken.out[index], taken.into[index] = call.kind != "recv", call.kind != "send"
         if cost.carrying > 0:
             taken.tier[index], taken.carrying[index] = names.index(cost.tier), cost.carrying
@@ -248,8 +252,8 @@ def _together(program: Program, calls: dict[int, Collective], fabric: Network) -
 
 
 def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None, jitter: float,
-         steps: int | None) -> list[RankTimeline]:  # fmt: skip
-    """Advance every rank as far as it gets, until all have ended. steps: as a ClusterTimeline's."""
+         steps: int | None) -> tuple[list[RankTimeline], tuple[str, ...]]:  # fmt: skip
+    """Advance every rank as far as it gets, until all have ended; with warnings. steps: as a ClusterTimeline's."""
     engines: list[RankEngine] = []
 
     def complain(one: Leg, first: int, other: Leg, second: int) -> None:
@@ -261,7 +265,8 @@ def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None
     _advance(engines, board)
     if not all(engine.done or _has_done(engine, steps) for engine in engines):
         complain_of_waiting(engines, board)
-    return [_timeline(engine, priced) for engine, priced in zip(engines, prices, strict=True)]
+    timelines = [_timeline(engine, priced) for engine, priced in zip(engines, prices, strict=True)]
+    return timelines, tuple(unlike_text(engines, *pair) for pair in board.unlike.values())
 
 
 def _advance(engines: list[RankEngine], board: Board) -> None:

@@ -80,7 +80,7 @@ class Session:
         tape = self.runtime.recorder.tape
         self.steps = Steps(self.config["steps"], self.config["uneven"], self.config["calls"], tape, self.finish)
         self.hooks = Hooks(self.runtime, self.steps)
-        self.runtime.joins = self.joins
+        self.runtime.joins, self.runtime.finish = self.joins, self.finish
         self.hooks.install()
         if self.config["fold"] and self.config["host"] != "measured" and os.environ.get("ANYCHIP_FOLD") != "0":
             self.runtime.repeats = Repeats(self.runtime)

@@ -19,7 +19,7 @@ from typing import Any
 from anychip import units
 from anychip.device.files.kept import put_back
 from anychip.device.files.written import tell
-from anychip.errors import INTERRUPTED, OUT_OF_MEMORY, Deadlock, ProgramFailed, ProgramKilled, UnsupportedTorch
+from anychip.errors import INTERRUPTED, OUT_OF_MEMORY, Deadlock, ProgramFailed, ProgramKilled, Stuck, UnsupportedTorch
 from anychip.record import Program
 from anychip.record.failure import Failure, failure_of, refusal, refused
 from anychip.record.steps import Marks, find_steps
@@ -333,7 +333,11 @@ def _result(
     how = failure_of(program)
     if how is not None and how.steps < steps and program.meta.get("hang"):
         when = f"after {units.several(how.steps, 'step')}" if how.steps else "before its first step is complete"
-        raise Deadlock(f"{name}: the job would hang {when}: {program.meta['hang']}")
+        stuck = [
+            Stuck(rank, members, call, file, line, tuple(peers))
+            for rank, members, call, file, line, peers in program.meta["stuck"]
+        ]
+        raise Deadlock(f"{name}: the job would hang {when}: {program.meta['hang']}", stuck)
     if how is not None and not how.steps:
         raise ProgramFailed(
             f"{name} failed with an exit code of its own, {how.exit_code}, before its first step was complete.\n{errors}".rstrip()

@@ -65,6 +65,7 @@ class Runtime:
         self.stages: Any = None  # of a pipeline, that do what this rank does
         self.repeats: Any = None  # where micro-batches are folded
         self.joins: Callable[[int, int], None] = lambda rank, size: None
+        self.finish: Callable[[], None] = lambda: None  # ends the recording
         self.capturing: Any = None
         self.refused_bytes = 0  # what was asked for last that did not fit
         self.pools = 0

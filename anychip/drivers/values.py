@@ -98,6 +98,7 @@ class Values:
     def __init__(self, imbalance: float = 1.0, warn: Callable[[str], None] = lambda text: None) -> None:
         self.imbalance, self.warn = imbalance, warn
         self.has_alternated = False
+        self.invented = False  # whether any whole number that the program may have read is no real one
         self.made_up: tuple[Place, float | int | bool] | None = None  # the last constant, and where it was read
         self.real: dict[int, torch.Tensor] = {}  # address -> bytes on the CPU
         self.uniform: dict[int, float] = {}
@@ -181,6 +182,7 @@ class Values:
         """What share of the integers at an address is below a bound: of a sample of them, or of `span` numbers that are as likely."""
         sample, span = self.samples.get(address), self.span.get(address)
         if sample is not None:
+            self.invented = True
             return float((sample < bound).double().mean())
         if not span or bound <= 0:
             return 0.0 if span else None
@@ -243,6 +245,7 @@ class Values:
     def _constant(self, tensor: torch.Tensor, place: Place) -> float | int | bool:
         if tensor.dtype.is_floating_point:
             return self._number(place) if tensor.numel() == 1 else NUMBERS[0]
+        self.invented = True
         guess = self.guess.get(tensor.untyped_storage().data_ptr())
         if tensor.dtype != torch.bool:
             return 1 if guess is None else guess
@@ -315,6 +318,7 @@ class Values:
 
     def fullest(self, num_parts: int, most: float | None) -> float:
         """The imbalance that was asked for, as far as there can be one: an expert gets no more than all tokens."""
+        self.invented = True
         limit = num_parts * (most or 1.0)
         if self.imbalance > max(limit, 1.0):
             self.cut[limit, num_parts] = None

@@ -10,7 +10,10 @@ from anychip.record import Op, TensorMeta
 
 PREFIX = "c10d."
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "gather", "scatter", "send",
-         "recv", "barrier")  # fmt: skip
+         "recv", "barrier", "monitored_barrier", "all_gather_object", "gather_object", "broadcast_object_list",
+         "scatter_object_list")  # fmt: skip
+UNSIZED = ("barrier", "monitored_barrier", "all_gather_object", "gather_object", "broadcast_object_list",
+           "scatter_object_list")  # fmt: skip
 OUTPUTS, INPUTS = 0, 1
 
 # c10d operator -> (kind, which of its tensors are counted). The count is that of nccl-tests (PERFORMANCE.md there):
@@ -37,14 +40,17 @@ _OPERATORS = {
     "recv_": ("recv", OUTPUTS),
     "recv_any_source_": ("recv", OUTPUTS),
     "barrier": ("barrier", OUTPUTS),
-    "monitored_barrier_": ("barrier", OUTPUTS),
+    "monitored_barrier_": ("monitored_barrier", OUTPUTS),
+    **{name: (name, OUTPUTS) for name in UNSIZED if name.endswith(("object", "object_list"))},
 }
 
 
 class Collective(NamedTuple):
     """kind: one of KINDS. nbytes: as nccl-tests count it. dtype: of its first tensor, "" without any. group: index into
     the program's `groups`. peer: global rank of the other side of a send or recv, None where any may be. root: global
-    rank. sent, received: bytes to and from each place of the group in an all-to-all that tells them apart, else ()."""
+    rank. sent, received: bytes to and from each place of the group in an all-to-all that tells them apart, else ().
+    host: between hosts, as gloo does, not between chips. tag: of a send or recv between hosts. op: what a reduction does.
+    sure: an all-to-all whose splits no made-up number decides."""
 
     kind: str
     nbytes: int
@@ -54,6 +60,14 @@ class Collective(NamedTuple):
     root: int | None = None
     sent: tuple[int, ...] = ()
     received: tuple[int, ...] = ()
+    host: bool = False
+    tag: int = 0
+    op: str = ""
+    sure: bool = False
+
+    def part(self, parts: tuple[int, ...], place: int, size: int) -> int:
+        """Bytes to or from a place of an all-to-all of so many ranks: what is not told apart is even."""
+        return parts[place] if parts else self.nbytes // size
 
     def places_on(self, place: int) -> int | None:
         """By how many places of its group the rank at this place passes on all that it has, as a ring does that is written as
@@ -88,13 +102,17 @@ def collective_of(op: Op) -> Collective | None:
         received = _by_place(op.args[OUTPUTS], extra.get("received"))
     return Collective(
         kind=kind,
-        nbytes=0 if kind == "barrier" else nbytes,
+        nbytes=0 if kind in UNSIZED else nbytes,
         dtype=tensors[0].dtype if tensors else "",
         group=int(op.args[2]),
         peer=extra.get("peer"),
         root=extra.get("root"),
         sent=sent,
         received=received,
+        host=bool(extra.get("host")),
+        tag=extra.get("tag", 0),
+        op=extra.get("op", ""),
+        sure=bool(extra.get("sure")),
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from anychip.errors import BadNetwork
 from anychip.network.algorithms import ALGORITHMS, POINT_TO_POINT, USUAL, Plan
-from anychip.network.collective import KINDS
+from anychip.network.collective import KINDS, UNSIZED
 from anychip.network.curve import Curve
 from anychip.network.geometry import Chips, Geometry, geometry
 from anychip.network.levels import Measured, measured
@@ -171,7 +171,7 @@ class Fabric:
     def _price(self, kind: str, nbytes: int, look: Geometry) -> CollectiveCost:
         if look.size < 2:
             return NOTHING
-        if kind == "barrier":
+        if kind in UNSIZED:
             kind, nbytes = "all_reduce", TINY_BYTES
         if nbytes == 0 and kind not in POINT_TO_POINT:
             return NOTHING

@@ -49,6 +49,8 @@ STREAM, RECORD, WAIT, BATCH = map(int, (Kind.STREAM, Kind.RECORD, Kind.WAIT, Kin
 SYNC, SYNC_EVENT, READ, COMPILED, GRAPH = map(int, (Kind.SYNC, Kind.SYNC_EVENT, Kind.READ, Kind.COMPILED, Kind.GRAPH))
 RECORD_STREAM, ALLOC_CALL, USE, DEF = map(int, (Kind.RECORD_STREAM, Kind.ALLOC_CALL, Kind.USE, Kind.DEF))
 
+HOST_STREAM = 1_000_000  # from here on: streams of no chip, on which hosts' own collectives run beside one another
+
 # What a word's payload names.
 OF_BLOCKS = (Kind.ALLOC, Kind.FREE, Kind.USE, Kind.DEF, Kind.RECORD_STREAM)
 OF_EVENTS = (Kind.RECORD, Kind.WAIT, Kind.SYNC_EVENT)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from anychip.errors import INTERRUPTED
+from anychip.errors import INTERRUPTED, Deadlock
 
 if TYPE_CHECKING:
     from anychip.api import Answer
@@ -44,17 +44,24 @@ def to_json(answer: "Answer") -> dict[str, Any]:
         "exit_code": answer.exit_code,
         "left_out": list(answer.left_out),
         "failure": next((_failure(one) for one in answer.failures if one is not None), None),
+        "hang": None,
     }
 
 
-def no_answer(program: str, asked: Sequence[str], error: "ProgramFailed") -> dict[str, Any]:
-    """The same keys where the program failed on every target before its first step was complete."""
+def no_answer(program: str, asked: Sequence[str], error: "ProgramFailed | Deadlock") -> dict[str, Any]:
+    """The same keys where the program failed on every target before its first step was complete, or would hang."""
     interrupted = error.exit_code == INTERRUPTED
+    hang, how = None, None
+    if isinstance(error, Deadlock):
+        outcome = "would_hang"
+        hang = {"is_mismatch": error.is_mismatch, "ranks": [asdict(one) for one in error.stuck]}
+    else:
+        outcome = "interrupted" if interrupted else "does_not_fit" if error.is_short else "program_failed"
+        how = error.how
     return {
         "schema": SCHEMA, "program": program, "targets": [], "num_ops": 0, "distinct_ranks": 0, "steps": 0, "wall_s": {},
         "warnings": [str(error)], "interrupted": interrupted, "host": None, "stragglers": None,
-        "outcome": "interrupted" if interrupted else "does_not_fit" if error.is_short else "program_failed",
-        "exit_code": error.exit_code, "left_out": list(asked), "failure": _failure(error.how),
+        "outcome": outcome, "exit_code": error.exit_code, "left_out": list(asked), "failure": _failure(how), "hang": hang,
     }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from anychip.record.tape import (
     COMPILED,
     GRAPH,
     HOST,
+    HOST_STREAM,
     KIND_BITS,
     KIND_MASK,
     MARK,
@@ -104,8 +105,10 @@ class Engine:
         return self.events.get(event, 0.0)
 
     def stream_end_s(self, stream: int | None = None) -> float:
-        """When the work issued to a stream so far has ended (all streams: None)."""
-        return max(self.ends.values()) if stream is None else self.ends.get(stream, 0.0)
+        """When the work issued to a stream so far has ended (all streams of the chip: None)."""
+        if stream is not None:
+            return self.ends.get(stream, 0.0)
+        return max(end for stream, end in self.ends.items() if stream < HOST_STREAM)
 
     def run(self, words: Words | Sequence[int]) -> None:
         """Walk words in order. Payloads must be inside their tables."""

@@ -37,10 +37,14 @@ class Wire:
     def cost(self, kind, nbytes, ranks, dtype):
         self.asked.append((kind, nbytes, tuple(ranks), dtype))
         n = len(ranks)
-        times = {"all_reduce": 2 * (n - 1) / n, "all_gather": (n - 1) / n, "reduce_scatter": (n - 1) / n,
-                 "all_to_all": (n - 1) / n, "send": 1.0, "recv": 1.0, "barrier": 0.0, "broadcast": 1.0}  # fmt: skip
+        times = {
+            "all_reduce": 2 * (n - 1) / n,
+            "all_gather": (n - 1) / n,
+            "reduce_scatter": (n - 1) / n,
+            "all_to_all": (n - 1) / n,
+        }
         steps = {"all_reduce": 2 * (n - 1), "send": 1, "recv": 1, "barrier": 1}.get(kind, n - 1)
-        moving = times[kind] * nbytes / self.rate
+        moving = times.get(kind, 1.0) * nbytes / self.rate
         time = moving + steps * self.latency
         return Cost(
             time,

@@ -41,3 +41,10 @@ def test_a_letter_that_comes_while_notes_are_read_is_seen(two, monkeypatch):
     monkeypatch.setattr(jobs.json, "loads", loads)
     two._start_awaited()
     assert stopped(two) == []
+
+
+def test_what_stopped_a_sample_of_a_rank_does_not_stop_the_rank(two):
+    two._stop(0, "it waits as another would, for what nobody sent")
+    assert stopped(two) == ["stop-0"]
+    two._start(Rank(0))
+    assert stopped(two) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from anychip import api, cli
-from anychip.errors import ProgramFailed
+from anychip.errors import Deadlock, ProgramFailed, Stuck
 from anychip.report import no_answer, to_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,7 +74,12 @@ def answers(tmp_path_factory):
     clustered = api.forecast(str(programs / "ddp.py"), on="h100:16@llama3", show_output=False)
     with pytest.raises(ProgramFailed) as failed:
         api.forecast([*train[:2], "0"], on="h100", show_output=False)
-    return [*map(to_json, (one, meshed, clustered)), no_answer("train_small.py", ["h100"], failed.value)]
+    hang = Deadlock("the job would hang", [Stuck(0, 4, "recv from rank 1", "train.py", 3, (1,))])
+    return [
+        *map(to_json, (one, meshed, clustered)),
+        no_answer("train_small.py", ["h100"], failed.value),
+        no_answer("train_small.py", ["h100:8"], hang),
+    ]
 
 
 def test_every_key_of_a_forecast_is_on_the_page_and_none_that_is_not_there(answers):

@@ -7,17 +7,17 @@ backend does. `Work.wait` is the current stream waiting for it. Small values are
 
 import contextlib
 import sys
-import weakref
+import threading
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch._C._distributed_c10d import Work
+from torch.distributed import distributed_c10d as c10d
 
+from anychip.device.distributed.call import BETWEEN_TWO, POINT_TO_POINT, REDUCTIONS, Call
 from anychip.device.distributed.groups import Groups
+from anychip.device.distributed.pending import Pending
 from anychip.device.distributed.refusals import check
 from anychip.device.insides._torch import Engine
 from anychip.device.insides._torch_host import implement
@@ -27,6 +27,7 @@ from anychip.drivers.values import KEPT, SMALL
 from anychip.errors import Deadlock
 from anychip.record import Kind, Op, word
 from anychip.record.recorder import user_place
+from anychip.record.tape import HOST_STREAM
 
 COMM_STREAM = 1000  # numbers of streams that programs cannot make
 
@@ -40,6 +41,7 @@ IN_PLACE = (
     "send",
     "recv_",
     "recv_any_source_",
+    "monitored_barrier_",
 )
 # those with an output and an input, in this order
 OUT_OF_PLACE = (
@@ -49,10 +51,8 @@ OUT_OF_PLACE = (
 )  # fmt: skip
 RETURN_TENSORS = ("allreduce_", "broadcast_", "allgather_", "_allgather_base_", "reduce_scatter_", "_reduce_scatter_base_",
                   "alltoall_", "scatter_")  # fmt: skip
-POINT_TO_POINT = ("send", "recv_")
-PEER = {"send": "dst", "recv_": "src"}
+FROM_ROOT = ("broadcast_object_list", "scatter_object_list")
 SUM, AVERAGE = 0, 1  # c10d::ReduceOp::RedOpType
-REDUCTIONS = ("sum", "avg", "product", "min", "max", "band", "bor", "bxor", "premul_sum")
 # Collectives of one small tensor whose values travel where every rank runs, and what reductions do with all of them.
 SHARED = ("allreduce_", "allgather_", "_allgather_base_", "alltoall_base_")
 REDUCED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -64,31 +64,6 @@ REDUCED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of a collective. at: its arguments by name."""
-
-    name: str
-    at: dict[str, Any]
-    outputs: list[torch.Tensor]
-    inputs: list[torch.Tensor]
-    group: int
-    ranks: tuple[int, ...]
-
-    @property
-    def peer(self) -> int | None:
-        """Global rank of who is sent to or received from."""
-        return self.ranks[self.at[PEER[self.name]]] if self.name in PEER else None
-
-    @property
-    def pieces(self) -> list[torch.Tensor]:
-        """The list, one tensor for each rank, that NCCL's backend copies from or to one buffer, each on its own; those of
-        unequal sizes travel as they are (torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp, which others' backends follow)."""
-        found = {"allgather_": self.outputs, "reduce_scatter_": self.inputs}.get(self.name, [])
-        alike = len({tensor.shape for tensor in found}) == 1 and found[0].device.type != "cpu"
-        return found if alike else []
-
-
 class Collectives:
     def __init__(self, runtime: Runtime, groups: Groups) -> None:
         self.runtime, self.groups = runtime, groups
@@ -96,10 +71,14 @@ class Collectives:
         self.kept: deque[Any] = deque(maxlen=4096)  # C++ holds a Work, but not its Python half
         # Of the coalesced batch that is open: small tensors to receive.
         self.batch: list[tuple[Call, torch.Tensor]] | None = None
+        self.batch_host_events: list[int] = []  # of what hosts exchange in it
         self.late: list[tuple[Call, torch.Tensor]] = []  # of the receive that is being issued
         self.gathered: list[torch.Tensor] = []
         self.unwaited: list[Pending] = []  # called by C++ in a backward: whoever called waits at its end
         self._place = -1
+        self._batch_start = 0
+        self._lines: dict[tuple[Any, ...], int] = {}  # of hosts' collectives, each with a stream of its own
+        self.told_as: str | None = None
         self._told: dict[tuple[int, str], int] = {}  # broadcasts, by group and root
 
     # ------------------------------------------------------------ kernels
@@ -121,11 +100,13 @@ class Collectives:
             call = Call(name, at, outputs, inputs, number, ranks)
             work = self._alone(call) if len(ranks) == 1 else self._among(call)
             self.kept.append(work)
+            if name == "monitored_barrier_":
+                return work.wait() and None
             return (args[0], work.boxed()) if name in RETURN_TENSORS else work.boxed()
 
         return run
 
-    def _alone(self, call: Call) -> "Pending":
+    def _alone(self, call: Call) -> Pending:
         """In a group of one the input is copied, unless it lies where the output does."""
         if call.name in OUT_OF_PLACE:
             for one, other in zip(call.outputs, call.inputs, strict=False):
@@ -133,12 +114,16 @@ class Collectives:
                     one.view(-1).copy_(other.reshape(-1))
         return Pending(self, call.outputs, None)
 
-    def _among(self, call: Call) -> "Pending":
-        event = None
+    def _among(self, call: Call) -> Pending:
+        event = host_event = None
         if any(tensor.device.type != "cpu" for tensor in (*call.outputs, *call.inputs)):
             event = self._note(call)
+        else:
+            host_event = self._note_of_hosts(call)
         self._values(call)
         work = Pending(self, call.outputs, event, gathers=call.name == "allgather_")
+        if host_event is not None:
+            (work.host_events if self.batch is None else self.batch_host_events).append(host_event)
         # Until the next one: a program may ask for the future of a gather into a list that nobody else holds.
         self.gathered = call.outputs if work.gathers and call.at["async_op"] else []
         work.late, self.late = self.late, []
@@ -161,18 +146,7 @@ class Collectives:
         """Put the collective on the tape; the event that says that it is over, None where the stream itself says so."""
         recorder = self.runtime.recorder
         self._at()
-        kwargs: list[tuple[str, Any]] = []
-        if call.peer is not None:
-            kwargs.append(("peer", call.peer))
-        for name, sizes in (("splits", "input_split_sizes"), ("received", "output_split_sizes")):
-            if call.at.get(sizes):
-                kwargs.append((name, tuple(call.at[sizes])))
-        if "root_rank" in call.at:
-            kwargs.append(("root", call.ranks[call.at["root_rank"]]))
-        if "reduce_op" in call.at:
-            kwargs.append(("op", REDUCTIONS[int(call.at["reduce_op"].op())]))
-        args = (canonical(tuple(call.outputs)), canonical(tuple(call.inputs)), call.group)
-        words = [recorder.op_word(Op(f"c10d.{call.name}.default", args, tuple(kwargs)))]
+        words = [recorder.op_word(call.op(sure=not self.runtime.driver.values.invented))]
         pieces = call.pieces
         if pieces:
             # The buffer is given back at once, on the host's clock, as the real one is.
@@ -204,6 +178,48 @@ class Collectives:
         ))  # fmt: skip
         return end
 
+    def _note_of_hosts(self, call: Call) -> int | None:
+        """The same of tensors that hosts have: the event that says so on the host."""
+        op = call.op(host=True, sure=not self.runtime.driver.values.invented)
+        line = (call.group,) if call.name not in BETWEEN_TWO else (call.group, call.name, call.peer, call.at["tag"])
+        return self._of_hosts(op, line)
+
+    def note_objects(self, name: str, group: Any, root: int | None = None) -> None:
+        """Put a collective of objects on the tape, after which the host goes on when all have come; on a chip's backend whoever has given
+        what all get goes on at once."""
+        if group.size() == 1:
+            return
+        number, ranks = self.groups.number(group)
+        named = () if root is None else (("root", ranks[root]),)
+        args = (), (), number
+        if c10d._get_object_coll_device(group) == "cpu":
+            event = self._of_hosts(Op(f"c10d.{name}.default", args, (("host", True), *named)), (number,))
+            self.wait_on_host([] if event is None else [event])
+        elif in_main_thread():
+            self._at()
+            self.runtime.driver.launch(self.runtime.recorder.op_word(Op(f"c10d.{name}.default", args, named)))
+            if name not in FROM_ROOT or root != group.rank():
+                self.runtime.driver.synchronize(int(self.runtime.native.stream[0]))
+
+    def _of_hosts(self, op: Op, line: tuple[Any, ...]) -> int | None:
+        """A collective between hosts, beside all but those of its line; the event of its end. None in other threads than the program's
+        first, whose calls stand in no order with its own."""
+        if not in_main_thread():
+            return None
+        runtime, at = self.runtime, self._batch_start if self.batch is not None else len(self.runtime.recorder.tape)
+        stream = HOST_STREAM + self._lines.setdefault(line, len(self._lines))
+        end, self._place = runtime.new_event(), runtime.recorder.place(user_place())
+        words = (
+            word(Kind.AT, self._place), word(Kind.STREAM, stream), runtime.recorder.op_word(op), word(Kind.RECORD, end),
+            word(Kind.STREAM, int(runtime.native.stream[0])),
+        )  # fmt: skip
+        runtime.recorder.tape[at:at] = words  # before a batch that is open, which is one launch of the chip
+        self._batch_start = at + len(words)
+        return end
+
+    def wait_on_host(self, events: Iterable[int]) -> None:
+        self.runtime.recorder.tape.extend(word(Kind.SYNC_EVENT, event) for event in events)
+
     def _at(self) -> None:
         place = self.runtime.recorder.place(user_place())
         if place != self._place:
@@ -232,14 +248,15 @@ class Collectives:
             self.batch = []
             self._batch_start = len(self.runtime.recorder.tape)
 
-    def end_batch(self, group: Any, *_: Any) -> "Pending":
+    def end_batch(self, group: Any, *_: Any) -> Pending:
         """What stood between is one launch on the group's stream."""
         assert self.batch is not None
         late, self.batch = self.batch, None
+        host_events, self.batch_host_events = self.batch_host_events, []
         tape = self.runtime.recorder.tape
         words = tape[self._batch_start :]
         work = Pending(self, [], None)
-        work.late = late
+        work.late, work.host_events = late, host_events
         if words:
             del tape[self._batch_start :]
             stream = COMM_STREAM + self.groups.number(group)[0]
@@ -263,22 +280,19 @@ class Collectives:
             return
         sums = "reduce_op" in call.at and int(call.at["reduce_op"].op()) == SUM
         for output, value in self._results(call, len(call.ranks)):
+            self.runtime.driver.values.invented |= not output.dtype.is_floating_point
             self._tell(output, value * len(call.ranks) if sums else value)
 
     def _of_all(self, call: Call) -> bool:
         """Small tensors where every rank runs: what each has really travels, but in modules, whose repeated calls a rank leaves
-        out."""
-        if (
-            call.name not in SHARED
-            or len(call.inputs) != 1
-            or call.inputs[0].numel() > SMALL
-            or self.runtime.in_module()
-        ):
+        out, unless it is told apart (`telling`)."""
+        what = self.told_as if self.told_as is not None else "" if self.runtime.in_module() else call.name
+        if not what or call.name not in SHARED or len(call.inputs) != 1 or call.inputs[0].numel() > SMALL:
             return False
         value = self._value(call.inputs[0])
-        each = self.groups.of_each(
-            self.groups.which_of(call.group), None if value is None else value.clone(), call.name
-        )
+        each = self.groups.of_each(self.groups.which_of(call.group), None if value is None else value.clone(), what)
+        if each is None and self.told_as and self.groups.everyone:
+            self.runtime.finish()  # others have done their steps: there is nobody to go along with
         if each is None or any(one is None or one.shape != each[0].shape for one in each):
             return False
         if call.name == "allreduce_":
@@ -296,6 +310,16 @@ class Collectives:
         for output, part in zip(call.outputs, parts, strict=True):
             self._tell(output, part.reshape(output.shape))
         return True
+
+    @contextlib.contextmanager
+    def telling(self, what: str) -> Iterator[None]:
+        """Small values that ranks tell one another meanwhile are counted under a name of their own, as not all stand at the same line; ""
+        are not told."""
+        before, self.told_as = self.told_as, what
+        try:
+            yield
+        finally:
+            self.told_as = before
 
     def _results(self, call: Call, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Outputs and their values before a sum over the ranks; only those whose values are known."""
@@ -365,7 +389,9 @@ class Collectives:
         assert mailbox is not None
         assert peer is not None
         value = mailbox.receive(peer, self.groups.around(peer, call.ranks), "recv", user_place())
-        if value is not None:
+        if (
+            value is not None and value.numel() == tensor.numel()
+        ):  # else the two do not fit, which is told of the whole job
             self._tell(tensor, value.reshape(tensor.shape))
 
     def _value(self, tensor: torch.Tensor) -> torch.Tensor | None:
@@ -385,56 +411,12 @@ class Collectives:
 
     def install(self) -> None:
         kernels = [(name, self.kernel(name), key) for name in (*IN_PLACE, *OUT_OF_PLACE) for key in ("CUDA", "CPU")]
-        nothing = (
-            (name, lambda *_, **__: None, key)
-            for name in ("monitored_barrier_", "check_for_nan")
-            for key in ("CUDA", "CPU")
-        )
+        nothing = (("check_for_nan", lambda *_, **__: None, key) for key in ("CUDA", "CPU"))
         implement("c10d", [*kernels, *nothing])
 
 
-class Pending(Work):
-    """A collective that the host has issued. event: what a stream that needs it waits for; None: nothing to wait for.
-    gathers: into a list of tensors, of which a future has one, as torch's NCCL backend does."""
-
-    def __init__(
-        self, collectives: Collectives, tensors: list[torch.Tensor], event: int | None, gathers: bool = False
-    ) -> None:
-        super().__init__()
-        self.collectives, self.event, self.gathers = collectives, event, gathers
-        # Weakly: a work is kept for longer than the tensors that it was about may live.
-        self.tensors = [weakref.ref(tensor) for tensor in tensors]
-        self.late: list[tuple[Call, torch.Tensor]] = []  # small tensors whose values a peer sends
-        self.source = -1  # of a receive from any rank
-
-    def _source_rank(self) -> int:
-        return self.source
-
-    def wait(self, timeout: timedelta = timedelta(0)) -> bool:
-        late, self.late = self.late, []
-        for call, tensor in late:
-            self.collectives.receive(call, tensor)
-        if self.event is not None:
-            self.collectives.wait(self.event)
-        return True
-
-    def is_completed(self) -> bool:
-        return True
-
-    def is_success(self) -> bool:
-        return True
-
-    def synchronize(self) -> None:
-        self.wait()
-
-    def result(self) -> list[torch.Tensor]:
-        return [tensor for one in self.tensors if (tensor := one()) is not None]
-
-    def get_future(self) -> Any:
-        future: Any = torch.futures.Future()
-        result = self.result()
-        future.set_result([torch.stack(result)] if self.gathers and result else result)
-        return future
+def in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _part(flat: torch.Tensor, output: torch.Tensor, mine: int) -> torch.Tensor:

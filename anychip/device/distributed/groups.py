@@ -375,7 +375,7 @@ def _coalescing(begin: Callable[..., Any], end: Callable[..., Any]) -> None:
 def install(runtime: Runtime) -> None:
     if not torch.distributed.is_available():
         return
-    from anychip.device.distributed import collectives, objects, spawning
+    from anychip.device.distributed import collectives, joining, objects, spawning
 
     groups = runtime.groups = Groups(runtime)
     one = runtime.collectives = collectives.Collectives(runtime, groups)
@@ -387,6 +387,7 @@ def install(runtime: Runtime) -> None:
     _splitting(groups)
     objects.install(groups)
     _ddp()
+    joining.install(one)
     _rpc()
     _watch_meshes(groups)
     _coalescing(lambda group, device: one.begin_batch(), lambda group, device: one.end_batch(group))

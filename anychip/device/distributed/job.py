@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ class Job:
         self.samples_of: dict[int, int] = {}  # those that were seen to do as the rank that they stand in for
         self.interrupted = False
         self.hang = ""  # what ranks wait for that never comes
+        self.stuck: Sequence[Any] = ()  # which ranks, as fields of `errors.Stuck`
         self._loaded = 0  # when the list of libraries was written that were loaded last
         self._told_apart: Apart | None = None  # ranks, by the program's source
         self.middle: Middle | None = None  # of a pipeline, taken to do the same
@@ -170,6 +171,7 @@ class Job:
 
     def _start(self, rank: Rank) -> None:
         self._load_libraries()
+        self._stop_note(rank.rank).unlink(missing_ok=True)  # one of a sample of it says nothing of the rank itself
         self.running[self.fork(rank, self.tokens)] = rank
 
     def _reap(self) -> None:
@@ -212,17 +214,19 @@ class Job:
         """Start the ranks that are waited for; where all wait for one another, say so and end them."""
         waiting: dict[int, tuple[int, str]] = {}
         awaited: dict[int, list[int]] = {}
+        stuck: dict[int, list[Any]] = {}
         letters: list[Path] = []
         for note in self.folder.glob("waiting-*"):
             with contextlib.suppress(FileNotFoundError):
                 rank = int(note.name.rpartition("-")[2])
-                peer, ranks, text, letter = json.loads(note.read_text(encoding="utf-8"))
+                peer, ranks, text, letter, *told = json.loads(note.read_text(encoding="utf-8"))
                 if (self.folder / letter).exists():
                     continue  # it has come, and the rank is about to see it
                 if self._lent(peer, letter):
                     continue
                 letters.append(self.folder / letter)
                 waiting[rank] = peer, text
+                stuck[rank] = [rank, 1, *next(iter(told), ("", None, None)), [peer]]
                 awaited[rank] = ranks if len(ranks) <= STAGES else [peer]
         known = self._known()
         stand_ins = {rank.rank: rank.stands_in_for for rank in self.running.values()}
@@ -237,7 +241,7 @@ class Job:
                         known.add(other.rank)
                         self._start(other)
             elif peer in self.codes:
-                self._stop(rank, f"{text}, which has ended without it", hang=not self.codes[peer])
+                self._stop(rank, f"{text}, which has ended without it", [] if self.codes[peer] else [stuck[rank]])
         if any(letter.exists() for letter in letters):
             return  # notes are read one after the other: what a rank waited for may have come since its own was
         live = {rank.rank for rank in self.running.values()}
@@ -254,7 +258,9 @@ class Job:
         if live and live <= set(waiting) and all(peer in live for peer, _ in waiting.values()):
             text = "\n  ".join(line for _, line in sorted(waiting.values()))
             for rank in live:
-                self._stop(rank, f"every rank that runs waits for another:\n  {text}", hang=True)
+                self._stop(
+                    rank, f"every rank that runs waits for another:\n  {text}", [stuck[one] for one in sorted(live)]
+                )
 
     def _known(self) -> set[int]:
         """The ranks that run or have ended; samples are none of them."""
@@ -272,13 +278,17 @@ class Job:
                     importlib.import_module(name)
         gc.freeze()
 
-    def _stop(self, rank: int, text: str, hang: bool = False) -> None:
-        """Tell a rank that waits that what it waits for never comes; hang: not since another has failed."""
-        if hang and not self.hang:
-            self.hang = text
-        note = self.folder / f"stop-{rank}"
+    def _stop(self, rank: int, text: str, stuck: Sequence[Any] = ()) -> None:
+        """Tell a rank that waits that what it waits for never comes; stuck: who can never go on (`errors.Stuck`), where that is not since
+        another has failed."""
+        if stuck and not self.hang:
+            self.hang, self.stuck = text, stuck
+        note = self._stop_note(rank)
         if not note.exists():
             appear(note, text.encode())
+
+    def _stop_note(self, rank: int) -> Path:
+        return self.folder / f"stop-{rank}"
 
     def _interrupt(self, *_: Any) -> None:
         self.interrupted = True
@@ -447,7 +457,7 @@ class Job:
         if code:
             first.meta["exit_code"] = code
         if code and self.hang:
-            first.meta["hang"] = self.hang
+            first.meta |= {"hang": self.hang, "stuck": list(self.stuck)}
         if failed is not None:
             first.meta["failed_rank"] = failed
         return code, first

@@ -26,12 +26,14 @@ class Objects:
         self._counts: Counter[Made] = Counter()  # of what one rank gave all of a group
 
     def all_gather_object(self, object_list: list[Any], obj: Any, group: Any) -> None:
+        self._note("all_gather_object", group)
         object_list[:] = self._of_each(group, obj, "all_gather_object") or [obj] * len(object_list)
 
     def gather_object(self, obj: Any, object_gather_list: Any, dst: Any, group: Any, group_dst: Any = None) -> None:
         place = _place(group, dst, group_dst)
         c10d._validate_output_list_for_rank(group.rank(), place, object_gather_list)
         check_root("gather", place, group.size())
+        self._note("gather_object", group, place)
         each = self._of_each(group, obj, "gather_object")
         if object_gather_list is not None:
             object_gather_list[:] = each or [obj] * len(object_gather_list)
@@ -66,6 +68,9 @@ class Objects:
             object_list[:] = self.groups.mailbox.receive(peer, ranks, "recv_object_list", user_place())
         return peer
 
+    def _note(self, what: str, group: Any, root: int | None = None) -> None:
+        self.groups.runtime.collectives.note_objects(what, group, root)
+
     def _peer(self, group: Any, rank: Any, place: Any, what: str) -> int:
         """The number, in the job, of whom is sent to or received from."""
         place = c10d._canonicalize_group_rank(group, rank, place)
@@ -78,6 +83,7 @@ class Objects:
 
     def _from_root(self, group: Any, place: int, mine: Any, what: str) -> Any:
         check_root(what.partition("_")[0], place, group.size())
+        self._note(what, group, place)
         which, mailbox = self.groups.which(group), self.groups.mailbox
         ranks = which.ranks
         if mailbox is None or len(ranks) == 1:

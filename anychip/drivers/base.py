@@ -43,7 +43,7 @@ class Block:
         self.free_word: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One call of an op, for drivers that look at tensors.
 

@@ -109,6 +109,7 @@ class Schema:
             for one in schema.returns
         ]
         self.aliased = [alias is not None for _, alias in self.returns]
+        self._writes = any(argument.writes for argument in self.arguments)
         self._overload: Any = None
 
     def overload(self) -> Any:
@@ -157,6 +158,8 @@ class Schema:
     def mutated(self, args: Any, kwargs: Any) -> list[torch.Tensor]:
         """The tensors among these arguments that the op writes to."""
         found: list[torch.Tensor] = []
+        if not self._writes:
+            return found
         position = 0
         for argument in self.arguments:
             if argument.kwarg_only:
@@ -176,15 +179,18 @@ class Schema:
 
     def result(self, made: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the op returns: made outputs, or the arguments that it returns again."""
-        positional = [argument.name for argument in self.arguments if not argument.kwarg_only]
-        bound = dict(zip(positional, args, strict=False)) | kwargs
-        results = [
-            bound[self._given(alias).name] if alias is not None else one
-            for (_, alias), one in zip(self.returns, made, strict=True)
-        ]
+        results = self._again(made, args, kwargs) if any(self.aliased) else made
         if not results:
             return None
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _again(self, made: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        positional = [argument.name for argument in self.arguments if not argument.kwarg_only]
+        bound = dict(zip(positional, args, strict=False)) | kwargs
+        return [
+            bound[self._given(alias).name] if alias is not None else one
+            for (_, alias), one in zip(self.returns, made, strict=True)
+        ]
 
     def result_source(self) -> str:
         """The same as `result`, as an expression over `_entry[1]` (see `kernels._fast`)."""

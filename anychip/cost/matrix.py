@@ -217,6 +217,9 @@ def convolution_backward(op: Op) -> Work:
 # Attention -------------------------------------------------------------------------------------------------------------
 
 
+QUERIES = 128  # of a block, to which a fused kernel brings its keys (flash-attention, csrc/flash_attn/src/flash_fwd_launch_template.h)
+
+
 class _Call(NamedTuple):
     """Where an attention op keeps its arguments. heads_first: tensors are [batch, heads, length, dim], else
     [batch, length, heads, dim]. query: position of the query (key and value follow). causal: position and name. packed: position
@@ -265,19 +268,23 @@ def causal_share(query_length: int, key_length: int) -> float:
 @work_of(*_CALLS)
 def fused_attention(op: Op) -> Work:
     """softmax(q @ k.T) @ v without scores in memory. flop forward: two products, 4*batch*heads*lq*lk*dim; backward
-    five products (scores are made again), of which four are model work. Bytes: each tensor once; the backward
-    kernel is preceded by one that sums grad x out and followed by a conversion of the query's gradient."""
+    five products (scores are made again), of which four are model work. Of a sliding window a block of queries computes
+    what any of them sees, each query's own is model work. Bytes: each tensor once; the backward kernel is preceded by one
+    that sums grad x out and followed by a conversion of the query's gradient."""
     call = _CALLS[op.name.rpartition(".")[0]]
     q, k, v = op.args[call.query : call.query + 3]
     packed = op.args[call.packed] if 0 <= call.packed < len(op.args) else None
     batch, heads, shared, lq, lk = _attention_shape(q, k, call.heads_first, packed)
     causal = bool(arg(op, call.causal, call.causal_name, False))
-    share = min(causal_share(lq, lk) if causal else 1.0, _window_share(op, lk, causal))
-    scores = ceil(batch * heads * lq * lk * share)
+    most = causal_share(lq, lk) if causal else 1.0
+    own, computed = (
+        ceil(batch * heads * lq * lk * min(most, _window_share(op, lk, causal, block)))
+        for block in (1, min(lq, QUERIES))
+    )
     # q @ k.T works on the query's head dim, the other product on the value's.
-    to_scores, to_values = 2 * scores * q.shape[-1], 2 * scores * v.shape[-1]
-    flop = 3 * to_scores + 2 * to_values if call.backward else to_scores + to_values
-    model_flop = 2 * (to_scores + to_values) if call.backward else flop
+    to_scores, to_values = 2 * q.shape[-1], 2 * v.shape[-1]
+    flop = computed * (3 * to_scores + 2 * to_values if call.backward else to_scores + to_values)
+    model_flop = own * (to_scores + to_values) * (2 if call.backward else 1)
     read, written = traffic(op)
     grouped = max(heads // max(shared, 1), 1)
     shape = Attention(call.implementation, call.backward, causal, q.shape[-1], lq, lk, batch * heads, grouped)
@@ -286,10 +293,11 @@ def fused_attention(op: Op) -> Work:
                 kernels=(3 if call.backward else 1) if flop else 0)  # fmt: skip
 
 
-def _window_share(op: Op, key_length: int, causal: bool) -> float:
-    """Largest share of the scores that a sliding window keeps: left + right + 1 keys of each query."""
+def _window_share(op: Op, key_length: int, causal: bool, block: int) -> float:
+    """Largest share of the keys that as many queries after one another see through a sliding window: left + right + 1 of
+    each, and one more for each of the others."""
     left, right = op.kwarg("window_size_left"), 0 if causal else op.kwarg("window_size_right")
-    return 1.0 if left is None or right is None else min((left + right + 1) / max(key_length, 1), 1.0)
+    return 1.0 if left is None or right is None else min((left + right + block) / max(key_length, 1), 1.0)
 
 
 def _attention_shape(

@@ -26,8 +26,9 @@ def test_packed_sequences_do_not_see_one_another() -> None:
 
 
 def test_a_window_keeps_its_width_of_keys() -> None:
-    # each of 512 queries sees itself and 31 keys to the left
-    assert work(packed(512, None, window=31)).flop == 2 * 2 * 8 * 512 * 32 * 64
+    # each of 512 queries sees itself and 31 keys to the left; a block of 128 sees 127 more, which the kernel computes with it
+    assert work(packed(512, None, window=31)).model_flop == 2 * 2 * 8 * 512 * 32 * 64
+    assert work(packed(512, None, window=31)).flop == 2 * 2 * 8 * 512 * (31 + 128) * 64
     # a window wider than the triangle changes nothing
     assert work(packed(512, None, window=511)).flop == work(packed(512, None)).flop
 
@@ -84,3 +85,29 @@ def test_attention_of_rings_and_of_tables_longer_than_a_cache(tmp_path: Path) ->
     names = [op for op in recorded.program.ops if op.name == "aten._flash_attention_forward.default"]
     assert [op.args[1].shape[1] for op in names[2:]] == [64, 100 * 16 // 8, 30, 32]  # distinct ones
     assert sum("as read whole" in text for text in recorded.warnings) == 1
+
+
+WINDOWS = """
+    import json, sys
+    import torch
+    import transformer_engine.pytorch as te
+
+    q, k = torch.randn(512, 1, 4, 64, dtype=torch.bfloat16, device="cuda"), torch.randn(512, 1, 2, 64, dtype=torch.bfloat16, device="cuda")
+    shapes = []
+    for window in (None, (31, 0)):
+        attention = te.DotProductAttention(4, 64, num_gqa_groups=2, attn_mask_type="causal", window_size=window)
+        shapes.append(list(attention(q, k, k).shape))
+    shapes.append(list(attention(q, k, k, window_size=(7, 0)).shape))
+    json.dump(shapes, open(sys.argv[1], "w"))
+"""
+
+
+def test_transformer_engines_attention_sees_through_a_window(tmp_path: Path) -> None:
+    path, out = tmp_path / "windows.py", tmp_path / "windows.json"
+    path.write_text(textwrap.dedent(WINDOWS), encoding="utf-8")
+    recorded = Recorded(path, out)
+    assert recorded.said == [[512, 1, 256]] * 3
+    whole = 2 * 2 * 4 * 512 * 512 * 64 // 2
+    assert recorded.work("aten._scaled_dot_product_cudnn_attention.default").model_flop == whole
+    windowed = [work(op).model_flop for op in recorded.ops if op.name == "aten._flash_attention_forward.default"]
+    assert windowed == [2 * 2 * 4 * 512 * width * 64 for width in (32, 8)]

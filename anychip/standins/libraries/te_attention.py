@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from anychip.standins.fused import fused
+from anychip.standins.libraries.flash_attn import flash_attn_func
 
 Tensor = torch.Tensor
 
@@ -35,10 +36,10 @@ class DotProductAttention(torch.nn.Module):
     def __init__(self, num_attention_heads: int, kv_channels: Any, num_gqa_groups: int | None = None,
                  attention_dropout: float = 0.0, qkv_format: str = "sbhd", attn_mask_type: str = "causal",
                  softmax_scale: float | None = None, cp_group: Any = None, cp_comm_type: str = "p2p",
-                 **options: Any) -> None:  # fmt: skip
+                 window_size: tuple[int, int] | None = None, **options: Any) -> None:  # fmt: skip
         super().__init__()
         self.dropout, self.format, self.mask_type = attention_dropout, qkv_format, attn_mask_type
-        self.scale = softmax_scale
+        self.scale, self.window = softmax_scale, window_size
         self.set_context_parallel_group(cp_group, None, None, cp_comm_type)
 
     def set_context_parallel_group(self, cp_group: Any, _ranks: Any, _stream: Any, cp_comm_type: str = "p2p") -> None:
@@ -49,14 +50,23 @@ class DotProductAttention(torch.nn.Module):
             )
 
     def forward(self, query_layer: Tensor, key_layer: Tensor, value_layer: Tensor, attention_mask: Any = None,
-                qkv_format: str | None = None, attn_mask_type: str | None = None, **_options: Any) -> Tensor:  # fmt: skip
+                qkv_format: str | None = None, attn_mask_type: str | None = None,
+                window_size: tuple[int, int] | None = None, **_options: Any) -> Tensor:  # fmt: skip
         kind = qkv_format or self.format
         order = (1, 2, 0, 3) if kind == "sbhd" else (0, 2, 1, 3)
         q, k, v = (one.permute(order) for one in (query_layer, key_layer, value_layer))
         causal = "causal" in (attn_mask_type or self.mask_type)
         dropout = self.dropout if self.training else 0.0
+        left, right = window_size or self.window or (-1, -1)
+        is_windowed = left >= 0 or (right >= 0 and not causal)
+        if self.ring is not None and is_windowed:
+            raise NotImplementedError("transformer_engine has no sliding window across ranks by p2p")
         if self.ring is not None:
             out: Tensor = _Ring.apply(q, k, v, self.ring, causal, self.scale)  # type: ignore[no-untyped-call]
+        elif is_windowed:
+            # cuDNN's operator in torch knows no window: the kernel that does
+            q, k, v = (one.transpose(1, 2) for one in (q, k, v))
+            out = flash_attn_func(q, k, v, dropout, self.scale, causal, (left, 0 if causal else right)).transpose(1, 2)
         else:
             out = _whole(q, k, v, causal, dropout, self.scale)
         return out.permute((2, 0, 1, 3) if kind == "sbhd" else (0, 2, 1, 3)).flatten(2)

@@ -31,7 +31,7 @@ READ = {
     "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "seq", "micro_batch", "micro_batches", "tp", "cp", "pp",
     "vp", "ep", "experts", "chosen", "expert_ffn", "shared_ffn", "dense_layers", "expert_tp", "recompute", "recompute_layers",
     "pieces", "dropout", "sequence_parallel", "gated", "bias", "tied", "norm", "position", "attention", "dtype", "recipe",
-    "sharding", "reduce", "adds_apart", "overlap", "fusion", "fused_loss", "compile", "adam", "steps",
+    "sharding", "reduce", "adds_apart", "overlap", "fusion", "fused_loss", "compile", "adam", "steps", "window", "full_every",
 }  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def config_of(args: Namespace) -> Any:
         fp16=dtype is torch.float16, bf16=dtype is torch.bfloat16, params_dtype=dtype, pipeline_dtype=dtype,
         overlap_p2p_comm=args.vp > 1, batch_p2p_comm=args.vp == 1, batch_p2p_sync=False, deallocate_pipeline_outputs=True,
         perform_initialization=False, transformer_impl="local" if is_local(args) else "transformer_engine",
-        **recompute, **fp8, **experts,
+        window_size=(args.window - 1, 0) if 0 < args.window < args.seq else None, **recompute, **fp8, **experts,
     )  # fmt: skip
     if args.position == "rope_complex":
         vars(config).update({f"yarn_{name}": value for name, value in YARN.items()})

@@ -30,6 +30,7 @@ RUNS = {
     "sequence parallel": (2, {**LLAMA, **SPLIT, "fused_loss": True}),
     "products beside communication": (2, {**LLAMA, **SPLIT, "pieces": 4}),
     "grouped queries": (1, LLAMA),
+    "a window": (1, {**LLAMA, "attention": "cudnn", "window": 128}),
     "context parallel": (2, {**LLAMA, "cp": 2, "attention": "cudnn"}),
     "pipeline": (2, {**LLAMA, "pp": 2, "micro_batches": 4}),
     "interleaved": (2, {**LLAMA, "pp": 2, "vp": 2, "micro_batches": 4}),

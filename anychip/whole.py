@@ -59,12 +59,29 @@ def check_apart(outputs: Mapping[str, str | None], read: Iterable[str]) -> None:
 def write(path: str, text: str, quiet: bool = False) -> None:
     """Write text to a file, which is told unless quiet, or to stdout if the path is -; names that are no text as they were."""
     if path == "-":
-        print(text)
+        with printed():
+            print(text)
         return
     check_writable(path)
     with written(path), whole(path) as place:
         place.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
     tell_written(path, quiet)
+
+
+@contextmanager
+def printed() -> Iterator[None]:
+    """What is printed inside goes nowhere once its reader (head, less) has left: files that were asked for, and the exit code, are
+    as ever."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        mute_stdout()
+
+
+def mute_stdout() -> None:
+    """Python would complain again when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def tell_written(path: str | os.PathLike[str], quiet: bool = False) -> None:

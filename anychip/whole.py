@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and what a command says of one that cannot be written."""
 
 import os
+import select
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -76,18 +77,23 @@ def printed() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        mute_stdout()
+        mute()
 
 
-def mute_stdout() -> None:
-    """Python would complain again when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def mute() -> None:
+    """Send nowhere what stdout and stderr still get, each where its reader has left: python would complain again at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        watched = select.poll()
+        watched.register(stream.fileno(), 0)
+        if watched.poll(0):  # of no events asked for there are those of an error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def tell_written(path: str | os.PathLike[str], quiet: bool = False) -> None:
     """On stderr, as every command does of every file that it was asked to write."""
     if not quiet:
-        print(f"anychip: wrote {os.fspath(path)}", file=sys.stderr)
+        with printed():
+            print(f"anychip: wrote {os.fspath(path)}", file=sys.stderr)
 
 
 @contextmanager

@@ -44,6 +44,18 @@ def test_json_that_nobody_reads_keeps_no_trace_from_its_file(recorded, tmp_path)
     assert (ended.returncode, path.exists()) == (0, True), ended.stderr
 
 
+def test_nor_do_messages_to_a_reader_that_has_left(recorded, tmp_path):
+    """`2>&1 | head`: the line that told the first file kept the second from being written."""
+    trace, snapshot = tmp_path / "trace.json", tmp_path / "snapshot.pickle"
+    argv = ["forecast", "--on", "h100", "--load", recorded, "--trace", trace, "--memory-snapshot", snapshot]
+    command = [sys.executable, "-m", "anychip", *map(str, argv)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) as process:
+        assert "priced on" in process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 0
+    assert (trace.exists(), snapshot.exists()) == (True, True)
+
+
 def test_a_target_without_an_answer_is_bad_news_all_the_same(recorded):
     ended = unread("forecast", "--on", "h100", "--on", "cambricon-mlu590", "--load", recorded)
     assert ended.returncode == 1

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from accuracy.rows import Run
+from accuracy.rows import COUNTS, Run
 from anychip.spec import list_chips, list_clusters, load_chip
 
 HERE = Path(__file__).parent
@@ -135,6 +135,14 @@ def cluster_of(run: Run, chip: str) -> str | None:
 
 # Columns in words of which a rule's value stands in where nobody has seen the words.
 WORDS = ("recompute", "zero_or_fsdp", "sequence_parallel", "compile")
+
+
+def check_counts(run: Run) -> None:
+    """Raises Unable where a count is given and is none: taken for blank, a rule would fill it in."""
+    for name in COUNTS:
+        value = run.number(name)
+        if run[name] and (value is None or not value.is_integer()):
+            raise Unable(f"column {name}: {run[name]!r} is no whole number")
 
 
 def fill(run: Run, blank: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:

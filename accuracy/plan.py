@@ -14,6 +14,7 @@ from accuracy import megatron
 from accuracy.columns import (
     PER_TOKEN,
     Unable,
+    check_counts,
     chip_of,
     cluster_of,
     convention,
@@ -98,6 +99,7 @@ def plan(run: Run) -> Plan:
             raise Unable(reason)
     if run.marks:
         raise Unable(f"marked {run.marks[0]} by whoever collected it")
+    check_counts(run)
     chip = chip_of(run)
     cluster = cluster_of(run, chip)
     told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, run)]

@@ -29,6 +29,8 @@ from typing import Any
 
 APART = ("id", "metric", "value", "unit", "notes", "source_location")  # columns in which rows of one run may differ
 NEEDED = ("chip", "metric", "value")
+COUNTS = ("chips", "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq_len", "global_batch", "micro_batch", "tp", "pp", "vp",
+          "cp", "dp", "ep", "batch", "concurrency", "input_len", "output_len")  # fmt: skip
 MARKS = ("DO NOT USE", "REPEAT")
 COMPARE = {"=": str.__eq__, "!=": str.__ne__, "~": lambda value, wanted: re.search(wanted, value) is not None}
 
@@ -84,8 +86,11 @@ def _read(path: Path) -> list[Run]:
 
 
 def tidy(row: Mapping[str | None, Any], name: str) -> dict[str, str]:
-    """Cells as text without space around them; a row without an id is named by its place in its file."""
+    """Cells as text without space around them, counts without commas; a row without an id is named by its place in its file."""
     found = {key.strip(): str(value or "").strip() for key, value in row.items() if key is not None}
+    found |= {
+        key: found[key].replace(",", "") for key in COUNTS if re.fullmatch(r"\d{1,3}(,\d{3})+", found.get(key, ""))
+    }
     return {**found, "id": found.get("id") or name}
 
 

@@ -26,6 +26,8 @@ def step_time_s(plan: Plan) -> float:
     counted = convention(run)
     if counted is not None:
         return by_flop(plan, counted)
+    if not metrics:
+        raise Unable("no metric of it has a value above zero")
     told = "step_time_s, tokens_per_s_per_chip, samples_per_s, tflops_per_chip and mfu do"
     raise Unable(f"no metric says how long a step takes: {', '.join(metrics)} ({told})")
 

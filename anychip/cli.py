@@ -23,7 +23,7 @@ from anychip.audit import command as audit_command
 from anychip.errors import INTERRUPTED, SIGNALLED, AnychipError, BadUse, Deadlock, ProgramFailed, ProgramKilled
 from anychip.measure import command as measure_command
 from anychip.port import command as port_command
-from anychip.whole import check_apart, check_writable, tell_written, write, written
+from anychip.whole import check_apart, check_writable, mute, printed, tell_written, write, written
 
 if TYPE_CHECKING:
     from anychip.api import Answer
@@ -167,9 +167,11 @@ def forecast(args: argparse.Namespace) -> int:
             progress=progress,
         )
     if args.json != "-" and not args.quiet:
-        report.show(answer)
-    for warning in answer.warnings if args.quiet or args.json == "-" else ():
-        print(f"warning: {warning}", file=sys.stderr)
+        with printed():
+            report.show(answer)
+    with printed():
+        for warning in answer.warnings if args.quiet or args.json == "-" else ():
+            print(f"warning: {warning}", file=sys.stderr)
     # Last, so that a full disk takes nothing but the file.
     with written(args.save):
         if args.save:
@@ -185,7 +187,8 @@ def forecast(args: argparse.Namespace) -> int:
         for place in report.write_memory_snapshots(answer, args.memory_snapshot) if args.memory_snapshot else ():
             tell_written(place, args.quiet)
     if why := _why(answer):
-        print(f"anychip: exit code {answer.exit_code}: {why}.", file=sys.stderr)
+        with printed():
+            print(f"anychip: exit code {answer.exit_code}: {why}.", file=sys.stderr)
     return answer.exit_code
 
 
@@ -347,8 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"anychip: {end.name} ended it before it was done: anychip {words}", file=sys.stderr)
         return int(end.code or 0)
     except BrokenPipeError:
-        # The reader of our output (head, less) has left; python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        mute()  # the reader of our output (head, less) has left
         return 0
     except OSError as error:
         # A full disk under stdout, no folder for temporary files: what a machine lacks is no fault of ours to trace.

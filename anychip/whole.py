@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and what a command says of one that cannot be written."""
 
 import os
+import select
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -59,7 +60,8 @@ def check_apart(outputs: Mapping[str, str | None], read: Iterable[str]) -> None:
 def write(path: str, text: str, quiet: bool = False) -> None:
     """Write text to a file, which is told unless quiet, or to stdout if the path is -; names that are no text as they were."""
     if path == "-":
-        print(text)
+        with printed():
+            print(text)
         return
     check_writable(path)
     with written(path), whole(path) as place:
@@ -67,10 +69,31 @@ def write(path: str, text: str, quiet: bool = False) -> None:
     tell_written(path, quiet)
 
 
+@contextmanager
+def printed() -> Iterator[None]:
+    """What is printed inside goes nowhere once its reader (head, less) has left: files that were asked for, and the exit code, are
+    as ever."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        mute()
+
+
+def mute() -> None:
+    """Send nowhere what stdout and stderr still get, each where its reader has left: python would complain again at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        watched = select.poll()
+        watched.register(stream.fileno(), 0)
+        if watched.poll(0):  # of no events asked for there are those of an error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def tell_written(path: str | os.PathLike[str], quiet: bool = False) -> None:
     """On stderr, as every command does of every file that it was asked to write."""
     if not quiet:
-        print(f"anychip: wrote {os.fspath(path)}", file=sys.stderr)
+        with printed():
+            print(f"anychip: wrote {os.fspath(path)}", file=sys.stderr)
 
 
 @contextmanager

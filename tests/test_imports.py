@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "errors": set(),
     "whole": {"errors"},
     "temporary": set(),
+    "screen": set(),
     "arguments": set(),
     "units": set(),
     "targets": {"errors"},
@@ -21,7 +22,7 @@ MAY_IMPORT = {
     "spec": {"errors", "units"},
     "source": {"errors"},
     # audit finds, port edits: each tells what the other makes of a place
-    "audit": {"arguments", "errors", "units", "spec", "source", "whole", "port"},
+    "audit": {"arguments", "errors", "units", "spec", "source", "whole", "screen", "port"},
     "record": {"errors", "units", "whole"},
     "cost": {"errors", "units", "spec", "record"},
     "network": {"errors", "units", "spec", "record", "cost"},
@@ -36,7 +37,7 @@ MAY_IMPORT = {
     # stand-ins are written on the device's kernels; the device hangs them in when it is installed
     "device": {"errors", "units", "spec", "record", "cost", "timeline", "network", "memory", "drivers", "standins", "temporary", "whole"},
     "standins": {"errors", "record", "drivers", "device"},
-    "report": {"errors", "units", "spec", "record", "cost", "timeline", "figures", "forecast", "cluster", "api", "memory", "whole"},
+    "report": {"errors", "units", "spec", "record", "cost", "timeline", "figures", "forecast", "cluster", "api", "memory", "whole", "screen"},
     "places": {"errors", "targets", "spec", "cost", "network", "job"},
     "recordings": {"argv", "errors", "places", "spec", "record", "device"},
     "api": {"errors", "caveats", "places", "recordings", "spec", "record", "forecast", "job", "network", "cluster", "memory"},

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from accuracy.columns import Unable, chip_of, models_of, search, table
+from accuracy.columns import Unable, check_counts, chip_of, models_of, search, table
 from accuracy.plan import argv_of
 from accuracy.recorder import SERVING, Job
 from accuracy.rows import Run
@@ -68,6 +68,7 @@ def plan(run: Run) -> Plan:
     """Raises Unable with the reason."""
     if run.marks:
         raise Unable(f"marked {run.marks[0]} by whoever collected it")
+    check_counts(run)
     if search("(?<!no )(?<!no fused )speculative", run.notes):
         raise Unable("a second model drafts tokens, of which an unknown share is taken")
     told = [rule for rule in rules() if search(rule["framework"], run["framework"])]
@@ -118,7 +119,7 @@ def dtype_options(text: str) -> Mapping[str, Any]:
     for pattern, options in DTYPES:
         if search(pattern, text):
             return options
-    raise Unable(f"dtype {text!r}")
+    raise Unable(f"dtype {text!r}" if text else "the source does not say dtype")
 
 
 def model_options(model: str) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from anychip.arguments import positive, score
-from anychip.whole import check_apart, check_writable, write
+from anychip.whole import check_apart, check_writable, printed, write
 
 if TYPE_CHECKING:
     from anychip.audit.engine import Audit
@@ -78,11 +78,13 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     _write_all(args, answer)
     if args.list:
-        print("\n".join(listed(answer)))
+        with printed():
+            print("\n".join(listed(answer)))
     elif not args.quiet and "-" not in outputs.values():
         from anychip.audit.terminal import show
 
-        show(answer)
+        with printed():
+            show(answer)
     return 1 if _too_much(args, answer) else 0
 
 

@@ -11,6 +11,7 @@ from anychip.audit.engine import Audit, Target
 from anychip.audit.finding import AGE, SEVERITIES, Finding
 from anychip.audit.offers import UNKNOWN, VERDICTS
 from anychip.audit.score import WEIGHTS, points
+from anychip.screen import Screen
 from anychip.source.text import shown
 from anychip.units import several
 
@@ -37,7 +38,7 @@ _TOP_SYMBOLS, _TOP_FILES, _TOP_HARD, _TOP_SKIPPED = 3, 6, 4, 3
 
 def show(audit: Audit, console: Console | None = None) -> None:
     if console is None:
-        console = Console(soft_wrap=False)
+        console = Screen(soft_wrap=False)
         if console.width < 1 or (not console.is_terminal and "COLUMNS" not in os.environ):  # COLUMNS=0
             console.width = PIPE_WIDTH
     console.print(screen(audit))

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from anychip.arguments import positive
-from anychip.whole import check_apart, check_writable, write
+from anychip.whole import check_apart, check_writable, printed, write
 
 PORT = """\
 The code, moved: to portable PyTorch, which still runs on CUDA unchanged, or with --on to the form that one chip's PyTorch
@@ -65,10 +65,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write(args.json, show.dumps(result), args.quiet)
     if args.diff and args.json != "-":
-        _print_diff("".join(result.diffs.values()))
+        with printed():
+            _print_diff("".join(result.diffs.values()))
     said = sys.stderr if args.diff or args.json == "-" else sys.stdout
     if not args.quiet:
-        print(show.text(result), file=said)
+        with printed():
+            print(show.text(result), file=said)
     return 1 if result.missing or (result.proof is not None and not result.proof.ok) else 0
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 from anychip.errors import BadUse
@@ -27,6 +28,7 @@ CUDA_CHIP = "h100"
 # Where portable code is tried under a name that is not CUDA's: any chip whose plug-in has a device of its own.
 OTHER_CHIP = "ascend-910b"
 STEPS = 3
+_RUNNING: set[subprocess.Popen[str]] = set()
 TOLERANCE = 1e-5
 _RECORD = """
 import json, sys
@@ -99,7 +101,13 @@ def prove(
             runs["same"] = (_virtual, after, argv, module, CUDA_CHIP, steps, scratch / "same", asked)
         with ThreadPoolExecutor(max_workers=2) as pool:
             started = {name: pool.submit(*run) for name, run in runs.items()}
-            did = {name: run.result() for name, run in started.items()}
+            try:
+                did = {name: run.result() for name, run in started.items()}
+            except BaseException:  # Ctrl-C, or kill: else what is left would run to its end first
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in tuple(_RUNNING):
+                    process.kill()
+                raise
         missed = unreached(edits, lines, reached)
     checks = [*_compare_virtual(f"virtual {CUDA_CHIP} -> {chip} as {seen!r}", did["old"], did["new"])]
     if "same" in did:
@@ -156,11 +164,17 @@ def _on_cpu(
 def _run(command: list[str], folder: Path, out: Path) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": _path(), "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=900)
+        with subprocess.Popen(command, cwd=folder, stdout=PIPE, stderr=PIPE, text=True, env=environment) as process:
+            _RUNNING.add(process)
+            try:
+                said, errors = process.communicate(timeout=900)
+            finally:
+                process.kill()
+                _RUNNING.discard(process)
     except subprocess.TimeoutExpired:
         return {"error": "not done after 15 minutes; try fewer --steps"}
     if not out.exists():
-        return {"error": _last_error(done.stderr or done.stdout) or f"exit code {done.returncode}"}
+        return {"error": _last_error(errors or said) or f"exit code {process.returncode}"}
     found: dict[str, Any] = json.loads(out.read_text())
     return found
 

@@ -20,6 +20,7 @@ from rich.text import Text
 from anychip import units
 from anychip.record import Kind
 from anychip.report import job
+from anychip.screen import Screen
 from anychip.spec.validated import CALLS, has_trained
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ Row = tuple[str, Sequence[str | Text]]
 
 def show(answer: "Answer", file: TextIO | None = None, width: int | None = None) -> None:
     """Print the whole answer to `file` (default stdout)."""
-    console = Console(file=file, width=width, highlight=False)
+    console = Screen(file=file, width=width, highlight=False)
     if width is None and (console.width < 1 or (not console.is_terminal and "COLUMNS" not in os.environ)):  # COLUMNS=0
         console.width = PIPE_WIDTH
     console.print(Text.assemble("forecast of ", (answer.program, "bold")), overflow="fold")

@@ -7,6 +7,7 @@ In: an id, an alias, or the path of a TOML file. Out: `Chip`. Reads only that ch
 import contextlib
 import difflib
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -93,6 +94,8 @@ def _by_alias(name: str, wanted: str) -> Path:
         if wanted in (head.id, *head.aliases):
             raise UnknownChip(f"{name!r} is a cluster, not a chip. Show it: anychip chips clusters {name}. "
                               f"Forecast on it: --on CHIP:COUNT@{name}")  # fmt: skip
+    if os.path.isfile(f"{name}.toml"):  # which takes names that no file can have, too
+        raise UnknownChip(f"no chip is called {name!r}. The file here is one by its whole name: {name}.toml")
     names = {word: head.id for head in heads for word in (head.id, *head.aliases)}
     near = difflib.get_close_matches(wanted, names, 3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(word) for word in near)}?" if near else ""

@@ -30,6 +30,7 @@ from anychip.record.recorder import user_place
 from anychip.record.tape import HOST_STREAM
 
 COMM_STREAM = 1000  # numbers of streams that programs cannot make
+NO_STREAM = HOST_STREAM - 1  # nothing is ever on it
 
 # operators whose result stands where the input stood
 IN_PLACE = (
@@ -200,6 +201,8 @@ class Collectives:
             self.runtime.driver.launch(self.runtime.recorder.op_word(Op(f"c10d.{name}.default", args, named)))
             if name not in FROM_ROOT or root != group.rank():
                 self.runtime.driver.synchronize(int(self.runtime.native.stream[0]))
+            elif self.runtime.in_module():  # whose calls fold on no rank, or those that wait count other objects than the root gives
+                self.runtime.driver.synchronize(NO_STREAM)
 
     def _of_hosts(self, op: Op, line: tuple[Any, ...]) -> int | None:
         """A collective between hosts, beside all but those of its line; the event of its end. None in other threads than the program's

@@ -143,11 +143,19 @@ def exchanged(first: Leg, second: Leg) -> list[tuple[int, int]]:
     ]
 
 
+def _has_room(one: Collective, other: Collective) -> bool:
+    """Whether what is sent is what is received; hosts' (gloo) may be received into more."""
+    if one.host and {one.kind, other.kind} == {*POINT_TO_POINT}:
+        given, taken = (one, other) if one.kind == "send" else (other, one)
+        return given.nbytes <= taken.nbytes
+    return one.nbytes == other.nbytes
+
+
 def fits(first: Leg, second: Leg) -> bool:
     """Can these two be the same collective? (Splits of an uneven all-to-all differ by rank.)"""
     one, other = first.call, second.call
     if one.kind in POINT_TO_POINT or other.kind in POINT_TO_POINT:
-        return (one.kind in POINT_TO_POINT) == (other.kind in POINT_TO_POINT) and one.nbytes == other.nbytes
+        return (one.kind in POINT_TO_POINT) == (other.kind in POINT_TO_POINT) and _has_room(one, other)
     # A rank that another stands for may have a group, and a root, of its own.
     if one.kind != other.kind or (first.ranks == second.ranks and one.root != other.root):
         return False

@@ -157,14 +157,14 @@ class NullDriver:
             return None
         if any(one.dtype not in dtypes for one in written + chip):
             return None
-        known = [(tensor, value_of(tensor)) for tensor in chip]
-        if any(value is None for _, value in known):
-            return None
+        stand_ins: dict[int, torch.Tensor] = {}
         try:
-            stand_ins = {
-                id(tensor): torch.full((1,) * tensor.dim(), value, dtype=tensor.dtype, device="cpu")
-                for tensor, value in known
-            }  # of a view as smaller integers it may be none of theirs
+            for tensor in chip:
+                value = value_of(tensor)
+                if value is None:
+                    return None
+                # (Of a view as smaller integers it may be none of theirs.)
+                stand_ins[id(tensor)] = torch.full((1,) * tensor.dim(), value, dtype=tensor.dtype, device="cpu")
             result = call.op(*swapped(call.args, stand_ins), **swapped(call.kwargs, stand_ins))
         except (RuntimeError, NotImplementedError):
             return None

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from anychip.caveats import targets
-from anychip.errors import INTERRUPTED, AnychipError, BadUse, Deadlock
+from anychip.errors import INTERRUPTED, AnychipError, BadUse, Deadlock, ProgramFailed
 from anychip.places import OnChips, Place, places_of
 from anychip.record.failure import Failure, failure_of
 from anychip.record.program import Program
-from anychip.recordings import Argv, Recorded, Say, noting, record_all, silent, unlike, why_own
+from anychip.recordings import MADE, Argv, Recorded, Say, noting, record_all, silent, unlike, why_own
 from anychip.recordings import record as record
 from anychip.spec import Chip, UnknownFigure, load_chip
 
@@ -122,22 +122,30 @@ MOST_CERTAIN = 32  # ranks, all of which run where a job seems to hang
 
 def _certain(ask: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
     """Where a job seems to hang after only some of its ranks ran, or with values that others would have given, all run: then what each
-    gives really travels, and it hangs or does not."""
+    gives really travels, and it hangs or does not. Where what the first run left is in the way of that, that it seems to hang is still
+    the answer."""
 
     @wraps(ask)
     def forecast(*args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
         try:
             return ask(*args, **kwargs)
-        except Deadlock:
+        except Deadlock as error:
             given: Any = signature(ask).bind(*args, **kwargs)
             program, on, options = (given.arguments.get(name) for name in ("program", "on", "options"))
             options = options or {}
             size = max(place.num_chips for place in places_of(on))
             if isinstance(program, Program) or options.get("ranks") == "all" or size > MOST_CERTAIN:
                 raise
-            given.arguments.get("progress", silent)(f"the job seems to hang: all {size} ranks run, to be certain")
+            progress = given.arguments.get("progress", silent)
+            progress(f"the job seems to hang: all {size} ranks run, to be certain")
             given.arguments["options"] = {**options, "ranks": "all", "show_output": False}
-            return ask(*given.args, **given.kwargs)
+            try:
+                return ask(*given.args, **given.kwargs)
+            except ProgramFailed as failed:
+                if not MADE.search(failed.said):
+                    raise
+                progress("files that its first run made are in its way: what follows is of that run")
+            raise error
 
     return forecast
 

@@ -75,6 +75,7 @@ class Board:
         self.open: dict[tuple[int, int], Gathering] = {}
         self.settled: deque[Launch] = deque()
         self.unlike: dict[frozenset[str], Pair] = {}
+        self.fitting: set[tuple[int, int, int, int]] = set()  # ops of two classes, which meet often
 
     def arrive(self, launch: Launch) -> bool:
         """A launch is ready on its stream. True if it needs to wait for nobody."""
@@ -88,17 +89,23 @@ class Board:
         key = (at.number, leg.turn)
         gathering = self.open.setdefault(key, Gathering())
         for other, met in gathering.legs:
-            if not fits(met, leg):
-                self.complain(met, other.index, leg, launch.index)
-            means = frozenset((meaning(met.call), meaning(leg.call)))
-            if len(means) > 1:
-                self.unlike.setdefault(means, (met, other.index, leg, launch.index))
+            pair = other.index, met.op, launch.index, leg.op
+            if pair not in self.fitting:
+                self._compare(met, other.index, leg, launch.index)
+                self.fitting.add(pair)
             if leg.call.kind != "all_to_all":  # in which each has something for each other
                 break
         gathering.legs.append((launch, leg))
         if len(gathering.legs) == len(at.parties):
             del self.open[key]
             self._begin(gathering, launch)
+
+    def _compare(self, met: Leg, other: int, leg: Leg, index: int) -> None:
+        if not fits(met, leg):
+            self.complain(met, other, leg, index)
+        means = frozenset((meaning(met.call), meaning(leg.call)))
+        if len(means) > 1:
+            self.unlike.setdefault(means, (met, other, leg, index))
 
     def _begin(self, gathering: Gathering, current: Launch) -> None:
         last = min((launch for launch, _ in gathering.legs), key=lambda one: (-one.ready_s, one.index))
@@ -143,11 +150,19 @@ def exchanged(first: Leg, second: Leg) -> list[tuple[int, int]]:
     ]
 
 
+def _has_room(one: Collective, other: Collective) -> bool:
+    """Whether what is sent is what is received; hosts' (gloo) may be received into more."""
+    if one.host and {one.kind, other.kind} == {*POINT_TO_POINT}:
+        given, taken = (one, other) if one.kind == "send" else (other, one)
+        return given.nbytes <= taken.nbytes
+    return one.nbytes == other.nbytes
+
+
 def fits(first: Leg, second: Leg) -> bool:
     """Can these two be the same collective? (Splits of an uneven all-to-all differ by rank.)"""
     one, other = first.call, second.call
     if one.kind in POINT_TO_POINT or other.kind in POINT_TO_POINT:
-        return (one.kind in POINT_TO_POINT) == (other.kind in POINT_TO_POINT) and one.nbytes == other.nbytes
+        return (one.kind in POINT_TO_POINT) == (other.kind in POINT_TO_POINT) and _has_room(one, other)
     # A rank that another stands for may have a group, and a root, of its own.
     if one.kind != other.kind or (first.ranks == second.ranks and one.root != other.root):
         return False

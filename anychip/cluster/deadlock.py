@@ -80,11 +80,17 @@ def unlike_text(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg,
     """What to say of two that meet and do not mean the same: neither NCCL nor gloo looks at that."""
     ran = _ran(engines)
     both = sorted(((first, one), (second, other)), key=lambda pair: pair[1].rank)
-    what, name = ("dtypes", "dtype") if one.call.kind in POINT_TO_POINT else ("operations", "op=")
+    is_pair = one.call.kind in POINT_TO_POINT
+    what = "dtypes" if is_pair else "operations"
+    then = (
+        "and bytes arrive as they are, which is only right where one is a view of the other"
+        if is_pair
+        else "and what comes out is neither. Try the same op= on every rank"
+    )
     lines = [f"{meaning(leg.call)}, {_line(engines[index], leg, ran)}" for index, leg in both]
     return (
         f"Ranks call one collective with different {what}: {'; '.join(lines)}. No backend checks that: the job runs as forecast, "
-        f"and what comes out is neither. Try the same {name} on every rank."
+        f"{then}."
     )
 
 

@@ -80,10 +80,16 @@ def match(programs: Sequence[Program], calls: Sequence[Mapping[int, Collective]]
     for number, program in zip(origin, programs, strict=True):
         stands_for[number] += len(program.members)
     channels = _Channels(rendezvous, origin, stands_for)
+    beside = {root for (index, group), root in home.items() if group in programs[index].meta.get("groups_beside", ())}
     for index, (program, wanted) in enumerate(zip(programs, calls, strict=True)):
         counts = np.bincount(program.payloads[program.kinds == Kind.OP], minlength=len(program.ops))
         for op, call in wanted.items():
             root = home[index, call.group]
+            if call.host and root in beside:  # with what another thread calls, of which nobody knows when
+                at = rendezvous.at(root, (index, op))
+                at.parties = {(index, "all")}
+                found[index][op] = Meeting(at, (index, "all"))
+                continue
             if call.kind in POINT_TO_POINT:
                 assert call.peer is not None
                 ends = (origin[index], origin[int(class_of[call.peer])])
@@ -101,7 +107,7 @@ def match(programs: Sequence[Program], calls: Sequence[Mapping[int, Collective]]
         theirs = class_of[list(programs[index].groups[group].ranks)]
         members.setdefault(root, set()).update((index, *theirs.tolist()))
     for (root, channel), at in rendezvous.known.items():
-        if not isinstance(channel, _Line):
+        if isinstance(channel, bool):
             at.parties = {(index, "all") for index in members[root]}
     return found
 
@@ -172,7 +178,7 @@ class _Line(NamedTuple):
 
 
 class _Table:
-    """Rendezvous by group and channel: of a group's collectives between chips, of those between hosts, or a line."""
+    """Rendezvous by group and channel: whether its collectives are between hosts; a line; or one recording's op, which meets nobody."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[Node, object], Rendezvous] = {}

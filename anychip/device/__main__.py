@@ -113,6 +113,8 @@ class Session:
         self.hooks.tell_unstepped()
         if not exit_code and not meta.get("stopped"):
             self._tell_what_may_have_ended_it()
+        if self.runtime.collectives is not None and self.runtime.collectives.beside:
+            meta["groups_beside"] = sorted(self.runtime.collectives.beside)
         program = self.runtime.recorder.program({
             "argv": self.config["argv"], "module": self.config["module"], "chip": self.runtime.chip.id, "host": self.config["host"],
             "allocator": self.runtime.memory.settings,

@@ -158,12 +158,13 @@ class NullDriver:
         if any(one.dtype not in dtypes for one in written + chip):
             return None
         stand_ins: dict[int, torch.Tensor] = {}
-        for tensor in chip:
-            value = value_of(tensor)
-            if value is None:
-                return None
-            stand_ins[id(tensor)] = torch.full((1,) * tensor.dim(), value, dtype=tensor.dtype, device="cpu")
         try:
+            for tensor in chip:
+                value = value_of(tensor)
+                if value is None:
+                    return None
+                # (Of a view as smaller integers it may be none of theirs.)
+                stand_ins[id(tensor)] = torch.full((1,) * tensor.dim(), value, dtype=tensor.dtype, device="cpu")
             result = call.op(*swapped(call.args, stand_ins), **swapped(call.kwargs, stand_ins))
         except (RuntimeError, NotImplementedError):
             return None

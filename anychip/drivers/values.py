@@ -62,6 +62,7 @@ PICKS = frozenset({"multinomial", "argmax"})  # a loop in which one of these is 
 SAMPLE = 1024  # integers of the host that are kept of a larger tensor, to know how they are distributed
 LOOP_READS = 200  # reads of one boolean at one line before it alternates, in a loop that may wait for it
 NUMBER_READS = 1_000  # of one floating-point number, before it is read as another: `while error > tolerance`
+LOOKED_UP = 50  # of these reads, before it is looked up again whether a loop waits, which takes longer than a read
 NUMBERS = (1.0, 1e-30, 1e30)  # what one is read as; not 0, by which programs divide
 OTHER_READS = 10_000  # elsewhere: `if norm > bound` for each parameter of a model ends by itself, and so does a text by its length
 
@@ -98,7 +99,7 @@ class Values:
     def __init__(self, imbalance: float = 1.0, warn: Callable[[str], None] = lambda text: None) -> None:
         self.imbalance, self.warn = imbalance, warn
         self.has_alternated = False
-        self.invented = False  # whether any whole number that the program may have read is no real one
+        self.invented = False  # whether any whole number that the program may have read, or what others would have told it, is no real one
         self.made_up: tuple[Place, float | int | bool] | None = None  # the last constant, and where it was read
         self.real: dict[int, torch.Tensor] = {}  # address -> bytes on the CPU
         self.uniform: dict[int, float] = {}
@@ -111,7 +112,8 @@ class Values:
         self._numbers = count()
         # The largest share of the elements that can be one of these: of k different ones 1/k.
         self.most: dict[int, float] = {}
-        self.reads: Counter[tuple[str, int]] = Counter()
+        self.reads: Counter[tuple[str, int]] = Counter()  # of truths, by line
+        self.read_numbers: Counter[tuple[str, int]] = Counter()
         self.numbers: dict[
             tuple[str, int], int
         ] = {}  # line that waits for a number -> how often it was given another one
@@ -220,7 +222,15 @@ class Values:
         value = self.certain(tensor)
         if value is not None or self.alias(tensor) is not None:
             return value
-        return self.guess.get(tensor.untyped_storage().data_ptr(), 1)
+        return self._guessed(tensor)
+
+    def _guessed(self, tensor: torch.Tensor) -> int:
+        """What integers are read as. A guess that was made of larger ones, which these are a view of, is none of theirs."""
+        guess = self.guess.get(tensor.untyped_storage().data_ptr(), 1)
+        if tensor.dtype.is_complex:
+            return 1
+        limits = torch.iinfo(tensor.dtype)
+        return guess if limits.min <= guess <= limits.max else 1
 
     def plausible(self, tensor: torch.Tensor) -> float | int | bool:
         """One element's value for a tensor without real values."""
@@ -246,9 +256,9 @@ class Values:
         if tensor.dtype.is_floating_point:
             return self._number(place) if tensor.numel() == 1 else NUMBERS[0]
         self.invented = True
-        guess = self.guess.get(tensor.untyped_storage().data_ptr())
         if tensor.dtype != torch.bool:
-            return 1 if guess is None else guess
+            return self._guessed(tensor)
+        guess = self.guess.get(tensor.untyped_storage().data_ptr())
         count = self.reads[place.file, place.line]
         self.reads[place.file, place.line] += 1
         around, wanted = waits_for()
@@ -276,17 +286,21 @@ class Values:
         given one twice as long each time, so that a step that it scaled down meanwhile grows again."""
         at = place.file, place.line
         changes = self.numbers.get(at, 0)
-        if waits_for()[0] in (Around.WHILE, Around.ENDLESS):
-            self.reads[at] += 1
-            if self.reads[at] > NUMBER_READS << changes:
-                self.reads[at], self.numbers[at] = 1, changes + 1
-                if not changes:
-                    self.has_alternated = True
-                    self.warn(
-                        f"{place.text}: a number of the chip was read as {NUMBERS[0]} {NUMBER_READS:,} times and as another from then on "
-                        f"({NUMBERS[1]}, {NUMBERS[2]}), so that a loop that waits for one ends. What it keeps for a backward "
-                        f"until then is in the peak. {NOT_COMPUTED}"
-                    )
+        self.read_numbers[at] += 1
+        is_enough = self.read_numbers[at] > NUMBER_READS << changes
+        if not (is_enough or self.read_numbers[at] % LOOKED_UP == 0):
+            return NUMBERS[changes % len(NUMBERS)]
+        if waits_for()[0] not in (Around.WHILE, Around.ENDLESS):
+            self.read_numbers[at] = 0
+        elif is_enough:
+            self.read_numbers[at], self.numbers[at] = 1, changes + 1
+            if not changes:
+                self.has_alternated = True
+                self.warn(
+                    f"{place.text}: a number of the chip was read as {NUMBERS[0]} {NUMBER_READS:,} times and as another from then on "
+                    f"({NUMBERS[1]}, {NUMBERS[2]}), so that a loop that waits for one ends. What it keeps for a backward "
+                    f"until then is in the peak. {NOT_COMPUTED}"
+                )
         return NUMBERS[self.numbers.get(at, 0) % len(NUMBERS)]
 
     def has_gone_round(self, wanted: Wanted, place: Place) -> bool:

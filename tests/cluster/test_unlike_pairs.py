@@ -40,6 +40,7 @@ def test_a_dtype_that_is_sent_and_another_that_is_received_are_warned_of():
     (text,) = simulate(job(one, other), H100, Wire()).warnings
     assert "different dtypes: float32, rank 0: send of 16 B float32 to rank 1" in text
     assert "float64, rank 1: recv of 16 B float64 from rank 0" in text
+    assert "only right where one is a view of the other" in text
 
 
 def test_who_is_heard_by_name_is_heard_again_by_a_receive_from_any():
@@ -52,3 +53,16 @@ def test_who_is_heard_by_name_is_heard_again_by_a_receive_from_any():
     first.run(first.send(0, 10)).run(first.send(0, 10))
     second.run(second.send(0, 10))
     simulate(job(one, first, second), H100, Wire())
+
+
+@pytest.mark.parametrize(("host", "room", "fits"), [(True, 20, True), (True, 5, False), (False, 20, False)])
+def test_hosts_may_receive_into_more_than_is_sent(host, room, fits):
+    """As gloo does; it was said to be a mismatch."""
+    one, other = pair()
+    one.start(one.call("send", 0, 10, peer=1, host=host), stream=1_000_000)
+    other.start(other.call("recv_", 0, room, peer=0, host=host), stream=1_000_000)
+    if fits:
+        simulate(job(one, other), H100, Wire())
+    else:
+        with pytest.raises(Deadlock, match="do not match"):
+            simulate(job(one, other), H100, Wire())

@@ -23,7 +23,7 @@ def test_loops_that_wait_for_a_number_end_and_are_told() -> None:
             rounds += 1
         out += [rounds, sum(y[0].item() for _ in range(2000))]
     """)
-    assert out[1:] == [4, 4, 3001, 2000.0]  # once it is known to wait, each of them ends as soon as it may
+    assert out[1:] == [4, 4, 3000, 2000.0]  # once it is known to wait, each of them ends as soon as it may
     assert 1000 < out[0] < 2100
     told = [text.split()[0] for text in program.meta["warnings"]]
     assert told == ["program.py:8:", "program.py:16:"]

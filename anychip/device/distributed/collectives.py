@@ -30,6 +30,7 @@ from anychip.record.recorder import user_place
 from anychip.record.tape import HOST_STREAM
 
 COMM_STREAM = 1000  # numbers of streams that programs cannot make
+NO_STREAM = HOST_STREAM - 1  # nothing is ever on it
 
 # operators whose result stands where the input stood
 IN_PLACE = (
@@ -78,6 +79,7 @@ class Collectives:
         self._place = -1
         self._batch_start = 0
         self._lines: dict[tuple[Any, ...], int] = {}  # of hosts' collectives, each with a stream of its own
+        self.beside: set[int] = set()  # groups in which other threads call hosts' collectives
         self.told_as: str | None = None
         self._told: dict[tuple[int, str], int] = {}  # broadcasts, by group and root
 
@@ -200,11 +202,16 @@ class Collectives:
             self.runtime.driver.launch(self.runtime.recorder.op_word(Op(f"c10d.{name}.default", args, named)))
             if name not in FROM_ROOT or root != group.rank():
                 self.runtime.driver.synchronize(int(self.runtime.native.stream[0]))
+            elif (
+                self.runtime.in_module()
+            ):  # whose calls fold on no rank, or those that wait count other objects than the root gives
+                self.runtime.driver.synchronize(NO_STREAM)
 
     def _of_hosts(self, op: Op, line: tuple[Any, ...]) -> int | None:
         """A collective between hosts, beside all but those of its line; the event of its end. None in other threads than the program's
         first, whose calls stand in no order with its own."""
         if not in_main_thread():
+            self.beside.add(line[0])
             return None
         runtime, at = self.runtime, self._batch_start if self.batch is not None else len(self.runtime.recorder.tape)
         stream = HOST_STREAM + self._lines.setdefault(line, len(self._lines))
@@ -280,7 +287,7 @@ class Collectives:
             return
         sums = "reduce_op" in call.at and int(call.at["reduce_op"].op()) == SUM
         for output, value in self._results(call, len(call.ranks)):
-            self.runtime.driver.values.invented |= not output.dtype.is_floating_point
+            self.runtime.driver.values.invented = True
             self._tell(output, value * len(call.ranks) if sums else value)
 
     def _of_all(self, call: Call) -> bool:

@@ -79,7 +79,9 @@ class Objects:
 
     def _of_each(self, group: Any, mine: Any, what: str) -> list[Any] | None:
         # (rpc's own group, of one worker, is none that torch knows the ranks of)
-        return self.groups.of_each(self.groups.which(group), mine, what) if self.groups.everyone else None
+        each = self.groups.of_each(self.groups.which(group), mine, what) if self.groups.everyone else None
+        self.groups.runtime.driver.values.invented |= each is None and group.size() > 1
+        return each
 
     def _from_root(self, group: Any, place: int, mine: Any, what: str) -> Any:
         check_root(what.partition("_")[0], place, group.size())

@@ -28,7 +28,7 @@ def install(warn: Callable[[str], None]) -> None:
         if text not in said:
             said.add(text)
             warn(text)
-        _search_once(modules[type(optimizer).__module__])
+        _search_once(modules.get(type(optimizer).__module__))  # one that was run as a file of its own is not there
         kept.setdefault(id(optimizer), {name: group[name] for name in NEVER})
         group.update(NEVER)
 

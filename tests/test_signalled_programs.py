@@ -206,7 +206,7 @@ def test_a_call_that_ctrl_c_cuts_short_is_no_call(tmp_path):
     assert "interrupted before its first step was complete: there are no figures" in err
 
 
-@pytest.mark.parametrize("wait_s", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("wait_s", [0.0, 0.1, 0.5, 1.0])
 def test_ctrl_c_while_torch_is_imported_is_one_line(wait_s, tmp_path):
     """It was a traceback of whatever torch, or the chip, was just importing."""
     program = tmp_path / "waits.py"

@@ -5,6 +5,7 @@ import signal
 # Until the program runs there is nothing to keep: Ctrl-C ends this process without a word (`Session.run` takes it from there).
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 import gc
 import importlib

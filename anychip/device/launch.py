@@ -168,10 +168,15 @@ def _run(config: dict[str, Any], show_output: bool, look: Callable[[], None]) ->
             if _is_file(sys.stderr)
             else subprocess.PIPE
         )
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT if stream is subprocess.PIPE else stream,
-            env=environment, start_new_session=True,
-        )  # fmt: skip
+        # Python would show a traceback of an interrupt that comes before the child can say what it does then (device/__main__.py).
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=stream,
+                stderr=subprocess.STDOUT if stream is subprocess.PIPE else stream, env=environment, start_new_session=True,
+            )  # fmt: skip
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     interrupted = False
     _running[child] = False
     try:

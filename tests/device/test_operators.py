@@ -114,9 +114,11 @@ def test_numbers_of_the_host_stand_beside_tensors_of_the_chip() -> None:
         x[mask] = 0
         out = [x.masked_fill(mask, number), x.masked_fill_(mask, number), torch.copysign(x, number), torch.lerp(x, x, number),
                x.index_fill_(0, first, number), torch.where(mask, x, number), x.index_put_((first,), number)]
+        counts = torch.arange(1, 5, device="cuda")
+        out += [7 // counts, *(getattr(torch, name)(7, x) for name in ("add", "sub", "mul", "div"))]
         out = [one.device.type for one in out]
     """)
-    assert out == ["cuda"] * 7
+    assert out == ["cuda"] * 12
 
 
 def test_operators_without_a_rule_of_torchs_own() -> None:

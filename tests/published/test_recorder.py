@@ -6,6 +6,7 @@ from subprocess import PIPE, Popen
 
 import pytest
 
+from accuracy import fold
 from accuracy.fold import points
 from accuracy.plan import argv_of
 from accuracy.recorder import GATHERED, Job, Recorder
@@ -21,7 +22,8 @@ def step(recorder, num_chips=1, **options):
     return priced(recorder.program(Job(argv_of({**SHAPE, **options}), num_chips)), load_chip("nvidia-h100-sxm"))
 
 
-def test_folded_is_as_unfolded(recorder):
+def test_folded_is_as_unfolded(recorder, monkeypatch):
+    monkeypatch.setattr(fold, "FEW_PASSES", 0)
     whole = {**SHAPE, "layers": 10, "micro_batches": 4}
     folded = [(one.weight, step(recorder, **one.options)) for one in points(whole)]
     assert len(folded) == 4

@@ -49,7 +49,16 @@ def test_keys_and_types(data):
 
 
 def test_what_was_added_is_listed_here(data):
-    assert set(data) - TOP == {"interrupted", "stragglers", "outcome", "exit_code", "left_out", "failure", "host"}
+    assert set(data) - TOP == {
+        "interrupted",
+        "stragglers",
+        "outcome",
+        "exit_code",
+        "left_out",
+        "failure",
+        "hang",
+        "host",
+    }
     assert set(data["targets"][0]) - set(TARGET) == {
         "asked", "compared", "failure", "kernels_per_step", "limit", "matrix_dtype", "memory_by_kind", "own_recording", "reserved_memory_bytes",
         "axes", "cluster", "first_step_s", "critical_path", "distinct_ranks", "goodput", "ranks",

@@ -34,6 +34,9 @@ OWN_OUT = {"dtype_out"}
 # Operators that torch composes on the host and has one kernel for on its chips (FSDP2 copies in and out by them).
 OWN_KERNEL = {"aten::_chunk_cat", "aten::_chunk_cat.out", "aten::split_with_sizes_copy.out"}
 
+# Whose first tensor, too, may be a number (`7 // x`, `torch.add(7, x)`): torch/csrc/utils/python_arg_parser.cpp, should_allow_numbers_as_tensors.
+OF_NUMBERS = {"add", "sub", "mul", "div", "floor_divide"}
+
 # Products whose float32 operands a program's settings may shorten to TF32: base name -> what torch calls the setting.
 SHORTENED = {
     **dict.fromkeys(("mm", "addmm", "addmm_", "_addmm_activation", "bmm", "baddbmm", "baddbmm_", "addbmm", "addbmm_", "linear"),
@@ -61,7 +64,11 @@ class Argument:
         """Source of this argument's part of the cache key; None if nothing depends on it."""
         name, kind = self.name, self.type
         tensor = "({0}.shape, {0}.stride(), {0}.dtype, {0}.get_device())"
-        if kind == "Tensor" and self is schema.arguments[0] and "backward" not in schema.base:
+        if (
+            kind == "Tensor"
+            and self is schema.arguments[0]
+            and not (schema.base in OF_NUMBERS or "backward" in schema.base)
+        ):
             return f"{name}.shape, {name}.stride(), {name}.dtype, {name}.get_device()"
         if kind == "Tensor":  # `x + 1` arrives with the number itself, a missing gradient as None
             return f"{name}.__class__ if {name}.__class__ in _numbers else {tensor.format(name)}"

@@ -114,14 +114,12 @@ class Values:
         self.most: dict[int, float] = {}
         self.reads: Counter[tuple[str, int]] = Counter()  # of truths, by line
         self.read_numbers: Counter[tuple[str, int]] = Counter()
-        self.numbers: dict[
-            tuple[str, int], int
-        ] = {}  # line that waits for a number -> how often it was given another one
+        # Of a line that waits for a number how often it was given another one.
+        self.numbers: dict[tuple[str, int], int] = {}
         self.picked = 0  # calls of PICKS so far
         self.picked_at: dict[tuple[str, int], int] = {}  # the same at the last read at a line
-        self.went_on: dict[
-            tuple[str, int, int], bool
-        ] = {}  # condition of a `while` -> whether it went on when that was last read
+        # Of the condition of a `while` whether it went on when that was last read.
+        self.went_on: dict[tuple[str, int, int], bool] = {}
         self.rounds: set[str] = set()  # lines of those of which nothing said so
         self.uneven: set[int] = set()  # of `share`: those that --imbalance decides
         self.uneven_at: dict[str, None] = {}  # lines of the program where it does

@@ -103,7 +103,8 @@ class Collectives:
             work = self._alone(call) if len(ranks) == 1 else self._among(call)
             self.kept.append(work)
             if name == "monitored_barrier_":
-                return work.wait() and None
+                work.wait()
+                return None
             return (args[0], work.boxed()) if name in RETURN_TENSORS else work.boxed()
 
         return run
@@ -202,9 +203,8 @@ class Collectives:
             self.runtime.driver.launch(self.runtime.recorder.op_word(Op(f"c10d.{name}.default", args, named)))
             if name not in FROM_ROOT or root != group.rank():
                 self.runtime.driver.synchronize(int(self.runtime.native.stream[0]))
-            elif (
-                self.runtime.in_module()
-            ):  # whose calls fold on no rank, or those that wait count other objects than the root gives
+            elif self.runtime.in_module():
+                # Its calls fold on no rank then: those that wait would count other objects than the root gives.
                 self.runtime.driver.synchronize(NO_STREAM)
 
     def _of_hosts(self, op: Op, line: tuple[Any, ...]) -> int | None:
@@ -396,9 +396,7 @@ class Collectives:
         assert mailbox is not None
         assert peer is not None
         value = mailbox.receive(peer, self.groups.around(peer, call.ranks), "recv", user_place())
-        if (
-            value is not None and value.numel() == tensor.numel()
-        ):  # else the two do not fit, which is told of the whole job
+        if value is not None and value.numel() == tensor.numel():  # else they do not fit, which the whole job is told
             self._tell(tensor, value.reshape(tensor.shape))
 
     def _value(self, tensor: torch.Tensor) -> torch.Tensor | None:

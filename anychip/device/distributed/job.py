@@ -219,14 +219,14 @@ class Job:
         for note in self.folder.glob("waiting-*"):
             with contextlib.suppress(FileNotFoundError):
                 rank = int(note.name.rpartition("-")[2])
-                peer, ranks, text, letter, *told = json.loads(note.read_text(encoding="utf-8"))
+                peer, ranks, text, letter, *where = json.loads(note.read_text(encoding="utf-8"))
                 if (self.folder / letter).exists():
                     continue  # it has come, and the rank is about to see it
                 if self._lent(peer, letter):
                     continue
                 letters.append(self.folder / letter)
                 waiting[rank] = peer, text
-                stuck[rank] = [rank, 1, *next(iter(told), ("", None, None)), [peer]]
+                stuck[rank] = [rank, 1, *where, [peer]]
                 awaited[rank] = ranks if len(ranks) <= STAGES else [peer]
         known = self._known()
         stand_ins = {rank.rank: rank.stands_in_for for rank in self.running.values()}

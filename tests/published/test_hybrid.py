@@ -63,7 +63,7 @@ def test_each_kind_of_layer_is_recorded_apart():
         **ROUTED,
         "pattern": "MEM*E",
         "layers": 50,
-        "micro_batches": 8,
+        "micro_batches": 16,
         "mtp": 2,
         "bf16_layers": 5,
         "dtype": "fp4",

@@ -81,6 +81,8 @@ def points(options: Mapping[str, Any], always: int = ALWAYS) -> list[Point]:
     """What to record for these options: themselves, where they are short already (always: layers times micro-batches of a
     pipeline up to which they are). Layers of several kinds are recorded as models of one kind each, weighted by how many
     layers there are."""
+    if is_whole(options):
+        return [Point(1.0, options, 1.0, 1.0)]
     found = kinds(options, always)
     if len(found) == 1:
         return straight(options) if options.get("pp", 1) == 1 else piped(options, always)
@@ -98,8 +100,6 @@ def kinds(options: Mapping[str, Any], always: int) -> list[tuple[float, Mapping[
     if every > 1:
         near = without(options, "full_every")
         return [((every - 1) / every, near), (1 / every, without(near, "window"))]
-    if is_whole(options):
-        return [(1.0, options)]
     if "pattern" in options:
         return of_pattern(options)
     layers, first, apart = options["layers"], options.get("dense_layers", 0), options.get("routed_every", 1)
@@ -140,10 +140,12 @@ def without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def is_whole(options: Mapping[str, Any]) -> bool:
-    """Of one stage: whether all is recorded. Gradients that travel once a step do so beside the last micro-batch, and weights
+    """Of one stage, all layers of which see as many keys: whether all is recorded. Gradients that travel once a step do so beside the last micro-batch, and weights
     beside the first: behind the head where there are few layers, or behind nothing (with few micro-batches steps of 32 and of
     36 layers came out 4% longer and 4% shorter)."""
-    if options.get("pp", 1) > 1 or options["sharding"] not in ONCE or options.get("lora_rank"):
+    if options.get("pp", 1) > 1 or options.get("full_every", 1) > 1:
+        return False
+    if options["sharding"] not in ONCE or options.get("lora_rank"):
         return False
     return bool(options["layers"] * options["micro_batches"] <= FEW_PASSES)
 
@@ -154,8 +156,6 @@ def is_whole(options: Mapping[str, Any]) -> bool:
 def straight(options: Mapping[str, Any]) -> list[Point]:
     """Linear in layers and in micro-batches: four points, or fewer where there is little of either."""
     layers, micro = options["layers"], options["micro_batches"]
-    if is_whole(options):
-        return [Point(1.0, options, 1.0, 1.0)]
     found = []
     for (left, a), (right, b) in product(
         line(layers, short_layers(options)), line(micro, FULL if micro > FULL[1] else None)

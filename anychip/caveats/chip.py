@@ -202,8 +202,7 @@ def by_bytes_alone(*programs: Program) -> tuple[str, ...]:
     own: Counter[str] = Counter()
     others: set[str] = set()
     for program in programs:
-        launches = np.bincount(program.payloads[program.kinds == Kind.OP], minlength=len(program.ops)).tolist()
-        for op, count in zip(program.ops, launches, strict=True):
+        for op, count in zip(program.ops, program.launches.tolist(), strict=True):
             if work(op).known:
                 continue
             if op.name.startswith(OWN_KERNELS):

@@ -82,7 +82,7 @@ def match(programs: Sequence[Program], calls: Sequence[Mapping[int, Collective]]
     channels = _Channels(rendezvous, origin, stands_for)
     beside = {root for (index, group), root in home.items() if group in programs[index].meta.get("groups_beside", ())}
     for index, (program, wanted) in enumerate(zip(programs, calls, strict=True)):
-        counts = np.bincount(program.payloads[program.kinds == Kind.OP], minlength=len(program.ops))
+        launches = program.launches
         for op, call in wanted.items():
             root = home[index, call.group]
             if call.host and root in beside:  # with what another thread calls, of which nobody knows when
@@ -94,7 +94,7 @@ def match(programs: Sequence[Program], calls: Sequence[Mapping[int, Collective]]
                 assert call.peer is not None
                 ends = (origin[index], origin[int(class_of[call.peer])])
                 ends = ends if call.kind == "send" else ends[::-1]
-                channels.add(op, index, call.kind, _Line(root, ends, call.host, call.tag), int(counts[op]))
+                channels.add(op, index, call.kind, _Line(root, ends, call.host, call.tag), int(launches[op]))
                 continue
             at = rendezvous.at(root, call.host)
             at.size = max(at.size, len(program.groups[call.group].ranks))
@@ -126,7 +126,7 @@ def with_sources(programs: Sequence[Program], calls: Sequence[Mapping[int, Colle
 
 def _peers(program: Program, calls: Mapping[int, Collective], kind: str) -> Counter[int]:
     """How often a recording sends to each rank, or receives from it by its name."""
-    times = np.bincount(program.payloads[program.kinds == Kind.OP], minlength=len(program.ops))
+    times = program.launches
     found: Counter[int] = Counter()
     for op, call in calls.items():
         if call.kind == kind and call.peer is not None:

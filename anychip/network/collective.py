@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 from anychip.record import Op, TensorMeta
 
 PREFIX = "c10d."
+OF_OBJECTS = ("all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list")
+UNSIZED = ("barrier", "monitored_barrier", *OF_OBJECTS)
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "gather", "scatter", "send",
-         "recv", "barrier", "monitored_barrier", "all_gather_object", "gather_object", "broadcast_object_list",
-         "scatter_object_list")  # fmt: skip
-UNSIZED = ("barrier", "monitored_barrier", "all_gather_object", "gather_object", "broadcast_object_list",
-           "scatter_object_list")  # fmt: skip
+         "recv", *UNSIZED)  # fmt: skip
 OUTPUTS, INPUTS = 0, 1
 
 # c10d operator -> (kind, which of its tensors are counted). The count is that of nccl-tests (PERFORMANCE.md there):
@@ -41,7 +40,7 @@ _OPERATORS = {
     "recv_any_source_": ("recv", OUTPUTS),
     "barrier": ("barrier", OUTPUTS),
     "monitored_barrier_": ("monitored_barrier", OUTPUTS),
-    **{name: (name, OUTPUTS) for name in UNSIZED if name.endswith(("object", "object_list"))},
+    **{name: (name, OUTPUTS) for name in OF_OBJECTS},
 }
 
 

@@ -99,6 +99,11 @@ class Program:
     def payloads(self) -> npt.NDArray[np.int64]:
         return self.tape >> KIND_BITS
 
+    @property
+    def launches(self) -> npt.NDArray[np.int64]:
+        """How often each of `ops` stands on the tape."""
+        return np.bincount(self.payloads[self.kinds == Kind.OP], minlength=len(self.ops))
+
     def save(self, path: str | os.PathLike[str], packed: bool = True) -> None:
         """Write one file (a zip of two numpy arrays and a JSON text for each rank), whole or not at all. packed: smaller,
         for a file that is kept."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from accuracy.plan import Plan, argv_of
 from accuracy.recorder import HOLDING, STEPS, Job, Recorder
-from anychip.cost.fusion import Fusions, fuse
+from anychip.cost.fusion import fuse_ranks
 from anychip.memory import NO_LIMIT, replay
 from anychip.record import Program
 from anychip.record.steps import find_steps
@@ -51,8 +51,7 @@ def in_flight(options: Mapping[str, Any]) -> int:
 
 def most_bytes(recorder: Recorder, plan: Plan, job: Job) -> float:
     """Of the fullest rank, as the source counts (`Plan.memory`). Raises RuntimeError where the program failed."""
-    fusions = Fusions()
-    programs = [fuse(one, fusions) for one in recorder.program(job).ranks]
+    programs = fuse_ranks(recorder.program(job))
     if plan.options["sharding"] == "fsdp" or "frozen_4bit" in plan.options:
         programs = [from_shards(one) for one in programs]
     return max(counted(one, plan) for one in programs)

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from anychip.caveats import targets
 from anychip.errors import INTERRUPTED, AnychipError, BadUse, Deadlock, ProgramFailed
+from anychip.garbage import uncollected
 from anychip.places import OnChips, Place, places_of
 from anychip.record.failure import Failure, failure_of
 from anychip.record.program import Program
@@ -344,6 +345,7 @@ _replayed: "WeakKeyDictionary[Program, dict[str, Peaks]]" = WeakKeyDictionary()
 FULLEST = 2  # distinct ranks, those that hold most at once: the allocator keeps most where most is
 
 
+@uncollected()
 def _reserved(program: Program, chip: Chip, forecast: "Forecast") -> "Peaks | None":
     """Peak of what PyTorch's allocator holds, set as it was where it was recorded, else as the chip's own variable says. Only where memory is short does the chip's size change the answer, so a
     recording is replayed once without a limit, and again only for the chips that this does not fit on."""
@@ -371,6 +373,7 @@ def _how_failed(found: Recorded, place: Place) -> Failure | None:
     return found.short[place].how if place in found.short else failure_of(found.programs[place])
 
 
+@uncollected()
 def _price(program: Program, place: Place, batch: Batch, stragglers: "Stragglers") -> "Forecast":
     if place.fabric is None:
         from anychip.forecast import forecast as price

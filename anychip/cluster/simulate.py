@@ -4,9 +4,7 @@ Each distinct rank's tape is walked by an engine of its own (`rank`); where rank
 Collectives whose ranks are all of one class cost their price and meet nobody: nothing here grows with the world size.
 """
 
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil
@@ -22,8 +20,9 @@ from anychip.cluster.match import POINT_TO_POINT, match, with_sources
 from anychip.cluster.rank import KNOWN, PAST, QUEUED, RankEngine
 from anychip.cluster.script import Script
 from anychip.cluster.stragglers import Stragglers
-from anychip.cost.fusion import Fusions, fuse
+from anychip.cost.fusion import fuse_ranks
 from anychip.cost.price import EVIDENCE, LIMITS, Prices
+from anychip.garbage import uncollected
 from anychip.network import Collective, CollectiveCost, Tier, collective_of
 from anychip.record import Program
 from anychip.record.steps import find_steps
@@ -98,19 +97,7 @@ class ClusterTimeline:
         return max(rank.timeline.total_s for rank in self.ranks)
 
 
-@contextmanager
-def _without_gc() -> Iterator[None]:
-    """What is made here lives until all is done, so looking for garbage in it finds nothing and takes long."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_without_gc()
+@uncollected()
 def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Stragglers | None = None,
              node_chips: int = 8, contention: bool = True) -> ClusterTimeline:  # fmt: skip
     """Run a job's recordings on chips joined by a fabric.
@@ -120,8 +107,7 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
     that do not make up a job.
     """
     wanted = stragglers or Stragglers()
-    fusions = Fusions()
-    programs, origin, odd = _split([fuse(rank, fusions) for rank in program.ranks], wanted, node_chips)
+    programs, origin, odd = _split(fuse_ranks(program), wanted, node_chips)
     programs, calls = with_sources(programs, [_calls(rank) for rank in programs])
     first = Prices(programs[0].ops, chip)
     prices = [first, *(first.like(rank.ops) for rank in programs[1:])]

@@ -6,35 +6,106 @@ and what its backward makes it of is freed no earlier than the block would have 
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from anychip.cost.kernels import Facts, Fused, fuse_region
-from anychip.cost.regions import Forms, Instead, Lives, Regions, Words, spans
+from anychip.cost.regions import Forms, Instead, Lives, Places, Regions, Words, spans
 from anychip.record import Op, Program
+from anychip.record.order import Order, OutOfOrder, Reorder
 from anychip.record.tape import ALLOC, FREE, KIND_BITS, KIND_MASK, OP
 
-# What recordings that live were fused to: no chip changes it, and each is priced on many.
-_fused: WeakKeyDictionary[Program, tuple[Words, list[Op], Words]] = WeakKeyDictionary()
+
+@dataclass
+class Seams:
+    """Where words went when a recording was fused. begins, ends: of its regions, on its tape (ends excluded); grown: by how many
+    words each became longer; order: where those words stood then that were not taken out, in their order."""
+
+    begins: Words
+    ends: Words
+    grown: Words
+    order: Any
+
+    def places(self, at: Words) -> Words | None:
+        """Where on the fused tape words stand that are in no region, or what comes after them; None where one is in a region."""
+        before = np.searchsorted(self.ends, at, side="right")
+        if (np.append(self.begins, np.iinfo(np.int64).max)[before] < at).any():
+            return None
+        found: Words = np.searchsorted(self.order, at + np.append(0, np.cumsum(self.grown))[before])
+        return found
+
+
+@dataclass
+class Whole:
+    """What a recording was fused to. seams: None where that was put together from another's."""
+
+    tape: Words
+    ops: list[Op]
+    block_bytes: Words
+    seams: Seams | None = None
+
+    @cached_property
+    def reorder(self) -> Reorder:
+        return Reorder(self.tape, self.block_bytes)
+
+
+# Of recordings that live: no chip changes it, and each is priced on many.
+_fused: WeakKeyDictionary[Program, Whole] = WeakKeyDictionary()
+
+
+def fuse_ranks(job: Program) -> list[Program]:
+    """The recordings of a job's distinct ranks, fused. What is another's in another order is what that one was fused to, in
+    that order."""
+    fusions = Fusions()
+    by_rank = {one.rank: one for one in job.ranks}
+    for one in job.ranks:
+        source = by_rank.get(one.order.of) if one.order is not None else None
+        if source is not None and one not in _fused:
+            fuse(source, fusions)
+            if (found := _put_together(one, source)) is not None:
+                _fused[one] = found
+    return [fuse(one, fusions) for one in job.ranks]
 
 
 def fuse(program: Program, fusions: "Fusions | None" = None) -> Program:
     """The program with every compiled region fused; the same one where there is none. fusions: of programs like this one.
     A recording is fused once."""
-    begins, ends = spans(program)
-    if not begins.size:
-        return program
     if program not in _fused:
+        begins, ends = spans(program)
+        if not begins.size:
+            return program
         _fused[program] = _fuse(program, begins, ends, fusions)
-    tape, ops, block_bytes = _fused[program]
-    return replace(program, tape=tape, ops=ops, block_bytes=block_bytes)
+    found = _fused[program]
+    return replace(program, tape=found.tape, ops=found.ops, block_bytes=found.block_bytes, order=None)
 
 
-def _fuse(program: Program, begins: Words, ends: Words, fusions: "Fusions | None") -> tuple[Words, list[Op], Words]:
-    """Tape, ops and bytes of the blocks, with the regions begins..ends (ends excluded) fused."""
+def _put_together(program: Program, source: Program) -> Whole | None:
+    """What the source was fused to in the order that makes it the program; None where that does not follow, as where the source
+    has been recorded anew since."""
+    order, whole = program.order, _fused.get(source)
+    if order is None or whole is None or whole.seams is None or len(program.ops) != len(source.ops):
+        return None
+    rows = order.rows()
+    words = order.words_of(source.tape)
+    if not np.array_equal(words & KIND_MASK, program.kinds):
+        return None
+    edges = whole.seams.places(rows[:, :2])
+    if edges is None:
+        return None
+    rows[:, :2] = edges
+    try:
+        tape, block_bytes = whole.reorder.arranged(Order.of_rows(order.of, rows).stretches)
+    except (OutOfOrder, LookupError):
+        return None
+    return Whole(tape, [*program.ops, *whole.ops[len(source.ops) :]], block_bytes)
+
+
+def _fuse(program: Program, begins: Words, ends: Words, fusions: "Fusions | None") -> Whole:
+    """The program with the regions begins..ends (ends excluded) fused."""
     shared = fusions or Fusions()
     numbers = np.array([shared.number(op) for op in program.ops], np.int64)
     common = _renumbered(program.tape, numbers)
@@ -51,8 +122,9 @@ def _fuse(program: Program, begins: Words, ends: Words, fusions: "Fusions | None
         ::2
     ]  # one more than regions; so is what comes after each
     pieces = zip(outside, np.split(made, np.cumsum(sizes)), strict=True)
-    places = begins + np.concatenate(([0], np.cumsum(sizes - (ends - begins))))[:-1]
-    words, block_bytes = _taken_out(
+    grown = sizes - (ends - begins)
+    places = begins + np.concatenate(([0], np.cumsum(grown)))[:-1]
+    words, order, block_bytes = _taken_out(
         np.concatenate([one for piece in pieces for one in piece]),
         program.block_bytes,
         *_unmade_in(done, regions, places),
@@ -64,7 +136,7 @@ def _fuse(program: Program, begins: Words, ends: Words, fusions: "Fusions | None
     new = used[back[used] < 0]
     back[new] = len(numbers) + np.arange(new.size)
     ops = [shared.ops[op] for op in (*numbers.tolist(), *new.tolist())]
-    return _renumbered(words, back), ops, block_bytes
+    return Whole(_renumbered(words, back), ops, block_bytes, Seams(begins, ends, grown, order))
 
 
 def _renumbered(words: Words, numbers: Words) -> Words:
@@ -88,22 +160,23 @@ def _unmade_in(done: "list[Done]", regions: Regions, places: Words) -> tuple[Wor
 
 
 def _taken_out(words: Words, block_bytes: Words, made: Words, block: Words, source: Words,
-               where: Words) -> tuple[Words, Words]:  # fmt: skip
+               where: Words) -> tuple[Words, Any, Words]:  # fmt: skip
     """(a tape without the ALLOC and FREE words of blocks that nothing writes, and the FREE of what one is made of no earlier
-    than the block's own, bytes of each block). Latest first, so that of a chain each is held as long as the last that is made
+    than the block's own, where each of its words stood or now stands among those given, bytes of each block). Latest first, so that of a chain each is held as long as the last that is made
     of it. A block number that is taken anew meanwhile is another block's then."""
     if not made.size:
-        return words, block_bytes
+        return words, np.arange(words.size), block_bytes
     made, block, source, where = (one[::-1] for one in (made, block, source, where))
     order, kept, out = np.arange(words.size + 1, dtype=np.float64), np.ones(words.size + 1, bool), words.copy()
     order[-1] = np.inf
-    allocs, frees = Places(words, ALLOC), Places(words, FREE)
-    gone = frees.after(block, made)
+    kinds, payloads = words & KIND_MASK, words >> KIND_BITS
+    allocs, frees = Places(kinds, payloads, ALLOC), Places(kinds, payloads, FREE)
+    gone = frees.since(block, made)
     kept[made] = kept[gone] = False
     held = source >= 0
     source, where, gone = source[held], where[held], gone[held]
-    let = frees.after(source, where)
-    taken = allocs.after(source, let)
+    let = frees.since(source, where)
+    taken = allocs.since(source, let)
     new: list[int] = []
     for one, end, leave, again in zip(*(these.tolist() for these in (source, gone, let, taken)), strict=True):
         until = float(order[end])
@@ -115,27 +188,8 @@ def _taken_out(words: Words, block_bytes: Words, made: Words, block: Words, sour
             out[leave], out[allocs.before(one, leave)] = number << KIND_BITS | FREE, number << KIND_BITS | ALLOC
             new.append(int(block_bytes[one]))
     at = np.argsort(order[:-1], kind="stable")
-    return out[at[kept[at]]], np.append(block_bytes, np.array(new, block_bytes.dtype))
-
-
-class Places:
-    """Where words of a kind stand, by block."""
-
-    def __init__(self, words: Words, kind: int) -> None:
-        at = np.flatnonzero((words & KIND_MASK) == kind)
-        self.end = words.size
-        self._keys = np.sort((words[at] >> KIND_BITS) * (self.end + 1) + at)  # a block's places stand together
-
-    def after(self, blocks: Words, places: Words) -> Words:
-        """Of each block the first after a place; the tape's end where there is none."""
-        keys = np.append(self._keys, np.iinfo(np.int64).max)
-        found = keys[np.searchsorted(keys, blocks * (self.end + 1) + places, side="right")]
-        return np.where(found // (self.end + 1) == blocks, found % (self.end + 1), self.end)
-
-    def before(self, block: int, place: int) -> int:
-        """The last of a block before a place, which there is."""
-        found = int(self._keys[np.searchsorted(self._keys, block * (self.end + 1) + place) - 1])
-        return found % (self.end + 1)
+    left = at[kept[at]]
+    return out[left], order[left], np.append(block_bytes, np.array(new, block_bytes.dtype))
 
 
 class Done(NamedTuple):

@@ -201,34 +201,55 @@ class Beyond:
     again: Mapping[int, Instead] = field(default_factory=dict)
 
 
+class Places:
+    """Where words of a kind stand on a tape, by block."""
+
+    def __init__(self, kinds: Words, payloads: Words, kind: int) -> None:
+        self.end = kinds.size
+        at = np.flatnonzero(kinds == kind)
+        blocks = payloads[at]
+        order = order_of(blocks)  # a block's places stand together
+        # One of no block is the last.
+        self._keys = np.append(blocks[order] * (self.end + 1) + at[order], np.iinfo(np.int64).max)
+
+    def since(self, blocks: Any, places: Any) -> Any:
+        """Of each block the first from a place on; the tape's end where there is none."""
+        found = self._keys[self._keys.searchsorted(blocks * (self.end + 1) + places)]
+        return np.where(found // (self.end + 1) == blocks, found % (self.end + 1), self.end)
+
+    def before(self, block: int, place: int) -> int:
+        """The last of a block before a place, which there is."""
+        found = int(self._keys[self._keys.searchsorted(block * (self.end + 1) + place) - 1])
+        return found % (self.end + 1)
+
+    def within(self, block: int, begin: int, end: int) -> bool:
+        """Is there one of a block at begin..end (end included)?"""
+        first = block * (self.end + 1)
+        return bool(self._keys[self._keys.searchsorted(first + begin)] <= first + end)
+
+
 class Lives:
     """When blocks are freed and when regions read them, over a whole program, as its regions see it."""
 
     def __init__(self, program: Program, regions: Regions) -> None:
         self.regions = regions
         kinds, payloads = program.kinds, program.payloads
-        self.end = kinds.size
-        self.frees, self.reads = (self._places(kinds, payloads, kind) for kind in (Kind.FREE, Kind.USE))
+        self.frees, reads = (Places(kinds, payloads, kind) for kind in (Kind.FREE, Kind.USE))
         self.again: dict[int, tuple[Instead, int]] = {}  # block -> (what, since where)
         # Of each block that a region leaves: is it freed before another op runs, and read by another region before it is freed?
         of = np.repeat(np.arange(regions.ends.size), np.diff(regions.first_left))
         after = regions.ends[of]
-        freed = self._next(self.frees, regions.left, after)
+        freed = self.frees.since(regions.left, after)
         self.ended = freed < self._next_op(kinds, regions.ends)[of]
-        self.back = self._next(self.reads, regions.left, after) < freed
+        self.back = reads.since(regions.left, after) < freed
         self._fates, self._given = self.ended + 2 * self.back, regions.given.tolist()
-
-    def _places(self, kinds: Words, payloads: Words, kind: Kind) -> Words:
-        """block * end + where a word of the kind stands, in order, and a last one of no block."""
-        at = np.flatnonzero(kinds == kind)
-        return np.append(np.sort(payloads[at] * self.end + at), np.iinfo(np.int64).max)
 
     def _next_op(self, kinds: Words, ends: Words) -> Words:
         """Until where what is freed is freed before another op runs: the next op's frees stand before or right after its
         word."""
         ops, others = np.flatnonzero(kinds == OP), np.flatnonzero(kinds != FREE)
-        last = np.append(ops, self.end)[np.searchsorted(ops, ends)]
-        return np.append(others, self.end)[np.searchsorted(others, last, side="right")]
+        last = np.append(ops, kinds.size)[np.searchsorted(ops, ends)]
+        return np.append(others, kinds.size)[np.searchsorted(others, last, side="right")]
 
     def key(self, number: int) -> object:
         """Equal where `beyond` is, for regions of one form."""
@@ -271,15 +292,9 @@ class Lives:
                 return Instead(-1, what.size)
         return what
 
-    def _next(self, places: Words, blocks: Words, after: Words) -> Words:
-        """Where each block's next word stands; the program's end where there is none."""
-        found = places[np.searchsorted(places, blocks * self.end + after)]
-        return np.where(found // self.end == blocks, found % self.end, self.end)
-
     def _holds(self, block: int, since: int, until: int) -> bool:
         """Whether the block holds the same all the while."""
-        found = int(self.frees[self.frees.searchsorted(block * self.end + since)])
-        return found // self.end != block or found % self.end > until
+        return not self.frees.within(block, since, until)
 
     def remember(self, number: int, again: Mapping[int, Instead]) -> None:
         names, stop = self.regions.forms[number].blocks, int(self.regions.ends[number])

@@ -30,6 +30,28 @@ class Stretch:
     of: int | None = None
 
 
+@dataclass(frozen=True)
+class Order:
+    """What another rank's recording is: the stretches of rank `of`'s, in order, with blocks and events of its own."""
+
+    of: int
+    stretches: tuple[Stretch, ...]
+
+    def rows(self) -> Ints:
+        """As a table: begin, end, again and of (-1: of none) of each stretch."""
+        each = ((one.begin, one.end, one.again, -1 if one.of is None else one.of) for one in self.stretches)
+        return np.array(list(each), np.int64).reshape(-1, 4)
+
+    @classmethod
+    def of_rows(cls, of: int, rows: Ints) -> "Order":
+        each = (Stretch(begin, end, bool(again), None if to < 0 else to) for begin, end, again, to in rows.tolist())
+        return cls(of, tuple(each))
+
+    def words_of(self, tape: Ints) -> Ints:
+        """Those of the other's tape, as they are there."""
+        return np.concatenate([tape[one.begin : one.end] for one in self.stretches] or [tape[:0]])
+
+
 class Reorder:
     """Of one tape (words) whose blocks have these sizes in bytes."""
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from anychip.errors import BadProgramFile
+from anychip.garbage import uncollected
 from anychip.record.op import Op, TensorMeta, from_json, to_json
+from anychip.record.order import Order
 from anychip.record.tape import KIND_BITS, KIND_MASK, Kind, flags
 from anychip.whole import whole
 
@@ -64,7 +67,8 @@ class Program:
 
     Of a job of several ranks it is one rank's: rank, of world_size; groups: the process groups that it is in, which
     collectives name by index; members: the ranks that did the same as this one, itself included; others: one recording
-    for each class of ranks that did something else, each without others of its own.
+    for each class of ranks that did something else, each without others of its own; order: of which of them its tape is the
+    stretches in another order, where it was put together so.
     """
 
     tape: npt.NDArray[np.int64]
@@ -79,6 +83,7 @@ class Program:
     groups: list[Group] = field(default_factory=list)
     members: tuple[int, ...] = (0,)
     others: "list[Program]" = field(default_factory=list)
+    order: Order | None = None
 
     @property
     def ran(self) -> list[int]:
@@ -127,25 +132,30 @@ class Program:
             "copies": [group.copy for group in self.groups],
             "members": _runs(self.members),
             "others": len(self.others),
+            "order_of": self.order.of if self.order is not None else None,
         })  # fmt: skip
         archive.writestr(f"{folder}program.json", text)
-        for name, array in (("tape", self.tape), ("block_bytes", self.block_bytes)):
+        arrays = {"tape": self.tape, "block_bytes": self.block_bytes}
+        if self.order is not None:
+            arrays["order"] = self.order.rows()
+        for name, array in arrays.items():
             buffer = io.BytesIO()
             np.save(buffer, array, allow_pickle=False)
             archive.writestr(f"{folder}{name}.npy", buffer.getvalue())
 
     @classmethod
+    @uncollected()
     def load(cls, path: str | os.PathLike[str]) -> "Program":
         """Read a saved program; executes nothing from it.
 
         Raises BadProgramFile for anything that is not a whole program of a format this version reads.
         """
         try:
-            with zipfile.ZipFile(path) as archive:
+            # What unpacks and checks large arrays leaves room for another thread meanwhile.
+            with zipfile.ZipFile(path) as archive, ThreadPoolExecutor() as pool:
                 program, others = cls._read(archive, _folder(0), path)
-                program.others = [cls._read(archive, _folder(1 + number), path)[0] for number in range(others)]
-            for rank in program.ranks:
-                rank.check()
+                folders = [_folder(1 + number) for number in range(others)]
+                program.others = [one for one, _ in pool.map(lambda folder: cls._read(archive, folder, path), folders)]
         except BadProgramFile:
             raise
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -156,22 +166,23 @@ class Program:
 
     @classmethod
     def _read(cls, archive: zipfile.ZipFile, folder: str, path: Any) -> "tuple[Program, int]":
-        """One rank's recording, and how many others follow it."""
+        """One rank's recording, checked, and how many others follow it."""
         head = json.loads(archive.read(f"{folder}program.json"))
         if head["format"] not in READABLE:
             raise BadProgramFile(
                 f"{path}: program format {head['format']}, this anychip reads {FORMAT}. Record it again."
             )
-        tape, block_bytes = (
-            np.load(io.BytesIO(archive.read(f"{folder}{name}.npy")), allow_pickle=False)
-            for name in ("tape", "block_bytes")
-        )
+
+        def array(name: str) -> Any:
+            return np.load(io.BytesIO(archive.read(f"{folder}{name}.npy")), allow_pickle=False)
+
+        order_of = head.get("order_of")
         program = cls(
-            tape=tape,
+            tape=array("tape"),
             ops=[Op(name, from_json(args), tuple((k, from_json(v)) for k, v in kwargs),
                     tuple(TensorMeta(tuple(s), tuple(st), d, c) for s, st, d, c in outputs), tuple(mutates))
                  for name, args, kwargs, outputs, mutates in head["ops"]],
-            block_bytes=block_bytes,
+            block_bytes=array("block_bytes"),
             modules=head["modules"],
             places=[Place(*place) for place in head["places"]],
             questions=[Question(name, answer, Place(*place)) for name, answer, place in head["questions"]],
@@ -180,7 +191,9 @@ class Program:
             world_size=head.get("world_size", 1),
             groups=_groups(head.get("groups", []), head.get("copies")),
             members=_ranks(head.get("members", [[0, 1, 1]])),
+            order=Order.of_rows(order_of, array("order")) if order_of is not None else None,
         )  # fmt: skip
+        program.check()
         return program, int(head.get("others", 0))
 
     def check(self) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from anychip.errors import BadProgramFile
 from anychip.record import Group, Kind, Op, Place, Program, Question, TensorMeta, word
 from anychip.record.op import from_json, to_json
+from anychip.record.order import Order, Stretch
 
 SHAPES = st.lists(st.integers(0, 9), max_size=4).map(tuple)
 TENSORS = st.builds(
@@ -140,6 +141,20 @@ def test_the_ranks_of_a_job_share_one_file(tmp_path: Path) -> None:
     assert loaded.members == tuple(range(16376))
     # Groups of thousands are kept as runs: the whole file stays small.
     assert (tmp_path / "p.anychip").stat().st_size < 6000
+
+
+def test_whose_stretches_a_recording_is_survives_and_is_checked(tmp_path: Path) -> None:
+    first, other = program(), program()
+    other.order = Order(0, (Stretch(0, 3), Stretch(3, 5, again=True), Stretch(3, 5, again=True, of=1)))
+    first.others = [other]
+    first.save(tmp_path / "p.anychip")
+    assert [one.order for one in Program.load(tmp_path / "p.anychip").ranks] == [None, other.order]
+    with zipfile.ZipFile(tmp_path / "p.anychip") as whole, zipfile.ZipFile(tmp_path / "cut.anychip", "w") as cut:
+        for name in whole.namelist():
+            if not name.endswith("order.npy"):
+                cut.writestr(name, whole.read(name))
+    with pytest.raises(BadProgramFile, match="damaged"):
+        Program.load(tmp_path / "cut.anychip")
 
 
 @given(st.lists(st.integers(0, 40), unique=True).map(tuple))

@@ -5,11 +5,15 @@ Every tensor has 1,000 bf16 elements (2,000 bytes) unless said otherwise; block 
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anychip.cost import fusion, work
-from anychip.cost.fusion import Fusions, fuse
+from anychip.cost.fusion import Fusions, fuse, fuse_ranks
 from anychip.cost.regions import Forms
+from anychip.record.order import Order, Reorder, Stretch
 from anychip.record.tape import KIND_BITS, KIND_MASK
 from anychip.spec import load_chip
 from anychip.timeline import price
@@ -110,12 +114,17 @@ def test_10_other_sizes_do_not_mix():
 def held(words, ops=OPS, bytes_each=2000):
     """Bytes live after each ALLOC or FREE of the fused program, and at the most."""
     fused = fuse(program(words, ops, [bytes_each] * 20))
-    kinds, live, found = fused.kinds, 0, []
-    for kind, block in zip(kinds.tolist(), fused.payloads.tolist(), strict=True):
+    found = live_bytes(fused)
+    assert memory(fused).peak_bytes == max(found)
+    return found
+
+
+def live_bytes(fused):
+    live, found = 0, []
+    for kind, block in zip(fused.kinds.tolist(), fused.payloads.tolist(), strict=True):
         if kind in (Kind.ALLOC, Kind.FREE):
             live += int(fused.block_bytes[block]) * (1 if kind == Kind.ALLOC else -1)
             found.append(live)
-    assert memory(fused).peak_bytes == max(found)
     return found
 
 
@@ -354,3 +363,48 @@ def test_a_table_is_not_swept_for_the_rows_that_are_read():
     ((_, read, wrote, _),) = launched(fuse(program(written, ops, sizes)))
     assert wrote == rows.nbytes
     assert read <= 3 * (rows.nbytes + index.nbytes) + rows.nbytes
+
+
+def stage(turns):
+    """Micro-batches' forwards and backwards in this order (n, then n again), as one rank does them in the order 0 0 1 1 ..., as
+    its job has them: that rank, and the one that is put together of its stretches."""
+    parts, number_of = [], max(turns) + 1
+    for number in range(number_of):
+        a, b, c, e = (4 * (number % 2) + one for one in range(4))
+        forward = [alloc(a), w(Kind.OP, 4), w(Kind.COMPILED, 1), alloc(b), *call(UNARY, [a], [b]), alloc(c), *call(CAST, [b], [c]),
+                   w(Kind.COMPILED, 0), w(Kind.RECORD, number), free(a)]  # fmt: skip
+        backward = [w(Kind.WAIT, number), w(Kind.COMPILED, 1), alloc(e), *call(BINARY, [b, c], [e]), w(Kind.COMPILED, 0), free(b),
+                    w(Kind.OP, 4), free(e), free(c)]  # fmt: skip
+        parts += [forward, backward]
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    places = list(zip([0, *ends], ends, strict=False))
+    first = program([word for part in parts for word in part], OPS, [6000, 2000, 4000, 2000] * 2)
+    done = [2 * one + turns[:at].count(one) for at, one in enumerate(turns)]
+    order = Order(0, tuple(Stretch(*places[one]) for one in done))
+    tape, block_bytes = Reorder(first.tape, first.block_bytes).arranged(order.stretches)
+    other = replace(first, tape=tape, block_bytes=block_bytes, rank=1, members=(1,), order=order)
+    return replace(first, others=[other], world_size=2), other
+
+
+@given(st.integers(1, 5).flatmap(lambda most: st.permutations([*range(most), *range(most)])))
+def test_a_stage_that_is_put_together_is_fused_as_by_itself(turns):
+    job, other = stage(turns)
+    by_itself, (_, put_together) = fuse(replace(other)), fuse_ranks(job)
+    assert fusion._fused[other].seams is None  # it was not fused by itself
+    assert launched(put_together) == launched(by_itself)
+    assert np.array_equal(put_together.kinds, by_itself.kinds)
+    assert live_bytes(put_together) == live_bytes(by_itself)
+
+
+def test_a_stage_whose_source_is_another_by_now_is_fused_by_itself():
+    job, other = stage([0, 1, 1, 0])
+    job.tape = np.append(job.tape[:-1], w(Kind.OP, 4))  # its last word is another
+    assert launched(fuse_ranks(job)[1]) == launched(fuse(replace(other)))
+    assert fusion._fused[other].seams is not None
+
+
+def test_an_order_that_cuts_a_region_is_not_followed():
+    job, other = stage([0, 0])
+    middle = int(np.flatnonzero(job.kinds == Kind.USE)[0])
+    other.order = Order(0, (Stretch(0, middle), Stretch(middle, job.tape.size)))
+    assert launched(fuse_ranks(job)[1]) == launched(fuse(replace(other)))

@@ -35,7 +35,7 @@ from anychip.device.distributed.schedules import (
     stages_of,
 )
 from anychip.record import Op, Program
-from anychip.record.order import OutOfOrder, Reorder, Stretch
+from anychip.record.order import Order, OutOfOrder, Reorder, Stretch
 
 SCHEDULES = "torch.distributed.pipelining.schedules"
 AROUND = (*EXCHANGE, RELEASE)
@@ -216,7 +216,8 @@ class Stages:
                     end = one.last
                 stretches.append(Stretch(end, program.tape.size))
                 tape, block_bytes = reorder.arranged(stretches)
-                other = replace(program, tape=tape, block_bytes=block_bytes)
+                order = Order(self.ranks[1], tuple(stretches))
+                other = replace(program, tape=tape, block_bytes=block_bytes, order=order)
                 moved(other, self.ranks[1], self.ranks[position])
                 found[self.ranks[position]] = other
         except (OutOfOrder, AssertionError, LookupError, AttributeError, TypeError, ValueError):

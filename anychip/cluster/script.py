@@ -5,7 +5,8 @@ the earliest end of an op that the host allows (`timeline.engine`), counted from
 
     end[i] = D[i] + max(stream's end before, host's clock before + max(ready[j] - D[j], j <= i)),
 
-so that a stretch is three numbers while ranks are advanced, whatever its length, and its ops get their times afterwards.
+so that a stretch is three numbers while ranks are advanced, whatever its length, and its ops get their times afterwards. An op on
+a stream that its own stream always waits for at once (a collective of tensor parallelism) is one of the row.
 """
 
 from collections.abc import Callable
@@ -38,7 +39,7 @@ class Script:
     keep: positions of its words on the tape. kinds, payloads: of its words; compiled: whether each is in a compiled region.
     edges: those where clocks couple or ranks meet, of which an event recorded, another stream taken and one waited for in a
     row, as around each collective, are one, its switch; edge_words: of each its kind, its payload and its position, and of a
-    switch the payloads of the two that follow. met: ops that are collectives which need more than their price: a send and
+    switch the payloads of the two that follow. aside: ops of a stretch that run on a stream of their own, in_turn: which. met: ops that are collectives which need more than their price: a send and
     its receive meet even within one class (a ring).
     together: for the ops of a batch, the time of its collectives over what they take one by one. turns: of its stretches, as
     `timeline.queue` has them; None until they are made.
@@ -53,6 +54,8 @@ class Script:
     compiled: Flags
     edges: Ints
     edge_words: list[tuple[int, int, int, tuple[int, int] | None]]
+    aside: Ints
+    in_turn: Ints
     met: frozenset[int]
     together: Callable[[tuple[int, ...]], float]
     turns: dict[int, Turn] | None = None
@@ -79,16 +82,23 @@ class Script:
         cuts[launched] |= of_op[payloads[launched]]
         batched = np.cumsum(np.where(kinds == Kind.BATCH, np.where(payloads > 0, 1, -1), 0))[launched] > 0
         cuts[launched] |= batched & meet[payloads[launched]]
+        switches = _switches(kinds)
+        alone = np.zeros(kinds.size, bool)
+        alone[launched] = ~cuts[launched] & ~batched & (prices.kernels[payloads[launched]] > 0)
+        aside, in_turn = _in_turn(kinds, payloads, switches, alone)
+        for place in range(7):  # two switches and the op between them
+            cuts[aside - 3 + place] = False
         grain = grain_of(prices.on.launch_queue)
         if prices.on.launch_queue and np.diff(np.flatnonzero(cuts), prepend=0, append=cuts.size).max(initial=0) > grain:
             stretch = np.cumsum(cuts, dtype=np.int64)[launched]
             launches = np.where(_state(kinds, payloads, Kind.GRAPH)[launched], 0, prices.kernels[payloads[launched]])
+            launches[np.searchsorted(launched, aside)] = 0  # in a queue of its own
             cuts[launched[_full(stretch, launches, grain)]] = True
-        switches = _switches(kinds)
+        switches = switches[cuts[switches]]
         cuts[switches + 1] = cuts[switches + 2] = False
         edges = np.flatnonzero(cuts)
         return cls(program, calls, meetings, keep, kinds, payloads, _state(kinds, payloads, Kind.COMPILED), edges,
-                   _edge_words(kinds, payloads, edges, switches), frozenset(met), together)  # fmt: skip
+                   _edge_words(kinds, payloads, edges, switches), aside, in_turn, frozenset(met), together)  # fmt: skip
 
 
 def _full(stretch: Ints, launches: Ints, grain: int) -> Ints:
@@ -103,11 +113,7 @@ def _full(stretch: Ints, launches: Ints, grain: int) -> Ints:
 
 def _unheard(kinds: Ints, payloads: Ints) -> Ints:
     """Words that record an event which nobody waits for until it is recorded again: FSDP's are by the thousand."""
-    at = np.flatnonzero((kinds == Kind.RECORD) | (kinds == Kind.WAIT) | (kinds == Kind.SYNC_EVENT))
-    at = at[order_of(payloads[at])]
-    recorded, event = kinds[at] == Kind.RECORD, payloads[at]
-    waited = np.append(~recorded[1:] & (event[1:] == event[:-1]), False)[: at.size]
-    found: Ints = at[recorded & ~waited]
+    found: Ints = np.flatnonzero((kinds == Kind.RECORD) & (_records(kinds, payloads)[1] == 0))
     return found
 
 
@@ -115,6 +121,60 @@ def _switches(kinds: Ints) -> Ints:
     """Where words of the kinds of SWITCH stand in a row."""
     found: Ints = np.flatnonzero(np.all([kinds[i : kinds.size - 2 + i] == kind for i, kind in enumerate(SWITCH)], 0))
     return found
+
+
+def _in_turn(kinds: Ints, payloads: Ints, switches: Ints, alone: Flags) -> tuple[Ints, Ints]:
+    """Ops that run as if they were on the stream that they are launched from, by their words, and the stream that each is on. All
+    that is put on that one waits for what the other has done since it was left; the other has waited for all before the op, and
+    waits for it at once."""
+    at = np.flatnonzero(kinds == Kind.STREAM)
+    if not at.size:
+        return at, at
+    to, home = payloads[at], np.concatenate(([0], payloads[at][:-1]))
+    recorded, heard, waiter = _records(kinds, payloads)
+    # By word: does a switch stand here that waits for what it records, for which nobody else waits?
+    waits = np.zeros(kinds.size + 1, bool)
+    waits[switches] = (payloads[switches] == payloads[switches + 2]) & (heard[switches] == 1)
+    back = np.append(at[1:] - 1, kinds.size - 1)  # where each stay on a stream ends
+    order = order_of(to)
+    again = np.flatnonzero(np.diff(to[order]) == 0)
+    since, caught = (
+        np.full(at.size, -1),
+        np.zeros(at.size, np.int64),
+    )  # when it was left before, when that was waited for
+    since[order[again + 1]] = back[order[again]]
+    caught[order[again + 1]] = waiter[back[order[again]]]
+
+    def stream_at(words: Ints) -> Ints:
+        return np.concatenate(([0], to))[np.searchsorted(at, words)]
+
+    begun = np.append(recorded, -1)[at + 1]  # what it first waits for was recorded there
+    streams, of = np.unique(to, return_inverse=True)
+    bound = ~np.isin(streams, payloads[kinds == Kind.SYNC] - 1)
+    one_home = home == home[np.unique(of, return_index=True)[1]][of]
+    bound[of[~(one_home & (begun > since) & (stream_at(begun) == home))]] = False
+    is_caught = (caught >= 0) & (caught < at - 1) & ((since < 0) | (stream_at(caught) == home))
+    by_itself = bound[of] & waits[at - 1] & (back == at + 3) & waits[back] & (np.append(to[1:], -1) == home) & is_caught
+    ops = at[by_itself] + 2
+    return ops[alone[ops]], to[by_itself][alone[ops]]
+
+
+def _records(kinds: Ints, payloads: Ints) -> tuple[Ints, Ints, Ints]:
+    """By word: of one that waits for an event where that was recorded last; of one that records how many wait for it, and which
+    stream's word does so first. -1: none."""
+    at = np.flatnonzero((kinds == Kind.RECORD) | (kinds == Kind.WAIT) | (kinds == Kind.SYNC_EVENT))
+    at = at[order_of(payloads[at])]
+    makes, event = kinds[at] == Kind.RECORD, payloads[at]
+    number = np.cumsum(makes) - 1  # the latest of any event
+    own = np.flatnonzero(makes)
+    known = (number >= 0) & (np.append(own, 0)[number] >= np.searchsorted(event, event))  # it is of this one
+    recorded, heard, waiter = np.full(kinds.size, -1), np.zeros(kinds.size, np.int64), np.full(kinds.size, -1)
+    waiting = known & ~makes
+    recorded[at[waiting]] = at[own[number[waiting]]]
+    heard[at[own]] = np.bincount(number[waiting], minlength=own.size)
+    first = own[(heard[at[own]] > 0) & (kinds[np.append(at, 0)[own + 1]] == Kind.WAIT)]
+    waiter[at[first]] = at[first + 1]
+    return recorded, heard, waiter
 
 
 def _edge_words(kinds: Ints, payloads: Ints, edges: Ints,
@@ -165,7 +225,8 @@ class Stretches:
         stop = np.searchsorted(self.positions, ends)
         self.sizes = stop - self.first
         if script.turns is None:
-            launched = np.concatenate(([0], np.cumsum(np.where(in_graph, 0, kernels))))
+            in_queue = ~in_graph & ~np.isin(self.positions, script.aside)
+            launched = np.concatenate(([0], np.cumsum(np.where(in_queue, kernels, 0))))
             launches = launched[stop] - launched[self.first] + np.where(self.sizes > 0, _alone(script, prices), 0)
             switched = np.flatnonzero(kinds == Kind.STREAM)
             streams = np.concatenate(([0], payloads[switched]))[np.searchsorted(switched, begins)]

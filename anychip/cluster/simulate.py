@@ -311,6 +311,7 @@ def _timeline(engine: RankEngine, prices: Prices) -> RankTimeline:
         noted, starts, durations, streams = zip(*engine.noted, strict=True)
         at = np.array(noted)
         start[at], duration[at], stream[at] = starts, durations, streams
+    stream[script.aside] = script.in_turn
     at = np.flatnonzero(~np.isnan(start))
     position = script.keep[at]
     # Words that a rank did not come to, when it waited for others that were ended before, happen when all else is over.

@@ -75,6 +75,14 @@ def switches(me, event, stream, other):
     me.add(w(Kind.RECORD, event), w(Kind.STREAM, stream), w(Kind.WAIT, other))
 
 
+def aside(me, stream, home, which, *calls):
+    """On another stream, which waits for this one, and this one for it: once as a communicator does it, again on events of others."""
+    for first, last in ((me.events + 1000, me.events + 1001), (100, 101)):
+        done = [me.op(OPS[which])] if not calls else [word_of(me, one) for one in calls]
+        me.add(w(Kind.RECORD, first), w(Kind.STREAM, stream), w(Kind.WAIT, first), *done)
+        me.add(w(Kind.RECORD, last), w(Kind.STREAM, home), w(Kind.WAIT, last))
+
+
 def waits(me):
     """For what was started last."""
     if me.events:
@@ -105,6 +113,8 @@ ALONE = st.one_of(
     st.tuples(st.just(runs), st.integers(0, len(OPS) - 1), st.integers(1, 3)),
     st.tuples(st.just(says), st.just(Kind.SYNC), st.integers(0, 2)),
     st.tuples(st.sampled_from([starts, calls]), st.sampled_from(STREAMS), st.just(("own", None, 1000))),
+    st.tuples(st.just(aside), st.sampled_from([1, COMM]), st.sampled_from([0, 0, 1]), st.integers(0, len(OPS) - 1)),
+    st.tuples(st.just(aside), st.sampled_from([1, COMM]), st.just(0), st.just(0), st.just(("own", None, 1000))),
     st.sampled_from([(says, Kind.READ, 0), (says, Kind.HOST, 70_000), (waits,), (compiled,), (replayed,), (steps,)]),
 )
 WITH_OTHERS = st.one_of(
@@ -190,7 +200,7 @@ def check(program, chip):
     return False
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(jobs(), st.sampled_from(["a100", "a100", "tpu-v5p", "generic-cpu"]), st.booleans())
 def test_random_jobs(program, chip, stopped):
     if stopped:  # by the user: then all that can happen does

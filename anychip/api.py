@@ -208,7 +208,9 @@ def forecast(
     forecasts, unknown = _as_known(recorded, priced)
     places = list(forecasts)
     forecasts |= {
-        place: forecasts[place].at(usd_per_hour[place.chip.id]) for place in places if place.chip.id in usd_per_hour
+        place: replace(forecasts[place], usd_per_hour=usd_per_hour[place.chip.id])
+        for place in places
+        if place.chip.id in usd_per_hour
     }
     # The recording that is priced may leave a little more free than the chip's allocator could.
     forecasts |= {place: replace(forecasts[place], fits=False) for place in places if place in found.short}

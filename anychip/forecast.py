@@ -5,7 +5,7 @@ all rests. Figures are per step, over the steps after the first, which warms up.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from anychip import units
 from anychip.caveats import chip as caveats
@@ -54,12 +54,12 @@ __all__ = ["Forecast", "TopOp", "Window", "forecast", "shape_text"]
 
 @dataclass(frozen=True)
 class Forecast:
-    """One program on one chip. Times in seconds per step, bytes, flop per step.
+    """One program on one chip, or on several. Times in seconds per step, bytes, flop per step of all chips.
 
-    step_time_error: relative, one sigma. mfu, hfu: model or executed flop over step time times the dense peak of
+    error_parts: relative, by what the step's error comes from, the largest first. peak_flop_per_s: of all chips, dense, of
     `matrix_dtype`, in which the chip computes most products; None where nobody publishes one. stepping_memory_bytes: peak from the first step on, which may be less than what making the model took.
-    breakdown_s adds up to step_time_s. evidence: shares of the chip's busy time. energy_j: an upper bound, the power limit
-    times the time. first_step_s: of the step that no other figure is of, as it may do something else: it warms up, or reads a
+    breakdown_s adds up to step_time_s. evidence: shares of the chip's busy time. power_w: a chip's limit; usd_per_hour: of a
+    chip. first_step_s: of the step that no other figure is of, as it may do something else: it warms up, or reads a
     prompt. step_kind: "train", "call" (no optimizer) or "run" (no step was found). would_fail: what the chip refuses of what the
     program does, a sentence each; the figures are as if it did not.
     """
@@ -69,34 +69,28 @@ class Forecast:
     fits: bool
     grade: str
     step_time_s: float
-    step_time_error: float
-    tokens_per_s_per_chip: float | None
-    samples_per_s: float | None
-    mfu: float | None
-    hfu: float | None
+    error_parts: Mapping[str, float]
     model_flop_per_step: float
+    executed_flop_per_step: float
+    peak_flop_per_s: float | None
+    matrix_dtype: str
     peak_memory_bytes: int
     memory_bytes: int
     breakdown_s: Mapping[str, float]
-    unpriced_share: float
     evidence: Mapping[str, float]
-    energy_j: float | None
-    cost_usd: float | None
-    # What the terminal shows beside the figures that scripts rely on.
+    power_w: float | None
+    usd_per_hour: float | None
     steps: int
     step_kind: str
     num_ops: int
     kernels_per_step: float
     tokens_per_step: float | None
     samples_per_step: float | None
-    matrix_dtype: str
-    executed_flop_per_step: float
     memory_by_kind: Mapping[str, int]
     time_by_phase_s: Mapping[str, float]
-    top_ops: tuple[TopOp, ...]
+    all_ops: tuple[TopOp, ...]  # those that take longest first
     limit: str
     step_times_s: tuple[float, ...] = ()
-    energy_bound: str = "power limit times step time"
     warnings: tuple[str, ...] = ()
     # Of a job of several ranks: the cluster's id where one was named, each distinct rank, what each mesh axis takes,
     # which ranks the job's end waits for, the most important first, and what failures leave of the time.
@@ -116,14 +110,63 @@ class Forecast:
     prompt_tokens: float | None = None  # of the whole job: what the first call reads, where that is more than others do
     host_bound: str = ""  # where the host sets the pace, whose time its is
     samples_given: bool = False  # by the user, who then wants to see them
-    # By what step_time_error comes from, the largest first.
-    error_parts: Mapping[str, float] = field(default_factory=dict)
-    all_ops: tuple[TopOp, ...] = ()  # top_ops and what takes less: looked up where another target's top ops are shown
+
+    @property
+    def step_time_error(self) -> float:
+        """Relative, one sigma."""
+        return together(self.error_parts.values())
+
+    @property
+    def unpriced_share(self) -> float:
+        """Of the chip's busy time, what is known by bytes alone."""
+        return self.evidence["bytes_only"]
+
+    @property
+    def top_ops(self) -> tuple[TopOp, ...]:
+        """Those that are told; where another target's are shown the others are looked up in `all_ops`."""
+        return self.all_ops[:TOP_OPS]
 
     @property
     def tokens_per_s(self) -> float | None:
         """Of the whole job."""
-        return _per_s(self.tokens_per_step, self.step_time_s)
+        return self._per_s(self.tokens_per_step)
+
+    @property
+    def tokens_per_s_per_chip(self) -> float | None:
+        return self.tokens_per_s / self.num_chips if self.tokens_per_s else None
+
+    @property
+    def samples_per_s(self) -> float | None:
+        """Of the whole job."""
+        return self._per_s(self.samples_per_step)
+
+    @property
+    def rate_per_chip(self) -> float | None:
+        """Tokens a second, else samples: what a larger job is to keep up."""
+        return self.tokens_per_s_per_chip or (self.samples_per_s / self.num_chips if self.samples_per_s else None)
+
+    @property
+    def mfu(self) -> float | None:
+        """Model flop over what the peak would do in a step; None where nobody publishes a peak."""
+        return self._of_peak(self.model_flop_per_step)
+
+    @property
+    def hfu(self) -> float | None:
+        """The same of all that is executed."""
+        return self._of_peak(self.executed_flop_per_step)
+
+    @property
+    def energy_j(self) -> float | None:
+        """An upper bound: the chips' power limit for the time of a step."""
+        return self.power_w * self.step_time_s * self.num_chips if self.power_w else None
+
+    @property
+    def energy_bound(self) -> str:
+        return "power limit times step time"
+
+    @property
+    def cost_usd(self) -> float | None:
+        return self._cost_usd(self.step_time_s)
 
     @property
     def usd_per_million_tokens(self) -> float | None:
@@ -131,25 +174,15 @@ class Forecast:
         return self.cost_usd / self.tokens_per_step * 1e6 if self.cost_usd and self.tokens_per_step else None
 
     @property
+    def usd_per_million_prompt_tokens(self) -> float | None:
+        """Of the prompt of a program that generates text: what its first call reads."""
+        cost = self._cost_usd(self.first_step_s or 0.0)
+        return cost / self.prompt_tokens * 1e6 if cost and self.prompt_tokens and not self.reads_prompts else None
+
+    @property
     def reads_prompts(self) -> bool | None:
         """Of calls: whether each reads a prompt, else one token of each sequence; None where that is not seen."""
         return is_prompt(self.tokens_per_step, self.samples_per_step) if self.step_kind == CALLS else None
-
-    @property
-    def usd_per_million_prompt_tokens(self) -> float | None:
-        """Of the prompt of a program that generates text: what its first call reads."""
-        if self.reads_prompts or not (self.usd_per_hour and self.first_step_s and self.prompt_tokens):
-            return None
-        return (cost_of(self.usd_per_hour, self.first_step_s, self.num_chips) or 0.0) / self.prompt_tokens * 1e6
-
-    @property
-    def usd_per_hour(self) -> float | None:
-        """Of a chip: what `cost_usd` is made from."""
-        return self.cost_usd * 3600 / self.step_time_s / self.num_chips if self.cost_usd and self.step_time_s else None
-
-    def at(self, usd_per_hour: float) -> "Forecast":
-        """The same where an hour of a chip costs so much."""
-        return replace(self, cost_usd=cost_of(usd_per_hour, self.step_time_s, self.num_chips))
 
     @property
     def uneven(self) -> str:
@@ -161,10 +194,16 @@ class Forecast:
             return ""
         return f"{units.duration(least)} to {units.duration(most)}, {units.duration(mean)} on average"
 
-    @property
-    def rate_per_chip(self) -> float | None:
-        """Tokens a second, else samples: what a larger job is to keep up."""
-        return self.tokens_per_s_per_chip or (self.samples_per_s / self.num_chips if self.samples_per_s else None)
+    def _per_s(self, count: float | None) -> float | None:
+        return count / self.step_time_s if count and self.step_time_s else None
+
+    def _of_peak(self, flop: float) -> float | None:
+        if self.peak_flop_per_s is None:
+            return None
+        return flop / (self.step_time_s * self.peak_flop_per_s) if self.step_time_s else 0.0
+
+    def _cost_usd(self, seconds: float) -> float | None:
+        return self.usd_per_hour * seconds * self.num_chips / 3600 if self.usd_per_hour else None
 
 
 TOP_OPS, MOST_OPS = 10, 1000  # that are told, and that are kept
@@ -193,22 +232,17 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     error = error_of(evidence, beyond, breakdown, timeline, compared, 1, total["host_s"])
     held = memory(timeline.program)
     every = top_ops_of(timeline, window, most=MOST_OPS)
-    top = every[:TOP_OPS]
     lacking = unsupported(program.ops, chip)
     return Forecast(
         chip=chip.id, num_chips=1, fits=suffices(chip.memory_bytes, program, held.peak_bytes), grade=chip.grade,
-        step_time_s=step_time, step_time_error=together(error.values()), error_parts=error,
-        tokens_per_s_per_chip=_per_s(tokens, step_time), samples_per_s=_per_s(samples, step_time),
-        mfu=utilization(total["model_flop"], step_time, products.published),
-        hfu=utilization(total["flop"], step_time, products.published),
-        model_flop_per_step=total["model_flop"], peak_memory_bytes=held.peak_bytes, memory_bytes=chip.memory_bytes,
-        breakdown_s=breakdown, unpriced_share=evidence["bytes_only"], evidence=evidence,
-        energy_j=chip.power_w * step_time if chip.power_w else None,
-        cost_usd=cost_of(chip.price_usd_per_hour, step_time),
+        step_time_s=step_time, error_parts=error, model_flop_per_step=total["model_flop"], executed_flop_per_step=total["flop"],
+        peak_flop_per_s=products.published, matrix_dtype=products.dtype,
+        peak_memory_bytes=held.peak_bytes, memory_bytes=chip.memory_bytes, breakdown_s=breakdown, evidence=evidence,
+        power_w=chip.power_w, usd_per_hour=chip.price_usd_per_hour,
         steps=len(found), step_kind=window.kind, num_ops=int(timeline.op.size), kernels_per_step=total["kernels"],
-        tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None, matrix_dtype=products.dtype,
-        executed_flop_per_step=total["flop"], memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window),
-        top_ops=top, all_ops=every, limit=limit_of(breakdown, step_time, top, total["kernels"], total["host_s"], own_s=total["own_s"]),
+        tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None,
+        memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window), all_ops=every,
+        limit=limit_of(breakdown, step_time, every[:TOP_OPS], total["kernels"], total["host_s"], own_s=total["own_s"]),
         step_times_s=window.times_s,
         warnings=(*caveats.of_chip(program, timeline, whole, held), *(one.text for one in lacking)),
         would_fail=tuple(one.text for one in lacking if one.fails),
@@ -216,11 +250,6 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         prompt_tokens=prompt, values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
         rests_on=rests_on(timeline, window), host_bound=host_of(program, timeline.prices.on, breakdown, step_time, total),
     )  # fmt: skip
-
-
-def cost_of(usd_per_hour: float | None, step_time_s: float, num_chips: int = 1) -> float | None:
-    """USD of a step, where an hour of a chip costs so much; None where that is not known."""
-    return usd_per_hour * step_time_s * num_chips / 3600 if usd_per_hour else None
 
 
 def prompt_of(tokens: float | None, first: float | None, kind: str) -> float | None:
@@ -232,14 +261,3 @@ def reserved(program: Program, capacity_bytes: int, settings: str) -> Peaks:
     """What PyTorch's allocator takes from a chip of so many bytes for a recording, whose compiled regions allocate what their kernels
     write."""
     return replay(fuse(program), capacity_bytes, settings)
-
-
-def _per_s(count: float | None, seconds: float) -> float | None:
-    return count / seconds if count and seconds else None
-
-
-def utilization(flop: float, step_time_s: float, peak_flop_per_s: float | None) -> float | None:
-    """What was computed over what could be at that peak; None where nobody publishes it."""
-    if peak_flop_per_s is None:
-        return None
-    return flop / (step_time_s * peak_flop_per_s) if step_time_s else 0.0

@@ -42,12 +42,11 @@ from anychip.figures import (
     limit_of,
     rests_on,
     shares_of,
-    together,
     top_ops_of,
     totals_of,
     unlike_share,
 )
-from anychip.forecast import MOST_OPS, TOP_OPS, Forecast, cost_of, prompt_of, utilization
+from anychip.forecast import MOST_OPS, TOP_OPS, Forecast, prompt_of
 from anychip.network import USUAL_NODE, Fabric
 from anychip.record import Op, Program
 from anychip.record.failure import refused
@@ -115,7 +114,6 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     samples = samples_per_step if samples_per_step is not None else samples
     worst = max(parts, key=lambda part: part.memory.peak_bytes)
     every, first = _top_ops(parts), parts[0]
-    top = every[:TOP_OPS]
     axes = _axes(parts, [axes for _, axes in mine])
     ranks = tuple(
         _rank(part, one, chip, {*part.rank.members} & {*program.ran})
@@ -135,20 +133,16 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     error = error_of(evidence, beyond, breakdown, most.rank.timeline, compared, chips, host)
     return Forecast(
         chip=chip.id, num_chips=chips, fits=all(rank.fits for rank in ranks), grade=chip.grade,
-        step_time_s=step_time, step_time_error=together(error.values()), error_parts=error,
-        tokens_per_s_per_chip=tokens / step_time / chips if tokens and step_time else None,
-        samples_per_s=samples / step_time if samples and step_time else None,
-        mfu=utilization(model, step_time, peak), hfu=utilization(flop, step_time, peak), model_flop_per_step=model,
-        peak_memory_bytes=worst.memory.peak_bytes, memory_bytes=chip.memory_bytes, breakdown_s=breakdown,
-        unpriced_share=evidence["bytes_only"], evidence=evidence,
-        energy_j=chip.power_w * step_time * chips if chip.power_w else None,
-        cost_usd=cost_of(chip.price_usd_per_hour, step_time, chips),
+        step_time_s=step_time, error_parts=error, model_flop_per_step=model, executed_flop_per_step=flop,
+        peak_flop_per_s=peak, matrix_dtype=products.dtype,
+        peak_memory_bytes=worst.memory.peak_bytes, memory_bytes=chip.memory_bytes, breakdown_s=breakdown, evidence=evidence,
+        power_w=chip.power_w, usd_per_hour=chip.price_usd_per_hour,
         steps=parts[0].steps, step_kind=parts[0].window.kind,
         num_ops=sum(int(part.rank.timeline.op.size) for part in parts), kernels_per_step=kernels,
-        tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None, matrix_dtype=products.dtype, executed_flop_per_step=flop,
+        tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None,
         memory_by_kind=worst.memory.by_kind,
-        time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean),
-        top_ops=top, all_ops=every, limit=limit_of(breakdown, step_time, top, kernels, host, _along(axes), own), step_times_s=tuple(times),
+        time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean), all_ops=every,
+        limit=limit_of(breakdown, step_time, every[:TOP_OPS], kernels, host, _along(axes), own), step_times_s=tuple(times),
         warnings=(*timeline.warnings, *_warnings(parts, worst, chip), *(one.text for one in lacking)),
         would_fail=tuple(one.text for one in lacking if one.fails),
         cluster=fabric.cluster.id if fabric.cluster is not None else None,

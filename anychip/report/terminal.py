@@ -351,7 +351,7 @@ def _of_step(time_s: float, forecast: "Forecast") -> str:
 def _ranked(forecasts: Sequence["Forecast"]) -> list[list["TopOp | None"]]:
     """For the operations that matter most anywhere, largest share first: each target's, None where it has none in the step that
     its figures are of."""
-    every = [{(op.name, op.shape): op for op in forecast.all_ops or forecast.top_ops} for forecast in forecasts]
+    every = [{(op.name, op.shape): op for op in forecast.all_ops} for forecast in forecasts]
     shares: dict[tuple[str, str], float] = {}
     for forecast in forecasts:
         for op in forecast.top_ops:

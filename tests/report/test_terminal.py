@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from anychip import api, units
+from anychip.forecast import TOP_OPS
 from anychip.record import Kind, Op, Program, TensorMeta, word
 from anychip.report import as_json, terminal
 from anychip.spec.validated import CALLS, end_to_end
@@ -76,7 +77,7 @@ def test_warnings_and_limits_are_at_the_end(answer):
 
 
 def test_an_unknown_figure_is_a_dash_never_zero(answer):
-    forecasts = tuple(replace(forecast, energy_j=None) for forecast in answer.forecasts)
+    forecasts = tuple(replace(forecast, power_w=None) for forecast in answer.forecasts)
     (line,) = [x for x in shown(replace(answer, forecasts=forecasts)).splitlines() if x.startswith("energy")]
     assert line.split()[2:] == ["-"] * 4
 
@@ -98,7 +99,7 @@ def test_operations_and_all_others_add_up_to_the_time_on_the_chip(program):
     (forecast,) = (answer := api.forecast(program, on="h100")).forecasts
     first, *_ = forecast.top_ops
     busy_s = sum(forecast.time_by_phase_s.values())
-    text = shown(replace(answer, forecasts=(replace(forecast, top_ops=(first,)),)))
+    text = shown(replace(answer, forecasts=(replace(forecast, all_ops=(first,)),)))
     (line,) = [line.split() for line in text.splitlines() if line.startswith("all others")]
     assert line[2:4] == units.duration(busy_s - first.time_s).split()
     assert line[4] == units.share((busy_s - first.time_s) / forecast.step_time_s)
@@ -107,9 +108,7 @@ def test_operations_and_all_others_add_up_to_the_time_on_the_chip(program):
 
 @pytest.mark.parametrize(("kind", "one"), [("train", "step"), ("call", "call"), ("run", "run")])
 def test_figures_say_what_they_are_of(answer, kind, one):
-    forecasts = tuple(
-        replace(f, step_kind=kind, tokens_per_step=4096.0, tokens_per_s_per_chip=1.0) for f in answer.forecasts
-    )
+    forecasts = tuple(replace(f, step_kind=kind, tokens_per_step=4096.0) for f in answer.forecasts)
     lines = shown(replace(answer, forecasts=forecasts)).splitlines()
     assert [line.split()[3:] for line in lines if line.startswith(f"tokens per {one}")] == [["4,096"] * 4]
     for begin in (
@@ -203,7 +202,7 @@ def test_an_error_bar_says_why_it_is_as_wide_the_most_first():
 def test_figures_that_rest_on_a_marked_time_are_marked(answer):
     """The step's time alone was, and tokens/s, MFU and energy of the same chip were not."""
     gaudi3, *_ = api.forecast(answer.programs[0], on="gaudi3").forecasts
-    known = replace(gaudi3, tokens_per_step=8192.0, tokens_per_s_per_chip=8192 / gaudi3.step_time_s, cost_usd=1e-3)
+    known = replace(gaudi3, tokens_per_step=8192.0, usd_per_hour=2.0)
     text = shown(replace(answer, forecasts=(answer.forecasts[0], known, *answer.forecasts[2:])))
     marked = {line.strip().split("  ")[0] for line in text.splitlines() if line.count(" *") == 1}
     assert marked >= {"step time", "tokens/s", "MFU", "energy/step, max", "USD/1000 steps", "/million tokens"}
@@ -211,18 +210,11 @@ def test_figures_that_rest_on_a_marked_time_are_marked(answer):
 
 def test_several_numbers_of_a_chip_show_all_tokens_what_a_million_costs_and_how_it_scales(answer):
     small, large = (
-        replace(
-            answer.forecasts[0],
-            num_chips=chips,
-            step_time_s=1.0,
-            tokens_per_step=tokens,
-            tokens_per_s_per_chip=tokens / chips,
-            cost_usd=usd,
-        )
-        for chips, tokens, usd in ((8, 8000.0, 0.02), (64, 51200.0, 0.16))
+        replace(answer.forecasts[0], num_chips=chips, step_time_s=1.0, tokens_per_step=tokens, usd_per_hour=9.0)
+        for chips, tokens in ((8, 8000.0), (64, 51200.0))
     )
     several = replace(answer, forecasts=(small, large, *answer.forecasts[2:]), names=("h100:8", "h100:64", *FOUR[2:]))
-    # 51200 / 64 = 800 against 8000 / 8 = 1000 of each chip; 0.02 / 8000 = 2.5e-6 and 0.16 / 51200 = 3.125e-6 USD
+    # 51200 / 64 = 800 against 8000 / 8 = 1000 of each chip; 8 x 9 / 3600 / 8000 = 2.5e-6 and 64 x 9 / 3600 / 51200 = 3.125e-6 USD
     assert several.scaling == (1.0, 0.8, None, None)
     rows = {line.strip().split("  ")[0]: line.split() for line in shown(several, width=100).splitlines()}
     assert rows["scaling"][1:] == ["100%", "80%", "-", "-"]
@@ -239,10 +231,9 @@ def test_a_job_scales_from_the_smallest_of_its_own_cluster(answer):
     """The second of two clusters of eight chips was shown as 80% of the first, and a larger one in it, too."""
     jobs = [("a", 8, 8000.0), ("b", 8, 6400.0), ("b", 64, 40960.0), ("c", 64, 40000.0)]
     forecasts = [
-        replace(answer.forecasts[0], cluster=cluster, num_chips=chips, step_time_s=1.0, tokens_per_step=tokens,
-                tokens_per_s_per_chip=tokens / chips)
+        replace(answer.forecasts[0], cluster=cluster, num_chips=chips, step_time_s=1.0, tokens_per_step=tokens)
         for cluster, chips, tokens in jobs
-    ]  # fmt: skip
+    ]
     # 40960 / 64 = 640 of 6400 / 8 = 800; in c there is no smaller one: 625 of the first's 1000
     assert replace(answer, forecasts=tuple(forecasts)).scaling == (1.0, 1.0, 0.8, 0.625)
 
@@ -250,10 +241,15 @@ def test_a_job_scales_from_the_smallest_of_its_own_cluster(answer):
 def test_an_operation_that_is_not_among_a_target_s_top_ones_is_shown_there_too(answer):
     """It stood there as "-", as if it did not run."""
     first, second, *others = answer.forecasts
-    few = replace(second, top_ops=second.top_ops[:1])
+    one, *late = second.all_ops
+    own = [replace(one, name=f"aten.own{number}.default", time_s=0.0, share=0.0) for number in range(TOP_OPS)]
+    few = replace(second, all_ops=(one, *own, *late))
+    assert {op.name for op in few.top_ops}.isdisjoint(op.name for op in late)
     text = shown(replace(answer, forecasts=(first, few, *others)))
     table = text[text.index("top operations") :].split("\n\n")[0]
-    assert "-" not in table.split("\n", 3)[3].replace("ascend-", "").split()
+    rows = [line.split() for line in table.splitlines() if late[0].name.removeprefix("aten.").split(".")[0] in line]
+    assert len(rows) == 1
+    assert "-" not in rows[0]
 
 
 def test_values_that_the_program_read_are_counted_with_their_lines(answer):
@@ -360,7 +356,7 @@ def test_a_step_that_the_chip_takes_says_nothing_of_the_hosts_cpu():
 def test_costs_of_generated_text_say_whether_of_output_or_prompt(answer):
     """4096 tokens of a prompt in 1 ms at 1.99 an hour: 1.99 / 3600 * 1e-3 / 4096 * 1e6 = 0.000135 a million."""
     forecasts = tuple(
-        replace(f, step_kind="call", tokens_per_step=4.0, samples_per_step=4.0, tokens_per_s_per_chip=1.0, first_step_s=1e-3, prompt_tokens=4096.0)
+        replace(f, step_kind="call", tokens_per_step=4.0, samples_per_step=4.0, first_step_s=1e-3, prompt_tokens=4096.0)
         for f in answer.forecasts
     )  # fmt: skip
     lines = shown(replace(answer, forecasts=forecasts)).splitlines()

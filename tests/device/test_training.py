@@ -155,11 +155,16 @@ def test_samples_of_an_agent_are_those_that_it_learns_from() -> None:
 
 KEPT = """
     import torch
+    class Factors:
+        def __init__(self):
+            self.sides = (torch.zeros(100, 1024, device="cuda"), None)
     class Own(torch.optim.Optimizer):
         def __init__(self, parameters):
             super().__init__(parameters, {})
             self.state["taken"] = 0
             self.state["pairs"] = [torch.zeros(300, 1024, device="cuda")]
+            self.state["factors"] = Factors()
+            self.update = torch.zeros(20, 1024, device="cuda")
         @torch.no_grad()
         def step(self):
             self.state["taken"] += 1
@@ -180,11 +185,11 @@ KEPT = """
 
 def test_what_an_optimizer_and_a_module_hold_from_the_start_is_told_from_parameters() -> None:
     """A program whose optimizer kept a number in its state, by a name of its own, failed, and one whose module had something else
-    called buffers, as Megatron's of data parallelism has: all of its programs failed."""
+    called buffers, as Megatron's of data parallelism has: all of its programs failed. What is in an object, as Shampoo's factors are, or an attribute, were buffers."""
     program, _ = run(KEPT)
     held = memory(program)
     assert held.by_kind["parameters"] == 4 << 20
-    assert held.by_kind["optimizer"] == 300 << 12
+    assert held.by_kind["optimizer"] == (300 + 100 + 20) << 12
     assert held.by_kind["buffers"] == (200 + 100) << 12
     assert held.by_module["Linear"] >= (4 << 20) + (200 << 12)
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils._pytree import tree_leaves
 
 from anychip.device.insides._torch import watch_engine
 from anychip.device.runtime import Runtime
@@ -18,6 +17,7 @@ from anychip.device.steps import iterations
 from anychip.device.steps.activation import Activation, called_directly
 from anychip.device.steps.backward import BackwardModules
 from anychip.device.steps.counted import Steps
+from anychip.device.steps.holdings import kept_by
 from anychip.device.steps.own_optimizer import OwnOptimizer
 from anychip.record import Kind, Mark, word
 from anychip.record.tape import KIND_BITS
@@ -380,9 +380,7 @@ class Hooks:
             if optimizer not in self._optimizers:
                 self.runtime.recorder.warn(STEPS_ON_HOST)
         if optimizer not in self._optimizers:
-            # A program's own optimizer keeps there what it likes, by whatever name: a number of steps, lists of tensors.
-            kept = [one for one in tree_leaves(dict(optimizer.state)) if isinstance(one, torch.Tensor)]
-            self.states.update(block for one in kept for block in self._blocks(one))
+            self.states.update(block for one in kept_by(optimizer) for block in self._blocks(one))
             grads = [one.grad for one in parameters if one.grad is not None]
             self.gradients.update(block for one in grads for block in self._blocks(one))
         number = self._optimizers.setdefault(optimizer, len(self._optimizers))

@@ -236,3 +236,31 @@ def test_a_compiled_backward_may_leave_out_what_has_no_gradient() -> None:
         out = [train(compiled, 2), train(compiled, 5), train(compiled, 1), train(compiled, 0, learns=False), train(Scaled.apply, 2)]
     """)
     assert out == [True, True, "expected 4, got 1)", True, "expected 4, got 2)"]
+
+
+def test_a_class_that_is_compiled_stays_a_class() -> None:
+    """NSA's function of autograd is one: it had no `apply`. Of a module's class the calls are what is compiled."""
+    program, out = run(
+        """
+        import torch
+        @torch.compile
+        class Twice(torch.autograd.Function):
+            @staticmethod
+            def forward(context, x):
+                return 2 * x
+            @staticmethod
+            def backward(context, gradient):
+                return 2 * gradient
+        @torch.compile
+        class Model(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.weight = torch.nn.Parameter(torch.ones(64))
+            def forward(self, x):
+                return Twice.apply(self.weight * x).sum()
+        Model().cuda()(torch.randn(64, device="cuda")).backward()
+        out = isinstance(Model(), Model)
+        """
+    )
+    assert out
+    assert (program.kinds == Kind.COMPILED).any()

@@ -4,6 +4,7 @@ Which of its ops a compiler would fuse is decided when the recording is priced (
 blocks that each op reads and writes. Nothing is compiled here: that takes minutes and a real chip.
 """
 
+import inspect
 import sys
 from collections.abc import Callable
 from functools import partial, wraps
@@ -108,6 +109,12 @@ def install(runtime: Runtime) -> None:
         if model is None:
             return lambda function: compile(function, backend=backend, mode=mode, disable=disable, **options)
         if disable or backend in UNFUSED:
+            return model
+        if isinstance(model, type):  # a class stays one: what is compiled is what its objects do when they are called
+            called: Any = model
+            name = "_call_impl" if issubclass(model, torch.nn.Module) else "__call__"
+            if inspect.isfunction(own := getattr(model, name, None)):
+                setattr(called, name, compile(own, backend=backend, mode=mode, **options))
             return model
         graphed = (mode or "").removesuffix("-no-cudagraphs") in GRAPHED_MODES and not (mode or "").endswith(
             "no-cudagraphs"

@@ -1,7 +1,8 @@
 """Stand-in for Triton, and the recording of kernels that the real one launches.
 
 A kernel is not compiled and not run: `kernel[grid](...)` is one op, `triton.<name>`, with the bytes of the tensors that
-its source loads and stores, of each no more than all its programs get at where the source tells. `anychip.kernel` gives it its FLOP.
+its source loads and stores, of each no more than all its programs get at where the source tells, and the products of which it
+tells. `anychip.kernel` gives it other FLOP.
 """
 
 import functools
@@ -16,6 +17,7 @@ import torch
 
 from anychip.standins import custom, recording
 from anychip.standins.libraries.triton_names import LANGUAGE_DTYPES, LANGUAGE_FUNCTIONS, LIBDEVICE
+from anychip.standins.libraries.triton_products import products
 from anychip.standins.libraries.triton_source import block, roles
 
 VERSION = "3.4.0"
@@ -37,7 +39,8 @@ def record_launch(function: Any, holder: Any, args: Sequence[Any], kwargs: dict[
     name = f"triton.{function.__name__}"
     read_written = roles(function)
     each = {param: (one, *read_written.get(param, (True, False))) for param, one in tensors.items()}
-    most = _most(function, grid, bound)
+    programs = _programs(grid, bound)
+    most = _most(function, programs, bound)
     moved = sum(min(extent(one), most * one.element_size()) * (reads + writes) for one, reads, writes in each.values())
     written = tuple(param for param, (_, _, writes) in each.items() if writes)
     cost = getattr(holder, "anychip_cost", None) or custom.COSTS.get(name)
@@ -46,16 +49,22 @@ def record_launch(function: Any, holder: Any, args: Sequence[Any], kwargs: dict[
         custom.record_call(f"custom.{name}", full, (), _known(bound, names))
         return
     given = tuple(tensors.get(param, value) for param, value in bound.items())
-    recording.launch(name, given, (), [tensors[param] for param in written], (("bytes", moved),))
+    multiplied = products(function, bound, programs) if programs is not None else None
+    priced = (f"custom.{name}", (("products", multiplied),)) if multiplied else (name, ())
+    recording.launch(priced[0], given, (), [tensors[param] for param in written], (("bytes", moved), *priced[1]))
 
 
-def _most(function: Any, grid: Any, bound: dict[str, Any]) -> float:
+def _programs(grid: Any, bound: dict[str, Any]) -> tuple[int, ...] | None:
+    """How many programs a launch has along each axis."""
+    if callable(grid):
+        grid = grid({name: getattr(value, "value", value) for name, value in bound.items()})
+    return None if grid is None else (grid,) if isinstance(grid, int) else tuple(grid)
+
+
+def _most(function: Any, programs: tuple[int, ...] | None, bound: dict[str, Any]) -> float:
     """How many elements of a tensor a launch gets at by one line: of a cache it may be few."""
-    known = {name: getattr(value, "value", value) for name, value in bound.items()}
-    size = block(function, known)
-    if size is None or grid is None:
-        return math.inf
-    return math.prod(grid(known) if callable(grid) else grid) * size
+    size = block(function, {name: getattr(value, "value", value) for name, value in bound.items()})
+    return math.inf if size is None or programs is None else math.prod(programs) * size
 
 
 def hand_on(holder: Any) -> None:

@@ -1,6 +1,7 @@
 """Which pointer parameters of a Triton kernel are read and which are written, and how much of them at most, from its source alone."""
 
 import ast
+import functools
 import inspect
 import textwrap
 from typing import Any
@@ -12,14 +13,14 @@ POINTER_ARGUMENTS = ("pointer", "ptr", "desc")
 
 def roles(function: Any) -> dict[str, tuple[bool, bool]]:
     """Parameter -> (read, written). Parameters that no load or store names are left out; {} without source."""
-    definition = _definition(function)
-    if definition is None:
+    source = definition(function)
+    if source is None:
         return {}
-    every = definition.args
+    every = source.args
     parameters = {one.arg for one in (*every.posonlyargs, *every.args, *every.kwonlyargs)}
-    origins = _origins(definition, parameters)
+    origins = _origins(source, parameters)
     found: dict[str, tuple[bool, bool]] = {}
-    for call in (one for one in ast.walk(definition) if isinstance(one, ast.Call)):
+    for call in (one for one in ast.walk(source) if isinstance(one, ast.Call)):
         name = _called(call)
         pointer = _pointer(call)
         if name not in LOADS | STORES or pointer is None:
@@ -33,8 +34,8 @@ def roles(function: Any) -> dict[str, tuple[bool, bool]]:
 def block(function: Any, bound: dict[str, Any]) -> int | None:
     """The most elements of a tensor that one program of a kernel reads or writes; None where the source does not tell. It does where
     nothing is repeated and blocks have one dimension: each line gets at as many as its addresses' range has. bound: its parameters."""
-    definition = _definition(function)
-    parts = [one for line in definition.body for one in ast.walk(line)] if definition is not None else []
+    source = definition(function)
+    parts = [one for line in source.body for one in ast.walk(line)] if source is not None else []
     calls = [one for one in parts if isinstance(one, ast.Call)]
     # What a function of the program's own does is not seen, nor how large the tiles of a descriptor are.
     seen = all(isinstance(one.func, ast.Attribute) and getattr(one.func.value, "id", "") in LANGUAGE for one in calls)
@@ -66,7 +67,8 @@ RESHAPE = {
 }
 
 
-def _definition(function: Any) -> ast.FunctionDef | None:
+@functools.cache
+def definition(function: Any) -> ast.FunctionDef | None:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):

@@ -165,7 +165,9 @@ def _both(values: Values, call: Call) -> list[Known]:
     one, other = (share_of(values, mask) for mask in masks)
     if one is not None and other is not None:
         uneven = any(of(values, mask).uneven for mask in masks)
-        return [Known(share=one + other - one * other if is_or else one * other, uneven=uneven)]
+        share = one + other - one * other if is_or else one * other
+        guess = int(share > 0.5) if call.outputs and call.outputs[0].numel() == 1 else None
+        return [Known(share=share, guess=guess, uneven=uneven)]
     return [_guessed(values, masks, any if is_or else all)]
 
 
@@ -200,16 +202,26 @@ def _answer(values: Values, mask: Any) -> float | None:
 
 @expected("where", "masked_fill", "masked_fill_")
 def _chosen(values: Values, call: Call) -> list[Known]:
-    """All of one side where the mask is known, or where both sides are the same; else a mix of two masks."""
+    """All of one side where the mask is known, or is read as all or none of it, or where both sides are the same; else a mix of two masks."""
     mask, one, other = call.args if call.name == "where" else (call.args[1], call.args[2], call.args[0])
     (known,) = keep(values, call) or [NOTHING]
     chosen, sides = certain(values, mask), (certain(values, one), certain(values, other))
+    if chosen is None and not any(map(_is_mask, (one, other))):
+        chosen = _all_or_none(values, mask)
     uniform = sides[not chosen] if chosen is not None else sides[0] if sides[0] == sides[1] else None
     shares = [share_of(values, part) for part in (mask, one, other)]
     if uniform is not None or None in shares or not all(_is_mask(part) for part in (one, other)):
         return [replace(known, uniform=uniform)]
     true, first, second = (share or 0.0 for share in shares)
     return [replace(known, share=true * first + (1 - true) * second)]
+
+
+def _all_or_none(values: Values, mask: Any) -> float | None:
+    """What `all` and `any` of a mask would be read as together: of a few texts none has ended where one in a vocabulary ends them."""
+    share = share_of(values, mask)
+    if share is None or not isinstance(mask, torch.Tensor):
+        return None
+    return 1.0 if share ** mask.numel() > 0.5 else 0.0 if (1 - share) ** mask.numel() > 0.5 else None
 
 
 def _is_mask(value: Any) -> bool:

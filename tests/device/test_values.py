@@ -221,6 +221,20 @@ def test_a_beam_that_has_no_rival_goes_on() -> None:
     assert out == [True, False, True, -1e9]
 
 
+def test_beams_of_which_it_is_not_known_that_none_has_ended_go_on() -> None:
+    """Beam search of 8 texts of 1,088 tokens ended after one: more integers than keep values, each one of 32,000."""
+    _, out = run("""
+        import torch
+        texts = torch.randint(0, 32000, (8, 8, 1088), device="cuda")
+        ended = torch.isin(texts[:, :, 1024], torch.tensor([2], device="cuda"))
+        scores = torch.log_softmax(torch.randn(8, 8, device="cuda"), -1)
+        worst = torch.where(ended, scores.min(dim=1, keepdim=True)[0], -1.0e9)
+        goes_on = torch.ones(8, 1, dtype=torch.bool, device="cuda") & torch.any(scores[:, :1] > worst, dim=-1, keepdim=True)
+        out = [bool(torch.any(goes_on) & ~torch.all(ended)), bool(torch.any(ended) | torch.all(ended))]
+    """)
+    assert out == [True, False]
+
+
 def test_the_best_of_several_vocabularies_are_no_ends_of_one() -> None:
     """Of 4 beams times 32,000 tokens the middle is where a vocabulary begins: one beam had ended at once."""
     _, out = run("""

@@ -313,6 +313,10 @@ class Values:
         self.went_on[wanted.where] = not gone
         return gone
 
+    def selects(self, address: int) -> float:
+        """What share of a mask is true: as far as it is known, else all of it, as a mask of many elements is to select by."""
+        return self.uniform.get(address, self.share.get(address, 1.0))
+
     def read_truth(self, value: bool) -> None:
         """A truth that is known was read: it may be a loop's condition the first time, and unknown from then on. One that is known at its
         end, as that a text is as long as it may be, ends each time."""
@@ -357,6 +361,8 @@ class Values:
                 self.read_truth(bool(alias.item()))
             return alias.clone()
         if tensor.numel() > 1 << 14:
+            if tensor.dtype == torch.bool and (share := self.selects(tensor.untyped_storage().data_ptr())):
+                return spread(share, tensor.numel()).view(tensor.shape)
             return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")  # calloc: costs nothing until touched
         return torch.full(tensor.shape, self.plausible(tensor), dtype=tensor.dtype, device="cpu")
 
@@ -373,6 +379,12 @@ def sampled(source: torch.Tensor) -> torch.Tensor | None:
         return None
     found = source.flatten()[:: source.numel() // SAMPLE or 1].long().sort().values
     return None if found[0] == found[-1] else found
+
+
+def spread(share: float, elements: int) -> torch.Tensor:
+    """A mask of the host of which a share is true, evenly."""
+    counted = (torch.arange(elements + 1, dtype=torch.float64, device="cpu") * share).round()
+    return counted.diff() > 0
 
 
 def first_uniform(values: Values, tensors: list[torch.Tensor]) -> float | None:

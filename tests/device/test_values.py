@@ -235,6 +235,18 @@ def test_beams_of_which_it_is_not_known_that_none_has_ended_go_on() -> None:
     assert out == [True, False]
 
 
+def test_a_large_mask_selects_as_much_on_the_host_as_on_the_chip() -> None:
+    """Rays that hit a box were picked on the host: none was, and the training had no batch."""
+    _, out = run("""
+        import torch
+        rays = torch.rand(40000, 2, device="cuda")
+        hit, one = rays[:, 0] > rays[:, 1], torch.randint(0, 8, (40000,), device="cuda") == 3
+        out = [torch.arange(40000)[mask.cpu()].numel() for mask in (hit, one)] + [rays[mask].shape[0] for mask in (hit, one)]
+        out += [int(torch.zeros(40000, dtype=torch.bool, device="cuda").cpu().sum()), int(torch.isnan(rays).cpu().sum())]
+    """)
+    assert out == [40000, 5000, 40000, 5000, 0, 0]
+
+
 def test_the_best_of_several_vocabularies_are_no_ends_of_one() -> None:
     """Of 4 beams times 32,000 tokens the middle is where a vocabulary begins: one beam had ended at once."""
     _, out = run("""

@@ -41,7 +41,9 @@ TRAINERS = ("megatron", "nemo")
 MODELS = (*TRAINERS, "transformers", "mamba_ssm")
 
 LIBRARIES: dict[str, Library] = {
-    "flash_attn": Library("flash_attn", "its attention is priced as torch's fused attention", native=True),
+    "flash_attn": Library(
+        "flash_attn", "its attention is priced as torch's fused attention", native=True, serves=("transformers",)
+    ),
     "flash_attn_interface": Library(
         "flash_attn_interface", "its attention is priced as torch's fused attention", "flash_attn", native=True
     ),

@@ -60,6 +60,17 @@ def _checkpoints(name: str) -> Callable[[ModuleType], None]:
     return patch
 
 
+def _transformers(module: ModuleType) -> None:
+    """A program that asks transformers for FlashAttention by name gets the stand-in: transformers looks for the files of a distribution,
+    which a stand-in has none of."""
+    from anychip.standins.finder import is_absent
+
+    names = ("is_flash_attn_2_available", "is_flash_attn_greater_or_equal", "is_flash_attn_greater_or_equal_2_10")
+    for name in names if not is_absent("flash_attn") else ():
+        if hasattr(module, name):
+            setattr(module, name, lambda *_, **__: True)
+
+
 PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "kernels": _hub,
     "safetensors.torch": _safetensors,
@@ -72,6 +83,7 @@ PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "torch.distributed.fsdp._optim_utils": _checkpoints("gather_states"),
     "torch.distributed.pipelining.schedules": _pipelining,
     "torchvision.extension": _torchvision,
+    "transformers.utils.import_utils": _transformers,
     "triton.runtime.autotuner": _triton,
     "triton.runtime.driver": _triton,
     "triton.runtime.jit": _triton,

@@ -36,6 +36,8 @@ PROGRAM = """
             exec(statement)
         except ImportError as error:
             said[statement] = [type(error).__name__, str(error)]
+    from transformers.utils import import_utils
+    said["transformers"] = [import_utils.is_flash_attn_2_available(), import_utils.attention().__name__]
     import kernels
     said["hub"] = [kernels.get_kernel(f"someone/{{name}}", version=1) for name in ("activation", "paged-attention")]
     said["hub has"] = [kernels.has_kernel(f"someone/{{name}}") for name in ("flash-attn3", "activation")]
@@ -71,6 +73,18 @@ TRAINER = """
 """
 
 
+TRANSFORMERS = """
+    import importlib.metadata, importlib.util
+
+    def is_flash_attn_2_available():
+        return importlib.util.find_spec("flash_attn") is not None and "flash-attn" in importlib.metadata.packages_distributions()
+
+    def attention():
+        from flash_attn import flash_attn_func
+        return flash_attn_func
+"""
+
+
 KERNELS = """
     def get_kernel(repo_id, *, version=None):
         return f"downloaded {repo_id} {version}"
@@ -90,6 +104,9 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     (packages / "cupy-13.9.dist-info").mkdir()
     (packages / "cupy-13.9.dist-info" / "METADATA").write_text("Name: cupy\nVersion: 13.9+cu12\n", encoding="utf-8")
     (packages / "probing.py").write_text(textwrap.dedent(LIBRARY), encoding="utf-8")
+    (packages / "transformers" / "utils").mkdir(parents=True)
+    for name, text in (("__init__", ""), ("utils/__init__", ""), ("utils/import_utils", textwrap.dedent(TRANSFORMERS))):
+        (packages / "transformers" / f"{name}.py").write_text(text, encoding="utf-8")
     (packages / "megatron" / "core").mkdir(parents=True)
     (packages / "megatron" / "core" / "__init__.py").write_text(textwrap.dedent(TRAINER), encoding="utf-8")
     program = folder / "program.py"
@@ -106,6 +123,11 @@ def test_an_installed_library_that_only_probes_is_told_the_truth(said: dict[str,
 
 def test_a_trainer_that_is_installed_is_served_what_it_is_written_for(said: dict[str, object]) -> None:
     assert said["trainer guarded"] is True
+
+
+def test_attention_that_a_program_asks_transformers_for_by_name_is_there(said: dict[str, object]) -> None:
+    """`attn_implementation="flash_attention_2"` ended with the advice to install flash_attn, which cannot be built without CUDA."""
+    assert said["transformers"] == [True, "flash_attn_func"]
 
 
 def test_the_program_and_a_library_that_needs_it_are_served(said: dict[str, object]) -> None:

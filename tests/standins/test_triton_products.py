@@ -50,6 +50,22 @@ def attend(q, k, v, out, T, SIDE: int, WIDE: int, CAUSAL: bool = True) -> None: 
     tl.store(out, total)
 
 
+def symmetric(a, c, M, K, SIDE: int) -> None:  # type: ignore[no-untyped-def]
+    """Of a product that is its own transpose the upper half, as Muon's kernels have it."""
+    sides, program = tl.cdiv(M, SIDE), tl.program_id(0)
+    row, column = tl.swizzle2d(program // sides, program % sides, sides, sides, 3)
+    if row > column:
+        return
+    rows, columns = row * SIDE + tl.arange(0, SIDE), (column * SIDE + tl.arange(0, SIDE)) % M
+    total = tl.zeros((SIDE, SIDE), dtype=tl.float32)
+    for at in tl.range(0, tl.cdiv(K, SIDE)):
+        deep = at * SIDE + tl.arange(0, SIDE)
+        total = tl.dot(
+            tl.load(a + rows[:, None] * K + deep[None, :]), tl.load(a + columns[None, :] * K + deep[:, None]), total
+        )
+    tl.store(c, total)
+
+
 def packed(x, lengths, SIDE: int) -> None:  # type: ignore[no-untyped-def]
     for _ in range(tl.load(lengths + tl.program_id(0))):
         block = tl.load(x + tl.arange(0, SIDE)[:, None] * SIDE + tl.arange(0, SIDE)[None, :])
@@ -77,6 +93,12 @@ def test_blocks_of_a_causal_attention_do_not_all_multiply_the_same(heads: int) -
     each = 2 * 64 * 64 * 128 * (64 * 65 // 2)
     assert flop(products(attend, bound, (80, heads))) == pytest.approx(2 * each * heads, rel=0.001)
     assert flop(products(attend, bound | {"CAUSAL": False}, (64, heads))) == 2 * 2 * 64 * heads * 64 * 64 * 64 * 128
+
+
+def test_half_of_a_symmetric_product_is_half_of_it() -> None:
+    """8 x 8 tiles, of which 36 are on or above the diagonal, whichever program has which."""
+    found = flop(products(symmetric, {"a": TENSOR, "c": TENSOR, "M": 1024, "K": 512, "SIDE": 128}, (64,)))
+    assert found == 36 * 2 * 128 * 128 * 512
 
 
 def test_what_stands_in_memory_is_not_guessed() -> None:

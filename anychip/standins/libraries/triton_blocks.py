@@ -111,6 +111,15 @@ def descriptor(*given: Any, **named: Any) -> Block:
     return sizes(named["block_shape"] if "block_shape" in named else given[-2] if len(given) == 6 else given[-1])
 
 
+def swizzled(i: Any, j: Any, size_i: Any, size_j: Any, size_g: Any) -> Any:
+    """`swizzle2d`: the numbers of a block where groups of rows are gone through together."""
+    if not all(isinstance(one, int) for one in (i, j, size_i, size_j, size_g)):
+        return Block(), Block()
+    group, inside = divmod(i * size_j + j, size_g * size_j)
+    rows = min(size_i - group * size_g, size_g)
+    return group * size_g + inside % rows, inside // rows
+
+
 def arange(begin: Any, end: Any, **_: Any) -> Block:
     return Block((end - begin,)) if isinstance(begin, int) and isinstance(end, int) else UNTOLD
 
@@ -139,6 +148,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "join": joined,
     "split": split,
     "cat": put_together,
+    "swizzle2d": swizzled,
     "cdiv": _number(lambda x, y: -(-x // y)),
     "min": lambda *given, **named: _least(min, *given, **named),
     "max": lambda *given, **named: _least(max, *given, **named),

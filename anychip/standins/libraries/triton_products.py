@@ -189,7 +189,7 @@ class _Program:
         if isinstance(target, ast.Name):
             names[target.id] = value
         elif isinstance(target, ast.Tuple | ast.List):
-            each = value if isinstance(value, tuple) and not isinstance(value, Block) else (UNTOLD,) * len(target.elts)
+            each = (value,) * len(target.elts) if isinstance(value, Block) or not isinstance(value, tuple) else value
             for one, its in zip(target.elts, each, strict=False):
                 self.assign(one, its, names)
 

@@ -13,6 +13,7 @@ Three sources, in this order (docs/values.md has a row per operator):
    its steps are recorded, the report tells the last constant that it was given: it may have decided that.
 """
 
+import ast
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -261,8 +262,10 @@ class Values:
         self.reads[place.file, place.line] += 1
         around, wanted = waits_for()
         if wanted is not None:
-            if wanted.is_check:
+            if wanted.of is ast.Assert:
                 return wanted.truth
+            if wanted.of is ast.If:  # as on the chip, where a mask of which nothing is known selects all
+                return bool(guess) if tensor.untyped_storage().data_ptr() in self.share else wanted.truth
             if bool(guess) != wanted.truth:
                 return wanted.truth ^ self.has_gone_round(wanted, place)
             self.went_on[wanted.where] = True
@@ -323,7 +326,7 @@ class Values:
         place = user_place()
         self.reads.pop((place.file, place.line), None)
         _, wanted = waits_for()
-        if wanted is not None and not wanted.is_check:
+        if wanted is not None and wanted.of is ast.While:
             self.went_on[wanted.where] = value == wanted.truth
 
     def parts(self, total: int, num_parts: int, most: float | None = None) -> list[int]:

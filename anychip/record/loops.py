@@ -53,10 +53,10 @@ def _loops(code: CodeType) -> tuple[tuple[int, int, bool], ...]:
 
 
 class Wanted(NamedTuple):
-    """Of the condition of a `while` or of an `assert`, or a part of it: whether it is of an assert, the truth of it with which the check
-    holds or the loop goes on, and where it stands: file, line and column."""
+    """Of the condition of a `while`, of an `assert`, or of an `if` that asks whether a mask selects anything, or a part of it: of which,
+    the truth of it with which the loop goes on, the check holds or the selection is made, and where it stands: file, line and column."""
 
-    is_check: bool
+    of: type[ast.AST]
     truth: bool
     where: tuple[str, int, int]
 
@@ -65,10 +65,10 @@ def wanted(frame: FrameType) -> Wanted | None:
     """What is wanted of that which is read now, if it is a condition; what a function in one reads for itself is none."""
     file, (line, column, is_asked) = frame.f_code.co_filename, _read_at(frame.f_code).get(frame.f_lasti, (0, 0, False))
     at = line, column
-    for is_check, test in _conditions(file):
+    for kind, test in _conditions(file):
         if _covers(test, at):
             part, truth = _part(test, at)
-            return Wanted(is_check, truth, (file, *at)) if is_asked or _reads(part) else None
+            return Wanted(kind, truth, (file, *at)) if is_asked or _reads(part) else None
     return None
 
 
@@ -86,11 +86,27 @@ def _read_at(code: CodeType) -> dict[int, tuple[int, int, bool]]:
 
 
 @cache
-def _conditions(filename: str) -> tuple[tuple[bool, ast.expr], ...]:
+def _conditions(filename: str) -> tuple[tuple[type[ast.AST], ast.expr], ...]:
     return tuple(
-        (isinstance(node, ast.Assert), node.test)
+        (type(node), node.test)
         for node in ast.walk(_tree(filename))
-        if isinstance(node, ast.While | ast.Assert)
+        if isinstance(node, ast.While | ast.Assert) or (isinstance(node, ast.If) and _selects(node))
+    )
+
+
+def _selects(node: ast.If) -> bool:
+    """`if mask.any(): y[mask] = f(x[mask])`: what it does is done with what the mask selects. One that only writes there (`x[bad] = 0`)
+    mends what is exceptional."""
+    test = node.test
+    if not (isinstance(test, ast.Call) and isinstance(test.func, ast.Attribute) and test.func.attr == "any"):
+        return False
+    mask = test.func.value if not test.args else test.args[0]  # torch.any(mask)
+    return isinstance(mask, ast.Name) and any(
+        isinstance(part, ast.Subscript)
+        and isinstance(part.ctx, ast.Load)
+        and any(isinstance(one, ast.Name) and one.id == mask.id for one in ast.walk(part.slice))
+        for line in node.body
+        for part in ast.walk(line)
     )
 
 

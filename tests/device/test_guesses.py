@@ -50,3 +50,23 @@ def test_reads_in_a_loop_that_ends_by_itself_are_not_counted_against_one_that_wa
         out = rounds
     """)
     assert 950 <= out <= 1000
+
+
+def test_what_a_mask_selects_is_done_and_what_it_only_mends_is_not() -> None:
+    """A radiance field of which no ray was valid computed nothing but its regularisation, without a word."""
+    _, out = run("""
+        import torch
+        x, out = torch.randn(100, 8, device="cuda"), []
+        valid, bad, few = x[:, 0] > x[:, 1], x[:, 2] > x[:, 3], torch.randint(0, 1000, (100,), device="cuda") == 3
+        if valid.any():
+            y = torch.zeros_like(x)
+            y[valid] = x[valid] * 2
+            out.append("valid")
+        if torch.any(bad):
+            x[bad] = 0
+            out.append("bad")
+        if few.any():
+            y = x[few]
+            out.append("few")
+    """)
+    assert out == ["valid"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anychip.standins.libraries import apex, bitsandbytes, flash_attn, liger_kernel, xformers
+from anychip.standins.libraries import apex, apex_parallel, bitsandbytes, flash_attn, liger_kernel, xformers
 from anychip.standins.libraries.optimizers import FusedAdam
 from tests.standins.recorded import Recorded
 
@@ -206,6 +206,19 @@ def test_block_diagonal_attention_equals_attention_of_each_sequence() -> None:
     parts = mask.split(xformers.memory_efficient_attention(packed, packed, packed, attn_bias=mask))
     first = mask.split(packed)[0].transpose(1, 2)
     torch.testing.assert_close(parts[0], F.scaled_dot_product_attention(first, first, first).transpose(1, 2))
+
+
+def test_apexs_larc_takes_a_smaller_step_where_a_gradient_is_large() -> None:
+    """By its paper: of norm 2, gradient 8, trust 0.02 and decay 0.5 the rate is 0.02 * 2 / (8 + 0.5 * 2), no more than the group's."""
+    parameter = torch.nn.Parameter(torch.tensor([2.0, 0.0]))
+    optimizer = apex_parallel.LARC(torch.optim.SGD([parameter], lr=0.1, weight_decay=0.5), trust_coefficient=0.02)
+    parameter.grad = torch.tensor([0.0, 8.0])
+    optimizer.step()
+    rate = 0.02 * 2 / (8 + 0.5 * 2)
+    torch.testing.assert_close(parameter.detach(), torch.tensor([2 - rate * 0.5 * 2, -rate * 8]))
+    assert optimizer.param_groups[0]["weight_decay"] == 0.5
+    optimizer.zero_grad()
+    assert parameter.grad is None
 
 
 def test_apexs_adam_is_adamw() -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from anychip.standins.fused import fused
-from anychip.standins.libraries import amp_c, apex_amp
+from anychip.standins.libraries import amp_c, apex_amp, apex_parallel
 from anychip.standins.libraries.optimizers import FusedAdagrad, FusedAdam, FusedLAMB, FusedNovoGrad, FusedSGD
 
 VERSION = "0.1"
@@ -185,25 +185,6 @@ class SoftmaxCrossEntropyLoss:
         return losses.masked_fill(labels == padding_idx, 0)
 
 
-# Parallel -------------------------------------------------------------------------------------------------------------
-
-
-class DistributedDataParallel(torch.nn.parallel.DistributedDataParallel):
-    def __init__(self, module: torch.nn.Module, *_args: Any, **_options: Any) -> None:
-        super().__init__(module)
-
-
-class SyncBatchNorm(torch.nn.SyncBatchNorm):
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True,
-                 track_running_stats: bool = True, process_group: Any = None, **_options: Any) -> None:  # fmt: skip
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, process_group)
-
-
-def convert_syncbn_model(module: torch.nn.Module, process_group: Any = None, channel_last: bool = False) -> Any:
-    convert: Any = torch.nn.SyncBatchNorm.convert_sync_batchnorm
-    return convert(module, process_group)
-
-
 _NORMS: dict[str, Any] = {
     "FusedLayerNorm": FusedLayerNorm, "FusedRMSNorm": FusedRMSNorm, "MixedFusedLayerNorm": MixedFusedLayerNorm,
     "MixedFusedRMSNorm": MixedFusedRMSNorm,
@@ -223,6 +204,13 @@ _OPTIMIZERS: dict[str, Any] = {
     "FusedAdam": FusedAdam, "FusedLAMB": FusedLAMB, "FusedSGD": FusedSGD, "FusedNovoGrad": FusedNovoGrad,
     "FusedAdagrad": FusedAdagrad,
 }  # fmt: skip
+_PARALLEL: dict[str, Any] = {
+    one.__name__: one
+    for one in (
+        apex_parallel.DistributedDataParallel, apex_parallel.SyncBatchNorm, apex_parallel.convert_syncbn_model,
+        apex_parallel.create_syncbn_process_group,
+    )
+}  # fmt: skip
 _APPLY: dict[str, Any] = {"multi_tensor_applier": amp_c.applier, "MultiTensorApply": amp_c.Applier}
 
 MODULES: dict[str, dict[str, Any]] = {
@@ -234,10 +222,8 @@ MODULES: dict[str, dict[str, Any]] = {
         **_NORMS, **_NORM_FUNCTIONS, "FusedLayerNormAffineFunction": FusedLayerNormAffineFunction,
     },
     "apex.multi_tensor_apply": _APPLY,
-    "apex.parallel": {
-        "DistributedDataParallel": DistributedDataParallel, "SyncBatchNorm": SyncBatchNorm,
-        "convert_syncbn_model": convert_syncbn_model,
-    },
+    "apex.parallel": _PARALLEL,
+    "apex.parallel.LARC": {"LARC": apex_parallel.LARC},
     "apex.mlp": {"MLP": MLP},
     "apex.fused_dense": {"FusedDense": torch.nn.Linear, "FusedDenseGeluDense": FusedDenseGeluDense},
     "apex.transformer.functional": _FUNCTIONAL,
@@ -250,7 +236,7 @@ MODULES: dict[str, dict[str, Any]] = {
 UNCOVERED: dict[str, tuple[str, ...]] = {
     "apex": ("fp16_utils", "RNN", "reparameterization"),
     "apex.optimizers": ("FusedMixedPrecisionLamb",),
-    "apex.parallel": ("Reducer", "LARC", "create_syncbn_process_group", "multiproc"),
+    "apex.parallel": ("Reducer", "multiproc"),
     "apex.transformer": ("parallel_state", "tensor_parallel", "pipeline_parallel", "amp", "layers", "enums", "utils"),
     "apex.contrib": ("optimizers", "multihead_attn", "fmha", "group_norm", "bottleneck", "sparsity", "transducer"),
 }

@@ -21,6 +21,7 @@ INVALID = (
     ('import torch.distributed as dist\ndist.init_process_group(backend="nccl")\n', ('"nccl"',)),
     ('if backend == "nccl":\n    pass\n', ('"nccl"',)),
     ("import torch.distributed as d\nd.is_nccl_available()\n", ("torch.distributed.is_nccl_available",)),
+    ("import torch\nif b == torch.distributed.Backend.NCCL:\n    pass\n", ("torch.distributed.Backend.NCCL",)),
 )
 _FIX = "torch.distributed.get_default_backend_for_device(device)"
 

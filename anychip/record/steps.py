@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anychip.record.program import Program
-from anychip.record.tape import Kind, Mark
+from anychip.record.tape import KIND_BITS, KIND_MASK, Kind, Mark
 
 Ints = npt.NDArray[np.int64]
 
@@ -288,8 +288,10 @@ def _calls(marks: Marks) -> list[Step]:
 
 def _called(program: Program, at: int) -> int:
     """The module whose call begins there; -1 where it is none with a name."""
-    inside = at + 1 < program.tape.size and program.kinds[at + 1] == Kind.ENTER
-    return int(program.payloads[at + 1]) if inside else -1
+    inner = (
+        int(program.tape[at + 1]) if at + 1 < program.tape.size else 0
+    )  # of one word: the whole tape takes its time each call
+    return inner >> KIND_BITS if inner & KIND_MASK == Kind.ENTER else -1
 
 
 TURN = 8  # modules that are called in turn: more are the parts of something larger

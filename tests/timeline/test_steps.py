@@ -5,6 +5,7 @@ from itertools import chain
 import pytest
 
 from anychip.forecast import forecast
+from anychip.record import Program
 from anychip.record.steps import PHASES, Marks, find_steps
 from anychip.spec import load_chip
 from tests.timeline.tapes import BACKWARD, FORWARD, INFER, OPS, Kind, Mark, mark, optimizer, program, w
@@ -117,6 +118,14 @@ def test_without_an_optimizer_each_call_is_one():
 
 def call(module):
     return [mark(M.INFER_BEGIN), w(Kind.ENTER, module), w(Kind.OP, 0), w(Kind.EXIT, module), mark(M.INFER_END)]
+
+
+def test_many_calls_are_found_without_a_look_at_the_whole_tape_for_each(monkeypatch):
+    """1,716 calls of a draft and its model were looked for in 13 of the 19 seconds of a forecast."""
+    looks, kinds = [], Program.kinds.fget
+    monkeypatch.setattr(Program, "kinds", property(lambda self: looks.append(1) or kinds(self)))
+    assert len(steps(*[call(0)] * 500)) == 500
+    assert len(looks) < 20
 
 
 def test_a_model_and_its_head_that_are_called_in_turn_are_one_call():

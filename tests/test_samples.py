@@ -122,6 +122,9 @@ for _ in range(3):
     ("self.attention(x, x, x, need_weights=False)[0]", "24", 24, 1),
     ("self.cell(x)[0]", "24", 24, 24),
     ("self.attention(*[x[:, None] + self.line.weight[:7]] * 3, need_weights=False)[0]", "24", None, 24),  # seven patches
+    # a text that goes on: four heads of one token share 256 keys, as transformers calls it with a static cache
+    ("torch.nn.functional.scaled_dot_product_attention(self.line(x).view(24, 1, 4, 16), *[self.line.weight.view(1, 1, 256, 16).expand(24, 1, 256, 16)] * 2)",
+     "24, 1", 24, 24),
 ])  # fmt: skip
 def test_one_number_for_each_sample_is_no_token(body, shape, tokens, samples, tmp_path):
     """The classes of a conditional GAN's images, users and items. Packed text has one dimension, too, and attention."""

@@ -138,14 +138,21 @@ def _fed(ops: list[Op], timed: dict[int, Sequences], called: npt.NDArray[np.int6
     neither where it is first nor where a product had it as one with them. Packed sequences are as many as there are lengths; of tokens
     that a program packs itself the rows are."""
     tokens, samples = _batch(ops, called, ordered)
-    given = next((timed[index] for index in called.tolist() if index in timed), None)
-    if given and given.number == tokens == samples and given.length > 1:
+    at = next((index for index in called.tolist() if index in timed), -1)
+    given = timed.get(at)
+    if given and given.number == tokens == samples and given.length > 1 and _of_itself(ops[at], given.length):
         return 0, samples  # one number for each, beside which the sequence is of something else: classes of pictures
     if given and given.packed and not tokens and samples in (1, given.packed):
         return tokens, given.number
     if given and samples and samples in (given.number * given.length, given.length if given.time_first else 0):
         return tokens, given.number
     return tokens, samples
+
+
+def _of_itself(op: Op, length: int) -> bool:
+    """Whether what attends to a sequence is the sequence: of a text that goes on the heads of one token stand for its length, which has
+    longer keys."""
+    return len(op.tensors) < 2 or length in op.tensors[1].shape[1:3]
 
 
 def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple[int, int]:

@@ -112,6 +112,7 @@ class Session:
         self.smi.note_questions()
         self.runtime.driver.values.tell_imbalance()
         self.hooks.tell_unstepped()
+        self.hooks.tell_seldom()
         if not exit_code and not meta.get("stopped"):
             self._tell_what_may_have_ended_it()
         if self.runtime.collectives is not None and self.runtime.collectives.beside:

@@ -365,3 +365,29 @@ def test_a_server_whose_model_is_in_a_process_of_its_own() -> None:
     assert (program.meta["forked"], program.ops) == (True, [])
     with pytest.raises(BadUse, match=r"processes of its own.*--calls N"):
         _check_used([program], "server.py")
+
+
+@pytest.mark.parametrize(("steps", "is_told"), [(3, True), (12, False)])
+def test_what_an_optimizer_does_once_in_more_steps_than_were_recorded_is_told(steps: int, is_told: bool) -> None:
+    """SOAP's preconditioners, made every tenth step, were in no figure, without a word."""
+    program, _ = run(
+        """
+        import torch
+        class Soap(torch.optim.Optimizer):
+            def __init__(self, parameters):
+                super().__init__(parameters, dict(lr=0.1, precondition_frequency=10, normalize=True))
+            @torch.no_grad()
+            def step(self):
+                for one in self.param_groups[0]["params"]:
+                    one.sub_(one.grad)
+        model = torch.nn.Linear(8, 8).cuda()
+        optimizer = Soap(model.parameters())
+        for _ in range(40):
+            model(torch.ones(4, 8, device="cuda")).sum().backward()
+            optimizer.step()
+        """,
+        steps=steps,
+    )
+    told = [text for text in program.meta["warnings"] if "Soap has precondition_frequency = 10" in text]
+    assert len(told) == is_told
+    assert all(text.endswith("--steps 21 tells how long steps take on average.") for text in told)

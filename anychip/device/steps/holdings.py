@@ -36,3 +36,20 @@ def _attributes(one: Any) -> Any:
         return object.__getattribute__(one, "__dict__")
     except AttributeError:
         return None
+
+
+# Words in the names of what an optimizer does once in so many of its steps: SOAP's `precondition_frequency`, GaLore's `update_proj_gap`.
+SELDOM = frozenset({"freq", "frequency", "interval", "gap", "every", "period"})
+
+
+def done_seldom(optimizer: Any, steps: int) -> dict[str, int]:
+    """Settings of an optimizer that tell of something that it does once in more steps than it took."""
+    return {
+        str(name): value
+        for group in optimizer.param_groups
+        for name, value in group.items()
+        if isinstance(value, int)
+        and value >= steps
+        and value > 1
+        and not SELDOM.isdisjoint(str(name).lower().split("_"))
+    }

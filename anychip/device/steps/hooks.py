@@ -17,7 +17,7 @@ from anychip.device.steps import iterations
 from anychip.device.steps.activation import Activation, called_directly
 from anychip.device.steps.backward import BackwardModules
 from anychip.device.steps.counted import Steps
-from anychip.device.steps.holdings import kept_by
+from anychip.device.steps.holdings import done_seldom, kept_by
 from anychip.device.steps.own_optimizer import OwnOptimizer
 from anychip.record import Kind, Mark, word
 from anychip.record.tape import KIND_BITS
@@ -415,6 +415,15 @@ class Hooks:
                 "time, memory and throughput of a step are without it. If it steps once in several steps of the others (a generator "
                 f"after its critic), record at least as many: --steps {max(20, 4 * self.steps.complete)}."
             )
+
+    def tell_seldom(self) -> None:
+        """Say of optimizers that do something once in more steps than were recorded, as preconditioners are made."""
+        for optimizer in self._optimizers if not self.steps.by_mark and self.steps.complete else ():
+            for name, once_in in done_seldom(optimizer, self.steps.complete).items():
+                self.runtime.recorder.warn(
+                    f"{type(optimizer).__name__} has {name} = {once_in:,}: what it does once in so many steps may be in none of the "
+                    f"{self.steps.complete} recorded. --steps {2 * once_in + 1} tells how long steps take on average."
+                )
 
     def _new_step(self) -> None:
         if self.runtime.repeats is not None:

@@ -6,11 +6,13 @@ In: the C++ text. Out: torch's own operators with the schemas that it gives, who
 
 import re
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from anychip.device.insides._torch_library import sized
 from anychip.standins import recording
 from anychip.standins.cxx import closing, known, plain
 
@@ -88,5 +90,29 @@ def by_fake(op: Any, args: tuple[Any, ...]) -> Any:
     """What the program's own `register_fake` makes of the arguments, on torch's meta device. NotImplementedError: it has none."""
     positional = [one for one in op._schema.arguments if not one.kwarg_only]
     by_name = [one.name for one in op._schema.arguments[len(positional) :]]
-    args = tree_map_only(torch.Tensor, lambda one: known(one).meta(), args)
-    return op(*args[: len(positional)], **dict(zip(by_name, args[len(positional) :], strict=True)))
+    metas = tree_map_only(torch.Tensor, lambda one: known(one).meta(), args)
+    given, named = metas[: len(positional)], dict(zip(by_name, metas[len(positional) :], strict=True))
+    try:
+        return op(*given, **named)
+    except RuntimeError as error:
+        if "data-dependent shape" not in str(error):
+            raise
+        size = most_given(args)
+        if (rule := sized(op._schema.name, size)) is None:
+            raise
+        recording.runtime().recorder.warn(
+            f"{op._schema.name}: how much it gives depends on values; where the ends of its parts are not known, it is all that it is given"
+        )
+        return rule(*given, **named)
+
+
+def most_given(args: Any) -> int:
+    """What an operator gives whose size depends on values: the last of known ends of parts, as of sequences without padding, else as
+    many rows as the first tensor has."""
+    tensors = [one for one in tree_leaves(args) if isinstance(one, torch.Tensor)]
+    ends = [
+        recording.runtime().driver.values_of(one) for one in tensors if one.dim() == 1 and not one.is_floating_point()
+    ]
+    last = [int(one[-1]) for one in ends if one is not None and one.numel() and bool((one.diff() >= 0).all())]
+    rows = [prod(one.shape[:-1]) if one.dim() > 1 else one.numel() for one in tensors]
+    return next(iter([*last, *rows]), 0)

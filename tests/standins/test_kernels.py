@@ -136,6 +136,7 @@ EXTENSIONS = """
               "-> Tensor");
         m.def(R"(into(Tensor a, Tensor(a!) out) -> ())");
         m.def("registered_here::faked(Tensor a) -> Tensor");
+        m.def("packed(Tensor a, Tensor ends) -> Tensor");
         m.def("plain_one", &plain_one);
         m.def("classy(Tensor a, __torch__.torch.classes.registered_here.Camera? camera) -> Tensor");
         m.def("over.rows(Tensor a, int n, str mode=\\\\"mean\\\\") -> Tensor");
@@ -147,6 +148,10 @@ EXTENSIONS = """
         load_inline("registered_ext", LIBRARY, cuda_sources="__global__ void k() {}", is_python_module=False)
     ops = torch.ops.registered_here
     torch.library.register_fake("registered_here::faked")(lambda a: a.new_empty(a.shape[0] + 1))
+    torch.library.register_fake("registered_here::packed")(
+        lambda a, ends: a.new_empty(torch.library.get_ctx().new_dynamic_size(), a.shape[-1]))
+    texts, ends = torch.zeros(3, 5, 7, device="cuda"), torch.tensor([0, 2, 4, 9], device="cuda")
+    said["packed"] = [list(ops.packed(texts, one).shape) for one in (ends, torch.zeros(4, device="cuda"))]
     torch.library.register_autograd("registered_here::faked", lambda context, gradient: torch.ones_like(a))
     torch.library.register_fake("registered_here::over.rows")(lambda a, n, mode="mean": a.new_empty(n))
     ops.over(a, out=torch.empty_like(a))
@@ -293,6 +298,7 @@ def test_operators_that_an_extension_registers_are_torchs(extensions: Recorded) 
     """By their schema they write what it marks; results are as the source or the program's own register_fake says."""
     assert extensions.said["registered"] == [[7, 2], [11], [10, 20], [10, 20], [3]]
     assert extensions.said["classy"] == [20]  # of a type that torch was not told of
+    assert extensions.said["packed"] == [[9, 7], [15, 7]]  # as its ends say, else all; it ended the program
     assert extensions.op("extension.registered_here.into").mutates == (1,)
     assert extensions.op("extension.registered_here.pair").mutates == ()
     assert extensions.op("extension.registered_here.over.out").mutates == (1,)

@@ -59,11 +59,16 @@ def ported_entry(entry: dict[str, Any]) -> dict[str, Any]:
     return {**entry, "driver": port_source(entry["driver"], make_target(None)).text}
 
 
-def as_named(entry: dict[str, Any], chip: str) -> dict[str, Any]:
-    """The same run under the device name of the chip's plug-in. What starts several ranks is left as it is."""
-    run = entry.get("run", ["anychip_driver.py"])
+def as_named(entry: dict[str, Any], chip: str, out: Path) -> dict[str, Any]:
+    """The same run under the device name of the chip's plug-in, with no lines to look for. What starts several ranks is left as it is."""
+    run, asked = entry.get("run", ["anychip_driver.py"]), out.resolve() / "asked.json"
+    asked.write_text(json.dumps({"lines": {}, "out": ""}), encoding="utf-8")
     words = [*(["-m"] if entry.get("module") else []), *run]
-    return {**entry, "module": True, "run": ["anychip.port.runners.as_named", chip.partition(":")[0], *words]}
+    return {
+        **entry,
+        "module": True,
+        "run": ["anychip.port.runners.as_named", chip.partition(":")[0], str(asked), *words],
+    }
 
 
 def step(entry: dict[str, Any], folder: Path, args: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +78,7 @@ def step(entry: dict[str, Any], folder: Path, args: argparse.Namespace, before: 
     found = {}
     for on in entry.get("on", (CUDA, OTHER)):
         named = on.startswith(OTHER) and "on" not in entry
-        job = as_named(entry, on) if named else entry
+        job = as_named(entry, on, args.out) if named else entry
         result = real_programs.run(job, source, args.out.resolve(), timeout, [on])
         log = args.out / "logs" / f"{entry['name']}.log"
         if result["status"] not in ("stepping", "fault"):

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from anychip.port.runners import reached
+
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 PROGRAM = '''"""Runs on cuda:
 import triton
@@ -70,16 +72,20 @@ def test_programs_that_are_not_there_are_named(tools: Any, tmp_path: Path, capsy
     assert "karpathy/nanoGPT: not in" in capsys.readouterr().out
 
 
-def test_a_ported_program_must_do_what_it_did(tools: Any) -> None:
+def test_a_ported_program_must_do_what_it_did(tools: Any, tmp_path: Path) -> None:
     ported = tools("port_programs")
     old = {"steps": 3, "ops": 10, "parameter_bytes": 8}
     assert ported.differences(old, old, named=False) == ""
     assert ported.differences(old, {**old, "ops": 11}, named=True) == ""
     assert ported.differences(old, {**old, "ops": 11}, named=False) == "ops: 10 before, 11 now"
     entry = {"name": "x", "module": True, "run": ["pkg.train", "--steps", "3"]}
-    assert ported.as_named(entry, "ascend-910b:8")["run"] == [
-        "anychip.port.runners.as_named", "ascend-910b", "-m", "pkg.train", "--steps", "3",
-    ]  # fmt: skip
+    runner, chip, asked, *words = ported.as_named(entry, "ascend-910b:8", tmp_path)["run"]
+    assert (runner, chip, words) == (
+        "anychip.port.runners.as_named",
+        "ascend-910b",
+        ["-m", "pkg.train", "--steps", "3"],
+    )
+    reached.watch(asked)  # reads it, as the runner does: it took the program for it
     results = {"x": {"on": {"h100": {"ok": False, "why": "boom", "named": False}}, "before": {"h100": old}}}
     assert "0 of 1" in ported.table(results)
     assert "boom" in ported.table(results)

@@ -79,7 +79,8 @@ class Job:
 
     def run(self, everyone: bool) -> tuple[int, Program | None]:
         """Exit code, and rank 0's recording with those of the other classes; None where rank 0 left none."""
-        signal.signal(signal.SIGINT, self._interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._interrupt)
         try:
             return self._ran(everyone)
         finally:

@@ -327,7 +327,7 @@ HOST_ALLOCATOR = "DefaultCPUAllocator"  # in what torch raises where the host ha
 def _result(
     argv: Sequence[str], out: Path, code: int, interrupted: bool, errors: str, drafted: Program | None, steps: int
 ) -> Program:
-    """steps: that were to be recorded. Who waits after them may wait for a rank that was ended there."""
+    """steps: that were to be recorded."""
     name, stands = argv[0], out.with_suffix(STANDS)
     if code == TORCH_UNFIT:
         raise UnsupportedTorch(out.with_suffix(".error").read_text(encoding="utf-8"))
@@ -351,7 +351,10 @@ def _result(
     if program.meta.get("interrupted") and not all(map(_has_steps, program.ranks)):
         raise _too_early(name)
     how = failure_of(program)
-    if how is not None and how.steps < steps and program.meta.get("hang"):
+    cut_short = any(
+        rank.meta.get("stopped") for rank in program.ranks
+    )  # whoever waits after its steps may wait for one of these
+    if how is not None and program.meta.get("hang") and (how.steps < steps or not cut_short):
         when = f"after {units.several(how.steps, 'step')}" if how.steps else "before its first step is complete"
         stuck = [
             Stuck(rank, members, call, file, line, tuple(peers))

@@ -146,3 +146,7 @@ class Stuck:
     file: str | None
     line: int | None
     waits_for: tuple[int, ...] = ()
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}" if self.file else "line unknown"

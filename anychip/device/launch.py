@@ -356,10 +356,7 @@ def _result(
     )  # whoever waits after its steps may wait for one of these
     if how is not None and program.meta.get("hang") and (how.steps < steps or not cut_short):
         when = f"after {units.several(how.steps, 'step')}" if how.steps else "before its first step is complete"
-        stuck = [
-            Stuck(rank, members, call, file, line, tuple(peers))
-            for rank, members, call, file, line, peers in program.meta["stuck"]
-        ]
+        stuck = [Stuck(**{**one, "waits_for": tuple(one["waits_for"])}) for one in program.meta["stuck"]]
         raise Deadlock(f"{name}: the job would hang {when}: {program.meta['hang']}", stuck)
     if how is not None and not how.steps:
         raise ProgramFailed(

@@ -339,11 +339,13 @@ class Job:
                 self._read_all(programs, streams)
             elif any(alike(stream(found), one) for one in streams.values()):
                 self.samples_of[rank] = owner
-            elif within(found, programs[owner]):
-                self.samples_of[rank] = owner
+            elif (
+                fuller := next((one for one in (owner, *programs) if within(found, programs[one])), None)
+            ) is not None:
+                self.samples_of[rank] = fuller
                 programs[0].meta["warnings"].append(
-                    f"Rank {rank} does as rank {owner}, on what is left of tensors that do not divide evenly; it is taken to "
-                    "have as much. For each of them: --ranks all."
+                    f"Rank {rank} does as rank {fuller}, on what is left of tensors that do not divide evenly; it is taken to "
+                    "have as much, and so are others that have less. For each of them: --ranks all."
                 )
             else:
                 self._run([Rank(rank)])  # whole, under its own name

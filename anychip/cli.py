@@ -2,7 +2,7 @@
 
 Results go to stdout; progress, warnings, errors and the user's program go to stderr. Exit codes: 0 fine, 1 the answer
 is bad news (it does not fit or would fail, a check found problems), 2 wrong use or bad input, the user's program's own where that
-failed, 130 after Ctrl-C. Heavy modules are imported by the commands that need them: --help and chips stay instant.
+failed, 130 after Ctrl-C, 143 after SIGTERM. Heavy modules are imported by the commands that need them: --help and chips stay instant.
 """
 
 import argparse
@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING
 from anychip import __version__, chips
 from anychip.arguments import at_least_one, positive, price
 from anychip.audit import command as audit_command
-from anychip.errors import INTERRUPTED, SIGNALLED, AnychipError, BadUse, Deadlock, ProgramFailed, ProgramKilled
+from anychip.errors import (
+    INTERRUPTED,
+    SIGNALLED,
+    AnychipError,
+    BadUse,
+    Deadlock,
+    ProgramFailed,
+    ProgramKilled,
+    Terminated,
+)
 from anychip.measure import command as measure_command
 from anychip.port import command as port_command
 from anychip.whole import check_apart, check_writable, mute, printed, tell_written, write, written
@@ -166,6 +175,7 @@ def forecast(args: argparse.Namespace) -> int:
             degraded_link=args.degraded_link,
             progress=progress,
         )
+    code = _code(answer.exit_code)
     if args.json != "-" and not args.quiet:
         with printed():
             report.show(answer)
@@ -179,7 +189,8 @@ def forecast(args: argparse.Namespace) -> int:
             tell_written(args.save, args.quiet)
     with written(args.json):
         if args.json:
-            write(args.json, json.dumps(report.to_json(answer), indent=2), args.quiet)
+            found = {**report.to_json(answer), "exit_code": code}
+            write(args.json, json.dumps(found, indent=2), args.quiet)
     with written(args.trace):
         for place in report.write_traces(answer, args.trace) if args.trace else ():
             tell_written(place, args.quiet)
@@ -188,8 +199,8 @@ def forecast(args: argparse.Namespace) -> int:
             tell_written(place, args.quiet)
     if why := _why(answer):
         with printed():
-            print(f"anychip: exit code {answer.exit_code}: {why}.", file=sys.stderr)
-    return answer.exit_code
+            print(f"anychip: exit code {code}: {why}.", file=sys.stderr)
+    return code
 
 
 def _why(answer: "Answer") -> str:
@@ -222,7 +233,7 @@ def _told_in_json(args: argparse.Namespace, argv: Sequence[str]) -> Iterator[Non
         with written(args.json):
             if args.json:
                 found = no_answer(shlex.join(argv) or args.load, args.on, error)
-                write(args.json, json.dumps(found, indent=2), args.quiet)
+                write(args.json, json.dumps({**found, "exit_code": _code(error.exit_code)}, indent=2), args.quiet)
         raise
 
 
@@ -298,19 +309,28 @@ def _no_such_option(command: argparse.ArgumentParser, runs_program: bool, unknow
     return said
 
 
-class _Ended(SystemExit):
-    """The end by a signal, with the exit status of shells."""
+class _HungUp(SystemExit):
+    """SIGHUP: the terminal has gone, and who would have read what there is."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(SIGNALLED + number)
-        self.name = signal.Signals(number).name
+    exit_code = SIGNALLED + signal.SIGHUP
+
+
+_terminated = threading.Event()  # whether it is SIGTERM that interrupted
 
 
 def _end(number: int, frame: object) -> None:
     """End, once: what puts a program's files back is not ended midway by a second signal."""
     for one in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, signal.SIG_IGN)
-    raise _Ended(number)
+    if number == signal.SIGHUP:
+        raise _HungUp
+    _terminated.set()
+    raise Terminated
+
+
+def _code(code: int) -> int:
+    """The exit code: an answer knows that it was interrupted, and not by what."""
+    return Terminated.exit_code if code == INTERRUPTED and _terminated.is_set() else code
 
 
 def _open_streams() -> None:
@@ -327,6 +347,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.command.error(_no_such_option(args.command, args.run is forecast, unknown))
     if threading.current_thread() is threading.main_thread():
         # Ended by `kill`, a job scheduler or a terminal that closes: the recording process must not be left behind.
+        _terminated.clear()
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # (nohup)
                 signal.signal(number, _end)
@@ -340,15 +361,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed = error.by if isinstance(error, ProgramKilled) else "it failed"
             why = "it does not fit" if error.is_short else f"the program's own; {failed}, and there are no figures"
             print(f"anychip: exit code {error.exit_code}: {why}.", file=sys.stderr)
-        return error.exit_code
+        return _code(error.exit_code)
+    except (Terminated, _HungUp) as end:
+        with contextlib.suppress(OSError):  # the terminal may have gone
+            words = shlex.join(argv if argv is not None else sys.argv[1:])
+            name = signal.Signals(end.exit_code - SIGNALLED).name
+            print(f"anychip: {name} ended it before it was done: anychip {words}", file=sys.stderr)
+        return end.exit_code
     except KeyboardInterrupt:
         print("anychip: interrupted.", file=sys.stderr)
         return INTERRUPTED
-    except _Ended as end:
-        with contextlib.suppress(OSError):  # the terminal may have gone
-            words = shlex.join(argv if argv is not None else sys.argv[1:])
-            print(f"anychip: {end.name} ended it before it was done: anychip {words}", file=sys.stderr)
-        return int(end.code or 0)
     except BrokenPipeError:
         mute()  # the reader of our output (head, less) has left
         return 0

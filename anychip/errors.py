@@ -37,6 +37,12 @@ def error_line(text: str) -> str:
     return next((line for line in reversed(lines) if ERROR.match(line)), lines[-1])
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a scheduler sends it at a job's end: what Ctrl-C would leave is left."""
+
+    exit_code = SIGNALLED + signal.SIGTERM
+
+
 class AnychipError(Exception):
     """Base of everything that is told to the user in one plain message, with exit code 2."""
 
@@ -140,3 +146,7 @@ class Stuck:
     file: str | None
     line: int | None
     waits_for: tuple[int, ...] = ()
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}" if self.file else "line unknown"

@@ -276,9 +276,9 @@ def _counted(calls: Sequence[Callable[[], Ran]], note: Say) -> list[Callable[[],
 
 
 def _side_by_side(at_a_time: int, calls: Sequence[Callable[[], Ran]]) -> list[Ran | None]:
-    """What the calls give, so many at a time; None is of what had not begun. Ctrl-C ends what runs, which keeps what it has; a second
-    one, too long a wait or another end of this process (SIGTERM) ends it at once."""
-    from anychip.device.launch import SAVING_S, interrupt_all
+    """What the calls give, so many at a time; None is of what had not begun. Ctrl-C or SIGTERM ends what runs, which keeps what it has; a second
+    one, too long a wait or another end of this process (SIGHUP) ends it at once."""
+    from anychip.device.launch import interrupt_all, saving_s
 
     if not calls:
         return []
@@ -286,11 +286,11 @@ def _side_by_side(at_a_time: int, calls: Sequence[Callable[[], Ran]]) -> list[Ra
         runs = [pool.submit(call) for call in calls]
         try:
             wait(runs)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as asked:
             _cancel(runs)
             interrupt_all()
             with contextlib.suppress(KeyboardInterrupt):
-                wait(runs, timeout=SAVING_S)
+                wait(runs, timeout=saving_s(asked))
             _end(runs)
         except BaseException:
             _cancel(runs)

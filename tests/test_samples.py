@@ -226,3 +226,75 @@ def test_what_a_frozen_encoder_reads_is_no_batch(micro_batches, tmp_path):
     path.write_text(FROZEN.format(micro_batches=micro_batches), encoding="utf-8")
     found = api.forecast(str(path), on=["h100"]).forecasts[0]
     assert (found.samples_per_step, found.tokens_per_step) == (4 * micro_batches, None)
+
+
+TRIALS = """
+import sys, torch
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 10)).cuda()
+weights = list(model.parameters())
+optimizer = torch.optim.SGD(weights, lr=0.1)
+synthetic, kind = torch.randn(16, 3, 8, 8, device="cuda"), sys.argv[1]
+
+def learn(x):
+    model(x).square().sum().backward()
+
+def closure():
+    optimizer.zero_grad()
+    loss = model(x).square().sum()
+    loss.backward()
+    return loss
+
+if kind == "line search":
+    optimizer = torch.optim.LBFGS(weights, max_iter=4)
+for _ in range(4):
+    optimizer.zero_grad()
+    x = torch.randn(16, 3, 8, 8, device="cuda")
+    if kind == "sharpness":
+        learn(x)
+        with torch.no_grad():
+            torch._foreach_add_(weights, [one.grad for one in weights])
+        optimizer.zero_grad()
+        learn(x)
+    elif kind == "line search":
+        optimizer.step(closure)
+        continue
+    elif kind in ("attack", "attack by backward"):
+        for _ in range(3):
+            x = x.detach().requires_grad_()
+            if kind == "attack":
+                (gradient,) = torch.autograd.grad(model(x).sum(), x)
+            else:
+                optimizer.zero_grad()
+                learn(x)
+                gradient = x.grad
+            x = x + gradient.sign()
+        optimizer.zero_grad()
+        learn(x.detach())
+    elif kind == "penalty":
+        x.requires_grad_()
+        (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        gradient.square().sum().backward()
+    elif kind == "accumulated":  # the same numbers, as benchmarks take them, are other samples all the same
+        for _ in range(3):
+            learn(synthetic)
+    else:  # each micro-batch's gradients are gathered by the program
+        gathered = []
+        for x in torch.randn(3, 16, 3, 8, 8, device="cuda"):
+            learn(x)
+            gathered.append([one.grad for one in weights])
+            optimizer.zero_grad()
+        for weight, gradients in zip(weights, zip(*gathered)):
+            weight.grad = sum(gradients)
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(("kind", "samples"), [
+    ("sharpness", 16), ("line search", 16), ("attack", 16), ("attack by backward", 16), ("penalty", 16),
+    ("accumulated", 48), ("gathered", 48),
+])  # fmt: skip
+def test_a_batch_that_a_step_only_tries_is_none_of_its_own(kind, samples, tmp_path):
+    """Sharpness-aware minimization was told to train on twice its batch, and attacks of K steps on K + 1 of them."""
+    path = tmp_path / "trials.py"
+    path.write_text(TRIALS, encoding="utf-8")
+    assert api.forecast([str(path), kind], on=["h100"]).forecasts[0].samples_per_step == samples

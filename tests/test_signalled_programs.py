@@ -1,6 +1,7 @@
 """Programs and commands that a signal ends (Ctrl-C, SIGTERM, SIGHUP, SIGKILL), through the command line: what is said, and the exit code."""
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -10,26 +11,52 @@ import pytest
 from tests.command import PROGRAMS, forecast, start, target
 
 
-def interrupted(process):
-    """What a command printed, and what it said, that gets Ctrl-C once its program says that it is waiting."""
+def interrupted(process, by=signal.SIGINT):
+    """What a command printed, and what it said, that gets Ctrl-C, or another signal, once its program says that it is waiting."""
     seen = []
     for line in process.stderr:
         seen.append(line)
         if "waiting" in line:
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(by)
     out, err = process.communicate(timeout=60)
     return out, "".join(seen) + err
 
 
-def test_ctrl_c_gives_what_there_is_and_130():
-    process = start(PROGRAMS / "wait_forever.py")
-    out, err = interrupted(process)
-    assert process.returncode == 130, err
+@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("on", ["h100", "h100:2"])
+def test_ctrl_c_and_sigterm_give_what_there_is(by, code, on, tmp_path, monkeypatch):
+    """SIGTERM, by which a scheduler ends a job, gave no figures."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    process = start("--json", tmp_path / "found.json", PROGRAMS / "wait_forever.py", on=(on,))
+    out, err = interrupted(process, by)
+    assert process.returncode == code, err
     assert "step time" in out
     assert "Interrupted: the figures hold for what the program had done by then." in out
     # the last line on stderr says what the exit code means, as after any other
-    assert err.endswith("exit code 130: interrupted; the figures are of what the program had done by then.\n"), err
+    assert err.endswith(f"exit code {code}: interrupted; the figures are of what the program had done by then.\n"), err
+    told = json.loads((tmp_path / "found.json").read_text())
+    assert (told["outcome"], told["exit_code"]) == ("interrupted", code)
+    assert [one.name for one in tmp_path.iterdir()] == ["found.json"]
+
+
+@pytest.mark.parametrize("on", ["h100", "h100:2"])
+def test_sigterm_of_all_processes_gives_what_there_is(on):
+    """As srun sends it: the recording died of it, with all that it had."""
+    process = start(PROGRAMS / "wait_forever.py", on=(on,))
+    for line in process.stderr:
+        if "waiting" in line:
+            break
+    for one in [*descendants(process.pid), process.pid]:
+        os.kill(one, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "step time" in out, err
+
+
+def descendants(pid):
+    found = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [*found, *(other for one in found for other in descendants(one))]
 
 
 def test_a_killed_command_leaves_no_process_behind():
@@ -75,34 +102,44 @@ def wait_for(folder, number):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_ended_while_it_records_side_by_side_ends_at_once(number, tmp_path):
+@pytest.mark.parametrize(("number", "has_figures"), [(signal.SIGTERM, True), (signal.SIGHUP, False)])
+def test_a_command_that_is_ended_while_it_records_side_by_side_ends_at_once(number, has_figures, tmp_path):
     """SIGTERM waited for the programs to end, and SIGHUP left what they had written in place of checkpoints."""
     program = sleeps_but_on_h100(tmp_path, f"torch.save(model.state_dict(), {str(tmp_path / 'saved.pt')!r})")
     (tmp_path / "saved.pt").write_text("of before")
-    process = start("--quiet", "--json", tmp_path / "no.json", program, on=("h100", "mi300x", "l4"))
+    process = start("--quiet", "--json", tmp_path / "found.json", program, on=("h100", "mi300x", "l4"))
     wait_for(tmp_path, 1)  # the other waits for its turn to save there
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number
-    assert err.splitlines()[-1].startswith(f"anychip: {number.name} ended it before it was done: anychip forecast --on")
+    if has_figures:
+        assert target(tmp_path / "found.json")["asked"] == "h100"
+        (tmp_path / "found.json").unlink()
+    else:
+        assert err.splitlines()[-1].startswith("anychip: SIGHUP ended it before it was done: anychip forecast --on")
     assert (tmp_path / "saved.pt").read_text() == "of before"
     assert {one.name for one in tmp_path.iterdir() if one.suffix != ".waits"} == {"program.py", "saved.pt"}
 
 
-def test_a_command_that_is_ended_says_so_and_leaves_nothing(tmp_path, monkeypatch):
-    """It ended without a word."""
+def test_a_program_that_is_deaf_does_not_hold_sigterm_up(tmp_path):
+    """Who sends it kills soon after, and then nothing would put files back."""
+    program = sleeps_but_on_h100(tmp_path, "signal.signal(signal.SIGINT, signal.SIG_IGN)")
+    process = start("--quiet", program, on=("mi300x",))
+    wait_for(tmp_path, 1)
+    process.terminate()
+    _, err = process.communicate(timeout=9)
+    assert process.returncode == 143, err
+
+
+def test_sigterm_before_there_is_anything_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    process = start("--save", tmp_path / "no.anychip", PROGRAMS / "wait_forever.py", on=("h100:2",))
-    for line in process.stderr:
-        if "now waiting" in line:
-            break
+    process = start(PROGRAMS / "wait_forever.py", on=("h100:2",))
+    assert "recording on" in process.stderr.readline()
+    time.sleep(1)
     process.terminate()
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (143, "")
-    (told,) = [line for line in err.splitlines() if line.startswith("anychip: SIGTERM")]
-    assert told.startswith("anychip: SIGTERM ended it before it was done: anychip forecast --on h100:2 --save")
-    assert told.endswith("wait_forever.py")
+    assert (process.returncode, out) == (143, ""), err
+    assert "interrupted before its first step was complete: there are no figures" in err or "SIGTERM ended it" in err
     assert not list(tmp_path.iterdir())
 
 

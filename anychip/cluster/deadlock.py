@@ -59,7 +59,8 @@ def place_of(program: Program, position: int) -> Place | None:
 def complain_of(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg, second: int) -> NoReturn:
     """Raise Deadlock for two collectives that meet and do not fit."""
     ran = _ran(engines)
-    lines = [_line(engines[index], leg, ran) for index, leg in ((first, one), (second, other))]
+    stuck = [_stuck(engines[index], leg) for index, leg in ((first, one), (second, other))]
+    lines = [_line(engines[index], found, ran) for index, found in zip((first, second), stuck, strict=True)]
     ways = (one.rank, other.rank), (other.rank, one.rank)
     lines += [
         f"rank {giver} gives rank {taker} {memory(given)}, which takes {memory(taken)} of it"
@@ -71,7 +72,7 @@ def complain_of(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg,
         + "\n  ".join(lines)
         + "\nOn real chips the job hangs here or computes nonsense. Every rank of a group has to call the same "
         "collectives on it, in one order and with fitting sizes." + _how_sure(engines),
-        [_stuck(engines[index], leg) for index, leg in ((first, one), (second, other))],
+        stuck,
         is_mismatch=True,
     )
 
@@ -87,7 +88,7 @@ def unlike_text(engines: Sequence[RankEngine], one: Leg, first: int, other: Leg,
         if is_pair
         else "and what comes out is neither. Try the same op= on every rank"
     )
-    lines = [f"{meaning(leg.call)}, {_line(engines[index], leg, ran)}" for index, leg in both]
+    lines = [f"{meaning(leg.call)}, {_line(engines[index], _stuck(engines[index], leg), ran)}" for index, leg in both]
     return (
         f"Ranks call one collective with different {what}: {'; '.join(lines)}. No backend checks that: the job runs as forecast, "
         f"{then}."
@@ -101,8 +102,9 @@ def complain_of_waiting(engines: Sequence[RankEngine], board: Board) -> NoReturn
         for _, leg in engine.waiting():
             here = set(board.here(leg))
             missing = sorted({index for index, _ in leg.meeting.at.parties - here})
-            stuck.append(_stuck(engine, leg, [engines[index].script.program.rank for index in missing]))
-            lines.append(f"{_line(engine, leg, ran)}\n    waits for {_missing(engines, missing, engine.index, ran)}")
+            found = _stuck(engine, leg, [engines[index].script.program.rank for index in missing])
+            stuck.append(found)
+            lines.append(f"{_line(engine, found, ran)}\n    waits for {_missing(engines, missing, engine.index, ran)}")
     how = failure_of(engines[0].script.program)
     if how is not None:
         raise ProgramFailed(
@@ -152,8 +154,5 @@ def _ran(engines: Sequence[RankEngine]) -> Sequence[int]:
     return engines[0].script.program.ran
 
 
-def _line(engine: RankEngine, leg: Leg, ran: Sequence[int]) -> str:
-    program = engine.script.program
-    stuck = _stuck(engine, leg)
-    where = f"{stuck.file}:{stuck.line}" if stuck.file else "line unknown"
-    return f"{who_text(program, ran)}: {stuck.call}, {where}"
+def _line(engine: RankEngine, stuck: Stuck, ran: Sequence[int]) -> str:
+    return f"{who_text(engine.script.program, ran)}: {stuck.call}, {stuck.place}"

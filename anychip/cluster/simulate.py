@@ -249,7 +249,8 @@ def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None
     for index, (script, priced) in enumerate(zip(scripts, prices, strict=True)):
         engines.append(RankEngine(index, script, priced, board, extra[index] if extra else None, jitter))
     _advance(engines, board)
-    if not all(engine.done or _has_done(engine, steps) for engine in engines):
+    cut_short = any(script.program.meta.get("stopped") for script in scripts)
+    if not all(engine.done or _has_done(engine, steps, cut_short) for engine in engines):
         complain_of_waiting(engines, board)
     timelines = [_timeline(engine, priced) for engine, priced in zip(engines, prices, strict=True)]
     return timelines, tuple(unlike_text(engines, *pair) for pair in board.unlike.values())
@@ -280,12 +281,14 @@ def _steps_of_all(program: Program) -> int | None:
     return min((len(steps) for rank in program.ranks if (steps := find_steps(rank))), default=0)
 
 
-def _has_done(engine: RankEngine, steps: int | None) -> bool:
+def _has_done(engine: RankEngine, steps: int | None, cut_short: bool) -> bool:
     """Does a rank wait only for what others did after they were ended? Recordings stop when a rank has done its steps, each
-    at its own place, or where the user or another's failure stopped them."""
+    at its own place, or where the user or another's failure stopped them. Of ranks that all came to their own end nothing is missing."""
     program = engine.script.program
     if program.meta.get("interrupted"):
         return True
+    if steps is None and not cut_short:
+        return False
     found = find_steps(program)[:steps]
     waiting = [int(engine.script.keep[leg.position]) for _, leg in engine.waiting()]
     return bool(found and waiting) and min(waiting) >= found[-1].end

@@ -30,7 +30,7 @@ from anychip.device.files.saved import Saved
 from anychip.device.launch import DRAFT, STANDS, TORCH_UNFIT
 from anychip.device.parent import POLL_S, end_with_parent, watch
 from anychip.device.traces import causes_of, print_program_traceback
-from anychip.errors import UnsupportedProgram, UnsupportedTorch
+from anychip.errors import INTERRUPTED, UnsupportedProgram, UnsupportedTorch
 from anychip.network import Fabric
 from anychip.record import Place, Program
 from anychip.record.recorder import failed_place
@@ -217,7 +217,7 @@ class Session:
             return child
         code = 1
         try:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            hear_the_end()
             end_with_parent(parent)
             os.read(tokens[0], 1)
             self._become(rank, tokens)
@@ -296,9 +296,9 @@ class Session:
         argv, module = launched(self.config["argv"], self.config["module"])
         sys.argv = list(argv)
         seed_host()
-        os.register_at_fork(after_in_parent=self._watch)
+        os.register_at_fork(after_in_parent=self._watch, after_in_child=_end_as_others)
         try:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            hear_the_end()
             if module:
                 sys.path.insert(0, os.getcwd())
                 runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
@@ -312,8 +312,9 @@ class Session:
                 self._failed(end, "" if isinstance(end.code, int) else f"SystemExit: {end.code}")
             return exit_status(end)
         except KeyboardInterrupt:
-            self.save(130, interrupted=True)
-            return 130
+            _hear_no_more()
+            self.save(INTERRUPTED, interrupted=True)
+            return INTERRUPTED
         except UnsupportedProgram as error:
             print(f"anychip: {error}", file=sys.stderr)
             self._failed(error, str(error))
@@ -337,6 +338,32 @@ class Session:
         repeats = self.runtime.repeats
         if repeats is not None and repeats.folded:
             repeats.unfold("a failure after a folded one")
+
+
+ASKING = (signal.SIGINT, signal.SIGTERM)  # signals by which a program is asked to end
+
+
+def hear_the_end() -> None:
+    """Be interrupted by Ctrl-C, which the command passes on, and by SIGTERM, which schedulers send to all processes."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminated)
+
+
+def _terminated(number: int, frame: Any) -> None:
+    _hear_no_more()
+    raise KeyboardInterrupt
+
+
+def _hear_no_more() -> None:
+    """What a program did is saved after the first: the command passes on what it was sent itself."""
+    for one in ASKING:
+        signal.signal(one, signal.SIG_IGN)
+
+
+def _end_as_others() -> None:
+    """In a process that the program forked: SIGTERM is how such are ended, and no interrupt."""
+    if signal.getsignal(signal.SIGTERM) is _terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def seed_host() -> None:

@@ -19,7 +19,16 @@ from typing import Any
 from anychip import units
 from anychip.device.files.kept import put_back
 from anychip.device.files.written import tell
-from anychip.errors import INTERRUPTED, OUT_OF_MEMORY, Deadlock, ProgramFailed, ProgramKilled, Stuck, UnsupportedTorch
+from anychip.errors import (
+    INTERRUPTED,
+    OUT_OF_MEMORY,
+    Deadlock,
+    ProgramFailed,
+    ProgramKilled,
+    Stuck,
+    Terminated,
+    UnsupportedTorch,
+)
 from anychip.record import Program
 from anychip.record.failure import Failure, failure_of, refusal, refused
 from anychip.record.steps import Marks, find_steps
@@ -33,6 +42,7 @@ LOW_BYTE = 256
 UNFOLD = 71  # asks to be run again, without folding micro-batches
 GRACE_S = 5.0
 SAVING_S = 20.0  # in which a program that is asked to end saves what it has
+TERMINATED_S = 5.0  # the same after SIGTERM: who sends it kills soon after, docker in 10 s
 POLL_S = 0.1
 SAID, LAST_LINES = "said.txt", 40  # what a program said that is not shown, and how much of it is told where it fails
 MOST_SAID, LAST_SAID = 1 << 24, 1 << 16  # bytes of it that are kept while it runs, and from before it was cut
@@ -74,7 +84,7 @@ def record(
     draft: called with the recording of a job while its last samples run, which seldom change it: then it is the one
     that is returned. note: called from time to time with how far a job is.
     What the program prints goes to stderr unless `show_output` is False. Ctrl-C stops it and keeps what it
-    did; then `meta["interrupted"]` is true. Raises ProgramFailed where it failed or was stopped without a single step (with
+    did, as SIGTERM does where the command line hears it; then `meta["interrupted"]` is true. Raises ProgramFailed where it failed or was stopped without a single step (with
     its own traceback already printed), UnsupportedTorch, BadUse.
     """
     # Ranks take equal steps, though one of them does more between them; whoever marks steps says what belongs to each.
@@ -190,9 +200,9 @@ def _run(config: dict[str, Any], show_output: bool, look: Callable[[], None]) ->
                 look()
                 if not show_output:
                     _cut(said)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as asked:
         interrupted = True
-        _interrupt(child)
+        _interrupt(child, saving_s(asked))
     finally:
         interrupted |= _running.pop(child)
         _end_group(child)
@@ -250,11 +260,16 @@ def _last_of(said: Path) -> str:
     return "".join(last)
 
 
-def _interrupt(child: "subprocess.Popen[bytes]") -> None:
+def saving_s(asked: KeyboardInterrupt) -> float:
+    """How long to wait for what is being saved."""
+    return TERMINATED_S if isinstance(asked, Terminated) else SAVING_S
+
+
+def _interrupt(child: "subprocess.Popen[bytes]", timeout_s: float) -> None:
     """Ask the child to save what it has; a second Ctrl-C, or too long a wait, ends it."""
     try:
         child.send_signal(signal.SIGINT)
-        child.communicate(timeout=SAVING_S)
+        child.communicate(timeout=timeout_s)
     except (KeyboardInterrupt, subprocess.TimeoutExpired):
         child.kill()
         child.wait()
@@ -312,7 +327,7 @@ HOST_ALLOCATOR = "DefaultCPUAllocator"  # in what torch raises where the host ha
 def _result(
     argv: Sequence[str], out: Path, code: int, interrupted: bool, errors: str, drafted: Program | None, steps: int
 ) -> Program:
-    """steps: that were to be recorded. Who waits after them may wait for a rank that was ended there."""
+    """steps: that were to be recorded."""
     name, stands = argv[0], out.with_suffix(STANDS)
     if code == TORCH_UNFIT:
         raise UnsupportedTorch(out.with_suffix(".error").read_text(encoding="utf-8"))
@@ -336,12 +351,12 @@ def _result(
     if program.meta.get("interrupted") and not all(map(_has_steps, program.ranks)):
         raise _too_early(name)
     how = failure_of(program)
-    if how is not None and how.steps < steps and program.meta.get("hang"):
+    cut_short = any(
+        rank.meta.get("stopped") for rank in program.ranks
+    )  # whoever waits after its steps may wait for one of these
+    if how is not None and program.meta.get("hang") and (how.steps < steps or not cut_short):
         when = f"after {units.several(how.steps, 'step')}" if how.steps else "before its first step is complete"
-        stuck = [
-            Stuck(rank, members, call, file, line, tuple(peers))
-            for rank, members, call, file, line, peers in program.meta["stuck"]
-        ]
+        stuck = [Stuck(**{**one, "waits_for": tuple(one["waits_for"])}) for one in program.meta["stuck"]]
         raise Deadlock(f"{name}: the job would hang {when}: {program.meta['hang']}", stuck)
     if how is not None and not how.steps:
         raise ProgramFailed(

@@ -20,7 +20,8 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
     """(tokens, samples) of the median step, as its time is. Tokens: integer inputs of the first embedding after each outermost forward begins;
     one for each sample (a class, a user, a node) are none where nothing works on sequences. Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given, in calls of
     the module that is called first; where several optimizers take turns, as a GAN's, in the largest call of each micro-batch of the first of them.
-    Calls that nothing is learnt from are no batch. Other modules, and where some forwards read tokens those that read none, go on with what
+    Calls that nothing is learnt from are no batch: those of a step's trials, as sharpness-aware minimization and attacks on the input make,
+    nor an agent's looks at its environment. Other modules, and where some forwards read tokens those that read none, go on with what
     was read: a decoder behind its encoder, a rank's later stages in a pipeline."""
     if not steps:
         return None, None
@@ -38,7 +39,11 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
     for step in steps:
         edges = np.searchsorted(positions, [*step.forwards, step.end]).tolist()
         ordered = any(_orders(program.ops[index]) for index in set(ops[edges[0] : edges[-1]].tolist()))
-        found = [_fed(program.ops, timed, ops[first:last], ordered) for first, last in pairwise(edges)]
+        tried = _tried(marks, step)
+        found = [
+            _fed(program.ops, timed, ops[first:last], ordered) if at not in tried else (0, 0)
+            for at, (first, last) in zip(step.forwards, pairwise(edges), strict=True)
+        ]
         read = sum(one[0] for one in found)
         entered = [int(payloads[at + 1]) if kinds[at + 1] == Kind.ENTER else -1 for at in step.forwards]
         fed = [
@@ -52,6 +57,19 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
             sum(map(max, filter(None, turns))) or sum(size for _, module, size in fed if module == fed[0][1])
         )
     return _usual(tokens), _usual(samples)
+
+
+def _tried(marks: Marks, step: Step) -> set[int]:
+    """Forwards of a step that nothing is learnt from, as the recording knew; none where that is of all."""
+    begins, ends, trials = (
+        marks.at[marks.what == mark] for mark in (Mark.BACKWARD_BEGIN, Mark.BACKWARD_END, Mark.UNLEARNT)
+    )
+    found: set[int] = set()
+    for at in trials[(trials >= step.begin) & (trials < step.end)].tolist():
+        back = int(np.searchsorted(begins, at)) - 1  # the backward before it
+        after = int(ends[back - 1]) if back else 0
+        found |= {one for one in step.forwards if after < one < begins[back]}
+    return found if len(found) < len(step.forwards) else set()
 
 
 def _by_others(program: Program, marks: Marks) -> npt.NDArray[np.bool_]:

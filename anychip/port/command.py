@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 
 from anychip.arguments import positive
 from anychip.whole import check_apart, check_writable, printed, write
@@ -49,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from anychip.port import show
     from anychip.port.project import port
 
+    progress = _Progress(args.quiet)
     result = port(
         args.path,
         args.on,
@@ -58,10 +58,9 @@ def run(args: argparse.Namespace) -> int:
         prove=args.prove,
         prove_on=args.prove_on,
         steps=args.steps,
-        progress=_progress(args.quiet),
+        progress=progress,
     )
-    if not args.quiet and sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
+    progress.end()
     if args.json:
         write(args.json, show.dumps(result), args.quiet)
     if args.diff and args.json != "-":
@@ -74,16 +73,30 @@ def run(args: argparse.Namespace) -> int:
     return 1 if result.missing or (result.proof is not None and not result.proof.ok) else 0
 
 
-def _progress(quiet: bool) -> Callable[[str], None]:
-    """A line on stderr that is written over, on a terminal only."""
-    if quiet or not sys.stderr.isatty():
-        return lambda text: None
+class _Progress:
+    """On a terminal a line on stderr that is written over; elsewhere one for each stage that takes long, as in the log of a CI."""
 
-    def say(text: str) -> None:
-        sys.stderr.write(f"\r\x1b[2manychip: {text}\x1b[0m\x1b[K\r")
-        sys.stderr.flush()
+    def __init__(self, quiet: bool) -> None:
+        self.quiet, self._terminal = quiet, sys.stderr.isatty()
 
-    return say
+    def __call__(self, text: str) -> None:
+        if not self._terminal:
+            self._write(f"anychip: {text}\n")
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """How far a stage is."""
+        if self._terminal:
+            self._write(f"\r\x1b[2manychip: {text}\x1b[0m\x1b[K\r")
+
+    def end(self) -> None:
+        if self._terminal:
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        if not self.quiet:
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 def _print_diff(text: str) -> None:

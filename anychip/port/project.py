@@ -9,7 +9,7 @@ import difflib
 import shutil
 import tempfile
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from anychip.port import files, notebooks, writing
 from anychip.port.edits import Edit, Left, apply, ported_lines
 from anychip.port.engine import Ported, port_source
 from anychip.port.left import left_of
-from anychip.port.proof import Proof, parse
+from anychip.port.proof import Proof, Say, parse, silent
 from anychip.port.proof import prove as run_proof
 from anychip.port.reached import Place
 from anychip.port.reading import File, base_of, find, links, read
@@ -30,8 +30,6 @@ from anychip.port.unit import Change
 from anychip.source.files import kind_of
 from anychip.source.text import Text, Unreadable
 from anychip.temporary import temporary
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def port(
     prove: str | None = None,
     prove_on: str | None = None,
     steps: int | None = None,
-    progress: Say = lambda text: None,
+    progress: Say = silent,
 ) -> Result:
     """Move the code of a file or folder to portable PyTorch, or with `on` to a chip's plug-in. Nothing of it is run.
 
@@ -103,6 +101,7 @@ def port(
     in_place: change the files themselves; needs a git work tree without uncommitted changes. None of them: only tell.
     prove: a command that is run, in the folder, before and after (`anychip.port.proof`): this alone runs the program. prove_on: the chip
     that portable code is tried on. steps: of training, after which each of its runs is ended; None for 3.
+    progress: called with the text of each stage that takes long; its `note`, if it has one, with how far one is.
     Raises BadUse for a path that is not there or an output that would overwrite, UnknownChip, BadChipFile.
     """
     root, target = Path(path), make_target(on)
@@ -121,9 +120,10 @@ def port(
     base = base_of(root)
     paths = list(find(root, result.skipped))
     project, own = survey((name, base / name) for name in paths), own_packages(paths)
+    note: Say = getattr(progress, "note", silent)
     for number, name in enumerate(paths):
         if number % 20 == 0:
-            progress(f"{number}/{len(paths)} files")
+            note(f"{number}/{len(paths)} files")
         file = _read(base, name)
         new = _port(file, target, project, own, result, diff) if file is not None else None
         _write(base, name, file, new, result, Path(out) if out is not None else base if in_place else None, in_place)
@@ -131,9 +131,8 @@ def port(
         for name in links(root):
             writing.copy_link(base, name, Path(out))
     if prove is not None:
-        progress(f"proof: {prove}")
         result.proof = _prove(root, Path(out) if out is not None else None, before, prove, target, prove_on, steps,
-                              [Place(one.file, one.line, one.ported_line) for one in result.edits if one.rule != "header"])  # fmt: skip
+                              [Place(one.file, one.line, one.ported_line) for one in result.edits if one.rule != "header"], progress)  # fmt: skip
     if out is not None:
         result.kernels += files.hipify(base, paths, Path(out), target)
     else:
@@ -150,19 +149,19 @@ def _kept(base: Path) -> Path:
 
 def _prove(
     root: Path, out: Path | None, before: Path | None, command: str, target: Target, on: str | None, steps: int | None,
-    edits: Sequence[Place],
+    edits: Sequence[Place], progress: Say,
 ) -> Proof:  # fmt: skip
     base = base_of(root)
     if out is not None:
-        return run_proof(base, out, command, target, on, steps, edits)
+        return run_proof(base, out, command, target, on, steps, edits, progress)
     if before is not None:
         try:
-            return run_proof(before, base, command, target, on, steps, edits)
+            return run_proof(before, base, command, target, on, steps, edits, progress)
         finally:
             shutil.rmtree(before.parent, ignore_errors=True)
     with temporary("after-") as folder:
         port(root, None if target.portable else target.name, out=folder / "tree")
-        return run_proof(base, folder / "tree", command, target, on, steps, edits)
+        return run_proof(base, folder / "tree", command, target, on, steps, edits, progress)
 
 
 def _read(base: Path, name: str) -> File | None:

@@ -12,7 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from anychip.port.reached import Place, ask, unreached
 from anychip.port.target import Target
 from anychip.temporary import temporary
 
+Say = Callable[[str], None]
 CUDA_CHIP = "h100"
 # Where portable code is tried under a name that is not CUDA's: any chip whose plug-in has a device of its own.
 OTHER_CHIP = "ascend-910b"
@@ -40,6 +41,10 @@ json.dump({"steps": program.meta.get("steps", 0), "calls": program.meta.get("cal
            "parameters": len(program.meta.get("parameter_blocks", [])),
            "names": sorted({op.name for op in program.ops})}, open(out, "w"))
 """
+
+
+def silent(text: str) -> None:
+    """Progress that nobody wants."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,10 @@ class Proof:
 
 def prove(
     before: Path, after: Path, command: str, target: Target, on: str | None = None, steps: int | None = None,
-    edits: Sequence[Place] = (),
+    edits: Sequence[Place] = (), progress: Say = silent,
 ) -> Proof:  # fmt: skip
     """Run a command in the folder of the original and in that of the port. on: the chip that the port is tried on. steps: after so
-    many each run is ended, after 3 where it is None. edits: what was made of the original.
+    many each run is ended, after 3 where it is None. edits: what was made of the original. progress: told of each run that begins.
 
     Raises BadUse for a command that is not python with a script or a module.
     """
@@ -97,10 +102,20 @@ def prove(
                 asked,
             ),
         }
+        told = {"old": f"the original on a virtual {CUDA_CHIP}", "new": f"the port on a virtual {chip}",
+                "same": f"the port on a virtual {CUDA_CHIP}", "old_cpu": "the original on the CPU",
+                "new_cpu": "the port on the CPU"}  # fmt: skip
+
+        def begin(name: str) -> dict[str, Any]:
+            progress(f"proof: {told[name]}")
+            run, *given = runs[name]
+            found: dict[str, Any] = run(*given)
+            return found
+
         if target.portable:
             runs["same"] = (_virtual, after, argv, module, CUDA_CHIP, steps, scratch / "same", asked)
         with ThreadPoolExecutor(max_workers=2) as pool:
-            started = {name: pool.submit(*run) for name, run in runs.items()}
+            started = {name: pool.submit(begin, name) for name in runs}
             try:
                 did = {name: run.result() for name, run in started.items()}
             except BaseException:  # Ctrl-C, or kill: else what is left would run to its end first

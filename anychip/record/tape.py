@@ -69,6 +69,7 @@ class Mark(IntEnum):
     OPTIMIZER_BEGIN = 6
     OPTIMIZER_END = 7
     STEP = 8  # the function named by --step-mark has returned: a step ends here, whatever optimizers do
+    UNLEARNT = 9  # nothing is learnt of what the last backward went through
 
 
 class AllocatorCall(IntEnum):

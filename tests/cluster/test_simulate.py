@@ -239,14 +239,21 @@ def test_an_interleaved_pipeline_fills_in_smaller_slots(stages, chunks):
     close(timeline.total_s, (stages * chunks + stages - 1) * 0.1, 2e-3)
 
 
-def test_a_recording_that_ends_before_its_partner_is_no_deadlock():
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_recording_that_is_stopped_before_its_partner_is_no_deadlock(stopped):
     # both have done their step; the second has begun to receive for the next one, which the first never got to
     ranks = [Rank(i, 2, world(2)) for i in range(2)]
     for me in ranks:
         me.mark(Mark.FORWARD_BEGIN).compute(0.1)
         me.run(me.call("allreduce_", 0, 10)).mark(Mark.OPTIMIZER_BEGIN).mark(Mark.OPTIMIZER_END)
     ranks[1].run(ranks[1].recv(0, 10)).compute(0.1).add(w(Kind.SYNC)).compute(0.1)
-    timeline = simulate(job(*ranks), H100, Wire())
+    program = job(*ranks)
+    program.meta["stopped"] = stopped
+    if not stopped:  # nothing came after what is recorded
+        with pytest.raises(Deadlock, match=r"waits for rank 0 \(ended without it\)"):
+            simulate(program, H100, Wire())
+        return
+    timeline = simulate(program, H100, Wire())
     close(timeline.total_s, 0.1)
     later = timeline.ranks[1].timeline
     assert later.op.size == 2

@@ -14,7 +14,7 @@ def two(tmp_path):
     found = Job(tmp_path, 2, 2, 2, lambda rank, tokens: 0)
     found.running = {1: Rank(0), 2: Rank(1)}
     for rank in (0, 1):
-        note = [1 - rank, [0, 1], f"rank {rank} waits", f"mail-{1 - rank}-{rank}-0", "recv", "train.py", 3]
+        note = [1 - rank, [0, 1], f"mail-{1 - rank}-{rank}-0", "recv", "train.py", 3]
         (tmp_path / f"waiting-{rank}").write_text(json.dumps(note), encoding="utf-8")
     return found
 
@@ -35,7 +35,7 @@ def test_a_letter_that_comes_while_notes_are_read_is_seen(two, monkeypatch):
     def loads(text):
         seen.append(read(text))
         if len(seen) == 2:  # the first note's rank is about to go on
-            (two.folder / seen[0][3]).write_bytes(b"")
+            (two.folder / seen[0][2]).write_bytes(b"")
         return seen[-1]
 
     monkeypatch.setattr(jobs.json, "loads", loads)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from anychip import cli
 from anychip.errors import BadUse
 from anychip.port import proof, reached, show
 from anychip.port.project import Result, port
@@ -179,6 +180,23 @@ def test_every_run_of_a_proof_is_ended_after_as_many_steps_as_are_asked_for(tmp_
     asked.clear()
     proof.prove(tmp_path, tmp_path, "python train.py", make_target("ascend-910b"))
     assert asked == [3] * 4
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_proof_says_where_it_is_where_no_terminal_is(quiet, tmp_path, monkeypatch, capsys):
+    """For minutes the log of a CI said nothing."""
+    (tmp_path / "train.py").write_text("import torch\nx = torch.ones(2).cuda()\n")
+    monkeypatch.setattr(proof, "_run", lambda *_: OLD)
+    cli.main(["port", str(tmp_path), "--prove", "python train.py", *["--quiet"] * quiet])
+    said = capsys.readouterr().err.splitlines()
+    begun = [
+        "anychip: proof: the original on a virtual h100",
+        "anychip: proof: the original on the CPU",
+        "anychip: proof: the port on a virtual ascend-910b",
+        "anychip: proof: the port on a virtual h100",
+        "anychip: proof: the port on the CPU",
+    ]
+    assert sorted(said) == ([] if quiet else begun)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from anychip.device.distributed.mailbox import LIBRARIES, appear
 from anychip.device.distributed.middle import LEAST, Middle
 from anychip.device.distributed.ranks import MOST, SENDS, alike, classes, fullest, leaves, stream, wanted, within
 from anychip.device.launch import KILLED, UNFOLD
-from anychip.errors import ERROR
+from anychip.errors import ERROR, Stuck
 from anychip.record import Program
 from anychip.record.failure import num_trained
 
@@ -71,7 +71,7 @@ class Job:
         self.samples_of: dict[int, int] = {}  # those that were seen to do as the rank that they stand in for
         self.interrupted = False
         self.hang = ""  # what ranks wait for that never comes
-        self.stuck: Sequence[Any] = ()  # which ranks, as fields of `errors.Stuck`
+        self.stuck: Sequence[Stuck] = ()  # which ranks
         self._loaded = 0  # when the list of libraries was written that were loaded last
         self._told_apart: Apart | None = None  # ranks, by the program's source
         self.middle: Middle | None = None  # of a pipeline, taken to do the same
@@ -79,7 +79,8 @@ class Job:
 
     def run(self, everyone: bool) -> tuple[int, Program | None]:
         """Exit code, and rank 0's recording with those of the other classes; None where rank 0 left none."""
-        signal.signal(signal.SIGINT, self._interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._interrupt)
         try:
             return self._ran(everyone)
         finally:
@@ -212,27 +213,26 @@ class Job:
 
     def _start_awaited(self) -> None:
         """Start the ranks that are waited for; where all wait for one another, say so and end them."""
-        waiting: dict[int, tuple[int, str]] = {}
+        waiting: dict[int, Stuck] = {}
         awaited: dict[int, list[int]] = {}
-        stuck: dict[int, list[Any]] = {}
         letters: list[Path] = []
         for note in self.folder.glob("waiting-*"):
             with contextlib.suppress(FileNotFoundError):
                 rank = int(note.name.rpartition("-")[2])
-                peer, ranks, text, letter, *where = json.loads(note.read_text(encoding="utf-8"))
+                peer, ranks, letter, call, file, line = json.loads(note.read_text(encoding="utf-8"))
                 if (self.folder / letter).exists():
                     continue  # it has come, and the rank is about to see it
                 if self._lent(peer, letter):
                     continue
                 letters.append(self.folder / letter)
-                waiting[rank] = peer, text
-                stuck[rank] = [rank, 1, *where, [peer]]
+                waiting[rank] = Stuck(rank, 1, call, file, line, (peer,))
                 awaited[rank] = ranks if len(ranks) <= STAGES else [peer]
         known = self._known()
         stand_ins = {rank.rank: rank.stands_in_for for rank in self.running.values()}
-        for rank, (peer, text) in waiting.items():
+        for rank, stuck in waiting.items():
+            (peer,) = stuck.waits_for
             if stand_ins.get(rank) is not None:
-                self._stop(rank, f"{text}, which nobody sent")
+                self._stop(rank, f"{_waits(stuck)}, which nobody sent")
             elif self.middle is not None and peer in self.middle.others and peer not in known:
                 continue  # its like has not come so far
             elif peer not in known and len(known) < MOST:
@@ -241,26 +241,22 @@ class Job:
                         known.add(other.rank)
                         self._start(other)
             elif peer in self.codes:
-                self._stop(rank, f"{text}, which has ended without it", [] if self.codes[peer] else [stuck[rank]])
+                self._stop(rank, f"{_waits(stuck)}, which has ended without it", [] if self.codes[peer] else [stuck])
         if any(letter.exists() for letter in letters):
             return  # notes are read one after the other: what a rank waited for may have come since its own was
         live = {rank.rank for rank in self.running.values()}
-        if (
-            self.middle is not None
-            and live
-            and live <= set(waiting)
-            and not all(peer in live for peer, _ in waiting.values())
-        ):
+        if not live or not live <= set(waiting):
+            return
+        among_themselves = live.issuperset(peer for stuck in waiting.values() for peer in stuck.waits_for)
+        if self.middle is not None and not among_themselves:
             for stage in self.middle.others:  # nobody can lend what they wait for
                 if stage not in known:
                     self._start(Rank(stage))
-            return
-        if live and live <= set(waiting) and all(peer in live for peer, _ in waiting.values()):
-            text = "\n  ".join(line for _, line in sorted(waiting.values()))
+        elif among_themselves:
+            found = [waiting[rank] for rank in sorted(live)]
+            text = "\n  ".join(map(_waits, sorted(waiting.values(), key=lambda one: one.waits_for)))
             for rank in live:
-                self._stop(
-                    rank, f"every rank that runs waits for another:\n  {text}", [stuck[one] for one in sorted(live)]
-                )
+                self._stop(rank, f"every rank that runs waits for another:\n  {text}", found)
 
     def _known(self) -> set[int]:
         """The ranks that run or have ended; samples are none of them."""
@@ -278,8 +274,8 @@ class Job:
                     importlib.import_module(name)
         gc.freeze()
 
-    def _stop(self, rank: int, text: str, stuck: Sequence[Any] = ()) -> None:
-        """Tell a rank that waits that what it waits for never comes; stuck: who can never go on (`errors.Stuck`), where that is not since
+    def _stop(self, rank: int, text: str, stuck: Sequence[Stuck] = ()) -> None:
+        """Tell a rank that waits that what it waits for never comes; stuck: who can never go on, where that is not since
         another has failed."""
         if stuck and not self.hang:
             self.hang, self.stuck = text, stuck
@@ -343,11 +339,13 @@ class Job:
                 self._read_all(programs, streams)
             elif any(alike(stream(found), one) for one in streams.values()):
                 self.samples_of[rank] = owner
-            elif within(found, programs[owner]):
-                self.samples_of[rank] = owner
+            elif (
+                fuller := next((one for one in (owner, *programs) if within(found, programs[one])), None)
+            ) is not None:
+                self.samples_of[rank] = fuller
                 programs[0].meta["warnings"].append(
-                    f"Rank {rank} does as rank {owner}, on what is left of tensors that do not divide evenly; it is taken to "
-                    "have as much. For each of them: --ranks all."
+                    f"Rank {rank} does as rank {fuller}, on what is left of tensors that do not divide evenly; it is taken to "
+                    "have as much, and so are others that have less. For each of them: --ranks all."
                 )
             else:
                 self._run([Rank(rank)])  # whole, under its own name
@@ -457,7 +455,7 @@ class Job:
         if code:
             first.meta["exit_code"] = code
         if code and self.hang:
-            first.meta |= {"hang": self.hang, "stuck": list(self.stuck)}
+            first.meta |= {"hang": self.hang, "stuck": [asdict(one) for one in self.stuck]}
         if failed is not None:
             first.meta["failed_rank"] = failed
         return code, first
@@ -474,6 +472,10 @@ class Job:
         # What an error was caused by stands above it, often far.
         causes = [line for line in lines[:-LAST_LINES] if ERROR.match(line)][-LAST_CAUSES:]
         print("\n".join([f"anychip: rank {failed} failed:", *causes, *lines[-LAST_LINES:]]), file=sys.stderr)
+
+
+def _waits(stuck: Stuck) -> str:
+    return f"rank {stuck.rank} waits in {stuck.call} for rank {stuck.waits_for[0]} ({stuck.place})"
 
 
 def _joined(programs: dict[int, Program], members: dict[int, list[int]]) -> Program:

@@ -90,8 +90,7 @@ class Mailbox:
         """Let others compute until the file is there."""
         self.tell_libraries()
         note, stop = self.folder / f"waiting-{self.rank}", self.folder / f"stop-{self.rank}"
-        text = f"rank {self.rank} waits in {what} for rank {peer} ({place.file}:{place.line})"
-        appear(note, json.dumps([peer, ranks, text, path.name, what, place.file, place.line]).encode())
+        appear(note, json.dumps([peer, ranks, path.name, what, place.file, place.line]).encode())
         os.write(self.tokens[1], b"t")
         try:
             while not path.exists():

@@ -19,6 +19,7 @@ from anychip.device.steps.backward import BackwardModules
 from anychip.device.steps.counted import Steps
 from anychip.device.steps.holdings import done_seldom, kept_by
 from anychip.device.steps.own_optimizer import OwnOptimizer
+from anychip.device.steps.trials import Trials
 from anychip.record import Kind, Mark, word
 from anychip.record.tape import KIND_BITS
 
@@ -111,6 +112,7 @@ class Hooks:
         self._open: tuple[Activation, OutermostCall] | None = None  # whose end will not be seen
         self._frozen: weakref.WeakKeyDictionary[torch.jit.ScriptModule, list[Any]] = weakref.WeakKeyDictionary()
         self._seen: set[type] = set()  # classes whose `forward` is wrapped
+        self._trials = Trials(self.tape)
         self._watched: Any = None  # a parameter of the module that was called last, weakly
         self._own_optimizer = OwnOptimizer(runtime, self._is_parameter, self._own_optimizer_begins, steps.stepped)
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers, whether they have stepped or not
@@ -187,7 +189,7 @@ class Hooks:
             if call is not None:
                 self._open = Activation(frame), call
                 return module(*args, **kwargs)
-        call = self._enter(module)
+        call = self._enter(module, (args, kwargs))
         if call is None:
             return original(module, *args, **kwargs)
         ended = True
@@ -235,8 +237,8 @@ class Hooks:
         if self._open is not None and not self._open[0].is_running(frame):
             self.end_open_call()
 
-    def _enter(self, module: torch.nn.Module) -> OutermostCall | None:
-        """Note that an outermost call begins; None where it is nothing to the chip."""
+    def _enter(self, module: torch.nn.Module, given: Any = ()) -> OutermostCall | None:
+        """Note that an outermost call begins; None where it is nothing to the chip. given: its arguments, where they are known."""
         every = list(module.parameters()) or self._frozen_in(module) or quantized_in(module)
         parameters = [one for one in every if one.device.type != "cpu"]
         if every and not parameters:
@@ -253,7 +255,9 @@ class Hooks:
             self.runtime.clocks.count_host()
             if training:
                 self._own_optimizer.close()
-                self._watched = weakref.ref(next(one for one in parameters if one.requires_grad))
+                weight = next(one for one in parameters if one.requires_grad)
+                self._trials.called(given, weight)
+                self._watched = weakref.ref(weight)
                 self.steps.forward()
             self.tape.append(BEGIN[training])
             if id(module) not in self._paths:
@@ -316,6 +320,8 @@ class Hooks:
         @wraps(original)
         def backward(*args: Any, **kwargs: Any) -> Any:
             self.end_open_call()
+            if not self._depth:
+                self._trials.begins()
             depth, self._depth = self._depth, 1  # modules that backward calls again (recompute) are not outermost
             self.tape.append(word(Kind.MARK, Mark.BACKWARD_BEGIN))
             self.runtime.regions.begin_backward()
@@ -338,8 +344,11 @@ class Hooks:
                 self._to_be_used |= watched is not None
                 if watched is not None and accumulates and not depth and not self._made:
                     self._own_optimizer.watch()
-            if accumulates and not depth:
+            if not depth and accumulates:
+                self._trials.made(repeats is not None and repeats.replayed)
                 self.steps.backward()
+            elif not depth:
+                self._trials.asked_for(*args, **kwargs)
             return result
 
         return backward
@@ -447,5 +456,6 @@ class Hooks:
     def _optimizer_end(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if optimizer in self._optimizers:
             self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_END))
+            self._trials.stepped()
             self.steps.stepped()
             self.runtime.clocks.count_host()

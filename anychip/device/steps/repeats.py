@@ -120,6 +120,7 @@ class Repeats:
         self.began = 0  # where on the tape the outermost of them did
         self.roots: Any = ()  # what it goes back from
         self.current: Call | Replay | None = None  # whose backward it is in
+        self.replayed = False  # whether the last one was of a folded call
         self.histories: dict[Any, History] = {}
         self.before: dict[torch.nn.Module, Any] = {}
         self.holders: weakref.WeakKeyDictionary[torch.nn.Module, list[dict[str, Any]]] = weakref.WeakKeyDictionary()
@@ -269,6 +270,7 @@ class Repeats:
         if self.depth:
             return
         self.before, self.roots = {}, ()
+        self.replayed = isinstance(self.current, Replay)
         self._learn_backward(None)
 
     def _reached(self, call: Call, number: int, place: int, grads: tuple[Any, ...]) -> None:

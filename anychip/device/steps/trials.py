@@ -1,0 +1,91 @@
+"""Calls of which nothing is learnt though a backward goes through them: the first pass of sharpness-aware minimization, the steps of an
+attack on the input (PGD), all but the last evaluation of a line search. What they are given is no batch beside the one that the step
+learns from.
+
+Known by what becomes of the gradients, and of what: only an input's are asked for, by itself; or the weights' are dropped, and either the
+same data come again or an input's gradient was made beside them. Weights' alone say too little: a program may gather each micro-batch's
+by itself.
+"""
+
+import weakref
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from anychip.record import Kind, Mark, word
+
+Given = frozenset[tuple[int, int]]  # address and version of each tensor of a call
+
+
+class Trials:
+    """Puts Mark.UNLEARNT on the tape behind a backward, once it is known that nothing is learnt of what it went through."""
+
+    def __init__(self, tape: Any) -> None:
+        self.tape = tape
+        self._calls: set[Given] = set()  # what was given since the last backward
+        self._inputs: list[weakref.ref[Any]] = []  # of that, leaves whose gradient is wanted
+        self._called: weakref.ref[Any] | None = None  # a weight of what was called last since then
+        self._makes: set[int] = set()  # weights, by id, whose gradient some backward was seen to make
+        self._unused: weakref.ref[Any] | None = None  # one whose gradient the last backward made, and nobody has used
+        self._went_through: set[Given] = set()
+        self._made_for_input = False  # it made an input's, too
+
+    def called(self, given: Any, weight: Any) -> None:
+        """An outermost call that may be learnt from begins. given: its arguments. weight: one that learns."""
+        tensors = [one for one in tree_leaves(given) if isinstance(one, torch.Tensor)]
+        self._calls.add(frozenset(key for one in tensors if (key := _key(one)) is not None))
+        self._inputs += [weakref.ref(one) for one in tensors if one.requires_grad and one.is_leaf]
+        self._called = weakref.ref(weight)
+
+    def begins(self) -> None:
+        """A backward does: by now the gradients of the last one have been dropped, or these are added to them."""
+        weight = self._unused() if self._unused is not None else None
+        if weight is not None and weight.grad is None:
+            again = (self._calls & self._went_through) - {frozenset()}
+            if again or self._made_for_input:
+                self._tell()
+        self._unused = None
+
+    def made(self, replayed: bool) -> None:
+        """A backward made the gradients of all leaves. replayed: of a folded call, and so none of weights, though those that it repeats
+        did."""
+        weight = self._called() if self._called is not None else None
+        if weight is not None:
+            if weight.grad is not None:
+                self._makes.add(id(weight))
+            if weight.grad is not None or (replayed and id(weight) in self._makes):
+                self._unused, self._went_through = self._called, self._calls
+                self._made_for_input = any(one.grad is not None for one in self._alive())
+        self._begin()
+
+    def asked_for(self, outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None,
+                  create_graph: bool = False, *_: Any, **__: Any) -> None:  # fmt: skip
+        """`torch.autograd.grad` made some alone. A graph that is kept may be gone through again."""
+        if not (create_graph if retain_graph is None else retain_graph):
+            wanted = {id(one) for one in self._alive()}
+            asked = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
+            if wanted and all(id(one) in wanted for one in asked):
+                self._tell()
+            self._begin()
+
+    def stepped(self) -> None:
+        """An optimizer has used the gradients."""
+        self._unused = None
+
+    def _alive(self) -> list[Any]:
+        return [one for ref in self._inputs if (one := ref()) is not None]
+
+    def _begin(self) -> None:
+        self._calls, self._inputs, self._called = set(), [], None
+
+    def _tell(self) -> None:
+        self.tape.append(word(Kind.MARK, Mark.UNLEARNT))
+
+
+def _key(tensor: Any) -> tuple[int, int] | None:
+    """What says that the same numbers come again; None where nothing does (a wrapper's, inference mode's)."""
+    try:
+        return (tensor.data_ptr(), tensor._version) if tensor.data_ptr() else None
+    except RuntimeError:
+        return None

@@ -51,7 +51,8 @@ def test_the_traceback_of_a_program_has_its_frames_and_those_of_torch(tmp_path):
     }
     assert "mat1 and mat2 shapes cannot be multiplied (4x5 and 8x8)" in done.err
     assert "meta" not in done.err
-    assert "line 5, in <module>\n    torch.empty(1 << 40, device='cuda')\ntorch.OutOfMemoryError: CUDA out" in done.err
+    said = re.sub(r"\n +[~^]+\n", "\n", done.err)  # later Pythons underline the call
+    assert "line 5, in <module>\n    torch.empty(1 << 40, device='cuda')\ntorch.OutOfMemoryError: CUDA out" in said
     program.write_text("import torch\nthis is not Python\n")
     done = forecast("--quiet", str(program))
     assert re.findall(r'File "(.+?)", line', done.err) == [str(program)]

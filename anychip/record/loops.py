@@ -75,13 +75,13 @@ def wanted(frame: FrameType) -> Wanted | None:
 @cache
 def _read_at(code: CodeType) -> dict[int, tuple[int, int, bool]]:
     """Line and column of the expression whose value each instruction reads: a jump, or what asks for truth, that of the one before;
-    and whether it asks for truth."""
+    and whether it asks for truth. From Python 3.13 on a comparison asks for its own."""
     found, at = {}, (0, 0)
     for one in dis.get_instructions(code):
-        is_asked = "JUMP" in one.opname or one.opname in ("TO_BOOL", "COPY", "UNARY_NOT")
-        if not is_asked and one.positions is not None:
+        asks_last = "JUMP" in one.opname or one.opname in ("TO_BOOL", "COPY", "UNARY_NOT")
+        if not asks_last and one.positions is not None:
             at = (one.positions.lineno or 0, one.positions.col_offset or 0)
-        found[one.offset] = (*at, is_asked)
+        found[one.offset] = (*at, asks_last or one.argrepr.startswith("bool("))
     return found
 
 

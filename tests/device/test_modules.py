@@ -1,6 +1,9 @@
 """Modules as a recording knows them: which blocks are their parameters, and which ops of a backward are theirs."""
 
+import sys
+
 import numpy as np
+import pytest
 
 from anychip.forecast import forecast
 from anychip.record import Kind
@@ -112,6 +115,9 @@ def test_a_parameter_that_wraps_others_is_where_they_are() -> None:
     assert sorted(program.block_bytes[program.meta["parameter_blocks"]].tolist()) == [128, 2048]
 
 
+@pytest.mark.skipif(
+    sys.version_info[:2] == (3, 12), reason="torch 2.13 reads the name of a module that Python 3.12 has freed"
+)
 def test_a_profile_with_stacks_knows_whose_module_is_called() -> None:
     """torch reads what `self` is in the frame of `Module.__call__`."""
     _, out = run("""

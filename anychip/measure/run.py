@@ -77,6 +77,10 @@ def measure(
     target.set_up()
     path = Path(out)
     file = open_file(path, about(target, clock), target.software(), f"anychip measure {__version__} on {target.name}")
+    if chip is not None and only and not {"gemm", "memory"} <= {*only} and not file.values:
+        raise BadUse(
+            "a chip file needs measured products and copies: leave out --only, or add --only gemm --only memory"
+        )
     most_s = MOST_S / (5 if quick else 1)
     watch = Stopwatch(target, clock, samples=5 if quick else 9, most_s=most_s)
     points = [point for name, kind in KINDS.items() if not only or name in only for point in kind.points(target, quick)]

@@ -105,10 +105,10 @@ class Target:
         status = api.status if api else "unknown"
         if status in ("missing", "mismatch"):
             return Spelling(status, note=f"{self.module} has no {symbol}" if status == "missing" else _note(api))
+        general = portable_rows().get(symbol.split(".")[0])
+        if status in ("unknown", "modified") and general is not None and not general.written:
+            return general  # what means nothing elsewhere, and may not even answer (a capability that is None)
         if status == "unknown":
-            general = portable_rows().get(symbol.split(".")[0])
-            if general is not None and not general.written:
-                return general
             return Spelling(
                 "chip",
                 f"{self.module}.{symbol}",

@@ -206,5 +206,5 @@ def test_timing_of_one_sample_has_no_spread():
 def test_a_chip_file_without_products_is_refused_before_anything_is_measured(tmp_path):
     """It was refused when all had been measured."""
     with pytest.raises(BadUse, match="add --only gemm --only memory"):
-        measure("cpu", tmp_path / "my.csv", quick=True, only=("host",), chip=tmp_path / "my.toml")
+        run.measure("cpu", tmp_path / "my.csv", quick=True, only=("host",), chip=tmp_path / "my.toml")
     assert not list(tmp_path.iterdir())

@@ -76,6 +76,13 @@ def copy(x, out, SIDE: int) -> None:  # type: ignore[no-untyped-def]
     tl.store(out + tl.arange(0, SIDE), tl.load(x + tl.arange(0, SIDE)))
 
 
+def odd(x, N, ZERO: int, SIDE: int = 16) -> None:  # type: ignore[no-untyped-def]
+    """What Python cannot compute, in kernels that nobody launches so for long."""
+    for at in range(0, N, ZERO):
+        tl.store(x, tl.dot(tl.zeros((SIDE, SIDE)), tl.zeros((SIDE, SIDE))) + at)
+    tl.store(x, tl.cdiv(N, ZERO))
+
+
 def flop(of: tuple[tuple[int, ...], ...] | None) -> int:
     assert of is not None
     return sum(2 * times * m * n * k for times, m, n, k in of)
@@ -104,6 +111,12 @@ def test_half_of_a_symmetric_product_is_half_of_it() -> None:
 def test_what_stands_in_memory_is_not_guessed() -> None:
     assert products(packed, {"x": TENSOR, "lengths": TENSOR, "SIDE": 64}, (8,)) is None
     assert products(copy, {"x": TENSOR, "out": TENSOR, "SIDE": 64}, (8,)) == ()
+
+
+def test_what_no_chip_computes_is_not_told_and_ends_no_program() -> None:
+    assert products(odd, {"x": TENSOR, "N": 64, "ZERO": 0}, (8,)) is None
+    assert products(odd, {"x": TENSOR, "N": 0, "ZERO": 0}, (8,)) is None
+    assert products(odd, {"x": TENSOR, "N": 64, "ZERO": 32}, (8,)) == ((8, 16, 16, 32),)
 
 
 PROGRAM = """

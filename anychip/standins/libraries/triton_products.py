@@ -25,7 +25,7 @@ from anychip.standins.libraries.triton_blocks import (
     shape_of,
     turned,
 )
-from anychip.standins.libraries.triton_source import definition
+from anychip.standins.libraries.triton_source import defaults, definition
 
 SAMPLES = 256  # programs at most that are gone through, where they do not all do the same
 TURNS = 4  # of a loop that are each gone through; of longer ones that in the middle stands for all
@@ -56,12 +56,7 @@ def products(function: Any, bound: dict[str, Any], grid: Sequence[int]) -> tuple
     product that is so deep does. () of a kernel without; None where the source does not tell. bound: the kernel's parameters."""
     if not multiplies(function):
         return ()
-    defaults = {
-        name: one.default
-        for name, one in inspect.signature(function).parameters.items()
-        if one.default is not one.empty
-    }
-    values = tuple((name, _plain(value)) for name, value in (defaults | bound).items())
+    values = tuple((name, _plain(value)) for name, value in (defaults(function) | bound).items())
     return _counted(function, values, tuple(int(size) for size in grid))
 
 
@@ -86,7 +81,7 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     tile = getattr(value, "block_shape", None)  # of a descriptor
-    return Block(tuple(tile)) if tile is not None else Block()
+    return Block(tuple(tile)) if isinstance(tile, list | tuple) else Block()
 
 
 @functools.lru_cache(maxsize=4096)
@@ -98,7 +93,7 @@ def _counted(
     try:
         unlike = tuple(size if _matters(function, values, grid, axis) else 1 for axis, size in enumerate(grid))
         few = [_Program(function, dict(values), grid, at).found for at in _spread(unlike)]
-    except (Untold, RecursionError):
+    except Exception:  # Untold, or lines that no chip would come to: a division by a size that is 0
         return None
     depths: dict[tuple[int, int], float] = {}
     for found in few:
@@ -372,9 +367,8 @@ def _all(results: list[Any]) -> Any:
 
 
 def _bound(function: Any, given: Iterable[Any], named: dict[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters
-    defaults = {name: _plain(one.default) for name, one in parameters.items() if one.default is not one.empty}
-    return {**defaults, **dict(zip(parameters, given, strict=False)), **named}
+    plain = {name: _plain(value) for name, value in defaults(function).items()}
+    return {**plain, **dict(zip(inspect.signature(function).parameters, given, strict=False)), **named}
 
 
 def _multiply(line: ast.stmt) -> bool:

@@ -278,9 +278,10 @@ for _ in range(4):
         for _ in range(3):
             learn(synthetic)
     else:  # each micro-batch's gradients are gathered by the program
-        gathered = []
-        for x in torch.randn(3, 16, 3, 8, 8, device="cuda"):
-            learn(x)
+        gathered, batches = [], torch.randn(3, 16, 3, 8, 8, device="cuda")
+        for x in batches:
+            # one that is made anew comes to the address that the last one had
+            learn(torch.randn_like(x) if kind == "gathered anew" else x)
             gathered.append([one.grad for one in weights])
             optimizer.zero_grad()
         for weight, gradients in zip(weights, zip(*gathered)):
@@ -291,10 +292,38 @@ for _ in range(4):
 
 @pytest.mark.parametrize(("kind", "samples"), [
     ("sharpness", 16), ("line search", 16), ("attack", 16), ("attack by backward", 16), ("penalty", 16),
-    ("accumulated", 48), ("gathered", 48),
+    ("accumulated", 48), ("gathered", 48), ("gathered anew", 48),
 ])  # fmt: skip
 def test_a_batch_that_a_step_only_tries_is_none_of_its_own(kind, samples, tmp_path):
     """Sharpness-aware minimization was told to train on twice its batch, and attacks of K steps on K + 1 of them."""
     path = tmp_path / "trials.py"
     path.write_text(TRIALS, encoding="utf-8")
     assert api.forecast([str(path), kind], on=["h100"]).forecasts[0].samples_per_step == samples
+
+
+SHARDED = """
+import torch, torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+
+dist.init_process_group("nccl")
+torch.cuda.set_device(dist.get_rank())
+block = lambda: torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 64))
+model = torch.nn.Sequential(*(block() for _ in range(4))).cuda()
+for one in (*model, model):
+    fully_shard(one)
+optimizer = torch.optim.AdamW(model.parameters())
+x = torch.randn(16, 64, device="cuda")
+for _ in range(6):
+    for number in range(4):
+        model.set_requires_gradient_sync(number == 3)
+        model(x).mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+
+def test_gradients_that_shards_get_with_the_last_micro_batch_are_of_all_of_them(tmp_path):
+    """Folded micro-batches of one and the same batch were taken for trials: half of the samples was told."""
+    path = tmp_path / "sharded.py"
+    path.write_text(SHARDED, encoding="utf-8")
+    assert api.forecast([str(path)], on=["h100:2"], steps=5).forecasts[0].samples_per_step == 2 * 4 * 16

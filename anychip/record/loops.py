@@ -96,17 +96,22 @@ def _conditions(filename: str) -> tuple[tuple[type[ast.AST], ast.expr], ...]:
 
 def _selects(node: ast.If) -> bool:
     """`if mask.any(): y[mask] = f(x[mask])`: what it does is done with what the mask selects. One that only writes there (`x[bad] = 0`)
-    mends what is exceptional."""
+    mends what is exceptional, and one that raises refuses it."""
     test = node.test
     if not (isinstance(test, ast.Call) and isinstance(test.func, ast.Attribute) and test.func.attr == "any"):
         return False
     mask = test.func.value if not test.args else test.args[0]  # torch.any(mask)
-    return isinstance(mask, ast.Name) and any(
-        isinstance(part, ast.Subscript)
-        and isinstance(part.ctx, ast.Load)
-        and any(isinstance(one, ast.Name) and one.id == mask.id for one in ast.walk(part.slice))
-        for line in node.body
-        for part in ast.walk(line)
+    refuses = any(isinstance(line, ast.Raise) for line in node.body)
+    return (
+        isinstance(mask, ast.Name)
+        and not refuses
+        and any(
+            isinstance(part, ast.Subscript)
+            and isinstance(part.ctx, ast.Load)
+            and any(isinstance(one, ast.Name) and one.id == mask.id for one in ast.walk(part.slice))
+            for line in node.body
+            for part in ast.walk(line)
+        )
     )
 
 

@@ -68,5 +68,7 @@ def test_what_a_mask_selects_is_done_and_what_it_only_mends_is_not() -> None:
         if few.any():
             y = x[few]
             out.append("few")
+        if bad.any():
+            raise ValueError(f"too large: {x[bad]}")
     """)
     assert out == ["valid"]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from anychip.standins.libraries import triton_products
 from anychip.standins.libraries.triton import MODULES, constexpr, jit
 from anychip.standins.libraries.triton_products import products
 from tests.standins.recorded import Recorded
@@ -76,6 +77,23 @@ def copy(x, out, SIDE: int) -> None:  # type: ignore[no-untyped-def]
     tl.store(out + tl.arange(0, SIDE), tl.load(x + tl.arange(0, SIDE)))
 
 
+def dropped(q, out, T, seed, rate, SIDE: int = 16) -> None:  # type: ignore[no-untyped-def]
+    """Products of a number that T tells, of what a seed drops; half of them where nothing is."""
+    block, total = tl.load(q + tl.arange(0, SIDE)[:, None] + tl.arange(0, SIDE)[None, :]), tl.zeros((SIDE, SIDE))
+    for at in range(0, T, SIDE):
+        total += tl.dot(tl.where(tl.rand(seed + at, tl.arange(0, SIDE))[None, :] > rate, block, 0.0), block)
+        if rate > 0:
+            total += tl.dot(block, block)
+    tl.store(out, total)
+
+
+def odd(x, N, ZERO: int, SIDE: int = 16) -> None:  # type: ignore[no-untyped-def]
+    """What Python cannot compute, in kernels that nobody launches so for long."""
+    for at in range(0, N, ZERO):
+        tl.store(x, tl.dot(tl.zeros((SIDE, SIDE)), tl.zeros((SIDE, SIDE))) + at)
+    tl.store(x, tl.cdiv(N, ZERO))
+
+
 def flop(of: tuple[tuple[int, ...], ...] | None) -> int:
     assert of is not None
     return sum(2 * times * m * n * k for times, m, n, k in of)
@@ -104,6 +122,33 @@ def test_half_of_a_symmetric_product_is_half_of_it() -> None:
 def test_what_stands_in_memory_is_not_guessed() -> None:
     assert products(packed, {"x": TENSOR, "lengths": TENSOR, "SIDE": 64}, (8,)) is None
     assert products(copy, {"x": TENSOR, "out": TENSOR, "SIDE": 64}, (8,)) == ()
+
+
+def test_a_number_that_decides_nothing_is_no_other_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seed: each of thousands of launches took a tenth of a second."""
+    gone_through: list[Any] = []
+    run = triton_products._Program.run
+    monkeypatch.setattr(triton_products._Program, "run", lambda *given: [gone_through.append(given), run(*given)][1])
+
+    def launch(T: int, seed: int, rate: float) -> int:
+        gone_through.clear()
+        return flop(products(dropped, {"q": TENSOR, "out": TENSOR, "T": T, "seed": seed, "rate": rate}, (8,)))
+
+    each = 8 * 2 * 16**3
+    assert [launch(160, seed, 0.5) for seed in range(9)] == [2 * 10 * each] * 9
+    assert not gone_through
+    # what a number does decide is seen, before and after
+    assert [launch(T, seed, 0.5) for seed, T in enumerate((320, 80, 160, 320))] == [
+        each * 2 * n for n in (20, 5, 10, 20)
+    ]
+    assert [launch(160, 7, rate) for rate in (0.0, 0.1, 0.0)] == [10 * each, 2 * 10 * each, 10 * each]
+    assert launch(160, 100, 0.5) == 2 * 10 * each
+
+
+def test_what_no_chip_computes_is_not_told_and_ends_no_program() -> None:
+    assert products(odd, {"x": TENSOR, "N": 64, "ZERO": 0}, (8,)) is None
+    assert products(odd, {"x": TENSOR, "N": 0, "ZERO": 0}, (8,)) is None
+    assert products(odd, {"x": TENSOR, "N": 64, "ZERO": 32}, (8,)) == ((8, 16, 16, 32),)
 
 
 PROGRAM = """

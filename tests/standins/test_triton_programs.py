@@ -77,11 +77,18 @@ PROGRAM = """
             total += tl.dot(tl.load(Q + at[:, None] + at[None, :]), tl.load(K + at[:, None] + at[None, :]))
         tl.store(Out + at[:, None] + at[None, :], total)
 
+    @triton.jit
+    def gram(X, Out, N, SIDE: tl.constexpr = 64):
+        at = tl.arange(0, SIDE)
+        block = tl.load(X + (tl.program_id(0) * SIDE + at)[:, None] * N + at[None, :])
+        tl.store(Out + at[:, None] * N + at[None, :], tl.dot(block, block.T))
+
     a, b, c = (torch.empty(512, 512, device="cuda", dtype=torch.float16) for _ in range(3))
     product[lambda meta: (triton.cdiv(500, meta["M"]) * triton.cdiv(512, meta["N"]),)](a, b, c, 500, 512, 512, 512, ACTIVATION="leaky_relu")
     q, k, v, out = (torch.empty(2, 4, 1024, 64, device="cuda", dtype=torch.float16) for _ in range(4))
     causal[(1024 // 64, 8)](q, k, v, out, 0.5, 1024, 64, M=64, N=32)
     paged[(8,)](a, b, c, torch.zeros(8, dtype=torch.int32, device="cuda"), SIZE=64)
+    gram[lambda meta: (512 // meta["SIDE"],)](a, b, 512)
 """
 
 
@@ -90,6 +97,11 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     path = tmp_path_factory.mktemp("triton") / "program.py"
     path.write_text(textwrap.dedent(PROGRAM), encoding="utf-8")
     return Recorded(path, path.with_name("said.json"))
+
+
+def test_a_grid_knows_what_parameters_are_where_a_launch_does_not_give_them(triton: Recorded) -> None:
+    """KeyError: 'SIDE' ended the program."""
+    assert triton.work("custom.triton.gram").flop == 8 * 2 * 64**3
 
 
 def test_a_product_has_its_flop(triton: Recorded) -> None:

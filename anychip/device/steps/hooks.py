@@ -345,7 +345,7 @@ class Hooks:
                 if watched is not None and accumulates and not depth and not self._made:
                     self._own_optimizer.watch()
             if not depth and accumulates:
-                self._trials.made(repeats is not None and repeats.replayed)
+                self._trials.made(repeats is not None and repeats.replayed, repeats and repeats.settings)
                 self.steps.backward()
             elif not depth:
                 self._trials.asked_for(*args, **kwargs)

@@ -121,6 +121,7 @@ class Repeats:
         self.roots: Any = ()  # what it goes back from
         self.current: Call | Replay | None = None  # whose backward it is in
         self.replayed = False  # whether the last one was of a folded call
+        self.settings: Any = None  # of all modules when it began
         self.histories: dict[Any, History] = {}
         self.before: dict[torch.nn.Module, Any] = {}
         self.holders: weakref.WeakKeyDictionary[torch.nn.Module, list[dict[str, Any]]] = weakref.WeakKeyDictionary()
@@ -269,6 +270,7 @@ class Repeats:
         self.depth -= 1
         if self.depth:
             return
+        self.settings = frozenset(self.before.items())
         self.before, self.roots = {}, ()
         self.replayed = isinstance(self.current, Replay)
         self._learn_backward(None)

@@ -11,11 +11,15 @@ import weakref
 from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
 from anychip.record import Kind, Mark, word
 
-Given = frozenset[tuple[int, int]]  # address and version of each tensor of a call
+Key = tuple[
+    Any, int, int
+]  # of a tensor: its storage (another one may come to the same address), its address in it, its version
+Given = frozenset[Key]  # of each tensor of a call
 
 
 class Trials:
@@ -26,7 +30,9 @@ class Trials:
         self._calls: set[Given] = set()  # what was given since the last backward
         self._inputs: list[weakref.ref[Any]] = []  # of that, leaves whose gradient is wanted
         self._called: weakref.ref[Any] | None = None  # a weight of what was called last since then
-        self._makes: set[int] = set()  # weights, by id, whose gradient some backward was seen to make
+        self._makes: set[Any] = (
+            set()
+        )  # weights, by id, whose gradient some backward was seen to make, and how modules were set then
         self._unused: weakref.ref[Any] | None = None  # one whose gradient the last backward made, and nobody has used
         self._went_through: set[Given] = set()
         self._made_for_input = False  # it made an input's, too
@@ -47,14 +53,14 @@ class Trials:
                 self._tell()
         self._unused = None
 
-    def made(self, replayed: bool) -> None:
+    def made(self, replayed: bool, settings: Any) -> None:
         """A backward made the gradients of all leaves. replayed: of a folded call, and so none of weights, though those that it repeats
-        did."""
+        may have made some. settings: how modules were set, as FSDP's are that keep gradients for themselves until the last micro-batch."""
         weight = self._called() if self._called is not None else None
         if weight is not None:
             if weight.grad is not None:
-                self._makes.add(id(weight))
-            if weight.grad is not None or (replayed and id(weight) in self._makes):
+                self._makes.add((id(weight), settings))
+            if weight.grad is not None or (replayed and (id(weight), settings) in self._makes):
                 self._unused, self._went_through = self._called, self._calls
                 self._made_for_input = any(one.grad is not None for one in self._alive())
         self._begin()
@@ -83,9 +89,10 @@ class Trials:
         self.tape.append(word(Kind.MARK, Mark.UNLEARNT))
 
 
-def _key(tensor: Any) -> tuple[int, int] | None:
+def _key(tensor: Any) -> Key | None:
     """What says that the same numbers come again; None where nothing does (a wrapper's, inference mode's)."""
     try:
-        return (tensor.data_ptr(), tensor._version) if tensor.data_ptr() else None
+        address = tensor.data_ptr()
+        return (StorageWeakRef(tensor.untyped_storage()), address, tensor._version) if address else None
     except RuntimeError:
         return None

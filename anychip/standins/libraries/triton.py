@@ -18,7 +18,7 @@ import torch
 from anychip.standins import custom, recording
 from anychip.standins.libraries.triton_names import LANGUAGE_DTYPES, LANGUAGE_FUNCTIONS, LIBDEVICE
 from anychip.standins.libraries.triton_products import products
-from anychip.standins.libraries.triton_source import block, roles
+from anychip.standins.libraries.triton_source import block, defaults, roles
 
 VERSION = "3.4.0"
 
@@ -32,7 +32,10 @@ LAUNCH_OPTIONS = {
 def record_launch(function: Any, holder: Any, args: Sequence[Any], kwargs: dict[str, Any], grid: Any = None) -> None:
     """One launch as one op. function: the kernel's Python function; holder: the object that may carry its cost; grid: its programs."""
     names = custom.parameter_names(function)
-    bound = dict(zip(names, args, strict=False)) | {k: v for k, v in kwargs.items() if k not in LAUNCH_OPTIONS}
+    given = dict(zip(names, args, strict=False)) | {
+        k: v for k, v in kwargs.items() if k in names or k not in LAUNCH_OPTIONS
+    }
+    bound = given | {name: value for name, value in defaults(function).items() if name not in given}
     tensors = {name: _tensor(value) for name, value in bound.items() if _tensor(value) is not None}
     if not recording.any_on_chip(list(tensors.values())):
         raise ValueError("Pointer argument cannot be accessed from Triton (cpu tensor?)")
@@ -48,10 +51,10 @@ def record_launch(function: Any, holder: Any, args: Sequence[Any], kwargs: dict[
         full = replace(cost, bytes=moved if cost.bytes is None else cost.bytes, mutates=cost.mutates or written)
         custom.record_call(f"custom.{name}", full, (), _known(bound, names))
         return
-    given = tuple(tensors.get(param, value) for param, value in bound.items())
+    operands = tuple(tensors.get(param, value) for param, value in bound.items())
     multiplied = products(function, bound, programs) if programs is not None else None
     priced = (f"custom.{name}", (("products", multiplied),)) if multiplied else (name, ())
-    recording.launch(priced[0], given, (), [tensors[param] for param in written], (("bytes", moved), *priced[1]))
+    recording.launch(priced[0], operands, (), [tensors[param] for param in written], (("bytes", moved), *priced[1]))
 
 
 def _programs(grid: Any, bound: dict[str, Any]) -> tuple[int, ...] | None:

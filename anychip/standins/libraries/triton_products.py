@@ -13,7 +13,7 @@ import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from anychip.standins.libraries.triton_blocks import (
     FUNCTIONS,
@@ -25,7 +25,7 @@ from anychip.standins.libraries.triton_blocks import (
     shape_of,
     turned,
 )
-from anychip.standins.libraries.triton_source import definition
+from anychip.standins.libraries.triton_source import defaults, definition
 
 SAMPLES = 256  # programs at most that are gone through, where they do not all do the same
 TURNS = 4  # of a loop that are each gone through; of longer ones that in the middle stands for all
@@ -51,18 +51,13 @@ class _Returned(Exception):
         self.value = value
 
 
-def products(function: Any, bound: dict[str, Any], grid: Sequence[int]) -> tuple[tuple[int, int, int, int], ...] | None:
+def products(function: Any, bound: dict[str, Any], grid: Sequence[int]) -> "Products | None":
     """(programs, m, n, k) of the products of one launch: what a program multiplies into tiles of [m, n] goes on without a pause, as one
     product that is so deep does. () of a kernel without; None where the source does not tell. bound: the kernel's parameters."""
     if not multiplies(function):
         return ()
-    defaults = {
-        name: one.default
-        for name, one in inspect.signature(function).parameters.items()
-        if one.default is not one.empty
-    }
-    values = tuple((name, _plain(value)) for name, value in (defaults | bound).items())
-    return _counted(function, values, tuple(int(size) for size in grid))
+    values = {name: _plain(value) for name, value in (defaults(function) | bound).items()}
+    return _launched(function, values, tuple(int(size) for size in grid))
 
 
 @functools.cache
@@ -86,25 +81,62 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     tile = getattr(value, "block_shape", None)  # of a descriptor
-    return Block(tuple(tile)) if tile is not None else Block()
+    return Block(tuple(tile)) if isinstance(tile, list | tuple) else Block()
+
+
+Products = tuple[tuple[int, int, int, int], ...]
+
+
+class Counted(NamedTuple):
+    """undecided: how many branches and loops were taken without that their number was known."""
+
+    products: Products
+    undecided: int
+
+
+_first: dict[Any, dict[str, Any]] = {}  # of each kernel its parameters in the first launch
+_idle: dict[Any, Products] = {}  # of a kernel whose changing numbers are hidden, where they decide nothing
+_decisive: set[Any] = set()  # kernels and sets of their parameters that do decide
+
+
+def _launched(function: Any, values: dict[str, Any], grid: tuple[int, ...]) -> Products | None:
+    """The products of one launch. Numbers that change from launch to launch (a seed, a rate) are looked at once: to go through the
+    source takes a tenth of a second, and a program may launch a kernel thousands of times."""
+    first = _first.setdefault(function, values)
+    changing = frozenset(
+        name for name, value in values.items() if _is_number(value) and value != first.get(name, value)
+    )
+    hidden = tuple((name, Block() if name in changing else value) for name, value in values.items())
+    if (found := _idle.get((function, hidden, grid))) is not None:
+        return found
+    counted = _counted(function, tuple(values.items()), grid)
+    if counted and changing and (function, changing) not in _decisive:
+        if _counted(function, hidden, grid) == counted:
+            _idle[function, hidden, grid] = counted.products
+        else:
+            _decisive.add((function, changing))
+    return counted.products if counted else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @functools.lru_cache(maxsize=4096)
-def _counted(
-    function: Any, values: tuple[tuple[str, Any], ...], grid: tuple[int, ...]
-) -> tuple[tuple[int, int, int, int], ...] | None:
+def _counted(function: Any, values: tuple[tuple[str, Any], ...], grid: tuple[int, ...]) -> Counted | None:
     if math.prod(grid) <= 0:
-        return ()
+        return Counted((), 0)
     try:
         unlike = tuple(size if _matters(function, values, grid, axis) else 1 for axis, size in enumerate(grid))
-        few = [_Program(function, dict(values), grid, at).found for at in _spread(unlike)]
-    except (Untold, RecursionError):
+        few = [_Program(function, dict(values), grid, at) for at in _spread(unlike)]
+    except Exception:  # Untold, or lines that no chip would come to: a division by a size that is 0
         return None
     depths: dict[tuple[int, int], float] = {}
-    for found in few:
-        for times, m, n, k in found:
+    for program in few:
+        for times, m, n, k in program.found:
             depths[m, n] = depths.get((m, n), 0.0) + times * k / len(few)
-    return tuple((math.prod(grid), m, n, max(round(k), 1)) for (m, n), k in depths.items())
+    products = tuple((math.prod(grid), m, n, max(round(k), 1)) for (m, n), k in depths.items())
+    return Counted(products, sum(program.undecided for program in few))
 
 
 def _matters(function: Any, values: tuple[tuple[str, Any], ...], grid: tuple[int, ...], axis: int) -> bool:
@@ -140,7 +172,7 @@ class _Program:
     def __init__(self, function: Any, values: dict[str, Any], grid: tuple[int, ...], at: tuple[int, ...]) -> None:
         self.grid, self.at = (*grid, 1, 1)[:3], (*at, 0, 0)[:3]
         self.found: list[Product] = []
-        self.times, self.depth = 1, 0
+        self.times, self.depth, self.undecided = 1, 0, 0
         self.run(function, values)
 
     def run(self, function: Any, values: dict[str, Any]) -> Any:
@@ -198,6 +230,7 @@ class _Program:
         test = self.value(line.test, names)
         if not isinstance(test, Block):
             return line.body if test else line.orelse
+        self.undecided += 1
         return line.orelse if isinstance(line.body[-1], ast.Return) else line.body
 
     def loop(self, line: ast.For, names: dict[str, Any]) -> None:
@@ -205,6 +238,7 @@ class _Program:
         if turns is None:
             if _multiply(line):
                 raise Untold
+            self.undecided += 1
             self.forget(line, names)
             return
         if len(turns) <= TURNS:
@@ -265,6 +299,7 @@ class _Program:
             return self.either(node, names)
         if isinstance(node, ast.IfExp):
             test = self.value(node.test, names)
+            self.undecided += isinstance(test, Block)
             return self.value(node.body if isinstance(test, Block) or test else node.orelse, names)
         if isinstance(node, ast.Subscript):
             return self.part(node, names)
@@ -372,9 +407,8 @@ def _all(results: list[Any]) -> Any:
 
 
 def _bound(function: Any, given: Iterable[Any], named: dict[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters
-    defaults = {name: _plain(one.default) for name, one in parameters.items() if one.default is not one.empty}
-    return {**defaults, **dict(zip(parameters, given, strict=False)), **named}
+    plain = {name: _plain(value) for name, value in defaults(function).items()}
+    return {**plain, **dict(zip(inspect.signature(function).parameters, given, strict=False)), **named}
 
 
 def _multiply(line: ast.stmt) -> bool:

@@ -68,6 +68,13 @@ RESHAPE = {
 
 
 @functools.cache
+def defaults(function: Any) -> dict[str, Any]:
+    """What parameters are where a call does not give them."""
+    parameters = inspect.signature(function).parameters
+    return {name: one.default for name, one in parameters.items() if one.default is not one.empty}
+
+
+@functools.cache
 def definition(function: Any) -> ast.FunctionDef | None:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))

@@ -135,13 +135,11 @@ def _in_turn(kinds: Ints, payloads: Ints, switches: Ints, alone: Flags) -> tuple
     # By word: does a switch stand here that waits for what it records, for which nobody else waits?
     waits = np.zeros(kinds.size + 1, bool)
     waits[switches] = (payloads[switches] == payloads[switches + 2]) & (heard[switches] == 1)
-    back = np.append(at[1:] - 1, kinds.size - 1)  # where each stay on a stream ends
+    # Of each stay on a stream: where it ends, where the one before it had ended, and where that was waited for.
+    back = np.append(at[1:] - 1, kinds.size - 1)
+    since, caught = np.full(at.size, -1), np.zeros(at.size, np.int64)
     order = order_of(to)
     again = np.flatnonzero(np.diff(to[order]) == 0)
-    since, caught = (
-        np.full(at.size, -1),
-        np.zeros(at.size, np.int64),
-    )  # when it was left before, when that was waited for
     since[order[again + 1]] = back[order[again]]
     caught[order[again + 1]] = waiter[back[order[again]]]
 
@@ -153,6 +151,7 @@ def _in_turn(kinds: Ints, payloads: Ints, switches: Ints, alone: Flags) -> tuple
     bound = ~np.isin(streams, payloads[kinds == Kind.SYNC] - 1)
     one_home = home == home[np.unique(of, return_index=True)[1]][of]
     bound[of[~(one_home & (begun > since) & (stream_at(begun) == home))]] = False
+
     is_caught = (caught >= 0) & (caught < at - 1) & ((since < 0) | (stream_at(caught) == home))
     by_itself = bound[of] & waits[at - 1] & (back == at + 3) & waits[back] & (np.append(to[1:], -1) == home) & is_caught
     ops = at[by_itself] + 2

@@ -69,7 +69,15 @@ def _equals(values: Values, call: Call) -> list[Known]:
     if call.args[0].dtype == torch.bool and not isinstance(call.args[1], torch.Tensor) and not call.args[1]:
         known = of(values, call.args[0])
         return [_opposite(known, int(not known.guess))]
-    return [_set(values, call) or _equal(values, call)]
+    return [_itself(call, 1.0) or _set(values, call) or _equal(values, call)]
+
+
+def _itself(call: Call, share: float) -> Known | None:
+    """A tensor that is compared with itself, as by who looks for what is no number."""
+    one, other = call.args[:2]
+    if not isinstance(other, torch.Tensor) or (other is not one and not one.is_set_to(other)):
+        return None
+    return Known(share=share, guess=int(share))
 
 
 @expected("isin")
@@ -83,7 +91,7 @@ def _is_in(values: Values, call: Call) -> list[Known]:
 
 @expected("ne")
 def _differs(values: Values, call: Call) -> list[Known]:
-    return [_set(values, call) or _opposite(_equal(values, call))]
+    return [_itself(call, 0.0) or _set(values, call) or _opposite(_equal(values, call))]
 
 
 NEGATIONS = ("bitwise_not", "logical_not", "bitwise_not_", "logical_not_")

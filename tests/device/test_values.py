@@ -406,6 +406,16 @@ def test_ranges_of_two_parts_of_a_tensor_have_nothing_to_do_with_one_another() -
     assert out == pytest.approx([0.25, 0.64, 0.25, 0.3, 0.5, 1.0], abs=0.07)  # 1,024 of them are looked at
 
 
+def test_a_tensor_is_equal_to_itself_on_the_host_as_on_the_chip() -> None:
+    """A large mask of which nothing was known was all true there: a check for what is no number found a million."""
+    _, out = run("""
+        import torch
+        x = torch.randn(1000, 1000, device="cuda")
+        out = [int((x != x).cpu().sum()), int((x == x).cpu().sum()), int((x != x).sum()), bool((x != x).any())]
+    """)
+    assert out == [0, 10**6, 0, False]
+
+
 def test_a_mask_of_what_was_there_before_is_none_of_what_is_there_now() -> None:
     _, out = run("""
         import torch

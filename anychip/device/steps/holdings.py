@@ -4,17 +4,21 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader, Dataset
+
+FOREIGN = (torch.nn.Module, ModuleType, type, Dataset, DataLoader)
+MOST = 200_000  # objects that are looked into: an optimizer that knows its trainer knows all
 
 
 def kept_by(optimizer: Any) -> list[torch.Tensor]:
     """Tensors that an optimizer has, by whatever name: of a checkpoint, made with it, of preconditioners that are objects.
 
-    Not what modules have, which an optimizer may know as well (the model that it trains, a wrapper that shards it).
+    Not what modules and data sets have, which an optimizer may know as well (the model that it trains, a trainer).
     """
     found: list[torch.Tensor] = []
     left: list[Any] = [vars(optimizer)]
     seen: set[int] = set()
-    while left:
+    while left and len(seen) < MOST:
         one = left.pop()
         if id(one) in seen:
             continue
@@ -26,7 +30,7 @@ def kept_by(optimizer: Any) -> list[torch.Tensor]:
             left.extend(one.values())
         elif issubclass(kind, list | tuple | set | frozenset):
             left.extend(one)
-        elif not issubclass(kind, torch.nn.Module | ModuleType | type):
+        elif not issubclass(kind, FOREIGN):
             left.append(_attributes(one))
     return found
 

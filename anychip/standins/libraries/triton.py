@@ -36,37 +36,40 @@ def record_launch(function: Any, holder: Any, args: Sequence[Any], kwargs: dict[
         k: v for k, v in kwargs.items() if k in names or k not in LAUNCH_OPTIONS
     }
     bound = given | {name: value for name, value in defaults(function).items() if name not in given}
-    tensors = {name: _tensor(value) for name, value in bound.items() if _tensor(value) is not None}
+    tensors = {param: one for param, value in bound.items() if (one := _tensor(value)) is not None}
     if not recording.any_on_chip(list(tensors.values())):
         raise ValueError("Pointer argument cannot be accessed from Triton (cpu tensor?)")
+    operands = {param: tensors.get(param, value) for param, value in bound.items()}
     name = f"triton.{function.__name__}"
     read_written = roles(function)
     each = {param: (one, *read_written.get(param, (True, False))) for param, one in tensors.items()}
-    programs = _programs(grid, bound)
-    most = _most(function, programs, bound)
+    numbers = {param: getattr(value, "value", value) for param, value in bound.items()}  # of a constexpr its own
+    programs = _programs(grid, numbers)
+    most = _most(function, programs, numbers)
     moved = sum(min(extent(one), most * one.element_size()) * (reads + writes) for one, reads, writes in each.values())
     written = tuple(param for param, (_, _, writes) in each.items() if writes)
     cost = getattr(holder, "anychip_cost", None) or custom.COSTS.get(name)
     if cost is not None:
         full = replace(cost, bytes=moved if cost.bytes is None else cost.bytes, mutates=cost.mutates or written)
-        custom.record_call(f"custom.{name}", full, (), _known(bound, names))
+        custom.record_call(f"custom.{name}", full, (), {param: operands[param] for param in bound if param in names})
         return
-    operands = tuple(tensors.get(param, value) for param, value in bound.items())
     multiplied = products(function, bound, programs) if programs is not None else None
     priced = (f"custom.{name}", (("products", multiplied),)) if multiplied else (name, ())
-    recording.launch(priced[0], operands, (), [tensors[param] for param in written], (("bytes", moved), *priced[1]))
+    recording.launch(
+        priced[0], tuple(operands.values()), (), [tensors[param] for param in written], (("bytes", moved), *priced[1])
+    )
 
 
-def _programs(grid: Any, bound: dict[str, Any]) -> tuple[int, ...] | None:
+def _programs(grid: Any, numbers: dict[str, Any]) -> tuple[int, ...] | None:
     """How many programs a launch has along each axis."""
     if callable(grid):
-        grid = grid({name: getattr(value, "value", value) for name, value in bound.items()})
+        grid = grid(dict(numbers))
     return None if grid is None else (grid,) if isinstance(grid, int) else tuple(grid)
 
 
-def _most(function: Any, programs: tuple[int, ...] | None, bound: dict[str, Any]) -> float:
+def _most(function: Any, programs: tuple[int, ...] | None, numbers: dict[str, Any]) -> float:
     """How many elements of a tensor a launch gets at by one line: of a cache it may be few."""
-    size = block(function, {name: getattr(value, "value", value) for name, value in bound.items()})
+    size = block(function, numbers)
     return math.inf if size is None or programs is None else math.prod(programs) * size
 
 
@@ -75,12 +78,6 @@ def hand_on(holder: Any) -> None:
     cost = getattr(holder, "anychip_cost", None)
     if cost is not None:
         holder.fn.anychip_cost = cost
-
-
-def _known(bound: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        name: _tensor(value) if _tensor(value) is not None else value for name, value in bound.items() if name in names
-    }
 
 
 def _tensor(value: Any) -> Any:

@@ -25,6 +25,7 @@ from anychip.cost.price import EVIDENCE, LIMITS, Prices
 from anychip.garbage import uncollected
 from anychip.network import Collective, CollectiveCost, Tier, collective_of
 from anychip.record import Program
+from anychip.record.failure import cut_short
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
 from anychip.timeline.price import Timeline
@@ -249,8 +250,8 @@ def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None
     for index, (script, priced) in enumerate(zip(scripts, prices, strict=True)):
         engines.append(RankEngine(index, script, priced, board, extra[index] if extra else None, jitter))
     _advance(engines, board)
-    cut_short = any(script.program.meta.get("stopped") for script in scripts)
-    if not all(engine.done or _has_done(engine, steps, cut_short) for engine in engines):
+    may_lack = steps is not None or cut_short(script.program for script in scripts)
+    if not all(engine.done or _has_done(engine, steps, may_lack) for engine in engines):
         complain_of_waiting(engines, board)
     timelines = [_timeline(engine, priced) for engine, priced in zip(engines, prices, strict=True)]
     return timelines, tuple(unlike_text(engines, *pair) for pair in board.unlike.values())
@@ -281,13 +282,13 @@ def _steps_of_all(program: Program) -> int | None:
     return min((len(steps) for rank in program.ranks if (steps := find_steps(rank))), default=0)
 
 
-def _has_done(engine: RankEngine, steps: int | None, cut_short: bool) -> bool:
+def _has_done(engine: RankEngine, steps: int | None, may_lack: bool) -> bool:
     """Does a rank wait only for what others did after they were ended? Recordings stop when a rank has done its steps, each
     at its own place, or where the user or another's failure stopped them. Of ranks that all came to their own end nothing is missing."""
     program = engine.script.program
     if program.meta.get("interrupted"):
         return True
-    if steps is None and not cut_short:
+    if not may_lack:
         return False
     found = find_steps(program)[:steps]
     waiting = [int(engine.script.keep[leg.position]) for _, leg in engine.waiting()]

@@ -30,7 +30,7 @@ from anychip.errors import (
     UnsupportedTorch,
 )
 from anychip.record import Program
-from anychip.record.failure import Failure, failure_of, refusal, refused
+from anychip.record.failure import Failure, cut_short, failure_of, refusal, refused
 from anychip.record.steps import Marks, find_steps
 from anychip.record.tape import Mark
 from anychip.spec import Chip
@@ -351,10 +351,7 @@ def _result(
     if program.meta.get("interrupted") and not all(map(_has_steps, program.ranks)):
         raise _too_early(name)
     how = failure_of(program)
-    cut_short = any(
-        rank.meta.get("stopped") for rank in program.ranks
-    )  # whoever waits after its steps may wait for one of these
-    if how is not None and program.meta.get("hang") and (how.steps < steps or not cut_short):
+    if how is not None and program.meta.get("hang") and (how.steps < steps or not cut_short(program.ranks)):
         when = f"after {units.several(how.steps, 'step')}" if how.steps else "before its first step is complete"
         stuck = [Stuck(**{**one, "waits_for": tuple(one["waits_for"])}) for one in program.meta["stuck"]]
         raise Deadlock(f"{name}: the job would hang {when}: {program.meta['hang']}", stuck)

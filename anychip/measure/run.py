@@ -22,7 +22,7 @@ from anychip.measure.device import Device
 from anychip.measure.file import RatesFile, open_file
 from anychip.measure.point import Point, value_of
 from anychip.measure.stopwatch import CLOCKS, Stopwatch
-from anychip.measure.this_cpu import write_chip
+from anychip.measure.this_cpu import LACKING, write_chip
 
 Say = Callable[[str, int, int], None]
 KINDS = {"host": host, "memory": memory, "gemm": gemm, "conv": conv, "attention": attention, "ops": ops}
@@ -78,9 +78,7 @@ def measure(
     path = Path(out)
     file = open_file(path, about(target, clock), target.software(), f"anychip measure {__version__} on {target.name}")
     if chip is not None and only and not {"gemm", "memory"} <= {*only} and not file.values:
-        raise BadUse(
-            "a chip file needs measured products and copies: leave out --only, or add --only gemm --only memory"
-        )
+        raise BadUse(LACKING)
     most_s = MOST_S / (5 if quick else 1)
     watch = Stopwatch(target, clock, samples=5 if quick else 9, most_s=most_s)
     points = [point for name, kind in KINDS.items() if not only or name in only for point in kind.points(target, quick)]

@@ -10,6 +10,8 @@ from anychip.measure.file import RatesFile
 
 L3 = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 
+LACKING = "a chip file needs measured products and copies: leave out --only, or add --only gemm --only memory"
+
 
 def chip_text(chip_id: str, file: RatesFile, device: Device, threads: int) -> str:
     """The TOML of a chip whose rates `file` holds. Raises BadUse where no product and no copy was measured."""
@@ -17,7 +19,7 @@ def chip_text(chip_id: str, file: RatesFile, device: Device, threads: int) -> st
                for dtype in device.dtypes}  # fmt: skip
     copies = [value for (op, _, _), value in file.values.items() if op == "memory.copy"]
     if not fastest["fp32"] or not copies:
-        raise BadUse("a chip file needs measured products and copies: leave out --only")
+        raise BadUse(LACKING)
     gib = device.memory_bytes / 2**30
     llc = L3.read_text().strip() if L3.is_file() else ""
     l3 = f'{{ value = {int(llc[:-1]) / 1024:g}, unit = "MiB", src = "system" }}' if llc.endswith("K") else '"unknown"'

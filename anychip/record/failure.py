@@ -1,6 +1,7 @@
 """How a recorded program ended where it failed: whose rank, which error, at which line, after how many steps."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from anychip import units
@@ -48,6 +49,11 @@ def failure_of(program: Program) -> Failure | None:
     wanted, of_bytes = refused(failed)
     said = first_line(str(failed.meta.get("failure", "")))
     return Failure(int(code), rank, said, file, line, num_trained(failed), wanted, of_bytes)
+
+
+def cut_short(ranks: Iterable[Program]) -> bool:
+    """Whether a rank was ended once it had done its steps: who waits after his own may wait for one of these."""
+    return any(rank.meta.get("stopped") for rank in ranks)
 
 
 def first_line(said: str) -> str:

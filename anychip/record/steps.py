@@ -288,9 +288,8 @@ def _calls(marks: Marks) -> list[Step]:
 
 def _called(program: Program, at: int) -> int:
     """The module whose call begins there; -1 where it is none with a name."""
-    inner = (
-        int(program.tape[at + 1]) if at + 1 < program.tape.size else 0
-    )  # of one word: the whole tape takes its time each call
+    # (Of one word: to look at the kinds of the whole tape takes its time for each of thousands of calls.)
+    inner = int(program.tape[at + 1]) if at + 1 < program.tape.size else 0
     return inner >> KIND_BITS if inner & KIND_MASK == Kind.ENTER else -1
 
 

@@ -16,9 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from anychip.record import Kind, Mark, word
 
-Key = tuple[
-    Any, int, int
-]  # of a tensor: its storage (another one may come to the same address), its address in it, its version
+# Of a tensor: its storage (another one may come to the same address), its address, its version.
+Key = tuple[Any, int, int]
 Given = frozenset[Key]  # of each tensor of a call
 
 
@@ -30,9 +29,8 @@ class Trials:
         self._calls: set[Given] = set()  # what was given since the last backward
         self._inputs: list[weakref.ref[Any]] = []  # of that, leaves whose gradient is wanted
         self._called: weakref.ref[Any] | None = None  # a weight of what was called last since then
-        self._makes: set[Any] = (
-            set()
-        )  # weights, by id, whose gradient some backward was seen to make, and how modules were set then
+        # Weights, by id, whose gradient some backward was seen to make, and how modules were set then.
+        self._makes: set[Any] = set()
         self._unused: weakref.ref[Any] | None = None  # one whose gradient the last backward made, and nobody has used
         self._went_through: set[Given] = set()
         self._made_for_input = False  # it made an input's, too

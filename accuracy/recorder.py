@@ -38,7 +38,7 @@ GATHERED = "accuracy.gathered"
 SERVING = "accuracy.serving.program"
 STANDINS = {
     MEGATRON: (
-        "amp_c.py", "apex*.py", "cupy.py", "grouped_gemm.py", "optimizers.py", "softmax.py", "te_*.py", "transformer_engine.py",
+        "amp_c.py", "apex*.py", "cupy.py", "flash_attn.py", "grouped_gemm.py", "optimizers.py", "softmax.py", "te_*.py", "transformer_engine.py",
         "wgrad.py", "fused.py", "recording.py",
     ),
     HYBRID: ("causal_conv1d.py", "fused.py", "mamba_*.py"),

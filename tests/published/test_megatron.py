@@ -64,7 +64,7 @@ def test_both_programs_agree(recorder, name):
 
 @needs_megatron
 @pytest.mark.parametrize(
-    "more", [{"layers": 8, "micro_batches": 6}, {"layers": 32, "pp": 4, "vp": 2, "micro_batches": 16}]
+    "more", [{"layers": 32, "micro_batches": 20}, {"layers": 32, "pp": 4, "vp": 2, "micro_batches": 16}]
 )
 def test_folded_is_as_unfolded(recorder, more):
     whole = {**SHAPE, **LLAMA, "hidden": 1024, "heads": 8, "ffn": 2816, **more}

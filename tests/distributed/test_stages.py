@@ -1,11 +1,15 @@
 """The middle stages of a pipeline from one of them: what they leave is what each leaves that really runs."""
 
+import os
+import signal
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from anychip.device.distributed.job import Job, Rank
+from anychip.device.distributed.mailbox import Mailbox
 from anychip.device.distributed.middle import Middle
 from anychip.device.distributed.stages import moved
 from anychip.device.launch import record
@@ -88,6 +92,25 @@ def test_a_recording_moves_to_another_place_of_the_pipeline() -> None:
     assert [op.kwarg("root") for op in program.ops[2:4]] == [12, 8]
     assert program.groups == [line, Group((8, 9, 10, 11), "dp")]
     assert (program.rank, program.members) == (8, (8,))
+
+
+def test_stages_start_when_the_first_names_them_and_not_when_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # a job hears Ctrl-C for its ranks
+    started: list[Rank] = []
+
+    def fork(rank: Rank, tokens: tuple[int, int]) -> int:
+        started.append(rank)
+        child = os.fork()
+        if not child:
+            if rank.rank == 0:
+                Mailbox(tmp_path, 0, None, tokens).tell_stages(range(0, 32, 4))
+            os._exit(0)
+        return child
+
+    Job(tmp_path, world_size=32, per_node=8, jobs=2, fork=fork).run(everyone=False)
+    assert started == [Rank(0), Rank(4, stages=tuple(range(0, 32, 4))), Rank(28)]
 
 
 def test_letters_are_lent_from_like_neighbours_and_have_to_be_what_the_second_writes(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch._C._distributed_c10d import FakeProcessGroup
 from torch.distributed import distributed_c10d as c10d
 
-from anychip.device.distributed import sharding
+from anychip.device.distributed import sharding, stages
 from anychip.device.distributed.mailbox import Mailbox
 from anychip.device.distributed.store import VirtualStore, make_store
 from anychip.device.runtime import Runtime
@@ -234,6 +234,8 @@ def _joining(groups: Groups) -> None:
             sharding.install()
             if groups.runtime.stages is not None:
                 groups.runtime.stages.install()
+            if groups.mailbox is not None and given["rank"] == 0:
+                stages.told(groups.mailbox)
         given.pop("init_method", None)
         given.setdefault("store", VirtualStore(given["rank"], given["world_size"]))
         return original(**given)

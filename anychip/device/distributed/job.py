@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from anychip.device.distributed.branches import MOST_APART, Apart, World, first_of_others, told_apart, unseen
-from anychip.device.distributed.mailbox import LIBRARIES, appear
+from anychip.device.distributed.mailbox import LIBRARIES, STAGES_OF_FIRST, appear
 from anychip.device.distributed.middle import LEAST, Middle
 from anychip.device.distributed.ranks import MOST, SENDS, alike, classes, fullest, leaves, stream, wanted, within
 from anychip.device.launch import KILLED, UNFOLD
@@ -72,6 +72,7 @@ class Job:
         self.interrupted = False
         self.hang = ""  # what ranks wait for that never comes
         self.stuck: Sequence[Stuck] = ()  # which ranks
+        self._knows_stages = False
         self._loaded = 0  # when the list of libraries was written that were loaded last
         self._told_apart: Apart | None = None  # ranks, by the program's source
         self.middle: Middle | None = None  # of a pipeline, taken to do the same
@@ -145,13 +146,13 @@ class Job:
     def _again(self) -> tuple[int, Program | None]:
         """Run each stage after all."""
         self._wait(samples=True)
-        for pattern in ("rank-*", "sample-*", "mail-*", "all-*", "waiting-*", "stop-*"):
+        for pattern in ("rank-*", "sample-*", "mail-*", "all-*", "waiting-*", "stop-*", STAGES_OF_FIRST):
             for file in self.folder.glob(pattern):
                 file.unlink(missing_ok=True)
         self.codes.clear()
         self.sampled.clear()
         self.samples_of.clear()
-        self.middle, self.each, self.hang = None, True, ""
+        self.middle, self.each, self.hang, self._knows_stages = None, True, "", False
         return self._ran(everyone=False)
 
     # ------------------------------------------------------------ processes
@@ -167,6 +168,7 @@ class Job:
         while any(samples or rank.stands_in_for is None for rank in self.running.values()):
             self._load_libraries()
             self._reap()
+            self._start_stages()
             self._start_awaited()
             SLEEP(POLL_S)
 
@@ -211,6 +213,24 @@ class Job:
         for stage in middle.samples if middle.played else ():
             self._start(Rank(stage, middle.ranks[1], brief=True))
 
+    def _start_stages(self) -> None:
+        """Start the stages of the pipeline that rank 0 has named; once."""
+        note = self.folder / STAGES_OF_FIRST
+        if self._knows_stages or not note.exists():
+            return
+        self._knows_stages = True
+        ranks = tuple(json.loads(note.read_text(encoding="utf-8")))
+        if ranks[0] == 0 and 1 < len(ranks) <= STAGES and ranks[1] not in self._known():
+            self._start_all(self._together(0, ranks[1], ranks))
+
+    def _start_all(self, ranks: Iterable[Rank]) -> None:
+        """Start those that neither run nor have ended."""
+        known = self._known()
+        for rank in ranks:
+            if rank.rank not in known:
+                known.add(rank.rank)
+                self._start(rank)
+
     def _start_awaited(self) -> None:
         """Start the ranks that are waited for; where all wait for one another, say so and end them."""
         waiting: dict[int, Stuck] = {}
@@ -236,10 +256,8 @@ class Job:
             elif self.middle is not None and peer in self.middle.others and peer not in known:
                 continue  # its like has not come so far
             elif peer not in known and len(known) < MOST:
-                for other in self._together(rank, peer, tuple(awaited[rank])):
-                    if other.rank not in known:
-                        known.add(other.rank)
-                        self._start(other)
+                self._start_all(self._together(rank, peer, tuple(awaited[rank])))
+                known = self._known()
             elif peer in self.codes:
                 self._stop(rank, f"{_waits(stuck)}, which has ended without it", [] if self.codes[peer] else [stuck])
         if any(letter.exists() for letter in letters):

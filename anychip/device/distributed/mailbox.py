@@ -10,7 +10,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from anychip.whole import whole
 
 POLL_S = 0.004
 LIBRARIES = "libraries.json"
+STAGES_OF_FIRST = "stages.json"
 SLEEP = time.sleep  # the real one, taken before the program's clocks are replaced
 
 
@@ -105,6 +106,11 @@ class Mailbox:
         """Name the installed modules that this rank has imported, so that those that start later find them loaded."""
         if not (self.folder / LIBRARIES).exists():
             self._tell(lambda name: True)
+
+    def tell_stages(self, ranks: Sequence[int]) -> None:
+        """Name the ranks of a pipeline that this one is the first of: it will wait for them."""
+        if not (self.folder / STAGES_OF_FIRST).exists():
+            appear(self.folder / STAGES_OF_FIRST, json.dumps(list(ranks)).encode())
 
     def tell_torch(self) -> None:
         """At its end, the parts of torch that it came to need: dynamo alone takes longer to import than a small step to record."""

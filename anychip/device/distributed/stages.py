@@ -7,12 +7,14 @@ that programs write themselves are not taken part in.
 """
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
 
+from anychip.device.distributed.mailbox import Mailbox
 from anychip.device.distributed.schedules import (
     COMPUTE,
     EXCHANGE,
@@ -38,6 +40,7 @@ from anychip.record import Op, Program
 from anychip.record.order import Order, OutOfOrder, Reorder, Stretch
 
 SCHEDULES = "torch.distributed.pipelining.schedules"
+STAGE = "torch.distributed.pipelining.stage"
 AROUND = (*EXCHANGE, RELEASE)
 OF_TORCH = ("PipelineScheduleSingle", "_PipelineScheduleRuntime", "_batch_p2p", "_wait_batch_p2p")
 
@@ -223,6 +226,24 @@ class Stages:
         except (OutOfOrder, AssertionError, LookupError, AttributeError, TypeError, ValueError):
             return {}  # a schedule that is another than these: each stage runs by itself
         return found
+
+
+def told(mailbox: Mailbox) -> None:
+    """Have a job's first rank name the stages of its pipeline as soon as it makes its own: they start while it goes on, not when
+    it first waits for one. A program that has not imported torch's pipelines by now waits."""
+    module = sys.modules.get(STAGE)
+    base = getattr(module, "_PipelineStageBase", None)
+    if base is None:
+        return
+    original = base.__init__
+    ranks_of = importlib.import_module("torch.distributed").get_process_group_ranks
+
+    @wraps(original)
+    def made(stage: Any, *args: Any, **kwargs: Any) -> None:
+        original(stage, *args, **kwargs)
+        mailbox.tell_stages(ranks_of(stage.group))
+
+    base.__init__ = made
 
 
 class Plan:

@@ -116,8 +116,8 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     chip.add_argument("--device", metavar="NAME", default="cuda",
                       help="the device type under which it sees the chip: cuda; others are not there yet")  # fmt: skip
     chip.add_argument("--host", choices=("modelled", "measured"), default="modelled",
-                      help="the host's time: from figures of what eager PyTorch takes per op, or with what passed here "
-                           "added, the recording's own included: an upper bound")  # fmt: skip
+                      help="the host's time: from figures of what eager PyTorch takes per op, or with what passed here between "
+                           "calls of models, backward passes and optimizers added")  # fmt: skip
     chip.add_argument("--imbalance", type=at_least_one, metavar="X", default=1.0,
                       help="fullest over mean where data decide a split, such as experts (default 1, even)")  # fmt: skip
     job = sub.add_argument_group("jobs of several chips")

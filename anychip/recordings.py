@@ -55,7 +55,7 @@ def record(
     program: script and its arguments, or with `module` a module's name and its arguments. It runs with your rights.
     steps, calls: where it is ended; without, after 3 steps, 5 where the second and the third differ on one chip, up to 16 until
     each optimizer has stepped there, or 2 of a job of more than 1,024 ranks. step_mark: name of a function whose returns end steps. host: "measured" adds the host's time as it
-    passed here, the recording's own included, so that it is an upper bound. show_output: forward what it prints to stderr. imbalance: fullest over mean where data decide a
+    passed here between calls of models, backward passes and optimizers. show_output: forward what it prints to stderr. imbalance: fullest over mean where data decide a
     split. draft: called with a job's recording while its last samples run: it is the one that is returned, unless they do
     otherwise than it says. note: called from time to time with how far a job is. device: planned; other values than the default raise BadUse.
     Raises BadUse for a missing script, ProgramFailed if it failed before the first step, UnsupportedTorch.

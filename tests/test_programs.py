@@ -121,6 +121,35 @@ def test_a_measured_host_takes_longer_than_a_modelled_one(tmp_path):
     assert times[1] > times[0]
 
 
+def test_a_measured_host_leaves_out_what_a_recorded_call_takes(tmp_path):
+    """What a virtual chip does in a call takes many times what a host takes to issue it."""
+    program = tmp_path / "spin.py"
+    program.write_text("""
+import sys, time, torch
+class Net(torch.nn.Linear):
+    def forward(self, x):
+        spin(sys.argv[1] == "inside")
+        return super().forward(x)
+def spin(really):
+    began = time.process_time()
+    while really and time.process_time() - began < 0.05:
+        pass
+net = Net(8, 8).cuda()
+optimizer = torch.optim.SGD(net.parameters(), 0.1)
+for _ in range(3):
+    spin(sys.argv[1] == "between")
+    net(torch.randn(4, 8, device="cuda")).sum().backward()
+    optimizer.step()
+""")
+    times = {}
+    for where in ("inside", "between"):
+        out = tmp_path / f"{where}.json"
+        assert forecast("--quiet", "--host", "measured", "--json", out, program, where).returncode == 0
+        times[where] = target(out)["step_time_s"]
+    assert times["between"] > 0.05
+    assert times["inside"] < times["between"] / 2
+
+
 @pytest.mark.parametrize("flag", [("--device", "npu")])
 def test_what_is_not_there_yet_is_refused_in_one_line(flag):
     done = forecast(*flag, TRAIN)

@@ -57,7 +57,7 @@ def host_of(program: Program, on: Machine, breakdown: Mapping[str, float], step_
     if on.graph or on.called or not step_time or not is_paced_by_host(breakdown, step_time, total["host_s"]):
         return ""
     if program.meta.get("host") == "measured":
-        return "as it passed on this machine, the recording's own included: an upper bound"
+        return "as it passed on this machine between calls of models, backward passes and optimizers"
     if total["own_s"] > breakdown["host"] / 2:  # the program sleeps, whatever the CPU
         return ""
     op_s = on.host_op_s + on.host_launch_s

@@ -83,7 +83,7 @@ class VirtualClock:
 
 
 class Clocks:
-    """Puts the virtual clock in the place of Python's. `measured` counts the host's own time between ops too."""
+    """Puts the virtual clock in the place of Python's. `measured` counts the host's own time between calls, too."""
 
     def __init__(self, recorder: Recorder, clock: VirtualClock, measured: bool) -> None:
         self.recorder, self.clock, self.measured = recorder, clock, measured
@@ -130,8 +130,13 @@ class Clocks:
         self._last_s = REAL["perf_counter"]()  # the nap is no time of its own
 
     def count_host(self, *_: Any) -> None:
-        """With --host measured: put the real time since the last look on the tape."""
+        """With --host measured: put the real time since the last look on the tape. In calls of models, backward passes and
+        optimizers it is what recording takes, many times what the chip's host takes, and left out (`skip_host`)."""
         if self.measured:
             now = REAL["perf_counter"]()
             self.recorder.tape.append(word(Kind.HOST, max(int((now - self._last_s) * 1e9), 0)))
             self._last_s = REAL["perf_counter"]()
+
+    def skip_host(self) -> None:
+        """What has passed since the last look is not the program's."""
+        self._last_s = REAL["perf_counter"]()

@@ -283,6 +283,7 @@ class Hooks:
         self.tape.append(call.leave)
         if call.marked and ended:
             self.tape.append(END[call.training])
+            self.runtime.clocks.skip_host()
             self.steps.call()
 
     def _name_submodules(self, module: torch.nn.Module) -> None:
@@ -322,6 +323,8 @@ class Hooks:
             self.end_open_call()
             if not self._depth:
                 self._trials.begins()
+            if not self._depth:
+                self.runtime.clocks.count_host()
             depth, self._depth = self._depth, 1  # modules that backward calls again (recompute) are not outermost
             self.tape.append(word(Kind.MARK, Mark.BACKWARD_BEGIN))
             self.runtime.regions.begin_backward()
@@ -340,6 +343,8 @@ class Hooks:
                 if repeats is not None:
                     repeats.end_backward()
                 self.tape.append(word(Kind.MARK, Mark.BACKWARD_END))
+                if not depth:
+                    self.runtime.clocks.skip_host()
                 watched = self._watched() if self._watched is not None else None
                 self._to_be_used |= watched is not None
                 if watched is not None and accumulates and not depth and not self._made:
@@ -397,6 +402,7 @@ class Hooks:
         self.steps.optimizer(number)
         self._new_step()
         self._note_parameters(parameters)
+        self.runtime.clocks.count_host()
         self.tape.append(word(Kind.OPTIMIZER, number))
         self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_BEGIN))
 
@@ -458,4 +464,7 @@ class Hooks:
             self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_END))
             self._trials.stepped()
             self.steps.stepped()
-            self.runtime.clocks.count_host()
+            if any(one.device.type == "cpu" for one in _parameters(optimizer)):
+                self.runtime.clocks.count_host()  # its own kernels, which run
+            else:
+                self.runtime.clocks.skip_host()

@@ -63,6 +63,7 @@ class Machine:
     kernel_floor_s: float
     graph_floor_s: float
     host_op_s: float
+    host_empty_s: float
     host_launch_s: float
     host_product_s: float
     host_replay_s: float
@@ -175,6 +176,7 @@ def build(chip: Chip, rates: Rates) -> Machine:
         kernel_floor_s=floor_s,
         graph_floor_s=min(rates.need("kernel.floor_graph").value, floor_s),
         host_op_s=rates.need("host.op").value,
+        host_empty_s=rates.need("host.op").value * rates.need("host.empty").value,
         host_launch_s=rates.need("host.launch").value,
         host_product_s=product.value if product else 0.0,
         host_replay_s=rates.need("host.replay").value,

@@ -177,6 +177,8 @@ def host_op_s(op: Op, chip: Chip) -> float:
 def host_work_s(task: Work, on: Machine) -> float:
     if on.called:
         return on.host_op_s * max(task.kernels, 1)
+    if not task.kernels:
+        return on.host_empty_s
     # A library that is called once chooses once for products that are alike: the steps of a recurrent layer.
     return on.host_op_s + task.kernels * on.host_launch_s + len(set(task.gemm)) * on.host_product_s
 

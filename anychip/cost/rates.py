@@ -34,6 +34,7 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
   vector.rate               ratio of the vector peak that point-wise code reaches
   kernel.floor, kernel.floor_graph           device time of an empty kernel, launched by the host or replayed in a graph
   host.op, host.launch, host.product     host time: of an eager op, per kernel launched, per unlike product of it beyond that
+  host.empty                host time of an op that launches nothing, a ratio of host.op
   host.replay, host.read    host time: of a replay, of a read
   host_link.rate            bandwidth between host and chip, or a ratio of the link's
   host_link.unknown         the link's, where the chip's file names no wire and no rate; note says which that is

@@ -328,8 +328,8 @@ def test_targets_whose_rates_rest_on_unlike_evidence_say_on_what():
 
 
 def test_a_step_that_the_host_holds_up_says_whose_host_that_is():
-    """Decoding took 7 or 30 ms, by --host alone, and nothing said that it was a matter of the CPU. h100: 4 us an op and 4 a launch,
-    5.5 more a product; GB200's Grace takes 11, 11 and 15.1."""
+    """Decoding took 7 or 30 ms, by --host alone, and nothing said that it was a matter of the CPU. h100: 8 us an op and 4 a launch,
+    1.5 more a product; GB200's Grace takes 22, 11 and 4.1."""
     x = TensorMeta((4, 64), (64, 1), "bfloat16")
     small = Program(
         tape=np.array([word(Kind.OP, 0)] * 200, dtype=np.int64), ops=[Op("aten.relu.default", (x,), outputs=(x,))],
@@ -337,8 +337,8 @@ def test_a_step_that_the_host_holds_up_says_whose_host_that_is():
     )  # fmt: skip
     answer = api.forecast(small, on=["h100", "gb200", "tpu-v5p"])
     (line,) = [line for line in shown(answer, 400).splitlines() if line.startswith("bound by the host")]
-    assert "h100: 8.00 us an operation with its launch, 5.50 us more a product, as a Xeon 8480C;" in line
-    assert "gb200: 22.0 us an operation with its launch, 15.1 us more a product, as a Grace. " in line
+    assert "h100: 12.0 us an operation with its launch, 1.50 us more a product, as a Xeon 8480C;" in line
+    assert "gb200: 33.0 us an operation with its launch, 4.10 us more a product, as a Grace. " in line
     assert "tpu-v5p" not in line  # it compiles the whole step
     small.meta["host"] = "measured"
     assert "h100, gb200: as it passed on this machine" in shown(api.forecast(small, on=["h100", "gb200"]), 400)

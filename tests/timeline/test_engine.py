@@ -17,7 +17,7 @@ VIEW = op("aten.view.default", t(10), out=t(10))
 OPS = [SMALL, LARGE, VIEW, mm(4096, 4096, 4096), READ]
 LONG = price_op(LARGE, A100).time_s
 SHORT = price_op(SMALL, A100).time_s
-ISSUE = 8e-6  # 4 us to reach the launch and 4 us for it
+ISSUE = 12e-6  # 8 us to reach the launch and 4 us for it
 
 
 def engine(*words, ops=OPS):
@@ -90,10 +90,10 @@ def test_a_graph_is_one_launch():
 
 def test_an_op_of_many_kernels_ends_after_its_last_launch():
     lists = tuple(t(10) for _ in range(330))
-    # 330 tensors of one list: 3 launches; 4 + 3 * 4 us on the host
+    # 330 tensors of one list: 3 launches; 8 + 3 * 4 us on the host
     clocks = engine(w(Kind.OP, 0), ops=[op("aten._foreach_neg_.default", lists, mutates=range(330))])
-    assert clocks.host_s == pytest.approx(16e-6)
-    assert clocks.stream_end_s(0) == pytest.approx(16e-6 + SHORT, rel=1e-2)
+    assert clocks.host_s == pytest.approx(20e-6)
+    assert clocks.stream_end_s(0) == pytest.approx(20e-6 + SHORT, rel=1e-2)
 
 
 def test_a_blocking_copy_stops_the_host():

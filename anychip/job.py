@@ -264,12 +264,12 @@ def _batch(parts: Sequence[Part], program: Program, first: bool = False) -> tupl
     tokens = samples = 0.0
     recorded = {rank.rank: rank for rank in program.ranks}
     for part in parts:
-        if not is_fed(part.program, part.axes):
-            continue
         # What a step is fed is read where nothing has been fused yet.
         plain = recorded[part.program.rank]
         counted = slice(1) if first else slice(-len(part.window.steps), None)
         steps = tuple(find_steps(plain)[: part.steps][counted]) if part.window.steps else ()
+        if not is_fed(plain, part.axes, steps[-1] if steps else None):
+            continue
         mine = batch_of(plain, steps)
         shared = copies(part.program, part.axes, TENSOR_AXES)
         split = copies(part.program, part.axes, SEQUENCE_AXES)

@@ -131,6 +131,19 @@ def test_partners_of_ranks_that_differ_differ_too() -> None:
     assert classes(programs, streams(programs), 4) == {0: [0], 1: [1], 2: [2], 3: [3]}
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_lines_that_only_the_whole_job_joins_lie_one_after_the_other(stride: int) -> None:
+    """Causal ring attention in groups of four, gradients summed up over all 16: each rank of a ring sees more blocks."""
+    ring = tuple(range(0, 4 * stride, stride))
+    groups = [Group(tuple(range(16))), Group(ring)]
+    programs = {
+        one: rank(one, [f"{place} blocks"], groups, {1: ring[(place + 1) % 4]}) for place, one in enumerate(ring)
+    }
+    assert classes(programs, streams(programs), 16) == {
+        one: [other for other in range(16) if other // stride % 4 == place] for place, one in enumerate(ring)
+    }
+
+
 def test_a_rank_that_recorded_nothing_is_like_itself() -> None:
     programs = {0: rank(0, [], []), 1: rank(1, ["a"], [])}
     assert classes(programs, streams(programs), 2) == {0: [0], 1: [1]}

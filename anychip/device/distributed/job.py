@@ -205,8 +205,10 @@ class Job:
         return self._file(rank).exists() and num_trained(Program.load(self._file(rank))) > 0
 
     def _stood_for(self, middle: Middle) -> None:
-        """The second of a pipeline has left recordings of others, of which some are run to see whether they do so."""
-        middle.played = [one for one in middle.others if self._file(one).exists()]
+        """The second of a pipeline has left recordings of others, of which some are run to see whether they do so. Those of ranks that
+        run themselves, as in a ring, are their own."""
+        known = self._known()
+        middle.played = [one for one in middle.others if one not in known and self._file(one).exists()]
         self.codes.update(dict.fromkeys(middle.played, 0))
         for stage in middle.samples if middle.played else ():
             self._start(Rank(stage, middle.ranks[1], brief=True))

@@ -139,7 +139,8 @@ def classes(
     that the program's source does not tell apart; samples_of: who did for a step as another.
 
     Ranks that no representative reaches by its groups, since somebody in these differs (the last of those that share an
-    optimizer's state has less of it), go with those that they are the replicas of, else with the nearest one below.
+    optimizer's state has less of it), go with those that they are the replicas of, or that stand at their place in a line, else with
+    the nearest one below.
     """
     owner = np.full(world_size, -1, np.int64)
     same = likeness(programs, streams)
@@ -159,6 +160,8 @@ def classes(
             owner[rank] = rank
     for rank in sorted(programs):
         spread(owner, programs[rank])
+    for rank in sorted(programs):
+        tile(owner, programs[rank])
     left = np.flatnonzero(owner < 0)
     known = np.array(sorted(set(owner[owner >= 0].tolist())), np.int64)
     owner[left] = known[np.searchsorted(known, left, side="right") - 1]
@@ -229,6 +232,20 @@ def spread(owner: npt.NDArray[np.int64], program: Program) -> None:
             free = np.flatnonzero(owner < 0)
             free = free[free >= offset]
             owner[free] = owner[free - offset]
+
+
+def tile(owner: npt.NDArray[np.int64], program: Program) -> None:
+    """Give ranks without an owner that of the rank at their place in a line along which this one sends, where only the group of all
+    ranks leads from one such line to the next (rings of attention, replicas that sum up over the whole job). Lines are taken to lie one
+    after the other, as the first does."""
+    line = neighbours(program)
+    for ranks in sorted((one.ranks for one in program.groups if line.issuperset(one.ranks)), key=len):
+        size = len(ranks)
+        stride = ranks[1] - ranks[0] if size > 1 else 0
+        free = np.flatnonzero(owner < 0)
+        if stride < 1 or ranks[0] >= stride or ranks != tuple(range(ranks[0], ranks[0] + size * stride, stride)):
+            continue
+        owner[free] = owner[np.array(ranks)[free // stride % size]]
 
 
 def neighbours(program: Program) -> set[int]:

@@ -6,14 +6,14 @@ they send to each other elsewhere, "ep" where they exchange all with all elsewhe
 in a forward, else "dp".
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from anychip.cost.work import work
 from anychip.network import Collective
-from anychip.record import Kind, Program
+from anychip.record import Group, Kind, Program
 from anychip.record.steps import Marks, Phase, Step
 
 TENSOR_AXES = ("tp", "tensor", "tensor_parallel", "model", "model_parallel", "mp")  # ranks of one sample
@@ -105,9 +105,10 @@ def replicas(program: Program, calls: Mapping[int, Collective], axes: list[str])
     return int(np.prod([len(ranks) for ranks in found] or [1]))
 
 
-def is_fed(program: Program, axes: list[str], step: Step | None) -> bool:
+def is_fed(program: Program, axes: list[str], step: Step | None, bystanders: Container[int] = ()) -> bool:
     """Does this rank read the data: it is in no pipeline, or in its first stage, or, in what the program does not call a pipeline,
-    begins a step's forward before anything is sent to it (replicas that tell their neighbours of their weights)."""
+    begins a step's forward before anything is sent to it (replicas that tell their neighbours of their weights). bystanders:
+    ranks that take no steps, which send data."""
     later = [
         group
         for axis, group in zip(axes, program.groups, strict=True)
@@ -115,17 +116,17 @@ def is_fed(program: Program, axes: list[str], step: Step | None) -> bool:
     ]
     if any(group.axis for group in later):
         return False
-    return not later or (step is not None and _begins_by_itself(program, step, [group.ranks for group in later]))
+    return not later or (step is not None and _begins_by_itself(program, step, later, bystanders))
 
 
-def _begins_by_itself(program: Program, step: Step, groups: list[tuple[int, ...]]) -> bool:
+def _begins_by_itself(program: Program, step: Step, groups: list[Group], bystanders: Container[int]) -> bool:
     """Whether a forward of the step multiplies, or looks up, before the step receives anything in one of these groups."""
     if not step.forwards:
         return False
     kinds, ops = (words[step.begin : step.end] for words in (program.kinds, program.payloads))
     for at in np.flatnonzero(kinds == Kind.OP).tolist():
         op = program.ops[int(ops[at])]
-        if op.name in RECEIVES and program.groups[op.args[2]].ranks in groups:
+        if op.name in RECEIVES and program.groups[op.args[2]] in groups and op.kwarg("peer") not in bystanders:
             return False
         if step.begin + at > step.forwards[0] and (op.name == "aten.embedding.default" or work(op).kind in PRODUCTS):
             return True

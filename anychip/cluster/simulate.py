@@ -251,7 +251,11 @@ def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None
         engines.append(RankEngine(index, script, priced, board, extra[index] if extra else None, jitter))
     _advance(engines, board)
     may_lack = steps is not None or cut_short(script.program for script in scripts)
-    if not all(engine.done or _has_done(engine, steps, may_lack) for engine in engines):
+    over = [engine.done or _has_done(engine, steps, may_lack) for engine in engines]
+    if not all(
+        one or (may_lack and _stands_by(engine, engines, board, over))
+        for one, engine in zip(over, engines, strict=True)
+    ):
         complain_of_waiting(engines, board)
     timelines = [_timeline(engine, priced) for engine, priced in zip(engines, prices, strict=True)]
     return timelines, tuple(unlike_text(engines, *pair) for pair in board.unlike.values())
@@ -293,6 +297,15 @@ def _has_done(engine: RankEngine, steps: int | None, may_lack: bool) -> bool:
     found = find_steps(program)[:steps]
     waiting = [int(engine.script.keep[leg.position]) for _, leg in engine.waiting()]
     return bool(found and waiting) and min(waiting) >= found[-1].end
+
+
+def _stands_by(engine: RankEngine, engines: Sequence[RankEngine], board: Board, over: Sequence[bool]) -> bool:
+    """Does a rank that takes no training steps wait only for ranks that do, and were ended when they had (an actor for its learner)?"""
+    if any(step.kind == "train" for step in find_steps(engine.script.program)):
+        return False
+    late = {index for _, leg in engine.waiting() for index, _ in leg.meeting.at.parties - set(board.here(leg))}
+    ended = [engines[index].script.program for index in late if over[index]]
+    return len(ended) == len(late) > 0 and cut_short(ended)
 
 
 def _by_position(script: Script, timeline: Timeline, extra: Floats) -> Floats:

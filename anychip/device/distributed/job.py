@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from anychip.device.distributed.branches import MOST_APART, Apart, World, first_of_others, told_apart, unseen
+from anychip.device.distributed.bystanders import THROUGH
 from anychip.device.distributed.mailbox import LIBRARIES, appear
 from anychip.device.distributed.middle import LEAST, Middle
 from anychip.device.distributed.ranks import MOST, SENDS, alike, classes, fullest, leaves, stream, wanted, within
@@ -145,7 +146,7 @@ class Job:
     def _again(self) -> tuple[int, Program | None]:
         """Run each stage after all."""
         self._wait(samples=True)
-        for pattern in ("rank-*", "sample-*", "mail-*", "all-*", "waiting-*", "stop-*"):
+        for pattern in ("rank-*", "sample-*", "mail-*", "all-*", "waiting-*", "stop-*", f"{THROUGH}*"):
             for file in self.folder.glob(pattern):
                 file.unlink(missing_ok=True)
         self.codes.clear()
@@ -217,6 +218,7 @@ class Job:
         """Start the ranks that are waited for; where all wait for one another, say so and end them."""
         waiting: dict[int, Stuck] = {}
         awaited: dict[int, list[int]] = {}
+        paused: set[int] = set()
         letters: list[Path] = []
         for note in self.folder.glob("waiting-*"):
             with contextlib.suppress(FileNotFoundError):
@@ -224,6 +226,11 @@ class Job:
                 peer, ranks, letter, call, file, line = json.loads(note.read_text(encoding="utf-8"))
                 if (self.folder / letter).exists():
                     continue  # it has come, and the rank is about to see it
+                if letter == THROUGH:
+                    paused.add(rank)
+                    for other in set(ranks) - self._known():
+                        self._start(Rank(other))
+                    continue
                 if self._lent(peer, letter):
                     continue
                 letters.append(self.folder / letter)
@@ -244,6 +251,9 @@ class Job:
                         self._start(other)
             elif peer in self.codes:
                 self._stop(rank, f"{_waits(stuck)}, which has ended without it", [] if self.codes[peer] else [stuck])
+        if paused and {rank.rank for rank in self.running.values()} <= {*waiting, *paused}:
+            appear(self.folder / THROUGH, b"")  # nobody trains, or only with those that wait to see it
+            return
         if any(letter.exists() for letter in letters):
             return  # notes are read one after the other: what a rank waited for may have come since its own was
         live = {rank.rank for rank in self.running.values()}

@@ -86,7 +86,8 @@ def wanted(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np
     """Ranks that have to run because one that ran sends to them or receives from them and they may differ.
 
     A group whose members exchange among themselves is first judged by the peers of one; if these do the same (a ring),
-    so do all, else (a pipeline) each is run.
+    so do all, else (a pipeline) each is run. Where ranks send in the group of all, or in one that lies as no pipeline does (a learner
+    with its actors), who sends to whom is followed, which in the end leaves nobody out either.
     """
     missing: set[int] = set()
     for rank, program in programs.items():
@@ -97,7 +98,8 @@ def wanted(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np
             ranks = around(program, peer, program.groups[op.args[2]].ranks)
             seen = [one for one in ranks if one in programs]
             differ = any(not alike(streams[rank], streams[one]) for one in seen)
-            missing |= set(ranks) - set(programs) if differ and len(ranks) <= MOST else {peer} - set(programs)
+            each = differ and len(ranks) <= MOST and len(ranks) < program.world_size and stride(ranks) > 0
+            missing |= (set(ranks) if each else {peer}) - set(programs)
     return missing
 
 
@@ -240,12 +242,15 @@ def tile(owner: npt.NDArray[np.int64], program: Program) -> None:
     after the other, as the first does."""
     line = neighbours(program)
     for ranks in sorted((one.ranks for one in program.groups if line.issuperset(one.ranks)), key=len):
-        size = len(ranks)
-        stride = ranks[1] - ranks[0] if size > 1 else 0
-        free = np.flatnonzero(owner < 0)
-        if stride < 1 or ranks[0] >= stride or ranks != tuple(range(ranks[0], ranks[0] + size * stride, stride)):
-            continue
-        owner[free] = owner[np.array(ranks)[free // stride % size]]
+        step, free = stride(ranks), np.flatnonzero(owner < 0)
+        if ranks[0] < step:
+            owner[free] = owner[np.array(ranks)[free // step % len(ranks)]]
+
+
+def stride(ranks: tuple[int, ...]) -> int:
+    """How far apart the ranks of a group are; 0 where that differs."""
+    step = max(ranks[1] - ranks[0], 0) if len(ranks) > 1 else 0
+    return step if step and ranks == tuple(range(ranks[0], ranks[-1] + 1, step)) else 0
 
 
 def neighbours(program: Program) -> set[int]:

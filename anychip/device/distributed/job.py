@@ -362,6 +362,7 @@ class Job:
             else:
                 self._run([Rank(rank)])  # whole, under its own name
                 self._read_all(programs, streams)
+        self._tell_of_between(programs, streams)
         self._tell_unseen(programs, streams)
         return True
 
@@ -401,6 +402,19 @@ class Job:
             self._told_apart = told_apart(program, World(self.world_size, self.per_node))
             self._told_apart.kind[:] *= not is_piped
         return self._told_apart.kind
+
+    def _tell_of_between(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+        """Say so where the second and the last rank do otherwise, though nothing in the source tells them apart: what each does may
+        follow from its number (`size = 2 + rank % 3`) or its data, and those between may do a third."""
+        last, kind = self.world_size - 1, self._kinds(programs[0])
+        if self.each or last < 3 or any(op.name in SENDS for op in programs[0].ops) or kind[1] != kind[last]:
+            return
+        owners = {rank: owner for owner, ranks in self._classes(programs, streams).items() for rank in ranks}
+        if last in programs and owners[1] != owners[last]:
+            programs[0].meta["warnings"].append(
+                f"Ranks 1 and {last} do otherwise, and the program's source does not say which ranks do: those that did not run are taken to "
+                "do as the nearest below that did. For each of them: --ranks all."
+            )
 
     def _tell_unseen(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
         """Of a pipeline, whose ranks are of no kinds: say which outcomes of comparisons no rank of a stage that ran had."""

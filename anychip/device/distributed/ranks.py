@@ -16,6 +16,7 @@ from anychip.network import collective_of
 from anychip.record import Kind, Op, Program, TensorMeta
 
 SENDS = ("c10d.send.default", "c10d.recv_.default")
+FROM_ANY = "c10d.recv_any_source_.default"
 RELATIVE = ("peer", "root", "received")  # what names ranks: each has its own
 # Overloads whose numbers are values (what a part of a vocabulary begins with), or show in the outputs.
 VALUES = ("Scalar", "Tensor")
@@ -92,6 +93,8 @@ def wanted(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np
     missing: set[int] = set()
     for rank, program in programs.items():
         for op in program.ops:
+            if op.name == FROM_ANY and len(program.groups[op.args[2]].ranks) <= MOST:
+                missing |= set(program.groups[op.args[2]].ranks) - set(programs)  # who sends may be any of them
             if op.name not in SENDS:
                 continue
             peer = op.kwarg("peer")

@@ -413,7 +413,7 @@ class Job:
         if last in programs and owners[1] != owners[last]:
             programs[0].meta["warnings"].append(
                 f"Ranks 1 and {last} do otherwise, and the program's source does not say which ranks do: those that did not run are taken to "
-                "do as the nearest below that did. For each of them: --ranks all."
+                "do as one of those that did. For each of them: --ranks all."
             )
 
     def _tell_unseen(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:

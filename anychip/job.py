@@ -7,9 +7,11 @@ worst chip's.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from anychip import units
 from anychip.caveats import chip as caveats
@@ -51,9 +53,11 @@ from anychip.network import USUAL_NODE, Fabric
 from anychip.record import Op, Program
 from anychip.record.failure import refused
 from anychip.record.reads import reads
-from anychip.record.steps import find_steps
+from anychip.record.steps import Marks, Step, find_steps
+from anychip.record.tape import Mark
 from anychip.spec import Chip
 from anychip.timeline.memory import Memory, memory, suffices
+from anychip.timeline.price import Timeline
 
 Key = TypeVar("Key")
 
@@ -137,7 +141,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         peak_flop_per_s=peak, matrix_dtype=products.dtype,
         peak_memory_bytes=worst.memory.peak_bytes, memory_bytes=chip.memory_bytes, breakdown_s=breakdown, evidence=evidence,
         power_w=chip.power_w, usd_per_hour=chip.price_usd_per_hour,
-        steps=parts[0].steps, step_kind=parts[0].window.kind,
+        steps=parts[0].steps or max(part.steps for part in parts), step_kind=parts[0].window.kind,
         num_ops=sum(int(part.rank.timeline.op.size) for part in parts), kernels_per_step=kernels,
         tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None,
         memory_by_kind=worst.memory.by_kind,
@@ -160,19 +164,56 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
 def parts_of(timeline: ClusterTimeline) -> tuple[list[Part], list[float]]:
     """All ranks within one window, and the seconds of each of its steps: from the moment at which all ranks have done one
     to that at which all have done the next. Only steps that all of them took count."""
-    found = [find_steps(rank.program)[: timeline.steps] for rank in timeline.ranks]
+    found = _steps_of([rank.program for rank in timeline.ranks], timeline.steps)
     own = [Window.of(rank.timeline, steps) for rank, steps in zip(timeline.ranks, found, strict=True)]
     stepped = [window for window in own if window.steps] or own
     count = min(len(window.times_s) for window in stepped)
     ends = np.max([window.end_s - np.cumsum((0.0, *window.times_s[::-1]))[: count + 1] for window in stepped], axis=0)
     times = np.diff(ends[::-1]).tolist()
+    kind = next((window.kind for window in own if window.kind == "train"), own[0].kind)
     parts = []
     for rank, steps, window in zip(timeline.ranks, found, own, strict=True):
-        within = replace(window, begin_s=float(ends[-1]), end_s=float(ends[0]), times_s=tuple(times))
+        if not window.steps and len(ends) > 1:
+            window = _meanwhile(window, rank.timeline, ends[::-1])
+        within = replace(window, kind=kind, begin_s=float(ends[-1]), end_s=float(ends[0]), times_s=tuple(times))
         weight = len(rank.members) / timeline.num_chips
         axes, held = axes_of(rank.program, rank.calls), memory(rank.program)
         parts.append(Part(rank, len(steps), within, window.end_s, weight, axes, held))
     return parts, times
+
+
+def _steps_of(programs: Sequence[Program], most: int | None) -> list[list[Step]]:
+    """The steps of each rank, up to so many. Where some train, calls of others are none."""
+    found = [find_steps(program)[:most] for program in programs]
+    kind = "train" if any(steps[0].kind == "train" for steps in found if steps) else "call"
+    return [steps if steps and steps[0].kind == kind else [] for steps in found]
+
+
+def _meanwhile(window: Window, timeline: Timeline, ends: Floats) -> Window:
+    """What a rank without steps does during those of the others, which end then."""
+    latest = np.maximum.accumulate(timeline.start_s) if timeline.start_s.size else timeline.start_s
+    edges = [*timeline.position.tolist(), timeline.program.tape.size]
+    begins = [edges[at] for at in np.searchsorted(latest, ends).tolist()]
+    steps = tuple(Step(begin, end, window.kind, ()) for begin, end in pairwise(begins))
+    return replace(window, steps=steps, begin=begins[0], end=begins[-1])
+
+
+def _learnt_meanwhile(plain: Program, part: Part) -> tuple[Step, ...]:
+    """Of a rank that makes gradients for others and takes no steps itself, what it is fed during theirs. plain: as it was recorded."""
+    forwards, there = (_forwards(program) for program in (plain, part.program))
+    edges = np.searchsorted(there, [*(step.begin for step in part.window.steps), part.window.end]).tolist()
+    ends = [*forwards.tolist(), plain.tape.size]
+    return tuple(
+        Step(ends[first], ends[last], "train", tuple(ends[first:last]))
+        for first, last in pairwise(edges)
+        if first < last
+    )
+
+
+def _forwards(program: Program) -> npt.NDArray[np.int64]:
+    marks = Marks(program)
+    found: npt.NDArray[np.int64] = marks.at[marks.what == Mark.FORWARD_BEGIN]
+    return found
 
 
 def breakdown_of_rank(part: Part) -> tuple[dict[str, float], dict[str, AxisFigures]]:
@@ -263,13 +304,14 @@ def _batch(parts: Sequence[Part], program: Program, first: bool = False) -> tupl
     that no figure is of."""
     tokens = samples = 0.0
     recorded = {rank.rank: rank for rank in program.ranks}
+    bystanders = {rank for part in parts if not part.steps for rank in part.rank.members}
     for part in parts:
-        if not is_fed(part.program, part.axes):
-            continue
         # What a step is fed is read where nothing has been fused yet.
         plain = recorded[part.program.rank]
         counted = slice(1) if first else slice(-len(part.window.steps), None)
-        steps = tuple(find_steps(plain)[: part.steps][counted]) if part.window.steps else ()
+        steps = tuple(find_steps(plain)[: part.steps][counted]) if part.steps else _learnt_meanwhile(plain, part)
+        if not is_fed(plain, part.axes, steps[-1] if steps else None, bystanders):
+            continue
         mine = batch_of(plain, steps)
         shared = copies(part.program, part.axes, TENSOR_AXES)
         split = copies(part.program, part.axes, SEQUENCE_AXES)
@@ -343,9 +385,10 @@ def _goodput(parts: Sequence[Part], fabric: Fabric) -> GoodputFigures | None:
 
 def _warnings(parts: Sequence[Part], worst: Part, chip: Chip) -> tuple[str, ...]:
     """As of one chip, with the ranks that do not fit named."""
-    found = [text for part in parts for text in caveats.of_steps(part.rank.timeline, part.window)]
+    stepped = [part for part in parts if part.steps] or list(parts)
+    found = [text for part in stepped for text in caveats.of_steps(part.rank.timeline, part.window)]
     found += caveats.by_crowded_streams((part.rank.timeline, part.window) for part in parts)
-    found += caveats.played_before(parts[0].rank.timeline, parts[0].window)
+    found += caveats.played_before(stepped[0].rank.timeline, stepped[0].window)
     found += caveats.by_bytes_alone(*(part.rank.timeline.program for part in parts))
     first_full = min(
         parts, key=lambda part: (chip.memory_bytes - part.memory.peak_bytes) / (part.memory.growth_bytes or 1)

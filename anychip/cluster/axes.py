@@ -1,19 +1,20 @@
 """The names of a job's mesh axes: as the program gave them, in the field's short words, else after what a group is used for.
 
-Programs that build their groups without a DeviceMesh name none. Then a group is "pp" where ranks send to each other,
-"cp" where they exchange all with all right before and after an attention (heads for parts of a sequence), "ep" where they
-do so elsewhere in a forward, "tp" where activations are summed up in a forward, else "dp".
+Programs that build their groups without a DeviceMesh name none. Then a group is "cp" where ranks exchange all with all, or
+send to each other, right before and after an attention (heads for parts of a sequence; keys and values around a ring), "pp" where
+they send to each other elsewhere, "ep" where they exchange all with all elsewhere in a forward, "tp" where activations are summed up
+in a forward, else "dp".
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from anychip.cost.work import work
 from anychip.network import Collective
-from anychip.record import Kind, Program
-from anychip.record.steps import Marks, Phase
+from anychip.record import Group, Kind, Program
+from anychip.record.steps import Marks, Phase, Step
 
 TENSOR_AXES = ("tp", "tensor", "tensor_parallel", "model", "model_parallel", "mp")  # ranks of one sample
 SEQUENCE_AXES = ("cp", "context", "context_parallel")  # ranks of parts of one sample
@@ -26,6 +27,9 @@ SHORT = {
     "MODEL_PARALLEL": "tp_pp", "EXPERT_TENSOR_MODEL_PIPELINE_PARALLEL": "etp_ep_pp", "INTRA_PARTIAL_DATA_PARALLEL": "dp",
     "INTRA_DISTRIBUTED_OPTIMIZER_INSTANCE": "optimizer", "EMBEDDING": "embedding", "POSITION_EMBEDDING": "embedding",
 }  # fmt: skip
+BETWEEN_TWO = ("send", "recv")
+RECEIVES = ("c10d.recv_.default", "c10d.recv_any_source_.default")
+PRODUCTS = ("gemm", "grouped", "conv", "rnn")  # kinds of work
 SMALL_BYTES = 1 << 16  # a loss or a norm, not activations
 
 
@@ -40,7 +44,7 @@ def _short(name: str | None) -> str | None:
 
 
 def _used(program: Program, calls: Mapping[int, Collective]) -> dict[tuple[int, ...], str]:
-    """For each group's ranks by what its groups are used for, the first that holds of pp, ep, tp."""
+    """For each group's ranks by what its groups are used for, the first that holds of cp, pp, ep, tp."""
     at = np.flatnonzero(program.kinds == Kind.OP)
     launched = program.payloads[at]
     phase = Marks(program).phase()[at]
@@ -49,8 +53,8 @@ def _used(program: Program, calls: Mapping[int, Collective]) -> dict[tuple[int, 
     around = _around_attention(program, calls, launched)
     found: dict[tuple[int, ...], str] = {}
     for names, wanted in (
-        ("pp", lambda op, call: call.kind in ("send", "recv")),
         ("cp", lambda op, call: call.group in around),
+        ("pp", lambda op, call: call.kind in BETWEEN_TWO),
         ("ep", lambda op, call: (op in forward or bare) and call.kind == "all_to_all"),
         ("tp", lambda op, call: op in forward and call.kind in ("all_reduce", "reduce_scatter") and call.nbytes > SMALL_BYTES),
     ):  # fmt: skip
@@ -61,9 +65,9 @@ def _used(program: Program, calls: Mapping[int, Collective]) -> dict[tuple[int, 
 
 
 def _around_attention(program: Program, calls: Mapping[int, Collective], launched: npt.NDArray[np.int64]) -> set[int]:
-    """Groups that exchange all with all on both sides of a fused attention, without a product between: experts have those of
-    a layer there."""
-    exchanges = {op: call.group for op, call in calls.items() if call.kind == "all_to_all"}
+    """Groups that exchange all with all, or send, on both sides of a fused attention, without a product between: experts, and stages of
+    a pipeline, have those of a layer there."""
+    exchanges = {op: call.group for op, call in calls.items() if call.kind in ("all_to_all", *BETWEEN_TWO)}
     if not exchanges:
         return set()
     tasks = [work(op) for op in program.ops]
@@ -101,13 +105,32 @@ def replicas(program: Program, calls: Mapping[int, Collective], axes: list[str])
     return int(np.prod([len(ranks) for ranks in found] or [1]))
 
 
-def is_fed(program: Program, axes: list[str]) -> bool:
-    """Does this rank read the data: it is in no pipeline, or in its first stage."""
-    return all(
-        group.ranks[0] == program.rank
+def is_fed(program: Program, axes: list[str], step: Step | None, bystanders: Container[int] = ()) -> bool:
+    """Does this rank read the data: it is in no pipeline, or in its first stage, or, in what the program does not call a pipeline,
+    begins a step's forward before anything is sent to it (replicas that tell their neighbours of their weights). bystanders:
+    ranks that take no steps, which send data."""
+    later = [
+        group
         for axis, group in zip(axes, program.groups, strict=True)
-        if axis.lower() in PIPELINE_AXES
-    )
+        if axis.lower() in PIPELINE_AXES and group.ranks[0] != program.rank
+    ]
+    if any(group.axis for group in later):
+        return False
+    return not later or (step is not None and _begins_by_itself(program, step, later, bystanders))
+
+
+def _begins_by_itself(program: Program, step: Step, groups: list[Group], bystanders: Container[int]) -> bool:
+    """Whether a forward of the step multiplies, or looks up, before the step receives anything in one of these groups."""
+    if not step.forwards:
+        return False
+    kinds, ops = (words[step.begin : step.end] for words in (program.kinds, program.payloads))
+    for at in np.flatnonzero(kinds == Kind.OP).tolist():
+        op = program.ops[int(ops[at])]
+        if op.name in RECEIVES and program.groups[op.args[2]] in groups and op.kwarg("peer") not in bystanders:
+            return False
+        if step.begin + at > step.forwards[0] and (op.name == "aten.embedding.default" or work(op).kind in PRODUCTS):
+            return True
+    return False
 
 
 def shards_parameters(program: Program, calls: Mapping[int, Collective], axes: list[str]) -> bool:

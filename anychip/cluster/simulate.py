@@ -251,7 +251,14 @@ def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None
         engines.append(RankEngine(index, script, priced, board, extra[index] if extra else None, jitter))
     _advance(engines, board)
     may_lack = steps is not None or cut_short(script.program for script in scripts)
-    if not all(engine.done or _has_done(engine, steps, may_lack) for engine in engines):
+    stopped = any(
+        script.program.meta.get("interrupted") for script in scripts
+    )  # who had come to his end by then waits for others
+    over = [engine.done or stopped or _has_done(engine, steps, may_lack) for engine in engines]
+    if not all(
+        one or (may_lack and _stands_by(engine, engines, board, over))
+        for one, engine in zip(over, engines, strict=True)
+    ):
         complain_of_waiting(engines, board)
     timelines = [_timeline(engine, priced) for engine, priced in zip(engines, prices, strict=True)]
     return timelines, tuple(unlike_text(engines, *pair) for pair in board.unlike.values())
@@ -284,15 +291,21 @@ def _steps_of_all(program: Program) -> int | None:
 
 def _has_done(engine: RankEngine, steps: int | None, may_lack: bool) -> bool:
     """Does a rank wait only for what others did after they were ended? Recordings stop when a rank has done its steps, each
-    at its own place, or where the user or another's failure stopped them. Of ranks that all came to their own end nothing is missing."""
-    program = engine.script.program
-    if program.meta.get("interrupted"):
-        return True
+    at its own place, or where another's failure stopped them. Of ranks that all came to their own end nothing is missing."""
     if not may_lack:
         return False
-    found = find_steps(program)[:steps]
+    found = find_steps(engine.script.program)[:steps]
     waiting = [int(engine.script.keep[leg.position]) for _, leg in engine.waiting()]
     return bool(found and waiting) and min(waiting) >= found[-1].end
+
+
+def _stands_by(engine: RankEngine, engines: Sequence[RankEngine], board: Board, over: Sequence[bool]) -> bool:
+    """Does a rank that takes no training steps wait only for ranks that do, and were ended when they had (an actor for its learner)?"""
+    if any(step.kind == "train" for step in find_steps(engine.script.program)):
+        return False
+    late = {index for _, leg in engine.waiting() for index, _ in leg.meeting.at.parties - set(board.here(leg))}
+    ended = [engines[index].script.program for index in late if over[index]]
+    return len(ended) == len(late) > 0 and cut_short(ended)
 
 
 def _by_position(script: Script, timeline: Timeline, extra: Floats) -> Floats:

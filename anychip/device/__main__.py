@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from anychip import __version__
+from anychip.device.distributed.bystanders import THROUGH, Through, called, leave
 from anychip.device.distributed.job import Job, Rank
 from anychip.device.distributed.mailbox import Mailbox, appear
 from anychip.device.distributed.stages import Stages
@@ -33,7 +34,7 @@ from anychip.device.traces import causes_of, print_program_traceback
 from anychip.errors import INTERRUPTED, UnsupportedProgram, UnsupportedTorch
 from anychip.network import Fabric
 from anychip.record import Place, Program
-from anychip.record.recorder import failed_place
+from anychip.record.recorder import failed_place, user_place
 from anychip.spec import load_chip
 from anychip.units import several
 
@@ -58,6 +59,7 @@ class Session:
         self.failed_at: Place | None = None  # its line of the program
         self.short_of_memory = False  # the program ended because the chip's memory did not suffice
         self.rank: int | None = None  # of a job, once this process is one of its ranks
+        self.is_judged = False  # ranks that take no steps end by what this one called
         self.forked = False  # this process is one that the program forked
         self.watches = False  # whether one that the program forked has done what was to be recorded
 
@@ -168,6 +170,9 @@ class Session:
         if os.getpid() != self.pid and not self._is_first_forked():
             return
         self.save(0, stopped=True)
+        if self.rank is not None and self.is_judged and self.steps.has_stepped:
+            recorder, keys = self.runtime.recorder, self.runtime.groups.keys
+            leave(Path(self.config["out"]).parent, self.rank, called(recorder.tape, recorder.ops, keys, self.rank))
         sys.stdout.flush()
         sys.stderr.flush()
         if self.forked:
@@ -254,8 +259,26 @@ class Session:
         groups.rank = rank.rank
         groups.everyone = self.config["ranks"] == "all"
         groups.mailbox = Mailbox(folder, rank.rank, rank.stands_in_for, tokens)
+        owner = folder / f"rank-{rank.stands_in_for}.anychip"
+        if self.config["calls"] is None:
+            groups.through, groups.stands_by = Through(folder, rank.rank), self._stands_by
+            if rank.stands_in_for is None:
+                self.is_judged, self.steps.stands_by = True, self._pause
+            elif owner.exists():
+                self.steps.most_words = int(Program.load(owner).tape.size)
         fabric = Fabric.of(self.runtime.chip, self.config["world_size"], self.config["cluster"])
         self.runtime.clock.join(fabric, groups)
+
+    def _stands_by(self) -> bool:
+        """Whether this rank takes no steps, as far as is known: it has no optimizer."""
+        return not self.steps.has_stepped and not self.hooks.num_optimizers
+
+    def _pause(self) -> None:
+        """This rank may take no steps while others do: let the second and the last run as far."""
+        if not self._stands_by():
+            return
+        groups, last = self.runtime.groups, self.config["world_size"] - 1
+        groups.mailbox.pause(THROUGH, tuple(dict.fromkeys((1, last))), user_place())
 
     def _log_to(self, path: Path) -> None:
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -153,6 +153,17 @@ def test_later_pipeline_stages_read_no_tokens():
     assert forecast(program).tokens_per_step == 4 * 512
 
 
+def test_replicas_that_tell_their_neighbours_read_tokens_of_their_own():
+    """Weights that go around a ring once a step (gossip) are no pipeline: only the first replica's tokens counted."""
+    ring = [Rank(one, 4, [((0, 1, 2, 3), None)]) for one in range(4)]
+    for one, me in enumerate(ring):
+        for _ in range(3):
+            me.mark(Mark.FORWARD_BEGIN).add(me.op(EMBED), me.op(mm(512, 512, 512))).mark(Mark.FORWARD_END)
+            me.run(me.send((one + 1) % 4, 2**18), me.recv((one - 1) % 4, 2**18))
+            me.mark(Mark.OPTIMIZER_BEGIN).compute(0.1).mark(Mark.OPTIMIZER_END)
+    assert forecast(job(*ring)).tokens_per_step == 4 * 512
+
+
 def test_a_later_stage_of_the_first_rank_reads_no_tokens():
     # Two stages a rank, two micro-batches each: what the second stage is given are the first's tokens, counted once.
     me = Rank(0, 8, [(tuple(range(8)), "dp")], range(8))

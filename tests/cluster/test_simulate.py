@@ -260,14 +260,16 @@ def test_a_recording_that_is_stopped_before_its_partner_is_no_deadlock(stopped):
     assert later.host_s.size == later.program.tape.size
 
 
-def test_a_recording_that_the_user_stopped_is_no_deadlock():
+@pytest.mark.parametrize("stopped", [(0, 1), (1,)])
+def test_a_recording_that_the_user_stopped_is_no_deadlock(stopped):
+    """Also where the rank that waits had come to its own end by then: the job was said to hang, and recorded once more."""
     fast, slow = Rank(0, 2, world(2)).compute(0.1), Rank(1, 2, world(2)).compute(0.1)
     fast.run(fast.call("allreduce_", 0, 10))
     program = job(fast, slow)
     with pytest.raises(Deadlock):
         simulate(program, H100, Wire())
-    for rank in program.ranks:
-        rank.meta["interrupted"] = True
+    for rank in stopped:
+        program.ranks[rank].meta["interrupted"] = True
     close(simulate(program, H100, Wire()).total_s, 0.1)
 
 

@@ -256,6 +256,26 @@ def test_an_optimizer_that_has_not_stepped_yet_is_told_and_one_that_shares_its_p
         assert any(told in text and text.endswith("--steps 20.") for text in program.meta["warnings"]) == is_told
 
 
+@pytest.mark.parametrize("every", [2, 8])
+def test_an_outer_optimizer_of_copies_on_the_host_is_told_where_it_has_not_stepped_yet(every: int) -> None:
+    """Ranks that meet every so many steps keep what they met at on the host (DiLoCo): nothing was said of what was left out."""
+    program, _ = run(f"""
+        import torch
+        model = torch.nn.Linear(8, 8).cuda()
+        inner = torch.optim.AdamW(model.parameters())
+        copies = [torch.nn.Parameter(one.detach().cpu()) for one in model.parameters()]
+        outer = torch.optim.SGD(copies, lr=0.7, momentum=0.9)
+        for step in range(1, 20):
+            model(torch.ones(4, 8, device="cuda")).sum().backward()
+            inner.step()
+            if step % {every} == 0:
+                for copy, one in zip(copies, model.parameters()):
+                    copy.grad = copy.detach() - one.detach().cpu()
+                outer.step()
+    """)
+    assert any("optimizers (SGD) took no step" in text for text in program.meta["warnings"]) == (every == 8)
+
+
 @pytest.mark.parametrize(("search", "evaluations"), [("None", 10), ("'strong_wolfe'", 11)])
 def test_lbfgs_takes_all_of_its_iterations(search: str, evaluations: int) -> None:
     """A descent of 1.0 is none: a step ended after it had evaluated its closure once."""

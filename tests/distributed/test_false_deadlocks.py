@@ -6,6 +6,7 @@ import pytest
 
 from anychip.device.distributed import job as jobs
 from anychip.device.distributed.job import Job, Rank
+from anychip.device.distributed.middle import Middle
 
 
 @pytest.fixture
@@ -48,3 +49,16 @@ def test_what_stopped_a_sample_of_a_rank_does_not_stop_the_rank(two):
     assert stopped(two) == ["stop-0"]
     two._start(Rank(0))
     assert stopped(two) == []
+
+
+def test_ranks_that_run_themselves_are_no_stages_that_another_stands_for(tmp_path):
+    """In a ring the second rank's neighbours run beside it: whichever had ended first was taken for a stage that it stood for."""
+    ring = Job(tmp_path, 8, 8, 2, lambda rank, tokens: 0)
+    ring.middle, ring.codes, ring.running = Middle(tmp_path, tuple(range(8))), {0: 0, 2: 0}, {1: Rank(3)}
+    for rank in (0, 1, 2, 3):
+        ring._file(rank).touch()
+    ring._stood_for(ring.middle)
+    assert ring.middle.played == []
+    ring._file(4).touch()
+    ring._stood_for(ring.middle)
+    assert ring.middle.played == [4]

@@ -415,3 +415,10 @@ def test_a_checkpoint_is_what_is_kept_wherever_the_peak_is() -> None:
     assert found.goodput is not None
     # 3 blocks of two weights of 4096 x 512, in 32 bit, with two moments of Adam's: 3 * 2 * 4096 * 512 * 4 * 3 = 151 MB
     assert found.goodput.checkpoint_bytes == 3 * 2 * 4096 * 512 * 4 * 3
+
+
+@pytest.mark.parametrize(("ranks", "is_told"), [("distinct", True), ("all", False)])
+def test_what_ranks_between_two_unlike_ones_do_is_told_to_be_taken(ranks: str, is_told: bool) -> None:
+    """Batches of 2, 3, 4, 5, 2 ... 5 were taken to be of 2, 3, 3 ... 5, without a word."""
+    warnings = job("by_number.py", 8, ranks=ranks).meta["warnings"]
+    assert any("Ranks 1 and 7 do otherwise" in text for text in warnings) == is_told

@@ -74,6 +74,24 @@ def test_a_pipeline_asks_for_every_stage_and_a_ring_for_its_neighbour_only() -> 
     assert wanted(ring, streams(ring)) == {32}
 
 
+def test_a_pipeline_that_sends_in_the_group_of_all_ranks_asks_for_one_rank_of_each_stage() -> None:
+    """Four stages of 16 replicas, which sum up in groups of their own: all 64 ranks ran, one by one."""
+    programs: dict[int, Program] = {}
+    for stage in range(4):
+        one = 16 * stage
+        stages = [Group(tuple(range(64))), Group(tuple(range(one, one + 16)))]
+        programs[one] = rank(one, [f"stage {stage}"], stages, {0: min(one + 16, 48)} if stage < 3 else {0: 32})
+        assert wanted(programs, streams(programs)) == ({one + 16} if stage < 3 else set())
+    assert classes(programs, streams(programs), 64) == {one: list(range(one, one + 16)) for one in programs}
+
+
+def test_a_learner_asks_for_its_own_actor_and_not_for_all_that_get_its_weights() -> None:
+    told = Group((0, *range(32, 64)))
+    programs = {0: rank(0, ["learn"], [told, Group(tuple(range(32)))], {0: 32}), 32: rank(32, ["play"], [told], {0: 0})}
+    assert wanted(programs, streams(programs)) == set()
+    assert classes(programs, streams(programs), 64) == {0: list(range(32)), 32: list(range(32, 64))}
+
+
 def test_stages_that_do_the_same_keep_their_own_place() -> None:
     line = Group((0, 16, 32, 48))
     layer = {0: [0, 1], 16: [16, 17], 32: [32, 33], 48: [48, 49]}
@@ -129,6 +147,19 @@ def test_partners_of_ranks_that_differ_differ_too() -> None:
         for one in range(4)
     }
     assert classes(programs, streams(programs), 4) == {0: [0], 1: [1], 2: [2], 3: [3]}
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_lines_that_only_the_whole_job_joins_lie_one_after_the_other(stride: int) -> None:
+    """Causal ring attention in groups of four, gradients summed up over all 16: each rank of a ring sees more blocks."""
+    ring = tuple(range(0, 4 * stride, stride))
+    groups = [Group(tuple(range(16))), Group(ring)]
+    programs = {
+        one: rank(one, [f"{place} blocks"], groups, {1: ring[(place + 1) % 4]}) for place, one in enumerate(ring)
+    }
+    assert classes(programs, streams(programs), 16) == {
+        one: [other for other in range(16) if other // stride % 4 == place] for place, one in enumerate(ring)
+    }
 
 
 def test_a_rank_that_recorded_nothing_is_like_itself() -> None:

@@ -118,6 +118,10 @@ class Collectives:
         return Pending(self, call.outputs, None)
 
     def _among(self, call: Call) -> Pending:
+        if self.groups.is_over(call.name, call.group, call.peer):
+            if self.batch is not None:
+                del self.runtime.recorder.tape[self._batch_start :]
+            self.runtime.finish()
         event = host_event = None
         if any(tensor.device.type != "cpu" for tensor in (*call.outputs, *call.inputs)):
             event = self._note(call)

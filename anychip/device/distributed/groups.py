@@ -21,6 +21,7 @@ from torch._C._distributed_c10d import FakeProcessGroup
 from torch.distributed import distributed_c10d as c10d
 
 from anychip.device.distributed import sharding, stages
+from anychip.device.distributed.bystanders import Through
 from anychip.device.distributed.mailbox import Mailbox
 from anychip.device.distributed.store import VirtualStore, make_store
 from anychip.device.runtime import Runtime
@@ -59,6 +60,8 @@ class Groups:
         self.rank = 0
         self.mailbox: Mailbox | None = None
         self.everyone = False
+        self.through: Through | None = None  # where who takes no step ends with those that do
+        self.stands_by: Callable[[], bool] = lambda: False  # whether this rank has taken none
         self._shared: dict[tuple[Made, str], int] = {}
         self.meshes: set[Any] = set()  # kept: at the end, when they are asked for, the program has let go of its own
         self._counts: Counter[tuple[int, ...]] = Counter()  # of the groups that were made, by their ranks
@@ -101,6 +104,18 @@ class Groups:
     def which_of(self, number: int) -> "Made":
         """Which group has this number."""
         return self._used[number]
+
+    @property
+    def keys(self) -> list[str]:
+        """What other ranks, too, know each numbered group by."""
+        return [made.key for made in self._used]
+
+    def is_over(self, name: str, number: int, peer: int | None) -> bool:
+        """Whether a rank that takes no steps is about to wait for one whose steps are recorded."""
+        if self.through is None or not self.stands_by():
+            return False
+        made = self._used[number]
+        return self.through.is_over(f"c10d.{name}.default", made.key, made.ranks, peer)
 
     def names(self, number: int) -> Sequence[str]:
         """What the program's process group is called."""

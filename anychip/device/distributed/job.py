@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from anychip.device.distributed.branches import MOST_APART, Apart, World, first_of_others, told_apart, unseen
+from anychip.device.distributed.bystanders import THROUGH
 from anychip.device.distributed.mailbox import LIBRARIES, STAGES_OF_FIRST, appear
 from anychip.device.distributed.middle import LEAST, Middle
 from anychip.device.distributed.ranks import MOST, SENDS, alike, classes, fullest, leaves, stream, wanted, within
@@ -27,6 +28,7 @@ from anychip.errors import ERROR, Stuck
 from anychip.record import Program
 from anychip.record.failure import num_trained
 
+LETTERS = ("rank-*", "sample-*", "mail-*", "all-*", "waiting-*", "stop-*")  # what ranks leave in a job's folder
 POLL_S = 0.01
 SLEEP = time.sleep
 LAST_LINES, LAST_CAUSES = 40, 3  # of a log that are shown
@@ -146,7 +148,7 @@ class Job:
     def _again(self) -> tuple[int, Program | None]:
         """Run each stage after all."""
         self._wait(samples=True)
-        for pattern in ("rank-*", "sample-*", "mail-*", "all-*", "waiting-*", "stop-*", STAGES_OF_FIRST):
+        for pattern in (*LETTERS, STAGES_OF_FIRST, f"{THROUGH}*"):
             for file in self.folder.glob(pattern):
                 file.unlink(missing_ok=True)
         self.codes.clear()
@@ -207,8 +209,10 @@ class Job:
         return self._file(rank).exists() and num_trained(Program.load(self._file(rank))) > 0
 
     def _stood_for(self, middle: Middle) -> None:
-        """The second of a pipeline has left recordings of others, of which some are run to see whether they do so."""
-        middle.played = [one for one in middle.others if self._file(one).exists()]
+        """The second of a pipeline has left recordings of others, of which some are run to see whether they do so. Those of ranks that
+        run themselves, as in a ring, are their own."""
+        known = self._known()
+        middle.played = [one for one in middle.others if one not in known and self._file(one).exists()]
         self.codes.update(dict.fromkeys(middle.played, 0))
         for stage in middle.samples if middle.played else ():
             self._start(Rank(stage, middle.ranks[1], brief=True))
@@ -235,6 +239,7 @@ class Job:
         """Start the ranks that are waited for; where all wait for one another, say so and end them."""
         waiting: dict[int, Stuck] = {}
         awaited: dict[int, list[int]] = {}
+        paused: set[int] = set()
         letters: list[Path] = []
         for note in self.folder.glob("waiting-*"):
             with contextlib.suppress(FileNotFoundError):
@@ -242,6 +247,11 @@ class Job:
                 peer, ranks, letter, call, file, line = json.loads(note.read_text(encoding="utf-8"))
                 if (self.folder / letter).exists():
                     continue  # it has come, and the rank is about to see it
+                if letter == THROUGH:
+                    paused.add(rank)
+                    for other in set(ranks) - self._known():
+                        self._start(Rank(other))
+                    continue
                 if self._lent(peer, letter):
                     continue
                 letters.append(self.folder / letter)
@@ -260,6 +270,9 @@ class Job:
                 known = self._known()
             elif peer in self.codes:
                 self._stop(rank, f"{_waits(stuck)}, which has ended without it", [] if self.codes[peer] else [stuck])
+        if paused and {rank.rank for rank in self.running.values()} <= {*waiting, *paused}:
+            appear(self.folder / THROUGH, b"")  # nobody trains, or only with those that wait to see it
+            return
         if any(letter.exists() for letter in letters):
             return  # notes are read one after the other: what a rank waited for may have come since its own was
         live = {rank.rank for rank in self.running.values()}
@@ -368,6 +381,7 @@ class Job:
             else:
                 self._run([Rank(rank)])  # whole, under its own name
                 self._read_all(programs, streams)
+        self._tell_of_between(programs, streams)
         self._tell_unseen(programs, streams)
         return True
 
@@ -407,6 +421,19 @@ class Job:
             self._told_apart = told_apart(program, World(self.world_size, self.per_node))
             self._told_apart.kind[:] *= not is_piped
         return self._told_apart.kind
+
+    def _tell_of_between(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+        """Say so where the second and the last rank do otherwise, though nothing in the source tells them apart: what each does may
+        follow from its number (`size = 2 + rank % 3`) or its data, and those between may do a third."""
+        last, kind = self.world_size - 1, self._kinds(programs[0])
+        if self.each or last < 3 or any(op.name in SENDS for op in programs[0].ops) or kind[1] != kind[last]:
+            return
+        owners = {rank: owner for owner, ranks in self._classes(programs, streams).items() for rank in ranks}
+        if last in programs and owners[1] != owners[last]:
+            programs[0].meta["warnings"].append(
+                f"Ranks 1 and {last} do otherwise, and the program's source does not say which ranks do: those that did not run are taken to "
+                "do as one of those that did. For each of them: --ranks all."
+            )
 
     def _tell_unseen(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
         """Of a pipeline, whose ranks are of no kinds: say which outcomes of comparisons no rank of a stage that ran had."""

@@ -102,6 +102,11 @@ class Mailbox:
             note.unlink(missing_ok=True)
             os.read(self.tokens[0], 1)
 
+    def pause(self, name: str, ranks: tuple[int, ...], place: Place) -> None:
+        """Let these run, until one of them is through or none can go on by itself. name: of the file that is there then."""
+        if not self.shift:
+            self._wait(self.folder / name, ranks[-1], ranks, "nothing", place)
+
     def tell_libraries(self) -> None:
         """Name the installed modules that this rank has imported, so that those that start later find them loaded."""
         if not (self.folder / LIBRARIES).exists():

@@ -16,6 +16,7 @@ from anychip.network import collective_of
 from anychip.record import Kind, Op, Program, TensorMeta
 
 SENDS = ("c10d.send.default", "c10d.recv_.default")
+FROM_ANY = "c10d.recv_any_source_.default"
 RELATIVE = ("peer", "root", "received")  # what names ranks: each has its own
 # Overloads whose numbers are values (what a part of a vocabulary begins with), or show in the outputs.
 VALUES = ("Scalar", "Tensor")
@@ -86,18 +87,22 @@ def wanted(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np
     """Ranks that have to run because one that ran sends to them or receives from them and they may differ.
 
     A group whose members exchange among themselves is first judged by the peers of one; if these do the same (a ring),
-    so do all, else (a pipeline) each is run.
+    so do all, else (a pipeline) each is run. Where ranks send in the group of all, or in one that lies as no pipeline does (a learner
+    with its actors), who sends to whom is followed, which in the end leaves nobody out either.
     """
     missing: set[int] = set()
     for rank, program in programs.items():
         for op in program.ops:
+            if op.name == FROM_ANY and len(program.groups[op.args[2]].ranks) <= MOST:
+                missing |= set(program.groups[op.args[2]].ranks) - set(programs)  # who sends may be any of them
             if op.name not in SENDS:
                 continue
             peer = op.kwarg("peer")
             ranks = around(program, peer, program.groups[op.args[2]].ranks)
             seen = [one for one in ranks if one in programs]
             differ = any(not alike(streams[rank], streams[one]) for one in seen)
-            missing |= set(ranks) - set(programs) if differ and len(ranks) <= MOST else {peer} - set(programs)
+            each = differ and len(ranks) <= MOST and len(ranks) < program.world_size and stride(ranks) > 0
+            missing |= (set(ranks) if each else {peer}) - set(programs)
     return missing
 
 
@@ -139,7 +144,8 @@ def classes(
     that the program's source does not tell apart; samples_of: who did for a step as another.
 
     Ranks that no representative reaches by its groups, since somebody in these differs (the last of those that share an
-    optimizer's state has less of it), go with those that they are the replicas of, else with the nearest one below.
+    optimizer's state has less of it), go with those that they are the replicas of, or that stand at their place in a line, else with
+    the nearest one below.
     """
     owner = np.full(world_size, -1, np.int64)
     same = likeness(programs, streams)
@@ -159,6 +165,8 @@ def classes(
             owner[rank] = rank
     for rank in sorted(programs):
         spread(owner, programs[rank])
+    for rank in sorted(programs):
+        tile(owner, programs[rank])
     left = np.flatnonzero(owner < 0)
     known = np.array(sorted(set(owner[owner >= 0].tolist())), np.int64)
     owner[left] = known[np.searchsorted(known, left, side="right") - 1]
@@ -229,6 +237,23 @@ def spread(owner: npt.NDArray[np.int64], program: Program) -> None:
             free = np.flatnonzero(owner < 0)
             free = free[free >= offset]
             owner[free] = owner[free - offset]
+
+
+def tile(owner: npt.NDArray[np.int64], program: Program) -> None:
+    """Give ranks without an owner that of the rank at their place in a line along which this one sends, where only the group of all
+    ranks leads from one such line to the next (rings of attention, replicas that sum up over the whole job). Lines are taken to lie one
+    after the other, as the first does."""
+    line = neighbours(program)
+    for ranks in sorted((one.ranks for one in program.groups if line.issuperset(one.ranks)), key=len):
+        step, free = stride(ranks), np.flatnonzero(owner < 0)
+        if ranks[0] < step:
+            owner[free] = owner[np.array(ranks)[free // step % len(ranks)]]
+
+
+def stride(ranks: tuple[int, ...]) -> int:
+    """How far apart the ranks of a group are; 0 where that differs."""
+    step = max(ranks[1] - ranks[0], 0) if len(ranks) > 1 else 0
+    return step if step and ranks == tuple(range(ranks[0], ranks[-1] + 1, step)) else 0
 
 
 def neighbours(program: Program) -> set[int]:

@@ -39,6 +39,10 @@ class Steps:
         self._called = False  # a trained module has been, outside of optimizers
         self._stepping = False  # an optimizer has begun to step, and not ended
         self.brief = False  # to be ended after the first backward
+        self.most_words: int | None = None  # after which one that has taken no step is ended
+        self.stands_by: Callable[[], None] = lambda: (
+            None
+        )  # called once a model was called many times, and no step taken
         self.lacks_one: Callable[[], bool] = lambda: False  # an optimizer is there that has yet to step
 
     def optimizer(self, number: int) -> None:
@@ -114,9 +118,18 @@ class Steps:
         """Steps that are over, with the one that the program's own end completes."""
         return self.done + (bool(self._cycle) and self._cycle >= (self._known or set()))
 
+    @property
+    def has_stepped(self) -> bool:
+        """An optimizer has, or begun to."""
+        return bool(self.done or self._rounds)
+
     def call(self) -> None:
         """An outermost module call has ended."""
         self.done_calls += 1
+        if self.most_words is not None and not self.has_stepped and len(self.tape) >= self.most_words:
+            self.finish()
+        if self.done_calls == MANY_CALLS and not self.has_stepped and self.calls is None:
+            self.stands_by()
         if self.done_calls == MANY_CALLS and not self._cycle and not self.done and self.calls is None:
             print(
                 f"anychip: {MANY_CALLS} model calls and no optimizer step; to stop after N calls: --calls N",

@@ -116,6 +116,9 @@ class Hooks:
         self._watched: Any = None  # a parameter of the module that was called last, weakly
         self._own_optimizer = OwnOptimizer(runtime, self._is_parameter, self._own_optimizer_begins, steps.stepped)
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers, whether they have stepped or not
+        self._beside: weakref.WeakSet[Any] = (
+            weakref.WeakSet()
+        )  # optimizers that have stepped on the host, for nothing on the chip
         self._to_be_used = False  # a trained module's gradients came, and no optimizer has stepped since
         self._resting: set[int] = set()  # parameters of models that work on the chip and rest on the host, by id
 
@@ -390,6 +393,7 @@ class Hooks:
         if all(one.device.type == "cpu" for one in parameters):
             known = optimizer in self._optimizers or not self._resting.isdisjoint(id(one) for one in parameters)
             if not parameters or not (known or self._steps_for_chip(optimizer)):
+                self._beside.add(optimizer)
                 return
             if optimizer not in self._optimizers:
                 self.runtime.recorder.warn(STEPS_ON_HOST)
@@ -411,19 +415,20 @@ class Hooks:
         """That the program made, whether they have stepped or not."""
         return len(self._made)
 
-    def _unstepped(self) -> list[Any]:
+    def _unstepped(self, on_host: bool = False) -> list[Any]:
         """Optimizers that are there, train what no other does, and took no step yet: a GAN's generator that steps once in five steps
-        of its critic."""
+        of its critic. on_host: those of the host's tensors, too, as the outer one of ranks that meet every so many steps (DiLoCo)."""
         stepped = {id(one) for optimizer in self._optimizers for one in _parameters(optimizer)}
         return [
             optimizer for optimizer in self._made
-            if (ids := {id(one) for one in _parameters(optimizer) if one.device.type != "cpu" and one.requires_grad})
+            if optimizer not in self._beside
+            and (ids := {id(one) for one in _parameters(optimizer) if (on_host or one.device.type != "cpu") and one.requires_grad})
             and stepped.isdisjoint(ids)
         ]  # fmt: skip
 
     def tell_unstepped(self) -> None:
         """Say of optimizers that took no step while others did."""
-        if not self.steps.by_mark and self.steps.complete and (idle := self._unstepped()):
+        if not self.steps.by_mark and self.steps.complete and (idle := self._unstepped(on_host=True)):
             kinds = ", ".join(sorted(type(one).__name__ for one in idle))
             self.runtime.recorder.warn(
                 f"{len(idle)} of the program's {len(self._made)} optimizers ({kinds}) took no step in the {self.steps.complete} recorded: the "

@@ -3,6 +3,7 @@ conventions.toml. Nothing here looks at a measured value.
 """
 
 import csv
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -66,14 +67,32 @@ MATCHED = ("framework", "chip", "model", "recompute", "dtype", "pp", "notes", "s
 def matches(rule: Mapping[str, Any], run: Run) -> bool:
     """Whether every pattern that the rule has is found in the run's column."""
     texts = {name: run.notes if name == "notes" else run[name] for name in MATCHED}
+    texts["framework"] = framework_of(run)
     return all(search(rule[name], texts[name]) for name in MATCHED if name in rule)
+
+
+def framework_of(run: Run) -> str:
+    """As rules spell it."""
+    text = run["framework"]
+    found = next((entry for entry in table("words.toml")["framework"] if search(entry["text"], text)), None)
+    return regex(found["text"]).sub(found["value"], text, count=1) if found else text
 
 
 def models_of(name: str) -> list[Mapping[str, Any]]:
     """Entries of models.toml and shapes.csv that say something of a model, later ones over earlier. Raises Unable."""
-    found = [entry for entry in (*table("models.toml")["model"], *shapes()) if search(entry["name"], name)]
+    forms = {name, plain(name)}
+    found = [
+        entry
+        for entry in (*table("models.toml")["model"], *shapes())
+        if any(search(entry["name"], form) for form in forms)
+    ]
     refuse(found)
     return found
+
+
+def plain(name: str) -> str:
+    """A model's name without a hub's owner before it, and with spaces for dashes below and brackets."""
+    return re.sub(r"[\s_()\[\],]+", " ", re.sub(r"^[A-Za-z][\w.-]*/", "", name)).strip()
 
 
 def refuse(entries: Iterable[Mapping[str, Any]]) -> None:
@@ -94,9 +113,7 @@ def convention(run: Run) -> Mapping[str, Any] | None:
     if metric is None or any(name in run.metrics for name in DIRECT):
         return None
     entries = table("conventions.toml")["flop"]
-    return next(
-        entry for entry in entries if entry["metric"] == metric and search(entry["framework"], run["framework"])
-    )
+    return next(entry for entry in entries if entry["metric"] == metric and matches(entry, run))
 
 
 def chip_of(run: Run) -> str:
@@ -133,6 +150,9 @@ def cluster_of(run: Run, chip: str) -> str | None:
     return None if named == load_chip(chip).raw.get("cluster") else named
 
 
+NUMBER = r"([\d,]+(?:\.\d+)?)"
+EXPERTS_NAMED = r"(?i)moe|expert|\d+ ?x ?\d|[- ]a\d+(\.\d+)?b"
+
 # Columns in words of which a rule's value stands in where nobody has seen the words.
 WORDS = ("recompute", "zero_or_fsdp", "sequence_parallel", "compile")
 
@@ -145,8 +165,9 @@ def check_counts(run: Run) -> None:
             raise Unable(f"column {name}: {run[name]!r} is no whole number")
 
 
-def fill(run: Run, blank: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
-    """(columns with blanks filled, names of those that were filled and matter for this run)."""
+def fill(run: Run, blank: Mapping[str, Any], is_tuned: bool = False) -> tuple[dict[str, str], list[str]]:
+    """(columns with blanks filled, names of those that were filled and matter for this run). is_tuned: samples are as long as they are,
+    whatever the model's context."""
     columns = dict(run.columns)
     filled = []
     for name, value in blank.items():
@@ -162,8 +183,9 @@ def fill(run: Run, blank: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]
         if name in blank and not is_word(name, columns.get(name) or ""):
             columns[name] = str(blank[name])
             filled.append(name)
-    if not columns.get("seq_len") and any(name in run.metrics for name in PER_TOKEN) and "context" in blank:
-        columns["seq_len"] = str(blank["context"])  # of a rate per token it decides little
+    decides_little = any(name in run.metrics for name in PER_TOKEN) and "step_time_s" not in run.metrics
+    if not columns.get("seq_len") and "context" in blank and (decides_little or not is_tuned):
+        columns["seq_len"] = str(blank["context"])
         filled.append("seq_len")
     return columns, [name for name in filled if not without.get(name, False)]
 
@@ -183,17 +205,42 @@ def resized(run: Run, blank: Mapping[str, Any]) -> dict[str, int]:
 def counted_layers(run: Run, columns: Mapping[str, str], fixed: Mapping[str, Any]) -> int:
     """Layers of a dense model by its number of parameters and its width, which the source gives, and other sizes, which it or a rule
     does; else 0."""
-    parameters = float(run["params_b"] or 0) * 1e9
+    parameters = parameters_of(run)
     hidden, heads, kv, ffn, vocab = (
         number(columns, name, 0) for name in ("hidden", "heads", "kv_heads", "ffn", "vocab")
     )
     gated = bool(fixed.get("gated"))
     inside = ffn or (0 if gated else 4 * hidden)
-    if fixed.get("experts") or "pattern" in fixed or not all((parameters, run["hidden"], hidden, heads, vocab, inside)):
+    if fixed.get("experts") or "pattern" in fixed or not all((parameters, hidden, heads, vocab, inside)):
         return 0
     width = int(fixed.get("head_dim") or hidden // heads)
     layer = 2 * hidden * width * (heads + (kv or heads)) + (3 if gated else 2) * hidden * inside
     return max(round((parameters - (1 if fixed.get("tied") else 2) * vocab * hidden) / layer), 0)
+
+
+def parameters_of(run: Run) -> float:
+    """As the source says, or the model's name; 0 where neither does, or the name is of experts."""
+    label = r"(?i)(?<![\w.])(\d+(?:\.\d+)?) ?([bm])(?![a-z\d])"
+    told = search(rf"^{NUMBER} ?([bm]?)", run["params_b"].lower()) or search(label, plain(run["model"]))
+    if told is None or search(EXPERTS_NAMED, run["model"]):
+        return 0.0
+    return float(told[1].replace(",", "")) * (1e6 if told[2].lower() == "m" else 1e9)
+
+
+def as_wide_as_others(run: Run, fixed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Sizes but for the layers of a public dense model with about as many parameters, of which the source gives no size."""
+    parameters = parameters_of(run)
+    if any(run[name] for name in ("layers", "hidden", "heads")) or any(
+        fixed.get(name) for name in ("experts", "pattern", "unlike")
+    ):
+        return {}
+    if not parameters:
+        return {}
+    for entry in table("models.toml")["width"]:
+        if entry["gated"] == bool(fixed.get("gated")):
+            _, *sizes = min(entry["rungs"], key=lambda rung: abs(math.log(parameters / 1e9 / rung[0])))
+            return {**dict(zip(("hidden", "heads", "kv_heads", "ffn"), sizes, strict=True)), "vocab": entry["vocab"]}
+    return {}
 
 
 def is_word(column: str, text: str) -> bool:

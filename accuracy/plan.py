@@ -14,6 +14,7 @@ from accuracy import megatron
 from accuracy.columns import (
     PER_TOKEN,
     Unable,
+    as_wide_as_others,
     check_counts,
     chip_of,
     cluster_of,
@@ -103,8 +104,9 @@ def plan(run: Run) -> Plan:
     chip = chip_of(run)
     cluster = cluster_of(run, chip)
     told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, run)]
-    is_known = bool(told)
-    told = told or [rule for rule in rules() if rule.get("fallback") and matches(rule, run)]
+    is_known = any("recompute" in rule.get("blank", {}) for rule in told)
+    if not is_known:  # what rules say of some part of it comes over what most do
+        told = [*(rule for rule in rules() if rule.get("fallback") and matches(rule, run)), *told]
     models = models_of(run["model"])
     refuse(told)
     fixed: dict[str, Any] = {}
@@ -113,10 +115,17 @@ def plan(run: Run) -> Plan:
         fixed |= entry.get("set", {})
         blank |= entry.get("blank", {})
     fixed |= noted(run.notes)
-    columns, filled = fill(run, blank | resized(run, blank))
-    if not columns.get("layers") and (layers := counted_layers(run, columns, fixed)):
+    named = "layers" in blank
+    if not named:
+        blank = {**as_wide_as_others(run, fixed), **blank}
+    columns, filled = fill(run, blank | resized(run, blank), bool(fixed.get("tuned")))
+    if not columns.get("layers") and (run["hidden"] or not named) and (layers := counted_layers(run, columns, fixed)):
         columns["layers"] = str(layers)
         filled.append("layers")
+    missing = [name for name in ("layers", "hidden", "heads") if not columns.get(name)]
+    if missing and not named:
+        who = f"model {run['model']!r} is in no table of public models" if run["model"] else "no model is named"
+        raise Unable(f"{who}, and the source does not say {', '.join(missing)}")
     if not is_known:
         filled.append("framework")
     if (counted := convention(run)) is not None and counted.get("usual"):
@@ -150,6 +159,11 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     if not run["cp"] and (wide := spread_out(sizes["global_batch"], chips, split)) > 1:
         split["cp"] = wide
         filled = [*filled, "cp"]
+    if "micro_batch" in filled:
+        columns = {
+            **columns,
+            "micro_batch": str(dividing(number(columns, "micro_batch"), sizes["global_batch"], chips, split)),
+        }
     split["vp"] = number(columns, "vp", 1) if split["pp"] > 1 else 1
     if fixed.get("interleaved") and "vp" in filled and sizes["layers"] % split["pp"] == 0:
         split["vp"] = sizes["layers"] // split["pp"]
@@ -200,6 +214,8 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         options["expert_tp"] = bool(fixed.get("expert_tp")) and options["sequence_parallel"] and can_split
     if fixed.get("plain") and options["sharding"] == "ddp":
         options["sharding"] = "plain"
+    if options.get("window", 0) >= sizes["seq_len"]:  # sees all there is
+        options["window"] = options["full_every"] = None
     if (
         dtype == "fp4"
         or not options["sequence_parallel"]
@@ -257,6 +273,12 @@ def batch_of(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[st
         raise Unable("the source does not say global_batch")
     replicas = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1)
     return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if split["pp"] > 1 else 1)
+
+
+def dividing(micro: int, batch: int, chips: int, split: Mapping[str, int]) -> int:
+    """Of a micro-batch that nobody said, the most that splits a replica's sequences evenly; itself where nothing does."""
+    each, left = divmod(batch, max(chips // (split["tp"] * split["pp"] * split["cp"]), 1))
+    return micro if left or each < 1 else next(size for size in range(min(micro, each), 0, -1) if each % size == 0)
 
 
 def spread_out(batch: int, chips: int, split: Mapping[str, int]) -> int:

@@ -71,7 +71,10 @@ def test_what_does_not_matter_to_a_run_is_not_counted():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"layers": "", "model": "ours 8B", "params_b": ""}, "does not say layers"),
+        (
+            {"layers": "", "model": "ours", "params_b": ""},
+            "in no table of public models, and the source does not say layers",
+        ),
         ({"chips": "12"}, "does not divide"),
         ({"chip": "Abacus 9"}, "no file in the standard"),
         ({"tp": "0"}, "not positive"),

@@ -7,6 +7,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def search(pattern: str, text: str) -> re.Match[str] | None:
     return regex(pattern).search(text)
 
 
-MATCHED = ("framework", "chip", "model", "recompute", "dtype", "pp", "notes", "source_location")
+MATCHED = ("framework", "chip", "model", "recompute", "dtype", "pp", "zero_or_fsdp", "notes", "source_location")
 
 
 def matches(rule: Mapping[str, Any], run: Run) -> bool:
@@ -116,16 +117,37 @@ def convention(run: Run) -> Mapping[str, Any] | None:
     return next(entry for entry in entries if entry["metric"] == metric and matches(entry, run))
 
 
+def chip_entry(run: Run) -> Mapping[str, str]:
+    """Of chips.toml; empty where the standard's own names tell."""
+    return next((entry for entry in table("chips.toml")["chip"] if search(entry["name"], run["chip"])), {})
+
+
 def chip_of(run: Run) -> str:
-    for entry in table("chips.toml")["chip"]:
-        if search(entry["name"], run["chip"]):
-            if "unable" in entry:
-                raise Unable(f"chip {run['chip']!r}: {entry['unable']}")
-            return str(entry["id"])
+    if entry := chip_entry(run):
+        if "unable" in entry:
+            raise Unable(f"chip {run['chip']!r}: {entry['unable']}")
+        return str(entry["id"])
+    if not run["chip"]:
+        raise Unable("the source does not say chip")
     named = {name: id for name, id in chip_names().items() if search(name, run["chip"])}
     if not named:
         raise Unable(f"chip {run['chip']!r}: no file in the standard")
     return named[max(named, key=len)]
+
+
+def counted(run: Run) -> tuple[Run, list[str]]:
+    """The run with a number of chips where its column is blank, and whether a rule filled it: by the name of a slice, by degrees of
+    parallelism, else one."""
+    if run["chips"]:
+        return run, []
+    found, filled = 0, []
+    for entry in table("chips.toml")["slice"]:
+        if match := search(entry["name"], run["chip"]):
+            found = int(match[2]) // entry["cores"]
+    if not found:
+        found = math.prod(run.whole(name) or 1 for name in ("tp", "pp", "cp", "dp"))
+        filled = ["chips"]
+    return replace(run, columns={**run.columns, "chips": str(max(found, 1))}), filled
 
 
 @cache
@@ -179,6 +201,14 @@ def fill(run: Run, blank: Mapping[str, Any], is_tuned: bool = False) -> tuple[di
     chips = run.whole("chips") or 1
     alone = chips // max(split["tp"] * split["pp"] * split["cp"], 1) <= 1
     without = {"sequence_parallel": split["tp"] == 1, "vp": split["pp"] == 1, "zero_or_fsdp": alone, "tp": chips == 1}
+    if (
+        "dtype" in blank
+        and columns.get("dtype")
+        and is_word("dtype", columns["dtype"])
+        and word("dtype", columns["dtype"]) == "any"
+    ):
+        columns["dtype"] = str(blank["dtype"])
+        filled.append("dtype")
     for name in WORDS:
         if name in blank and not is_word(name, columns.get(name) or ""):
             columns[name] = str(blank[name])

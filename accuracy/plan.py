@@ -16,9 +16,11 @@ from accuracy.columns import (
     Unable,
     as_wide_as_others,
     check_counts,
+    chip_entry,
     chip_of,
     cluster_of,
     convention,
+    counted,
     counted_layers,
     fill,
     matches,
@@ -32,7 +34,7 @@ from accuracy.columns import (
     table,
     word,
 )
-from accuracy.recorder import GATHERED, GRAPHED, HOLDING, HYBRID
+from accuracy.recorder import CHIPS_PER_NODE, GATHERED, GRAPHED, HOLDING, HYBRID
 from accuracy.rows import Run
 from anychip.network import Fabric
 from anychip.spec import load_chip
@@ -98,9 +100,12 @@ def plan(run: Run) -> Plan:
     for pattern, reason in FAULTY.items():
         if search(pattern, run.id):
             raise Unable(reason)
+    if run.shifted:
+        raise Unable(run.shifted)
     if run.marks:
         raise Unable(f"marked {run.marks[0]} by whoever collected it")
     check_counts(run)
+    run, assumed = counted(run)
     chip = chip_of(run)
     cluster = cluster_of(run, chip)
     told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, run)]
@@ -126,9 +131,12 @@ def plan(run: Run) -> Plan:
     if missing and not named:
         who = f"model {run['model']!r} is in no table of public models" if run["model"] else "no model is named"
         raise Unable(f"{who}, and the source does not say {', '.join(missing)}")
+    filled += assumed
+    if "near" in chip_entry(run):
+        filled.append("chip")
     if not is_known:
         filled.append("framework")
-    if (counted := convention(run)) is not None and counted.get("usual"):
+    if (way := convention(run)) is not None and way.get("usual"):
         filled.append("flop")
     names = tuple(rule.get("name", rule["source"]) for rule in told)
     return programmed(assemble(run, chip, cluster, columns, fixed, filled, names), told)
@@ -159,19 +167,16 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     if not run["cp"] and (wide := spread_out(sizes["global_batch"], chips, split)) > 1:
         split["cp"] = wide
         filled = [*filled, "cp"]
-    if "micro_batch" in filled:
-        columns = {
-            **columns,
-            "micro_batch": str(dividing(number(columns, "micro_batch"), sizes["global_batch"], chips, split)),
-        }
     split["vp"] = number(columns, "vp", 1) if split["pp"] > 1 else 1
     if fixed.get("interleaved") and "vp" in filled and sizes["layers"] % split["pp"] == 0:
         split["vp"] = sizes["layers"] // split["pp"]
     cores = int(fixed.get("cores_per_chip", 1))
     split["tp"] = max(split["tp"] // cores, 1)
     dtype, _, recipe = word("dtype", columns["dtype"]).partition(":")
-    if dtype == "int8":
-        raise Unable("int8 products")
+    if dtype in ("int8", "fp32"):
+        raise Unable(
+            "int8 products" if dtype == "int8" else "products in 32 bit, which the reference transformer does not do"
+        )
     packed = fixed.get("frozen_4bit") or ("layers" if recipe == "nf4" else None)
     if packed and "lora_rank" not in fixed:
         raise Unable("weights of 4 bits that are trained, or nobody says by which adapters")
@@ -181,6 +186,21 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     if ffn is None:
         raise Unable("the source does not say ffn")
     recompute = word("recompute", columns["recompute"])
+    if "splits" in fixed and "lora_rank" not in fixed and not any(run[name] for name in ("tp", "pp", "zero_or_fsdp")):
+        weights = parameters(
+            {**sizes, "kv_heads": kv, "ffn": ffn, "vocab": number(columns, "vocab"), **fixed, "ep": split["ep"]}
+        )
+        room = ROOM * load_chip(chip).memory_bytes
+        if fixed["splits"] == "layers":
+            split |= divided(weights, room, chips, sizes, chip)
+            filled = [*filled, *(name for name in ("tp", "pp") if split[name] > 1)]
+        elif chips > 1 and weights * held_per_weight(chips) > room:
+            columns = {**columns, "zero_or_fsdp": "fsdp"}
+    if "micro_batch" in filled:
+        columns = {
+            **columns,
+            "micro_batch": str(dividing(number(columns, "micro_batch"), sizes["global_batch"], chips, split)),
+        }
     options: dict[str, Any] = {
         "layers": sizes["layers"], "hidden": sizes["hidden"], "heads": sizes["heads"], "kv_heads": kv, "ffn": ffn,
         "vocab": padded(number(columns, "vocab"), split["tp"]), "seq": sizes["seq_len"], "head_dim": fixed.get("head_dim"),
@@ -188,7 +208,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         "frozen_4bit": packed,
         **recomputed(recompute, sizes["layers"], split), "sharding": word("zero_or_fsdp", columns["zero_or_fsdp"]),
         "compile": compiled(columns, fixed),
-        "replicas": slices_of(run), **{name: value for name, value in split.items() if value > 1},
+        "replicas": replicas_of(run, chip, chips, split, bool(fixed.get("slices"))), **{name: value for name, value in split.items() if value > 1},
         **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank", "lora_on", "pieces", "window", "full_every", "separate", "q_rank", "kv_rank", "rope_dim", "mtp", "graph")
            if name in fixed},
         **{name: bool(fixed.get(name)) for name in ("gated", "bias", "tied", "overlap", "fusion", "fused_loss", "autocast", "adds_apart", "eager_act", "eager_rope")},
@@ -247,14 +267,36 @@ PATTERNED = ("pattern", "mamba_heads", "mamba_head_dim", "mamba_groups", "mamba_
 HOLDS = ("steps", "loss_chunks", "kept_logits", "deepspeed", "torchao", "mingpt", "late_moments")
 
 
-def slices_of(run: Run) -> int | None:
-    """Slices of a TPU job that each hold all parameters: FSDP goes over the wires inside of one, data parallelism between them. None
-    where there is one, or the source has FSDP go over all."""
-    if not search("(?i)over (remaining )?ICI(?! and DCN)", run["zero_or_fsdp"]):
-        return None
-    told = search(r"(?i)(\d+) slices", run["interconnect"])
-    found = int(told[1]) if told else run.whole("dp") or 1
+def replicas_of(run: Run, chip: str, chips: int, split: Mapping[str, int], in_slices: bool) -> int | None:
+    """What each hold all parameters, of which FSDP splits those of one over its ranks; None where that is one. in_slices: a TPU job of a
+    program that does so slice by slice where nobody says otherwise."""
+    told = run["zero_or_fsdp"]
+    if search("(?i)over (remaining )?ICI(?! and DCN)", told):
+        stated = search(r"(?i)(\d+) slices", run["interconnect"])
+        found = int(stated[1]) if stated else run.whole("dp") or 1
+    elif search("(?i)hsdp|hybrid[-_ ]?shard", told):
+        found = hybrid(run, chips // (split["tp"] * split["pp"] * split["cp"]))
+    elif in_slices and not told:
+        domain = load_chip(chip).get("links.scale_up.domain_chips")
+        found = -(-chips // int(domain)) if domain and search("(?i)tpu", chip) else 1
+        found = found if chips % found == 0 else 1
+    else:
+        found = 1
     return found if found > 1 else None
+
+
+def hybrid(run: Run, ranks: int) -> int:
+    """Replicas of hybrid sharding (HSDP) over so many ranks: as said, else a node holds one, as PyTorch's HYBRID_SHARD does
+    (https://docs.pytorch.org/docs/stable/fsdp.html)."""
+    told = run["zero_or_fsdp"]
+    if pair := search(r"(\d+) ?[x\u00d7,] ?(\d+)", told):
+        found = int(pair[1])
+    elif replicas := search(r"(?i)replicat\w*[-_ =:]*(?:degree|size)?[-_ =:]*(\d+)|(\d+) replicas", told):
+        found = int(replicas[1] or replicas[2])
+    else:
+        shard = search(r"(?i)(?:shard\w*|hsdp)[-_ =:(]*(?:degree|size|group|over)?[-_ =:]*(\d+)", told)
+        found = ranks // (int(shard[1]) if shard else run.whole("chips_per_node") or CHIPS_PER_NODE)
+    return found if found and ranks % found == 0 else 1
 
 
 def node_of(chip: str, cluster: str | None, chips: int, ep: int) -> int:
@@ -273,6 +315,43 @@ def batch_of(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[st
         raise Unable("the source does not say global_batch")
     replicas = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1)
     return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if split["pp"] > 1 else 1)
+
+
+# Of a layout that nobody says: how much of a chip's memory weights, gradients and the optimizer's state may take.
+ROOM = 0.7
+
+
+def parameters(o: Mapping[str, Any]) -> float:
+    """Weights of all products and of the two tables; of experts a rank's part."""
+    dim = o.get("head_dim") or o["hidden"] // o["heads"]
+    parts, layers = (3 if o.get("gated") else 2), o["layers"]
+    routed = (layers - o.get("dense_layers", 0)) // o.get("routed_every", 1) if o.get("experts") else 0
+    experts = o.get("experts", 0) * o.get("expert_ffn", o["ffn"]) / o.get("ep", 1) + o.get("shared_ffn", 0)
+    inside = (layers - routed) * o["ffn"] + routed * experts
+    attention = 2 * layers * o["hidden"] * dim * (o["heads"] + o["kv_heads"])
+    return float(attention + parts * o["hidden"] * inside + (1 if o.get("tied") else 2) * o["vocab"] * o["hidden"])
+
+
+def held_per_weight(replicas: int) -> float:
+    """Bytes: of the weight 2 and its gradient 4, and of the optimizer's 12 a replica's part (ZeRO-1)."""
+    return 6 + 12 / replicas
+
+
+def divided(weights: float, room: float, chips: int, sizes: Mapping[str, int], chip: str) -> dict[str, int]:
+    """The least tensor parallelism that makes room, within a scale-up domain, then the least pipeline: takeaways 1 and 2 of arXiv 2104.04473,
+    section 3."""
+    domain = int(load_chip(chip).get("links.scale_up.domain_chips") or CHIPS_PER_NODE)
+    for pp, tp in ((1, 1), (1, 2), (1, 4), (1, 8), *((1 << power, 8) for power in range(1, 8))):
+        fits = weights / (tp * pp) * held_per_weight(max(chips // (tp * pp), 1)) <= room
+        if (
+            fits
+            and chips % (tp * pp) == 0
+            and tp <= min(domain, CHIPS_PER_NODE)
+            and sizes["heads"] % tp == 0
+            and sizes["layers"] % pp == 0
+        ):
+            return {"tp": tp, "pp": pp}
+    return {}
 
 
 def dividing(micro: int, batch: int, chips: int, split: Mapping[str, int]) -> int:

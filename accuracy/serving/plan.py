@@ -66,6 +66,8 @@ class Plan:
 
 def plan(run: Run) -> Plan:
     """Raises Unable with the reason."""
+    if run.shifted:
+        raise Unable(run.shifted)
     if run.marks:
         raise Unable(f"marked {run.marks[0]} by whoever collected it")
     check_counts(run)

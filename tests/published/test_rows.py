@@ -83,7 +83,8 @@ def test_what_does_not_matter_to_a_run_is_not_counted():
         ({"notes": "DO NOT USE: wrong"}, "DO NOT USE"),
         ({"framework": "MindSpeed-LLM v2.0.0", "notes": "script pretrain_llama2_7b_pack_ptd.sh"}, "packed samples"),
         ({"tp": "5", "chips": "40", "global_batch": "80"}, "heads do not divide"),
-        ({"dtype": "fp32"}, "words.toml"),
+        ({"dtype": "fp32"}, "in 32 bit"),
+        ({"dtype": "posit16"}, "words.toml"),
     ],
 )
 def test_what_cannot_be_expressed_says_why(changes, reason):

@@ -195,7 +195,7 @@ def fill(run: Run, blank: Mapping[str, Any], is_tuned: bool = False) -> tuple[di
     for name, value in blank.items():
         if name != "context" and not columns.get(name):
             columns[name] = str(value)
-            if name not in ("cp", "compile", "pp"):
+            if name not in ("cp", "pp") and not (name == "compile" and value == "none"):
                 filled.append(name)
     split = {name: number(columns, name, 1) for name in ("tp", "pp", "cp")}
     chips = run.whole("chips") or 1

@@ -90,7 +90,13 @@ def main(argv: list[str] | None = None) -> int:
     until = time.monotonic() + 60 * args.minutes
     with Recorder(cache_folder(), args.jobs) as recorder:
         results = forecasts(planned, recorder, args.known, until)
-        served = [serving.result_of(run, recorder, args.known or time.monotonic() > until) for run in told(generating)]
+        served = []
+        is_interrupted = any(result.reason == INTERRUPTED for result in results)
+        try:
+            for run in told([] if is_interrupted else generating):
+                served.append(serving.result_of(run, recorder, args.known or time.monotonic() > until))
+        except KeyboardInterrupt:
+            is_interrupted = True
     if args.json:
         write(Path(args.json), json.dumps(as_json(results, served), indent=1) + "\n")
     if args.page:
@@ -117,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         write(Path(args.validated), validated.written(rows))
     outside = [text for result in results if (text := beyond(result, bounds))]
     print("\n".join(outside), end="\n" if outside else "")
-    if any(result.reason == INTERRUPTED for result in results):
+    if is_interrupted:
         print("accuracy: interrupted; the same command goes on where it was", file=sys.stderr)
         return 130
     compared = [*(result.error for result in results), *(one for result in served for one in result.forecast.values())]

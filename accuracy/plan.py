@@ -7,7 +7,7 @@ nothing here looks at a measured value.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from math import gcd
+from math import gcd, log, prod
 from typing import Any
 
 from accuracy import megatron
@@ -120,6 +120,8 @@ def plan(run: Run) -> Plan:
         fixed |= entry.get("set", {})
         blank |= entry.get("blank", {})
     fixed |= noted(run.notes)
+    degree = one_degree(run, fixed)
+    run = replace(run, columns={**run.columns, **degree})
     named = "layers" in blank
     if not named:
         blank = {**as_wide_as_others(run, fixed), **blank}
@@ -131,7 +133,7 @@ def plan(run: Run) -> Plan:
     if missing and not named:
         who = f"model {run['model']!r} is in no table of public models" if run["model"] else "no model is named"
         raise Unable(f"{who}, and the source does not say {', '.join(missing)}")
-    filled += assumed
+    filled += [*assumed, *degree]
     if "near" in chip_entry(run):
         filled.append("chip")
     if not is_known:
@@ -140,6 +142,23 @@ def plan(run: Run) -> Plan:
         filled.append("flop")
     names = tuple(rule.get("name", rule["source"]) for rule in told)
     return programmed(assemble(run, chip, cluster, columns, fixed, filled, names), told)
+
+
+def one_degree(run: Run, fixed: Mapping[str, Any]) -> dict[str, str]:
+    """The one of the degrees of parallelism that is blank where the others, of data parallelism too, and the chips leave no other; nothing
+    where replicas are of another kind: slices, cores, what FSDP splits."""
+    if (
+        any(name in fixed for name in ("slices", "cores_per_chip"))
+        or search("(?i)fsdp|zero-?3|shard", run["zero_or_fsdp"])
+        or not run["dp"]
+    ):
+        return {}
+    blank = [name for name in ("tp", "pp", "cp") if not run[name]]
+    given = prod(run.whole(name) or 1 for name in ("tp", "pp", "cp", "dp"))
+    left, rest = divmod(run.whole("chips") or 1, given)
+    if blank == ["pp", "cp"]:
+        blank = ["pp"]
+    return {blank[0]: str(left)} if len(blank) == 1 and not rest and left > 1 else {}
 
 
 def programmed(found: Plan, told: list[Mapping[str, Any]]) -> Plan:
@@ -161,7 +180,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     split = {name: number(columns, name, 1) for name in ("tp", "pp", "cp", "ep")}
     if any(value < 1 for value in (chips, number(columns, "micro_batch"), *sizes.values(), *split.values())):
         raise Unable("a size is not positive")
-    sizes["global_batch"] = batch_of(run, columns, chips, split)
+    sizes["global_batch"] = batch_of(run, columns, chips, split, fixed, sizes)
     if not run["global_batch"]:
         filled = [*filled, "global_batch"]
     if not run["cp"] and (wide := spread_out(sizes["global_batch"], chips, split)) > 1:
@@ -305,15 +324,30 @@ def node_of(chip: str, cluster: str | None, chips: int, ep: int) -> int:
     return ep if chips <= domain or domain % ep == 0 else gcd(ep, domain)
 
 
-def batch_of(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[str, int]) -> int:
+def batch_of(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[str, int], fixed: Mapping[str, Any],
+             sizes: Mapping[str, int]) -> int:  # fmt: skip
     """Sequences a step. Where the source says none and prints a rate per token: a micro-batch for each replica, eight for
-    each stage of a pipeline."""
+    each stage of a pipeline; of a model that is pretrained and of which it does not say that either, as many tokens as models of its size."""
     told = number(columns, "global_batch", 0)
     if told > 0:
         return told
-    if not run["micro_batch"] or not any(name in run.metrics for name in PER_TOKEN) or "step_time_s" in run.metrics:
+    if not any(name in run.metrics for name in PER_TOKEN) or "step_time_s" in run.metrics:
         raise Unable("the source does not say global_batch")
     replicas = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1)
+    if not run["micro_batch"]:
+        if fixed.get("tuned") or "lora_rank" in fixed or "memory_gib" in run.metrics:
+            raise Unable("the source does not say global_batch nor micro_batch")
+        heads, inside = sizes["heads"], number(columns, "ffn", 4 * sizes["hidden"])
+        weights = parameters(
+            {
+                **fixed,
+                **sizes,
+                "kv_heads": number(columns, "kv_heads", heads),
+                "ffn": inside,
+                "vocab": number(columns, "vocab"),
+            }
+        )
+        return replicas * max(round(usual_tokens(weights) / sizes["seq_len"] / replicas), 1)
     return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if split["pp"] > 1 else 1)
 
 
@@ -358,6 +392,12 @@ def dividing(micro: int, batch: int, chips: int, split: Mapping[str, int]) -> in
     """Of a micro-batch that nobody said, the most that splits a replica's sequences evenly; itself where nothing does."""
     each, left = divmod(batch, max(chips // (split["tp"] * split["pp"] * split["cp"]), 1))
     return micro if left or each < 1 else next(size for size in range(min(micro, each), 0, -1) if each % size == 0)
+
+
+def usual_tokens(weights: float) -> float:
+    """Tokens of a step of the model of models.toml's `batch` that is nearest in size."""
+    rungs = table("models.toml")["batch"][0]["rungs"]
+    return float(min(rungs, key=lambda rung: abs(log(weights / 1e9 / rung[0])))[1])
 
 
 def spread_out(batch: int, chips: int, split: Mapping[str, int]) -> int:

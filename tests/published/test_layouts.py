@@ -121,3 +121,33 @@ def test_a_compiler_that_nobody_named_is_counted():
     assert "compile" in plan(run_of(framework="torchtitan")).filled
     assert "compile" not in plan(run_of(framework="torchtitan", compile="yes")).filled
     assert "compile" not in plan(run_of(framework="FSDP")).filled
+
+
+def test_a_pretraining_batch_that_nobody_says_is_that_of_a_model_of_its_size():
+    row = {
+        **BLANK,
+        "framework": "Megatron-LM",
+        "chips": "64",
+        "global_batch": "",
+        "micro_batch": "",
+        "metric": "mfu",
+        "value": "0.4",
+    }
+    found = plan(run_of(model="Llama 2 7B", **row))
+    # 2e6 tokens are 977 sequences of 2,048: 15 for each of 64 replicas
+    assert found.options["micro_batch"] * found.options["micro_batches"] == 15
+    assert {"global_batch", "micro_batch"} <= set(found.filled)
+    for changes in ({"notes": "SFT"}, {"metric": "step_time_s"}):
+        with pytest.raises(Unable, match="does not say global_batch"):
+            plan(run_of(model="Llama 2 7B", **{**row, **changes}))
+
+
+@pytest.mark.parametrize(("columns", "found"), [
+    ({"tp": "8", "pp": "", "cp": "", "dp": "8"}, ("pp", 4)), ({"tp": "", "pp": "4", "cp": "1", "dp": "8"}, ("tp", 8)),
+    ({"tp": "8", "pp": "1", "cp": "", "dp": "8"}, ("cp", 4)), ({"tp": "8", "pp": "", "cp": "", "dp": "8", "zero_or_fsdp": "FSDP"}, ("pp", 1)),
+    ({"tp": "8", "pp": "", "cp": "", "dp": "7"}, ("pp", 1)), ({"tp": "8", "pp": "", "cp": "", "dp": ""}, ("pp", 1)),
+])  # fmt: skip
+def test_a_degree_that_the_others_leave_no_choice_of_is_derived_and_counted(columns, found):
+    run = plan(run_of(framework="Megatron-LM", model="Llama 2 70B", chips="256", **{**BLANK, **columns}))
+    assert run.options.get(found[0], 1) == found[1]
+    assert (found[0] in run.filled) == (found[1] > 1)

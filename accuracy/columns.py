@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from accuracy.rows import COUNTS, Run
-from anychip.spec import list_chips, list_clusters, load_chip
+from anychip.errors import BadNetwork
+from anychip.network import Fabric
+from anychip.spec import Chip, list_chips, list_clusters, load_chip
 
 HERE = Path(__file__).parent
 
@@ -174,6 +176,35 @@ def cluster_of(run: Run, chip: str) -> str | None:
 
 NUMBER = r"([\d,]+(?:\.\d+)?)"
 EXPERTS_NAMED = r"(?i)moe|expert|\d+ ?x ?\d|[- ]a\d+(\.\d+)?b"
+
+
+def network_of(run: Run, chip: str) -> tuple[str | None, list[str]]:
+    """A cluster that knows what the chip's own file does not of a network for so many, and whether a rule chose it: one that the chip is
+    known to stand in, else of `network` in chips.toml."""
+    told = cluster_of(run, chip)
+    count, loaded = run.whole("chips") or 1, load_chip(chip)
+    if fits_together(loaded, count, told):
+        return told, []
+    own = [
+        cluster.id
+        for cluster in list_clusters()
+        if chip in cluster.chips and cluster.id not in table("chips.toml")["network"]["usual"]
+    ]
+    usual = table("chips.toml")["network"]["usual"]
+    named = {name: len(name) for name in usual if search(pattern_of(name), run["interconnect"])}
+    for name in (*own, *sorted(usual, key=lambda name: -named.get(name, 0))):
+        if fits_together(loaded, count, name):
+            return str(name), ["interconnect"]
+    return told, []
+
+
+def fits_together(chip: Chip, count: int, cluster: str | None) -> bool:
+    try:
+        Fabric.of(chip, count, cluster)
+    except BadNetwork:
+        return False
+    return True
+
 
 # Columns in words of which a rule's value stands in where nobody has seen the words.
 WORDS = ("recompute", "zero_or_fsdp", "sequence_parallel", "compile")

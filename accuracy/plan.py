@@ -18,13 +18,13 @@ from accuracy.columns import (
     check_counts,
     chip_entry,
     chip_of,
-    cluster_of,
     convention,
     counted,
     counted_layers,
     fill,
     matches,
     models_of,
+    network_of,
     noted,
     number,
     refuse,
@@ -107,7 +107,7 @@ def plan(run: Run) -> Plan:
     check_counts(run)
     run, assumed = counted(run)
     chip = chip_of(run)
-    cluster = cluster_of(run, chip)
+    cluster, networked = network_of(run, chip)
     told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, run)]
     is_known = any("recompute" in rule.get("blank", {}) for rule in told)
     if not is_known:  # what rules say of some part of it comes over what most do
@@ -133,7 +133,7 @@ def plan(run: Run) -> Plan:
     if missing and not named:
         who = f"model {run['model']!r} is in no table of public models" if run["model"] else "no model is named"
         raise Unable(f"{who}, and the source does not say {', '.join(missing)}")
-    filled += [*assumed, *degree]
+    filled += [*assumed, *degree, *networked]
     if "near" in chip_entry(run):
         filled.append("chip")
     if not is_known:
@@ -270,10 +270,16 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         options["reduce"] = "fp16"
     options = {name: value for name, value in options.items() if value is not None}
     check(options, chips)
+    instead = ""
+    if dtype == "fp16" and options["sharding"] == "fsdp" and not load_chip(chip).get("peaks.matrix.bf16"):
+        options["sharding"] = (
+            "gradients"  # the reference's FSDP casts to bfloat16, which this chip would compute in 32 bit
+        )
+        instead = "FSDP as ZeRO-2: the reference's gathers bfloat16, which the chip does not have"
     found = tuple(sorted(set(filled)))
     program = next((name for name, holds in ((HYBRID, "pattern" in options), (HOLDING, packed), (GRAPHED, fixed.get("layer_graphs")),
                                               (GATHERED, fixed.get("each_parameter"))) if holds), Plan.program)  # fmt: skip
-    return Plan(run, chip, chips, options, found, program, rules=names, offloads=bool(fixed.get("offloads")), cluster=cluster,
+    return Plan(run, chip, chips, options, found, program, instead=instead, rules=names, offloads=bool(fixed.get("offloads")), cluster=cluster,
                 memory=str(fixed.get("memory", "allocated")), allocator=str(fixed.get("allocator", "")),
                 context_bytes=int(fixed.get("context_mib", 0)) << 20,
                 holds={name: fixed[name] for name in HOLDS if name in fixed})  # fmt: skip

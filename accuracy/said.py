@@ -21,7 +21,14 @@ def said(result: Result) -> list[str]:
     if len(set(run.ids)) > 1:
         remarks.append(f"read as one run with {', '.join(dict.fromkeys(run.ids[1:]))}, whose rows agree in all else")
     if found is not None:
-        texts = unknown(run, found), other_form(run, found), apart(found), product(found), too_fast(result, found)
+        texts = (
+            unknown(run, found),
+            other_form(run, found),
+            network(found),
+            apart(found),
+            product(found),
+            too_fast(result, found),
+        )
         remarks += [text for text in texts if text]
     return remarks
 
@@ -36,6 +43,12 @@ def unknown(run: Run, found: Plan) -> str:
 def other_form(run: Run, found: Plan) -> str:
     near = chip_entry(run).get("near")
     return f"chip {run['chip']!r} is forecast as {found.chip}: {near}" if near else ""
+
+
+def network(found: Plan) -> str:
+    if "interconnect" not in found.filled:
+        return ""
+    return f"what joins chips of {found.chip} is not known to the standard: taken for {found.cluster}"
 
 
 def apart(found: Plan) -> str:

@@ -151,3 +151,22 @@ def test_a_degree_that_the_others_leave_no_choice_of_is_derived_and_counted(colu
     run = plan(run_of(framework="Megatron-LM", model="Llama 2 70B", chips="256", **{**BLANK, **columns}))
     assert run.options.get(found[0], 1) == found[1]
     assert (found[0] in run.filled) == (found[1] > 1)
+
+
+@pytest.mark.parametrize(("chip", "chips", "network", "cluster"), [
+    ("L40S", "64", "", "ethernet-200-pod"), ("MLU590", "16", "", "pcie-ethernet-200-pod"), ("L40S", "64", "pcie-ethernet-200-pod", "pcie-ethernet-200-pod"),
+    ("L40S", "8", "", None), ("H100", "64", "", None), ("A100 PCIe 80GB", "16", "", "ethernet-200-pod"),
+])  # fmt: skip
+def test_a_network_that_nobody_knows_is_a_usual_one_and_counted(chip, chips, network, cluster):
+    """A job of two hosts of PCIe cards ended with the figure that their file lacks."""
+    found = plan(run_of(chip=chip, chips=chips, framework="FSDP", tp="1", interconnect=network))
+    assert found.cluster == cluster
+    assert ("interconnect" in found.filled) == (cluster is not None)
+
+
+def test_fsdp_in_fp16_on_a_chip_without_bfloat16_is_zero_2():
+    """Recorded in bfloat16, it was priced in 32 bit: V100 at a fifth of its speed."""
+    old, new = (plan(run_of(chip=chip, framework="FSDP", dtype="fp16", tp="1")) for chip in ("V100", "A100"))
+    assert (old.options["sharding"], new.options["sharding"]) == ("gradients", "fsdp")
+    assert "ZeRO-2" in old.instead
+    assert not new.instead

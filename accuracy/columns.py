@@ -241,8 +241,9 @@ def fill(run: Run, blank: Mapping[str, Any], is_tuned: bool = False) -> tuple[di
         columns["dtype"] = str(blank["dtype"])
         filled.append("dtype")
     for name in WORDS:
-        if name in blank and not is_word(name, columns.get(name) or ""):
-            columns[name] = str(blank[name])
+        usual = blank.get(name, "none" if name == "compile" and columns.get(name) else None)
+        if usual is not None and not is_word(name, columns.get(name) or ""):
+            columns[name] = str(usual)
             filled.append(name)
     decides_little = any(name in run.metrics for name in PER_TOKEN) and "step_time_s" not in run.metrics
     if not columns.get("seq_len") and "context" in blank and (decides_little or not is_tuned):

@@ -247,6 +247,8 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         can_split = chips // split["pp"] % (split["ep"] * split["tp"]) == 0 and options.get("dispatch") != "ranks"
         if options.get("dispatch") == "experts":  # the program's default, said by a rule after one that says "ranks"
             del options["dispatch"]
+        if split["ep"] > chips // split["pp"]:
+            raise Unable(f"ep {split['ep']} is more than the {chips // split['pp']} chips of a stage")
         if "dispatch" in options and split["ep"] > 1:
             options["node"] = node_of(chip, cluster, chips, split["ep"])
             options["most_nodes"] = fixed.get("most_nodes")

@@ -114,3 +114,15 @@ def test_a_micro_batch_that_nobody_said_divides_the_batch():
     found = plan(run_of(framework="nanoGPT", model="GPT-2 124M", **NAMED_ONLY, micro_batch="", global_batch="128"))
     assert found.options["micro_batch"] == 8  # 128 / 16 chips; the rule's 12 would leave a rest
     assert "micro_batch" in found.filled
+
+
+def test_a_row_without_a_model_and_one_with_more_experts_ranks_than_chips_say_so():
+    """Both ended in an exception of Python's, which was the reason given."""
+    assert plan(run_of(model="")).options["norm"] == "rms"
+    with pytest.raises(Unable, match="ep 16 is more than the 8 chips"):
+        plan(run_of(**{**MANY, "framework": "Megatron-Bridge", "model": "Qwen3-30B-A3B", "chips": "8", "ep": "16"}))
+
+
+def test_a_word_for_compilation_that_nobody_has_seen_is_counted():
+    found = plan(run_of(compile="by hand"))
+    assert (found.options["compile"], "compile" in found.filled) == ("none", True)

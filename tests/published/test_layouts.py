@@ -140,6 +140,15 @@ def test_a_pretraining_batch_that_nobody_says_is_that_of_a_model_of_its_size():
     for changes in ({"notes": "SFT"}, {"metric": "step_time_s"}):
         with pytest.raises(Unable, match="does not say global_batch"):
             plan(run_of(model="Llama 2 7B", **{**row, **changes}))
+    piped = plan(run_of(model="Llama 2 70B", **{**row, "chips": "1024", "tp": "8", "pp": "4"}))
+    assert piped.options["micro_batches"] * piped.options["micro_batch"] == 49  # 3.2e6 / 2048 / 32 replicas
+    assert plan(run_of(model="Llama 2 7B", **{**row, "framework": "FSDP", "chips": "8"})).options["sharding"] == "fsdp"
+    with pytest.raises(Unable, match="FSDP between hosts"):
+        plan(run_of(model="Llama 2 7B", **{**row, "framework": "FSDP"}))
+    assert (
+        plan(run_of(model="Llama 2 7B", **{**row, "framework": "MaxText", "chip": "TPU v5p"})).options["micro_batches"]
+        == 1
+    )
 
 
 @pytest.mark.parametrize(("columns", "found"), [

@@ -225,6 +225,13 @@ def test_a_framework_that_no_source_here_used_does_what_its_code_says(framework,
     assert found == (sharding, fusion, compiled, adam)
 
 
+def test_small_models_of_llm_foundry_recompute_nothing():
+    small, large = (
+        plan(run_of(framework="LLM Foundry", model=name, **EAGER)).options for name in ("MPT-760M", "MPT-7B")
+    )
+    assert (small["recompute"], large["recompute"]) == ("none", "full")
+
+
 def test_pytorch_of_mlperf_is_nemo():
     assert plan(run_of(framework="PyTorch", notes="MLPerf Training v4.1", **EAGER)).options["fusion"]
 

@@ -7,7 +7,7 @@ nothing here looks at a measured value.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from math import gcd, log, prod
+from math import gcd, prod
 from typing import Any
 
 from accuracy import megatron
@@ -180,7 +180,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     split = {name: number(columns, name, 1) for name in ("tp", "pp", "cp", "ep")}
     if any(value < 1 for value in (chips, number(columns, "micro_batch"), *sizes.values(), *split.values())):
         raise Unable("a size is not positive")
-    sizes["global_batch"] = batch_of(run, chip, columns, chips, split, fixed, sizes)
+    sizes["global_batch"] = batch_of(run, columns, chips, split)
     if not run["global_batch"]:
         filled = [*filled, "global_batch"]
     if not run["cp"] and (wide := spread_out(sizes["global_batch"], chips, split)) > 1:
@@ -332,33 +332,15 @@ def node_of(chip: str, cluster: str | None, chips: int, ep: int) -> int:
     return ep if chips <= domain or domain % ep == 0 else gcd(ep, domain)
 
 
-def batch_of(run: Run, chip: str, columns: Mapping[str, str], chips: int, split: Mapping[str, int], fixed: Mapping[str, Any],
-             sizes: Mapping[str, int]) -> int:  # fmt: skip
+def batch_of(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[str, int]) -> int:
     """Sequences a step. Where the source says none and prints a rate per token: a micro-batch for each replica, eight for
-    each stage of a pipeline; of a model that is pretrained and of which it does not say that either, as many tokens as models of its size."""
+    each stage of a pipeline."""
     told = number(columns, "global_batch", 0)
     if told > 0:
         return told
-    if not any(name in run.metrics for name in PER_TOKEN) or "step_time_s" in run.metrics:
+    if not run["micro_batch"] or not any(name in run.metrics for name in PER_TOKEN) or "step_time_s" in run.metrics:
         raise Unable("the source does not say global_batch")
     replicas = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1)
-    if not run["micro_batch"]:
-        if fixed.get("tuned") or "lora_rank" in fixed or "memory_gib" in run.metrics:
-            raise Unable("the source does not say global_batch nor micro_batch")
-        domain = int(load_chip(chip).get("links.scale_up.domain_chips") or CHIPS_PER_NODE)
-        if (
-            word("zero_or_fsdp", columns["zero_or_fsdp"]) == "fsdp"
-            and chips > domain
-            and not fixed.get("batch_per_device")
-        ):
-            raise Unable(
-                "the source says neither global_batch nor micro_batch, by which FSDP between hosts is fast or slow"
-            )
-        heads, inside = sizes["heads"], number(columns, "ffn", 4 * sizes["hidden"])
-        tables = {"kv_heads": number(columns, "kv_heads", heads), "ffn": inside, "vocab": number(columns, "vocab")}
-        weights = parameters({**fixed, **sizes, **tables})
-        least = 8 * split["pp"] if split["pp"] > 1 else 1
-        return replicas * max(round(usual_tokens(weights) / sizes["seq_len"] / replicas), least)
     return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if split["pp"] > 1 else 1)
 
 
@@ -403,12 +385,6 @@ def dividing(micro: int, batch: int, chips: int, split: Mapping[str, int]) -> in
     """Of a micro-batch that nobody said, the most that splits a replica's sequences evenly; itself where nothing does."""
     each, left = divmod(batch, max(chips // (split["tp"] * split["pp"] * split["cp"]), 1))
     return micro if left or each < 1 else next(size for size in range(min(micro, each), 0, -1) if each % size == 0)
-
-
-def usual_tokens(weights: float) -> float:
-    """Tokens of a step of the model of models.toml's `batch` that is nearest in size."""
-    rungs = table("models.toml")["batch"][0]["rungs"]
-    return float(min(rungs, key=lambda rung: abs(log(weights / 1e9 / rung[0])))[1])
 
 
 def spread_out(batch: int, chips: int, split: Mapping[str, int]) -> int:

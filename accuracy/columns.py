@@ -291,18 +291,15 @@ def parameters_of(run: Run) -> float:
 
 def as_wide_as_others(run: Run, fixed: Mapping[str, Any]) -> Mapping[str, Any]:
     """Sizes but for the layers of a public dense model with about as many parameters, of which the source gives no size."""
-    parameters = parameters_of(run)
-    if any(run[name] for name in ("layers", "hidden", "heads")) or any(
-        fixed.get(name) for name in ("experts", "pattern", "unlike")
-    ):
+    billions = parameters_of(run) / 1e9
+    is_told = any(run[name] for name in ("layers", "hidden", "heads"))
+    if is_told or any(fixed.get(name) for name in ("experts", "pattern", "unlike")):
         return {}
-    if not parameters:
+    entry = next(entry for entry in table("models.toml")["width"] if entry["gated"] == bool(fixed.get("gated")))
+    if not 0 < billions <= entry["most"]:
         return {}
-    for entry in table("models.toml")["width"]:
-        if entry["gated"] == bool(fixed.get("gated")):
-            _, *sizes = min(entry["rungs"], key=lambda rung: abs(math.log(parameters / 1e9 / rung[0])))
-            return {**dict(zip(("hidden", "heads", "kv_heads", "ffn"), sizes, strict=True)), "vocab": entry["vocab"]}
-    return {}
+    _, *sizes = min(entry["rungs"], key=lambda rung: abs(math.log(billions / rung[0])))
+    return {**dict(zip(("hidden", "heads", "kv_heads", "ffn"), sizes, strict=True)), "vocab": entry["vocab"]}
 
 
 def is_word(column: str, text: str) -> bool:

@@ -180,6 +180,22 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     split = {name: number(columns, name, 1) for name in ("tp", "pp", "cp", "ep")}
     if any(value < 1 for value in (chips, number(columns, "micro_batch"), *sizes.values(), *split.values())):
         raise Unable("a size is not positive")
+    kv = number(columns, "kv_heads", sizes["heads"])
+    gated = bool(fixed.get("gated"))
+    ffn = number(columns, "ffn", 0) or (None if gated else 4 * sizes["hidden"])
+    if ffn is None:
+        raise Unable("the source does not say ffn")
+    if "splits" in fixed and "lora_rank" not in fixed and not any(run[name] for name in ("tp", "pp", "zero_or_fsdp")):
+        weights = parameters(
+            {**sizes, "kv_heads": kv, "ffn": ffn, "vocab": number(columns, "vocab"), **fixed, "ep": split["ep"]}
+        )
+        room = ROOM * load_chip(chip).memory_bytes
+        shares = 1 if word("zero_or_fsdp", columns["zero_or_fsdp"]) == "ddp" else chips
+        if fixed["splits"] == "layers":
+            split |= divided(weights, room, chips, sizes, chip)
+            filled = [*filled, *(name for name in ("tp", "pp") if split[name] > 1)]
+        elif chips > 1 and weights * held_per_weight(shares) > room:
+            columns = {**columns, "zero_or_fsdp": "fsdp"}
     sizes["global_batch"] = batch_of(run, columns, chips, split)
     if not run["global_batch"]:
         filled = [*filled, "global_batch"]
@@ -199,22 +215,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     packed = fixed.get("frozen_4bit") or ("layers" if recipe == "nf4" else None)
     if packed and "lora_rank" not in fixed:
         raise Unable("weights of 4 bits that are trained, or nobody says by which adapters")
-    kv = number(columns, "kv_heads", sizes["heads"])
-    gated = bool(fixed.get("gated"))
-    ffn = number(columns, "ffn", 0) or (None if gated else 4 * sizes["hidden"])
-    if ffn is None:
-        raise Unable("the source does not say ffn")
     recompute = word("recompute", columns["recompute"])
-    if "splits" in fixed and "lora_rank" not in fixed and not any(run[name] for name in ("tp", "pp", "zero_or_fsdp")):
-        weights = parameters(
-            {**sizes, "kv_heads": kv, "ffn": ffn, "vocab": number(columns, "vocab"), **fixed, "ep": split["ep"]}
-        )
-        room = ROOM * load_chip(chip).memory_bytes
-        if fixed["splits"] == "layers":
-            split |= divided(weights, room, chips, sizes, chip)
-            filled = [*filled, *(name for name in ("tp", "pp") if split[name] > 1)]
-        elif chips > 1 and weights * held_per_weight(chips) > room:
-            columns = {**columns, "zero_or_fsdp": "fsdp"}
     if "micro_batch" in filled:
         columns = {
             **columns,
@@ -305,7 +306,7 @@ def replicas_of(run: Run, chip: str, chips: int, split: Mapping[str, int], in_sl
         found = hybrid(run, chips // (split["tp"] * split["pp"] * split["cp"]))
     elif in_slices and not told:
         domain = load_chip(chip).get("links.scale_up.domain_chips")
-        found = -(-chips // int(domain)) if domain and search("(?i)tpu", chip) else 1
+        found = -(-chips // int(domain)) if domain else 1
         found = found if chips % found == 0 else 1
     else:
         found = 1
@@ -360,7 +361,7 @@ def parameters(o: Mapping[str, Any]) -> float:
 
 
 def held_per_weight(replicas: int) -> float:
-    """Bytes: of the weight 2 and its gradient 4, and of the optimizer's 12 a replica's part (ZeRO-1)."""
+    """Bytes: of the weight 2 and its gradient 4, and of the optimizer's 12 a replica's part (ZeRO-1); all of them with one."""
     return 6 + 12 / replicas
 
 

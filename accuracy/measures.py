@@ -50,12 +50,12 @@ def measured(metric: str, unit: str, text: str, chips: float | None) -> tuple[st
     if name == "step_time_s" and value is not None and text.strip().lower().endswith("ms"):
         return name, value / 1000
     if name in TRAINED or name in SERVED:
-        return name, share(value, text) if name == "mfu" else value
+        return name, in_its_unit(name, value, "%" if name == "mfu" and "%" in text else unit)
     entry = next((entry for entry in words()["metric"] if re.search(entry["text"], told)), None)
     if entry is None or ("per" in entry and not chips):
         return name, value
     if entry["name"] == "mfu":
-        return "mfu", share(value, f"{text}%" if "percent" in told else text)
+        return "mfu", in_its_unit("mfu", value, "%" if "percent" in told or "%" in text else "")
     if value is not None:
         value = (1 / value if entry.get("inverse") else value) * entry.get("factor", 1)
         if entry["name"] == "step_time_s" and text.strip().lower().endswith("ms") and "ms" not in told.split():
@@ -64,9 +64,11 @@ def measured(metric: str, unit: str, text: str, chips: float | None) -> tuple[st
     return str(entry["name"]), value
 
 
-def share(value: float | None, text: str) -> float | None:
-    """An MFU in percent as a share, where the text says that it is."""
-    return value / 100 if value is not None and "%" in text else value
+def in_its_unit(name: str, value: float | None, unit: str) -> float | None:
+    """As rows.py says the metric is, whose column of units may say another."""
+    said = spelled(unit)
+    factor = next((one["factor"] for one in words()["unit"] if one["name"] == name and re.search(one["text"], said)), 1)
+    return value if value is None else value * factor
 
 
 def positive(text: str) -> float | None:

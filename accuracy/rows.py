@@ -39,7 +39,8 @@ DEGREES = ("tp", "pp", "vp", "cp", "dp", "ep")
 # What people write where a source does not say; in these columns it is text.
 BLANK = {"-", "--", "\u2013", "\u2014", "?", "n/a", "na", "n.a.", "null", "nil", "tbd", "unknown", "unspecified", "not specified", "not stated",
          "not given", "not reported", "not disclosed"}  # fmt: skip
-COUNTED = r"(gpu|chip|tpu|npu|hpu|device|accelerator|token|tok|sequence|seq|sample|layer|head|rank|way|stage|expert)s?"
+LENGTHS = ("seq_len", "input_len", "output_len")
+COUNTED = r"(gpu|chip|tpu|npu|hpu|device|accelerator|sequence|seq|sample|layer|head|rank|way|stage|expert)s?"
 FREE = ("id", "metric", "value", "unit", "notes", "source_url", "source_location")
 MARKS = ("DO NOT USE", "REPEAT")
 COMPARE = {"=": str.__eq__, "!=": str.__ne__, "~": lambda value, wanted: re.search(wanted, value) is not None}
@@ -148,15 +149,14 @@ def tidy(row: Mapping[str | None, Any], name: str) -> dict[str, str]:
 
 
 def count(column: str, text: str) -> str:
-    """`1,024`, `64 GPUs`, `64 (8 nodes)` and `8k` tokens as a number; what is none as it is."""
-    text = re.sub(r"^~", "", text)
-    if re.fullmatch(r"\d{1,3}(,\d{3})+(\.0+)?", text):
-        text = text.replace(",", "")
+    """`1,024`, `64 GPUs`, `64 (8 nodes)` and `8k` tokens as a number; what is none, or counts something else, as it is."""
+    text = re.sub(r"^~?\d{1,3}(,\d{3})+(?![\d,])", lambda found: found[0].replace(",", ""), text).removeprefix("~")
     if text.lower() in ("none", "no", "off") and column in DEGREES:
         return "1"
-    if column in ("seq_len", "input_len", "output_len", "vocab") and (large := re.fullmatch(r"(\d+) ?[kK]", text)):
+    if column in (*LENGTHS, "vocab") and (large := re.fullmatch(r"(\d+) ?[kK]", text)):
         return str(int(large[1]) * (1000 if column == "vocab" else 1024))
-    match = re.fullmatch(rf"(?i)(\d+) ?({COUNTED}|\(.*\))", text)
+    counted = rf"{COUNTED}|tok(en)?s?" if column in LENGTHS else COUNTED
+    match = re.fullmatch(rf"(?i)(\d+) ?({counted}|\((?!x|\u00d7|tok(en)?s?\)|.*\b(per|each)\b).*\))", text)
     return match[1] if match else text
 
 

@@ -21,6 +21,19 @@ def test_a_model_that_needs_more_than_a_chip_is_split_as_megatron_s_authors_advi
     assert ("pp" in found.filled) == (pp > 1)
 
 
+def test_a_batch_goes_to_the_replicas_of_the_layout_that_a_rule_chose():
+    """70e9 / 16 x (6 + 12 / 4) bytes fit: four replicas of tp 8 x pp 2 have four sequences each, and none is split."""
+    row = {**BLANK, "chips": "64", "global_batch": "16"}
+    found = plan(run_of(framework="Megatron-LM", model="Llama 2 70B", **row)).options
+    assert (found["tp"], found["pp"], found.get("cp", 1), found["micro_batches"]) == (8, 2, 1, 4)
+    alone = plan(
+        run_of(
+            framework="Megatron-LM", model="Llama 2 13B", **{**row, "global_batch": "", "metric": "mfu", "value": "0.4"}
+        )
+    )
+    assert alone.options["micro_batches"] == 1
+
+
 def test_what_a_source_says_of_its_layout_stays():
     assert (
         "pp"
@@ -35,15 +48,15 @@ def test_what_a_source_says_of_its_layout_stays():
 
 
 def test_replicas_that_do_not_fit_are_split():
-    small, large = (
-        plan(run_of(framework="HF Trainer", model=name, chips="8", **BLANK)) for name in ("Qwen2.5-0.5B", "Llama 2 13B")
+    small, large = (  # the second's 6.7e9 x 18 bytes are 121 GB in each replica, of which nothing is split
+        plan(run_of(framework="HF Trainer", model=name, chips="8", **BLANK)) for name in ("Qwen2.5-0.5B", "Llama 2 7B")
     )
     assert (small.options["sharding"], large.options["sharding"]) == ("ddp", "fsdp")
     assert "zero_or_fsdp" in large.filled
 
 
 @pytest.mark.parametrize(("chip", "chips", "replicas"), [
-    ("TPU v5e", "256", 1), ("TPU v5e", "1024", 4), ("TPU v4", "1024", 1), ("TPU v4", "6144", 2), ("H100", "1024", 1),
+    ("TPU v5e", "256", 1), ("TPU v5e", "1024", 4), ("TPU v4", "1024", 1), ("TPU v4", "6144", 2), ("Trillium", "512", 2), ("H100", "1024", 1),
 ])  # fmt: skip
 def test_a_jax_job_of_several_slices_splits_its_parameters_within_each(chip, chips, replicas):
     row = {**BLANK, "global_batch": "12288"}
@@ -64,6 +77,8 @@ def test_hybrid_sharding_holds_a_replica_in_each_group(told, replicas):
 @pytest.mark.parametrize(("column", "text", "meant"), [
     ("zero_or_fsdp", "ZeRO stage 3", "fsdp"), ("zero_or_fsdp", "zero_stage=2", "gradients"), ("zero_or_fsdp", "1", "optimizer"),
     ("zero_or_fsdp", "NO_SHARD", "ddp"), ("zero_or_fsdp", "SHARD_GRAD_OP", "gradients"), ("zero_or_fsdp", "--use-distributed-optimizer", "optimizer"),
+    ("zero_or_fsdp", "FSDP (SHARD_GRAD_OP)", "gradients"), ("zero_or_fsdp", "FSDP NO_SHARD", "ddp"), ("zero_or_fsdp", "ZeRO-3, no offload", "fsdp"),
+    ("recompute", "Gradient checkpointing: off", "none"), ("recompute", "flash attention, no recompute", "none"), ("recompute", "nothing_saveable", "full"),
     ("recompute", "None", "none"), ("recompute", "Selective AC (per-op)", "ops"), ("recompute", "True", "full"), ("recompute", "activation recomputation", "full"),
     ("recompute", "off", "none"), ("compile", "True", "layers"), ("compile", "eager", "none"), ("compile", "jit", "all"),
 ])  # fmt: skip
@@ -111,10 +126,19 @@ def test_the_number_of_chips_follows_from_a_slice_s_name_or_from_the_layout(chip
     ("HL-325", "intel-gaudi3", False), ("p4d.24xlarge", "nvidia-a100-sxm-40gb", False), ("Ascend 910C (one die)", "huawei-ascend-910c-die", False),
     ("MI250", "amd-mi250x", True), ("MI300", "amd-mi300x", True), ("Tesla V100-PCIE-16GB", "nvidia-v100-sxm2-16gb", True), ("A800 80GB PCIe", "nvidia-a800-sxm-80gb", True),
     ("H20 141GB", "nvidia-h20", True), ("H200 SXM 141GB", "nvidia-h200-sxm", False), ("NVIDIA A100 64GB", "nvidia-a100-sxm-80gb", True), ("Atlas 800T A2", "huawei-ascend-910b2", True),
+    ("A100-40G", "nvidia-a100-sxm-40gb", False), ("DGX A100 640GB", "nvidia-a100-sxm-80gb", False), ("PCIe H100", "nvidia-h100-pcie", False),
+    ("H200 PCIe", "nvidia-h200-nvl", False), ("GB300 NVL36", "nvidia-gb300-nvl72", True), ("RTX 4090 D", "nvidia-rtx-4090", True),
+    ("MI300-X", "amd-mi300x", False), ("BI-V100 PCIe", "iluvatar-bi-v100", False), ("v5p-96", "google-tpu-v5p", False), ("v4-64", "google-tpu-v4", False),
 ])  # fmt: skip
 def test_a_chip_of_another_form_is_counted(name, chip, near):
     found = plan(run_of(chip=name))
     assert (found.chip, "chip" in found.filled) == (chip, near)
+
+
+def test_what_a_chip_cannot_do_is_not_said_of_one_whose_name_is_like_it():
+    old, other = (plan(run_of(chip=chip, dtype="")).options for chip in ("V100", "BI-V100"))
+    assert (old["dtype"], old["attention"]) == ("fp16", "products")
+    assert (other["dtype"], other["attention"]) == ("bf16", "flash")
 
 
 def test_a_compiler_that_nobody_named_is_counted():

@@ -16,6 +16,7 @@ MANY = {**NAMED_ONLY, "framework": "torchtitan", "params_b": "", "global_batch":
     ("meta-llama/Llama-2-7b-hf", 32, 4096), ("llama3_8b", 32, 4096), ("meta-llama/Meta-Llama-3.1-8B-Instruct", 32, 4096),
     ("Llama-3 (70B)", 80, 8192), ("GPT-2 (124M)", 12, 768), ("gpt2", 12, 768), ("mixtral_8x7b", 32, 4096), ("bigscience/bloom", 70, 14336),
     ("DeepSeek-Coder-V2-Lite", 27, 2048), ("DeepSeek-R1-Distill-Llama-70B", 80, 8192), ("StarCoder-7B", 42, 4096), ("Phi-4-mini", 32, 3072),
+    ("gpt_oss_120b", 36, 2880), ("Llama-3.1-Nemotron-Nano-8B-v1", 32, 4096), ("DeepSeek 671B", 61, 7168), ("Qwen2-Math-7B", 28, 3584),
 ])  # fmt: skip
 def test_a_model_is_known_however_its_name_is_written(name, layers, hidden):
     found = plan(run_of(**{**MANY, "model": name}))
@@ -27,6 +28,7 @@ def test_a_distilled_model_is_not_the_one_that_taught_it():
     found = plan(run_of(**{**MANY, "model": "DeepSeek-R1-Distill-Qwen-7B"}))
     assert "experts" not in found.options
     assert found.options["layers"] == 28
+    assert plan(run_of(**{**MANY, "model": "DeepSeek-R1-Distill-Llama-70B"})).options["vocab"] == 128256
 
 
 @pytest.mark.parametrize(("model", "billions"), [
@@ -56,14 +58,15 @@ def test_a_model_that_nobody_knows_is_as_wide_as_others_of_its_size():
     assert (found.options["hidden"], found.options["layers"]) == (6656, 55)
     assert {"layers", "hidden", "heads", "kv_heads", "ffn", "vocab"} <= set(found.filled)
     assert plan(run_of(**{**MANY, "model": "Ours 30B"})).options["layers"] == 55
-    for model in ("Ours", "Ours 8x7B", "Ours-30B-A3B", ""):
+    for model in ("Ours", "Ours 8x7B", "Ours-30B-A3B", "", "Ours 290B"):  # the last is larger than any that is dense
         with pytest.raises(Unable, match="does not say layers, hidden, heads"):
             plan(run_of(**{**MANY, "model": model}))
 
 
 @pytest.mark.parametrize(("model", "why"), [
     ("LLaVA-1.5-7B", "sees images"), ("Qwen2-VL-7B", "sees images"), ("Qwen3-Next-80B-A3B", "linear-attention"), ("Flan-T5-XXL", "decoder-only"),
-    ("OpenELM-3B", "different widths"),
+    ("OpenELM-3B", "different widths"), ("CogVideoX-5B", "decoder-only"), ("SD3 8B", "decoder-only"), ("Llama 3.2 11B", "sees images"),
+    ("Mistral-Large-3 675B", "not public"), ("DeepSeek-V4 671B", "not public"),
 ])  # fmt: skip
 def test_what_the_reference_does_not_have_is_said(model, why):
     with pytest.raises(Unable, match=why):

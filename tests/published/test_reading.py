@@ -30,7 +30,9 @@ def test_a_value_is_a_number_however_it_is_written(text, value):
     ("samples_per_s_per_chip", "", "2", ("samples_per_s", 16)), ("seq/s", "", "2", ("samples_per_s", 2)),
     ("iteration time (ms)", "", "250", ("step_time_s", 0.25)), ("iter_time_ms", "", "250", ("step_time_s", 0.25)), ("step time", "", "250 ms", ("step_time_s", 0.25)),
     ("s/it", "", "4", ("step_time_s", 4)), ("it/s", "", "4", ("step_time_s", 0.25)), ("TFLOP/s/GPU", "", "150", ("tflops_per_chip", 150)),
-    ("aggregate PFLOPS", "", "8", ("tflops_per_chip", 1000)), ("MFU (%)", "", "0.9", ("mfu", 0.009)), ("mfu", "", "41%", ("mfu", 0.41)), ("mfu", "", "41", ("mfu", 41)),
+    ("aggregate PFLOPS", "", "8", ("tflops_per_chip", 1000)), ("MFU (%)", "", "0.9", ("mfu", 0.009)), ("mfu", "", "41%", ("mfu", 0.41)), ("mfu", "", "41", ("mfu", 41)), ("MFU%", "", "41", ("mfu", 0.41)),
+    ("step_time_s", "ms", "250", ("step_time_s", 0.25)), ("step_time_s", "s", "250", ("step_time_s", 250)), ("memory_gib", "GB", "80", ("memory_gib", 74.5058)),
+    ("mfu", "%", "0.9", ("mfu", 0.009)), ("ttft_ms", "s", "0.05", ("ttft_ms", 50)), ("time_to_train_min", "hours", "2", ("time_to_train_min", 120)),
     ("peak_memory_gb", "", "80", ("memory_gib", 74.5058)), ("HFU", "", "50", ("HFU", 50)), ("watts", "", "400", ("watts", 400)),
     ("time", "s", "9", ("time", 9)), ("tokens/s/node", "", "9", ("tokens/s/node", 9)),
 ])  # fmt: skip
@@ -83,13 +85,15 @@ def test_where_nothing_can_be_written_nothing_is_begun(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("column", "text", "value"), [
-    ("chips", "64 GPUs", 64), ("chips", "64 (8 nodes)", 64), ("seq_len", "8k", 8192), ("vocab", "32K", 32000), ("global_batch", "512 sequences", 512),
+    ("chips", "64 GPUs", 64), ("chips", "64 (8 nodes)", 64), ("chips", "1,024 GPUs", 1024), ("chips", "8 (per node)", None), ("global_batch", "4194304 tokens", None),
+    ("seq_len", "8k", 8192), ("vocab", "32K", 32000), ("global_batch", "512 sequences", 512),
     ("pp", "none", 1), ("cp", "n/a", None), ("ep", "-", None),
 ])  # fmt: skip
 def test_counts_may_say_what_they_count(tmp_path, column, text, value):
     path = tmp_path / "t.csv"
     row = {**LLAMA, column: text}
-    path.write_text(f"{','.join(row)}\n{','.join(row.values())}\n", encoding="utf-8")
+    cells = ",".join(f'"{value}"' for value in row.values())
+    path.write_text(f"{','.join(row)}\n{cells}\n", encoding="utf-8")
     assert read([path])[0].whole(column) == value
 
 

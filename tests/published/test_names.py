@@ -77,6 +77,8 @@ def test_a_blank_length_is_the_context_that_the_model_was_trained_on_but_not_whe
     found = plan(run_of(**{**MANY, "model": "Pythia-6.9B", "seq_len": ""}))
     assert found.options["seq"] == 2048
     assert "seq_len" in found.filled
+    for model, length in (("LLaMA 33B", 2048), ("CodeLlama-34B", 4096), ("Llama 3 8B", 8192)):
+        assert plan(run_of(**{**MANY, "model": model, "seq_len": ""})).options["seq"] == length
     for changes in ({"model": "Llama 3 8B (SFT)"}, {"framework": "Axolotl"}, {"notes": "full fine-tuning of alpaca"}):
         with pytest.raises(Unable, match="does not say seq_len"):
             plan(run_of(**{**MANY, "seq_len": "", **changes}))

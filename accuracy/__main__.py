@@ -2,12 +2,14 @@
 generating text.
 
 Prints a line for each run, unless it is written to a file, and the errors of each chip. Recordings are kept by content, so a run that was stopped goes on where it was. What cannot be forecast is listed with the
-reason. Exit code 0; 1 where nothing could be compared, or an error is outside its `--bounds`; 2 for wrong use.
+reason. Exit code 0; 1 where nothing could be compared, or an error is outside its `--bounds`; 2 for wrong use; 130 after Ctrl-C, with what was
+forecast until then written.
 """
 
 import argparse
 import csv
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,11 +22,12 @@ from accuracy.plot import scatter
 from accuracy.recorder import Recorder, cache_folder
 from accuracy.rows import BadRows, read, where
 from accuracy.runner import told, write
+from accuracy.said import repeated, said
 from accuracy.score import Result, grouped, ids_by_reason
 from accuracy.serving import page as serving_page
 from accuracy.serving import result as serving
 from accuracy.table import table
-from accuracy.training import described, forecasts, lines, planned_result
+from accuracy.training import INTERRUPTED, described, forecasts, lines, planned_result
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -69,14 +72,16 @@ def main(argv: list[str] | None = None) -> int:
                 f"no run of {', '.join(args.rows)} meets {' and '.join(args.where) or 'any condition: it has none'}"
             )
         bounds = read_bounds(args.bounds)
+        for path in (args.json, args.page, args.validated):
+            check_writable(path)
         runs = [run for run in runs if not bounds or run.id in bounds]
         generating = serving.once([run for run in runs if serving.is_served(run)])
         training = [run for run in runs if not serving.is_served(run)]
         if args.validated and generating and training:
             raise BadRows("--validated: runs that train and runs that generate text are for files of their own")
     except (BadRows, OSError) as error:
-        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-        print(f"accuracy: {said}", file=sys.stderr)
+        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        print(f"accuracy: {text}", file=sys.stderr)
         return 2
     planned = [planned_result(run) for run in training]
     if args.list:
@@ -85,13 +90,21 @@ def main(argv: list[str] | None = None) -> int:
     until = time.monotonic() + 60 * args.minutes
     with Recorder(cache_folder(), args.jobs) as recorder:
         results = forecasts(planned, recorder, args.known, until)
-        served = [serving.result_of(run, recorder, args.known or time.monotonic() > until) for run in told(generating)]
+        served = []
+        is_interrupted = any(result.reason == INTERRUPTED for result in results)
+        try:
+            for run in told([] if is_interrupted else generating):
+                served.append(serving.result_of(run, recorder, args.known or time.monotonic() > until))
+        except KeyboardInterrupt:
+            is_interrupted = True
     if args.json:
         write(Path(args.json), json.dumps(as_json(results, served), indent=1) + "\n")
     if args.page:
         write_page(Path(args.page), results, served)
     if not (args.json or args.page or args.validated):
         print("\n".join(table(entries(results, served), NOTHING)) + "\n")
+        remarks = [*repeated(runs), *(f"{result.run.id}: {text}" for result in results for text in said(result))]
+        print("\n".join(remarks), end="\n\n" if remarks else "")
     for name, (summary, total) in grouped(results, lambda r: r.chip).items():
         shown = (
             f"n {summary.n} of {total}, mean {summary.mean_abs:.1%}, median {summary.median_abs:.1%}, worst {summary.worst:+.1%}"
@@ -110,6 +123,9 @@ def main(argv: list[str] | None = None) -> int:
         write(Path(args.validated), validated.written(rows))
     outside = [text for result in results if (text := beyond(result, bounds))]
     print("\n".join(outside), end="\n" if outside else "")
+    if is_interrupted:
+        print("accuracy: interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
     compared = [*(result.error for result in results), *(one for result in served for one in result.forecast.values())]
     return 1 if outside or all(error is None for error in compared) else 0
 
@@ -132,7 +148,19 @@ def read_bounds(path: str | None) -> dict[str, tuple[float, float]]:
     if path is None:
         return {}
     with Path(path).open(encoding="utf-8", newline="") as file:
-        return {row["id"]: (float(row["low"]), float(row["high"])) for row in csv.DictReader(file)}
+        try:
+            return {row["id"]: (float(row["low"]), float(row["high"])) for row in csv.DictReader(file)}
+        except (KeyError, TypeError, ValueError, csv.Error):
+            raise BadRows(f"--bounds {path}: not a file of id, low and high, in each row") from None
+
+
+def check_writable(path: str | None) -> None:
+    """Before hours are spent on what goes there. Raises BadRows."""
+    if path is None:
+        return
+    folder = Path(path).parent
+    if not folder.is_dir() or Path(path).is_dir() or not os.access(folder, os.W_OK):
+        raise BadRows(f"{path}: cannot be written there")
 
 
 def beyond(result: Result, bounds: dict[str, tuple[float, float]]) -> str | None:

@@ -3,15 +3,19 @@ conventions.toml. Nothing here looks at a measured value.
 """
 
 import csv
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from accuracy.rows import COUNTS, Run
-from anychip.spec import list_chips, list_clusters, load_chip
+from anychip.errors import BadNetwork
+from anychip.network import Fabric
+from anychip.spec import Chip, list_chips, list_clusters, load_chip
 
 HERE = Path(__file__).parent
 
@@ -60,20 +64,38 @@ def search(pattern: str, text: str) -> re.Match[str] | None:
     return regex(pattern).search(text)
 
 
-MATCHED = ("framework", "chip", "model", "recompute", "dtype", "pp", "notes", "source_location")
+MATCHED = ("framework", "chip", "model", "recompute", "dtype", "pp", "zero_or_fsdp", "notes", "source_location")
 
 
 def matches(rule: Mapping[str, Any], run: Run) -> bool:
     """Whether every pattern that the rule has is found in the run's column."""
     texts = {name: run.notes if name == "notes" else run[name] for name in MATCHED}
+    texts["framework"] = framework_of(run)
     return all(search(rule[name], texts[name]) for name in MATCHED if name in rule)
+
+
+def framework_of(run: Run) -> str:
+    """As rules spell it."""
+    text = run["framework"]
+    found = next((entry for entry in table("words.toml")["framework"] if search(entry["text"], text)), None)
+    return regex(found["text"]).sub(found["value"], text, count=1) if found else text
 
 
 def models_of(name: str) -> list[Mapping[str, Any]]:
     """Entries of models.toml and shapes.csv that say something of a model, later ones over earlier. Raises Unable."""
-    found = [entry for entry in (*table("models.toml")["model"], *shapes()) if search(entry["name"], name)]
+    forms = {name, plain(name)}
+    found = [
+        entry
+        for entry in (*table("models.toml")["model"], *shapes())
+        if any(search(entry["name"], form) for form in forms)
+    ]
     refuse(found)
     return found
+
+
+def plain(name: str) -> str:
+    """A model's name without a hub's owner before it, and with spaces for dashes below and brackets."""
+    return re.sub(r"[\s_()\[\],]+", " ", re.sub(r"^[A-Za-z][\w.-]*/", "", name)).strip()
 
 
 def refuse(entries: Iterable[Mapping[str, Any]]) -> None:
@@ -94,21 +116,40 @@ def convention(run: Run) -> Mapping[str, Any] | None:
     if metric is None or any(name in run.metrics for name in DIRECT):
         return None
     entries = table("conventions.toml")["flop"]
-    return next(
-        entry for entry in entries if entry["metric"] == metric and search(entry["framework"], run["framework"])
-    )
+    return next(entry for entry in entries if entry["metric"] == metric and matches(entry, run))
+
+
+def chip_entry(run: Run) -> Mapping[str, str]:
+    """Of chips.toml; empty where the standard's own names tell."""
+    return next((entry for entry in table("chips.toml")["chip"] if search(entry["name"], run["chip"])), {})
 
 
 def chip_of(run: Run) -> str:
-    for entry in table("chips.toml")["chip"]:
-        if search(entry["name"], run["chip"]):
-            if "unable" in entry:
-                raise Unable(f"chip {run['chip']!r}: {entry['unable']}")
-            return str(entry["id"])
+    if entry := chip_entry(run):
+        if "unable" in entry:
+            raise Unable(f"chip {run['chip']!r}: {entry['unable']}")
+        return str(entry["id"])
+    if not run["chip"]:
+        raise Unable("the source does not say chip")
     named = {name: id for name, id in chip_names().items() if search(name, run["chip"])}
     if not named:
         raise Unable(f"chip {run['chip']!r}: no file in the standard")
     return named[max(named, key=len)]
+
+
+def counted(run: Run) -> tuple[Run, list[str]]:
+    """The run with a number of chips where its column is blank, and whether a rule filled it: by the name of a slice, by degrees of
+    parallelism, else one."""
+    if run["chips"]:
+        return run, []
+    found, filled = 0, []
+    for entry in table("chips.toml")["slice"]:
+        if match := search(entry["name"], run["chip"]):
+            found = int(match[2]) // entry["cores"]
+    if not found:
+        found = math.prod(run.whole(name) or 1 for name in ("tp", "pp", "cp", "dp"))
+        filled = ["chips"]
+    return replace(run, columns={**run.columns, "chips": str(max(found, 1))}), filled
 
 
 @cache
@@ -133,6 +174,38 @@ def cluster_of(run: Run, chip: str) -> str | None:
     return None if named == load_chip(chip).raw.get("cluster") else named
 
 
+NUMBER = r"([\d,]+(?:\.\d+)?)"
+EXPERTS_NAMED = r"(?i)moe|expert|\d+ ?x ?\d|[- ]a\d+(\.\d+)?b"
+
+
+def network_of(run: Run, chip: str) -> tuple[str | None, list[str]]:
+    """A cluster that knows what the chip's own file does not of a network for so many, and whether a rule chose it: one that the chip is
+    known to stand in, else of `network` in chips.toml."""
+    told = cluster_of(run, chip)
+    count, loaded = run.whole("chips") or 1, load_chip(chip)
+    if fits_together(loaded, count, told):
+        return told, []
+    own = [
+        cluster.id
+        for cluster in list_clusters()
+        if chip in cluster.chips and cluster.id not in table("chips.toml")["network"]["usual"]
+    ]
+    usual = table("chips.toml")["network"]["usual"]
+    named = {name: len(name) for name in usual if search(pattern_of(name), run["interconnect"])}
+    for name in (*own, *sorted(usual, key=lambda name: -named.get(name, 0))):
+        if fits_together(loaded, count, name):
+            return str(name), ["interconnect"]
+    return told, []
+
+
+def fits_together(chip: Chip, count: int, cluster: str | None) -> bool:
+    try:
+        Fabric.of(chip, count, cluster)
+    except BadNetwork:
+        return False
+    return True
+
+
 # Columns in words of which a rule's value stands in where nobody has seen the words.
 WORDS = ("recompute", "zero_or_fsdp", "sequence_parallel", "compile")
 
@@ -145,25 +218,36 @@ def check_counts(run: Run) -> None:
             raise Unable(f"column {name}: {run[name]!r} is no whole number")
 
 
-def fill(run: Run, blank: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
-    """(columns with blanks filled, names of those that were filled and matter for this run)."""
+def fill(run: Run, blank: Mapping[str, Any], is_tuned: bool = False) -> tuple[dict[str, str], list[str]]:
+    """(columns with blanks filled, names of those that were filled and matter for this run). is_tuned: samples are as long as they are,
+    whatever the model's context."""
     columns = dict(run.columns)
     filled = []
     for name, value in blank.items():
         if name != "context" and not columns.get(name):
             columns[name] = str(value)
-            if name not in ("cp", "compile", "pp"):
+            if name not in ("cp", "pp") and not (name == "compile" and value == "none"):
                 filled.append(name)
     split = {name: number(columns, name, 1) for name in ("tp", "pp", "cp")}
     chips = run.whole("chips") or 1
     alone = chips // max(split["tp"] * split["pp"] * split["cp"], 1) <= 1
     without = {"sequence_parallel": split["tp"] == 1, "vp": split["pp"] == 1, "zero_or_fsdp": alone, "tp": chips == 1}
+    if (
+        "dtype" in blank
+        and columns.get("dtype")
+        and is_word("dtype", columns["dtype"])
+        and word("dtype", columns["dtype"]) == "any"
+    ):
+        columns["dtype"] = str(blank["dtype"])
+        filled.append("dtype")
     for name in WORDS:
-        if name in blank and not is_word(name, columns.get(name) or ""):
-            columns[name] = str(blank[name])
+        usual = blank.get(name, "none" if name == "compile" and columns.get(name) else None)
+        if usual is not None and not is_word(name, columns.get(name) or ""):
+            columns[name] = str(usual)
             filled.append(name)
-    if not columns.get("seq_len") and any(name in run.metrics for name in PER_TOKEN) and "context" in blank:
-        columns["seq_len"] = str(blank["context"])  # of a rate per token it decides little
+    decides_little = any(name in run.metrics for name in PER_TOKEN) and "step_time_s" not in run.metrics
+    if not columns.get("seq_len") and "context" in blank and (decides_little or not is_tuned):
+        columns["seq_len"] = str(blank["context"])
         filled.append("seq_len")
     return columns, [name for name in filled if not without.get(name, False)]
 
@@ -183,17 +267,39 @@ def resized(run: Run, blank: Mapping[str, Any]) -> dict[str, int]:
 def counted_layers(run: Run, columns: Mapping[str, str], fixed: Mapping[str, Any]) -> int:
     """Layers of a dense model by its number of parameters and its width, which the source gives, and other sizes, which it or a rule
     does; else 0."""
-    parameters = float(run["params_b"] or 0) * 1e9
+    parameters = parameters_of(run)
     hidden, heads, kv, ffn, vocab = (
         number(columns, name, 0) for name in ("hidden", "heads", "kv_heads", "ffn", "vocab")
     )
     gated = bool(fixed.get("gated"))
     inside = ffn or (0 if gated else 4 * hidden)
-    if fixed.get("experts") or "pattern" in fixed or not all((parameters, run["hidden"], hidden, heads, vocab, inside)):
+    if fixed.get("experts") or "pattern" in fixed or not all((parameters, hidden, heads, vocab, inside)):
         return 0
     width = int(fixed.get("head_dim") or hidden // heads)
     layer = 2 * hidden * width * (heads + (kv or heads)) + (3 if gated else 2) * hidden * inside
     return max(round((parameters - (1 if fixed.get("tied") else 2) * vocab * hidden) / layer), 0)
+
+
+def parameters_of(run: Run) -> float:
+    """As the source says, or the model's name; 0 where neither does, or the name is of experts."""
+    label = r"(?i)(?<![\w.])(\d+(?:\.\d+)?) ?([bm])(?![a-z\d])"
+    told = search(rf"^{NUMBER} ?([bm]?)", run["params_b"].lower()) or search(label, plain(run["model"]))
+    if told is None or search(EXPERTS_NAMED, run["model"]):
+        return 0.0
+    return float(told[1].replace(",", "")) * (1e6 if told[2].lower() == "m" else 1e9)
+
+
+def as_wide_as_others(run: Run, fixed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Sizes but for the layers of a public dense model with about as many parameters, of which the source gives no size."""
+    billions = parameters_of(run) / 1e9
+    is_told = any(run[name] for name in ("layers", "hidden", "heads"))
+    if is_told or any(fixed.get(name) for name in ("experts", "pattern", "unlike")):
+        return {}
+    entry = next(entry for entry in table("models.toml")["width"] if entry["gated"] == bool(fixed.get("gated")))
+    if not 0 < billions <= entry["most"]:
+        return {}
+    _, *sizes = min(entry["rungs"], key=lambda rung: abs(math.log(billions / rung[0])))
+    return {**dict(zip(("hidden", "heads", "kv_heads", "ffn"), sizes, strict=True)), "vocab": entry["vocab"]}
 
 
 def is_word(column: str, text: str) -> bool:

@@ -7,21 +7,24 @@ nothing here looks at a measured value.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from math import gcd
+from math import gcd, prod
 from typing import Any
 
 from accuracy import megatron
 from accuracy.columns import (
     PER_TOKEN,
     Unable,
+    as_wide_as_others,
     check_counts,
+    chip_entry,
     chip_of,
-    cluster_of,
     convention,
+    counted,
     counted_layers,
     fill,
     matches,
     models_of,
+    network_of,
     noted,
     number,
     refuse,
@@ -31,7 +34,7 @@ from accuracy.columns import (
     table,
     word,
 )
-from accuracy.recorder import GATHERED, GRAPHED, HOLDING, HYBRID
+from accuracy.recorder import CHIPS_PER_NODE, GATHERED, GRAPHED, HOLDING, HYBRID
 from accuracy.rows import Run
 from anychip.network import Fabric
 from anychip.spec import load_chip
@@ -97,14 +100,18 @@ def plan(run: Run) -> Plan:
     for pattern, reason in FAULTY.items():
         if search(pattern, run.id):
             raise Unable(reason)
+    if run.shifted:
+        raise Unable(run.shifted)
     if run.marks:
         raise Unable(f"marked {run.marks[0]} by whoever collected it")
     check_counts(run)
+    run, assumed = counted(run)
     chip = chip_of(run)
-    cluster = cluster_of(run, chip)
+    cluster, networked = network_of(run, chip)
     told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, run)]
-    is_known = bool(told)
-    told = told or [rule for rule in rules() if rule.get("fallback") and matches(rule, run)]
+    is_known = any("recompute" in rule.get("blank", {}) for rule in told)
+    if not is_known:  # what rules say of some part of it comes over what most do
+        told = [*(rule for rule in rules() if rule.get("fallback") and matches(rule, run)), *told]
     models = models_of(run["model"])
     refuse(told)
     fixed: dict[str, Any] = {}
@@ -113,16 +120,45 @@ def plan(run: Run) -> Plan:
         fixed |= entry.get("set", {})
         blank |= entry.get("blank", {})
     fixed |= noted(run.notes)
-    columns, filled = fill(run, blank | resized(run, blank))
-    if not columns.get("layers") and (layers := counted_layers(run, columns, fixed)):
+    degree = one_degree(run, fixed)
+    run = replace(run, columns={**run.columns, **degree})
+    named = "layers" in blank
+    if not named:
+        blank = {**as_wide_as_others(run, fixed), **blank}
+    columns, filled = fill(run, blank | resized(run, blank), bool(fixed.get("tuned")))
+    if not columns.get("layers") and (run["hidden"] or not named) and (layers := counted_layers(run, columns, fixed)):
         columns["layers"] = str(layers)
         filled.append("layers")
+    missing = [name for name in ("layers", "hidden", "heads") if not columns.get(name)]
+    if missing and not named:
+        who = f"model {run['model']!r} is in no table of public models" if run["model"] else "no model is named"
+        raise Unable(f"{who}, and the source does not say {', '.join(missing)}")
+    filled += [*assumed, *degree, *networked]
+    if "near" in chip_entry(run):
+        filled.append("chip")
     if not is_known:
         filled.append("framework")
-    if (counted := convention(run)) is not None and counted.get("usual"):
+    if (way := convention(run)) is not None and way.get("usual"):
         filled.append("flop")
     names = tuple(rule.get("name", rule["source"]) for rule in told)
     return programmed(assemble(run, chip, cluster, columns, fixed, filled, names), told)
+
+
+def one_degree(run: Run, fixed: Mapping[str, Any]) -> dict[str, str]:
+    """The one of the degrees of parallelism that is blank where the others, of data parallelism too, and the chips leave no other; nothing
+    where replicas are of another kind: slices, cores, what FSDP splits."""
+    if (
+        any(name in fixed for name in ("slices", "cores_per_chip"))
+        or search("(?i)fsdp|zero-?3|shard", run["zero_or_fsdp"])
+        or not run["dp"]
+    ):
+        return {}
+    blank = [name for name in ("tp", "pp", "cp") if not run[name]]
+    given = prod(run.whole(name) or 1 for name in ("tp", "pp", "cp", "dp"))
+    left, rest = divmod(run.whole("chips") or 1, given)
+    if blank == ["pp", "cp"]:
+        blank = ["pp"]
+    return {blank[0]: str(left)} if len(blank) == 1 and not rest and left > 1 else {}
 
 
 def programmed(found: Plan, told: list[Mapping[str, Any]]) -> Plan:
@@ -144,6 +180,22 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     split = {name: number(columns, name, 1) for name in ("tp", "pp", "cp", "ep")}
     if any(value < 1 for value in (chips, number(columns, "micro_batch"), *sizes.values(), *split.values())):
         raise Unable("a size is not positive")
+    kv = number(columns, "kv_heads", sizes["heads"])
+    gated = bool(fixed.get("gated"))
+    ffn = number(columns, "ffn", 0) or (None if gated else 4 * sizes["hidden"])
+    if ffn is None:
+        raise Unable("the source does not say ffn")
+    if "splits" in fixed and "lora_rank" not in fixed and not any(run[name] for name in ("tp", "pp", "zero_or_fsdp")):
+        weights = parameters(
+            {**sizes, "kv_heads": kv, "ffn": ffn, "vocab": number(columns, "vocab"), **fixed, "ep": split["ep"]}
+        )
+        room = ROOM * load_chip(chip).memory_bytes
+        shares = 1 if word("zero_or_fsdp", columns["zero_or_fsdp"]) == "ddp" else chips
+        if fixed["splits"] == "layers":
+            split |= divided(weights, room, chips, sizes, chip)
+            filled = [*filled, *(name for name in ("tp", "pp") if split[name] > 1)]
+        elif chips > 1 and weights * held_per_weight(shares) > room:
+            columns = {**columns, "zero_or_fsdp": "fsdp"}
     sizes["global_batch"] = batch_of(run, columns, chips, split)
     if not run["global_batch"]:
         filled = [*filled, "global_batch"]
@@ -156,17 +208,19 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     cores = int(fixed.get("cores_per_chip", 1))
     split["tp"] = max(split["tp"] // cores, 1)
     dtype, _, recipe = word("dtype", columns["dtype"]).partition(":")
-    if dtype == "int8":
-        raise Unable("int8 products")
+    if dtype in ("int8", "fp32"):
+        raise Unable(
+            "int8 products" if dtype == "int8" else "products in 32 bit, which the reference transformer does not do"
+        )
     packed = fixed.get("frozen_4bit") or ("layers" if recipe == "nf4" else None)
     if packed and "lora_rank" not in fixed:
         raise Unable("weights of 4 bits that are trained, or nobody says by which adapters")
-    kv = number(columns, "kv_heads", sizes["heads"])
-    gated = bool(fixed.get("gated"))
-    ffn = number(columns, "ffn", 0) or (None if gated else 4 * sizes["hidden"])
-    if ffn is None:
-        raise Unable("the source does not say ffn")
     recompute = word("recompute", columns["recompute"])
+    if "micro_batch" in filled:
+        columns = {
+            **columns,
+            "micro_batch": str(dividing(number(columns, "micro_batch"), sizes["global_batch"], chips, split)),
+        }
     options: dict[str, Any] = {
         "layers": sizes["layers"], "hidden": sizes["hidden"], "heads": sizes["heads"], "kv_heads": kv, "ffn": ffn,
         "vocab": padded(number(columns, "vocab"), split["tp"]), "seq": sizes["seq_len"], "head_dim": fixed.get("head_dim"),
@@ -174,7 +228,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         "frozen_4bit": packed,
         **recomputed(recompute, sizes["layers"], split), "sharding": word("zero_or_fsdp", columns["zero_or_fsdp"]),
         "compile": compiled(columns, fixed),
-        "replicas": slices_of(run), **{name: value for name, value in split.items() if value > 1},
+        "replicas": replicas_of(run, chip, chips, split, bool(fixed.get("slices"))), **{name: value for name, value in split.items() if value > 1},
         **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank", "lora_on", "pieces", "window", "full_every", "separate", "q_rank", "kv_rank", "rope_dim", "mtp", "graph")
            if name in fixed},
         **{name: bool(fixed.get(name)) for name in ("gated", "bias", "tied", "overlap", "fusion", "fused_loss", "autocast", "adds_apart", "eager_act", "eager_rope")},
@@ -194,12 +248,16 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         can_split = chips // split["pp"] % (split["ep"] * split["tp"]) == 0 and options.get("dispatch") != "ranks"
         if options.get("dispatch") == "experts":  # the program's default, said by a rule after one that says "ranks"
             del options["dispatch"]
+        if split["ep"] > chips // split["pp"]:
+            raise Unable(f"ep {split['ep']} is more than the {chips // split['pp']} chips of a stage")
         if "dispatch" in options and split["ep"] > 1:
             options["node"] = node_of(chip, cluster, chips, split["ep"])
             options["most_nodes"] = fixed.get("most_nodes")
         options["expert_tp"] = bool(fixed.get("expert_tp")) and options["sequence_parallel"] and can_split
     if fixed.get("plain") and options["sharding"] == "ddp":
         options["sharding"] = "plain"
+    if options.get("window", 0) >= sizes["seq_len"]:  # sees all there is
+        options["window"] = options["full_every"] = None
     if (
         dtype == "fp4"
         or not options["sequence_parallel"]
@@ -215,10 +273,16 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         options["reduce"] = "fp16"
     options = {name: value for name, value in options.items() if value is not None}
     check(options, chips)
+    instead = ""
+    if dtype == "fp16" and options["sharding"] == "fsdp" and not load_chip(chip).get("peaks.matrix.bf16"):
+        options["sharding"] = (
+            "gradients"  # the reference's FSDP casts to bfloat16, which this chip would compute in 32 bit
+        )
+        instead = "FSDP as ZeRO-2: the reference's gathers bfloat16, which the chip does not have"
     found = tuple(sorted(set(filled)))
     program = next((name for name, holds in ((HYBRID, "pattern" in options), (HOLDING, packed), (GRAPHED, fixed.get("layer_graphs")),
                                               (GATHERED, fixed.get("each_parameter"))) if holds), Plan.program)  # fmt: skip
-    return Plan(run, chip, chips, options, found, program, rules=names, offloads=bool(fixed.get("offloads")), cluster=cluster,
+    return Plan(run, chip, chips, options, found, program, instead=instead, rules=names, offloads=bool(fixed.get("offloads")), cluster=cluster,
                 memory=str(fixed.get("memory", "allocated")), allocator=str(fixed.get("allocator", "")),
                 context_bytes=int(fixed.get("context_mib", 0)) << 20,
                 holds={name: fixed[name] for name in HOLDS if name in fixed})  # fmt: skip
@@ -231,14 +295,36 @@ PATTERNED = ("pattern", "mamba_heads", "mamba_head_dim", "mamba_groups", "mamba_
 HOLDS = ("steps", "loss_chunks", "kept_logits", "deepspeed", "torchao", "mingpt", "late_moments")
 
 
-def slices_of(run: Run) -> int | None:
-    """Slices of a TPU job that each hold all parameters: FSDP goes over the wires inside of one, data parallelism between them. None
-    where there is one, or the source has FSDP go over all."""
-    if not search("(?i)over (remaining )?ICI(?! and DCN)", run["zero_or_fsdp"]):
-        return None
-    told = search(r"(?i)(\d+) slices", run["interconnect"])
-    found = int(told[1]) if told else run.whole("dp") or 1
+def replicas_of(run: Run, chip: str, chips: int, split: Mapping[str, int], in_slices: bool) -> int | None:
+    """What each hold all parameters, of which FSDP splits those of one over its ranks; None where that is one. in_slices: a TPU job of a
+    program that does so slice by slice where nobody says otherwise."""
+    told = run["zero_or_fsdp"]
+    if search("(?i)over (remaining )?ICI(?! and DCN)", told):
+        stated = search(r"(?i)(\d+) slices", run["interconnect"])
+        found = int(stated[1]) if stated else run.whole("dp") or 1
+    elif search("(?i)hsdp|hybrid[-_ ]?shard", told):
+        found = hybrid(run, chips // (split["tp"] * split["pp"] * split["cp"]))
+    elif in_slices and not told:
+        domain = load_chip(chip).get("links.scale_up.domain_chips")
+        found = -(-chips // int(domain)) if domain else 1
+        found = found if chips % found == 0 else 1
+    else:
+        found = 1
     return found if found > 1 else None
+
+
+def hybrid(run: Run, ranks: int) -> int:
+    """Replicas of hybrid sharding (HSDP) over so many ranks: as said, else a node holds one, as PyTorch's HYBRID_SHARD does
+    (https://docs.pytorch.org/docs/stable/fsdp.html)."""
+    told = run["zero_or_fsdp"]
+    if pair := search(r"(\d+) ?[x\u00d7,] ?(\d+)", told):
+        found = int(pair[1])
+    elif replicas := search(r"(?i)replicat\w*[-_ =:]*(?:degree|size)?[-_ =:]*(\d+)|(\d+) replicas", told):
+        found = int(replicas[1] or replicas[2])
+    else:
+        shard = search(r"(?i)(?:shard\w*|hsdp)[-_ =:(]*(?:degree|size|group|over)?[-_ =:]*(\d+)", told)
+        found = ranks // (int(shard[1]) if shard else run.whole("chips_per_node") or CHIPS_PER_NODE)
+    return found if found and ranks % found == 0 else 1
 
 
 def node_of(chip: str, cluster: str | None, chips: int, ep: int) -> int:
@@ -257,6 +343,49 @@ def batch_of(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[st
         raise Unable("the source does not say global_batch")
     replicas = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1)
     return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if split["pp"] > 1 else 1)
+
+
+# Of a layout that nobody says: how much of a chip's memory weights, gradients and the optimizer's state may take.
+ROOM = 0.7
+
+
+def parameters(o: Mapping[str, Any]) -> float:
+    """Weights of all products and of the two tables; of experts a rank's part."""
+    dim = o.get("head_dim") or o["hidden"] // o["heads"]
+    parts, layers = (3 if o.get("gated") else 2), o["layers"]
+    routed = (layers - o.get("dense_layers", 0)) // o.get("routed_every", 1) if o.get("experts") else 0
+    experts = o.get("experts", 0) * o.get("expert_ffn", o["ffn"]) / o.get("ep", 1) + o.get("shared_ffn", 0)
+    inside = (layers - routed) * o["ffn"] + routed * experts
+    attention = 2 * layers * o["hidden"] * dim * (o["heads"] + o["kv_heads"])
+    return float(attention + parts * o["hidden"] * inside + (1 if o.get("tied") else 2) * o["vocab"] * o["hidden"])
+
+
+def held_per_weight(replicas: int) -> float:
+    """Bytes: of the weight 2 and its gradient 4, and of the optimizer's 12 a replica's part (ZeRO-1); all of them with one."""
+    return 6 + 12 / replicas
+
+
+def divided(weights: float, room: float, chips: int, sizes: Mapping[str, int], chip: str) -> dict[str, int]:
+    """The least tensor parallelism that makes room, within a scale-up domain, then the least pipeline: takeaways 1 and 2 of arXiv 2104.04473,
+    section 3."""
+    domain = int(load_chip(chip).get("links.scale_up.domain_chips") or CHIPS_PER_NODE)
+    for pp, tp in ((1, 1), (1, 2), (1, 4), (1, 8), *((1 << power, 8) for power in range(1, 8))):
+        fits = weights / (tp * pp) * held_per_weight(max(chips // (tp * pp), 1)) <= room
+        if (
+            fits
+            and chips % (tp * pp) == 0
+            and tp <= min(domain, CHIPS_PER_NODE)
+            and sizes["heads"] % tp == 0
+            and sizes["layers"] % pp == 0
+        ):
+            return {"tp": tp, "pp": pp}
+    return {}
+
+
+def dividing(micro: int, batch: int, chips: int, split: Mapping[str, int]) -> int:
+    """Of a micro-batch that nobody said, the most that splits a replica's sequences evenly; itself where nothing does."""
+    each, left = divmod(batch, max(chips // (split["tp"] * split["pp"] * split["cp"]), 1))
+    return micro if left or each < 1 else next(size for size in range(min(micro, each), 0, -1) if each % size == 0)
 
 
 def spread_out(batch: int, chips: int, split: Mapping[str, int]) -> int:

@@ -17,20 +17,31 @@ Metrics of a run that generates text:
   ttft_ms                  milliseconds until the first token of each request; needs batch, as a server's prompts come one by one
   tpot_ms                  milliseconds of each further token of a sequence
   output_tokens_per_s      tokens written in a second by all chips together; output_tokens_per_s_per_user: of one sequence
-A metric of another name is read and compared with nothing, and the run is listed with that.
+Other names that say the same (`tokens/s/GPU`, `iteration time (ms)`; a column `unit` is read with them) are known by metrics.toml, values
+by `measures.positive`. A metric of another name is read and compared with nothing, and the run is listed with that.
 """
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from accuracy.measures import measured
+
 APART = ("id", "metric", "value", "unit", "notes", "source_location")  # columns in which rows of one run may differ
 NEEDED = ("chip", "metric", "value")
 COUNTS = ("chips", "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq_len", "global_batch", "micro_batch", "tp", "pp", "vp",
           "cp", "dp", "ep", "batch", "concurrency", "input_len", "output_len")  # fmt: skip
+DEGREES = ("tp", "pp", "vp", "cp", "dp", "ep")
+# What people write where a source does not say; in these columns it is text.
+BLANK = {"-", "--", "\u2013", "\u2014", "?", "n/a", "na", "n.a.", "null", "nil", "tbd", "unknown", "unspecified", "not specified", "not stated",
+         "not given", "not reported", "not disclosed"}  # fmt: skip
+LENGTHS = ("seq_len", "input_len", "output_len")
+COUNTED = r"(gpu|chip|tpu|npu|hpu|device|accelerator|sequence|seq|sample|layer|head|rank|way|stage|expert)s?"
+FREE = ("id", "metric", "value", "unit", "notes", "source_url", "source_location")
 MARKS = ("DO NOT USE", "REPEAT")
 COMPARE = {"=": str.__eq__, "!=": str.__ne__, "~": lambda value, wanted: re.search(wanted, value) is not None}
 
@@ -45,6 +56,9 @@ class Run:
     metrics: Mapping[str, float]
     notes: str = ""
     marks: tuple[str, ...] = field(default=())
+    unread: tuple[str, ...] = ()  # metrics whose value is no number above zero
+    shifted: str = ""  # why its cells are not to be trusted
+    spelled: tuple[str, ...] = ()  # metrics that have another name in the file
 
     def __getitem__(self, column: str) -> str:
         return self.columns.get(column, "")
@@ -76,22 +90,74 @@ def read(paths: Iterable[str | Path]) -> list[Run]:
 
 
 def _read(path: Path) -> list[Run]:
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
+    text = decoded(path.read_bytes())
+    if not_closed(text):
+        raise BadRows(f"{path}: a quote is opened and never closed: all that follows it would be one cell")
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter(text.partition("\n")[0]))
+    try:
+        names = [heading(name) for name in reader.fieldnames or ()]
+        reader.fieldnames = names
+        missing = [name for name in NEEDED if name not in names]
         if missing:
             raise BadRows(f"{path}: no column {', '.join(missing)}")
+        twice = sorted({name for name in names if name and names.count(name) > 1})
+        if twice:
+            raise BadRows(f"{path}: column {', '.join(twice)} stands there twice")
         rows = [tidy(row, f"{path.stem}-{number}") for number, row in enumerate(reader, 1)]
-    return join(rows)
+    except csv.Error as error:
+        raise BadRows(f"{path}: line {reader.line_num}: {error}") from None
+    return join(row for row in rows if any(value for name, value in row.items() if name != "id"))
+
+
+def not_closed(text: str) -> bool:
+    try:
+        list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter(text.partition("\n")[0]), strict=True))
+    except csv.Error as error:
+        return "end of data" in str(error)
+    return False
+
+
+def decoded(data: bytes) -> str:
+    """As spreadsheets write it: UTF-8 or UTF-16, with a mark in front or without."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", errors="replace")
+    return data.decode("utf-8-sig", errors="replace").replace("\0", "")
+
+
+def delimiter(head: str) -> str:
+    """Of a first line: comma, or where there are more of them, semicolon or tabulator."""
+    return max(",;\t", key=head.count)
+
+
+def heading(name: str) -> str:
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
 def tidy(row: Mapping[str | None, Any], name: str) -> dict[str, str]:
-    """Cells as text without space around them, counts without commas; a row without an id is named by its place in its file."""
+    """Cells as text without space around them, counts without commas and what they count; words for `not said` are blank; a row without
+    an id is named by its place in its file."""
     found = {key.strip(): str(value or "").strip() for key, value in row.items() if key is not None}
-    found |= {
-        key: found[key].replace(",", "") for key in COUNTS if re.fullmatch(r"\d{1,3}(,\d{3})+", found.get(key, ""))
-    }
+    found = {key: "" if key not in FREE and value.lower() in BLANK else value for key, value in found.items()}
+    found |= {key: count(key, found[key]) for key in COUNTS if found.get(key)}
+    several = re.match(r"(\d+) ?[x\u00d7] ?(?=[A-Za-z])", found.get("chip", ""))
+    if several:
+        found["chip"] = found["chip"][several.end() :]
+        found["chips"] = found.get("chips") or several[1]
+    if any(cell.strip() for cell in row.get(None) or ()):
+        found["shifted"] = "it has more cells than its file has columns: is there a comma outside of quotes?"
     return {**found, "id": found.get("id") or name}
+
+
+def count(column: str, text: str) -> str:
+    """`1,024`, `64 GPUs`, `64 (8 nodes)` and `8k` tokens as a number; what is none, or counts something else, as it is."""
+    text = re.sub(r"^~?\d{1,3}(,\d{3})+(?![\d,])", lambda found: found[0].replace(",", ""), text).removeprefix("~")
+    if text.lower() in ("none", "no", "off") and column in DEGREES:
+        return "1"
+    if column in (*LENGTHS, "vocab") and (large := re.fullmatch(r"(\d+) ?[kK]", text)):
+        return str(int(large[1]) * (1000 if column == "vocab" else 1024))
+    counted = rf"{COUNTED}|tok(en)?s?" if column in LENGTHS else COUNTED
+    match = re.fullmatch(rf"(?i)(\d+) ?({counted}|\((?!x|\u00d7|tok(en)?s?\)|.*\b(per|each)\b).*\))", text)
+    return match[1] if match else text
 
 
 def join(rows: Iterable[Mapping[str, str]]) -> list[Run]:
@@ -101,7 +167,7 @@ def join(rows: Iterable[Mapping[str, str]]) -> list[Run]:
     for row in rows:
         key = tuple(value or "" for name, value in row.items() if name not in APART)
         run = open_runs.get(key)
-        if run is None or any(other["metric"] == row["metric"] for other in run):
+        if run is None or any(_measured(other)[0] == _measured(row)[0] for other in run):
             run = open_runs[key] = []
             runs.append(run)
         run.append(row)
@@ -112,18 +178,24 @@ def _run(rows: list[Mapping[str, str]]) -> Run:
     first = rows[0]
     notes = " | ".join(dict.fromkeys(row.get("notes") or "" for row in rows))
     columns = {name: (value or "").strip() for name, value in first.items() if name not in ("metric", "value", "id")}
-    metrics = {row["metric"]: value for row in rows if (value := positive(row["value"])) is not None}
+    found = {name: (value, row) for row in rows for name, value in [_measured(row)]}
+    metrics = {name: value for name, (value, _) in found.items() if value is not None}
+    unread = tuple(f"{name} {row['value']!r}" for name, (value, row) in found.items() if value is None and row["value"])
     marks = tuple(mark for mark in MARKS if mark in notes)
-    return Run(first["id"], tuple(row["id"] for row in rows), columns, metrics, notes, marks)
+    ids = tuple(row["id"] for row in rows)
+    spelled = tuple(
+        f"metric {row['metric']!r} is read as {name}"
+        for name, (value, row) in found.items()
+        if value and name != row["metric"].lower()
+    )
+    return Run(first["id"], ids, columns, metrics, notes, marks, unread, columns.get("shifted", ""), spelled)
 
 
-def positive(text: str) -> float | None:
-    """The number; None where it is none, not finite or not above zero: no measurement."""
-    try:
-        value = float(text.replace(",", ""))
-    except ValueError:
-        return None
-    return value if 0 < value < float("inf") else None
+def _measured(row: Mapping[str, str]) -> tuple[str, float | None]:
+    chips = row.get("chips") or ""
+    return measured(
+        row["metric"] or "", row.get("unit") or "", row["value"] or "", int(chips) if chips.isdecimal() else None
+    )
 
 
 def where(runs: Iterable[Run], conditions: Iterable[str]) -> list[Run]:

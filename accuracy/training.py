@@ -12,10 +12,12 @@ from typing import Any
 from accuracy.columns import Unable
 from accuracy.fold import points
 from accuracy.held import held_job
+from accuracy.measures import TRAINED
 from accuracy.plan import Plan, fit_ids, plan
 from accuracy.recorder import HYBRID, Job, Recorder
 from accuracy.rows import Run
 from accuracy.runner import forecast, is_priced, jobs_of, told
+from accuracy.said import said
 from accuracy.score import GIB, Result
 from accuracy.truth_of_runs import step_time_s
 from accuracy.why import memory_is_other
@@ -36,17 +38,40 @@ def planned_result(run: Run) -> Result:
             measured = None
         return Result(run, found, measured, fitted=fitted)
     except Unable as error:
-        return Result(run, reason=str(error), fitted=fitted)
+        return Result(run, reason=with_metrics(run, str(error)), fitted=fitted)
     except Exception as error:  # columns that nobody thought of: listed, and the other rows go on
         return Result(run, reason=f"its columns cannot be read: {type(error).__name__}: {error}"[:200], fitted=fitted)
+
+
+def with_metrics(run: Run, reason: str) -> str:
+    """And where nothing that a run prints could be compared, that too: its other columns need not be looked for."""
+    strange = not set(run.metrics) & {*TRAINED}
+    if not strange or run.shifted or "metric" in reason or "column chips" in reason:
+        return reason
+    told = (
+        f"no metric says how long a step takes: {', '.join(run.metrics)}"
+        if run.metrics
+        else "no metric of it has a value above zero"
+    )
+    return f"{reason}; and {told}"
 
 
 def forecasts(planned: list[Result], recorder: Recorder, known: bool, until: float) -> list[Result]:
     """Cheap ones first and every source and chip in turn, so that what was stopped has much; in the given order."""
     found = list(planned)
-    for index in told(in_turn(planned)):
-        found[index] = with_forecast(planned[index], recorder, known, until)
+    left = in_turn(planned)
+    try:
+        for index in told(list(left)):
+            found[index] = with_forecast(planned[index], recorder, known, until)
+            left.remove(index)
+    except KeyboardInterrupt:
+        for index in left:
+            if found[index].plan is not None:
+                found[index] = replace(found[index], reason=INTERRUPTED)
     return found
+
+
+INTERRUPTED = "not reached: the run was interrupted"
 
 
 def in_turn(planned: list[Result]) -> list[int]:
@@ -129,7 +154,7 @@ def lines(result: Result) -> list[dict[str, Any]]:
     shared = {"id": result.run.id, "ids": list(result.run.ids), "chip": result.chip, "source": result.run.source,
               "program": found.program if found else None, "instead": found.instead if found else "",
               "filled": list(found.filled) if found else [],
-              "fitted": result.fitted, "command": command(found) if found else None, "reason": result.reason}  # fmt: skip
+              "said": said(result), "fitted": result.fitted, "command": command(found) if found else None, "reason": result.reason}  # fmt: skip
     entries = []
     if result.measured_s is not None or found is None:
         entries.append({**shared, "metric": "step_time_s", "measured": result.measured_s, "forecast": result.forecast_s,

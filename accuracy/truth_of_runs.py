@@ -11,14 +11,9 @@ from anychip.spec import load_chip
 def step_time_s(plan: Plan) -> float:
     """Seconds a step, from the most direct of the run's metrics. Raises Unable where none of them gives it."""
     run, metrics = plan.run, plan.run.metrics
-    batch, length = int(run.number("global_batch") or 0), int(plan.options["seq"])
-    batch = batch or replicas_batch(plan)
-    if "step_time_s" in metrics:
-        return float(metrics["step_time_s"])
-    if "tokens_per_s_per_chip" in metrics:
-        return batch * length / (metrics["tokens_per_s_per_chip"] * plan.num_chips)
-    if "samples_per_s" in metrics:
-        return batch / metrics["samples_per_s"]
+    length = int(plan.options["seq"])
+    if times := direct(plan):
+        return next(iter(times.values()))
     for entry in table("conventions.toml")["whole"]:
         if entry["id"] == run.id and "time_to_train_min" in metrics:
             steps = entry.get("steps") or entry["tokens"] / (replicas_batch(plan) * length)
@@ -27,9 +22,24 @@ def step_time_s(plan: Plan) -> float:
     if counted is not None:
         return by_flop(plan, counted)
     if not metrics:
-        raise Unable("no metric of it has a value above zero")
+        raise Unable(f"no metric of it has a value above zero{': ' if run.unread else ''}{', '.join(run.unread)}")
     told = "step_time_s, tokens_per_s_per_chip, samples_per_s, tflops_per_chip and mfu do"
-    raise Unable(f"no metric says how long a step takes: {', '.join(metrics)} ({told})")
+    unread = f"; no number above zero: {', '.join(run.unread)}" if run.unread else ""
+    raise Unable(f"no metric says how long a step takes: {', '.join(metrics)} ({told}){unread}")
+
+
+def direct(plan: Plan) -> dict[str, float]:
+    """Seconds of a step by each metric of the run that gives them without a count of FLOP, the most direct first."""
+    metrics, batch = plan.run.metrics, int(plan.run.number("global_batch") or 0) or replicas_batch(plan)
+    found = {}
+    if "step_time_s" in metrics:
+        found["step_time_s"] = float(metrics["step_time_s"])
+    if "tokens_per_s_per_chip" in metrics:
+        tokens = batch * int(plan.options["seq"])
+        found["tokens_per_s_per_chip"] = tokens / (metrics["tokens_per_s_per_chip"] * plan.num_chips)
+    if "samples_per_s" in metrics:
+        found["samples_per_s"] = batch / metrics["samples_per_s"]
+    return found
 
 
 def replicas_batch(plan: Plan) -> int:
@@ -44,6 +54,8 @@ def by_flop(plan: Plan, counted: Mapping[str, Any]) -> float:
     total = FORMULAS[counted["formula"]](plan.options, plan.run.number("params_b") or 0.0) * replicas_batch(plan)
     if counted["metric"] == "tflops_per_chip":
         rate = value * 1e12
+    elif value > 100:
+        raise Unable(f"an MFU of {value:g}% is more than all of the peak")
     else:
         rate = (value if value < 1 else value / 100) * peak(plan, counted)
     return total / (rate * plan.num_chips)
@@ -73,7 +85,8 @@ def megatron_model(o: Options, params_b: float) -> float:
 
 
 def six_n(o: Options, params_b: float) -> float:
-    return float(6e9 * params_b * o["seq"])
+    """6 per parameter; where the source does not say how many there are, per weight of a product."""
+    return float(6e9 * params_b * o["seq"]) or maxtext({**o, "seq": 1}, 0.0) * o["seq"]
 
 
 def maxtext(o: Options, params_b: float) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from accuracy.columns import Unable, check_counts, chip_of, models_of, search, table
+from accuracy.columns import Unable, check_counts, chip_entry, chip_of, models_of, search, table
 from accuracy.plan import argv_of
 from accuracy.recorder import SERVING, Job
 from accuracy.rows import Run
@@ -66,6 +66,8 @@ class Plan:
 
 def plan(run: Run) -> Plan:
     """Raises Unable with the reason."""
+    if run.shifted:
+        raise Unable(run.shifted)
     if run.marks:
         raise Unable(f"marked {run.marks[0]} by whoever collected it")
     check_counts(run)
@@ -98,6 +100,8 @@ def plan(run: Run) -> Plan:
     options["kv_heads"] = max(options["kv_heads"], cores * tp if cores > 1 else 1)
     options |= {"micro_batch": batch // replicas, **({"tp": tp} if tp > 1 else {})}
     seen = read_at(lengths["prompt"], lengths["new"], bucket)
+    if "near" in chip_entry(run):
+        filled.append("chip")
     return Plan(run, chip_of(run), tp, options, batch, *lengths.values(), seen, tuple(filled))
 
 

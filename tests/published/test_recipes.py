@@ -213,12 +213,27 @@ EAGER = {**NAMED_ONLY, "chips": "8", "micro_batch": "", "seq_len": "2048"}
     ("GPT-NeoX", "optimizer", True, "none", "fused"),
     ("unsloth", "ddp", True, "none", "foreach"),
     ("PyTorch NVIDIA Release 25.04", "optimizer", True, "none", "fused"),  # MLPerf's, which is NeMo
-    ("PyTorch", "optimizer", True, "none", "fused"),
+    ("PyTorch", "fsdp", False, "none", "foreach"),  # where the notes do not say MLPerf
+    ("PyTorch 2.4 + torch.compile", "fsdp", False, "layers", "foreach"),
+    ("HF Trainer + FSDP", "fsdp", False, "none", "foreach"),
+    ("MindSpore Transformers", "optimizer", True, "all", "fused"),
+    ("llm.c", "ddp", True, "none", "fused"),
 ])  # fmt: skip
 def test_a_framework_that_no_source_here_used_does_what_its_code_says(framework, sharding, fusion, compiled, adam):
     options = plan(run_of(framework=framework, **EAGER)).options
     found = options["sharding"], bool(options.get("fusion")), options["compile"], options["adam"]
     assert found == (sharding, fusion, compiled, adam)
+
+
+def test_small_models_of_llm_foundry_recompute_nothing():
+    small, large = (
+        plan(run_of(framework="LLM Foundry", model=name, **EAGER)).options for name in ("MPT-760M", "MPT-7B")
+    )
+    assert (small["recompute"], large["recompute"]) == ("none", "full")
+
+
+def test_pytorch_of_mlperf_is_nemo():
+    assert plan(run_of(framework="PyTorch", notes="MLPerf Training v4.1", **EAGER)).options["fusion"]
 
 
 def test_on_a_chip_that_compiles_steps_such_a_framework_is_compiled():

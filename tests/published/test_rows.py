@@ -71,7 +71,10 @@ def test_what_does_not_matter_to_a_run_is_not_counted():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"layers": "", "model": "ours 8B", "params_b": ""}, "does not say layers"),
+        (
+            {"layers": "", "model": "ours", "params_b": ""},
+            "in no table of public models, and the source does not say layers",
+        ),
         ({"chips": "12"}, "does not divide"),
         ({"chip": "Abacus 9"}, "no file in the standard"),
         ({"tp": "0"}, "not positive"),
@@ -80,7 +83,8 @@ def test_what_does_not_matter_to_a_run_is_not_counted():
         ({"notes": "DO NOT USE: wrong"}, "DO NOT USE"),
         ({"framework": "MindSpeed-LLM v2.0.0", "notes": "script pretrain_llama2_7b_pack_ptd.sh"}, "packed samples"),
         ({"tp": "5", "chips": "40", "global_batch": "80"}, "heads do not divide"),
-        ({"dtype": "fp32"}, "words.toml"),
+        ({"dtype": "fp32"}, "in 32 bit"),
+        ({"dtype": "posit16"}, "words.toml"),
     ],
 )
 def test_what_cannot_be_expressed_says_why(changes, reason):

@@ -54,6 +54,12 @@ def test_a_run_is_a_call_that_reads_and_calls_that_write():
     )
 
 
+def test_a_chip_of_another_form_is_counted():
+    row = {"framework": "vLLM", "tp": "1", "chips": "1"}
+    near, own = (plan(run_of(chip=chip, **row)).filled for chip in ("A100 64GB", "A100 80GB"))
+    assert ("chip" in near, "chip" in own) == (True, False)
+
+
 @pytest.mark.parametrize(("changes", "reason"), [
     ({"input_len": ""}, "does not say input_len"), ({"batch": ""}, "how many sequences"), ({"model": "Mixtral 8x7B"}, "which experts"),
     ({"model": "Nobody-7B"}, "nobody wrote down layers"), ({"dtype": "int4"}, "dtype 'int4'"), ({"tp": "6"}, "do not divide"),

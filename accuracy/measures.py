@@ -1,0 +1,89 @@
+"""What a published row measures: metrics and values as people write them, as those of `rows`.
+
+In: a row's cells. Out: the metric's name and its value as a number. Words are in metrics.toml.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+# As rows.py says what each is; taken as they stand.
+TRAINED = ("step_time_s", "tokens_per_s_per_chip", "samples_per_s", "time_to_train_min", "tflops_per_chip", "mfu", "memory_gib")  # fmt: skip
+SERVED = (
+    "ttft_ms",
+    "tpot_ms",
+    "output_tokens_per_s",
+    "output_tokens_per_s_per_user",
+    "total_tokens_per_s",
+    "latency_ms",
+)
+UNITS = r"s|sec|seconds?|ms|min|%|x|tflops?|tflop/s|tflops/s|tokens?/s|tok/s|tokens?/s/(gpu|chip)|samples?/s|gib|gb|gpus?|chips?"
+LARGE = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6}
+VALUE = re.compile(
+    rf"(?i)^[~≈]?\s*(?P<number>[+]?[\d.,]+(e[-+]?\d+)?)\s*(?P<large>(?-i:[kKM]?))(\s*(±|\+/-)\s*[\d.,]+)?\s*(?P<unit>{UNITS})?$"
+)
+
+
+@cache
+def words() -> Mapping[str, Any]:
+    return tomllib.loads((Path(__file__).parent / "metrics.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def spelled(metric: str, unit: str = "") -> str:
+    """In plain words: `Tokens/sec/GPU` and `tokens_per_second_per_gpu` are `tokens per s per chip`."""
+    text = f"{metric} {unit}".lower()
+    for word in words()["word"]:
+        text = re.sub(word["text"], word["value"], text)
+    return " ".join(text.split())
+
+
+def measured(metric: str, unit: str, text: str, chips: float | None) -> tuple[str, float | None]:
+    """(metric as rows.py has it, its value): the metric itself where nobody knows it or the number of chips is needed and not there; no
+    value where the text is none above zero."""
+    name = metric.strip()
+    value = positive(text)
+    told = spelled(name, unit)
+    if name == "step_time_s" and value is not None and text.strip().lower().endswith("ms"):
+        return name, value / 1000
+    if name in TRAINED or name in SERVED:
+        return name, in_its_unit(name, value, "%" if name == "mfu" and "%" in text else unit)
+    entry = next((entry for entry in words()["metric"] if re.search(entry["text"], told)), None)
+    if entry is None or ("per" in entry and not chips):
+        return name, value
+    if entry["name"] == "mfu":
+        return "mfu", in_its_unit("mfu", value, "%" if "percent" in told or "%" in text else "")
+    if value is not None:
+        value = (1 / value if entry.get("inverse") else value) * entry.get("factor", 1)
+        if entry["name"] == "step_time_s" and text.strip().lower().endswith("ms") and "ms" not in told.split():
+            value /= 1000
+        value *= {None: 1.0, "over": 1 / (chips or 1), "times": chips or 1}[entry.get("per")]
+    return str(entry["name"]), value
+
+
+def in_its_unit(name: str, value: float | None, unit: str) -> float | None:
+    """As rows.py says the metric is, whose column of units may say another."""
+    said = spelled(unit)
+    factor = next((one["factor"] for one in words()["unit"] if one["name"] == name and re.search(one["text"], said)), 1)
+    return value if value is None else value * factor
+
+
+def positive(text: str) -> float | None:
+    """The number, with thousands apart, a decimal comma, a unit or what it varies by; None where it is none, not finite or not above zero:
+    no measurement."""
+    match = VALUE.match(text.strip())
+    if match is None:
+        return None
+    digits = match["number"]
+    if re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?", digits):
+        digits = digits.replace(",", "")
+    elif re.fullmatch(r"\d+,\d{1,2}", digits):
+        digits = digits.replace(",", ".")
+    try:
+        value = float(digits) * LARGE[match["large"]]
+    except ValueError:
+        return None
+    return value if 0 < value < float("inf") else None

@@ -31,7 +31,7 @@ def check(argv: Sequence[str], module: bool) -> None:
                 f"{argv[0]} is a command, not a script: name the program that it starts. Instead of torchrun --on CHIP:COUNT starts "
                 "the ranks, or -m torch.distributed.run with its options."
             )
-        there, name = " It is a folder." if path.is_dir() else "", _module_name(path)
+        there, name = " It is a folder." if path.is_dir() else "", "" if path.is_absolute() else _module_name(path)
         hint = f" For a module: -m {name}" if name else ""
         raise BadUse(f"there is no script {argv[0]!r} (in {os.getcwd()}).{there}{hint}")
     problem = "" if path.suffix == ".py" else _no_python(path)

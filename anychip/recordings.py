@@ -233,7 +233,7 @@ def _record_chips(
     why_again: dict[str, str] = {}
     for chip in left[1:] if not first.meta.get("interrupted") else ():
         if questions := differing(first, chip):
-            why_again[chip.id] = f"it answers {questions[0].name} otherwise ({_line(questions[0])})"
+            why_again[chip.id] = f"it answers otherwise ({questions[0].words}, {_line(questions[0])})"
         elif may_refuse(chip, first):
             why_again[chip.id] = "it has less memory than the program took"
     alike_to_it: dict[str, list[Chip]] = {}  # by what they answer to the first one's questions; their own may be others
@@ -377,7 +377,7 @@ def unlike(program: Program, chips: Sequence[Chip]) -> list[str]:
         if questions:
             others = f" and {len(questions) - 1} more" if len(questions) > 1 else ""
             found.append(
-                f"{chip.id} would have answered {questions[0].name} ({_line(questions[0])}){others} otherwise than the "
+                f"{chip.id} would have answered {questions[0].words} ({_line(questions[0])}){others} otherwise than the "
                 f"recording was told ({questions[0].answer!r}): there the program might do something else. Record it again."
             )
     return found

@@ -301,7 +301,8 @@ def _held(program: Program) -> Iterator[str]:
     at = f", at {failure.place}" if failure is not None and failure.place else ""
     least = CRUMB * found.peak_bytes
     yield f"{OUT_OF_MEMORY}: {who} was refused {refusal(*refused(short))}{at}"
-    yield "memory at peak, before that"
+    if found.peak_bytes:
+        yield "memory at peak, before that"
     for name, nbytes in found.by_kind.items():
         if nbytes > least:
             yield f"  {name:<12}  {units.memory(nbytes)}"

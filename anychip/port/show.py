@@ -47,9 +47,9 @@ def text(result: Result) -> str:
     if result.skipped:
         lines.append(f"skipped, {several(len(result.skipped), 'file')}:")
         lines += [f"    {shown(file)}: {reason}" for file, reason in list(result.skipped.items())[:_MOST]]
-        lines += _more(len(result.skipped))
+        lines += [*_more(len(result.skipped)), ""]
     if result.target.portable and result.changed:
-        lines += ["", "needs torch >= 2.7 (torch.accelerator); on CUDA it does what it did"]
+        lines += ["needs torch >= 2.7 (torch.accelerator); on CUDA it does what it did", ""]
     return "\n".join(lines + _proof(result)).rstrip()
 
 
@@ -108,7 +108,7 @@ def _kernels(result: Result) -> list[str]:
         return []
     symbols = sum(kernel.symbols for kernel in result.kernels)
     known = [kernel.mapped for kernel in result.kernels if kernel.mapped is not None]
-    share = f", {sum(known) / max(symbols, 1):.0%} of them in PyTorch's table to HIP" if known else ""
+    share = f", {sum(known) / symbols:.0%} of them in PyTorch's table to HIP" if known and symbols else ""
     lines = [
         f"CUDA C++, {several(len(result.kernels), 'file')}, {several(symbols, 'use')} of CUDA's functions and libraries{share}:"
     ]
@@ -127,7 +127,7 @@ def _proof(result: Result) -> list[str]:
     holds = "holds, as far as it could be compared" if lacking else "holds"
     missed, edits = len(proof.unreached), several(len(proof.edits), "edit")
     of = f", of {len(proof.edits) - missed:,} of {edits}: these runs did not reach the others" if missed else ""
-    lines = ["", f"proof: {holds + of if proof.ok else 'does NOT hold'}"]
+    lines = [f"proof: {holds + of if proof.ok else 'does NOT hold'}"]
     for check in proof.checks:
         lines.append(
             f"  {'ok  ' if check.ok else 'FAIL' if check.ok is False else '-   '} {check.what}: {check.before} -> {check.after}"

@@ -56,6 +56,22 @@ class Question:
     answer: Any
     place: Place
 
+    @property
+    def words(self) -> str:
+        return question_words(self.name)
+
+
+# As a reader would ask them; others by their names.
+QUESTIONS = {
+    "multi_processor_count": "cores", "memory_bytes": "memory", "arch": "architecture", "L2_bytes": "L2 cache", "power_w": "power",
+    "compiles_whole": "whole steps compiled", "tf32": "TF32",
+}  # fmt: skip
+
+
+def question_words(name: str) -> str:
+    """supports.float64.matmul is float64 matmul."""
+    return QUESTIONS.get(name) or name.removeprefix("supports.").replace(".", " ").replace("_", " ")
+
 
 @dataclass(eq=False)
 class Program:

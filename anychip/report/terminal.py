@@ -19,6 +19,7 @@ from rich.text import Text
 
 from anychip import units
 from anychip.record import Kind
+from anychip.record.program import question_words
 from anychip.report import job
 from anychip.screen import Screen
 from anychip.spec.validated import CALLS, has_trained
@@ -57,12 +58,6 @@ BREAKDOWN = {
 PHASES = {"no_gradients": "no-grad calls", "host_copies": "host copies"}
 MEMORY = {"other": "inputs, others"}  # kinds that one word does not tell
 EVIDENCE = {"measured": "measured", "interpolated": "interpolated", "modelled": "modelled", "bytes_only": "bytes alone"}
-
-# Questions of a program, as a reader would ask them; others by their names.
-QUESTIONS = {
-    "multi_processor_count": "cores", "memory_bytes": "memory", "arch": "architecture", "L2_bytes": "L2 cache", "power_w": "power",
-    "compiles_whole": "whole steps compiled", "tf32": "TF32",
-}  # fmt: skip
 
 Row = tuple[str, Sequence[str | Text]]
 
@@ -159,14 +154,9 @@ def _legend(answer: "Answer") -> Iterator[str]:
                 yield f"    {job.ran_text(forecast)}"
             if questions:
                 who = "it" if len(alike) == 1 else name
-                yield f"    run again for {who}: it answers the program otherwise ({', '.join(map(_question, questions))})"
+                yield f"    run again for {who}: it answers the program otherwise ({', '.join(map(question_words, questions))})"
         if alike[-1][2].ranks and (unequal := job.unequal_text(answer.stragglers)):
             yield f"    {unequal}"
-
-
-def _question(name: str) -> str:
-    """supports.float64.matmul is float64 matmul."""
-    return QUESTIONS.get(name) or name.removeprefix("supports.").replace(".", " ").replace("_", " ")
 
 
 def _compared(forecast: "Forecast") -> str:

@@ -75,7 +75,7 @@ def memory(program: Program) -> Memory:
     """Peak of live bytes and what it is made of.
 
     parameters: what modules that are called and optimizers have as such, from the first step on; buffers: others born before the
-    first forward and alive at the end of the first step, or of the tape (registered ones, caches, data), and where nothing is trained
+    first forward and alive at the end of the second step (of an only one), or of the tape (registered ones, caches, data), and where nothing is trained
     what outlives the call that it was made in, or the second after it (caches of keys and values, outputs); of a recording that names no parameters, both are parameters, but of one that calls no module and trains
     nothing other;
     gradients: born in a backward and alive when it ends, or there from the start (one block of all) and what an optimizer steps by;
@@ -163,7 +163,8 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
         np.isin(of.block, program.meta.get(name, []))
         for name in ("state_blocks", "gradient_blocks", "parameter_blocks")
     )
-    lasting = (of.born < first_forward) & (of.died >= first_end)
+    # The first batch outlives its step, until the second has come: what stays is there when that one's step ends, too.
+    lasting = (of.born < first_forward) & (of.died >= (steps[1].end if len(steps) > 1 else first_end))
     # Of one that ended before a module was called or an optimizer stepped nothing tells which are parameters; without either there
     # are none.
     has_model = marks.what.size or program.modules or program.meta.get("exit_code") or program.meta.get("interrupted")

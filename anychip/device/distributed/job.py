@@ -22,7 +22,18 @@ from anychip.device.distributed.branches import MOST_APART, Apart, World, first_
 from anychip.device.distributed.bystanders import THROUGH
 from anychip.device.distributed.mailbox import LIBRARIES, STAGES_OF_FIRST, appear
 from anychip.device.distributed.middle import LEAST, Middle
-from anychip.device.distributed.ranks import MOST, SENDS, alike, classes, fullest, leaves, stream, wanted, within
+from anychip.device.distributed.ranks import (
+    MOST,
+    SENDS,
+    alike,
+    classes,
+    each_of,
+    fullest,
+    leaves,
+    stream,
+    wanted,
+    within,
+)
 from anychip.device.launch import KILLED, UNFOLD
 from anychip.errors import ERROR, Stuck
 from anychip.record import Program
@@ -376,7 +387,7 @@ class Job:
                 self.samples_of[rank] = fuller
                 programs[0].meta["warnings"].append(
                     f"Rank {rank} does as rank {fuller}, on what is left of tensors that do not divide evenly; it is taken to "
-                    "have as much, and so are others that have less. For each of them: --ranks all."
+                    f"have as much, and so are others that have less. {each_of(self.world_size)}"
                 )
             else:
                 self._run([Rank(rank)])  # whole, under its own name
@@ -394,12 +405,12 @@ class Job:
         if len(found) > MOST_APART:
             programs[0].meta["warnings"].append(
                 f"The program tells {len(found)} more kinds of ranks apart by their number, of which {MOST_APART} ran: "
-                f"{', '.join(map(str, found[:MOST_APART]))}. For each of them: --ranks all."
+                f"{', '.join(map(str, found[:MOST_APART]))}. {each_of(self.world_size)}"
             )
         if self._told_apart is not None and self._told_apart.by_step:
             programs[0].meta["warnings"].append(
                 f"The program compares ranks' numbers with what changes from step to step: {', '.join(self._told_apart.by_step)}. What "
-                "other ranks than those that ran do there is not seen. For each of them: --ranks all."
+                f"other ranks than those that ran do there is not seen. {each_of(self.world_size)}"
             )
         apart = {*found[:MOST_APART], *fullest(programs[0], known)}
         if apart:
@@ -432,7 +443,7 @@ class Job:
         if last in programs and owners[1] != owners[last]:
             programs[0].meta["warnings"].append(
                 f"Ranks 1 and {last} do otherwise, and the program's source does not say which ranks do: those that did not run are taken to "
-                "do as one of those that did. For each of them: --ranks all."
+                f"do as one of those that did. {each_of(self.world_size)}"
             )
 
     def _tell_unseen(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
@@ -447,7 +458,7 @@ class Job:
             more = f" and {len(tests) - MOST_TOLD} more" if len(tests) > MOST_TOLD else ""
             programs[0].meta["warnings"].append(
                 "In a pipeline one rank of each stage runs. What the program does elsewhere by comparing its number was not seen: "
-                f"{'; '.join(tests[:MOST_TOLD])}{more}. For each of them: --ranks all."
+                f"{'; '.join(tests[:MOST_TOLD])}{more}. {each_of(self.world_size)}"
             )
 
     def _classes(self, programs: dict[int, Program], streams: dict[int, Any]) -> dict[int, list[int]]:
@@ -463,7 +474,7 @@ class Job:
         first.meta["warnings"].append(
             f"Of the pipeline's {len(middle.ranks)} stages, ranks {middle.ranks[0]}, {middle.ranks[1]} and {middle.ranks[-1]} ran; "
             f"rank {middle.ranks[1]} took the places of {played} in the schedule, and {' and '.join(str(rank) for rank in middle.samples)} "
-            "were run until their first backward was done and do the same. For each of them: --ranks all."
+            f"were run until their first backward was done and do the same. {each_of(self.world_size)}"
         )
 
     def _pass_on(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:

@@ -23,6 +23,12 @@ VALUES = ("Scalar", "Tensor")
 MOST = 256  # ranks that are recorded one by one
 
 
+def each_of(world_size: int) -> str:
+    """The advice by which every rank of a job runs: of one with more of them than can, that of a smaller one."""
+    few = world_size <= MOST
+    return "For each of them: --ranks all." if few else f"For each of them: --ranks all of a job of {MOST} at most."
+
+
 def stream(program: Program) -> npt.NDArray[np.uint64]:
     """One number per op that the rank issued since it first called a module, equal where ops are.
 

@@ -345,6 +345,7 @@ class Hooks:
                     self.runtime.collectives.wait_for_unwaited()
                 if repeats is not None:
                     repeats.end_backward()
+                self.runtime.tensors.drain()  # what ended in it, or it would count as gradients
                 self.tape.append(word(Kind.MARK, Mark.BACKWARD_END))
                 if not depth:
                     self.runtime.clocks.skip_host()

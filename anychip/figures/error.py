@@ -42,7 +42,7 @@ UNMEASURED = "no product was measured on the chip"
 UNLIKE = "work that no published run is made of"
 WIDE_OR_LINKED = "products of more than 16 bit, or an assumed link to the host"
 BY_BYTES = "operations without a formula"
-HOST = "its host's time, which nobody measured"
+HOST = "its host's time"
 GRADES = {
     "B": "runs of one source alone (grade B)",
     "C": "kernels measured, but no runs (grade C)",

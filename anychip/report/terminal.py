@@ -362,7 +362,7 @@ def _remarks(answer: "Answer", columns: Sequence[tuple[str, "Forecast"]]) -> Ite
     if answer.host == "modelled":
         sleeps = any((one.kinds == Kind.HOST).any() for program in answer.programs for one in program.ranks)
         what = "launching, and what the program sleeps" if sleeps else "launching alone"
-        yield f"host: {what}; --host measured adds data loading and Python between"
+        yield f"host: {what}; --host measured adds data loading and Python between calls, in generating text often as much again"
     yield from _host_bound(answer)
     if not answer.prices and any(one.cost_usd for one in answer.forecasts):
         yield "prices: the lowest that each chip's file lists; --price CHIP=USD for what an hour costs you"

@@ -1,6 +1,7 @@
 """The answer on the terminal: what it says, and that it fits."""
 
 import io
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -157,10 +158,8 @@ def test_a_chip_with_its_own_recording_says_why(answer):
 
 def test_the_legend_says_which_runs_the_error_is_of_and_what_none_of_the_chip_s_are_like(answer):
     text = " ".join(shown(answer).split())
-    assert (
-        "mi300x -> amd-mi300x (AMD Instinct MI300X, grade B) error of 245 runs, dense in 16 bit, of all chips; of this chip's 10 none in 16 bit, none on one chip"
-        in text
-    )
+    of_all = rf"error of \d+ runs, dense in 16 bit, of all chips; of this chip's \d+ none in 16 bit, none on one chip"
+    assert re.search(rf"mi300x -> amd-mi300x \(AMD Instinct MI300X, grade B\) {of_all}", text)
     called = tuple(
         replace(one, step_kind="call", compared=end_to_end(one.chip, does=CALLS)) for one in answer.forecasts
     )
@@ -191,12 +190,12 @@ def test_an_error_bar_says_why_it_is_as_wide_the_most_first():
         assert sum(part**2 for part in parts) == pytest.approx(one.step_time_error**2)
     # runs of other programs raised its grade: "grade C" beside "grade A" was of no help
     assert not [reason for reason in h100.error_parts if "grade" in reason]
-    assert next(iter(h100.error_parts)) == "its host's time, which nobody measured"
+    assert next(iter(h100.error_parts)) == "its host's time"
     assert "a data sheet alone (grade D)" in k100.error_parts
     assert "a data sheet alone (grade D)" not in h100.error_parts
     text = " ".join(shown(paced, 100).split())
-    assert f"h100: +-{units.share(h100.step_time_error)}: its host's time, which nobody measured" in text
-    assert as_json.to_json(paced)["targets"][0]["error_parts"][0]["reason"] == "its host's time, which nobody measured"
+    assert f"h100: +-{units.share(h100.step_time_error)}: its host's time" in text
+    assert as_json.to_json(paced)["targets"][0]["error_parts"][0]["reason"] == "its host's time"
 
 
 def test_figures_that_rest_on_a_marked_time_are_marked(answer):

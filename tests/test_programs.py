@@ -106,7 +106,10 @@ def test_tokens_per_step_are_counted_as_given(tmp_path):
 @pytest.mark.parametrize(("host", "said"), [("modelled", True), ("measured", False)])
 def test_what_a_modelled_host_leaves_out_is_said(host, said, tmp_path):
     done = forecast("--host", host, "--json", tmp_path / "host.json", TRAIN)
-    assert ("host: launching alone; --host measured adds data loading and Python between calls" in " ".join(done.out.split())) == said
+    assert (
+        "host: launching alone; --host measured adds data loading and Python between calls"
+        in " ".join(done.out.split())
+    ) == said
     assert json.loads((tmp_path / "host.json").read_text())["host"] == host
     assert "steps: 3 were recorded, all but the first count; what comes once in more" in done.out
 

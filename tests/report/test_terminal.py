@@ -158,7 +158,7 @@ def test_a_chip_with_its_own_recording_says_why(answer):
 
 def test_the_legend_says_which_runs_the_error_is_of_and_what_none_of_the_chip_s_are_like(answer):
     text = " ".join(shown(answer).split())
-    of_all = rf"error of \d+ runs, dense in 16 bit, of all chips; of this chip's \d+ none in 16 bit, none on one chip"
+    of_all = r"error of \d+ runs, dense in 16 bit, of all chips; of this chip's \d+ none in 16 bit, none on one chip"
     assert re.search(rf"mi300x -> amd-mi300x \(AMD Instinct MI300X, grade B\) {of_all}", text)
     called = tuple(
         replace(one, step_kind="call", compared=end_to_end(one.chip, does=CALLS)) for one in answer.forecasts

@@ -251,9 +251,8 @@ def _run(scripts: list[Script], prices: list[Prices], extra: list[Floats] | None
         engines.append(RankEngine(index, script, priced, board, extra[index] if extra else None, jitter))
     _advance(engines, board)
     may_lack = steps is not None or cut_short(script.program for script in scripts)
-    stopped = any(
-        script.program.meta.get("interrupted") for script in scripts
-    )  # who had come to his end by then waits for others
+    # Where the user stopped them, who had come to his end by then waits for others.
+    stopped = any(script.program.meta.get("interrupted") for script in scripts)
     over = [engine.done or stopped or _has_done(engine, steps, may_lack) for engine in engines]
     if not all(
         one or (may_lack and _stands_by(engine, engines, board, over))

@@ -259,13 +259,12 @@ class Session:
         groups.rank = rank.rank
         groups.everyone = self.config["ranks"] == "all"
         groups.mailbox = Mailbox(folder, rank.rank, rank.stands_in_for, tokens)
-        owner = folder / f"rank-{rank.stands_in_for}.anychip"
         if self.config["calls"] is None:
             groups.through, groups.stands_by = Through(folder, rank.rank), self._stands_by
             if rank.stands_in_for is None:
                 self.is_judged, self.steps.stands_by = True, self._pause
-            elif owner.exists():
-                self.steps.most_words = int(Program.load(owner).tape.size)
+            else:
+                self.steps.most_words = rank.most_words
         fabric = Fabric.of(self.runtime.chip, self.config["world_size"], self.config["cluster"])
         self.runtime.clock.join(fabric, groups)
 

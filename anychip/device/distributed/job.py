@@ -52,7 +52,7 @@ class Rank:
     """A rank to run. stands_in_for: a rank of its class whose mail it reads, where it is only a sample, for a step, or
     brief: until its first backward is done, or long: as long as others, where what it does may differ later. folded:
     micro-batches that do the same are recorded once. stages: of a pipeline whose second this is, which then stands for the
-    other middle ones too."""
+    other middle ones too. most_words: of a sample's tape, if it takes no step: as many as that rank has."""
 
     rank: int
     stands_in_for: int | None = None
@@ -60,6 +60,7 @@ class Rank:
     long: bool = False
     folded: bool = True
     stages: tuple[int, ...] = ()
+    most_words: int | None = None
 
 
 class Job:
@@ -361,7 +362,7 @@ class Job:
         # Who has most to do first: the last of a pipeline has its loss, and would run alone in the end.
         late = self._of_no_kind_that_ran(sorted(wanted), programs)
         for rank, owner in sorted(wanted.items(), key=lambda one: -streams[one[1]].size):
-            self._start(Rank(rank, owner, long=rank in late))
+            self._start(Rank(rank, owner, long=rank in late, most_words=int(programs[owner].tape.size)))
         if wanted:
             self._pass_on(programs, streams)
         self._wait(samples=True)

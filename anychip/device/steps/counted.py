@@ -40,9 +40,8 @@ class Steps:
         self._stepping = False  # an optimizer has begun to step, and not ended
         self.brief = False  # to be ended after the first backward
         self.most_words: int | None = None  # after which one that has taken no step is ended
-        self.stands_by: Callable[[], None] = lambda: (
-            None
-        )  # called once a model was called many times, and no step taken
+        # Called once, when a model was called many times and no step taken.
+        self.stands_by: Callable[[], None] = lambda: None
         self.lacks_one: Callable[[], bool] = lambda: False  # an optimizer is there that has yet to step
 
     def optimizer(self, number: int) -> None:

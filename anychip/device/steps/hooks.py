@@ -116,9 +116,7 @@ class Hooks:
         self._watched: Any = None  # a parameter of the module that was called last, weakly
         self._own_optimizer = OwnOptimizer(runtime, self._is_parameter, self._own_optimizer_begins, steps.stepped)
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers, whether they have stepped or not
-        self._beside: weakref.WeakSet[Any] = (
-            weakref.WeakSet()
-        )  # optimizers that have stepped on the host, for nothing on the chip
+        self._beside: weakref.WeakSet[Any] = weakref.WeakSet()  # that have stepped on the host, for nothing on the chip
         self._to_be_used = False  # a trained module's gradients came, and no optimizer has stepped since
         self._resting: set[int] = set()  # parameters of models that work on the chip and rest on the host, by id
 
@@ -326,7 +324,6 @@ class Hooks:
             self.end_open_call()
             if not self._depth:
                 self._trials.begins()
-            if not self._depth:
                 self.runtime.clocks.count_host()
             depth, self._depth = self._depth, 1  # modules that backward calls again (recompute) are not outermost
             self.tape.append(word(Kind.MARK, Mark.BACKWARD_BEGIN))

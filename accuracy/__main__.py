@@ -115,11 +115,6 @@ def main(argv: list[str] | None = None) -> int:
     for reason, ids in unforecast(results).items():
         more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
         print(f"not forecast: {', '.join(ids[:SHOWN_IDS])}{more}: {reason}")
-    if names := unknown_models(results):
-        print(
-            f"of no model called {' or '.join(map(repr, names[:SHOWN_IDS]))} the sizes are known: a name of accuracy/shapes.csv, or columns "
-            "layers, hidden, heads and vocab"
-        )
     if served:
         print("\n".join(serving_page.summaries(served, lambda r: r.chip)))
         print("\n".join(missing((r.reason, r.run.id) for r in served)))
@@ -142,13 +137,6 @@ def unforecast(results: list[Result]) -> dict[str, list[str]]:
     """Reason -> ids of the runs for which there is nothing to compare."""
     return ids_by_reason(
         (result.reason or NOTHING, result.run.id) for result in results if result.error is None and not result.fitted
-    )
-
-
-def unknown_models(results: list[Result]) -> list[str]:
-    """Names of models of runs that lack sizes, by which no public model is found: such as misspelt ones."""
-    return sorted(
-        {result.run["model"] for result in results if result.reason == "the source does not say layers"} - {""}
     )
 
 

@@ -9,7 +9,6 @@ forecast until then written.
 import argparse
 import csv
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +26,9 @@ from accuracy.score import Result, grouped, ids_by_reason
 from accuracy.serving import page as serving_page
 from accuracy.serving import result as serving
 from accuracy.table import table
-from accuracy.training import INTERRUPTED, described, forecasts, lines, planned_result
+from accuracy.training import NOT_REACHED, described, forecasts, lines, planned_result
+from anychip.errors import INTERRUPTED, BadUse
+from anychip.whole import check_writable
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         training = [run for run in runs if not serving.is_served(run)]
         if args.validated and generating and training:
             raise BadRows("--validated: runs that train and runs that generate text are for files of their own")
-    except (BadRows, OSError) as error:
+    except (BadRows, BadUse, OSError) as error:
         text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
         print(f"accuracy: {text}", file=sys.stderr)
         return 2
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     with Recorder(cache_folder(), args.jobs) as recorder:
         results = forecasts(planned, recorder, args.known, until)
         served = []
-        is_interrupted = any(result.reason == INTERRUPTED for result in results)
+        is_interrupted = any(result.reason == NOT_REACHED for result in results)
         try:
             for run in told([] if is_interrupted else generating):
                 served.append(serving.result_of(run, recorder, args.known or time.monotonic() > until))
@@ -125,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     print("\n".join(outside), end="\n" if outside else "")
     if is_interrupted:
         print("accuracy: interrupted; the same command goes on where it was", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     compared = [*(result.error for result in results), *(one for result in served for one in result.forecast.values())]
     return 1 if outside or all(error is None for error in compared) else 0
 
@@ -152,15 +153,6 @@ def read_bounds(path: str | None) -> dict[str, tuple[float, float]]:
             return {row["id"]: (float(row["low"]), float(row["high"])) for row in csv.DictReader(file)}
         except (KeyError, TypeError, ValueError, csv.Error):
             raise BadRows(f"--bounds {path}: not a file of id, low and high, in each row") from None
-
-
-def check_writable(path: str | None) -> None:
-    """Before hours are spent on what goes there. Raises BadRows."""
-    if path is None:
-        return
-    folder = Path(path).parent
-    if not folder.is_dir() or Path(path).is_dir() or not os.access(folder, os.W_OK):
-        raise BadRows(f"{path}: cannot be written there")
 
 
 def beyond(result: Result, bounds: dict[str, tuple[float, float]]) -> str | None:

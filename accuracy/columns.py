@@ -185,12 +185,8 @@ def network_of(run: Run, chip: str) -> tuple[str | None, list[str]]:
     count, loaded = run.whole("chips") or 1, load_chip(chip)
     if fits_together(loaded, count, told):
         return told, []
-    own = [
-        cluster.id
-        for cluster in list_clusters()
-        if chip in cluster.chips and cluster.id not in table("chips.toml")["network"]["usual"]
-    ]
     usual = table("chips.toml")["network"]["usual"]
+    own = [cluster.id for cluster in list_clusters() if chip in cluster.chips and cluster.id not in usual]
     named = {name: len(name) for name in usual if search(pattern_of(name), run["interconnect"])}
     for name in (*own, *sorted(usual, key=lambda name: -named.get(name, 0))):
         if fits_together(loaded, count, name):

@@ -67,11 +67,11 @@ def forecasts(planned: list[Result], recorder: Recorder, known: bool, until: flo
     except KeyboardInterrupt:
         for index in left:
             if found[index].plan is not None:
-                found[index] = replace(found[index], reason=INTERRUPTED)
+                found[index] = replace(found[index], reason=NOT_REACHED)
     return found
 
 
-INTERRUPTED = "not reached: the run was interrupted"
+NOT_REACHED = "not reached: the run was interrupted"
 
 
 def in_turn(planned: list[Result]) -> list[int]:

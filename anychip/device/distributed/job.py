@@ -39,7 +39,8 @@ from anychip.errors import ERROR, Stuck
 from anychip.record import Program
 from anychip.record.failure import num_trained
 
-LETTERS = ("rank-*", "sample-*", "mail-*", "all-*", "waiting-*", "stop-*")  # what ranks leave in a job's folder
+# What ranks leave in a job's folder.
+LEFT = ("rank-*", "sample-*", "mail-*", "all-*", "waiting-*", "stop-*", STAGES_OF_FIRST, f"{THROUGH}*")
 POLL_S = 0.01
 SLEEP = time.sleep
 LAST_LINES, LAST_CAUSES = 40, 3  # of a log that are shown
@@ -86,7 +87,6 @@ class Job:
         self.interrupted = False
         self.hang = ""  # what ranks wait for that never comes
         self.stuck: Sequence[Stuck] = ()  # which ranks
-        self._knows_stages = False
         self._loaded = 0  # when the list of libraries was written that were loaded last
         self._told_apart: Apart | None = None  # ranks, by the program's source
         self.middle: Middle | None = None  # of a pipeline, taken to do the same
@@ -160,13 +160,13 @@ class Job:
     def _again(self) -> tuple[int, Program | None]:
         """Run each stage after all."""
         self._wait(samples=True)
-        for pattern in (*LETTERS, STAGES_OF_FIRST, f"{THROUGH}*"):
+        for pattern in LEFT:
             for file in self.folder.glob(pattern):
                 file.unlink(missing_ok=True)
         self.codes.clear()
         self.sampled.clear()
         self.samples_of.clear()
-        self.middle, self.each, self.hang, self._knows_stages = None, True, "", False
+        self.middle, self.each, self.hang = None, True, ""
         return self._ran(everyone=False)
 
     # ------------------------------------------------------------ processes
@@ -230,12 +230,12 @@ class Job:
             self._start(Rank(stage, middle.ranks[1], brief=True))
 
     def _start_stages(self) -> None:
-        """Start the stages of the pipeline that rank 0 has named; once."""
+        """Start the stages of the pipeline that rank 0 has named."""
         note = self.folder / STAGES_OF_FIRST
-        if self._knows_stages or not note.exists():
+        if not note.exists():
             return
-        self._knows_stages = True
         ranks = tuple(json.loads(note.read_text(encoding="utf-8")))
+        note.unlink()
         if ranks[0] == 0 and 1 < len(ranks) <= STAGES and ranks[1] not in self._known():
             self._start_all(self._together(0, ranks[1], ranks))
 
@@ -261,8 +261,7 @@ class Job:
                     continue  # it has come, and the rank is about to see it
                 if letter == THROUGH:
                     paused.add(rank)
-                    for other in set(ranks) - self._known():
-                        self._start(Rank(other))
+                    self._start_all(map(Rank, ranks))
                     continue
                 if self._lent(peer, letter):
                     continue

@@ -7,7 +7,8 @@ this release cannot express.
 
 import importlib.util
 import os
-from argparse import Namespace
+import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -65,8 +66,14 @@ def installed() -> bool:
 
 def main() -> None:
     from accuracy.reference.__main__ import arguments
+    from anychip.standins.libraries import te_release
 
+    own = ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--te", help="the release of Transformer Engine whose time is taken")
+    ours, sys.argv[1:] = own.parse_known_args()
     args = arguments()
+    if ours.te:
+        te_release.use(ours.te)
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     import torch
 

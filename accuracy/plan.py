@@ -34,7 +34,7 @@ from accuracy.columns import (
     table,
     word,
 )
-from accuracy.recorder import CHIPS_PER_NODE, GATHERED, GRAPHED, HOLDING, HYBRID
+from accuracy.recorder import CHIPS_PER_NODE, GATHERED, GRAPHED, HOLDING, HYBRID, MEGATRON
 from accuracy.rows import Run
 from anychip.network import Fabric
 from anychip.spec import load_chip
@@ -58,6 +58,7 @@ class Plan:
     options: Mapping[str, Any]
     filled: tuple[str, ...]
     program: str = "accuracy.reference"
+    library: str = ""  # the release of Transformer Engine whose time megatron-core's program takes
     rules: tuple[str, ...] = field(default=())
     offloads: bool = False  # what does not fit goes to the host's memory
     memory: str = "allocated"  # what the source prints of memory: `held.counted`
@@ -69,7 +70,12 @@ class Plan:
 
     @property
     def argv(self) -> tuple[str, ...]:
-        return argv_of(self.options)
+        return argv_of({**self.options, **self.own})
+
+    @property
+    def own(self) -> Mapping[str, Any]:
+        """Options that its program alone takes."""
+        return {"te": self.library} if self.library and self.program == MEGATRON else {}
 
     @property
     def layers(self) -> str:
@@ -169,7 +175,10 @@ def programmed(found: Plan, told: list[Mapping[str, Any]]) -> Plan:
     if not wanted or wanted == [found.program]:
         return found
     reason = megatron.unable(found.options) or ("" if megatron.installed() else "megatron-core is not installed")
-    return replace(found, instead=reason) if reason else replace(found, program=wanted[0])
+    if reason:
+        return replace(found, instead=reason)
+    library = [rule["library"] for rule in told if "library" in rule][-1:]
+    return replace(found, program=wanted[0], library="".join(library))
 
 
 def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str], fixed: Mapping[str, Any],

@@ -48,7 +48,14 @@ def jobs_of(plan: Plan) -> list[tuple[Point, Job]]:
     """Weighted recordings that the plan needs: each stage of as many chips as in the whole."""
     of_stage = plan.num_chips // plan.options.get("pp", 1)
     return [
-        (point, Job(argv_of({**point.options, "steps": STEPS}), of_stage * point.options.get("pp", 1), plan.program))
+        (
+            point,
+            Job(
+                argv_of({**point.options, "steps": STEPS, **plan.own}),
+                of_stage * point.options.get("pp", 1),
+                plan.program,
+            ),
+        )
         for point in points(plan.options)
     ]
 

@@ -1,8 +1,8 @@
 """Products of Transformer Engine's layers, in FP8 inside of `fp8_autocast`, else as torch does them.
 
 A linear layer in FP8 is: cast of the input, cast of the weight, one scaled product; backward a cast of the gradient and two
-scaled products; with scales of the moment (`Float8CurrentScaling`) a pass for the largest value before each cast. Refused
-where the chip has no FP8 product, as there.
+scaled products; with scales of the moment (`Float8CurrentScaling`) a pass for the largest value before each cast, with
+`MXFP8BlockScaling` kernels that lay out scales before each product. Refused where the chip has no FP8 product, as there.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from anychip.standins import recording
 from anychip.standins.libraries import te_parallel
 from anychip.standins.libraries.te_recipe import RECIPES, Recipe
+from anychip.standins.libraries.te_release import called, release
 from anychip.standins.recording import layout
 
 Tensor = torch.Tensor
@@ -123,25 +124,33 @@ def _added(grad: Tensor, x: Tensor, _one: Tensor, _two: Tensor, main_grad: Tenso
 
 class Fp8Products(te_parallel.Products):
     """Products in FP8. Transposes come with the casts; what travels between ranks is 8 bits wide too, and is turned when it
-    has arrived. kept: the casts of a weight, made at a step's first micro-batch. split: of the layer."""
+    has arrived. kept: the casts of a weight, made at a step's first micro-batch. split: of the layer. alone: no expert of
+    many, whose scales one kernel lays out (`lay_out`)."""
 
-    def __init__(self, kept: tuple[Tensor, Tensor] | None, split: te_parallel.Split) -> None:
-        self.kept, self.split = kept, split
+    def __init__(self, kept: tuple[Tensor, Tensor] | None, split: te_parallel.Split, alone: bool = True) -> None:
+        self.kept, self.split, self.lays_out = kept, split, alone and scales_by_block()
         self.finds_scales = isinstance(_Fp8.recipe, Recipe) and _Fp8.recipe.float8_current_scaling()
 
     def of_input(self, x: Tensor, once: bool) -> tuple[Tensor, Tensor]:
         self.find_scale(x, "column")
+        self.inner = x.numel()
         return (_cast_once(x, E4M3),) * 2 if once else _cast(x, E4M3)
 
     def of_weight(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         if self.kept is None:
             self.find_scale(weight)
             self.kept = _cast(weight, E4M3)
+        if self.lays_out:
+            lay_out(weight, self.inner, weight.numel())
         return self.kept
 
     def of_grad(self, grad: Tensor, once: bool) -> tuple[Tensor, Tensor]:
         self.find_scale(grad, "row")
-        return (_cast_once(grad, E5M2),) * 2 if once else _cast(grad, E5M2)
+        found = (_cast_once(grad, E5M2),) * 2 if once else _cast(grad, E5M2)
+        if self.lays_out and self.kept is not None:
+            lay_out(self.kept[0], grad.numel(), self.kept[0].numel())
+            lay_out(grad, self.inner, grad.numel(), has_weight=False)
+        return found
 
     def find_scale(self, x: Tensor, mode: str = "") -> None:
         """A pass for the largest value, where the tensor is scaled by it; in layers of that mode the ranks hold parts of one
@@ -173,13 +182,39 @@ class Fp8Products(te_parallel.Products):
                          reference=recording.Reference(_added))  # fmt: skip
 
 
+def scales_by_block() -> bool:
+    """Whether products are in MXFP8 just now."""
+    return _Fp8.enabled and isinstance(_Fp8.recipe, Recipe) and _Fp8.recipe.mxfp8()
+
+
+def lay_out(beside: Tensor, activation: int, other: int, has_weight: bool = True) -> None:
+    """Before a product in MXFP8 of so many elements: a kernel for each operand whose scales no cast has laid out. beside: where
+    they are. has_weight: the other is one; else both are activations."""
+    for count, by_cast in ((activation // BLOCK, True), (other // BLOCK, not has_weight)):
+        if count and (release().lays_out_all or not by_cast):
+            size = min(count, beside.untyped_storage().nbytes()) // beside.element_size()  # as many bytes
+            scales = beside.detach().as_strided((size,), (1,), 0)
+            made = layout(torch.empty(count, dtype=torch.uint8, device="meta"))
+            recording.launch("custom.transformer_engine.swizzle_scales", (scales,), [made], (), (("flop", 0),))
+
+
+BLOCK = 32  # elements to a scale of MXFP8
 WHOLE = te_parallel.Split(None, None, False)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Any, split: te_parallel.Split = WHOLE, fuse: bool = False,
            is_first_microbatch: bool | None = None) -> Tensor:  # fmt: skip
-    """[..., k] -> [..., n], in FP8 inside of `fp8_autocast`, else as torch does it. fuse: add gradients to `main_grad`.
-    is_first_microbatch: a weight's cast is made there and used by the others; None: made each time."""
+    """[..., k] -> [..., n] of a layer, in FP8 inside of `fp8_autocast`, else as torch does it. fuse: add gradients to
+    `main_grad`. is_first_microbatch: a weight's cast is made there and used by the others; None: made each time."""
+    out = multiplied(x, weight, bias, split, fuse, is_first_microbatch)
+    if not out.is_cuda:
+        return out
+    return called(out, release().layer_fp8 if _Fp8.enabled else release().layer)
+
+
+def multiplied(x: Tensor, weight: Tensor, bias: Any, split: te_parallel.Split, fuse: bool, is_first_microbatch: bool | None,
+               alone: bool = True) -> Tensor:  # fmt: skip
+    """`linear` without what the layer's own code takes the host. alone: as of `Fp8Products`."""
     fuse = fuse and hasattr(weight, "main_grad")
     if not _Fp8.enabled:
         if split.size > 1 or fuse:
@@ -191,7 +226,7 @@ def linear(x: Tensor, weight: Tensor, bias: Any, split: te_parallel.Split = WHOL
     assert not any(size % 16 for size in sizes), (
         f"FP8 execution requires all dimensions to be divisible by 16, got {sizes[:2]} and {tuple(weight.shape)}"
     )
-    products = Fp8Products(getattr(weight, "_casts", None) if is_first_microbatch is False else None, split)
+    products = Fp8Products(getattr(weight, "_casts", None) if is_first_microbatch is False else None, split, alone)
     out = te_parallel.product(x, weight, bias, split, products, fuse)
     if is_first_microbatch:
         weight._casts = products.kept  # type: ignore[attr-defined]

@@ -22,9 +22,13 @@ from anychip.standins.libraries.te_products import (
     check_fp8_support,
     fp8_autocast,
     fp8_model_init,
+    lay_out,
     linear,
+    multiplied,
+    scales_by_block,
 )
 from anychip.standins.libraries.te_recipe import COMMON, RECIPES
+from anychip.standins.libraries.te_release import PRODUCT_OPS, only_called, release
 
 VERSION = "2.6.0"
 
@@ -165,30 +169,23 @@ class LayerNormLinear(_Normed):
         return found[0] if len(found) == 1 else tuple(found)
 
 
-PRODUCT_OPS = 5  # that the library takes the host for each product of a loop, beyond the product (see `Joined`)
-
-
 class Joined(torch.autograd.Function):
     """Rows of products that a chip writes into one tensor: nothing is copied, there or on the way back. The library calls
     cuBLASLt for each, 33 us of a Xeon that takes 4 for an op and 13.5 for torch's Linear: 8 products of 2 x 128 x 2048 x 2048 take 267 us,
-    69 in one kernel (https://github.com/NVIDIA/TransformerEngine/pull/3134, issue 2053)."""
+    69 in one kernel (https://github.com/NVIDIA/TransformerEngine/pull/3134, issue 2053). more: calls in FP8."""
 
     @staticmethod
-    def forward(ctx: Any, *parts: Tensor) -> Tensor:
-        ctx.rows = [len(part) for part in parts]
-        only_called(parts[0], len(parts) * PRODUCT_OPS)
+    def forward(ctx: Any, more: tuple[int, int], laid_out: Any, *parts: Tensor) -> Tensor:
+        ctx.rows, ctx.more, ctx.laid_out = [len(part) for part in parts], more, laid_out
+        only_called(parts[0], len(parts) * (PRODUCT_OPS + more[0]))
         return parts[0].new_empty(sum(ctx.rows), *parts[0].shape[1:])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        only_called(grad, 2 * len(ctx.rows) * PRODUCT_OPS)
-        return grad.split(ctx.rows)
-
-
-def only_called(beside: Tensor, calls: int) -> None:
-    """Ops on no elements, which take the host what ops take it and launch nothing: a library's own code around its launches."""
-    for _ in range(calls):
-        beside.new_empty(0)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        only_called(grad, len(ctx.rows) * (2 * PRODUCT_OPS + ctx.more[1]))
+        if ctx.laid_out is not None:
+            ctx.laid_out(grad)
+        return None, None, *grad.split(ctx.rows)
 
 
 class Parted(torch.autograd.Function):
@@ -227,21 +224,29 @@ class GroupedLinear(TransformerEngineBaseModule):
 
     def forward(self, inp: Tensor, m_splits: Any, is_first_microbatch: bool | None = None) -> Any:
         biases = [getattr(self, f"bias{number}") if self.use_bias else None for number in range(self.num_gemms)]
+        weights = [getattr(self, f"weight{number}") for number in range(self.num_gemms)]
         rows = list(m_splits)
         parts = Parted.apply(inp, rows) if inp.is_cuda else inp.split(rows)
         outs = [
-            linear(
-                part,
-                getattr(self, f"weight{number}"),
-                None if self.return_bias else biases[number],
-                WHOLE,
-                self.fuse,
-                is_first_microbatch,
+            multiplied(
+                part, weight, None if self.return_bias else bias, WHOLE, self.fuse, is_first_microbatch, alone=False
             )
-            for number, part in enumerate(parts)
+            for part, weight, bias in zip(parts, weights, biases, strict=True)
         ]
-        made = Joined.apply(*outs) if inp.is_cuda else torch.cat(outs)
+        made = self._joined(inp, outs, weights) if inp.is_cuda else torch.cat(outs)
         return (made, biases) if self.return_bias else made
+
+    def _joined(self, inp: Tensor, outs: list[Tensor], weights: list[Tensor]) -> Tensor:
+        rows, size = inp.numel(), sum(weight.numel() for weight in weights)
+
+        def laid_out(grad: Tensor) -> None:
+            lay_out(weights[0], grad.numel(), size)
+            lay_out(grad, rows, grad.numel(), has_weight=False)
+
+        if scales_by_block():
+            lay_out(weights[0], rows, size)
+        more = release().expert_fp8 if FP8GlobalStateManager.is_fp8_enabled() else (0, 0)
+        return Joined.apply(more, laid_out if scales_by_block() else None, *outs)  # type: ignore[no-untyped-call, no-any-return]
 
 
 _GATED: dict[str, Any] = {"swiglu": F.silu, "geglu": F.gelu, "reglu": F.relu}

@@ -18,33 +18,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anychip.device.distributed.branches import MOST_APART, Apart, World, first_of_others, told_apart, unseen
+from anychip.device.distributed.branches import MOST_APART, World
 from anychip.device.distributed.bystanders import THROUGH
 from anychip.device.distributed.mailbox import LIBRARIES, STAGES_OF_FIRST, appear
 from anychip.device.distributed.middle import LEAST, Middle
-from anychip.device.distributed.ranks import (
-    MOST,
-    SENDS,
-    alike,
-    classes,
-    each_of,
-    fullest,
-    leaves,
-    stream,
-    wanted,
-    within,
-)
+from anychip.device.distributed.ranks import MOST, alike, fullest, leaves, stream, wanted, within
+from anychip.device.distributed.recorded import Recorded
 from anychip.device.launch import KILLED, UNFOLD
 from anychip.errors import ERROR, Stuck
 from anychip.record import Program
-from anychip.record.failure import num_trained
 
 # What ranks leave in a job's folder.
 LEFT = ("rank-*", "sample-*", "mail-*", "all-*", "waiting-*", "stop-*", STAGES_OF_FIRST, f"{THROUGH}*")
 POLL_S = 0.01
 SLEEP = time.sleep
 LAST_LINES, LAST_CAUSES = 40, 3  # of a log that are shown
-MOST_TOLD = 3  # comparisons, in one sentence
 STAGES = 64  # ranks of a group that are started as soon as one of them is waited for
 
 
@@ -75,20 +63,19 @@ class Job:
         self, folder: Path, world_size: int, per_node: int, jobs: int, fork: Callable[[Rank, tuple[int, int]], int],
         draft: Callable[[Program], None] | None = None,
     ) -> None:  # fmt: skip
-        self.folder, self.world_size, self.per_node = folder, world_size, per_node
+        self.folder, self.world_size = folder, world_size
         self.fork, self.draft = fork, draft
+        self.recorded = Recorded(folder, World(world_size, per_node))
         self.drafted: list[tuple[Program, tuple[int, ...]]] = []
         self.tokens = os.pipe()
         os.write(self.tokens[1], b"t" * jobs)
         self.running: dict[int, Rank] = {}
         self.codes: dict[int, int] = {}
         self.sampled: dict[int, int] = {}  # how samples ended
-        self.samples_of: dict[int, int] = {}  # those that were seen to do as the rank that they stand in for
         self.interrupted = False
         self.hang = ""  # what ranks wait for that never comes
         self.stuck: Sequence[Stuck] = ()  # which ranks
         self._loaded = 0  # when the list of libraries was written that were loaded last
-        self._told_apart: Apart | None = None  # ranks, by the program's source
         self.middle: Middle | None = None  # of a pipeline, taken to do the same
         self.each = False  # nothing is taken to do the same
 
@@ -104,29 +91,28 @@ class Job:
     def _ran(self, everyone: bool) -> tuple[int, Program | None]:
         self.each = self.each or everyone
         self._run(map(Rank, range(self.world_size) if everyone else (0,)))
-        programs: dict[int, Program] = {}
-        streams: dict[int, Any] = {}
-        self._read_all(programs, streams)
+        self._read_all()
         taken = self.middle
         if taken is not None and not self.interrupted and (self._failed() or not taken.agree()):
             return self._again()
-        if 0 not in programs:
+        if 0 not in self.recorded.programs:
             return self._killed(0), None
-        if not self._failed() and not self.interrupted and not self._sample(programs, streams):
+        if not self._failed() and not self.interrupted and not self._sample():
             return self._again()
-        return self._assembled(programs, self._classes(programs, streams))
+        return self._assembled(self.recorded.classes())
 
-    def _read_all(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+    def _read_all(self) -> None:
         """Load the recordings that are new, and run whom they send to or receive from and who may do otherwise."""
-        while self._read(programs, streams) and not self._failed():
-            more = wanted(programs, streams) - set(self.codes)
+        while self.recorded.read(self.codes) and not self._failed():
+            programs = self.recorded.programs
+            more = wanted(programs, self.recorded.streams) - set(self.codes)
             if not more or self.interrupted:
                 break
             if len(programs) + len(more) > MOST:
                 raise SystemExit(
                     f"anychip: {len(programs) + len(more)} ranks would have to run one by one; {MOST} is the most."
                 )
-            self._run([self._second(rank, programs) or Rank(rank) for rank in sorted(more)])
+            self._run([self._second(rank) or Rank(rank) for rank in sorted(more)])
 
     # ------------------------------------------------------------ the middle stages of a pipeline
 
@@ -150,9 +136,9 @@ class Job:
             return False
         return peer not in self._known() and self.middle.lend(letter)
 
-    def _second(self, rank: int, programs: dict[int, Program]) -> Rank | None:
+    def _second(self, rank: int) -> Rank | None:
         """A rank that is wanted as the second of a pipeline that rank 0 begins."""
-        for group in programs[0].groups:
+        for group in self.recorded.first.groups:
             if group.ranks[:2] == (0, rank) and len(group.ranks) <= STAGES and self._assume(group.ranks):
                 return Rank(rank, stages=group.ranks)
         return None
@@ -165,7 +151,7 @@ class Job:
                 file.unlink(missing_ok=True)
         self.codes.clear()
         self.sampled.clear()
-        self.samples_of.clear()
+        self.recorded = Recorded(self.folder, self.recorded.world)
         self.middle, self.each, self.hang = None, True, ""
         return self._ran(everyone=False)
 
@@ -212,19 +198,15 @@ class Job:
             self.codes[rank] = code
             if ended.stages and self.middle is not None:
                 self._stood_for(self.middle)
-            if code and not self._trained(rank):
+            if code and not self.recorded.trained(rank):
                 for other in self.running.values():
                     self._stop(other.rank, f"rank {rank} failed")
-
-    def _trained(self, rank: int) -> bool:
-        """Whether a rank took a step before it failed: then others take theirs, which figures are of."""
-        return self._file(rank).exists() and num_trained(Program.load(self._file(rank))) > 0
 
     def _stood_for(self, middle: Middle) -> None:
         """The second of a pipeline has left recordings of others, of which some are run to see whether they do so. Those of ranks that
         run themselves, as in a ring, are their own."""
         known = self._known()
-        middle.played = [one for one in middle.others if one not in known and self._file(one).exists()]
+        middle.played = [one for one in middle.others if one not in known and self.recorded.file(one).exists()]
         self.codes.update(dict.fromkeys(middle.played, 0))
         for stage in middle.samples if middle.played else ():
             self._start(Rank(stage, middle.ranks[1], brief=True))
@@ -337,151 +319,80 @@ class Job:
     def _failed(self) -> int:
         return next((code for code in self.codes.values() if code), 0)
 
-    # ------------------------------------------------------------ recordings
+    # ------------------------------------------------------------ samples
 
-    def _file(self, rank: int) -> Path:
-        return self.folder / f"rank-{rank}.anychip"
-
-    def _read(self, programs: dict[int, Program], streams: dict[int, Any]) -> bool:
-        """Load the recordings that are new; whether there were any."""
-        fresh = [rank for rank in self.codes if rank not in programs and self._file(rank).exists()]
-        for rank in fresh:
-            programs[rank] = Program.load(self._file(rank))
-            streams[rank] = stream(programs[rank])
-        return bool(fresh)
-
-    def _sample(self, programs: dict[int, Program], streams: dict[int, Any]) -> bool:
+    def _sample(self) -> bool:
         """Run whom the program tells apart, and the second and the last rank for a step, and keep them as classes of their own
         if they do otherwise. One that the program tells apart from all that ran goes on to the end: the comparison may come in
         a later step (`step == 2 and rank == 3`). False if a middle stage does not do as it was taken to."""
-        self._run_apart(programs, streams)
-        owners = {rank: owner for owner, ranks in self._classes(programs, streams).items() for rank in ranks}
+        self._run_apart()
+        programs, streams = self.recorded.programs, self.recorded.streams
+        owners = self.recorded.owners()
         wanted = {rank: owners[rank] for rank in (1, self.world_size - 1) if rank not in programs}
-        stages = self.middle.samples if self.middle is not None and self.middle.played else ()
         # Who has most to do first: the last of a pipeline has its loss, and would run alone in the end.
-        late = self._of_no_kind_that_ran(sorted(wanted), programs)
+        late = self.recorded.of_no_kind_that_ran(sorted(wanted))
         for rank, owner in sorted(wanted.items(), key=lambda one: -streams[one[1]].size):
             self._start(Rank(rank, owner, long=rank in late, most_words=int(programs[owner].tape.size)))
         if wanted:
-            self._pass_on(programs, streams)
+            self._pass_on()
         self._wait(samples=True)
-        if self.middle is not None and not self.middle.agree():
-            return False  # on what samples were lent
-        for stage in stages:
-            found = self._sampled(stage)
-            if self.sampled[stage] or found is None or not alike(stream(found), streams[stage]):
-                return False
-        if self.middle is not None and stages:
-            self._tell_of_stages(programs[0], self.middle)
+        if self.middle is not None and not self._stages_agree(self.middle):
+            return False
         for rank, owner in wanted.items():
-            found = self._sampled(rank)
-            # By itself, or for want of mail, or sooner than others are through with it: under its own name it is seen.
-            if self.sampled[rank] or found is None or (rank in late and leaves(found, programs[owner])):
-                self._run([Rank(rank)])
-                self._read_all(programs, streams)
-            elif any(alike(stream(found), one) for one in streams.values()):
-                self.samples_of[rank] = owner
-            elif (
-                fuller := next((one for one in (owner, *programs) if within(found, programs[one])), None)
-            ) is not None:
-                self.samples_of[rank] = fuller
-                programs[0].meta["warnings"].append(
-                    f"Rank {rank} does as rank {fuller}, on what is left of tensors that do not divide evenly; it is taken to "
-                    f"have as much, and so are others that have less. {each_of(self.world_size)}"
-                )
-            else:
-                self._run([Rank(rank)])  # whole, under its own name
-                self._read_all(programs, streams)
-        self._tell_of_between(programs, streams)
-        self._tell_unseen(programs, streams)
+            self._judge(rank, owner, rank in late)
+        played = self.middle.played if self.middle is not None else ()
+        if not self.each:
+            self.recorded.tell_of_between()
+        self.recorded.tell_unseen(played)
         return True
 
-    def _run_apart(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+    def _stages_agree(self, middle: Middle) -> bool:
+        """Whether the middle stages of a pipeline that were run for a while do as they were taken to."""
+        if not middle.agree():
+            return False  # on what samples were lent
+        for stage in middle.samples if middle.played else ():
+            found = self.recorded.sampled(stage)
+            if self.sampled[stage] or found is None or not alike(stream(found), self.recorded.streams[stage]):
+                return False
+        if middle.played and middle.samples:
+            self.recorded.tell_of_stages(middle)
+        return True
+
+    def _judge(self, rank: int, owner: int, is_late: bool) -> None:
+        """A sample does as its owner, or as another rank that ran; else it runs under its own name."""
+        programs, found = self.recorded.programs, self.recorded.sampled(rank)
+        # By itself, or for want of mail, or sooner than others are through with it: under its own name it is seen.
+        if not self.sampled[rank] and found is not None and not (is_late and leaves(found, programs[owner])):
+            if any(alike(stream(found), one) for one in self.recorded.streams.values()):
+                self.recorded.samples_of[rank] = owner
+                return
+            for fuller in (owner, *programs):
+                if within(found, programs[fuller]):
+                    self.recorded.samples_of[rank] = fuller
+                    self.recorded.tell_of_less(rank, fuller)
+                    return
+        self._run([Rank(rank)])
+        self._read_all()
+
+    def _run_apart(self) -> None:
         """Run a rank of each kind that the program's source tells apart from those that run anyway, and who has most to exchange."""
         if self.each:
             return
         known = {*self.codes, 1, self.world_size - 1}
-        found = first_of_others(self._kinds(programs[0]), known)
-        if len(found) > MOST_APART:
-            programs[0].meta["warnings"].append(
-                f"The program tells {len(found)} more kinds of ranks apart by their number, of which {MOST_APART} ran: "
-                f"{', '.join(map(str, found[:MOST_APART]))}. {each_of(self.world_size)}"
-            )
-        if self._told_apart is not None and self._told_apart.by_step:
-            programs[0].meta["warnings"].append(
-                f"The program compares ranks' numbers with what changes from step to step: {', '.join(self._told_apart.by_step)}. What "
-                f"other ranks than those that ran do there is not seen. {each_of(self.world_size)}"
-            )
-        apart = {*found[:MOST_APART], *fullest(programs[0], known)}
+        found = self.recorded.first_apart(known)
+        self.recorded.tell_of_kinds(found, MOST_APART)
+        apart = {*found[:MOST_APART], *fullest(self.recorded.first, known)}
         if apart:
             self._run(map(Rank, sorted(apart)))
-            self._read_all(programs, streams)
+            self._read_all()
 
-    def _of_no_kind_that_ran(self, ranks: Iterable[int], programs: dict[int, Program]) -> list[int]:
-        """Of these ranks the first of each kind that none is of that ran."""
-        kind = self._kinds(programs[0])
-        found = dict.fromkeys(kind[list(programs)].tolist(), -1)
-        for rank in ranks:
-            found.setdefault(int(kind[rank]), rank)
-        return [rank for rank in found.values() if rank >= 0]
+    # ------------------------------------------------------------ the whole
 
-    def _kinds(self, program: Program) -> Any:
-        """Kinds of ranks by the program's source. In a pipeline a rank's number is its place, and each stage is seen to anyway."""
-        if self._told_apart is None:
-            is_piped = any(op.name in SENDS for op in program.ops)
-            self._told_apart = told_apart(program, World(self.world_size, self.per_node))
-            self._told_apart.kind[:] *= not is_piped
-        return self._told_apart.kind
-
-    def _tell_of_between(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
-        """Say so where the second and the last rank do otherwise, though nothing in the source tells them apart: what each does may
-        follow from its number (`size = 2 + rank % 3`) or its data, and those between may do a third."""
-        last, kind = self.world_size - 1, self._kinds(programs[0])
-        if self.each or last < 3 or any(op.name in SENDS for op in programs[0].ops) or kind[1] != kind[last]:
-            return
-        owners = {rank: owner for owner, ranks in self._classes(programs, streams).items() for rank in ranks}
-        if last in programs and owners[1] != owners[last]:
-            programs[0].meta["warnings"].append(
-                f"Ranks 1 and {last} do otherwise, and the program's source does not say which ranks do: those that did not run are taken to "
-                f"do as one of those that did. {each_of(self.world_size)}"
-            )
-
-    def _tell_unseen(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
-        """Of a pipeline, whose ranks are of no kinds: say which outcomes of comparisons no rank of a stage that ran had."""
-        if self._told_apart is None or self._told_apart.kind.any() or not self._told_apart.tests:
-            return
-        played = self.middle.played if self.middle is not None else ()
-        ran = {*programs, *self.samples_of}.difference(played)
-        found = unseen(self._told_apart.tests, self._classes(programs, streams).values(), ran)
-        if found:
-            tests = [f"{text}, rank {rank}" for text, rank in found.items()]
-            more = f" and {len(tests) - MOST_TOLD} more" if len(tests) > MOST_TOLD else ""
-            programs[0].meta["warnings"].append(
-                "In a pipeline one rank of each stage runs. What the program does elsewhere by comparing its number was not seen: "
-                f"{'; '.join(tests[:MOST_TOLD])}{more}. {each_of(self.world_size)}"
-            )
-
-    def _classes(self, programs: dict[int, Program], streams: dict[int, Any]) -> dict[int, list[int]]:
-        return classes(programs, streams, self.world_size, self._kinds(programs[0]), self.samples_of)
-
-    def _sampled(self, rank: int) -> Program | None:
-        file = self.folder / f"sample-{rank}.anychip"
-        return Program.load(file) if file.exists() else None
-
-    def _tell_of_stages(self, first: Program, middle: Middle) -> None:
-        """Say which ranks of a pipeline really ran."""
-        played = ", ".join(str(rank) for rank in middle.played)
-        first.meta["warnings"].append(
-            f"Of the pipeline's {len(middle.ranks)} stages, ranks {middle.ranks[0]}, {middle.ranks[1]} and {middle.ranks[-1]} ran; "
-            f"rank {middle.ranks[1]} took the places of {played} in the schedule, and {' and '.join(str(rank) for rank in middle.samples)} "
-            f"were run until their first backward was done and do the same. {each_of(self.world_size)}"
-        )
-
-    def _pass_on(self, programs: dict[int, Program], streams: dict[int, Any]) -> None:
+    def _pass_on(self) -> None:
         """Make the draft, where one is wanted; only the first."""
         if self.draft is None or self.drafted:
             return
-        first = _joined(programs, self._classes(programs, streams))
+        first = self.recorded.joined(self.recorded.classes())
         self.drafted = [(one, one.members) for one in first.ranks]
         self.draft(first)
 
@@ -492,7 +403,8 @@ class Job:
             one is other and mine == theirs for (one, mine), (other, theirs) in zip(found, self.drafted, strict=True)
         )
 
-    def _assembled(self, programs: dict[int, Program], members: dict[int, list[int]]) -> tuple[int, Program | None]:
+    def _assembled(self, members: dict[int, list[int]]) -> tuple[int, Program | None]:
+        programs = self.recorded.programs
         failed = next((rank for rank, status in self.codes.items() if status), None)
         if failed:
             self._show_log(failed)
@@ -502,7 +414,7 @@ class Job:
             # It did as others until it failed, and speaks for itself.
             members = {owner: [rank for rank in ranks if rank != failed] for owner, ranks in members.items()}
             members[failed] = [failed]
-        first = _joined(programs, members)
+        first = self.recorded.joined(members)
         played = self.middle.played if self.middle is not None else []
         first.meta["ranks_run"] = sorted(programs.keys() - set(played))
         if self.interrupted:
@@ -532,11 +444,3 @@ class Job:
 
 def _waits(stuck: Stuck) -> str:
     return f"rank {stuck.rank} waits in {stuck.call} for rank {stuck.waits_for[0]} ({stuck.place})"
-
-
-def _joined(programs: dict[int, Program], members: dict[int, list[int]]) -> Program:
-    """Rank 0's recording with those of the other classes, each with the ranks that it stands for."""
-    for rank in members:
-        programs[rank].members = tuple(members[rank])
-    programs[0].others = [programs[rank] for rank in sorted(members) if rank != 0]
-    return programs[0]

@@ -1,0 +1,151 @@
+"""What the ranks of a job have left: their recordings, which ranks each stands for, and what is to be said of that."""
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from anychip.device.distributed.branches import Apart, World, first_of_others, told_apart, unseen
+from anychip.device.distributed.middle import Middle
+from anychip.device.distributed.ranks import SENDS, classes, each_of, stream
+from anychip.record import Program
+from anychip.record.failure import num_trained
+
+MOST_TOLD = 3  # comparisons, in one sentence
+
+
+class Recorded:
+    """programs and streams: by rank. samples_of: those that were seen to do as another -> that one."""
+
+    def __init__(self, folder: Path, world: World) -> None:
+        self.folder, self.world = folder, world
+        self.programs: dict[int, Program] = {}
+        self.streams: dict[int, Any] = {}
+        self.samples_of: dict[int, int] = {}
+        self._apart: Apart | None = None  # ranks, by the program's source
+
+    @property
+    def first(self) -> Program:
+        return self.programs[0]
+
+    @property
+    def is_piped(self) -> bool:
+        return any(op.name in SENDS for op in self.first.ops)
+
+    # ------------------------------------------------------------ files
+
+    def file(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank}.anychip"
+
+    def read(self, ranks: Iterable[int]) -> bool:
+        """Load what is new of these ranks; whether there was any."""
+        fresh = [rank for rank in ranks if rank not in self.programs and self.file(rank).exists()]
+        for rank in fresh:
+            self.programs[rank] = Program.load(self.file(rank))
+            self.streams[rank] = stream(self.programs[rank])
+        return bool(fresh)
+
+    def sampled(self, rank: int) -> Program | None:
+        file = self.folder / f"sample-{rank}.anychip"
+        return Program.load(file) if file.exists() else None
+
+    def trained(self, rank: int) -> bool:
+        """Whether a rank took a step before it failed: then others take theirs, which figures are of."""
+        return self.file(rank).exists() and num_trained(Program.load(self.file(rank))) > 0
+
+    # ------------------------------------------------------------ classes
+
+    def apart(self) -> Apart:
+        """Ranks as the program's source tells them apart. In a pipeline a rank's number is its place, and each stage is seen to anyway."""
+        if self._apart is None:
+            self._apart = told_apart(self.first, self.world)
+            self._apart.kind[:] *= not self.is_piped
+        return self._apart
+
+    def classes(self) -> dict[int, list[int]]:
+        """Rank that ran -> the ranks that it stands for."""
+        return classes(self.programs, self.streams, self.world.size, self.apart().kind, self.samples_of)
+
+    def owners(self) -> dict[int, int]:
+        """Each rank -> who stands for it."""
+        return {rank: owner for owner, ranks in self.classes().items() for rank in ranks}
+
+    def first_apart(self, known: set[int]) -> list[int]:
+        """A rank of each kind that none of the known ones is of."""
+        return first_of_others(self.apart().kind, known)
+
+    def of_no_kind_that_ran(self, ranks: Iterable[int]) -> list[int]:
+        """Of these ranks the first of each kind that none is of that ran."""
+        kind = self.apart().kind
+        found = dict.fromkeys(kind[list(self.programs)].tolist(), -1)
+        for rank in ranks:
+            found.setdefault(int(kind[rank]), rank)
+        return [rank for rank in found.values() if rank >= 0]
+
+    def joined(self, members: dict[int, list[int]]) -> Program:
+        """Rank 0's recording with those of the other classes, each with the ranks that it stands for."""
+        for rank in members:
+            self.programs[rank].members = tuple(members[rank])
+        self.first.others = [self.programs[rank] for rank in sorted(members) if rank != 0]
+        return self.first
+
+    # ------------------------------------------------------------ what is told
+
+    def tell(self, text: str) -> None:
+        self.first.meta["warnings"].append(f"{text} {each_of(self.world.size)}")
+
+    def tell_of_kinds(self, found: list[int], most: int) -> None:
+        """Say so where there are more kinds of ranks than ran, and where comparisons change from step to step."""
+        if len(found) > most:
+            self.tell(
+                f"The program tells {len(found)} more kinds of ranks apart by their number, of which {most} ran: "
+                f"{', '.join(map(str, found[:most]))}."
+            )
+        if by_step := self.apart().by_step:
+            self.tell(
+                f"The program compares ranks' numbers with what changes from step to step: {', '.join(by_step)}. What "
+                "other ranks than those that ran do there is not seen."
+            )
+
+    def tell_of_stages(self, middle: Middle) -> None:
+        """Say which ranks of a pipeline really ran."""
+        played = ", ".join(str(rank) for rank in middle.played)
+        self.tell(
+            f"Of the pipeline's {len(middle.ranks)} stages, ranks {middle.ranks[0]}, {middle.ranks[1]} and {middle.ranks[-1]} ran; "
+            f"rank {middle.ranks[1]} took the places of {played} in the schedule, and {' and '.join(str(rank) for rank in middle.samples)} "
+            "were run until their first backward was done and do the same."
+        )
+
+    def tell_of_less(self, rank: int, fuller: int) -> None:
+        self.tell(
+            f"Rank {rank} does as rank {fuller}, on what is left of tensors that do not divide evenly; it is taken to "
+            "have as much, and so are others that have less."
+        )
+
+    def tell_of_between(self) -> None:
+        """Say so where the second and the last rank do otherwise, though nothing in the source tells them apart: what each does may
+        follow from its number (`size = 2 + rank % 3`) or its data, and those between may do a third."""
+        last, kind = self.world.size - 1, self.apart().kind
+        if last < 3 or self.is_piped or kind[1] != kind[last]:
+            return
+        owners = self.owners()
+        if last in self.programs and owners[1] != owners[last]:
+            self.tell(
+                f"Ranks 1 and {last} do otherwise, and the program's source does not say which ranks do: those that did not run are taken to "
+                "do as one of those that did."
+            )
+
+    def tell_unseen(self, played: Collection[int]) -> None:
+        """Of a pipeline, whose ranks are of no kinds: say which outcomes of comparisons no rank of a stage that ran had. played: stages
+        that another stood for."""
+        apart = self.apart()
+        if apart.kind.any() or not apart.tests:
+            return
+        ran = {*self.programs, *self.samples_of}.difference(played)
+        found = unseen(apart.tests, self.classes().values(), ran)
+        if found:
+            tests = [f"{text}, rank {rank}" for text, rank in found.items()]
+            more = f" and {len(tests) - MOST_TOLD} more" if len(tests) > MOST_TOLD else ""
+            self.tell(
+                "In a pipeline one rank of each stage runs. What the program does elsewhere by comparing its number was not seen: "
+                f"{'; '.join(tests[:MOST_TOLD])}{more}."
+            )

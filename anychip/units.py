@@ -70,8 +70,10 @@ def rate(value_per_s: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """0.4567 -> "46%"; small shares keep a figure, 0.004 -> "0.4%"."""
+    """0.4567 -> "46%"; small shares keep a figure, 0.004 -> "0.4%", and what is not nothing is not shown as such: "<0.1%"."""
     if value is None or not math.isfinite(value):
         return "-"
     percent = value * 100
+    if 1e-9 < percent < 0.05:  # (less is what a difference of rounded numbers leaves)
+        return "<0.1%"
     return f"{percent:.0f}%" if percent == 0 or abs(percent) >= 9.95 else f"{percent:z.1f}%"

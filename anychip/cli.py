@@ -356,7 +356,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except AnychipError as error:
-        print(f"anychip: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"anychip: {error}", file=sys.stderr)
         if isinstance(error, ProgramFailed) and error.exit_code != INTERRUPTED:
             failed = error.by if isinstance(error, ProgramKilled) else "it failed"
             why = "it does not fit" if error.is_short else f"the program's own; {failed}, and there are no figures"

@@ -70,7 +70,7 @@ def rate(value_per_s: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """0.4567 -> "46%"; small shares keep a figure, 0.004 -> "0.4%", and what is not nothing is not shown as such: "<0.1%"."""
+    """0.4567 -> "46%"; small shares keep a figure, 0.004 -> "0.4%", and one above nothing is not shown as such: "<0.1%"."""
     if value is None or not math.isfinite(value):
         return "-"
     percent = value * 100

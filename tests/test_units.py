@@ -43,7 +43,17 @@ def test_count(value, unit, text):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.4567, "46%"), (0.004, "0.4%"), (0, "0%"), (0.0003, "<0.1%"), (1e-15, "0.0%"), (1, "100%"), (-1e-9, "0.0%"), (None, "-")]
+    ("value", "text"),
+    [
+        (0.4567, "46%"),
+        (0.004, "0.4%"),
+        (0, "0%"),
+        (0.0003, "<0.1%"),
+        (1e-15, "0.0%"),
+        (1, "100%"),
+        (-1e-9, "0.0%"),
+        (None, "-"),
+    ],
 )
 def test_share(value, text):
     assert units.share(value) == text

@@ -16,12 +16,16 @@ from transformer_engine.common import recipe
 from anychip.standins.libraries import te_release
 
 version, kind, layers, experts = sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+is_frozen = "frozen" in sys.argv
 te_release.use(version)
 with_fp8 = {{"bf16": None, "mx": recipe.MXFP8BlockScaling(), "current": recipe.Float8CurrentScaling()}}[kind]
 stack = [te.Linear(64, 64, bias=False, params_dtype=torch.bfloat16) for _ in range(layers)]
 if experts:
     stack.append(te.GroupedLinear(experts, 64, 64, bias=False, params_dtype=torch.bfloat16))
-optimizer = torch.optim.SGD([one for layer in stack for one in layer.parameters()], 0.1)
+head = torch.nn.Parameter(torch.ones((), device="cuda", dtype=torch.bfloat16))
+for layer in stack:
+    layer.requires_grad_(not is_frozen)
+optimizer = torch.optim.SGD([one for layer in stack for one in layer.parameters()] + [head], 0.1)
 x = torch.rand(max(experts, 1) * 16, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
 for _ in range({steps}):
     with te.fp8_autocast(enabled=with_fp8 is not None, fp8_recipe=with_fp8):
@@ -29,7 +33,7 @@ for _ in range({steps}):
         for layer in stack:
             out = layer(out, [16] * experts) if experts and layer is stack[-1] else layer(out)
         out += 1  # what a layer gives may be written to
-    out.sum().backward()
+    (out.sum() * head).backward()
     optimizer.step()
     optimizer.zero_grad()
 """
@@ -64,19 +68,29 @@ def turned(folder, *words: object) -> int:
 @pytest.mark.parametrize(
     ("version", "kind", "layers", "experts", "kernels"),
     [
-        ("2.6", "mx", 3, 0, 18),  # two operands of three products each
+        ("2.8", "mx", 3, 0, 18),  # two operands of three products each
         ("2.12", "mx", 3, 0, 6),  # the weight's, forward and back
-        ("2.6", "mx", 0, 8, 6),  # one for all experts
+        ("2.8", "mx", 0, 8, 6),  # one for all experts
+        ("2.8", "mx", 0, 80, 12),  # or for 64 of them
         ("2.12", "mx", 0, 8, 2),
-        ("2.6", "current", 3, 0, 0),
-        ("2.6", "bf16", 3, 4, 0),
+        ("2.6", "mx", 0, 8, 48),  # one for each
+        ("2.8", "current", 3, 0, 0),
+        ("2.8", "bf16", 3, 4, 0),
     ],
 )
 def test_scales_of_blocks_are_laid_out_before_products(tmp_path, version, kind, layers, experts, kernels) -> None:
     assert turned(tmp_path, version, kind, layers, experts) == kernels
 
 
-@pytest.mark.parametrize(("version", "layer"), [("1.13", 6), ("2.11.0+cu12", 6), ("2.12.0", 3), ("3.0", 3)])
+@pytest.mark.parametrize(("layers", "experts"), [(1, 0), (0, 8)])
+def test_none_are_laid_out_for_a_product_that_is_not_made(tmp_path, layers, experts) -> None:
+    assert turned(tmp_path, "2.8", "mx", layers, experts, "frozen") == 4
+
+
+@pytest.mark.parametrize(
+    ("version", "layer"),
+    [("1.13", 6), ("2.11.0+cu12", 6), ("2.12.0", 3), ("3.0", 3), ("v2.12", 3), ("2.12rc1", 3), ("3rc1", 3), ("0+unknown", 6), ("dev", 6)],
+)  # fmt: skip
 def test_releases_by_version(monkeypatch, version, layer) -> None:
     monkeypatch.setattr(te_release._Used, "version", version)
     assert te_release.release().layer[0] == layer

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from anychip.standins import recording
 from anychip.standins.libraries import te_parallel
 from anychip.standins.libraries.te_recipe import RECIPES, Recipe
-from anychip.standins.libraries.te_release import called, release
+from anychip.standins.libraries.te_release import called, lay_out, release
 from anychip.standins.recording import layout
 
 Tensor = torch.Tensor
@@ -125,32 +125,38 @@ def _added(grad: Tensor, x: Tensor, _one: Tensor, _two: Tensor, main_grad: Tenso
 class Fp8Products(te_parallel.Products):
     """Products in FP8. Transposes come with the casts; what travels between ranks is 8 bits wide too, and is turned when it
     has arrived. kept: the casts of a weight, made at a step's first micro-batch. split: of the layer. alone: no expert of
-    many, whose scales one kernel lays out (`lay_out`)."""
+    many, whose scales one kernel lays out."""
 
     def __init__(self, kept: tuple[Tensor, Tensor] | None, split: te_parallel.Split, alone: bool = True) -> None:
-        self.kept, self.split, self.lays_out = kept, split, alone and scales_by_block()
+        self.kept, self.split = kept, split
         self.finds_scales = isinstance(_Fp8.recipe, Recipe) and _Fp8.recipe.float8_current_scaling()
+        self.lays_out = scales_by_block() and (alone or release().at_once == 1)
+        self.has_begun: set[str] = set()  # passes that multiply piece by piece, of one weight
 
     def of_input(self, x: Tensor, once: bool) -> tuple[Tensor, Tensor]:
         self.find_scale(x, "column")
-        self.inner = x.numel()
         return (_cast_once(x, E4M3),) * 2 if once else _cast(x, E4M3)
 
     def of_weight(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         if self.kept is None:
             self.find_scale(weight)
             self.kept = _cast(weight, E4M3)
-        if self.lays_out:
-            lay_out(weight, self.inner, weight.numel())
         return self.kept
 
     def of_grad(self, grad: Tensor, once: bool) -> tuple[Tensor, Tensor]:
         self.find_scale(grad, "row")
-        found = (_cast_once(grad, E5M2),) * 2 if once else _cast(grad, E5M2)
-        if self.lays_out and self.kept is not None:
-            lay_out(self.kept[0], grad.numel(), self.kept[0].numel())
-            lay_out(grad, self.inner, grad.numel(), has_weight=False)
-        return found
+        return (_cast_once(grad, E5M2),) * 2 if once else _cast(grad, E5M2)
+
+    def lay_out_cast(self, x: Tensor, mode: str) -> None:
+        """Scales that no cast has laid out, or that were gathered since, as layers of that mode do."""
+        is_gathered = self.split.gathers and self.split.mode == mode
+        if self.lays_out and (is_gathered or not release().casts_lay_out):
+            lay_out(x, x.numel())
+
+    def lay_out_weight(self, weight: Tensor, what: str) -> None:
+        if self.lays_out and what not in self.has_begun:
+            lay_out(weight, weight.numel())
+        self.has_begun.add(what)
 
     def find_scale(self, x: Tensor, mode: str = "") -> None:
         """A pass for the largest value, where the tensor is scaled by it; in layers of that mode the ranks hold parts of one
@@ -167,16 +173,24 @@ class Fp8Products(te_parallel.Products):
         return x.t().contiguous()
 
     def forward(self, x: Tensor, weight: Tensor, bias: Any, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+        self.lay_out_cast(x, "column")
+        self.lay_out_weight(weight, "forward")
         return _product(x, weight, bias, dtype, out)
 
     def to_input(self, grad: Tensor, weight: Tensor, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+        self.lay_out_cast(grad, "row")
+        self.lay_out_weight(weight, "backward")
         return _product(grad, weight, None, dtype, out)
 
     def to_weight(self, grad: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+        self.lay_out_cast(grad, "row")
+        self.lay_out_cast(x, "column")
         return _product(grad, x, None, dtype)
 
     def add_to(self, main_grad: Tensor, grad: Tensor, x: Tensor) -> None:
         """One product that adds to what is there, which torch's own FP8 product cannot."""
+        self.lay_out_cast(grad, "row")
+        self.lay_out_cast(x, "column")
         scale = _one(grad.device)
         recording.launch("aten._scaled_mm.out", (grad, x.t(), scale, scale, main_grad), (), (main_grad,),
                          reference=recording.Reference(_added))  # fmt: skip
@@ -187,18 +201,6 @@ def scales_by_block() -> bool:
     return _Fp8.enabled and isinstance(_Fp8.recipe, Recipe) and _Fp8.recipe.mxfp8()
 
 
-def lay_out(beside: Tensor, activation: int, other: int, has_weight: bool = True) -> None:
-    """Before a product in MXFP8 of so many elements: a kernel for each operand whose scales no cast has laid out. beside: where
-    they are. has_weight: the other is one; else both are activations."""
-    for count, by_cast in ((activation // BLOCK, True), (other // BLOCK, not has_weight)):
-        if count and (release().lays_out_all or not by_cast):
-            size = min(count, beside.untyped_storage().nbytes()) // beside.element_size()  # as many bytes
-            scales = beside.detach().as_strided((size,), (1,), 0)
-            made = layout(torch.empty(count, dtype=torch.uint8, device="meta"))
-            recording.launch("custom.transformer_engine.swizzle_scales", (scales,), [made], (), (("flop", 0),))
-
-
-BLOCK = 32  # elements to a scale of MXFP8
 WHOLE = te_parallel.Split(None, None, False)
 
 

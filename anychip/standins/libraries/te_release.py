@@ -13,30 +13,40 @@ A Linear in 16 bit takes a Xeon 23 us more than torch's, and a Grace 62, each as
 (https://github.com/NVIDIA/TransformerEngine/issues/2053, August 2025): 43 calls an op. What experts take in 16 bit is in
 what was measured of their products (`PRODUCT_OPS`).
 
-Blackwell's products want the scales of MXFP8 in tiles. Until 2.11 a kernel lays out those of both operands before each
-product (`swizzle_scaling_factors` in csrc/extensions/gemm.cpp); since 2.12 casts of activations and gradients write them so
-(`optimize_for_gemm` in module/linear.py), and a weight's are laid out each time.
+Blackwell's products want the scales of MXFP8 in tiles. Until 2.11 a kernel for each operand lays them out before each product
+(`swizzle_scaling_factors` in csrc/extensions/gemm.cpp), since 2.7 one for an operand of up to 64 experts; since 2.12 casts of
+activations and gradients write them so, but those of what is gathered over the tensor group (`optimize_for_gemm` in
+module/linear.py), and a weight's are laid out each time.
 """
 
+import re
 import sys
 from typing import NamedTuple
 
 import torch
 
+from anychip.standins import recording
+from anychip.standins.recording import layout
+
+BLOCK = 32  # elements to a scale of MXFP8
+
 
 class Release(NamedTuple):
     """Ops on no elements that the host takes as long for as for the library's Python, forward and backward: of a layer, of
-    one in FP8, of an expert in FP8 beyond 16 bit. lays_out_all: MXFP8 scales of both operands, not of weights alone."""
+    one in FP8, of an expert in FP8 beyond 16 bit. casts_lay_out: MXFP8's scales of activations and gradients. at_once:
+    experts whose scales one kernel lays out."""
 
     layer: tuple[int, int]
     layer_fp8: tuple[int, int]
     expert_fp8: tuple[int, int]
-    lays_out_all: bool
+    casts_lay_out: bool
+    at_once: int
 
 
 RELEASES = {
-    (2, 12): Release((3, 2), (4, 4), (1, 1), lays_out_all=False),
-    (0, 0): Release((6, 2), (8, 4), (1, 1), lays_out_all=True),
+    (2, 12): Release((3, 2), (4, 4), (1, 1), casts_lay_out=True, at_once=64),
+    (2, 7): Release((6, 2), (8, 4), (1, 1), casts_lay_out=False, at_once=64),
+    (0, 0): Release((6, 2), (8, 4), (1, 1), casts_lay_out=False, at_once=1),
 }
 PRODUCT_OPS = 5  # that the library takes the host for each product of a loop, beyond the product (see `Joined`)
 
@@ -53,9 +63,11 @@ def use(version: str) -> None:
 
 
 def release() -> Release:
-    version = _Used.version or str(getattr(sys.modules.get("transformer_engine"), "__version__", "0"))
-    number = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
-    return next(found for since, found in RELEASES.items() if number >= since)
+    """Of a version that is none (a build from source may say "0+unknown"): the oldest."""
+    version = _Used.version or str(getattr(sys.modules.get("transformer_engine"), "__version__", ""))
+    found = re.match(r"v?(\d+)(?:\.(\d+))?", version)
+    number = (int(found[1]), int(found[2] or 0)) if found else (0, 0)
+    return next(one for since, one in RELEASES.items() if number >= since)
 
 
 def only_called(beside: torch.Tensor, calls: int) -> None:
@@ -66,7 +78,21 @@ def only_called(beside: torch.Tensor, calls: int) -> None:
 
 def called(out: torch.Tensor, calls: tuple[int, int]) -> torch.Tensor:
     """out as it is, after what a layer's own code takes the host; once more on the way back. calls: forward and backward."""
+
+    def before(grads: tuple[torch.Tensor, ...]) -> None:
+        if grads[0] is not None:
+            only_called(grads[0], calls[1])
+
     only_called(out, calls[0])
-    if out.requires_grad:
-        out.register_hook(lambda grad: only_called(grad, calls[1]))
+    if out.grad_fn is not None:
+        out.grad_fn.register_prehook(before)
     return out
+
+
+def lay_out(beside: torch.Tensor, elements: int, kernels: int = 1) -> None:
+    """Kernels that lay out MXFP8's scales of so many elements for a product that comes next, on the chip of `beside`."""
+    size = elements // BLOCK // kernels
+    for _ in range(kernels if size else 0):
+        made = layout(torch.empty(size, dtype=torch.uint8, device="meta"))
+        told = (("bytes", 2 * size), ("flop", 0))
+        recording.launch("custom.transformer_engine.swizzle_scales", (beside.detach()[:0],), [made], (), told)

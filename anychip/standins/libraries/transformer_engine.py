@@ -22,13 +22,12 @@ from anychip.standins.libraries.te_products import (
     check_fp8_support,
     fp8_autocast,
     fp8_model_init,
-    lay_out,
     linear,
     multiplied,
     scales_by_block,
 )
 from anychip.standins.libraries.te_recipe import COMMON, RECIPES
-from anychip.standins.libraries.te_release import PRODUCT_OPS, only_called, release
+from anychip.standins.libraries.te_release import PRODUCT_OPS, lay_out, only_called, release
 
 VERSION = "2.6.0"
 
@@ -237,16 +236,29 @@ class GroupedLinear(TransformerEngineBaseModule):
         return (made, biases) if self.return_bias else made
 
     def _joined(self, inp: Tensor, outs: list[Tensor], weights: list[Tensor]) -> Tensor:
-        rows, size = inp.numel(), sum(weight.numel() for weight in weights)
+        """One tensor of all products, in FP8 with what that takes beyond 16 bit."""
+        found, rows, size = release(), inp.numel(), sum(weight.numel() for weight in weights)
+        to_input, to_weight = inp.requires_grad, weights[0].requires_grad
+        kernels = -(-len(weights) // found.at_once)
+
+        def lay_out_casts(beside: Tensor, elements: int) -> None:
+            if not found.casts_lay_out:
+                lay_out(beside, elements, kernels)
 
         def laid_out(grad: Tensor) -> None:
-            lay_out(weights[0], grad.numel(), size)
-            lay_out(grad, rows, grad.numel(), has_weight=False)
+            if to_input:
+                lay_out_casts(grad, grad.numel())
+                lay_out(grad, size, kernels)
+            if to_weight:
+                lay_out_casts(grad, grad.numel())
+                lay_out_casts(grad, rows)
 
-        if scales_by_block():
-            lay_out(weights[0], rows, size)
-        more = release().expert_fp8 if FP8GlobalStateManager.is_fp8_enabled() else (0, 0)
-        return Joined.apply(more, laid_out if scales_by_block() else None, *outs)  # type: ignore[no-untyped-call, no-any-return]
+        together = scales_by_block() and found.at_once > 1
+        if together:
+            lay_out_casts(inp, rows)
+            lay_out(inp, size, kernels)
+        more = found.expert_fp8 if FP8GlobalStateManager.is_fp8_enabled() else (0, 0)
+        return Joined.apply(more, laid_out if together else None, *outs)  # type: ignore[no-untyped-call, no-any-return]
 
 
 _GATED: dict[str, Any] = {"swiglu": F.silu, "geglu": F.gelu, "reglu": F.relu}

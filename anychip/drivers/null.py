@@ -108,7 +108,7 @@ class NullDriver:
         if schema.unchecked:
             return schema.base.startswith("_amp_")
         if any(numel <= SMALL for numel in written):
-            return True
+            return any(written) or schema.base not in UNWRITTEN  # (of no elements nothing is known)
         if schema.base in FILLS:
             return not tensors or tensors[0].dtype in INDEX_LIKE
         if carried(schema.base, None, 1) is not None or schema.base in EXPECTED:

@@ -12,7 +12,6 @@ from accuracy.reference.linear import E4M3, E5M2, FP4, How, cached_cast, cast, l
 
 # Of 4 us of a Xeon, which a product of a loop takes 33 us, of which it takes 13.5 anywhere (see `into`).
 PRODUCT_OPS = 5
-FP8_OPS = 1  # that Python of the library takes more for an expert in FP8, forward and backward (te_release.py of the stand-ins)
 
 
 class GroupedProduct(torch.autograd.Function):
@@ -127,7 +126,7 @@ def into(out: Tensor, x: Tensor, weights: Sequence[Tensor], how: How) -> None:
     launches none."""
     count = len(weights)
     for place, rows, weight in zip(out.chunk(count), x.chunk(count), weights, strict=True):
-        only_called(out, PRODUCT_OPS + (FP8_OPS if how.low else 0))
+        only_called(out, PRODUCT_OPS)
         low_mm(rows, weight, how.low, place) if how.low else torch.mm(rows, weight.t(), out=place)
 
 

@@ -4,7 +4,8 @@ Every rank walks its tape word by word from the start, with what is known of the
 one whose partners have not all come is None, and so is what depends on that. A host stops where it would wait for a None.
 After each round the collectives whose parties all have a time to come at get their start; then all walk anew, until a
 round finds nothing more. Written from `anychip.record.tape` and `anychip.timeline.engine`, sharing nothing with the engines.
-Left out: noise, contention, recordings of which one rank meets some that another stands for.
+Left out: noise, contention, recordings of which one rank meets some that another stands for, or that ended when
+they had enough steps (`stopped`).
 """
 
 from anychip.cost.fusion import fuse
@@ -12,7 +13,6 @@ from anychip.cost.price import Prices
 from anychip.errors import Deadlock
 from anychip.network import collective_of
 from anychip.record import Kind, Mark
-from anychip.record.steps import find_steps
 
 
 def latest(*times):
@@ -205,13 +205,6 @@ def brute_force(program, chip, wire):
             last = {index for ready, _, _, index in legs.values() if ready > start - 1e-12}
             met[key] = start, start + max(seconds for _, _, seconds, _ in legs.values()), last
     for rank, walk in zip(ranks, walks, strict=True):
-        if not walk.done and not _is_cut_short(rank, walk):
+        if not walk.done and not rank.meta.get("interrupted"):
             raise Deadlock("ranks wait for what never comes")
     return walks, met
-
-
-def _is_cut_short(rank, walk):
-    """Does it wait only beyond its last step, or was it stopped?"""
-    steps = find_steps(rank)
-    waits = [position for (key, _), position in walk.legs.items() if key not in walk.met]
-    return bool(rank.meta.get("interrupted") or (steps and waits and min(waits) >= steps[-1].end))

@@ -56,9 +56,9 @@ def test_ranks_that_run_themselves_are_no_stages_that_another_stands_for(tmp_pat
     ring = Job(tmp_path, 8, 8, 2, lambda rank, tokens: 0)
     ring.middle, ring.codes, ring.running = Middle(tmp_path, tuple(range(8))), {0: 0, 2: 0}, {1: Rank(3)}
     for rank in (0, 1, 2, 3):
-        ring._file(rank).touch()
+        ring.recorded.file(rank).touch()
     ring._stood_for(ring.middle)
     assert ring.middle.played == []
-    ring._file(4).touch()
+    ring.recorded.file(4).touch()
     ring._stood_for(ring.middle)
     assert ring.middle.played == [4]

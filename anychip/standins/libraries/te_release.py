@@ -21,6 +21,7 @@ module/linear.py), and a weight's are laid out each time.
 
 import re
 import sys
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -63,8 +64,13 @@ def use(version: str) -> None:
 
 
 def release() -> Release:
+    """Whose time products take just now."""
+    return _release_of(_Used.version or str(getattr(sys.modules.get("transformer_engine"), "__version__", "")))
+
+
+@cache
+def _release_of(version: str) -> Release:
     """Of a version that is none (a build from source may say "0+unknown"): the oldest."""
-    version = _Used.version or str(getattr(sys.modules.get("transformer_engine"), "__version__", ""))
     found = re.match(r"v?(\d+)(?:\.(\d+))?", version)
     number = (int(found[1]), int(found[2] or 0)) if found else (0, 0)
     return next(one for since, one in RELEASES.items() if number >= since)

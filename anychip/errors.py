@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Deadlock)\b")  # how a line of Python's begins that tells an error
 INTERRUPTED = 130  # exit code after Ctrl-C
 SIGNALLED = 128  # what shells add to the number of the signal that ended a process
+MOST_RANKS = 256  # of a job that are run one by one
 OUT_OF_MEMORY = "OutOfMemoryError"  # as torch calls it
+
+
+def all_ranks(world_size: int) -> str:
+    """What to try for every rank of a job to run: of one with more of them than are run one by one, that of a smaller one."""
+    return "--ranks all" if world_size <= MOST_RANKS else f"--ranks all of a job of {MOST_RANKS} at most"
 
 
 def error_line(text: str) -> str:

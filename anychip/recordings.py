@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from anychip.argv import check
-from anychip.errors import INTERRUPTED, BadUse, ProgramFailed, error_line
+from anychip.errors import INTERRUPTED, MOST_RANKS, BadUse, ProgramFailed, error_line
 from anychip.places import Place, places_of
 from anychip.record.failure import failure_of
 from anychip.record.program import Program, Question
@@ -100,11 +100,9 @@ def _not_yet(device: str) -> None:
 
 
 def _few_enough(ranks: str, num_chips: int) -> None:
-    from anychip.device.distributed.ranks import MOST
-
-    if ranks == "all" and num_chips > MOST:
+    if ranks == "all" and num_chips > MOST_RANKS:
         raise BadUse(
-            f"--ranks all runs ranks one by one, {MOST} at most: {num_chips:,} are asked for. Without it one rank of each kind runs."
+            f"--ranks all runs ranks one by one, {MOST_RANKS} at most: {num_chips:,} are asked for. Without it one rank of each kind runs."
         )
 
 

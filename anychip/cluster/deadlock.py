@@ -8,7 +8,7 @@ import numpy as np
 from anychip.cluster.board import Board, Leg, exchanged, meaning
 from anychip.cluster.match import POINT_TO_POINT
 from anychip.cluster.rank import RankEngine
-from anychip.errors import Deadlock, ProgramFailed, Stuck
+from anychip.errors import Deadlock, ProgramFailed, Stuck, all_ranks
 from anychip.network import Collective
 from anychip.record import Kind, Place, Program
 from anychip.record.failure import failure_of
@@ -133,8 +133,8 @@ def _how_sure(engines: Sequence[RankEngine]) -> str:
     if ran == world_size:
         return ""
     return (
-        f" {ran:,} of {world_size:,} ranks ran, and took what they gathered from the others to be as their own: --ranks all makes "
-        "it certain."
+        f" {ran:,} of {world_size:,} ranks ran, and took what they gathered from the others to be as their own: "
+        f"{all_ranks(world_size)} makes it certain."
     )
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from anychip.errors import AnychipError, BadProgramFile
+from anychip.errors import AnychipError, BadProgramFile, all_ranks
 from anychip.network import Collective
 from anychip.record import Group, Kind, Program, word
 
@@ -152,7 +152,7 @@ def _with_sources(index: int, programs: Sequence[Program], calls: Mapping[int, C
         if several:
             raise AnychipError(
                 f"rank {program.rank} receives from any rank, and one recording stands for {len(programs[several[0]].members)} of "
-                "those that send to it. Try --ranks all, or name the source of each receive."
+                f"those that send to it. Try {all_ranks(program.world_size)}, or name the source of each receive."
             )
         at = np.flatnonzero(tape == word(Kind.OP, op))
         for number, source in enumerate(sources):

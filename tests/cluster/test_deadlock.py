@@ -166,6 +166,16 @@ def test_many_ranks_are_named_in_short():
     )
 
 
+def test_of_a_job_whose_ranks_cannot_all_run_a_smaller_one_is_advised():
+    """--ranks all was advised of 1,024 ranks, and refused."""
+    ranks = [
+        Rank(0, 1024, [(tuple(range(1024)), None)], range(0, 1024, 2)),
+        Rank(1, 1024, [(tuple(range(1024)), None)], range(1, 1024, 2)),
+    ]
+    ranks[0].at(1).run(ranks[0].call("barrier", 0, 1))
+    assert "--ranks all of a job of 256 at most makes it certain" in told(*ranks)
+
+
 def test_recordings_that_do_not_make_up_a_job():
     one, other = pair()
     other.members = (0,)

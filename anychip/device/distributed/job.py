@@ -22,10 +22,10 @@ from anychip.device.distributed.branches import MOST_APART, World
 from anychip.device.distributed.bystanders import THROUGH
 from anychip.device.distributed.mailbox import LIBRARIES, STAGES_OF_FIRST, appear
 from anychip.device.distributed.middle import LEAST, Middle
-from anychip.device.distributed.ranks import MOST, alike, fullest, leaves, stream, wanted, within
+from anychip.device.distributed.ranks import alike, fullest, leaves, stream, wanted, within
 from anychip.device.distributed.recorded import Recorded
 from anychip.device.launch import KILLED, UNFOLD
-from anychip.errors import ERROR, Stuck
+from anychip.errors import ERROR, MOST_RANKS, Stuck
 from anychip.record import Program
 
 # What ranks leave in a job's folder.
@@ -108,9 +108,9 @@ class Job:
             more = wanted(programs, self.recorded.streams) - set(self.codes)
             if not more or self.interrupted:
                 break
-            if len(programs) + len(more) > MOST:
+            if len(programs) + len(more) > MOST_RANKS:
                 raise SystemExit(
-                    f"anychip: {len(programs) + len(more)} ranks would have to run one by one; {MOST} is the most."
+                    f"anychip: {len(programs) + len(more)} ranks would have to run one by one; {MOST_RANKS} is the most."
                 )
             self._run([self._second(rank) or Rank(rank) for rank in sorted(more)])
 
@@ -258,7 +258,7 @@ class Job:
                 self._stop(rank, f"{_waits(stuck)}, which nobody sent")
             elif self.middle is not None and peer in self.middle.others and peer not in known:
                 continue  # its like has not come so far
-            elif peer not in known and len(known) < MOST:
+            elif peer not in known and len(known) < MOST_RANKS:
                 self._start_all(self._together(rank, peer, tuple(awaited[rank])))
                 known = self._known()
             elif peer in self.codes:

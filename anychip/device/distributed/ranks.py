@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anychip.errors import MOST_RANKS
 from anychip.network import collective_of
 from anychip.record import Kind, Op, Program, TensorMeta
 
@@ -20,13 +21,6 @@ FROM_ANY = "c10d.recv_any_source_.default"
 RELATIVE = ("peer", "root", "received")  # what names ranks: each has its own
 # Overloads whose numbers are values (what a part of a vocabulary begins with), or show in the outputs.
 VALUES = ("Scalar", "Tensor")
-MOST = 256  # ranks that are recorded one by one
-
-
-def each_of(world_size: int) -> str:
-    """The advice by which every rank of a job runs: of one with more of them than can, that of a smaller one."""
-    few = world_size <= MOST
-    return "For each of them: --ranks all." if few else f"For each of them: --ranks all of a job of {MOST} at most."
 
 
 def stream(program: Program) -> npt.NDArray[np.uint64]:
@@ -99,7 +93,7 @@ def wanted(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np
     missing: set[int] = set()
     for rank, program in programs.items():
         for op in program.ops:
-            if op.name == FROM_ANY and len(program.groups[op.args[2]].ranks) <= MOST:
+            if op.name == FROM_ANY and len(program.groups[op.args[2]].ranks) <= MOST_RANKS:
                 missing |= set(program.groups[op.args[2]].ranks) - set(programs)  # who sends may be any of them
             if op.name not in SENDS:
                 continue
@@ -107,7 +101,7 @@ def wanted(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np
             ranks = around(program, peer, program.groups[op.args[2]].ranks)
             seen = [one for one in ranks if one in programs]
             differ = any(not alike(streams[rank], streams[one]) for one in seen)
-            each = differ and len(ranks) <= MOST and len(ranks) < program.world_size and stride(ranks) > 0
+            each = differ and len(ranks) <= MOST_RANKS and len(ranks) < program.world_size and stride(ranks) > 0
             missing |= (set(ranks) if each else {peer}) - set(programs)
     return missing
 

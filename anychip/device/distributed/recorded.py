@@ -6,7 +6,8 @@ from typing import Any
 
 from anychip.device.distributed.branches import Apart, World, first_of_others, told_apart, unseen
 from anychip.device.distributed.middle import Middle
-from anychip.device.distributed.ranks import SENDS, classes, each_of, stream
+from anychip.device.distributed.ranks import SENDS, classes, stream
+from anychip.errors import all_ranks
 from anychip.record import Program
 from anychip.record.failure import num_trained
 
@@ -91,7 +92,7 @@ class Recorded:
     # ------------------------------------------------------------ what is told
 
     def tell(self, text: str) -> None:
-        self.first.meta["warnings"].append(f"{text} {each_of(self.world.size)}")
+        self.first.meta["warnings"].append(f"{text} For each of them: {all_ranks(self.world.size)}.")
 
     def tell_of_kinds(self, found: list[int], most: int) -> None:
         """Say so where there are more kinds of ranks than ran, and where comparisons change from step to step."""

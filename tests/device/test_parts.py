@@ -142,6 +142,38 @@ def test_a_program_without_an_optimizer_takes_steps_by_hand() -> None:
     assert [len(step.forwards) for step in steps] == [2, 2, 2]
 
 
+BARE = """
+    import torch
+    x = torch.randn(8, 64, device="cuda")
+    weight = torch.randn(64, 64, device="cuda", requires_grad=True)
+    for step in range(500):
+        for micro in range(2): (x @ weight).square().mean().backward()
+        UPDATE
+"""
+
+
+@pytest.mark.parametrize(
+    "update", ["with torch.no_grad(): weight -= 0.1 * weight.grad", "weight.data.sub_(0.1 * weight.grad)"]
+)
+def test_weights_that_no_module_has_are_updated_by_hand(update: str) -> None:
+    """Only modules' weights were known as such: each backward was a step, and a recording had all rounds of the program's."""
+    program = recorded(BARE.replace("UPDATE", f"{update}; weight.grad = None"))
+    assert program.meta["steps"] == 3
+    assert len(program.meta["parameter_blocks"]) == 1
+    steps = find_steps(program)
+    assert [step.kind for step in steps] == ["train"] * len(steps)
+    assert len(steps) == 3
+    marks = Marks(program)
+    backwards = marks.at[marks.what == Mark.BACKWARD_BEGIN]
+    assert [sum(step.begin <= at < step.end for at in backwards) for step in steps] == [2, 2, 2]
+
+
+def test_updates_that_make_new_weights_end_after_a_hundred_backwards() -> None:
+    """There is nothing to tell a step by but the backward, and the program took all of its 500 rounds."""
+    program = recorded(BARE.replace("UPDATE", "weight = (weight - 0.1 * weight.grad).detach().requires_grad_()"))
+    assert len(find_steps(program)) == 100
+
+
 SAMPLES = """
     import torch
     model = torch.nn.Linear(64, 64).cuda()

@@ -5,13 +5,15 @@ module; another, on the node of what the module was given, says when the outer m
 two NODE words belong to the module of the first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from anychip.record import Kind, word
 
+LEAF = "torch::autograd::AccumulateGrad"  # the node of a gradient that stays
 DEEPEST = 3  # containers inside containers that are searched for a tensor
 
 
@@ -51,6 +53,25 @@ class BackwardModules:
 
         self._hooks[module] = begins
         return begins
+
+
+def walked(roots: Any, until: Collection[int] = ()) -> Iterator[Any]:
+    """The nodes that a backward from these goes through until it meets those of these numbers."""
+    given = pytree.tree_leaves(roots)
+    ahead = [one.grad_fn for one in given if isinstance(one, torch.Tensor)]
+    ahead += [one for one in given if isinstance(one, torch.autograd.graph.Node)]  # of a GradientEdge
+    seen = set()
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in seen and node._sequence_nr() not in until:
+            seen.add(node)
+            ahead += [one for one, _ in node.next_functions]
+            yield node
+
+
+def learning(roots: Any) -> list[torch.Tensor]:
+    """The tensors in whose `grad` a backward from these leaves something."""
+    return [node.variable for node in walked(roots) if node.name() == LEAF]
 
 
 def first_with_node(value: Any, depth: int = 0) -> torch.Tensor | None:

@@ -16,6 +16,7 @@ from anychip.record.tape import KIND_MASK
 UNLIKE = 0.05  # of a step's ops: by how much another's may be off before more steps are recorded
 LONGEST = 16  # rounds of optimizers, after which one that has not come (again) is of no step
 MANY_CALLS = 100  # without a step: the user is told how to end such a recording
+MANY_BACKWARDS = 100  # without a step or a module: each is a step, and so many are enough
 
 
 class Steps:
@@ -38,6 +39,7 @@ class Steps:
         self._known: set[int] | None = None
         self._called = False  # a trained module has been, outside of optimizers
         self._stepping = False  # an optimizer has begun to step, and not ended
+        self._backwards = 0
         self.brief = False  # to be ended after the first backward
         self.most_words: int | None = None  # after which one that has taken no step is ended
         # Called once, when a model was called many times and no step taken.
@@ -105,6 +107,15 @@ class Steps:
     def backward(self) -> None:
         """An outermost backward has ended that left gradients (pipelines ask for shapes by one that leaves none)."""
         if self.brief:
+            self.finish()
+
+    def went_back(self) -> None:
+        """An outermost backward has ended, of whatever kind. Where weights are bare tensors and each update makes new ones, nothing else
+        tells of steps."""
+        self._backwards += 1
+        if self._backwards < MANY_BACKWARDS or self.by_mark or self.calls is not None:
+            return
+        if not (self._called or self.has_stepped or self.lacks_one()):
             self.finish()
 
     def marked(self) -> None:

@@ -15,7 +15,7 @@ from anychip.device.insides._torch import watch_engine
 from anychip.device.runtime import Runtime
 from anychip.device.steps import iterations
 from anychip.device.steps.activation import Activation, called_directly
-from anychip.device.steps.backward import BackwardModules
+from anychip.device.steps.backward import BackwardModules, learning
 from anychip.device.steps.counted import Steps
 from anychip.device.steps.holdings import done_seldom, kept_by
 from anychip.device.steps.own_optimizer import OwnOptimizer
@@ -329,8 +329,13 @@ class Hooks:
             self.tape.append(word(Kind.MARK, Mark.BACKWARD_BEGIN))
             self.runtime.regions.begin_backward()
             repeats = self.runtime.repeats
+            roots = args[:1] or [kwargs.get(name) for name in ("tensors", "outputs")]
             if repeats is not None:
-                repeats.begin_backward(args[:1] or [kwargs.get(name) for name in ("tensors", "outputs")])
+                repeats.begin_backward(roots)
+            # Weights that no module has are known by their gradients.
+            is_bare = accumulates and not depth and self._watched is None and not self._made
+            if is_bare:
+                self._note_parameters(learning(roots))
             try:
                 with torch.autograd.set_multithreading_enabled(False):
                     result = original(*args, **kwargs)
@@ -348,13 +353,15 @@ class Hooks:
                     self.runtime.clocks.skip_host()
                 watched = self._watched() if self._watched is not None else None
                 self._to_be_used |= watched is not None
-                if watched is not None and accumulates and not depth and not self._made:
+                if is_bare or (watched is not None and accumulates and not depth and not self._made):
                     self._own_optimizer.watch()
             if not depth and accumulates:
                 self._trials.made(repeats is not None and repeats.replayed, repeats and repeats.settings)
                 self.steps.backward()
             elif not depth:
                 self._trials.asked_for(*args, **kwargs)
+            if not depth:
+                self.steps.went_back()
             return result
 
         return backward

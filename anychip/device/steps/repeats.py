@@ -19,7 +19,7 @@ run again without folding (`UNFOLD`).
 import os
 import sys
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
@@ -31,13 +31,13 @@ from anychip.device.insides._torch import outside_of_backwards
 from anychip.device.launch import UNFOLD
 from anychip.device.runtime import Runtime
 from anychip.device.steps.alike import Held, Unlike, describe, held, holders, settings, traces
+from anychip.device.steps.backward import LEAF, walked
 from anychip.device.steps.folded import Leaf, Replay, Rewriter, leaf_of, plain_backward, plain_tensors
 from anychip.record.chunk import Chunk, read
 from anychip.record.tape import KIND_BITS, KIND_MASK, Kind
 
 Run = Callable[..., Any]
 Remake = Callable[[list[Any]], Any]  # a call of what it was given and its modules held
-LEAF = "torch::autograd::AccumulateGrad"  # the node of a gradient that stays
 FIRST = 4  # calls that run before any backward is seen: one may be a trial, one makes gradients, two are to be alike
 
 
@@ -322,7 +322,7 @@ class Repeats:
         first, own = min(nodes), {id(one) for one in (*module.parameters(), *inputs)}
         return all(
             id(node.variable) not in own if node.name() == LEAF else node._sequence_nr() > first
-            for node in _beside(self.roots, nodes)
+            for node in walked(self.roots, nodes)
         )
 
     def _communicated(self) -> bool:
@@ -375,20 +375,6 @@ class Repeats:
         autocast = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
         stream = int(self.runtime.native.stream[0])
         return id(module), described, settings(module, self.holders[module]), autocast, stream
-
-
-def _beside(roots: Any, nodes: Collection[int]) -> Iterator[Any]:
-    """The nodes that a backward from these goes through until it meets those of these numbers."""
-    given = pytree.tree_leaves(roots)
-    ahead = [one.grad_fn for one in given if isinstance(one, torch.Tensor)]
-    ahead += [one for one in given if isinstance(one, torch.autograd.graph.Node)]  # of a GradientEdge
-    seen = set()
-    while ahead:
-        node = ahead.pop()
-        if node is not None and node not in seen and node._sequence_nr() not in nodes:
-            seen.add(node)
-            ahead += [one for one, _ in node.next_functions]
-            yield node
 
 
 def _ready(history: History) -> bool:

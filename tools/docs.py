@@ -15,7 +15,7 @@ from pathlib import Path
 
 from anychip.audit.pages import rules_page
 from anychip.port.pages import port_page
-from anychip.spec.pages import all_chips, chip_page, chip_table, field_page, field_tables, rule_table
+from anychip.spec.pages import all_chips, chip_page, field_page, field_tables, maker_table, rule_table
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -58,7 +58,7 @@ def pages() -> dict[str, str]:
 
 TABLES: dict[str, Callable[[], list[str]]] = {
     "demo": demo,
-    "chips": lambda: chip_table(all_chips(), "docs/chips"),
+    "chips": lambda: maker_table(all_chips(), "docs/chips"),
     "rules": rule_table,
     "fields": field_tables,
 }

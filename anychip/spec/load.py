@@ -40,7 +40,7 @@ class ChipEntry:
 
 
 def load_chip(name: str | Path) -> Chip:
-    """The chip of an id, an alias or a file. Raises UnknownChip, BadChipFile."""
+    """The chip of an id, with or without its maker, an alias or a file. Raises UnknownChip, BadChipFile."""
     file = find_chip(str(name))
     return _load(file, _stamp(file))
 
@@ -70,7 +70,7 @@ def _load(file: Path, stamp: tuple[int, int] | None) -> Chip:
 
 
 def find_chip(name: str) -> Path:
-    """The file of an id, an alias or a path. Raises UnknownChip."""
+    """The file of an id, with or without its maker, an alias or a path. Raises UnknownChip."""
     if name.endswith(".toml"):
         path = Path(name).expanduser()
         if not path.is_file():
@@ -85,21 +85,26 @@ def find_chip(name: str) -> Path:
 
 def _by_alias(name: str, wanted: str) -> Path:
     heads = catalogue.heads("chips")
-    owners = list(dict.fromkeys(head.file for head in heads if wanted in head.aliases))
+    aliased = [head.file for head in heads if wanted in head.aliases]
+    owners = list(dict.fromkeys(aliased or [head.file for head in heads if wanted == _without_maker(head.id)]))
     if len(owners) == 1:
         return owners[0]
     if owners:
-        raise UnknownChip(f"{name!r} is an alias of more than one chip: {', '.join(o.stem for o in owners)}")
+        raise UnknownChip(f"{name!r} is the name of more than one chip: {', '.join(o.stem for o in owners)}")
     for head in catalogue.heads("clusters"):
         if wanted in (head.id, *head.aliases):
             raise UnknownChip(f"{name!r} is a cluster, not a chip. Show it: anychip chips clusters {name}. "
                               f"Forecast on it: --on CHIP:COUNT@{name}")  # fmt: skip
     if os.path.isfile(f"{name}.toml"):  # which takes names that no file can have, too
         raise UnknownChip(f"no chip is called {name!r}. The file here is one by its whole name: {name}.toml")
-    names = {word: head.id for head in heads for word in (head.id, *head.aliases)}
+    names = {word: head.id for head in heads for word in (head.id, _without_maker(head.id), *head.aliases)}
     near = difflib.get_close_matches(wanted, names, 3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(word) for word in near)}?" if near else ""
     raise UnknownChip(f"no chip is called {name!r}.{hint} See: anychip chips")
+
+
+def _without_maker(chip: str) -> str:
+    return chip.partition("-")[2]
 
 
 def read_chain(file: Path) -> list[Document]:

@@ -98,6 +98,36 @@ def chip_table(chips: Sequence[Chip], links: str = "") -> list[str]:
     return _table(head, (_chip_row(chip, links) for chip in chips))
 
 
+GRADES = {
+    "validated": "AB",
+    "kernels measured": "C",
+    "datasheet alone": "D",
+}  # what a grade is, in short -> its letters
+
+
+def maker_table(chips: Sequence[Chip], links: str) -> list[str]:
+    """One row a maker, as Markdown lines: its chips by how well they are known. links: as of chip_table."""
+    by_maker: dict[str, list[Chip]] = {}
+    for chip in chips:
+        by_maker.setdefault(chip.vendor, []).append(chip)
+    rows = (
+        (
+            maker,
+            *(
+                ", ".join(_short(chip, links) for chip in own if chip.grade in grades) or "-"
+                for grades in GRADES.values()
+            ),
+        )
+        for maker, own in sorted(by_maker.items(), key=lambda one: one[0].casefold())
+    )
+    return _table(("maker", *(f"{name} ({', '.join(letters)})" for name, letters in GRADES.items())), rows)
+
+
+def _short(chip: Chip, links: str) -> str:
+    """Without the maker, which the row names."""
+    return f"[{chip.id.partition('-')[2]}]({links}/{chip.id}.md)"
+
+
 def _chip_row(chip: Chip, links: str) -> tuple[str, ...]:
     figures = chip.figures.values()
     known = sum(figure.state == "known" for figure in figures)

@@ -41,6 +41,19 @@ def test_aliases_lead_to_one_chip(alias: str, chip_id: str) -> None:
     assert load_chip(alias).id == chip_id
 
 
+def test_every_chip_is_found_without_its_maker() -> None:
+    """README lists them so; `b200-sxm` was told to be an h100-sxm or a v100-sxm2."""
+    ids = [entry.id for entry in list_chips()]
+    assert {chip: load_chip(chip.partition("-")[2]).id for chip in ids} == {chip: chip for chip in ids}
+
+
+def test_two_chips_of_one_name_without_their_makers_are_both_named(write: Write) -> None:
+    write(ACME.replace("acme-one", "other-x1"), "other-x1")
+    write(ACME.replace("acme-one", "acme-x1").replace('"one"', '"x"'), "acme-x1")
+    with pytest.raises(UnknownChip, match=r"acme-x1, other-x1|other-x1, acme-x1"):
+        load_chip("x1")
+
+
 def test_h100_figures_in_si_units() -> None:
     chip = load_chip("h100")
     assert chip.peak_flop_per_s("bf16") == 989.4e12

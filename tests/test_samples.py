@@ -249,11 +249,11 @@ if kind == "line search":
 for _ in range(4):
     optimizer.zero_grad()
     x = torch.randn(16, 3, 8, 8, device="cuda")
-    if kind == "sharpness":
+    if kind in ("sharpness", "sharpness in place"):
         learn(x)
         with torch.no_grad():
             torch._foreach_add_(weights, [one.grad for one in weights])
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=kind == "sharpness")
         learn(x)
     elif kind == "line search":
         optimizer.step(closure)
@@ -291,7 +291,7 @@ for _ in range(4):
 
 
 @pytest.mark.parametrize(("kind", "samples"), [
-    ("sharpness", 16), ("line search", 16), ("attack", 16), ("attack by backward", 16), ("penalty", 16),
+    ("sharpness", 16), ("sharpness in place", 16), ("line search", 16), ("attack", 16), ("attack by backward", 16), ("penalty", 16),
     ("accumulated", 48), ("gathered", 48), ("gathered anew", 48),
 ])  # fmt: skip
 def test_a_batch_that_a_step_only_tries_is_none_of_its_own(kind, samples, tmp_path):

@@ -32,6 +32,7 @@ class Trials:
         # Weights, by id, whose gradient some backward was seen to make, and how modules were set then.
         self._makes: set[Any] = set()
         self._unused: weakref.ref[Any] | None = None  # one whose gradient the last backward made, and nobody has used
+        self._version = 0  # of that gradient: another one has been filled with nothing
         self._went_through: set[Given] = set()
         self._made_for_input = False  # it made an input's, too
 
@@ -45,7 +46,7 @@ class Trials:
     def begins(self) -> None:
         """A backward does: by now the gradients of the last one have been dropped, or these are added to them."""
         weight = self._unused() if self._unused is not None else None
-        if weight is not None and weight.grad is None:
+        if weight is not None and (weight.grad is None or weight.grad._version != self._version):
             again = (self._calls & self._went_through) - {frozenset()}
             if again or self._made_for_input:
                 self._tell()
@@ -60,6 +61,7 @@ class Trials:
                 self._makes.add((id(weight), settings))
             if weight.grad is not None or (replayed and (id(weight), settings) in self._makes):
                 self._unused, self._went_through = self._called, self._calls
+                self._version = weight.grad._version if weight.grad is not None else 0
                 self._made_for_input = any(one.grad is not None for one in self._alive())
         self._begin()
 

@@ -9,12 +9,14 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anychip import __version__, chips
@@ -262,17 +264,31 @@ def _program(args: argparse.Namespace) -> list[str]:
 
 @contextlib.contextmanager
 def _misplaced_options_named(args: argparse.Namespace, argv: list[str]) -> Iterator[None]:
-    """A program that refuses its arguments may have been given ours: what stands behind it is the program's."""
+    """A program that refuses its arguments may have been given ours: what stands behind it is the program's. One that reads none would
+    go on without a word."""
+    own = {option for option in _options(args.command) if option.startswith("--")}
+    ours = [word for word in argv[1:] if word.partition("=")[0] in own]
+    if unread := [word for word in ours if args.module is None and not _names(argv[0], word.partition("=")[0])]:
+        print(f"anychip: {', '.join(unread)} behind {argv[0]} goes to the program, which does not name it: anychip's own options come first.",
+              file=sys.stderr)  # fmt: skip
     try:
         yield
     except ProgramFailed as error:
-        own = {option for option in _options(args.command) if option.startswith("--")}
-        ours = [word for word in argv[1:] if word.partition("=")[0] in own]
         # What parses arguments ends with 2, or with an error that tells the one it does not know.
         if ours and (error.exit_code == 2 or any(word.partition("=")[0] in error.said for word in ours)):
             words = f"{error}\n{', '.join(ours)} stood behind {argv[0]} and so went to it: anychip's own options come first."
             raise error.saying(words, error.exit_code) from error
         raise
+
+
+def _names(script: str, option: str) -> bool:
+    """Whether a script's text has the option's name anywhere, however it spells it."""
+    words = "[-_ ]".join(map(re.escape, option.removeprefix("--").split("-")))
+    try:
+        text = Path(script).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True  # told by whoever runs it
+    return re.search(rf"(?<![A-Za-z0-9]){words}(?![A-Za-z0-9])", text) is not None
 
 
 def _one_recording(args: argparse.Namespace) -> None:

@@ -179,6 +179,17 @@ def test_options_behind_a_program_that_fails_for_another_reason_are_its_own(tmp_
     assert "stood behind" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "told"), [("pass", True), ("numsteps = 3", True), ("add('--max-steps')\nsteps = 3", False)]
+)
+def test_options_behind_a_program_that_does_not_name_them_are_told(text, told, tmp_path, capfd):
+    """One that reads no arguments ran as if nothing had been asked for."""
+    script = tmp_path / "train.py"
+    script.write_text(f"raise ValueError('no data')\n{text}")
+    cli.main(["forecast", "--on", "h100", str(script), "--steps", "3"])
+    assert (f"--steps behind {script} goes to the program" in capfd.readouterr().err) == told
+
+
 def test_an_option_that_is_not_there_may_be_the_programs(capsys):
     for option, told in (("--batch-size=4", "--batch-size=4\n"), ("--step", "--step; did you mean --steps?\n")):
         with pytest.raises(SystemExit) as ended:

@@ -274,6 +274,17 @@ for _ in range(4):
         x.requires_grad_()
         (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
         gradient.square().sum().backward()
+    elif kind == "meta-learning":
+        inner = dict(model.named_parameters())
+        for _ in range(3):
+            loss = torch.func.functional_call(model, inner, (x,)).square().sum()
+            gradients = torch.autograd.grad(loss, list(inner.values()), create_graph=True)
+            inner = {name: one - 0.1 * step for (name, one), step in zip(inner.items(), gradients)}
+        torch.func.functional_call(model, inner, (synthetic,)).square().sum().backward()
+    elif kind == "twice":  # with other dropout
+        (model(x) - model(x)).square().sum().backward()
+    elif kind == "views":
+        (model(x) - model(x.flip(-1))).square().sum().backward()
     elif kind == "accumulated":  # the same numbers, as benchmarks take them, are other samples all the same
         for _ in range(3):
             learn(synthetic)
@@ -292,13 +303,23 @@ for _ in range(4):
 
 @pytest.mark.parametrize(("kind", "samples"), [
     ("sharpness", 16), ("sharpness in place", 16), ("line search", 16), ("attack", 16), ("attack by backward", 16), ("penalty", 16),
-    ("accumulated", 48), ("gathered", 48), ("gathered anew", 48),
+    ("meta-learning", 32), ("twice", 16), ("views", 32), ("accumulated", 48), ("gathered", 48), ("gathered anew", 48),
 ])  # fmt: skip
 def test_a_batch_that_a_step_only_tries_is_none_of_its_own(kind, samples, tmp_path):
-    """Sharpness-aware minimization was told to train on twice its batch, and attacks of K steps on K + 1 of them."""
+    """Sharpness-aware minimization was told to train on twice its batch, attacks of K steps on K + 1 of them, and MAML on its support set
+    as often as it steps inside."""
     path = tmp_path / "trials.py"
     path.write_text(TRIALS, encoding="utf-8")
     assert api.forecast([str(path), kind], on=["h100"]).forecasts[0].samples_per_step == samples
+
+
+def test_calls_of_one_batch_that_nobody_learns_from_are_all_of_it(tmp_path):
+    path = tmp_path / "calls.py"
+    path.write_text(
+        "import torch\nmodel = torch.nn.Linear(64, 64).cuda()\nx = torch.randn(8, 64, device='cuda')\nfor _ in range(5): model(x)\n",
+        encoding="utf-8",
+    )
+    assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == 8
 
 
 SHARDED = """

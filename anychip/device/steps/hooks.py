@@ -114,7 +114,9 @@ class Hooks:
         self._seen: set[type] = set()  # classes whose `forward` is wrapped
         self._trials = Trials(self.tape)
         self._watched: Any = None  # a parameter of the module that was called last, weakly
-        self._own_optimizer = OwnOptimizer(runtime, self._is_parameter, self._own_optimizer_begins, steps.stepped)
+        self._own_optimizer = OwnOptimizer(
+            runtime, self._is_parameter, self._own_optimizer_begins, self._own_optimizer_stepped
+        )
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers, whether they have stepped or not
         self._beside: weakref.WeakSet[Any] = weakref.WeakSet()  # that have stepped on the host, for nothing on the chip
         self._to_be_used = False  # a trained module's gradients came, and no optimizer has stepped since
@@ -257,7 +259,7 @@ class Hooks:
             if training:
                 self._own_optimizer.close()
                 weight = next(one for one in parameters if one.requires_grad)
-                self._trials.called(given, weight)
+                self._trials.called(module, given, weight)
                 self._watched = weakref.ref(weight)
                 self.steps.forward()
             self.tape.append(BEGIN[training])
@@ -385,6 +387,10 @@ class Hooks:
         self.steps.optimizer(0)
         self._new_step()
         self.tape.append(word(Kind.OPTIMIZER, 0))
+
+    def _own_optimizer_stepped(self) -> None:
+        self._trials.stepped()
+        self.steps.stepped()
 
     def _steps_for_chip(self, optimizer: Any) -> bool:
         """Whether an optimizer of the host's tensors steps on what the chip's model has: no other one has tensors of the

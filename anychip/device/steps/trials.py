@@ -1,10 +1,12 @@
-"""Calls of which nothing is learnt though a backward goes through them: the first pass of sharpness-aware minimization, the steps of an
-attack on the input (PGD), all but the last evaluation of a line search. What they are given is no batch beside the one that the step
-learns from.
+"""Calls whose batch is none beside the one that a step learns from.
 
-Known by what becomes of the gradients, and of what: only an input's are asked for, by itself; or the weights' are dropped, and either the
-same data come again or an input's gradient was made beside them. Weights' alone say too little: a program may gather each micro-batch's
-by itself.
+Trials, of which nothing is learnt though a backward goes through them: the first pass of sharpness-aware minimization, the steps of an
+attack on the input (PGD), all but the last evaluation of a line search. Known by what becomes of the gradients, and of what: only an
+input's are asked for, by itself; or the weights' are dropped, and either the same data come again or an input's gradient was made beside
+them. Weights' alone say too little: a program may gather each micro-batch's by itself.
+
+And calls of what the module was given before in the same graph: the inner steps of meta-learning, two passes of one batch with other
+dropout.
 """
 
 import weakref
@@ -22,11 +24,13 @@ Given = frozenset[Key]  # of each tensor of a call
 
 
 class Trials:
-    """Puts Mark.UNLEARNT on the tape behind a backward, once it is known that nothing is learnt of what it went through."""
+    """Puts Mark.UNLEARNT on the tape behind a backward, once it is known that nothing is learnt of what it went through, and Mark.AGAIN
+    before a call whose batch has been counted."""
 
     def __init__(self, tape: Any) -> None:
         self.tape = tape
         self._calls: set[Given] = set()  # what was given since the last backward
+        self._by_module: set[tuple[int, Given]] = set()  # and to which module, by id
         self._inputs: list[weakref.ref[Any]] = []  # of that, leaves whose gradient is wanted
         self._called: weakref.ref[Any] | None = None  # a weight of what was called last since then
         # Weights, by id, whose gradient some backward was seen to make, and how modules were set then.
@@ -36,10 +40,14 @@ class Trials:
         self._went_through: set[Given] = set()
         self._made_for_input = False  # it made an input's, too
 
-    def called(self, given: Any, weight: Any) -> None:
+    def called(self, module: Any, given: Any, weight: Any) -> None:
         """An outermost call that may be learnt from begins. given: its arguments. weight: one that learns."""
         tensors = [one for one in tree_leaves(given) if isinstance(one, torch.Tensor)]
-        self._calls.add(frozenset(key for one in tensors if (key := _key(one)) is not None))
+        keys = frozenset(key for one in tensors if (key := _key(one)) is not None)
+        self._calls.add(keys)
+        if keys and (id(module), keys) in self._by_module:
+            self.tape.append(word(Kind.MARK, Mark.AGAIN))
+        self._by_module.add((id(module), keys))
         self._inputs += [weakref.ref(one) for one in tensors if one.requires_grad and one.is_leaf]
         self._called = weakref.ref(weight)
 
@@ -78,12 +86,13 @@ class Trials:
     def stepped(self) -> None:
         """An optimizer has used the gradients."""
         self._unused = None
+        self._by_module.clear()
 
     def _alive(self) -> list[Any]:
         return [one for ref in self._inputs if (one := ref()) is not None]
 
     def _begin(self) -> None:
-        self._calls, self._inputs, self._called = set(), [], None
+        self._calls, self._by_module, self._inputs, self._called = set(), set(), [], None
 
     def _tell(self) -> None:
         self.tape.append(word(Kind.MARK, Mark.UNLEARNT))

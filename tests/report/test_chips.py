@@ -22,6 +22,14 @@ def test_list_names_every_chip_in_narrow_screens_too(capsys, monkeypatch):
     assert max(map(len, out.splitlines())) <= 110  # ids and platforms are never cut
 
 
+@pytest.mark.parametrize("page", [(), ("clusters",), ("links",)])
+def test_a_list_that_a_filter_reads_is_whole(capsys, monkeypatch, page):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert ".. " in ran(capsys, *page)[1]
+    monkeypatch.delenv("COLUMNS")
+    assert ".. " not in ran(capsys, *page)[1]  # stdout is no terminal: `anychip chips clusters | grep h100`
+
+
 def test_json_has_every_figure_with_its_source(capsys):
     code, out = ran(capsys, "--json")
     data = json.loads(out)

@@ -251,6 +251,10 @@ def _program(args: argparse.Namespace) -> list[str]:
         raise BadUse(f"--load forecasts the kept recording {args.load}: leave out {' '.join(argv)!r}, or --load.")
     if not args.load and not argv:
         raise BadUse("no program given. Try: anychip forecast --on h100 script.py args... (or -m module args...)")
+    if args.module is None and argv and not os.path.exists(argv[0]) and _is_chip(argv[0]):
+        raise BadUse(
+            f"{argv[0]} stands where the program does, and is a chip: each has its own --on. Try: --on {argv[0]}"
+        )
     if args.load and args.save:
         raise BadUse("--save with --load would only copy the file.")
     if args.load:
@@ -258,6 +262,16 @@ def _program(args: argparse.Namespace) -> list[str]:
     if args.save:
         _one_recording(args)
     return argv
+
+
+def _is_chip(text: str) -> bool:
+    """Whether it is a target: the second of `--on h100 mi300x train.py`."""
+    from anychip.places import places_of
+
+    try:
+        return bool(places_of([text]))
+    except AnychipError:
+        return False
 
 
 @contextlib.contextmanager

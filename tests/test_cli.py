@@ -100,6 +100,7 @@ def test_targets_keep_their_order():
         (["--on", "h100", "--load", "x.anychip", "train.py"], ["leave out", "train.py"]),
         (["--on", "h100", "--load", "no-such-file"], ["no-such-file", "no such file"]),
         (["--on", "h100", "--load", "x.anychip", "--calls", "3"], ["--calls", "leave out one"]),
+        (["--on", "h100", "mi300x:8", "train.py"], ["is a chip: each has its own --on. Try: --on mi300x:8\n"]),
         (["--on", "h100", "no-such-script.py"], ["there is no script 'no-such-script.py'", "-m no-such-script\n"]),
         (["--on", "h100", "pkg/no_such_script.py"], ["-m pkg.no_such_script\n"]),
         (["--on", "h100", "-m", "no.such.module", "--steps", "3"], ["there is no module 'no.such.module'"]),

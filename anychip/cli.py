@@ -354,6 +354,16 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - to the end
 
 
+def _tell_absent_folders() -> None:
+    if os.environ.get("ANYCHIP_PATH"):
+        from anychip.spec.catalogue import absent_folders
+
+        for folder in absent_folders():
+            print(
+                f"anychip: $ANYCHIP_PATH names {folder}, which is no folder: nothing is read from it.", file=sys.stderr
+            )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     _open_streams()
     args, unknown = parser().parse_known_args(argv)
@@ -366,6 +376,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if signal.getsignal(number) is not signal.SIG_IGN:  # (nohup)
                 signal.signal(number, _end)
     try:
+        _tell_absent_folders()
         code: int = args.run(args)
         sys.stdout.flush()
         return code

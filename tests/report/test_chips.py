@@ -50,6 +50,14 @@ def test_json_goes_to_a_file(capsys, tmp_path):
     assert json.loads((tmp_path / "x.json").read_text())["chips"][0]["id"] == "nvidia-h100-sxm"
 
 
+def test_a_folder_of_the_path_that_is_not_there_is_told(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("ANYCHIP_PATH", f"{tmp_path}:{tmp_path}/mistyped")
+    assert cli.main(["chips", "show", "h100"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"anychip: $ANYCHIP_PATH names {tmp_path}/mistyped, which is no folder: nothing is read from it."
+    ]
+
+
 def test_show_resolves_the_alias_and_numbers_the_sources(capsys):
     code, out = ran(capsys, "show", "ascend-910b")
     assert code == 0

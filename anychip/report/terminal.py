@@ -364,8 +364,7 @@ def _remarks(answer: "Answer", columns: Sequence[tuple[str, "Forecast"]]) -> Ite
         what = "launching, and what the program sleeps" if sleeps else "launching alone"
         yield f"host: {what}; --host measured adds data loading and Python between calls, in generating text often as much again"
     yield from _host_bound(answer)
-    if not answer.prices and any(one.cost_usd for one in answer.forecasts):
-        yield "prices: the lowest that each chip's file lists; --price CHIP=USD for what an hour costs you"
+    yield from _prices(answer)
     first = answer.forecasts[0]
     prompts = {_whole(one.prompt_tokens) for one in answer.forecasts if one.usd_per_million_prompt_tokens}
     if prompts:
@@ -426,6 +425,21 @@ def _host_bound(answer: "Answer") -> Iterator[str]:
     if hosts:
         said = "; ".join(f"{', '.join(names)}: {whose}" for whose, names in hosts.items())
         yield f"bound by the host, and as fast as its CPU is: {said}. For yours: anychip measure --only host, docs/measure.md"
+
+
+def _prices(answer: "Answer") -> Iterator[str]:
+    """Whose prices are those of their files, and which chips have none; nothing where all were given."""
+    targets = zip(answer.names, answer.chips, answer.forecasts, strict=True)
+    others = [(name.partition(":")[0], one) for name, chip, one in targets if chip.id not in answer.prices]
+    listed = dict.fromkeys(name for name, one in others if one.usd_per_hour is not None)
+    lacking = dict.fromkeys(name for name, one in others if one.usd_per_hour is None)
+    said = []
+    if listed:
+        said.append("the lowest that each chip's file lists" + (f" ({', '.join(listed)})" if answer.prices else ""))
+    if lacking:
+        said.append(f"none is listed of {', '.join(lacking)}")
+    if said:
+        yield f"prices: {'; '.join(said)}; --price CHIP=USD for what an hour costs you"
 
 
 def _values_read(forecast: "Forecast") -> Iterator[str]:

@@ -130,6 +130,16 @@ def test_what_an_hour_costs_stands_below_what_steps_do(answer):
     assert None in prices
 
 
+def test_whose_price_is_listed_and_who_has_none_is_told(answer):
+    """Where no chip had a price, or one of several was given, nothing said where the others' come from, nor how to give one."""
+    how = "--price CHIP=USD for what an hour costs you"
+    (line,) = [line for line in shown(answer, 200).splitlines() if line.startswith("prices: ")]
+    assert line == f"prices: the lowest that each chip's file lists; none is listed of tpu-v5p, ascend-910b; {how}"
+    given = shown(replace(answer, prices={"nvidia-h100-sxm": 2.0, "huawei-ascend-910b2": 1.0}), 200)
+    assert f"prices: the lowest that each chip's file lists (mi300x); none is listed of tpu-v5p; {how}" in given
+    assert "prices: " not in shown(replace(answer, prices={chip.id: 1.0 for chip in answer.chips}), 200)
+
+
 def test_crumbs_of_memory_are_not_shown(answer):
     """4 bytes of gradients at the peak of 8 MiB: true, and no news."""
     forecasts = tuple(

@@ -96,7 +96,9 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
             console.print(job.ranks_table(name if len(columns) > 1 else "", forecast))
     for some in _beside(columns, console.width - OP_WIDTH):
         console.print()
-        console.print(_top_ops(some, alone=len(columns) == 1))
+        ops = _top_ops(some, alone=len(columns) == 1)
+        ops.expand = _width(console, ops) > console.width  # what is short stands beside its figures, on any screen
+        console.print(ops)
     console.print()
     for line in _remarks(answer, columns):
         console.print(Padding(Text(line), (0, 0, 0, 2)) if line.startswith("- ") else Text(line))
@@ -105,13 +107,17 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
 
 def _counts(console: Console, columns: Sequence[tuple[str, "Forecast"]], scaling: Sequence[float | None]) -> Table:
     """Closer columns, then fewer, before a target is broken: h100:16384 would read as h100:1638."""
-    everything = console.options.update(width=UNBROKEN)
     for wide in (True, False) if console.width >= WIDE else (False,):
         for gap in (2, 1):
             table = job.counts_table(columns, scaling, wide, gap)
-            if console.measure(table, options=everything).maximum <= console.width:
+            if _width(console, table) <= console.width:
                 return table
     return table
+
+
+def _width(console: Console, table: Table) -> int:
+    """What it would take with nothing broken."""
+    return console.measure(table, options=console.options.update(width=UNBROKEN)).maximum
 
 
 def short_name(target: str) -> str:
@@ -316,7 +322,6 @@ def _top_ops(columns: Sequence[tuple[str, "Forecast"]], alone: bool) -> Table:
     if alone:
         for name in ("share", "limit", "evidence"):
             table.add_column(name, justify="right" if name == "share" else "left", no_wrap=True)
-    table.expand = True
     left = [sum(forecast.time_by_phase_s.values()) for forecast in forecasts]
     for ops in _ranked(forecasts):
         known = next(op for op in ops if op is not None)

@@ -32,6 +32,13 @@ def test_no_line_is_wider_than_the_screen(answer, width):
     assert max(map(len, shown(answer, width).splitlines())) <= width
 
 
+def test_operations_stand_beside_their_figures_on_a_wide_screen(answer):
+    """Names to the left and times to the right of 200 columns are read with a ruler."""
+    text = shown(answer, 200)
+    ops = text[text.index("top operations") :].split("\n\n")[0]
+    assert max(map(len, ops.splitlines())) < 100
+
+
 def test_four_targets_stand_side_by_side_in_80_columns(answer):
     (heading,) = [line for line in shown(answer).splitlines() if line.split() == FOUR]
     (step,) = [line for line in shown(answer).splitlines() if line.startswith("step time")]

@@ -9,13 +9,14 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from anychip import __version__, chips
 from anychip.arguments import at_least_one, positive, price
@@ -56,8 +57,17 @@ care: {CARE}
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names the word that one was nearly: `anychip forcast`, `chips shw`, `--host measred`."""
+
+    def error(self, message: str) -> NoReturn:
+        choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        like = get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), 1) if choice else []
+        super().error(message + (f"; did you mean {like[0]}?" if like else ""))
+
+
 def parser() -> argparse.ArgumentParser:
-    main_parser = argparse.ArgumentParser(
+    main_parser: argparse.ArgumentParser = _Parser(
         prog="anychip",
         description="How would this unmodified CUDA PyTorch program run on another vendor's chip?",
         epilog=f"example: anychip forecast --on h100 --on ascend-910b train.py\n\ncare: {CARE}",

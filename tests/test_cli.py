@@ -210,6 +210,21 @@ def test_an_unknown_verb_is_exit_2():
     assert "invalid choice: 'fly'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [(["forcast", "--on", "h100"], "forecast"), (["chips", "shw", "h100"], "show"),
+     (["forecast", "--host", "measred", "train.py"], "measured"), (["audit", "--fail-on", "blocked"], "blocks")],
+)  # fmt: skip
+def test_a_word_that_is_nearly_another_is_named(argv, meant, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(argv)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.endswith(f"; did you mean {meant}?\n")
+    with pytest.raises(SystemExit):
+        cli.main(["fly"])
+    assert "did you mean" not in capsys.readouterr().err
+
+
 def test_a_reader_that_leaves_is_no_error():
     command = f"{sys.executable} -m anychip chips schema | head -c 1 >/dev/null; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from anychip import __version__, chips
 from anychip.arguments import at_least_one, positive, price
@@ -58,8 +58,17 @@ care: {CARE}
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names the word that one was nearly: `anychip forcast`, `chips shw`, `--host measred`."""
+
+    def error(self, message: str) -> NoReturn:
+        choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        like = get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), 1) if choice else []
+        super().error(message + (f"; did you mean {like[0]}?" if like else ""))
+
+
 def parser() -> argparse.ArgumentParser:
-    main_parser = argparse.ArgumentParser(
+    main_parser: argparse.ArgumentParser = _Parser(
         prog="anychip",
         description="How would this unmodified CUDA PyTorch program run on another vendor's chip?",
         epilog=f"example: anychip forecast --on h100 --on ascend-910b train.py\n\ncare: {CARE}",
@@ -253,6 +262,10 @@ def _program(args: argparse.Namespace) -> list[str]:
         raise BadUse(f"--load forecasts the kept recording {args.load}: leave out {' '.join(argv)!r}, or --load.")
     if not args.load and not argv:
         raise BadUse("no program given. Try: anychip forecast --on h100 script.py args... (or -m module args...)")
+    if args.module is None and argv and not os.path.exists(argv[0]) and _is_chip(argv[0]):
+        raise BadUse(
+            f"{argv[0]} stands where the program does, and is a chip: each has its own --on. Try: --on {argv[0]}"
+        )
     if args.load and args.save:
         raise BadUse("--save with --load would only copy the file.")
     if args.load:
@@ -260,6 +273,16 @@ def _program(args: argparse.Namespace) -> list[str]:
     if args.save:
         _one_recording(args)
     return argv
+
+
+def _is_chip(text: str) -> bool:
+    """Whether it is a target: the second of `--on h100 mi300x train.py`."""
+    from anychip.places import places_of
+
+    try:
+        return bool(places_of([text]))
+    except AnychipError:
+        return False
 
 
 @contextlib.contextmanager
@@ -356,6 +379,16 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - to the end
 
 
+def _tell_absent_folders() -> None:
+    if os.environ.get("ANYCHIP_PATH"):
+        from anychip.spec.catalogue import absent_folders
+
+        for folder in absent_folders():
+            print(
+                f"anychip: $ANYCHIP_PATH names {folder}, which is no folder: nothing is read from it.", file=sys.stderr
+            )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     _open_streams()
     args, unknown = parser().parse_known_args(argv)
@@ -368,6 +401,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if signal.getsignal(number) is not signal.SIG_IGN:  # (nohup)
                 signal.signal(number, _end)
     try:
+        _tell_absent_folders()
         code: int = args.run(args)
         sys.stdout.flush()
         return code

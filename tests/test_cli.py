@@ -100,6 +100,7 @@ def test_targets_keep_their_order():
         (["--on", "h100", "--load", "x.anychip", "train.py"], ["leave out", "train.py"]),
         (["--on", "h100", "--load", "no-such-file"], ["no-such-file", "no such file"]),
         (["--on", "h100", "--load", "x.anychip", "--calls", "3"], ["--calls", "leave out one"]),
+        (["--on", "h100", "mi300x:8", "train.py"], ["is a chip: each has its own --on. Try: --on mi300x:8\n"]),
         (["--on", "h100", "no-such-script.py"], ["there is no script 'no-such-script.py'", "-m no-such-script\n"]),
         (["--on", "h100", "pkg/no_such_script.py"], ["-m pkg.no_such_script\n"]),
         (["--on", "h100", "-m", "no.such.module", "--steps", "3"], ["there is no module 'no.such.module'"]),
@@ -218,6 +219,21 @@ def test_an_unknown_verb_is_exit_2():
     done = run("-m", "anychip", "fly")
     assert done.returncode == 2
     assert "invalid choice: 'fly'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [(["forcast", "--on", "h100"], "forecast"), (["chips", "shw", "h100"], "show"),
+     (["forecast", "--host", "measred", "train.py"], "measured"), (["audit", "--fail-on", "blocked"], "blocks")],
+)  # fmt: skip
+def test_a_word_that_is_nearly_another_is_named(argv, meant, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(argv)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.endswith(f"; did you mean {meant}?\n")
+    with pytest.raises(SystemExit):
+        cli.main(["fly"])
+    assert "did you mean" not in capsys.readouterr().err
 
 
 def test_a_reader_that_leaves_is_no_error():

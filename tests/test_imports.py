@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "port": {"arguments", "errors", "units", "spec", "source", "temporary", "whole", "audit"},
     "measure": {"arguments", "errors", "units", "spec", "record", "cost", "temporary", "whole"},
     "chips": {"spec", "report", "whole"},
-    "cli": {"arguments", "errors", "audit", "measure", "port", "chips", "api", "places", "report", "whole"},
+    "cli": {"arguments", "errors", "spec", "audit", "measure", "port", "chips", "api", "places", "report", "whole"},
     "__main__": {"cli"},
 }  # fmt: skip
 # The same of the folders of `device`: what stands beside them (runtime, launch, install, __main__) joins them.

@@ -126,7 +126,7 @@ class Session:
             "forked": self.watches, "steps": self.hooks.steps.complete, "folded": self.runtime.repeats.folded if self.runtime.repeats else 0, "calls": self.hooks.steps.done_calls,
             "optimizers": self.hooks.num_optimizers, "chips_used": len(self.runtime.kernels.devices),
             "parameter_blocks": sorted(self.hooks.parameters), "state_blocks": sorted(self.hooks.states),
-            "gradient_blocks": sorted(self.hooks.gradients),
+            "gradient_blocks": sorted(self.hooks.gradients), "replaced_blocks": sorted(self.hooks.replaced),
             "held_by": [list(pair) for pair in self.hooks.held_by.items()], "wall_s": self.real_time() - self.began_s, **meta,
         })  # fmt: skip
         program.rank = self.rank or 0

@@ -6,6 +6,7 @@ import time
 from types import TracebackType
 
 from anychip.arguments import positive
+from anychip.whole import check_writable
 
 MEASURE = """\
 How fast is this device really? About ten minutes of microbenchmarks through torch's public functions: products by dtype
@@ -20,6 +21,7 @@ examples:
   ANYCHIP_PATH=. anychip forecast --on huawei-ascend-910b2 train.py   uses ./rates before the standard's
 """
 WIDTH = 24
+KINDS = ("host", "memory", "gemm", "conv", "attention", "ops", "collectives")  # as .run has them, which imports torch
 
 
 def add_parser(sub: argparse.ArgumentParser) -> None:
@@ -31,13 +33,14 @@ def add_parser(sub: argparse.ArgumentParser) -> None:
     add("--threads", type=positive, metavar="N", help="threads of the CPU that torch uses (default: its own choice)")
     add("--clock", choices=("wall", "cpu"), default="wall",
         help="cpu: the process's own time, on one thread of a machine that others use too (default wall)")  # fmt: skip
-    add("--only", action="append", metavar="KIND", default=[],
+    add("--only", action="append", metavar="KIND", default=[], choices=KINDS,
         help="host, memory, gemm, conv, attention, ops or collectives; repeat for several")  # fmt: skip
     add("--quiet", action="store_true", help="no progress and no summary; errors stay")
     sub.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    check_writable(args.out)
     from anychip.measure.run import measure
 
     with Bar(args.quiet) as bar:

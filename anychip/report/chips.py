@@ -3,7 +3,9 @@
 In: chips, list entries and problems of `anychip.spec`. Out: strings and JSON values. Unknown is written, not left out.
 """
 
+import os
 import shutil
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,12 +16,12 @@ SCHEMA = 1
 RUNS = {"kernel": "one kernel after another", "graph": "whole compiled graphs", "host": "ops in the calling thread"}
 
 
-def table(rows: Sequence[Sequence[str]], width: int | None = None, flexible: int | None = None) -> str:
-    """Rows as aligned columns, the first row a heading; column `flexible` is cut so that lines keep to `width`."""
+def table(rows: Sequence[Sequence[str]], width: int | None = None, *flexible: int) -> str:
+    """Rows as aligned columns, the first row a heading; of columns `flexible` the widest is cut so that lines keep to `width`."""
     sizes = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    if width is not None and flexible is not None:
-        others = sum(sizes) - sizes[flexible] + 2 * (len(sizes) - 1)
-        sizes[flexible] = max(8, min(sizes[flexible], width - others))
+    for _ in range(sum(sizes) + 2 * (len(sizes) - 1) - width if width is not None and flexible else 0):
+        widest = max(flexible, key=lambda i: sizes[i])
+        sizes[widest] = max(8, sizes[widest] - 1)
     lines = ("  ".join(_cut(cell, size).ljust(size) for cell, size in zip(row, sizes, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
@@ -32,10 +34,15 @@ def screen_width() -> int:
     return shutil.get_terminal_size((100, 24)).columns
 
 
+def list_width() -> int | None:
+    """Of what a cell is cut to: nothing that a file or a filter reads, `anychip chips clusters | grep h100`."""
+    return screen_width() if sys.stdout.isatty() or "COLUMNS" in os.environ else None
+
+
 def list_text(entries: Sequence[ChipEntry]) -> str:
     rows = [("id", "aliases", "vendor", "platform", "grade")]
     rows += [(e.id, ", ".join(e.aliases) or "-", e.vendor, e.platform, e.grade) for e in entries]
-    return f"{table(rows, screen_width(), flexible=1)}\n\n{len(entries)} chips. One of them: anychip chips show ID"
+    return f"{table(rows, list_width(), 1)}\n\n{len(entries)} chips. One of them: anychip chips show ID"
 
 
 def list_json(chips: Sequence[Chip]) -> dict[str, Any]:
@@ -116,7 +123,7 @@ def figure_lines(figures: Mapping[str, Figure], width: int) -> list[str]:
         rows.append(
             (path, str(figure).removesuffix(" count"), kind, figure.date or "-", f"[{number}]" if known else "-")
         )
-    lines = [table(rows, width, flexible=0), ""]
+    lines = [table(rows, width, 0), ""]
     lines += [f"[{number}] {source}" for source, number in sources.items()]
     for path, figure in figures.items():
         lines += paragraphs([f"{path}: {figure.note}"] if figure.note else [], width)

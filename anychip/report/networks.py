@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anychip.report.chips import SCHEMA, figure_lines, figure_record, paragraphs, screen_width, table
+from anychip.report.chips import SCHEMA, figure_lines, figure_record, list_width, paragraphs, screen_width, table
 from anychip.spec import Cluster, Wire
 from anychip.spec.units import show
 
@@ -18,7 +18,7 @@ def clusters_text(clusters: Sequence[Cluster]) -> str:
         for c in clusters
     ]  # fmt: skip
     hint = "One of them: anychip chips clusters ID. On one: anychip forecast --on CHIP:COUNT@ID program.py"
-    return f"{table(rows, screen_width(), flexible=2)}\n\n{len(clusters)} clusters. {hint}"
+    return f"{table(rows, list_width(), 1, 2)}\n\n{len(clusters)} clusters. {hint}"
 
 
 def links_text(wires: Sequence[Wire]) -> str:
@@ -28,7 +28,7 @@ def links_text(wires: Sequence[Wire]) -> str:
          "yes" if w.in_network_reduction else "no")
         for w in wires
     ]  # fmt: skip
-    return f"{table(rows, screen_width(), flexible=1)}\n\n{len(wires)} links. One of them: anychip chips links ID"
+    return f"{table(rows, list_width(), 1)}\n\n{len(wires)} links. One of them: anychip chips links ID"
 
 
 def sheet_text(sheet: Cluster | Wire, asked: str) -> str:

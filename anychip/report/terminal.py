@@ -96,7 +96,9 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
             console.print(job.ranks_table(name if len(columns) > 1 else "", forecast))
     for some in _beside(columns, console.width - OP_WIDTH):
         console.print()
-        console.print(_top_ops(some, alone=len(columns) == 1))
+        ops = _top_ops(some, alone=len(columns) == 1)
+        ops.expand = _width(console, ops) > console.width  # what is short stands beside its figures, on any screen
+        console.print(ops)
     console.print()
     for line in _remarks(answer, columns):
         console.print(Padding(Text(line), (0, 0, 0, 2)) if line.startswith("- ") else Text(line))
@@ -105,13 +107,17 @@ def show(answer: "Answer", file: TextIO | None = None, width: int | None = None)
 
 def _counts(console: Console, columns: Sequence[tuple[str, "Forecast"]], scaling: Sequence[float | None]) -> Table:
     """Closer columns, then fewer, before a target is broken: h100:16384 would read as h100:1638."""
-    everything = console.options.update(width=UNBROKEN)
     for wide in (True, False) if console.width >= WIDE else (False,):
         for gap in (2, 1):
             table = job.counts_table(columns, scaling, wide, gap)
-            if console.measure(table, options=everything).maximum <= console.width:
+            if _width(console, table) <= console.width:
                 return table
     return table
+
+
+def _width(console: Console, table: Table) -> int:
+    """What it would take with nothing broken."""
+    return console.measure(table, options=console.options.update(width=UNBROKEN)).maximum
 
 
 def short_name(target: str) -> str:
@@ -316,7 +322,6 @@ def _top_ops(columns: Sequence[tuple[str, "Forecast"]], alone: bool) -> Table:
     if alone:
         for name in ("share", "limit", "evidence"):
             table.add_column(name, justify="right" if name == "share" else "left", no_wrap=True)
-    table.expand = True
     left = [sum(forecast.time_by_phase_s.values()) for forecast in forecasts]
     for ops in _ranked(forecasts):
         known = next(op for op in ops if op is not None)
@@ -364,8 +369,7 @@ def _remarks(answer: "Answer", columns: Sequence[tuple[str, "Forecast"]]) -> Ite
         what = "launching, and what the program sleeps" if sleeps else "launching alone"
         yield f"host: {what}; --host measured adds data loading and Python between calls, in generating text often as much again"
     yield from _host_bound(answer)
-    if not answer.prices and any(one.cost_usd for one in answer.forecasts):
-        yield "prices: the lowest that each chip's file lists; --price CHIP=USD for what an hour costs you"
+    yield from _prices(answer)
     first = answer.forecasts[0]
     prompts = {_whole(one.prompt_tokens) for one in answer.forecasts if one.usd_per_million_prompt_tokens}
     if prompts:
@@ -426,6 +430,21 @@ def _host_bound(answer: "Answer") -> Iterator[str]:
     if hosts:
         said = "; ".join(f"{', '.join(names)}: {whose}" for whose, names in hosts.items())
         yield f"bound by the host, and as fast as its CPU is: {said}. For yours: anychip measure --only host, docs/measure.md"
+
+
+def _prices(answer: "Answer") -> Iterator[str]:
+    """Whose prices are those of their files, and which chips have none; nothing where all were given."""
+    targets = zip(answer.names, answer.chips, answer.forecasts, strict=True)
+    others = [(name.partition(":")[0], one) for name, chip, one in targets if chip.id not in answer.prices]
+    listed = dict.fromkeys(name for name, one in others if one.usd_per_hour is not None)
+    lacking = dict.fromkeys(name for name, one in others if one.usd_per_hour is None)
+    said = []
+    if listed:
+        said.append("the lowest that each chip's file lists" + (f" ({', '.join(listed)})" if answer.prices else ""))
+    if lacking:
+        said.append(f"none is listed of {', '.join(lacking)}")
+    if said:
+        yield f"prices: {'; '.join(said)}; --price CHIP=USD for what an hour costs you"
 
 
 def _values_read(forecast: "Forecast") -> Iterator[str]:

@@ -63,6 +63,11 @@ def _path_folders() -> list[Path]:
     return [Path(part).expanduser() for part in os.environ.get("ANYCHIP_PATH", "").split(os.pathsep) if part]
 
 
+def absent_folders() -> list[Path]:
+    """Of $ANYCHIP_PATH, mistyped or gone: chips and rates that are not read without a word."""
+    return [folder for folder in _path_folders() if not folder.is_dir()]
+
+
 @cache
 def _entry_point_folders() -> tuple[Path, ...]:
     """The folder of each package that an installed distribution names under `anychip.chips`. Nothing is imported

@@ -74,7 +74,8 @@ def lives(program: Program) -> Lives:
 def memory(program: Program) -> Memory:
     """Peak of live bytes and what it is made of.
 
-    parameters: what modules that are called and optimizers have as such, from the first step on; buffers: others born before the
+    parameters: what modules that are called and optimizers have as such, from the first step on, and what was in their place before a
+    conversion (.half()); buffers: others born before the
     first forward and alive at the end of the second step (of an only one), or of the tape (registered ones, caches, data), and where nothing is trained
     what outlives the call that it was made in, or the second after it (caches of keys and values, outputs); of a recording that names no parameters, both are parameters, but of one that calls no module and trains
     nothing other;
@@ -159,9 +160,9 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
     trained = np.array([step.end for step in steps if step.kind == "train"], np.int64)
     next_end = np.append(trained, (size + 1, size + 1))[np.searchsorted(trained, of.born, side="right") + 1]
     kind[(phase == Phase.FORWARD) & (of.died >= next_end)] = KINDS.index("other")
-    states, gradients, named = (
+    states, gradients, named, replaced = (
         np.isin(of.block, program.meta.get(name, []))
-        for name in ("state_blocks", "gradient_blocks", "parameter_blocks")
+        for name in ("state_blocks", "gradient_blocks", "parameter_blocks", "replaced_blocks")
     )
     # The first batch outlives its step, until the second has come: what stays is there when that one's step ends, too.
     lasting = (of.born < first_forward) & (of.died >= (steps[1].end if len(steps) > 1 else first_end))
@@ -173,6 +174,7 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
     kind[lasting & states] = KINDS.index("optimizer")
     kind[lasting & gradients] = KINDS.index("gradients")
     kind[named & (of.born < first_end) & (of.died >= first_end)] = KINDS.index("parameters")
+    kind[replaced & (of.died <= first_forward)] = KINDS.index("parameters")
     return kind
 
 

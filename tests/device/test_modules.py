@@ -29,6 +29,25 @@ def test_a_model_that_is_only_called_has_its_parameters_on_the_chip() -> None:
     assert program.block_bytes[program.meta["parameter_blocks"]].sum() == 64 * 65 * 4
 
 
+def test_parameters_before_a_conversion_are_known() -> None:
+    program, _ = run(
+        """
+        import torch
+        net = torch.nn.Sequential(torch.nn.Linear(64, 64, device="cuda"), torch.nn.Linear(64, 64, device="cuda"))
+        net.to(torch.float16).eval()
+        x = torch.ones(2, 64, device="cuda", dtype=torch.float16)
+        for _ in range(3):
+            with torch.no_grad():
+                net(x)
+        """,
+        calls=3,
+    )
+    assert program.block_bytes[program.meta["replaced_blocks"]].sum() == 2 * 64 * 65 * 4
+    held = memory(program)
+    # Fullest at the first weight: both layers in fp32, and it in fp16.
+    assert held.by_kind["parameters"] == held.peak_bytes > 2 * 64 * 65 * 4
+
+
 def test_a_backward_is_told_apart_by_module() -> None:
     """The ops between two NODE words are those of the module that the first names."""
     program, _ = run("""

@@ -13,7 +13,7 @@ from anychip.cli import main
 from anychip.cost.price import price_op
 from anychip.cost.rates import rates_of
 from anychip.errors import BadUse
-from anychip.measure import attention, collectives, conv, gemm, host, memory, ops, run
+from anychip.measure import attention, collectives, command, conv, gemm, host, memory, ops, run
 from anychip.measure.device import DTYPES, Device
 from anychip.measure.point import Point, Timing
 from anychip.record import Op, TensorMeta
@@ -29,6 +29,24 @@ def test_every_kind_has_points_that_run():
             smallest.setdefault((point.op, point.dtype), point)
         for point in smallest.values():
             point.make()()
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--out", "/no/such/x.csv"], "no folder /no/such"),
+        (["--out", "x.csv", "--only", "hosts"], "did you mean host?"),
+    ],
+)
+def test_what_is_mistyped_is_told_before_torch_is_imported(argv, told, monkeypatch, capsys):
+    """It took as long as torch does, 15 s on a busy machine."""
+    assert (*run.KINDS, "collectives") == command.KINDS
+    monkeypatch.setitem(sys.modules, "anychip.measure.run", None)
+    try:
+        code = main(["measure", *argv])
+    except SystemExit as end:
+        code = end.code
+    assert (code, told in capsys.readouterr().err) == (2, True)
 
 
 @pytest.mark.parametrize("name", ops.CASES)

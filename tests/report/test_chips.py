@@ -22,6 +22,14 @@ def test_list_names_every_chip_in_narrow_screens_too(capsys, monkeypatch):
     assert max(map(len, out.splitlines())) <= 110  # ids and platforms are never cut
 
 
+@pytest.mark.parametrize("page", [(), ("clusters",), ("links",)])
+def test_a_list_that_a_filter_reads_is_whole(capsys, monkeypatch, page):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert ".. " in ran(capsys, *page)[1]
+    monkeypatch.delenv("COLUMNS")
+    assert ".. " not in ran(capsys, *page)[1]  # stdout is no terminal: `anychip chips clusters | grep h100`
+
+
 def test_json_has_every_figure_with_its_source(capsys):
     code, out = ran(capsys, "--json")
     data = json.loads(out)
@@ -40,6 +48,14 @@ def test_json_goes_to_a_file(capsys, tmp_path):
     code, out = ran(capsys, "show", "h100", "--json", str(tmp_path / "x.json"))
     assert (code, out) == (0, "")
     assert json.loads((tmp_path / "x.json").read_text())["chips"][0]["id"] == "nvidia-h100-sxm"
+
+
+def test_a_folder_of_the_path_that_is_not_there_is_told(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("ANYCHIP_PATH", f"{tmp_path}:{tmp_path}/mistyped")
+    assert cli.main(["chips", "show", "h100"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"anychip: $ANYCHIP_PATH names {tmp_path}/mistyped, which is no folder: nothing is read from it."
+    ]
 
 
 def test_show_resolves_the_alias_and_numbers_the_sources(capsys):

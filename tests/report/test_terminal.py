@@ -32,6 +32,13 @@ def test_no_line_is_wider_than_the_screen(answer, width):
     assert max(map(len, shown(answer, width).splitlines())) <= width
 
 
+def test_operations_stand_beside_their_figures_on_a_wide_screen(answer):
+    """Names to the left and times to the right of 200 columns are read with a ruler."""
+    text = shown(answer, 200)
+    ops = text[text.index("top operations") :].split("\n\n")[0]
+    assert max(map(len, ops.splitlines())) < 100
+
+
 def test_four_targets_stand_side_by_side_in_80_columns(answer):
     (heading,) = [line for line in shown(answer).splitlines() if line.split() == FOUR]
     (step,) = [line for line in shown(answer).splitlines() if line.startswith("step time")]
@@ -128,6 +135,16 @@ def test_what_an_hour_costs_stands_below_what_steps_do(answer):
     assert line.split()[2:] == ["-" if price is None else f"{price:.2f}" for price in prices]
     assert any(prices)
     assert None in prices
+
+
+def test_whose_price_is_listed_and_who_has_none_is_told(answer):
+    """Where no chip had a price, or one of several was given, nothing said where the others' come from, nor how to give one."""
+    how = "--price CHIP=USD for what an hour costs you"
+    (line,) = [line for line in shown(answer, 200).splitlines() if line.startswith("prices: ")]
+    assert line == f"prices: the lowest that each chip's file lists; none is listed of tpu-v5p, ascend-910b; {how}"
+    given = shown(replace(answer, prices={"nvidia-h100-sxm": 2.0, "huawei-ascend-910b2": 1.0}), 200)
+    assert f"prices: the lowest that each chip's file lists (mi300x); none is listed of tpu-v5p; {how}" in given
+    assert "prices: " not in shown(replace(answer, prices={chip.id: 1.0 for chip in answer.chips}), 200)
 
 
 def test_crumbs_of_memory_are_not_shown(answer):

@@ -207,6 +207,13 @@ def test_what_the_schema_refuses_hides_nothing_else(write: Write) -> None:
     assert "no figure names" not in told  # its figure's source is what the schema refused
 
 
+def test_what_is_near_to_no_name_is_told_where_to_look(write: Write) -> None:
+    told = messages(write(ACME.replace("nvidia-cuda", "zebra") + '[links.host]\nwire = "zebra"\n'))
+    assert "no file platforms/zebra.toml (one of amd-rocm, " in told
+    assert "or a file of your own beside this one: zebra.toml)" in told
+    assert "no file links/zebra.toml (see: anychip chips links)" in told
+
+
 @pytest.mark.parametrize(("line", "told"), [
     ("extends = -1", "extends"), ('extends = "nvidia-h100-sxm"\nsources = 3', "sources"),
     ('extends = "nvidia-h100-sxm"\n[sources."a.b"]\nkind = "datasheet"', "sources"),

@@ -17,6 +17,15 @@ def test_the_peak_of_steps_is_told_apart_from_that_of_the_start():
     assert (held.peak_bytes, held.stepping_bytes, held.end_bytes) == (300, 130, 100)
 
 
+def test_parameters_that_a_conversion_replaced_were_parameters():
+    """`net.cuda().half()` is fullest while both are there: its 3.5 GiB in fp32 were said to be "inputs, others"."""
+    one = [mark(Mark.INFER_BEGIN), w(ALLOC, 2), w(OP, 0), w(FREE, 2), mark(Mark.INFER_END)]
+    words = [w(ALLOC, 3), w(ALLOC, 0), w(OP, 0), w(ALLOC, 1), w(OP, 0), w(FREE, 0), w(FREE, 3), *one, *one]
+    meta = {"parameter_blocks": [1], "replaced_blocks": [0]}
+    held = memory(program(words, OPS, [200, 100, 30, 7], modules=["Net"], meta=meta))
+    assert {name: size for name, size in held.by_kind.items() if size} == {"parameters": 300, "other": 7}
+
+
 def test_without_steps_the_two_peaks_are_one():
     held = memory(program([w(ALLOC, 0), w(OP, 0), w(FREE, 0), w(ALLOC, 1), w(OP, 0)], OPS, [200, 100]))
     assert held.peak_bytes == held.stepping_bytes == 200

@@ -104,6 +104,7 @@ class Hooks:
         runtime.in_module = lambda: self._depth > 0
         self._optimizers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self.parameters: set[int] = set()
+        self.replaced: set[int] = set()  # blocks of parameters before .half(), .to(dtype) gave the module others
         self.states: set[int] = set()  # blocks of what optimizers had when they stepped first: of a checkpoint
         self.gradients: set[int] = set()  # blocks of what optimizers stepped by first, some made before any backward
         self.held_by: dict[int, int] = {}  # block of a parameter or buffer -> module that holds it
@@ -182,6 +183,15 @@ class Hooks:
                 append(leave)
 
         torch.nn.Module.__call__ = __call__  # type: ignore[method-assign]
+        applied = torch.nn.Module._apply
+
+        @wraps(applied)
+        def _apply(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            plain = [one for one in self._parameters.values() if type(one) is torch.nn.Parameter]
+            hooks.replaced.update(block for one in plain for block in hooks._blocks(one))
+            return applied(self, *args, **kwargs)
+
+        torch.nn.Module._apply = _apply  # type: ignore[method-assign]
 
     def _outermost(self, original: Callable[..., Any], module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         found = called_directly(sys._getframe(2))

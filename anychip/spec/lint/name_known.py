@@ -2,7 +2,7 @@
 one of the platform's."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from anychip.spec.catalogue import is_standard
 from anychip.spec.context import Context, Subject
@@ -52,4 +52,12 @@ def _known(subject: Subject, path: str, name: str, kind: str, context: Context) 
     beside = kind != "links" and (subject.doc.file.parent / f"{name}.toml").is_file()  # where wires are not looked for
     if name not in ids and not beside:
         near = difflib.get_close_matches(name, ids, 1)
-        yield subject.problem(RULE, path, f"no file {kind}/{name}.toml", f"did you mean {near[0]}?" if near else None)
+        fix = f"did you mean {near[0]}?" if near else _elsewhere(name, kind, ids)
+        yield subject.problem(RULE, path, f"no file {kind}/{name}.toml", fix)
+
+
+def _elsewhere(name: str, kind: str, ids: Collection[str]) -> str:
+    """Where to look for what no file's name is near to."""
+    if kind == "platforms":
+        return f"one of {', '.join(sorted(ids))}, or a file of your own beside this one: {name}.toml"
+    return f"see: anychip chips{'' if kind == 'chips' else f' {kind}'}"

@@ -5,7 +5,7 @@ meets: rank 1 may stand for rank 2, which is in rank 0's group. Out: for each re
 arrive before it starts. The n-th arrival of one party at a rendezvous meets the n-th of all others.
 
 Groups of two recordings are one where they are the same of those of their ranks (the first, the second that was made of them); else, where one recording's group holds members of a
-class, with that class's own group of the same axis, size and order of creation. Sends and receives meet by (sending
+class, with that class's own group of the same axis and size that lies so around its rank, or was made so late. Sends and receives meet by (sending
 class, receiving class); a class that was split off (a slow node) goes along with the one that it was split from.
 """
 
@@ -217,8 +217,21 @@ def _joined(programs: Sequence[Program], class_of: npt.NDArray[np.int64]) -> dic
                 if theirs != mine_root and all(
                     root((other, k)) != mine_root for k in range(len(programs[other].groups))
                 ):
-                    parent[theirs] = mine_root
+                    shifted = _shifted(programs[index].groups[number], programs[other], there)
+                    parent[theirs if shifted is None else root((other, shifted))] = mine_root
     return {node: root(node) for node in parent}
+
+
+def _shifted(group: Group, program: Program, candidates: Sequence[int]) -> int | None:
+    """Which of a class's groups is this one, seen from another of its members."""
+    for number in candidates:
+        its = program.groups[number]
+        by = group.ranks[0] - its.ranks[0]
+        if group.copy == its.copy and program.rank + by in program.members and all(
+            one - other == by for one, other in zip(group.ranks, its.ranks, strict=True)
+        ):  # fmt: skip
+            return number
+    return None
 
 
 def _classes_in(group: Group, class_of: npt.NDArray[np.int64]) -> list[int]:

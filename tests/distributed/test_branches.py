@@ -43,9 +43,25 @@ def test_comparisons_that_a_ranks_number_decides(test: str, found: list[int], tm
     "r = int(os.environ.get('RANK', 0))", "r = int(os.getenv('RANK', '0'))", "self.r = dist.get_rank()\nr = self.r",
     "r = dist.get_rank() if dist.is_initialized() else 0", "r = 0\nr = dist.get_rank()", "w, r = 4, dist.get_rank()",
     "def main(rank): r = rank", "r = args.global_rank", "r = dist.get_node_local_rank()",
+    "def number(): return dist.get_rank()\nr = number()", "def setup():\n    return dist.get_rank(), 2\nr, size = setup()",
+    "def own(): return setup()[1]\ndef setup(*args): return 2, dist.get_rank()\nr = own()",
 ])  # fmt: skip
 def test_where_a_rank_has_its_number_from(begin: str, tmp_path: Path) -> None:
     assert apart(tmp_path, f"{begin}\nis_odd_one = r == 5\n") == [5]
+
+
+def test_functions_that_call_one_another_many_times_over_take_no_longer(tmp_path: Path) -> None:
+    chain = [f"def f{one}(): return f{(one + 1) % 40}() + f{(one + 7) % 40}()" for one in range(40)]
+    assert apart(
+        tmp_path, "\n".join([*chain, "def g(): return dist.get_rank() + f3()", "r = dist.get_rank()", "r == 5"])
+    ) == [5]
+
+
+def test_a_number_that_a_function_of_another_file_returns(tmp_path: Path) -> None:
+    """`r, w = init()` of a module of its own told nothing: a rank before the last that skips a collective went unseen."""
+    (tmp_path / "common.py").write_text("def init(): return dist.get_rank(), dist.get_world_size()\n", encoding="utf-8")
+    (tmp_path / "train.py").write_text("from common import init\nr, w = init()\nr == w - 2\n", encoding="utf-8")
+    assert first_of_others(told(tmp_path / "train.py").kind, (0, 1, 15)) == [14]
 
 
 def test_names_that_stand_for_one_another_many_times_over_take_no_longer(tmp_path: Path) -> None:

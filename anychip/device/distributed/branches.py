@@ -3,11 +3,12 @@
 Ranks that issue the same ops are one class, of which one runs; that they do is seen from those that ran. A program that
 does something on rank 2 alone shows it on no other. So the comparisons in its source that a rank's number decides
 (`rank == 2`, `local_rank % 4`, `rank < world_size // 2`) are evaluated for all ranks, and of ranks that come out alike in
-all of them one runs. Numbers come from `get_rank()`, RANK and LOCAL_RANK, and names that are usual for them; what else a
-comparison depends on makes it unknown, and it is left out; where that is the number of a training step, it is told.
+all of them one runs. Numbers come from `get_rank()`, RANK and LOCAL_RANK, names that are usual for them, and what functions of
+the program return of these (`r, w = setup()`); what else a comparison depends on makes it unknown, and it is left out; where that is the number of a training step, it is told.
 """
 
 import ast
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from anychip.device.distributed.mailbox import installed
 from anychip.record import Program
 
 MOST_APART = 8  # ranks that run for this
+IMPORTED_FROM = 4  # folders, from a file's own upwards
 CALLS = {"get_rank": "RANK", "get_node_local_rank": "LOCAL_RANK", "get_world_size": "WORLD_SIZE"}
 USUAL = {"rank": "RANK", "global_rank": "RANK", "local_rank": "LOCAL_RANK", "world_size": "WORLD_SIZE"}
 NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
@@ -60,18 +62,40 @@ def told_apart(program: Program, world: World) -> Apart:
     sources = [path for path in map(Path, sorted(files)) if path.suffix == ".py" and not installed(str(path))]
     answers: dict[str, Numbers] = {}
     by_step: list[str] = []
-    for path in sources:
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (OSError, SyntaxError, ValueError, RecursionError):  # the last: more terms than Python reads
-            continue
-        known, unknown = _answers(tree, world)
+    trees = _parsed(sources)
+    imported = {found for path, tree in trees.items() for found in _imported(path, tree)}
+    readers = {path: Reader(tree, world) for path, tree in {**_parsed(sorted(imported)), **trees}.items()}
+    returned = {name: value for one in readers.values() for name, value in one.values.items() if "()" in name}
+    for path, tree in trees.items():
+        readers[path].learn(returned)
+        known, unknown = _answers(tree, readers[path])
         answers |= {_text(path, test): value for test, value in known}
         by_step += [_text(path, test) for test in unknown]
     kind = np.zeros(world.size, np.int64)
     if answers:
         kind = np.unique(np.stack([*answers.values()]), axis=1, return_inverse=True)[1].ravel()
     return Apart(kind, answers, by_step)
+
+
+def _parsed(paths: Iterable[Path]) -> dict[Path, ast.Module]:
+    found: dict[Path, ast.Module] = {}
+    for path in paths:
+        # RecursionError: more terms than Python reads
+        with contextlib.suppress(OSError, SyntaxError, ValueError, RecursionError):
+            found[path] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _imported(path: Path, tree: ast.Module) -> set[Path]:
+    """Modules beside a file, or beside a folder that it is in, from which it takes names: one may do no more than join the job, so that
+    nothing that was recorded comes from it."""
+    found: set[Path] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for folder in list(path.absolute().parents)[:IMPORTED_FROM]:
+                module = folder.joinpath(*node.module.split("."))
+                found |= {one for one in (module.with_suffix(".py"), module / "__init__.py") if one.is_file()}
+    return {one for one in found if not installed(str(one))}
 
 
 def _text(path: Path, test: ast.expr) -> str:
@@ -99,10 +123,9 @@ def first_of_others(kind: npt.NDArray[np.int64], known: Iterable[int]) -> list[i
     return sorted(int(rank) for number, rank in zip(numbers.tolist(), first, strict=True) if number not in seen)
 
 
-def _answers(tree: ast.Module, world: World) -> tuple[list[tuple[ast.expr, Numbers]], list[ast.expr]]:
+def _answers(tree: ast.Module, reader: "Reader") -> tuple[list[tuple[ast.expr, Numbers]], list[ast.expr]]:
     """What each comparison of a file comes to on every rank, where it is not the same on all, and those that it takes the number of a
     step to tell."""
-    reader = Reader(tree, world)
     values = [(test, reader.value(test)) for node in ast.walk(tree) for test in _tests(node)]
     known = [(test, value != 0) for test, value in values if value is not None and _differs(value != 0)]
     if not (counters := _step_counters(tree)):
@@ -156,12 +179,19 @@ class Reader:
                 self._note(node.target, node.value)
             elif isinstance(node, ast.AugAssign):
                 counted.add(_last(node.target))
+            elif isinstance(node, ast.FunctionDef):
+                self._note_returns(node)
         for name in counted:
             self.given.pop(name, None)
         self.values: dict[str, Numbers] = {}
         self._settle()
         for name in USUAL:
             self.values.setdefault(name, world.number(USUAL[name]))
+        self._settle()
+
+    def learn(self, values: Mapping[str, Numbers]) -> None:
+        """What functions of other files return."""
+        self.values = {**values, **self.values}
         self._settle()
 
     def _settle(self) -> None:
@@ -178,6 +208,17 @@ class Reader:
         elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
             for one, other in zip(target.elts, value.elts, strict=True):
                 self._note(one, other)
+        elif isinstance(target, ast.Tuple) and isinstance(value, ast.Call):
+            for place, one in enumerate(target.elts):
+                self._note(one, ast.Subscript(value, ast.Constant(place)))
+
+    def _note_returns(self, function: ast.FunctionDef) -> None:
+        """What a function returns has the name of a call of it: `setup()`, of a tuple `setup()[0]` and so on."""
+        for node in ast.walk(function):
+            if isinstance(node, ast.Return) and node.value is not None:
+                self.given.setdefault(f"{function.name}()", []).append(node.value)
+                for place, one in enumerate(node.value.elts if isinstance(node.value, ast.Tuple) else ()):
+                    self.given.setdefault(f"{function.name}()[{place}]", []).append(one)
 
     def value(self, node: ast.expr) -> Numbers | None:
         try:
@@ -213,6 +254,8 @@ class Reader:
                 return self._first([body, other])
             case ast.Subscript(_, ast.Constant(str() as name)) if name in NUMBERS:
                 return self.world.number(name)
+            case ast.Subscript(ast.Call(func), ast.Constant(int() as place)):
+                return self.values.get(f"{_last(func)}()[{place}]")
             case ast.Call():
                 return self._called(node)
         return None
@@ -225,7 +268,7 @@ class Reader:
             return self.value(node.args[0])
         if name in ("get", "getenv") and node.args and isinstance(node.args[0], ast.Constant):
             return self.world.number(node.args[0].value) if node.args[0].value in NUMBERS else None
-        return None
+        return self.values.get(f"{name}()")
 
     def _first(self, nodes: list[ast.expr]) -> Numbers | None:
         """What differs from rank to rank, of several that a name may be, else the only one."""

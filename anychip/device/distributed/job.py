@@ -363,9 +363,11 @@ class Job:
         programs, found = self.recorded.programs, self.recorded.sampled(rank)
         # By itself, or for want of mail, or sooner than others are through with it: under its own name it is seen.
         if not self.sampled[rank] and found is not None and not (is_late and leaves(found, programs[owner])):
-            if any(alike(stream(found), one) for one in self.recorded.streams.values()):
-                self.recorded.samples_of[rank] = owner
-                return
+            its, streams, owners = stream(found), self.recorded.streams, self.recorded.owners()
+            for ran in (owner, *streams):
+                if alike(its, streams[ran]):
+                    self.recorded.samples_of[rank] = owners[ran]
+                    return
             for fuller in (owner, *programs):
                 if within(found, programs[fuller]):
                     self.recorded.samples_of[rank] = fuller

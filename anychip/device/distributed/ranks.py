@@ -18,7 +18,7 @@ from anychip.record import Kind, Op, Program, TensorMeta
 
 SENDS = ("c10d.send.default", "c10d.recv_.default")
 FROM_ANY = "c10d.recv_any_source_.default"
-RELATIVE = ("peer", "root", "received")  # what names ranks: each has its own
+RELATIVE = ("peer", "received")  # what names ranks: each has its own
 # Overloads whose numbers are values (what a part of a vocabulary begins with), or show in the outputs.
 VALUES = ("Scalar", "Tensor")
 
@@ -44,12 +44,16 @@ def _number(op: Op, program: Program) -> int:
 
 
 def _relative(op: Op, program: Program) -> tuple[Any, ...]:
-    """The op without what each rank has its own of."""
+    """The op without what each rank has its own of. A root by its place in the group, which all of a group agree on."""
     args, kwargs = op.args, op.kwargs
     if op.name.startswith("c10d."):
         group = program.groups[args[2]]
         args = (*args[:2], len(group.ranks), group.copy)
-        kwargs = tuple((name, value) for name, value in kwargs if name not in RELATIVE)
+        kwargs = tuple(
+            (name, group.ranks.index(value) if name == "root" else value)
+            for name, value in kwargs
+            if name not in RELATIVE
+        )
     elif op.name.rpartition(".")[2] in VALUES:
         args = tuple("number" if isinstance(one, int | float) else one for one in args)
     return op.name, args, kwargs, op.outputs

@@ -14,6 +14,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
+from anychip.device.steps.alike import gradient
 from anychip.record import Kind, Mark, word
 
 # Of a tensor: its storage (another one may come to the same address), its address, its version.
@@ -45,7 +46,7 @@ class Trials:
     def begins(self) -> None:
         """A backward does: by now the gradients of the last one have been dropped, or these are added to them."""
         weight = self._unused() if self._unused is not None else None
-        if weight is not None and weight.grad is None:
+        if weight is not None and gradient(weight) is None:
             again = (self._calls & self._went_through) - {frozenset()}
             if again or self._made_for_input:
                 self._tell()
@@ -56,9 +57,10 @@ class Trials:
         may have made some. settings: how modules were set, as FSDP's are that keep gradients for themselves until the last micro-batch."""
         weight = self._called() if self._called is not None else None
         if weight is not None:
-            if weight.grad is not None:
+            has_grad = gradient(weight) is not None
+            if has_grad:
                 self._makes.add((id(weight), settings))
-            if weight.grad is not None or (replayed and (id(weight), settings) in self._makes):
+            if has_grad or (replayed and (id(weight), settings) in self._makes):
                 self._unused, self._went_through = self._called, self._calls
                 self._made_for_input = any(one.grad is not None for one in self._alive())
         self._begin()

@@ -301,8 +301,10 @@ def _drafted(program: Program, calls: list[Step], modules: list[int]) -> list[St
     kinds, checked = program.kinds, list[tuple[int, int]]()
     changes = [number for number in range(1, len(calls)) if modules[number] != modules[number - 1]]
     for before, number in pairwise([0, *changes]):
+        if number - before < 2:
+            continue
         reads = [_reads(program, kinds, one) for one in calls[number - 1 : number + 1]]
-        if number - before > 1 and _checks(reads[0], reads[1], number - before):
+        if _checks(reads[0], reads[1], number - before):
             checked.append((modules[number], number - before + 1))
     if len(checked) < 2 or len(dict(checked)) > 1 or sum(size for _, size in checked) < len(calls) / 2:
         return []
@@ -312,8 +314,10 @@ def _drafted(program: Program, calls: list[Step], modules: list[int]) -> list[St
 
 def is_drafted(program: Program, step: Step) -> bool:
     """Whether a call is a round of a model's that drafts tokens and of one that checks them: how many it writes values decide."""
+    if step.kind != "call" or len(step.forwards) < 3:
+        return False
     *drafts, last = (_called(program, at) for at in step.forwards)
-    if step.kind != "call" or len(drafts) < 2 or len(set(drafts)) > 1 or last in drafts:
+    if len(set(drafts)) > 1 or last in drafts:
         return False
     begins = (step.begin, *step.forwards[1:], step.end)
     reads = [_reads(program, program.kinds, Step(at, end, "call", ())) for at, end in list(pairwise(begins))[-2:]]

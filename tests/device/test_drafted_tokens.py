@@ -47,3 +47,18 @@ def test_an_encoder_and_its_decoder_are_no_rounds_of_drafts() -> None:
     program, _ = run(text, calls=10**6)
     assert {len(one.forwards) for one in find_steps(program)} == {1}
     assert forecast(program, load_chip("h100")).tokens_per_step == 1
+
+
+def test_a_step_without_a_call_of_a_module_is_no_round_of_drafts() -> None:
+    program, _ = run(
+        """
+        import torch
+        weight = torch.randn(8, 8, device="cuda", requires_grad=True)
+        optimizer = torch.optim.SGD([weight], lr=0.1)
+        for _ in range(9):
+            (weight @ weight).sum().backward()
+            optimizer.step()
+        """,
+        steps=3,
+    )
+    assert forecast(program, load_chip("h100")).step_kind == "train"

@@ -15,7 +15,7 @@ from anychip.cost.work import packet, work
 from anychip.figures import Window, after_calls_s, before_training, copies_of, crowded_s, inference_of
 from anychip.record import Kind, Program
 from anychip.record.failure import refused
-from anychip.record.steps import Step, find_steps
+from anychip.record.steps import Step, find_steps, is_drafted
 from anychip.spec import Chip
 from anychip.timeline.memory import Memory
 from anychip.timeline.price import Timeline
@@ -73,19 +73,25 @@ MANY_STEPS = 1_000_000  # more than programs take
 
 def of_steps(timeline: Timeline, window: Window) -> tuple[str, ...]:
     """Which steps figures are of, and what else of them, of the chip's file and of its links a reader must know."""
-    chip = timeline.chip
+    chip, found_steps = timeline.chip, find_steps(timeline.program)
     found = []
     if window.kind == "run":
         found.append(
             "No step was found: no optimizer stepped and no module on the chip was called to its end, so figures are of the "
             "whole run. For a training script try more time or --steps; for one that only calls a model, --calls N."
         )
-    elif len(window.times_s) == 1 and len(find_steps(timeline.program)) == 1:
+    elif len(window.times_s) == 1 and len(found_steps) == 1:
         found.append("Only one step was recorded: its figures include what happens once.")
     if window.second_s is not None:
         found.append(
             f"The second step took {units.duration(window.second_s)} and is left out, too: what was done before it (a sample, an "
             f"evaluation) did not come again in the {units.several(len(window.times_s), 'step')} after it. --steps takes in more of them."
+        )
+    drafts = max((len(one.forwards) - 1 for one in found_steps if is_drafted(timeline.program, one)), default=0)
+    if drafts:
+        found.append(
+            f"A call is a round: one model writes up to {drafts} tokens, which another then reads at once. How many it accepts values "
+            f"decide (docs/values.md): a round writes 1 to {drafts + 1}, so tokens a second are not told; --tokens-per-step N tells them of N."
         )
     if window.kind == "train" and inference_of(timeline, window) > 1 / 2:
         found.append(

@@ -83,6 +83,8 @@ class Session:
         tape = self.runtime.recorder.tape
         self.steps = Steps(self.config["steps"], self.config["uneven"], self.config["calls"], tape, self.finish)
         self.hooks = Hooks(self.runtime, self.steps)
+        self.runtime.replayed_step = self.steps.replayed
+        self.steps.is_aside = lambda: self.runtime.driver.current_stream() != 0
         self.runtime.joins, self.runtime.finish = self.joins, self.finish
         self.hooks.install()
         if self.config["fold"] and self.config["host"] != "measured" and os.environ.get("ANYCHIP_FOLD") != "0":

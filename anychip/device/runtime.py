@@ -21,7 +21,7 @@ from anychip.drivers.base import Call
 from anychip.drivers.null import NEAR, NullDriver
 from anychip.memory import TapeMemory, settings_of
 from anychip.memory.tape import TapeAllocator
-from anychip.record import Kind, Op, Place, word
+from anychip.record import Kind, Mark, Op, Place, word
 from anychip.record.recorder import Recorder
 from anychip.spec import Chip
 
@@ -45,6 +45,7 @@ class Runtime:
     ) -> None:
         self.chip, self.count, self.device_type, self.pid = chip, count, device_type, os.getpid()
         self.recorder = Recorder()
+        self.replayed_step: Callable[[], None] = lambda: None  # by a CUDA graph, which was launched
         self.saved: Saved | None = None  # the checkpoints that the program touches
         self.clock = VirtualClock(self.recorder, chip)
         self.clocks = Clocks(self.recorder, self.clock, host_measured)
@@ -190,6 +191,8 @@ class Runtime:
 
     def replay(self, words: list[int]) -> None:
         self.recorder.tape.extend((word(Kind.GRAPH, 1), *words, word(Kind.GRAPH, 0)))
+        if word(Kind.MARK, Mark.OPTIMIZER_END) in words:
+            self.replayed_step()
 
 
 class StreamWatcher:

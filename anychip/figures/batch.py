@@ -10,7 +10,7 @@ import numpy.typing as npt
 from anychip.cost.matrix import Sequences, sequences
 from anychip.cost.work import packet, work
 from anychip.record import Kind, Op, Program, TensorMeta
-from anychip.record.steps import Marks, Step
+from anychip.record.steps import Marks, Step, is_drafted
 from anychip.record.tape import Mark
 
 CALLED = (Mark.FORWARD_BEGIN, Mark.INFER_BEGIN)
@@ -23,8 +23,8 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
     Calls that nothing is learnt from are no batch: those of a step's trials, as sharpness-aware minimization and attacks on the input make,
     nor an agent's looks at its environment. Other modules, and where some forwards read tokens those that read none, go on with what
     was read: a decoder behind its encoder, a rank's later stages in a pipeline."""
-    if not steps:
-        return None, None
+    if not steps or any(is_drafted(program, one) for one in steps):
+        return None, None  # what a round of drafts writes is as much as is accepted
     kinds, payloads = program.kinds, program.payloads
     marks = Marks(program)
     positions = np.flatnonzero((kinds == 0) & ~_by_others(program, marks) if steps[0].kind == "train" else kinds == 0)

@@ -9,6 +9,8 @@ from anychip.record.program import Program
 from anychip.record.steps import Marks, find_steps
 from anychip.record.tape import Mark
 
+# What torch writes of an exception that it carries over from a worker or a replica: the traceback there, and the exception's own line.
+CARRIED = re.compile(r"^Original Traceback \(most recent call last\):\n(?:[ \t].*\n)*(\S.*)", re.M)
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -57,8 +59,12 @@ def cut_short(ranks: Iterable[Program]) -> bool:
 
 
 def first_line(said: str) -> str:
-    """An exception with the first line of its text, which torch's pipelines begin with an empty one, without a terminal's colours."""
-    lines = [line.strip() for line in COLOUR.sub("", said).splitlines() if line.strip()]
+    """An exception with the first line of its text, which torch's pipelines begin with an empty one, without a terminal's colours. Of one
+    that was carried over from a worker, whose first line says no more than that, the exception there."""
+    said = COLOUR.sub("", said)
+    if carried := CARRIED.findall(said):
+        return str(carried[-1])
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     return " ".join(lines[: 1 + lines[0].endswith(":")]) if lines else ""
 
 

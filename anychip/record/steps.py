@@ -1,7 +1,7 @@
 """Where a recorded program's training steps begin and end, and in which phase each word stands.
 
 A step ends at the last OPTIMIZER_END before the next outermost forward; without any optimizer each outermost call of a
-module is a step of kind "call", or each round of several that are called in turn. With --step-mark each return of the named
+module is a step of kind "call", or each round of several that are called in turn, as a draft model's and that of the one that checks it. With --step-mark each return of the named
 function ends one instead. A forward inside a backward is a recomputation (activation checkpointing), no new step. Where no
 trained module is called (weights that are bare tensors, a frozen network whose input is trained), each round of the
 optimizers is a step, or without any, each backward.
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -283,7 +284,8 @@ def _calls(marks: Marks) -> list[Step]:
         elif mark == ends[0] and opened >= 0:
             steps.append(Step(begin, at + 1, "call", (opened,)))
             begin, opened = at + 1, -1
-    return _in_turn(steps, [_called(marks.program, step.forwards[0]) for step in steps])
+    modules = [_called(marks.program, step.forwards[0]) for step in steps]
+    return _drafted(marks.program, steps, modules) or _in_turn(steps, modules)
 
 
 def _called(program: Program, at: int) -> int:
@@ -291,6 +293,55 @@ def _called(program: Program, at: int) -> int:
     # (Of one word: to look at the kinds of the whole tape takes its time for each of thousands of calls.)
     inner = int(program.tape[at + 1]) if at + 1 < program.tape.size else 0
     return inner >> KIND_BITS if inner & KIND_MASK == Kind.ENTER else -1
+
+
+def _drafted(program: Program, calls: list[Step], modules: list[int]) -> list[Step]:
+    """Where in most calls one module writes tokens one by one that another then reads at once (speculative decoding), a round of both is
+    one call, however many it writes; none where it is not so."""
+    kinds, checked = program.kinds, list[tuple[int, int]]()
+    changes = [number for number in range(1, len(calls)) if modules[number] != modules[number - 1]]
+    for before, number in pairwise([0, *changes]):
+        if number - before < 2:
+            continue
+        reads = [_reads(program, kinds, one) for one in calls[number - 1 : number + 1]]
+        if _checks(reads[0], reads[1], number - before):
+            checked.append((modules[number], number - before + 1))
+    if len(checked) < 2 or len(dict(checked)) > 1 or sum(size for _, size in checked) < len(calls) / 2:
+        return []
+    ends = [number + 1 for number, module in enumerate(modules) if module == checked[0][0]]
+    return [_joined(calls[first:last]) for first, last in pairwise([0, *ends])]
+
+
+def is_drafted(program: Program, step: Step) -> bool:
+    """Whether a call is a round of a model's that drafts tokens and of one that checks them: how many it writes values decide."""
+    if step.kind != "call" or len(step.forwards) < 3:
+        return False
+    *drafts, last = (_called(program, at) for at in step.forwards)
+    if len(set(drafts)) > 1 or last in drafts:
+        return False
+    begins = (step.begin, *step.forwards[1:], step.end)
+    reads = [_reads(program, program.kinds, Step(at, end, "call", ())) for at, end in list(pairwise(begins))[-2:]]
+    return _checks(reads[0], reads[1], len(drafts))
+
+
+def _checks(drafted: int, read: int, drafts: int) -> bool:
+    """Whether a call that reads so many tokens checks what as many calls wrote, of which the last read `drafted`: alone, or with the
+    token that they went on from."""
+    return drafted > 0 and read in (drafts * drafted, (drafts + 1) * drafted)
+
+
+def _reads(program: Program, kinds: Ints, call: Step) -> int:
+    """Tokens that the first embedding of a call is given; 0 where it has none."""
+    words = call.begin + np.flatnonzero(kinds[call.begin : call.end] == Kind.OP)
+    for index in program.payloads[words].tolist():
+        op = program.ops[index]
+        if op.name.startswith("aten.embedding.") and len(op.args) > 1:
+            return int(op.args[1].numel)
+    return 0
+
+
+def _joined(calls: list[Step]) -> Step:
+    return Step(calls[0].begin, calls[-1].end, "call", tuple(at for one in calls for at in one.forwards))
 
 
 TURN = 8  # modules that are called in turn: more are the parts of something larger
@@ -308,7 +359,5 @@ def _in_turn(calls: list[Step], modules: list[int]) -> list[Step]:
         lead = modules[0] if modules[0] in modules[-size:] else modules[-periodic]
         first = modules.index(lead, len(calls) - periodic)
         rounds = [calls[at : at + size] for at in range(first, len(calls) - size + 1, size)]
-        return calls[:first] + [
-            Step(one[0].begin, one[-1].end, "call", tuple(at for step in one for at in step.forwards)) for one in rounds
-        ]
+        return calls[:first] + [_joined(one) for one in rounds]
     return calls

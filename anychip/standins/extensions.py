@@ -28,6 +28,9 @@ from anychip.standins.guarded import hidden
 
 CUDA_SUFFIXES = (".cu", ".cuh")
 NUMBERS = {"int", "long", "unsigned", "int32_t", "int64_t", "uint32_t", "uint64_t", "intptr_t", "uintptr_t", "size_t"}
+# A class that is bound: its name, and the chain of its methods up to the end of the statement.
+_CLASS = re.compile(r'\bclass_\s*<[^;{}]*?>\s*\(\s*\w+\s*,\s*"(\w+)"([^;]*);')
+_METHOD = re.compile(r'\.def\(\s*"(\w+)"')
 _BOUND = re.compile(r'\.(?:def|impl)\(\s*"(\w+)(?:\([^"]*)?"\s*,\s*(?:TORCH_FN\()?&?\s*(?:[\w:]+::)?(\w+)')
 
 
@@ -140,9 +143,12 @@ def make_module(name: str, sources: Iterable[str], functions: Iterable[str] = ()
     """A module with a function for each name that the C++ text binds, and for `functions`."""
     module = ModuleType(name)
     text = "\n".join(sources)
-    bound = dict(_BOUND.findall(text)) | {one: one for one in functions}
+    classes = _CLASS.findall(text)
+    bound = dict(_BOUND.findall(_CLASS.sub("", text))) | {one: one for one in functions}
     for python, cxx in bound.items():
         setattr(module, python, ExtensionFunction(name, python, cxx, text))
+    for python, chain in classes:
+        setattr(module, python, _bound_class(name, python, chain, text))
 
     def cxx_name(operator: str) -> str:
         plain_name = operator.partition(".")[0]
@@ -152,13 +158,25 @@ def make_module(name: str, sources: Iterable[str], functions: Iterable[str] = ()
     module.__dict__["__anychip__"] = True
     module.__file__ = f"{name}.so"  # as of one that was built; there is no such file
     _load_no_more(module.__file__)
-    if not bound:
+    if not bound and not classes:
         module.__dict__["__getattr__"] = _any_function(name)
     if recording.runtime() is not None:
         recording.runtime().recorder.warn(
             f"CUDA extension {name} is not built here: its functions are recorded, not run"
         )
     return module
+
+
+def _bound_class(module: str, name: str, chain: str, source: str) -> type:
+    """A class that the C++ text binds. Making one does nothing; its methods are functions named `<module>.<class>.<method>`, as what they
+    read of the object is not known here."""
+    cxx = dict(_BOUND.findall(chain))
+    methods = {
+        one: ExtensionFunction(f"{module}.{name}", one, cxx.get(one, one), source)
+        for one in _METHOD.findall(chain)
+        if not one.startswith("__")
+    }
+    return type(name, (), {"__init__": lambda self, *args, **kwargs: None, "__module__": module, **methods})
 
 
 _HANDLES = count(1)

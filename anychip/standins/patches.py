@@ -14,6 +14,20 @@ def _torchvision(module: ModuleType) -> None:
     torchvision.complete(module)
 
 
+def _torchaudio(module: ModuleType) -> None:
+    """Where its compiled part does not load beside this torch (the index serves one that was built against a CUDA torch), torchaudio goes on
+    as where none was built: nearly all of it is Python, and transformers imports it, too."""
+    real = module._load_lib
+
+    def load(lib: str) -> bool:
+        try:
+            return bool(real(lib))
+        except OSError:
+            return False
+
+    module._load_lib = load  # type: ignore[attr-defined]
+
+
 def _triton(module: ModuleType) -> None:
     from anychip.standins.libraries import triton
 
@@ -82,6 +96,7 @@ PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "torch.distributed.checkpoint.utils": _checkpoints("plan_alone"),
     "torch.distributed.fsdp._optim_utils": _checkpoints("gather_states"),
     "torch.distributed.pipelining.schedules": _pipelining,
+    "torchaudio._extension.utils": _torchaudio,
     "torchvision.extension": _torchvision,
     "transformers.utils.import_utils": _transformers,
     "triton.runtime.autotuner": _triton,

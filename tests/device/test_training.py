@@ -37,6 +37,29 @@ def test_a_gan_s_two_optimizers_make_one_step() -> None:
     assert forwards == 3 * 4
 
 
+def test_weights_that_were_computed_are_not_asked_for_their_gradients() -> None:
+    """torch warned a program of meta-learning, or ended it under `-W error`, of a `.grad` that only we had asked for."""
+    program, _ = run(
+        """
+        import warnings
+        import torch
+        from torch.func import functional_call
+        warnings.simplefilter("error")
+        net = torch.nn.Linear(8, 1).cuda()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        for _ in range(4):
+            inner = functional_call(net, dict(net.named_parameters()), (torch.randn(2, 8, device="cuda"),)).mean()
+            grads = torch.autograd.grad(inner, net.parameters(), create_graph=True)
+            moved = {name: one - grad for (name, one), grad in zip(net.named_parameters(), grads)}
+            functional_call(net, moved, (torch.randn(2, 8, device="cuda"),)).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        """,
+        steps=3,
+    )
+    assert program.meta["steps"] == 3
+
+
 def test_a_discriminator_that_steps_twice_makes_one_step_of_a_loop() -> None:
     """Its second update came before the generator's first, and three halves of a loop were three steps."""
     program, _ = run(

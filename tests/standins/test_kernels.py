@@ -112,6 +112,22 @@ EXTENSIONS = """
         ext.fill(torch.ones(3))
     except RuntimeError as error:
         said["cpu"] = str(error)
+    CELL = '''
+    class Cell { public: Cell(int n) {} Tensor forward(Tensor x) { return torch::empty({x.size(1)}, x.options()); } };
+    PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+        pybind11::class_<Cell>(m, "Cell")
+            .def(pybind11::init<int>())
+            .def("forward", &Cell::forward)
+            .def("other", [](Cell& self, Tensor x) { return self.odd(x); });
+        m.def("free", &free_one);
+    }
+    '''
+    cells = load_inline("cell_ext", CELL, cuda_sources="__global__ void k() {}")
+    said["cell"] = [list(cells.Cell(3).forward(a).shape), hasattr(cells, "forward"), hasattr(cells, "free")]
+    try:
+        cells.Cell(3).other(a)
+    except RuntimeError as error:
+        said["odd"] = str(error)
     said["functions"] = [hasattr(lltm_cuda, "forward"), hasattr(lltm_cuda, "nonsense")]
     said["header"] = list(lltm_cuda.forward(a).shape)
 
@@ -276,6 +292,13 @@ def test_a_function_with_results_says_what_is_needed(extensions: Recorded) -> No
     assert extensions.said["shape"] == [10, 20]
     assert extensions.work("custom.extension.muladd_ext.muladd").flop == 2 * 200
     assert "not built here" in extensions.said["cpu"]
+
+
+def test_a_class_that_an_extension_binds_is_made_and_its_methods_are_kernels(extensions: Recorded) -> None:
+    """Its methods were functions of the module, and the class was not there: AttributeError, without a word of anychip.kernel."""
+    assert extensions.said["cell"] == [[20], False, True]
+    assert extensions.op("extension.cell_ext.Cell.forward")
+    assert 'anychip.kernel("extension.cell_ext.Cell.other", outputs=' in extensions.said["odd"]
 
 
 def test_results_that_the_source_shows_need_no_saying(extensions: Recorded) -> None:

@@ -109,10 +109,16 @@ def held(fields: list[dict[str, Any]]) -> list[Held]:
     ]
 
 
+def gradient(tensor: torch.Tensor) -> torch.Tensor | None:
+    """Its `.grad`, which torch warns of where it is asked for one that was computed, as parameters are under `torch.func.functional_call`:
+    the program did not ask."""
+    return tensor.grad if tensor.is_leaf or tensor.retains_grad else None
+
+
 def settings(module: torch.nn.Module, fields: list[dict[str, Any]]) -> tuple[Any, ...]:
     """All switches among attributes, what is frozen, and what is there or is not (gradients): what has modules do
     something else."""
-    found: list[Any] = [(one.grad is None, one.requires_grad) for one in module.parameters()]
+    found: list[Any] = [(gradient(one) is None, one.requires_grad) for one in module.parameters()]
     for one in fields:
         for value in one.values():
             if value is None or value is True or value is False or isinstance(value, Enum):

@@ -45,6 +45,8 @@ class Steps:
         # Called once, when a model was called many times and no step taken.
         self.stands_by: Callable[[], None] = lambda: None
         self.lacks_one: Callable[[], bool] = lambda: False  # an optimizer is there that has yet to step
+        self.is_aside: Callable[[], bool] = lambda: False  # the program works on a stream of its own
+        self._warm_ups: int | None = None  # steps before the first that was a replay of a CUDA graph
 
     def optimizer(self, number: int) -> None:
         """Optimizer `number` begins to step."""
@@ -88,11 +90,22 @@ class Steps:
         self.ends.append(self._stepped)
         if self.done == self.steps:
             self._goes_on = not self._even()
-        if self.done >= (self.uneven if self._goes_on else self.steps) and self.calls is None and not self._waits():
+        replays = (self._warm_ups or 0) + 2  # so that most steps are
+        enough = max(self.uneven if self._goes_on else self.steps, replays)
+        if self.done >= enough and self.calls is None and not self._waits():
             self.finish()
 
     def _waits(self) -> bool:
-        return self.uneven > self.steps and self.done < LONGEST and self.lacks_one()
+        """For an optimizer that has yet to step, or for the graph that steps on a stream of its own are the warm-up of."""
+        aside = self._warm_ups is None and self.is_aside()
+        return self.uneven > self.steps and self.done < LONGEST and (aside or self.lacks_one())
+
+    def replayed(self) -> None:
+        """A CUDA graph with an optimizer's step in it has been launched: the program's loop. What came before was its warm-up."""
+        if self._warm_ups is None:
+            self._warm_ups, self.done, self.ends = self.done, 0, []
+        self.stepped()
+        self._complete()
 
     def _even(self) -> bool:
         """Whether the last two steps are of about as many ops. What a program does after its first step and then once in

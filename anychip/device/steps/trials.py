@@ -16,6 +16,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
+from anychip.device.steps.alike import gradient
 from anychip.record import Kind, Mark, word
 
 # Of a tensor: its storage (another one may come to the same address), its address, its version.
@@ -54,7 +55,8 @@ class Trials:
     def begins(self) -> None:
         """A backward does: by now the gradients of the last one have been dropped, or these are added to them."""
         weight = self._unused() if self._unused is not None else None
-        if weight is not None and (weight.grad is None or weight.grad._version != self._version):
+        grad = gradient(weight) if weight is not None else None
+        if weight is not None and (grad is None or grad._version != self._version):
             again = (self._calls & self._went_through) - {frozenset()}
             if again or self._made_for_input:
                 self._tell()
@@ -65,11 +67,12 @@ class Trials:
         may have made some. settings: how modules were set, as FSDP's are that keep gradients for themselves until the last micro-batch."""
         weight = self._called() if self._called is not None else None
         if weight is not None:
-            if weight.grad is not None:
+            grad = gradient(weight)
+            if grad is not None:
                 self._makes.add((id(weight), settings))
-            if weight.grad is not None or (replayed and (id(weight), settings) in self._makes):
+            if grad is not None or (replayed and (id(weight), settings) in self._makes):
                 self._unused, self._went_through = self._called, self._calls
-                self._version = weight.grad._version if weight.grad is not None else 0
+                self._version = grad._version if grad is not None else 0
                 self._made_for_input = any(one.grad is not None for one in self._alive())
         self._begin()
 

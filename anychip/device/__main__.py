@@ -24,6 +24,7 @@ from typing import Any
 from anychip import __version__
 from anychip.device.distributed.bystanders import THROUGH, Through, called, leave
 from anychip.device.distributed.job import Job, Rank
+from anychip.device.distributed.launchers import answer_for_others
 from anychip.device.distributed.mailbox import Mailbox, appear
 from anychip.device.distributed.stages import Stages
 from anychip.device.files.kept import SLEEP
@@ -241,6 +242,7 @@ class Session:
         self.rank, self.began_s = rank.rank, self.real_time()
         self._adopt()
         os.environ.update(environment(rank.rank, self.config["world_size"], per_node))
+        answer_for_others()
         import torch
 
         # What OMP_NUM_THREADS says, for a process that has torch already; and threads that a fork would lose. A child's
@@ -442,6 +444,7 @@ def main() -> int:
         return run_job(session, config)
     if config["is_job"]:
         os.environ.update(environment(0, 1, 1))
+        answer_for_others()
     code = session.run()
     session.save(code)
     return code

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from anychip.device.distributed.launchers import as_torchrun
 from anychip.device.distributed.mailbox import installed
 from anychip.record import Program
 
@@ -252,8 +253,8 @@ class Reader:
                 return self.value(given)
             case ast.IfExp(_, body, other):  # `get_rank() if is_initialized() else 0`
                 return self._first([body, other])
-            case ast.Subscript(_, ast.Constant(str() as name)) if name in NUMBERS:
-                return self.world.number(name)
+            case ast.Subscript(_, ast.Constant(str() as name)) if as_torchrun(name) in NUMBERS:
+                return self.world.number(as_torchrun(name))
             case ast.Subscript(ast.Call(func), ast.Constant(int() as place)):
                 return self.values.get(f"{_last(func)}()[{place}]")
             case ast.Call():

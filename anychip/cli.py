@@ -305,13 +305,14 @@ def _misplaced_options_named(args: argparse.Namespace, argv: list[str]) -> Itera
 
 
 def _names(script: str, option: str) -> bool:
-    """Whether a script's text has the option's name anywhere, however it spells it."""
+    """Whether a script's text has the option's name anywhere, however it spells it, or reads arguments by what is not in it."""
     words = "[-_ ]".join(map(re.escape, option.removeprefix("--").split("-")))
     try:
         text = Path(script).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return True  # told by whoever runs it
-    return re.search(rf"(?<![A-Za-z0-9]){words}(?![A-Za-z0-9])", text) is not None
+    elsewhere = r"\bargs?\b|argv|argparse|parser|\b(click|fire|hydra|absl|typer|tyro|docopt|cli|main)\b"
+    return re.search(rf"(?<![A-Za-z0-9]){words}(?![A-Za-z0-9])|{elsewhere}", text) is not None
 
 
 def _one_recording(args: argparse.Namespace) -> None:

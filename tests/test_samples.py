@@ -281,10 +281,14 @@ for _ in range(4):
             gradients = torch.autograd.grad(loss, list(inner.values()), create_graph=True)
             inner = {name: one - 0.1 * step for (name, one), step in zip(inner.items(), gradients)}
         torch.func.functional_call(model, inner, (synthetic,)).square().sum().backward()
-    elif kind == "twice":  # with other dropout
-        (model(x) - model(x)).square().sum().backward()
-    elif kind == "views":
-        (model(x) - model(x.flip(-1))).square().sum().backward()
+    elif kind == "deferred":  # as pipelines do: graphs of their own
+        for loss in [model(synthetic).square().sum() for _ in range(3)]:
+            loss.backward()
+    elif kind == "scaled":
+        for _ in range(3):
+            learn(synthetic)
+            for one in weights:
+                one.grad.mul_(0.5)
     elif kind == "accumulated":  # the same numbers, as benchmarks take them, are other samples all the same
         for _ in range(3):
             learn(synthetic)
@@ -303,7 +307,7 @@ for _ in range(4):
 
 @pytest.mark.parametrize(("kind", "samples"), [
     ("sharpness", 16), ("sharpness in place", 16), ("line search", 16), ("attack", 16), ("attack by backward", 16), ("penalty", 16),
-    ("meta-learning", 32), ("twice", 16), ("views", 32), ("accumulated", 48), ("gathered", 48), ("gathered anew", 48),
+    ("meta-learning", 32), ("deferred", 48), ("scaled", 48), ("accumulated", 48), ("gathered", 48), ("gathered anew", 48),
 ])  # fmt: skip
 def test_a_batch_that_a_step_only_tries_is_none_of_its_own(kind, samples, tmp_path):
     """Sharpness-aware minimization was told to train on twice its batch, attacks of K steps on K + 1 of them, and MAML on its support set

@@ -35,11 +35,12 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
         marks,
         lambda at, end: _fed(program.ops, timed, ops[slice(*np.searchsorted(positions, (at, end)))], True)[1],
     )
+    again = set((marks.at[marks.what == Mark.AGAIN] + 1).tolist())  # forwards of the same samples
     tokens, samples = [], []
     for step in steps:
         edges = np.searchsorted(positions, [*step.forwards, step.end]).tolist()
         ordered = any(_orders(program.ops[index]) for index in set(ops[edges[0] : edges[-1]].tolist()))
-        uncounted = _tried(marks, step) | _again(marks, step)
+        uncounted = _tried(marks, step) | (again if step.kind == "train" else set())
         found = [
             _fed(program.ops, timed, ops[first:last], ordered) if at not in uncounted else (0, 0)
             for at, (first, last) in zip(step.forwards, pairwise(edges), strict=True)
@@ -70,13 +71,6 @@ def _tried(marks: Marks, step: Step) -> set[int]:
         after = int(ends[back - 1]) if back else 0
         found |= {one for one in step.forwards if after < one < begins[back]}
     return found if len(found) < len(step.forwards) else set()
-
-
-def _again(marks: Marks, step: Step) -> set[int]:
-    """Forwards of a training step that are given what their module was given before: the same samples."""
-    if step.kind != "train":
-        return set()
-    return {one for one in step.forwards if one - 1 in {*marks.at[marks.what == Mark.AGAIN].tolist()}}
 
 
 def _by_others(program: Program, marks: Marks) -> npt.NDArray[np.bool_]:

@@ -7,6 +7,7 @@ trained module is called (weights that are bare tensors, a frozen network whose 
 optimizers is a step, or without any, each backward.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -298,13 +299,12 @@ def _called(program: Program, at: int) -> int:
 def _drafted(program: Program, calls: list[Step], modules: list[int]) -> list[Step]:
     """Where in most calls one module writes tokens one by one that another then reads at once (speculative decoding), a round of both is
     one call, however many it writes; none where it is not so."""
-    kinds, checked = program.kinds, list[tuple[int, int]]()
+    checked = list[tuple[int, int]]()
     changes = [number for number in range(1, len(calls)) if modules[number] != modules[number - 1]]
     for before, number in pairwise([0, *changes]):
         if number - before < 2:
             continue
-        reads = [_reads(program, kinds, one) for one in calls[number - 1 : number + 1]]
-        if _checks(reads[0], reads[1], number - before):
+        if _checks(program, calls[number - 1], calls[number], number - before):
             checked.append((modules[number], number - before + 1))
     if len(checked) < 2 or len(dict(checked)) > 1 or sum(size for _, size in checked) < len(calls) / 2:
         return []
@@ -320,30 +320,31 @@ def is_drafted(program: Program, step: Step) -> bool:
     if len(set(drafts)) > 1 or last in drafts:
         return False
     begins = (step.begin, *step.forwards[1:], step.end)
-    reads = [_reads(program, program.kinds, Step(at, end, "call", ())) for at, end in list(pairwise(begins))[-2:]]
-    return _checks(reads[0], reads[1], len(drafts))
+    draft, check = (Step(at, end, "call", ()) for at, end in list(pairwise(begins))[-2:])
+    return _checks(program, draft, check, len(drafts))
 
 
-def _checks(drafted: int, read: int, drafts: int) -> bool:
-    """Whether a call that reads so many tokens checks what as many calls wrote, of which the last read `drafted`: alone, or with the
-    token that they went on from."""
-    return drafted > 0 and read in (drafts * drafted, (drafts + 1) * drafted)
+def _checks(program: Program, draft: Step, check: Step, drafts: int) -> bool:
+    """Whether a call checks what as many calls wrote, of which `draft` is the last: it reads what they read, alone or with the token that
+    they went on from, and has scores for as many words (an encoder of the next sentence has none)."""
+    (drafted, words), (read, its_words) = _reads(program, draft), _reads(program, check)
+    return drafted > 0 and read in (drafts * drafted, (drafts + 1) * drafted) and words == its_words
 
 
-def _reads(program: Program, kinds: Ints, call: Step) -> int:
-    """Tokens that the first embedding of a call is given; 0 where it has none."""
-    words = call.begin + np.flatnonzero(kinds[call.begin : call.end] == Kind.OP)
-    for index in program.payloads[words].tolist():
-        op = program.ops[index]
-        if op.name.startswith("aten.embedding.") and len(op.args) > 1:
-            return int(op.args[1].numel)
-    return 0
+def _reads(program: Program, call: Step) -> tuple[int, int]:
+    """Tokens that the first embedding of a call is given, 0 where it has none, and how wide the result of its last product is."""
+    tape = program.tape[call.begin : call.end]
+    ops = [program.ops[one] for one in (tape[(tape & KIND_MASK) == Kind.OP] >> KIND_BITS).tolist()]
+    read = next((int(op.args[1].numel) for op in ops if op.name.startswith("aten.embedding.") and len(op.args) > 1), 0)
+    last = next((op for op in reversed(ops) if op.outputs and PRODUCT.search(op.name)), None)
+    return read, last.outputs[0].shape[-1] if last is not None and last.outputs[0].shape else 0
 
 
 def _joined(calls: list[Step]) -> Step:
     return Step(calls[0].begin, calls[-1].end, "call", tuple(at for one in calls for at in one.forwards))
 
 
+PRODUCT = re.compile(r"\b_?\w*mm\b|\blinear\b")  # names of ops that multiply matrices
 TURN = 8  # modules that are called in turn: more are the parts of something larger
 
 

@@ -86,7 +86,9 @@ def find_chip(name: str) -> Path:
 def _by_alias(name: str, wanted: str) -> Path:
     heads = catalogue.heads("chips")
     aliased = [head.file for head in heads if wanted in head.aliases]
-    owners = list(dict.fromkeys(aliased or [head.file for head in heads if wanted == _without_maker(head.id)]))
+    owners = list(
+        dict.fromkeys(aliased or [head.file for head in heads if wanted and wanted == _without_maker(head.id)])
+    )
     if len(owners) == 1:
         return owners[0]
     if owners:

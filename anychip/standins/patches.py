@@ -17,7 +17,9 @@ def _torchvision(module: ModuleType) -> None:
 def _torchaudio(module: ModuleType) -> None:
     """Where its compiled part does not load beside this torch (the index serves one that was built against a CUDA torch), torchaudio goes on
     as where none was built: nearly all of it is Python, and transformers imports it, too."""
-    real = module._load_lib
+    real = getattr(module, "_load_lib", None)
+    if real is None:
+        return
 
     def load(lib: str) -> bool:
         try:

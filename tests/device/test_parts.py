@@ -174,6 +174,38 @@ def test_updates_that_make_new_weights_end_after_a_hundred_backwards() -> None:
     assert len(find_steps(program)) == 100
 
 
+def test_backwards_on_the_host_end_no_recording() -> None:
+    """A model that is fitted on the host first took the recording with it, after a hundred rounds."""
+    program = recorded("""
+        import torch
+        weight = torch.zeros(4, requires_grad=True)
+        for _ in range(150): (weight - 1).square().sum().backward()
+        model = torch.nn.Linear(4, 4).cuda()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        while True:
+            model(torch.ones(2, 4, device="cuda")).sum().backward()
+            optimizer.step()
+    """)
+    assert program.meta["steps"] == 3
+
+
+def test_an_update_by_hand_that_a_graph_captured_is_off_the_tape() -> None:
+    """What came after the capture was an IndexError in the program."""
+    program = recorded("""
+        import torch
+        x, weight = torch.randn(8, 64, device="cuda"), torch.randn(64, 64, device="cuda", requires_grad=True)
+        saved = weight.detach().clone()
+        def step():
+            (x @ weight).square().mean().backward()
+            with torch.no_grad(): weight.sub_(0.1 * weight.grad)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph): step()
+        with torch.no_grad(): weight.copy_(saved)
+        for _ in range(4): graph.replay()
+    """)
+    assert len(find_steps(program)) > 0
+
+
 SAMPLES = """
     import torch
     model = torch.nn.Linear(64, 64).cuda()

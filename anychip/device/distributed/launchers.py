@@ -1,7 +1,8 @@
 """What launchers other than torchrun tell a rank, for programs that insist on it: `int(os.environ["SLURM_PROCID"])`.
 
 Ranks are started as torchrun does. A program that looks which launcher there is (`"SLURM_PROCID" in os.environ`, `.get`, `getenv`) is
-told of torchrun alone, as two at once would be none that exists; one that takes a variable without looking has it from torchrun's.
+told of torchrun alone, as two at once would be none that exists; one that takes a variable without looking, be it to catch a KeyError,
+has it from torchrun's.
 """
 
 import os
@@ -22,6 +23,7 @@ AS_TORCHRUN = {
     "MV2_COMM_WORLD_RANK": "RANK", "MV2_COMM_WORLD_LOCAL_RANK": "LOCAL_RANK", "MV2_COMM_WORLD_SIZE": "WORLD_SIZE",
     "MV2_COMM_WORLD_LOCAL_SIZE": "LOCAL_WORLD_SIZE",
 }  # fmt: skip
+NOTHING = object()
 
 
 def answer_for_others() -> None:
@@ -50,9 +52,9 @@ def answer_for_others() -> None:
             self[key] = value
         return own(self, key)
 
-    def pop(self: Any, key: Any, *default: Any) -> Any:
-        if default and not has(self, key):
-            return default[0]
+    def pop(self: Any, key: Any, default: Any = NOTHING) -> Any:
+        if default is not NOTHING and not has(self, key):
+            return default
         value = own(self, key)
         del self[key]
         return value

@@ -55,11 +55,17 @@ class BackwardModules:
         return begins
 
 
+def roots_of(given: Any) -> list[torch.Tensor]:
+    """The tensors that a backward begins at."""
+    return [one for one in pytree.tree_leaves(given) if isinstance(one, torch.Tensor)]
+
+
 def walked(roots: Any, until: Collection[int] = ()) -> Iterator[Any]:
     """The nodes that a backward from these goes through until it meets those of these numbers."""
-    given = pytree.tree_leaves(roots)
-    ahead = [one.grad_fn for one in given if isinstance(one, torch.Tensor)]
-    ahead += [one for one in given if isinstance(one, torch.autograd.graph.Node)]  # of a GradientEdge
+    ahead = [one.grad_fn for one in roots_of(roots)]
+    ahead += [
+        one for one in pytree.tree_leaves(roots) if isinstance(one, torch.autograd.graph.Node)
+    ]  # of a GradientEdge
     seen = set()
     while ahead:
         node = ahead.pop()

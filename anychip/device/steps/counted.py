@@ -96,12 +96,14 @@ class Steps:
             self.finish()
 
     def _waits(self) -> bool:
-        """For an optimizer that has yet to step, or for the graph that steps on a stream of its own are the warm-up of."""
+        """For an optimizer that has yet to step, or, while steps run on a stream of their own, for the graph that they warm up."""
         aside = self._warm_ups is None and self.is_aside()
         return self.uneven > self.steps and self.done < LONGEST and (aside or self.lacks_one())
 
     def replayed(self) -> None:
         """A CUDA graph with an optimizer's step in it has been launched: the program's loop. What came before was its warm-up."""
+        if self.by_mark:
+            return
         if self._warm_ups is None:
             self._warm_ups, self.done, self.ends = self.done, 0, []
         self.stepped()
@@ -123,12 +125,14 @@ class Steps:
             self.finish()
 
     def went_back(self) -> None:
-        """An outermost backward has ended, of whatever kind. Where weights are bare tensors and each update makes new ones, nothing else
-        tells of steps."""
+        """An outermost backward on the chip has ended, of a program that has no optimizer. Where weights are bare tensors and each update
+        makes new ones, nothing else tells of steps."""
         self._backwards += 1
-        if self._backwards < MANY_BACKWARDS or self.by_mark or self.calls is not None:
+        if self._backwards < max(MANY_BACKWARDS, self.steps) or self.by_mark or self.calls is not None:
             return
-        if not (self._called or self.has_stepped or self.lacks_one()):
+        if not (self._called or self.has_stepped):
+            print(f"anychip: {self._backwards} backward passes and no optimizer step: recorded so far; --steps N for more of them",
+                  file=sys.stderr)  # fmt: skip
             self.finish()
 
     def marked(self) -> None:

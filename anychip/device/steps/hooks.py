@@ -15,7 +15,7 @@ from anychip.device.insides._torch import watch_engine
 from anychip.device.runtime import Runtime
 from anychip.device.steps import iterations
 from anychip.device.steps.activation import Activation, called_directly
-from anychip.device.steps.backward import BackwardModules, learning
+from anychip.device.steps.backward import BackwardModules, learning, roots_of
 from anychip.device.steps.counted import Steps
 from anychip.device.steps.holdings import done_seldom, kept_by
 from anychip.device.steps.own_optimizer import OwnOptimizer
@@ -372,7 +372,7 @@ class Hooks:
                 self.steps.backward()
             elif not depth:
                 self._trials.asked_for(*args, **kwargs)
-            if not depth:
+            if not depth and not self._made and any(one.device.type != "cpu" for one in roots_of(roots)):
                 self.steps.went_back()
             return result
 
@@ -388,7 +388,18 @@ class Hooks:
             self._own_optimizer.close()
 
         torch.optim.Optimizer.__init__ = __init__  # type: ignore[method-assign, assignment]
+        for kind in (torch.optim.Optimizer, torch.nn.Module):
+            kind.zero_grad = self._after_zeroing(kind.zero_grad)  # type: ignore[method-assign]
         iterations.install(self.runtime.recorder.warn)
+
+    def _after_zeroing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def zero_grad(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            self._trials.zeroed()
+            return result
+
+        return zero_grad
 
     def _is_parameter(self, tensor: torch.Tensor) -> bool:
         return self._depth == 0 and not self.parameters.isdisjoint(self._blocks(tensor))

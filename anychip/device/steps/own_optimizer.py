@@ -8,6 +8,8 @@ from anychip.device.runtime import Runtime
 from anychip.drivers.base import Call
 from anychip.record import Kind, Mark, word
 
+END = word(Kind.MARK, Mark.OPTIMIZER_END)
+
 
 class OwnOptimizer:
     """The optimizer of a program that has none of torch's, known by what it does. Sees every call from the end of a backward to
@@ -41,10 +43,12 @@ class OwnOptimizer:
     def after(self, call: Call) -> None:
         if not any(self.is_parameter(one) for one in call.mutated):
             return
-        if self._end is None:
+        if self._end is None or self.tape[self._end : self._end + 1] != [
+            END
+        ]:  # (what a graph captured is taken off the tape)
             self.begins()
         else:
             self.tape[self._end] = word(Kind.OPTIMIZER, 0)  # it has not ended there
         self._end = len(self.tape)
-        self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_END))
+        self.tape.append(END)
         self.stepped()

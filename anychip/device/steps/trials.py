@@ -5,8 +5,8 @@ attack on the input (PGD), all but the last evaluation of a line search. Known b
 input's are asked for, by itself; or the weights' are dropped, and either the same data come again or an input's gradient was made beside
 them. Weights' alone say too little: a program may gather each micro-batch's by itself.
 
-And calls of what the module was given before in the same graph: the inner steps of meta-learning, two passes of one batch with other
-dropout.
+And calls of what the module was given before, where the graph of that call was kept by `torch.autograd.grad`: the inner steps of
+meta-learning.
 """
 
 import weakref
@@ -19,8 +19,9 @@ from torch.utils._pytree import tree_leaves
 from anychip.device.steps.alike import gradient
 from anychip.record import Kind, Mark, word
 
-# Of a tensor: its storage (another one may come to the same address), its address, its version.
-Key = tuple[Any, int, int]
+# Of a tensor: its storage (another one may come to the same address), its address, its version, its shape.
+Key = tuple[Any, int, int, torch.Size]
+PLAIN = int | float | str | bool | None
 Given = frozenset[Key]  # of each tensor of a call
 
 
@@ -32,31 +33,34 @@ class Trials:
         self.tape = tape
         self._calls: set[Given] = set()  # what was given since the last backward
         self._by_module: set[tuple[int, Given]] = set()  # and to which module, by id
+        self._kept: set[tuple[int, Given]] = set()  # of which a backward has gone through and kept the graph
         self._inputs: list[weakref.ref[Any]] = []  # of that, leaves whose gradient is wanted
         self._called: weakref.ref[Any] | None = None  # a weight of what was called last since then
         # Weights, by id, whose gradient some backward was seen to make, and how modules were set then.
         self._makes: set[Any] = set()
         self._unused: weakref.ref[Any] | None = None  # one whose gradient the last backward made, and nobody has used
-        self._version = 0  # of that gradient: another one has been filled with nothing
+        self._zeroed = False  # that gradient has been filled with nothing, by who zeroes gradients
         self._went_through: set[Given] = set()
         self._made_for_input = False  # it made an input's, too
 
     def called(self, module: Any, given: Any, weight: Any) -> None:
         """An outermost call that may be learnt from begins. given: its arguments. weight: one that learns."""
-        tensors = [one for one in tree_leaves(given) if isinstance(one, torch.Tensor)]
+        leaves = tree_leaves(given)
+        tensors = [one for one in leaves if isinstance(one, torch.Tensor)]
         keys = frozenset(key for one in tensors if (key := _key(one)) is not None)
         self._calls.add(keys)
-        if keys and (id(module), keys) in self._by_module:
+        if (id(module), keys) in self._kept:
             self.tape.append(word(Kind.MARK, Mark.AGAIN))
-        self._by_module.add((id(module), keys))
+        # Objects may hold any data, and tensors without a key any numbers.
+        if keys and all(_key(one) if isinstance(one, torch.Tensor) else isinstance(one, PLAIN) for one in leaves):
+            self._by_module.add((id(module), keys))
         self._inputs += [weakref.ref(one) for one in tensors if one.requires_grad and one.is_leaf]
         self._called = weakref.ref(weight)
 
     def begins(self) -> None:
         """A backward does: by now the gradients of the last one have been dropped, or these are added to them."""
         weight = self._unused() if self._unused is not None else None
-        grad = gradient(weight) if weight is not None else None
-        if weight is not None and (grad is None or grad._version != self._version):
+        if weight is not None and (gradient(weight) is None or self._zeroed):
             again = (self._calls & self._went_through) - {frozenset()}
             if again or self._made_for_input:
                 self._tell()
@@ -72,7 +76,7 @@ class Trials:
                 self._makes.add((id(weight), settings))
             if grad is not None or (replayed and (id(weight), settings) in self._makes):
                 self._unused, self._went_through = self._called, self._calls
-                self._version = grad._version if grad is not None else 0
+                self._zeroed = False
                 self._made_for_input = any(one.grad is not None for one in self._alive())
         self._begin()
 
@@ -85,17 +89,24 @@ class Trials:
             if wanted and all(id(one) in wanted for one in asked):
                 self._tell()
             self._begin()
+        else:
+            self._kept |= self._by_module
+
+    def zeroed(self) -> None:
+        """`zero_grad` of an optimizer or a module was called: gradients that are still there are nothing."""
+        self._zeroed = True
 
     def stepped(self) -> None:
         """An optimizer has used the gradients."""
         self._unused = None
         self._by_module.clear()
+        self._kept.clear()
 
     def _alive(self) -> list[Any]:
         return [one for ref in self._inputs if (one := ref()) is not None]
 
     def _begin(self) -> None:
-        self._calls, self._by_module, self._inputs, self._called = set(), set(), [], None
+        self._calls, self._by_module, self._kept, self._inputs, self._called = set(), set(), set(), [], None
 
     def _tell(self) -> None:
         self.tape.append(word(Kind.MARK, Mark.UNLEARNT))
@@ -105,6 +116,6 @@ def _key(tensor: Any) -> Key | None:
     """What says that the same numbers come again; None where nothing does (a wrapper's, inference mode's)."""
     try:
         address = tensor.data_ptr()
-        return (StorageWeakRef(tensor.untyped_storage()), address, tensor._version) if address else None
+        return (StorageWeakRef(tensor.untyped_storage()), address, tensor._version, tensor.shape) if address else None
     except RuntimeError:
         return None

@@ -90,7 +90,7 @@ class Steps:
         self.ends.append(self._stepped)
         if self.done == self.steps:
             self._goes_on = not self._even()
-        replays = (self._warm_ups or 0) + 2  # so that most steps are
+        replays = 0 if self._warm_ups is None else self._warm_ups + 2  # so that most steps are
         enough = max(self.uneven if self._goes_on else self.steps, replays)
         if self.done >= enough and self.calls is None and not self._waits():
             self.finish()

@@ -73,21 +73,22 @@ MANY_STEPS = 1_000_000  # more than programs take
 
 def of_steps(timeline: Timeline, window: Window) -> tuple[str, ...]:
     """Which steps figures are of, and what else of them, of the chip's file and of its links a reader must know."""
-    chip, found_steps = timeline.chip, find_steps(timeline.program)
+    chip = timeline.chip
     found = []
     if window.kind == "run":
         found.append(
             "No step was found: no optimizer stepped and no module on the chip was called to its end, so figures are of the "
             "whole run. For a training script try more time or --steps; for one that only calls a model, --calls N."
         )
-    elif len(window.times_s) == 1 and len(found_steps) == 1:
+    elif len(window.times_s) == 1 and len(find_steps(timeline.program)) == 1:
         found.append("Only one step was recorded: its figures include what happens once.")
     if window.second_s is not None:
         found.append(
             f"The second step took {units.duration(window.second_s)} and is left out, too: what was done before it (a sample, an "
             f"evaluation) did not come again in the {units.several(len(window.times_s), 'step')} after it. --steps takes in more of them."
         )
-    drafts = max((len(one.forwards) - 1 for one in found_steps if is_drafted(timeline.program, one)), default=0)
+    calls = find_steps(timeline.program) if window.kind == "call" else []
+    drafts = max((len(one.forwards) - 1 for one in calls if is_drafted(timeline.program, one)), default=0)
     if drafts:
         found.append(
             f"A call is a round: one model writes up to {drafts} tokens, which another then reads at once. How many it accepts values "

@@ -34,7 +34,7 @@ def add_parser(sub: argparse.ArgumentParser) -> None:
     add("--clock", choices=("wall", "cpu"), default="wall",
         help="cpu: the process's own time, on one thread of a machine that others use too (default wall)")  # fmt: skip
     add("--only", action="append", metavar="KIND", default=[], choices=KINDS,
-        help="host, memory, gemm, conv, attention, ops or collectives; repeat for several")  # fmt: skip
+        help=f"{', '.join(KINDS[:-1])} or {KINDS[-1]}; repeat for several")  # fmt: skip
     add("--quiet", action="store_true", help="no progress and no summary; errors stay")
     sub.set_defaults(run=run)
 

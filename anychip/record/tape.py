@@ -70,9 +70,7 @@ class Mark(IntEnum):
     OPTIMIZER_END = 7
     STEP = 8  # the function named by --step-mark has returned: a step ends here, whatever optimizers do
     UNLEARNT = 9  # nothing is learnt of what the last backward went through
-    AGAIN = (
-        10  # the call that begins next is given what its module was before, and no backward has gone through that yet
-    )
+    AGAIN = 10  # the call that begins next is given what its module was before, in a graph that was kept
 
 
 class AllocatorCall(IntEnum):

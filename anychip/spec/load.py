@@ -87,7 +87,7 @@ def _by_alias(name: str, wanted: str) -> Path:
     heads = catalogue.heads("chips")
     aliased = [head.file for head in heads if wanted in head.aliases]
     owners = list(
-        dict.fromkeys(aliased or [head.file for head in heads if wanted and wanted == _without_maker(head.id)])
+        dict.fromkeys(aliased or [head.file for head in heads if wanted and wanted == without_maker(head.id)])
     )
     if len(owners) == 1:
         return owners[0]
@@ -99,13 +99,14 @@ def _by_alias(name: str, wanted: str) -> Path:
                               f"Forecast on it: --on CHIP:COUNT@{name}")  # fmt: skip
     if os.path.isfile(f"{name}.toml"):  # which takes names that no file can have, too
         raise UnknownChip(f"no chip is called {name!r}. The file here is one by its whole name: {name}.toml")
-    names = {word: head.id for head in heads for word in (head.id, _without_maker(head.id), *head.aliases)}
+    names = {word: head.id for head in heads for word in (head.id, without_maker(head.id), *head.aliases)}
     near = difflib.get_close_matches(wanted, names, 3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(word) for word in near)}?" if near else ""
     raise UnknownChip(f"no chip is called {name!r}.{hint} See: anychip chips")
 
 
-def _without_maker(chip: str) -> str:
+def without_maker(chip: str) -> str:
+    """An id's part by which a chip is found, too."""
     return chip.partition("-")[2]
 
 

@@ -13,7 +13,7 @@ from anychip.spec import catalogue
 from anychip.spec.checking import rules
 from anychip.spec.chip import Chip, Figure
 from anychip.spec.fields import SCHEMAS
-from anychip.spec.load import list_chips, load_chip, load_platform
+from anychip.spec.load import list_chips, load_chip, load_platform, without_maker
 from anychip.spec.software import coverage, load_apis, load_ops
 from anychip.spec.toml import read
 from anychip.spec.units import show
@@ -98,11 +98,8 @@ def chip_table(chips: Sequence[Chip], links: str = "") -> list[str]:
     return _table(head, (_chip_row(chip, links) for chip in chips))
 
 
-GRADES = {
-    "validated": "AB",
-    "kernels measured": "C",
-    "datasheet alone": "D",
-}  # what a grade is, in short -> its letters
+# What a grade is, in short -> its letters.
+GRADES = {"validated": "AB", "kernels measured": "C", "datasheet alone": "D"}
 
 
 def maker_table(chips: Sequence[Chip], links: str) -> list[str]:
@@ -125,7 +122,7 @@ def maker_table(chips: Sequence[Chip], links: str) -> list[str]:
 
 def _short(chip: Chip, links: str) -> str:
     """Without the maker, which the row names."""
-    return f"[{chip.id.partition('-')[2]}]({links}/{chip.id}.md)"
+    return f"[{without_maker(chip.id)}]({links}/{chip.id}.md)"
 
 
 def _chip_row(chip: Chip, links: str) -> tuple[str, ...]:

@@ -345,7 +345,8 @@ class Hooks:
             if repeats is not None:
                 repeats.begin_backward(roots)
             # Weights that no module has are known by their gradients.
-            is_bare = accumulates and not depth and self._watched is None and not self._made
+            by_hand = accumulates and not depth and not self._made
+            is_bare = by_hand and self._watched is None
             if is_bare:
                 self._note_parameters(learning(roots))
             try:
@@ -365,7 +366,7 @@ class Hooks:
                     self.runtime.clocks.skip_host()
                 watched = self._watched() if self._watched is not None else None
                 self._to_be_used |= watched is not None
-                if is_bare or (watched is not None and accumulates and not depth and not self._made):
+                if is_bare or (by_hand and watched is not None):
                     self._own_optimizer.watch()
             if not depth and accumulates:
                 self._trials.made(repeats is not None and repeats.replayed, repeats and repeats.settings)

@@ -43,9 +43,8 @@ class OwnOptimizer:
     def after(self, call: Call) -> None:
         if not any(self.is_parameter(one) for one in call.mutated):
             return
-        if self._end is None or self.tape[self._end : self._end + 1] != [
-            END
-        ]:  # (what a graph captured is taken off the tape)
+        # What a graph captured is taken off the tape, an end there too.
+        if self._end is None or self.tape[self._end : self._end + 1] != [END]:
             self.begins()
         else:
             self.tape[self._end] = word(Kind.OPTIMIZER, 0)  # it has not ended there

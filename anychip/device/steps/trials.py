@@ -21,7 +21,9 @@ from anychip.record import Kind, Mark, word
 
 # Of a tensor: its storage (another one may come to the same address), its address, its version, its shape.
 Key = tuple[Any, int, int, torch.Size]
-PLAIN = int | float | str | bool | None
+KNOWN = (
+    torch.Tensor | int | float | str | bool | None
+)  # what a call is given that says all of itself: objects may hold any data
 Given = frozenset[Key]  # of each tensor of a call
 
 
@@ -47,12 +49,12 @@ class Trials:
         """An outermost call that may be learnt from begins. given: its arguments. weight: one that learns."""
         leaves = tree_leaves(given)
         tensors = [one for one in leaves if isinstance(one, torch.Tensor)]
-        keys = frozenset(key for one in tensors if (key := _key(one)) is not None)
+        found = [_key(one) for one in tensors]
+        keys = frozenset(one for one in found if one is not None)
         self._calls.add(keys)
         if (id(module), keys) in self._kept:
             self.tape.append(word(Kind.MARK, Mark.AGAIN))
-        # Objects may hold any data, and tensors without a key any numbers.
-        if keys and all(_key(one) if isinstance(one, torch.Tensor) else isinstance(one, PLAIN) for one in leaves):
+        if keys and None not in found and all(isinstance(one, KNOWN) for one in leaves):
             self._by_module.add((id(module), keys))
         self._inputs += [weakref.ref(one) for one in tensors if one.requires_grad and one.is_leaf]
         self._called = weakref.ref(weight)

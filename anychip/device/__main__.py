@@ -25,7 +25,7 @@ from anychip import __version__
 from anychip.device.distributed.bystanders import THROUGH, Through, called, leave
 from anychip.device.distributed.job import Job, Rank
 from anychip.device.distributed.launchers import answer_for_others
-from anychip.device.distributed.mailbox import Mailbox, appear
+from anychip.device.distributed.mailbox import Mailbox
 from anychip.device.distributed.stages import Stages
 from anychip.device.files.kept import SLEEP
 from anychip.device.files.saved import Saved
@@ -38,6 +38,7 @@ from anychip.record import Place, Program
 from anychip.record.recorder import failed_place, user_place
 from anychip.spec import load_chip
 from anychip.units import several
+from anychip.whole import put
 
 WRONG_USE = 2
 
@@ -90,7 +91,7 @@ class Session:
         self.hooks.install()
         if self.config["fold"] and self.config["host"] != "measured" and os.environ.get("ANYCHIP_FOLD") != "0":
             self.runtime.repeats = Repeats(self.runtime)
-        self.runtime.saved = Saved(Path(self.config["out"]).parent, lambda: bool(self.hooks.parameters))
+        self.runtime.saved = Saved(Path(self.config["out"]).parent, lambda: bool(self.hooks.weights))
         self.runtime.saved.install()
         self.smi = smi.Smi(self.runtime, Path(self.config["out"]).parent)
         self.runtime.clocks.install()
@@ -116,8 +117,8 @@ class Session:
             meta["failed_at"] = [self.failed_at.file, self.failed_at.line]
         self.smi.note_questions()
         self.runtime.driver.values.tell_imbalance()
-        self.hooks.tell_unstepped()
-        self.hooks.tell_seldom()
+        if self.steps.complete and not self.steps.by_mark:
+            self.hooks.optimizers.tell(self.steps.complete)
         if not exit_code and not meta.get("stopped"):
             self._tell_what_may_have_ended_it()
         if self.runtime.collectives is not None and self.runtime.collectives.beside:
@@ -126,11 +127,9 @@ class Session:
             "argv": self.config["argv"], "module": self.config["module"], "chip": self.runtime.chip.id, "host": self.config["host"],
             "allocator": self.runtime.memory.settings,
             "torch": torch.__version__, "anychip": __version__, "exit_code": exit_code,
-            "forked": self.watches, "steps": self.hooks.steps.complete, "folded": self.runtime.repeats.folded if self.runtime.repeats else 0, "calls": self.hooks.steps.done_calls,
-            "optimizers": self.hooks.num_optimizers, "chips_used": len(self.runtime.kernels.devices),
-            "parameter_blocks": sorted(self.hooks.parameters), "state_blocks": sorted(self.hooks.states),
-            "gradient_blocks": sorted(self.hooks.gradients), "replaced_blocks": sorted(self.hooks.replaced),
-            "held_by": [list(pair) for pair in self.hooks.held_by.items()], "wall_s": self.real_time() - self.began_s, **meta,
+            "forked": self.watches, "steps": self.steps.complete, "folded": self.runtime.repeats.folded if self.runtime.repeats else 0, "calls": self.steps.done_calls,
+            "optimizers": len(self.hooks.optimizers.made), "chips_used": len(self.runtime.kernels.devices),
+            "wall_s": self.real_time() - self.began_s, **self.hooks.weights.described(), **meta,
         })  # fmt: skip
         program.rank = self.rank or 0
         program.members = (program.rank,)
@@ -149,7 +148,7 @@ class Session:
     def _tell_what_may_have_ended_it(self) -> None:
         """Programs stop where a loss is small enough, or no longer falls: of one that was to make more steps the last answer that
         was made up is told, unless it is already. One that only calls a model has no steps to make."""
-        steps, values = self.hooks.steps, self.runtime.driver.values
+        steps, values = self.steps, self.runtime.driver.values
         only_calls = self.config["calls"] or (steps.done_calls and not steps.complete)
         if values.made_up is None or values.has_alternated or only_calls or steps.complete >= steps.steps:
             return
@@ -274,7 +273,7 @@ class Session:
 
     def _stands_by(self) -> bool:
         """Whether this rank takes no steps, as far as is known: it has no optimizer."""
-        return not self.steps.has_stepped and not self.hooks.num_optimizers
+        return not self.steps.has_stepped and not self.hooks.optimizers.made
 
     def _pause(self) -> None:
         """This rank may take no steps while others do: let the second and the last run as far."""
@@ -464,7 +463,7 @@ def run_job(session: Session, config: dict[str, Any]) -> int:
     )  # fmt: skip
     code, program = job.run(everyone=config["ranks"] == "all")
     if program is not None and job.stands(program):
-        appear(out.with_suffix(STANDS), json.dumps(program.meta).encode())
+        put(out.with_suffix(STANDS), json.dumps(program.meta))
     elif program is not None:
         program.save(out, packed=False)
     return code

@@ -8,7 +8,6 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from anychip.device.insides._torch import watch_engine
@@ -17,9 +16,10 @@ from anychip.device.steps import iterations
 from anychip.device.steps.activation import Activation, called_directly
 from anychip.device.steps.backward import BackwardModules, learning, roots_of
 from anychip.device.steps.counted import Steps
-from anychip.device.steps.holdings import done_seldom, kept_by
+from anychip.device.steps.optimizers import Optimizers, parameters_of
 from anychip.device.steps.own_optimizer import OwnOptimizer
 from anychip.device.steps.trials import Trials
+from anychip.device.steps.weights import Weights, functorch, rests_on_host, stacked
 from anychip.record import Kind, Mark, word
 from anychip.record.tape import KIND_BITS
 
@@ -28,58 +28,6 @@ END = {True: word(Kind.MARK, Mark.FORWARD_END), False: word(Kind.MARK, Mark.INFE
 
 
 ATTRIBUTED = 2  # steps in which backward passes are told apart by module: what comes after repeats them
-STEPS_ON_HOST = (
-    "An optimizer steps on the host (offloaded parameters): the CPU's time for it is not in the forecast; --host measured "
-    "counts this machine's."
-)
-
-
-functorch: Any = torch._C._functorch
-
-
-def unwrapped(tensor: Any) -> Any:
-    """The tensor with memory that transforms of torch.func (`grad`, `vmap`) wrap, each once."""
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = functorch.get_unwrapped(tensor)
-    return tensor
-
-
-def stacked(tensor: Any) -> bool:
-    """Whether a parameter is a stack of those of several models that learn, which `vmap` goes through."""
-    if not functorch.is_batchedtensor(tensor):
-        return False
-    inside = functorch.get_unwrapped(tensor)
-    return bool(inside.requires_grad) or stacked(inside)
-
-
-def rests_on_host(module: torch.nn.Module, parameters: list[Any]) -> bool:
-    """Whether parameters that lie on the host between calls are gathered on the chip for them: FSDP's CPU offload.
-
-    FSDP2's are DTensors of a mesh of chips; FSDP1's modules know the device that they compute on.
-    """
-    meshes = (getattr(one, "device_mesh", None) for one in parameters)
-    devices = (getattr(one, "compute_device", None) for one in module.modules())
-    return any(mesh is not None and mesh.device_type != "cpu" for mesh in meshes) or any(
-        isinstance(device, torch.device) and device.type != "cpu" for device in devices
-    )
-
-
-def quantized_in(module: torch.nn.Module) -> list[Any]:
-    """Weights that are buffers, as those of few bits may be in a model that is not trained: all it has. By their names, as masks and tables
-    of indices are integers, too."""
-    return [one for name, one in module.named_buffers() if "weight" in name.rpartition(".")[2] and one.dim() >= 2]
-
-
-def frozen_in(module: torch.jit.ScriptModule) -> list[Any]:
-    """What were parameters on the chip before `torch.jit.freeze` made them constants of the graph."""
-    graph: Any = getattr(module, "graph", None)  # a container has none
-    constants = graph.findAllNodes("prim::Constant") if graph is not None else ()
-    tensors = (one.t("value") for one in constants if one.hasAttribute("value") and one.kindOf("value") == "t")
-    return [one for one in tensors if one.device.type != "cpu"]
-
-
-def _parameters(optimizer: Any) -> list[Any]:
-    return [one for group in optimizer.param_groups for one in group["params"]]
 
 
 class OutermostCall(NamedTuple):
@@ -96,32 +44,22 @@ class Hooks:
 
     def __init__(self, runtime: Runtime, steps: Steps) -> None:
         self.runtime, self.steps = runtime, steps
-        steps.lacks_one = lambda: bool(self._unstepped())
+        self.weights, self.optimizers = Weights(runtime.tensors), Optimizers(runtime.recorder)
+        steps.lacks_one = lambda: bool(self.optimizers.unstepped())
         self.tape = runtime.recorder.tape
         self._words: dict[int, tuple[Any, int, int]] = {}
         self._paths: dict[int, str] = {}
         self._depth = 0
         runtime.in_module = lambda: self._depth > 0
-        self._optimizers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-        self.parameters: set[int] = set()
-        self.replaced: set[int] = set()  # blocks of parameters before .half(), .to(dtype) gave the module others
-        self.states: set[int] = set()  # blocks of what optimizers had when they stepped first: of a checkpoint
-        self.gradients: set[int] = set()  # blocks of what optimizers stepped by first, some made before any backward
-        self.held_by: dict[int, int] = {}  # block of a parameter or buffer -> module that holds it
         self.backward = BackwardModules(self.tape)
         self._outer: list[int] = []  # modules that are being called, by index
         self._open: tuple[Activation, OutermostCall] | None = None  # whose end will not be seen
-        self._frozen: weakref.WeakKeyDictionary[torch.jit.ScriptModule, list[Any]] = weakref.WeakKeyDictionary()
         self._seen: set[type] = set()  # classes whose `forward` is wrapped
         self._trials = Trials(self.tape)
         self._watched: Any = None  # a parameter of the module that was called last, weakly
         self._own_optimizer = OwnOptimizer(
             runtime, self._is_parameter, self._own_optimizer_begins, self._own_optimizer_stepped
         )
-        self._made: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers, whether they have stepped or not
-        self._beside: weakref.WeakSet[Any] = weakref.WeakSet()  # that have stepped on the host, for nothing on the chip
-        self._to_be_used = False  # a trained module's gradients came, and no optimizer has stepped since
-        self._resting: set[int] = set()  # parameters of models that work on the chip and rest on the host, by id
 
     def install(self) -> None:
         self._hook_modules()
@@ -187,8 +125,7 @@ class Hooks:
 
         @wraps(applied)
         def _apply(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-            plain = [one for one in self._parameters.values() if type(one) is torch.nn.Parameter]
-            hooks.replaced.update(block for one in plain for block in hooks._blocks(one))
+            hooks.weights.note_replaced(self)
             return applied(self, *args, **kwargs)
 
         torch.nn.Module._apply = _apply  # type: ignore[method-assign]
@@ -252,15 +189,15 @@ class Hooks:
 
     def _enter(self, module: torch.nn.Module, given: Any = ()) -> OutermostCall | None:
         """Note that an outermost call begins; None where it is nothing to the chip. given: its arguments, where they are known."""
-        every = list(module.parameters()) or self._frozen_in(module) or quantized_in(module)
+        every = self.weights.of(module)
         parameters = [one for one in every if one.device.type != "cpu"]
         if every and not parameters:
             if not rests_on_host(module, every):
                 return None  # a model on the host
             parameters = every
-            self._resting.update(id(one) for one in every)
+            self.optimizers.rest(every)
         if any(stacked(one) for one in parameters):
-            self._note_parameters(parameters)
+            self.weights.note(parameters)
             return None  # how many they are cannot be told from a batch; their optimizer says where steps end
         training = torch.is_grad_enabled() and any(one.requires_grad for one in parameters)
         marked = bool(parameters)
@@ -274,20 +211,13 @@ class Hooks:
                 self.steps.forward()
             self.tape.append(BEGIN[training])
             if id(module) not in self._paths:
-                self._note_parameters(parameters)
+                self.weights.note(parameters)
             self._name_submodules(module)
         enter, leave = self._module_words(module)
         self.tape.append(enter)
         self._depth += 1
         self._outer.append(enter >> KIND_BITS)
         return OutermostCall(enter >> KIND_BITS, leave, training, marked)
-
-    def _frozen_in(self, module: torch.nn.Module) -> list[Any]:
-        if not isinstance(module, torch.jit.ScriptModule):
-            return []
-        if module not in self._frozen:
-            self._frozen[module] = frozen_in(module)
-        return self._frozen[module]
 
     def _leave(self, call: OutermostCall, ended: bool) -> None:
         """ended: one that Ctrl-C cut short is no call."""
@@ -303,14 +233,7 @@ class Hooks:
         if id(module) not in self._paths:
             for path, child in module.named_modules():
                 self._paths.setdefault(id(child), path or type(module).__name__)
-                # By the class: Megatron's module of data parallelism has a list of that name.
-                held = (
-                    *torch.nn.Module.buffers(child, recurse=False),
-                    *torch.nn.Module.parameters(child, recurse=False),
-                )
-                own = [block for one in held for block in self._blocks(one)]
-                index = self._module_words(child, own=child is module)[0] >> KIND_BITS
-                self.held_by.update(dict.fromkeys(own, index))
+                self.weights.note_held(child, self._module_words(child, own=child is module)[0] >> KIND_BITS)
 
     def _module_words(self, module: torch.nn.Module, own: bool = False) -> tuple[int, int]:
         """What says that a module is entered and left. own: words that no other module of its name has."""
@@ -345,10 +268,10 @@ class Hooks:
             if repeats is not None:
                 repeats.begin_backward(roots)
             # Weights that no module has are known by their gradients.
-            by_hand = accumulates and not depth and not self._made
+            by_hand = accumulates and not depth and not self.optimizers.made
             is_bare = by_hand and self._watched is None
             if is_bare:
-                self._note_parameters(learning(roots))
+                self.weights.note(learning(roots))
             try:
                 with torch.autograd.set_multithreading_enabled(False):
                     result = original(*args, **kwargs)
@@ -365,7 +288,7 @@ class Hooks:
                 if not depth:
                     self.runtime.clocks.skip_host()
                 watched = self._watched() if self._watched is not None else None
-                self._to_be_used |= watched is not None
+                self.optimizers.to_be_used |= watched is not None
                 if is_bare or (by_hand and watched is not None):
                     self._own_optimizer.watch()
             if not depth and accumulates:
@@ -373,7 +296,7 @@ class Hooks:
                 self.steps.backward()
             elif not depth:
                 self._trials.asked_for(*args, **kwargs)
-            if not depth and not self._made and any(one.device.type != "cpu" for one in roots_of(roots)):
+            if not depth and not self.optimizers.made and any(one.device.type != "cpu" for one in roots_of(roots)):
                 self.steps.went_back()
             return result
 
@@ -385,7 +308,7 @@ class Hooks:
         @wraps(original)
         def __init__(optimizer: Any, *args: Any, **kwargs: Any) -> None:
             original(optimizer, *args, **kwargs)
-            self._made.add(optimizer)
+            self.optimizers.made.add(optimizer)
             self._own_optimizer.close()
 
         torch.optim.Optimizer.__init__ = __init__  # type: ignore[method-assign, assignment]
@@ -403,7 +326,7 @@ class Hooks:
         return zero_grad
 
     def _is_parameter(self, tensor: torch.Tensor) -> bool:
-        return self._depth == 0 and not self.parameters.isdisjoint(self._blocks(tensor))
+        return self._depth == 0 and tensor in self.weights
 
     def _own_optimizer_begins(self) -> None:
         self.steps.optimizer(0)
@@ -414,95 +337,32 @@ class Hooks:
         self._trials.stepped()
         self.steps.stepped()
 
-    def _steps_for_chip(self, optimizer: Any) -> bool:
-        """Whether an optimizer of the host's tensors steps on what the chip's model has: no other one has tensors of the
-        chip, and gradients have come of which no use was made (ZeRO-Offload: the host keeps copies of its own)."""
-        others = (one for one in self._made if one is not optimizer)
-        return self._to_be_used and all(one.device.type == "cpu" for other in others for one in _parameters(other))
-
     def _optimizer_begin(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self.end_open_call()
-        parameters = _parameters(optimizer)
-        if all(one.device.type == "cpu" for one in parameters):
-            known = optimizer in self._optimizers or not self._resting.isdisjoint(id(one) for one in parameters)
-            if not parameters or not (known or self._steps_for_chip(optimizer)):
-                self._beside.add(optimizer)
-                return
-            if optimizer not in self._optimizers:
-                self.runtime.recorder.warn(STEPS_ON_HOST)
-        if optimizer not in self._optimizers:
-            self.states.update(block for one in kept_by(optimizer) for block in self._blocks(one))
-            grads = [one.grad for one in parameters if one.grad is not None]
-            self.gradients.update(block for one in grads for block in self._blocks(one))
-        number = self._optimizers.setdefault(optimizer, len(self._optimizers))
-        self._to_be_used = False
+        is_first = optimizer not in self.optimizers
+        number = self.optimizers.begins(optimizer)
+        if number is None:
+            return
+        parameters = parameters_of(optimizer)
+        if is_first:
+            self.weights.note_optimizer(optimizer, parameters)
         self.steps.optimizer(number)
         self._new_step()
-        self._note_parameters(parameters)
+        self.weights.note(parameters)
         self.runtime.clocks.count_host()
         self.tape.append(word(Kind.OPTIMIZER, number))
         self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_BEGIN))
-
-    @property
-    def num_optimizers(self) -> int:
-        """That the program made, whether they have stepped or not."""
-        return len(self._made)
-
-    def _unstepped(self, on_host: bool = False) -> list[Any]:
-        """Optimizers that are there, train what no other does, and took no step yet: a GAN's generator that steps once in five steps
-        of its critic. on_host: those of the host's tensors, too, as the outer one of ranks that meet every so many steps (DiLoCo)."""
-        stepped = {id(one) for optimizer in self._optimizers for one in _parameters(optimizer)}
-        return [
-            optimizer for optimizer in self._made
-            if optimizer not in self._beside
-            and (ids := {id(one) for one in _parameters(optimizer) if (on_host or one.device.type != "cpu") and one.requires_grad})
-            and stepped.isdisjoint(ids)
-        ]  # fmt: skip
-
-    def tell_unstepped(self) -> None:
-        """Say of optimizers that took no step while others did."""
-        if not self.steps.by_mark and self.steps.complete and (idle := self._unstepped(on_host=True)):
-            kinds = ", ".join(sorted(type(one).__name__ for one in idle))
-            self.runtime.recorder.warn(
-                f"{len(idle)} of the program's {len(self._made)} optimizers ({kinds}) took no step in the {self.steps.complete} recorded: the "
-                "time, memory and throughput of a step are without it. If it steps once in several steps of the others (a generator "
-                f"after its critic), record at least as many: --steps {max(20, 4 * self.steps.complete)}."
-            )
-
-    def tell_seldom(self) -> None:
-        """Say of optimizers that do something once in more steps than were recorded, as preconditioners are made."""
-        for optimizer in self._optimizers if not self.steps.by_mark and self.steps.complete else ():
-            for name, once_in in done_seldom(optimizer, self.steps.complete).items():
-                self.runtime.recorder.warn(
-                    f"{type(optimizer).__name__} has {name} = {once_in:,}: what it does once in so many steps may be in none of the "
-                    f"{self.steps.complete} recorded. --steps {2 * once_in + 1} tells how long steps take on average."
-                )
 
     def _new_step(self) -> None:
         if self.runtime.repeats is not None:
             self.runtime.repeats.step += 1
 
-    def _note_parameters(self, parameters: list[Any]) -> None:
-        self.parameters.update(block for one in parameters for block in self._blocks(one))
-
-    def _blocks(self, parameter: Any) -> list[int]:
-        """The numbers of the blocks that a parameter is in: of a wrapper (a DTensor, quantised numbers and their scales) those
-        of the tensors inside."""
-        if hasattr(parameter, "__tensor_flatten__"):
-            inside = (getattr(parameter, name) for name in parameter.__tensor_flatten__()[0])  # (and a DTensor's mesh)
-            return [block for one in inside if isinstance(one, torch.Tensor) for block in self._blocks(one)]
-        parameter = unwrapped(parameter)
-        if parameter.device.type == "cpu" or is_lazy(parameter) or parameter.layout is not torch.strided:
-            return []
-        block = self.runtime.tensors.by_address.get(parameter.untyped_storage().data_ptr())
-        return [block.words >> KIND_BITS] if block is not None and block.words else []
-
     def _optimizer_end(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if optimizer in self._optimizers:
+        if optimizer in self.optimizers:
             self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_END))
             self._trials.stepped()
             self.steps.stepped()
-            if any(one.device.type == "cpu" for one in _parameters(optimizer)):
+            if any(one.device.type == "cpu" for one in parameters_of(optimizer)):
                 self.runtime.clocks.count_host()  # its own kernels, which run
             else:
                 self.runtime.clocks.skip_host()

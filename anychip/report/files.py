@@ -4,14 +4,13 @@ import gzip
 import os
 from pathlib import Path
 
-from anychip.whole import whole
+from anychip.whole import put
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     if Path(path).suffix == ".gz":
         data = gzip.compress(data, compresslevel=3, mtime=0)
-    with whole(path) as place:
-        place.write_bytes(data)
+    put(path, data)
 
 
 def with_name(path: str | os.PathLike[str], name: str) -> Path:

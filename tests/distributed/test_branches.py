@@ -57,10 +57,16 @@ def test_functions_that_call_one_another_many_times_over_take_no_longer(tmp_path
     ) == [5]
 
 
-def test_a_number_that_a_function_of_another_file_returns(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("file", "begin"), [
+    ("common.py", "from common import init\nr, w = init()"), ("common.py", "import common\nr, w = common.init()"),
+    ("lib/common.py", "import lib.common as c\nr, w = c.init()"), ("lib/common.py", "from lib import common\nr, w = common.init()"),
+    ("common.py", "from . import common\nr, w = common.init()"),
+])  # fmt: skip
+def test_a_number_that_a_function_of_another_file_returns(file: str, begin: str, tmp_path: Path) -> None:
     """`r, w = init()` of a module of its own told nothing: a rank before the last that skips a collective went unseen."""
-    (tmp_path / "common.py").write_text("def init(): return dist.get_rank(), dist.get_world_size()\n", encoding="utf-8")
-    (tmp_path / "train.py").write_text("from common import init\nr, w = init()\nr == w - 2\n", encoding="utf-8")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / file).write_text("def init(): return dist.get_rank(), dist.get_world_size()\n", encoding="utf-8")
+    (tmp_path / "train.py").write_text(f"{begin}\nr == w - 2\n", encoding="utf-8")
     assert first_of_others(told(tmp_path / "train.py").kind, (0, 1, 15)) == [14]
 
 

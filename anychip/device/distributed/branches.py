@@ -91,12 +91,23 @@ def _imported(path: Path, tree: ast.Module) -> set[Path]:
     """Modules beside a file, or beside a folder that it is in, from which it takes names: one may do no more than join the job, so that
     nothing that was recorded comes from it."""
     found: set[Path] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            for folder in list(path.absolute().parents)[:IMPORTED_FROM]:
-                module = folder.joinpath(*node.module.split("."))
-                found |= {one for one in (module.with_suffix(".py"), module / "__init__.py") if one.is_file()}
+    folders = list(path.absolute().parents)[:IMPORTED_FROM]
+    for name in {name for node in ast.walk(tree) for name in _modules(node)}:
+        for folder in folders:
+            module = folder.joinpath(*name.split("."))
+            found |= {one for one in (module.with_suffix(".py"), module / "__init__.py") if one.is_file()}
     return {one for one in found if not installed(str(one))}
+
+
+def _modules(node: ast.AST) -> list[str]:
+    """The modules that a statement may import: of `from a import b` b may be one."""
+    match node:
+        case ast.Import(names):
+            return [one.name for one in names]
+        case ast.ImportFrom(module, names):
+            within = f"{module}." if module else ""
+            return [*([module] if module else []), *(f"{within}{one.name}" for one in names if one.name != "*")]
+    return []
 
 
 def _text(path: Path, test: ast.expr) -> str:

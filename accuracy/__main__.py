@@ -20,7 +20,7 @@ from accuracy.page import missing, page
 from accuracy.plot import scatter
 from accuracy.recorder import Recorder, cache_folder
 from accuracy.rows import BadRows, read, where
-from accuracy.runner import told, write
+from accuracy.runner import told
 from accuracy.said import repeated, said
 from accuracy.score import Result, grouped, ids_by_reason
 from accuracy.serving import page as serving_page
@@ -28,7 +28,7 @@ from accuracy.serving import result as serving
 from accuracy.table import table
 from accuracy.training import NOT_REACHED, described, forecasts, lines, planned_result
 from anychip.errors import INTERRUPTED, BadUse
-from anychip.whole import check_writable
+from anychip.whole import check_writable, put
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             is_interrupted = True
     if args.json:
-        write(Path(args.json), json.dumps(as_json(results, served), indent=1) + "\n")
+        put(args.json, json.dumps(as_json(results, served), indent=1) + "\n")
     if args.page:
         write_page(Path(args.page), results, served)
     if not (args.json or args.page or args.validated):
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(missing((r.reason, r.run.id) for r in served)))
     if args.validated:
         rows = validated.called(served) if served else validated.trained(results)
-        write(Path(args.validated), validated.written(rows))
+        put(args.validated, validated.written(rows))
     outside = [text for result in results if (text := beyond(result, bounds))]
     print("\n".join(outside), end="\n" if outside else "")
     if is_interrupted:
@@ -193,9 +193,9 @@ def write_page(path: Path, results: list[Result], served: Sequence[serving.Resul
     plotted = [(r.measured_s, r.forecast_s, r.chip, f"{r.run.id} {r.error:+.1%}")
                for r in results if r.error is not None and r.measured_s and r.forecast_s]  # fmt: skip
     if plotted:
-        write(path.with_suffix(".svg"), scatter(plotted, "Step time of published runs"))
+        put(path.with_suffix(".svg"), scatter(plotted, "Step time of published runs"))
     pages = [page(results, path.with_suffix(".svg").name if plotted else None)] if results or not served else []
-    write(path, "\n".join([*pages, serving_page.page(served)] if served else pages))
+    put(path, "\n".join([*pages, serving_page.page(served)] if served else pages))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from anychip.spec import Chip, load_chip
 from anychip.spec.validated import FILES
 from anychip.timeline.memory import memory
 from anychip.timeline.price import price
+from anychip.whole import put
 
 PACKAGE = Path(anychip.__file__).parent
 T = TypeVar("T")
@@ -90,7 +91,7 @@ def whole_bytes(plan: Plan, recorder: Recorder, keep: bool = False) -> float | N
         return None
     if keep:
         path.parent.mkdir(exist_ok=True)
-        write(path, json.dumps(found))
+        put(path, json.dumps(found))
     return found
 
 
@@ -106,15 +107,8 @@ def kept(recorder: Recorder, job: Job, chip: Chip, plan: Plan) -> Priced:
         return Priced(time_s, peak_bytes, breakdown_s, tuple(ends))
     found = price_job(recorder, job, chip, plan)
     path.parent.mkdir(exist_ok=True)
-    write(path, json.dumps([found.time_s, found.peak_bytes, found.breakdown_s, found.ends]))
+    put(path, json.dumps([found.time_s, found.peak_bytes, found.breakdown_s, found.ends]))
     return found
-
-
-def write(path: Path, text: str) -> None:
-    """Whole, or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def told(items: Sequence[T]) -> Iterator[T]:

@@ -28,6 +28,12 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def put(path: str | os.PathLike[str], data: bytes | str) -> None:
+    """All that a file has; text in UTF-8."""
+    with whole(path) as place:
+        place.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
 def check_writable(path: str | None) -> None:
     """Raise BadUse if a file cannot be written there: told before minutes are spent on what would go into it."""
     if path is None or path == "-":

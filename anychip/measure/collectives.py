@@ -19,7 +19,7 @@ from anychip.measure.device import Device
 from anychip.measure.point import Timing
 from anychip.spec.measured import COLLECTIVES_HEADER
 from anychip.temporary import temporary
-from anychip.whole import whole
+from anychip.whole import put
 
 SIZES = (4096, 65536, 2**20, 2**24, 2**26)
 QUICK_SIZES = (4096, 2**20, 2**24)
@@ -111,5 +111,4 @@ def _write(path: Path, rows: list[dict[str, str]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as place:
-        place.write_text(out.getvalue(), encoding="utf-8")
+    put(path, out.getvalue())

@@ -16,7 +16,7 @@ from typing import Any
 from anychip.cost.rates import COLUMNS, Rate, parse
 from anychip.errors import BadUse
 from anychip.measure.point import UNITS, Point, Timing
-from anychip.whole import whole
+from anychip.whole import put
 
 Key = tuple[str, str, str]
 RAW = ("host.step", "page.written", "host_link.read", "peer.copy")  # no word of a rates file, but what rows come from
@@ -74,8 +74,7 @@ class RatesFile:
 
     def write(self) -> None:
         """Whole or not at all."""
-        with whole(self.path) as place:
-            place.write_text(self.text(), encoding="utf-8")
+        put(self.path, self.text())
 
     def rates(self) -> tuple[Rate, ...]:
         """The rows as pricing reads them."""

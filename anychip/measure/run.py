@@ -23,6 +23,7 @@ from anychip.measure.file import RatesFile, open_file
 from anychip.measure.point import Point, value_of
 from anychip.measure.stopwatch import CLOCKS, Stopwatch
 from anychip.measure.this_cpu import LACKING, write_chip
+from anychip.whole import check_writable
 
 Say = Callable[[str, int, int], None]
 KINDS = {"host": host, "memory": memory, "gemm": gemm, "conv": conv, "attention": attention, "ops": ops}
@@ -73,7 +74,7 @@ def measure(
     if chip is not None and (not target.is_cpu or Path(chip).suffix != ".toml"):
         raise BadUse("--chip FILE.toml is for the CPU; an accelerator's file: anychip chips new --like ID")
     for written in (out, *([chip] if chip is not None else [])):
-        _check_place(Path(written))
+        check_writable(str(written))
     target.set_up()
     path = Path(out)
     file = open_file(path, about(target, clock), target.software(), f"anychip measure {__version__} on {target.name}")
@@ -107,12 +108,6 @@ def _check(device: Device, clock: str, only: tuple[str, ...]) -> None:
     unknown = [name for name in only if name not in (*KINDS, "collectives")]
     if unknown:
         raise BadUse(f"--only {unknown[0]}: one of {', '.join(KINDS)}, collectives")
-
-
-def _check_place(path: Path) -> None:
-    """Told before minutes are spent on what could not be written."""
-    if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-        raise BadUse(f"{path}: cannot be written there. Name a file in a folder that exists.")
 
 
 def about(device: Device, clock: str) -> dict[str, object]:

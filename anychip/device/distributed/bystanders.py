@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from anychip.device.distributed.mailbox import appear
 from anychip.record import Kind, Op
 from anychip.record.tape import KIND_BITS, KIND_MASK
+from anychip.whole import put
 
 THROUGH = "through"  # the file that is there once somebody is; NAME-RANK has what that one called
 SENDS, RECEIVES, FROM_ANY = "c10d.send.default", "c10d.recv_.default", "c10d.recv_any_source_.default"
@@ -41,8 +41,8 @@ def called(tape: list[int], ops: list[Op], keys: list[str], rank: int) -> Counte
 
 def leave(folder: Path, rank: int, counts: Called) -> None:
     """This rank is through."""
-    appear(folder / f"{THROUGH}-{rank}", json.dumps(counts).encode())
-    appear(folder / THROUGH, str(rank).encode())
+    put(folder / f"{THROUGH}-{rank}", json.dumps(counts))
+    put(folder / THROUGH, str(rank))
 
 
 class Through:

@@ -20,13 +20,14 @@ from typing import Any
 
 from anychip.device.distributed.branches import MOST_APART, World
 from anychip.device.distributed.bystanders import THROUGH
-from anychip.device.distributed.mailbox import LIBRARIES, STAGES_OF_FIRST, appear
+from anychip.device.distributed.mailbox import LIBRARIES, STAGES_OF_FIRST
 from anychip.device.distributed.middle import LEAST, Middle
 from anychip.device.distributed.ranks import alike, fullest, leaves, stream, wanted, within
 from anychip.device.distributed.recorded import Recorded
 from anychip.device.launch import KILLED, UNFOLD
 from anychip.errors import ERROR, MOST_RANKS, Stuck
 from anychip.record import Program
+from anychip.whole import put
 
 # What ranks leave in a job's folder.
 LEFT = ("rank-*", "sample-*", "mail-*", "all-*", "waiting-*", "stop-*", STAGES_OF_FIRST, f"{THROUGH}*")
@@ -63,7 +64,7 @@ class Job:
         self, folder: Path, world_size: int, per_node: int, jobs: int, fork: Callable[[Rank, tuple[int, int]], int],
         draft: Callable[[Program], None] | None = None,
     ) -> None:  # fmt: skip
-        self.folder, self.world_size = folder, world_size
+        self.folder = folder
         self.fork, self.draft = fork, draft
         self.recorded = Recorded(folder, World(world_size, per_node))
         self.drafted: list[tuple[Program, tuple[int, ...]]] = []
@@ -90,7 +91,7 @@ class Job:
 
     def _ran(self, everyone: bool) -> tuple[int, Program | None]:
         self.each = self.each or everyone
-        self._run(map(Rank, range(self.world_size) if everyone else (0,)))
+        self._run(map(Rank, range(self.recorded.world.size) if everyone else (0,)))
         self._read_all()
         taken = self.middle
         if taken is not None and not self.interrupted and (self._failed() or not taken.agree()):
@@ -264,7 +265,7 @@ class Job:
             elif peer in self.codes:
                 self._stop(rank, f"{_waits(stuck)}, which has ended without it", [] if self.codes[peer] else [stuck])
         if paused and {rank.rank for rank in self.running.values()} <= {*waiting, *paused}:
-            appear(self.folder / THROUGH, b"")  # nobody trains, or only with those that wait to see it
+            put(self.folder / THROUGH, b"")  # nobody trains, or only with those that wait to see it
             return
         if any(letter.exists() for letter in letters):
             return  # notes are read one after the other: what a rank waited for may have come since its own was
@@ -305,7 +306,7 @@ class Job:
             self.hang, self.stuck = text, stuck
         note = self._stop_note(rank)
         if not note.exists():
-            appear(note, text.encode())
+            put(note, text)
 
     def _stop_note(self, rank: int) -> Path:
         return self.folder / f"stop-{rank}"
@@ -328,7 +329,7 @@ class Job:
         self._run_apart()
         programs, streams = self.recorded.programs, self.recorded.streams
         owners = self.recorded.owners()
-        wanted = {rank: owners[rank] for rank in (1, self.world_size - 1) if rank not in programs}
+        wanted = {rank: owners[rank] for rank in (1, self.recorded.world.size - 1) if rank not in programs}
         # Who has most to do first: the last of a pipeline has its loss, and would run alone in the end.
         late = self.recorded.of_no_kind_that_ran(sorted(wanted))
         for rank, owner in sorted(wanted.items(), key=lambda one: -streams[one[1]].size):
@@ -380,7 +381,7 @@ class Job:
         """Run a rank of each kind that the program's source tells apart from those that run anyway, and who has most to exchange."""
         if self.each:
             return
-        known = {*self.codes, 1, self.world_size - 1}
+        known = {*self.codes, 1, self.recorded.world.size - 1}
         found = self.recorded.first_apart(known)
         self.recorded.tell_of_kinds(found, MOST_APART)
         apart = {*found[:MOST_APART], *fullest(self.recorded.first, known)}
@@ -432,7 +433,7 @@ class Job:
 
     def _killed(self, rank: int) -> int:
         """The status of a rank that left no recording, which is noted: of one that a signal ended nothing else says which it was."""
-        appear(self.folder / f"program{KILLED}", str(rank).encode())
+        put(self.folder / f"program{KILLED}", str(rank))
         return self.codes.get(rank, 1)
 
     def _show_log(self, failed: int) -> None:

@@ -16,18 +16,12 @@ from typing import Any
 
 from anychip.errors import Deadlock
 from anychip.record import Place
-from anychip.whole import whole
+from anychip.whole import put
 
 POLL_S = 0.004
 LIBRARIES = "libraries.json"
 STAGES_OF_FIRST = "stages.json"
 SLEEP = time.sleep  # the real one, taken before the program's clocks are replaced
-
-
-def appear(path: Path, data: bytes) -> None:
-    """Write a file of a job's folder: who waits for it sees all of it or nothing."""
-    with whole(path) as place:
-        place.write_bytes(data)
 
 
 class Mailbox:
@@ -80,7 +74,7 @@ class Mailbox:
     def _put(self, path: Path, value: Any) -> None:
         if self.shift:
             return
-        appear(path, pickle.dumps(value))
+        put(path, pickle.dumps(value))
 
     def _take(self, path: Path, peer: int, ranks: tuple[int, ...], what: str, place: Place) -> Any:
         if not path.exists():
@@ -91,7 +85,7 @@ class Mailbox:
         """Let others compute until the file is there."""
         self.tell_libraries()
         note, stop = self.folder / f"waiting-{self.rank}", self.folder / f"stop-{self.rank}"
-        appear(note, json.dumps([peer, ranks, path.name, what, place.file, place.line]).encode())
+        put(note, json.dumps([peer, ranks, path.name, what, place.file, place.line]))
         os.write(self.tokens[1], b"t")
         try:
             while not path.exists():
@@ -115,7 +109,7 @@ class Mailbox:
     def tell_stages(self, ranks: Sequence[int]) -> None:
         """Name the ranks of a pipeline that this one is the first of: it will wait for them."""
         if not (self.folder / STAGES_OF_FIRST).exists():
-            appear(self.folder / STAGES_OF_FIRST, json.dumps(list(ranks)).encode())
+            put(self.folder / STAGES_OF_FIRST, json.dumps(list(ranks)))
 
     def tell_torch(self) -> None:
         """At its end, the parts of torch that it came to need: dynamo alone takes longer to import than a small step to record."""
@@ -124,7 +118,7 @@ class Mailbox:
     def _tell(self, wanted: Callable[[str], bool]) -> None:
         modules = list(sys.modules.items())
         names = [name for name, one in modules if wanted(name) and installed(getattr(one, "__file__", None))]
-        appear(self.folder / LIBRARIES, json.dumps(names).encode())
+        put(self.folder / LIBRARIES, json.dumps(names))
 
 
 def installed(file: str | None) -> bool:

@@ -22,6 +22,31 @@ def test_a_weight_whose_norm_is_estimated_is_no_batch(norm, tmp_path):
     assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == 2
 
 
+NORMED_BY_HAND = """
+import torch
+class Layer(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.weight, self.across = torch.nn.Parameter(torch.randn(32, width)), torch.nn.Parameter(torch.randn(32))
+    def forward(self, x):
+        along = self.across @ self.weight
+        return x @ (self.weight / (along @ along)).t()
+model = Layer({width}).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    model(torch.randn({samples}, {width}, device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("samples", [1, 6])
+def test_a_row_that_a_weight_is_multiplied_with_is_no_batch(samples, tmp_path):
+    """u @ W @ v, whose first product torch takes as one of a matrix of one row: an energy-based model was said to be given one sample."""
+    path = tmp_path / "by_hand.py"
+    path.write_text(NORMED_BY_HAND.format(samples=samples, width=48), encoding="utf-8")
+    assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == samples
+
+
 FACTORS = """
 import torch
 class Flow(torch.nn.Module):

@@ -295,6 +295,13 @@ for _ in range(4):
             x = x + gradient.sign()
         optimizer.zero_grad()
         learn(x.detach())
+    elif kind == "sampled":  # Langevin's steps, whose gradients of weights add up until they are dropped
+        for _ in range(3):
+            x = x.detach().requires_grad_()
+            learn(x)
+            x = x - x.grad
+        optimizer.zero_grad()
+        learn(x.detach())
     elif kind == "penalty":
         x.requires_grad_()
         (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
@@ -331,8 +338,8 @@ for _ in range(4):
 
 
 @pytest.mark.parametrize(("kind", "samples"), [
-    ("sharpness", 16), ("sharpness in place", 16), ("line search", 16), ("attack", 16), ("attack by backward", 16), ("penalty", 16),
-    ("meta-learning", 32), ("deferred", 48), ("scaled", 48), ("accumulated", 48), ("gathered", 48), ("gathered anew", 48),
+    ("sharpness", 16), ("sharpness in place", 16), ("line search", 16), ("attack", 16), ("attack by backward", 16), ("sampled", 16),
+    ("penalty", 16), ("meta-learning", 32), ("deferred", 48), ("scaled", 48), ("accumulated", 48), ("gathered", 48), ("gathered anew", 48),
 ])  # fmt: skip
 def test_a_batch_that_a_step_only_tries_is_none_of_its_own(kind, samples, tmp_path):
     """Sharpness-aware minimization was told to train on twice its batch, attacks of K steps on K + 1 of them, and MAML on its support set

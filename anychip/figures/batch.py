@@ -67,7 +67,8 @@ def _tried(marks: Marks, step: Step) -> set[int]:
     )
     found: set[int] = set()
     for at in trials[(trials >= step.begin) & (trials < step.end)].tolist():
-        back = int(np.searchsorted(begins, at)) - 1  # the backward before it
+        back = int(np.searchsorted(begins, at)) - 1  # the backward before it; of a second such mark the one before that
+        back -= int(((trials > begins[back]) & (trials < at)).sum())
         after = int(ends[back - 1]) if back else 0
         found |= {one for one in step.forwards if after < one < begins[back]}
     return found if len(found) < len(step.forwards) else set()
@@ -200,7 +201,8 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
         if samples and not flat:
             continue  # of what is left only an embedding counts
         kind = work(op).kind
-        of_row = name == "aten.mm" and 1 in op.tensors[0].shape  # or of a column: the gradient of what a row was multiplied with
+        # Or of a column: the gradient of what a row was multiplied with.
+        of_row = name == "aten.mm" and 1 in op.tensors[0].shape
         if name in OF_VECTORS or of_row or (kind == "gemm" and _of_squares(op)):
             rows = rows or op.tensors[0 if of_row else -1].shape[0]
         elif kind not in ("gemm", "grouped", "conv", "rnn") and not op.kwarg("reduced"):

@@ -22,6 +22,31 @@ def test_a_weight_whose_norm_is_estimated_is_no_batch(norm, tmp_path):
     assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == 2
 
 
+NORMED_BY_HAND = """
+import torch
+class Layer(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.weight, self.across = torch.nn.Parameter(torch.randn(32, width)), torch.nn.Parameter(torch.randn(32))
+    def forward(self, x):
+        along = self.across @ self.weight
+        return x @ (self.weight / (along @ along)).t()
+model = Layer({width}).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    model(torch.randn({samples}, {width}, device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("samples", [1, 6])
+def test_a_row_that_a_weight_is_multiplied_with_is_no_batch(samples, tmp_path):
+    """u @ W @ v, whose first product torch takes as one of a matrix of one row: an energy-based model was said to be given one sample."""
+    path = tmp_path / "by_hand.py"
+    path.write_text(NORMED_BY_HAND.format(samples=samples, width=48), encoding="utf-8")
+    assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == samples
+
+
 FACTORS = """
 import torch
 class Flow(torch.nn.Module):
@@ -270,6 +295,13 @@ for _ in range(4):
             x = x + gradient.sign()
         optimizer.zero_grad()
         learn(x.detach())
+    elif kind == "sampled":  # Langevin's steps, whose gradients of weights add up until they are dropped
+        for _ in range(3):
+            x = x.detach().requires_grad_()
+            learn(x)
+            x = x - x.grad
+        optimizer.zero_grad()
+        learn(x.detach())
     elif kind == "penalty":
         x.requires_grad_()
         (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
@@ -306,8 +338,8 @@ for _ in range(4):
 
 
 @pytest.mark.parametrize(("kind", "samples"), [
-    ("sharpness", 16), ("sharpness in place", 16), ("line search", 16), ("attack", 16), ("attack by backward", 16), ("penalty", 16),
-    ("meta-learning", 32), ("deferred", 48), ("scaled", 48), ("accumulated", 48), ("gathered", 48), ("gathered anew", 48),
+    ("sharpness", 16), ("sharpness in place", 16), ("line search", 16), ("attack", 16), ("attack by backward", 16), ("sampled", 16),
+    ("penalty", 16), ("meta-learning", 32), ("deferred", 48), ("scaled", 48), ("accumulated", 48), ("gathered", 48), ("gathered anew", 48),
 ])  # fmt: skip
 def test_a_batch_that_a_step_only_tries_is_none_of_its_own(kind, samples, tmp_path):
     """Sharpness-aware minimization was told to train on twice its batch, attacks of K steps on K + 1 of them, and MAML on its support set

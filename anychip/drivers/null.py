@@ -109,8 +109,8 @@ class NullDriver:
             return schema.base.startswith("_amp_")
         if any(numel <= SMALL for numel in written):
             return any(written) or schema.base not in UNWRITTEN  # (of no elements nothing is known)
-        if schema.base in FILLS:
-            return not tensors or tensors[0].dtype in INDEX_LIKE
+        if schema.base in FILLS:  # (a mask of ones may be made in the shape of numbers)
+            return not schema.base.endswith("_") or tensors[0].dtype in INDEX_LIKE
         if carried(schema.base, None, 1) is not None or schema.base in EXPECTED:
             return True
         return any(tensor.dtype in INDEX_LIKE for tensor in tensors)

@@ -67,7 +67,8 @@ def _tried(marks: Marks, step: Step) -> set[int]:
     )
     found: set[int] = set()
     for at in trials[(trials >= step.begin) & (trials < step.end)].tolist():
-        back = int(np.searchsorted(begins, at)) - 1  # the backward before it
+        back = int(np.searchsorted(begins, at)) - 1  # the backward before it; of a second such mark the one before that
+        back -= int(((trials > begins[back]) & (trials < at)).sum())
         after = int(ends[back - 1]) if back else 0
         found |= {one for one in step.forwards if after < one < begins[back]}
     return found if len(found) < len(step.forwards) else set()
@@ -177,7 +178,7 @@ def _of_itself(op: Op, length: int) -> bool:
 def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple[int, int]:
     """The same, by the shapes of what is first. A product gets all dimensions of its input but the last as one;
     how many of these are samples is seen of what is no product: the ops before it, else the next of as many rows. A product
-    with a vector, or of two square matrices, counts where nothing else is there: most are of a weight, whose norm is estimated before it is
+    with a vector or a single row, or of two square matrices, counts where nothing else is there: most are of a weight, whose norm is estimated before it is
     used (spectral_norm), or which is made of its factors.
     Batches that are joined on the way, as pairs of pictures for one encoder, are one batch."""
     tokens = samples = rows = 0
@@ -200,8 +201,10 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
         if samples and not flat:
             continue  # of what is left only an embedding counts
         kind = work(op).kind
-        if name in OF_VECTORS or (kind == "gemm" and _of_squares(op)):
-            rows = rows or op.tensors[-1].shape[0]
+        # Or of a column: the gradient of what a row was multiplied with.
+        of_row = name == "aten.mm" and 1 in op.tensors[0].shape
+        if name in OF_VECTORS or of_row or (kind == "gemm" and _of_squares(op)):
+            rows = rows or op.tensors[0 if of_row else -1].shape[0]
         elif kind not in ("gemm", "grouped", "conv", "rnn") and not op.kwarg("reduced"):
             tensors = [tensor for tensor in (*op.tensors, *op.outputs) if len(tensor.shape) > 1]
             joined |= _joined(op, name)

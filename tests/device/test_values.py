@@ -22,6 +22,22 @@ def test_a_list_of_indices_comes_back_as_it_was_sent() -> None:
     assert out == [True, True, 1000]
 
 
+def test_a_mask_in_the_shape_of_numbers_has_its_sums() -> None:
+    """wav2vec 2.0 makes one of its sounds and sums it: of 80,000 samples 1 was told, of which its convolutions left -1 for the CTC loss."""
+    _, out = run("""
+        import torch
+        sounds = torch.randn(4, 80000, device="cuda")
+        masks = (
+            torch.ones_like(sounds, dtype=torch.long), torch.full_like(sounds, 2, dtype=torch.long),
+            sounds.new_ones(4, 80000, dtype=torch.long), ~torch.zeros_like(sounds, dtype=torch.bool),
+        )
+        out = [mask.sum(-1).tolist()[0] for mask in masks]
+        lengths = torch.div(masks[0].sum(-1) - 10, 5, rounding_mode="floor") + 1
+        out.append(lengths.tolist())
+    """)
+    assert out == [80000, 160000, 80000, 80000, [15999] * 4]
+
+
 def test_what_is_drawn_without_a_seed_is_the_same_on_each_target() -> None:
     """A shuffle gave each column of a table batches of its own: 8,376 tokens a step on one chip and 7,824 on another."""
     _, drawn = run("""

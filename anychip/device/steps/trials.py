@@ -3,7 +3,8 @@
 Trials, of which nothing is learnt though a backward goes through them: the first pass of sharpness-aware minimization, the steps of an
 attack on the input (PGD), all but the last evaluation of a line search. Known by what becomes of the gradients, and of what: only an
 input's are asked for, by itself; or the weights' are dropped, and either the same data come again or an input's gradient was made beside
-them. Weights' alone say too little: a program may gather each micro-batch's by itself.
+them, as in each of the steps of Langevin's dynamics, whose gradients of weights may add up until they are dropped. Weights' alone say too
+little: a program may gather each micro-batch's by itself.
 
 And calls of what the module was given before, where the graph of that call was kept by `torch.autograd.grad`: the inner steps of
 meta-learning.
@@ -41,6 +42,7 @@ class Trials:
         # Weights, by id, whose gradient some backward was seen to make, and how modules were set then.
         self._makes: set[Any] = set()
         self._unused: weakref.ref[Any] | None = None  # one whose gradient the last backward made, and nobody has used
+        self._added_to = 0  # backwards before that one that made an input's, too, and that it was added to
         self._zeroed = False  # that gradient has been filled with nothing, by who zeroes gradients
         self._went_through: set[Given] = set()
         self._made_for_input = False  # it made an input's, too
@@ -65,7 +67,11 @@ class Trials:
         if weight is not None and (gradient(weight) is None or self._zeroed):
             again = (self._calls & self._went_through) - {frozenset()}
             if again or self._made_for_input:
-                self._tell()
+                for _ in range(1 + self._added_to * self._made_for_input):
+                    self._tell()
+            self._added_to = 0
+        else:
+            self._added_to = self._added_to + 1 if weight is not None and self._made_for_input else 0
         self._unused = None
 
     def made(self, replayed: bool, settings: Any) -> None:
@@ -100,7 +106,7 @@ class Trials:
 
     def stepped(self) -> None:
         """An optimizer has used the gradients."""
-        self._unused = None
+        self._unused, self._added_to = None, 0
         self._by_module.clear()
         self._kept.clear()
 

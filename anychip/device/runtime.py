@@ -55,7 +55,7 @@ class Runtime:
         )  # fmt: skip
         self.native = Native()
         self.driver = NullDriver(self.recorder, self.clock, self.out_of_memory, chip.memory_bytes, imbalance)
-        self.driver.current_stream = lambda: int(self.native.stream[0])
+        self.driver.current_stream = self._current_stream
         self.tensors = Tensors(self.native, device_type, count, self.driver.alloc, self.driver.free)
         self.kernels = Kernels(self.recorder, self.driver, self.tensors)
         self.regions = Regions(self)
@@ -133,6 +133,11 @@ class Runtime:
         if stream != self.native.stream[0]:
             self.native.stream[0] = stream
             self.streams.follow()
+
+    def _current_stream(self) -> int:
+        """Of the tape, too, from here on."""
+        self.streams.before()
+        return self.streams.current
 
     def callbacks(self) -> dict[str, Any]:
         """What native events and streams of C++ call."""

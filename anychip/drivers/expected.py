@@ -236,6 +236,15 @@ def _sum(values: Values, call: Call) -> list[Known]:
     return [Known(counts=values.parts(total, out.numel(), known.most))]
 
 
+@expected("scatter_add_", "scatter_add", "index_add_", "index_add")
+def _tallied(values: Values, call: Call) -> list[Known]:
+    """Ones that are added to zeros where indices say: equal parts of the indices."""
+    target, _, index, ones = call.args[:4]
+    if target.dim() != 1 or target.numel() > 64 * SMALL or certain(values, target) != 0 or certain(values, ones) != 1:
+        return []
+    return [Known(counts=values.parts(index.numel(), target.numel(), of(values, index).most))]
+
+
 @expected("histc")
 def _histc(values: Values, call: Call) -> list[Known]:
     """Counts per bin: equal parts of the elements."""

@@ -247,6 +247,17 @@ def _joined(values: Values, call: Call) -> list[Known]:
     return [replace(known, share=true / max(sum(tensor.numel() for tensor in call.tensors), 1))]
 
 
+@expected("add")
+def _added(values: Values, call: Call) -> list[Known]:
+    """One-hot masks of integers, as of each token's first and second expert, which differ: what is true in either."""
+    (known,) = keep(values, call) or [NOTHING]
+    masks = [one for one in call.args[:2] if isinstance(one, torch.Tensor) and not one.dtype.is_floating_point]
+    shares = [share_of(values, mask) for mask in masks]
+    if len(masks) < 2 or None in shares or argument(call, 2, "alpha") not in (None, 1):
+        return [known]
+    return [replace(known, share=min(sum(share or 0.0 for share in shares), 1.0))]
+
+
 @expected("scatter_", "scatter")
 def _scatter(values: Values, call: Call) -> list[Known]:
     """A one-hot mask: as many elements are set as there are indices."""

@@ -12,6 +12,7 @@ import importlib.machinery
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from enum import IntEnum
 from functools import cache
 from itertools import count
 from math import prod
@@ -30,6 +31,8 @@ CUDA_SUFFIXES = (".cu", ".cuh")
 NUMBERS = {"int", "long", "unsigned", "int32_t", "int64_t", "uint32_t", "uint64_t", "intptr_t", "uintptr_t", "size_t"}
 # A class that is bound: its name, and the chain of its methods up to the end of the statement.
 _CLASS = re.compile(r'\bclass_\s*<[^;{}]*?>\s*\(\s*\w+\s*,\s*"(\w+)"([^;]*);')
+_ENUM = re.compile(r'\benum_\s*<[^;{}]*?>\s*\(\s*\w+\s*,\s*"(\w+)"([^;]*);')
+_VALUE = re.compile(r'\.value\(\s*"(\w+)"')
 _METHOD = re.compile(r'\.def\(\s*"(\w+)"')
 _BOUND = re.compile(r'\.(?:def|impl)\(\s*"(\w+)(?:\([^"]*)?"\s*,\s*(?:TORCH_FN\()?&?\s*(?:[\w:]+::)?(\w+)')
 
@@ -149,6 +152,9 @@ def make_module(name: str, sources: Iterable[str], functions: Iterable[str] = ()
         setattr(module, python, ExtensionFunction(name, python, cxx, text))
     for python, chain in classes:
         setattr(module, python, _bound_class(name, python, chain, text))
+    for python, chain in _ENUM.findall(text):
+        values = IntEnum(python, _VALUE.findall(chain), module=name, start=0)  # type: ignore[misc]
+        vars(module).update({python: values, **(values.__members__ if "export_values" in chain else {})})
 
     def cxx_name(operator: str) -> str:
         plain_name = operator.partition(".")[0]

@@ -122,6 +122,26 @@ def test_streams_overlap_and_events_order_them() -> None:
     assert one_by_one == pytest.approx(2 * together, rel=0.1)
 
 
+def test_what_a_backward_runs_on_another_stream_waits_for_its_gradient() -> None:
+    code = """
+        import time, torch
+        x, y = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+        w, side = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16, requires_grad=True), torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            made = w @ y
+        torch.cuda.current_stream().wait_stream(side)
+        loss = (made @ x).sum()
+        torch.cuda.synchronize()
+        t0 = time.time()
+        loss.backward()  # autograd switches streams below Python: first this one's product, then the other's
+        side.synchronize()
+        out = time.time() - t0
+    """
+    _, apart = run(code)
+    _, on_one = run(code.replace("torch.cuda.Stream()", "torch.cuda.current_stream()"))
+    assert apart == pytest.approx(on_one, rel=0.02)
+
+
 def test_a_graph_replays_what_was_captured() -> None:
     program, _ = run("""
         import torch

@@ -399,6 +399,31 @@ def test_masks_that_are_joined_or_shifted_are_not_of_the_integers_that_they_were
     )  # by the first of the joined 0.4 and 0.2 were
 
 
+def test_two_experts_of_each_token_fill_them_alike() -> None:
+    """A gate that drops no token gives each expert as much room as the fullest needs: it was read as room for one."""
+    _, out = run("""
+        import torch
+        scores = torch.randn(2048, 8, device="cuda")
+        first = torch.nn.functional.one_hot(scores.argmax(1), num_classes=8)
+        second = torch.nn.functional.one_hot(scores.masked_fill(first.bool(), float("-inf")).argmax(1), num_classes=8)
+        out = (first + second).sum(0).max().item(), (first + 1).sum(0).max().item()
+    """)
+    assert out[0] == 2048 * 2 // 8
+    assert out[1] != 2048 * 2 // 8  # no mask is added
+
+
+def test_ones_that_are_added_up_by_their_experts_are_all_there() -> None:
+    """What each expert gets is how an exchange is split: parts that do not add up to all rows end the program."""
+    _, out = run("""
+        import torch
+        chosen = torch.randn(4096, 16, device="cuda").topk(2).indices.view(-1)
+        zeros, ones = torch.zeros(16, dtype=torch.int64, device="cuda"), torch.ones_like(chosen)
+        added = zeros.scatter_add(0, chosen, ones), zeros.index_add(0, chosen, ones), zeros.scatter_add_(0, chosen, ones)
+        out = [one.tolist() for one in added]
+    """)
+    assert out == [[512] * 16] * 3
+
+
 def test_gates_above_zero_are_as_many_as_were_scattered() -> None:
     """A layer of experts splits its rows by how many gates are above zero, and finds the rows by the gates that are not zero."""
     _, out = run("""

@@ -205,7 +205,7 @@ def test_samples_of_a_rank_with_two_stages_are_counted_once() -> None:
     assert forecast_job(program, chip, Fabric.of(chip, 2)).samples_per_step == 4 * 8
 
 
-@pytest.mark.parametrize("how", ["spawn", "fork", "left"])
+@pytest.mark.parametrize("how", ["spawn", "elastic", "fork", "left"])
 def test_a_program_that_starts_its_own_ranks(how: str) -> None:
     """Processes that were spawned one by one saw no chip, and those that nobody waited for were not there yet at the end."""
     program = job("spawned.py", 4, how)

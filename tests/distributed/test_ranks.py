@@ -207,3 +207,15 @@ def test_another_flag_or_a_smaller_group_is_no_remainder() -> None:
     assert not within(part("aten.sort.stable", False), part("aten.sort.stable", True))
     assert within(part("c10d.allreduce_.default", (), (), 1), part("c10d.allreduce_.default", (), (), 1))
     assert not within(part("c10d.allreduce_.default", (), (), 0), part("c10d.allreduce_.default", (), (), 1))
+
+
+def test_less_of_a_collective_than_its_group_has_is_no_remainder() -> None:
+    def part(numbers: int, *members: int) -> Program:
+        meta = TensorMeta((numbers,), (1,), "float32")
+        ops = [Op("c10d.allreduce_.default", ((meta,), (meta,), 0))]
+        return Program(
+            np.array([word(Kind.OP, 0)], np.int64), ops, np.zeros(0, np.int64), world_size=8, groups=[Group(members)]
+        )
+
+    assert not within(part(4, 0, 1, 2, 3), part(5, 0, 1, 2, 3))
+    assert within(part(4, 1, 3, 5, 7), part(5, 0, 2, 4, 6))  # replicas of the last part of a tensor

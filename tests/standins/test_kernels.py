@@ -120,10 +120,12 @@ EXTENSIONS = """
             .def("forward", &Cell::forward)
             .def("other", [](Cell& self, Tensor x) { return self.odd(x); });
         m.def("free", &free_one);
+        pybind11::enum_<q::Type>(m, "Kind").value("Symmetric", q::Symmetric).value("Asymmetric", q::Asymmetric).export_values();
     }
     '''
     cells = load_inline("cell_ext", CELL, cuda_sources="__global__ void k() {}")
     said["cell"] = [list(cells.Cell(3).forward(a).shape), hasattr(cells, "forward"), hasattr(cells, "free")]
+    said["kinds"] = [int(cells.Kind.Asymmetric), cells.Symmetric is cells.Kind.Symmetric]
     try:
         cells.Cell(3).other(a)
     except RuntimeError as error:
@@ -299,6 +301,11 @@ def test_a_class_that_an_extension_binds_is_made_and_its_methods_are_kernels(ext
     assert extensions.said["cell"] == [[20], False, True]
     assert extensions.op("extension.cell_ext.Cell.forward")
     assert 'anychip.kernel("extension.cell_ext.Cell.other", outputs=' in extensions.said["odd"]
+
+
+def test_an_enum_that_an_extension_binds_has_its_values(extensions: Recorded) -> None:
+    """DeepSpeed's quantizer takes one: AttributeError, without a word of anychip.kernel."""
+    assert extensions.said["kinds"] == [1, True]
 
 
 def test_results_that_the_source_shows_need_no_saying(extensions: Recorded) -> None:

@@ -152,6 +152,7 @@ class Collectives:
     def _note(self, call: Call) -> int | None:
         """Put the collective on the tape; the event that says that it is over, None where the stream itself says so."""
         recorder = self.runtime.recorder
+        self.runtime.streams.before()
         self._at()
         words = [recorder.op_word(call.op(sure=not self.runtime.driver.values.invented))]
         pieces = call.pieces
@@ -177,7 +178,7 @@ class Collectives:
         """Words on a communication stream, behind an event or all that the current one has so far; returns the event of their
         end."""
         runtime = self.runtime
-        current = int(runtime.native.stream[0])
+        current = runtime.driver.current_stream()
         begin, end = runtime.new_event() if behind is None else behind, runtime.new_event()
         runtime.recorder.tape.extend((
             *([word(Kind.RECORD, begin)] if behind is None else []), word(Kind.STREAM, stream), word(Kind.WAIT, begin), *words,
@@ -244,6 +245,7 @@ class Collectives:
     def wait(self, event: int) -> None:
         if self.runtime.micro_pipeline.puts_off(event):
             return
+        self.runtime.streams.before()
         self.runtime.recorder.tape.append(word(Kind.WAIT, event))
 
     def wait_for_unwaited(self) -> None:
@@ -256,6 +258,7 @@ class Collectives:
 
     def begin_batch(self, *_: Any) -> None:
         if self.batch is None:
+            self.runtime.streams.before()
             self.batch = []
             self._batch_start = len(self.runtime.recorder.tape)
 

@@ -18,6 +18,7 @@ from anychip.record import Kind, Op, Program, TensorMeta
 
 SENDS = ("c10d.send.default", "c10d.recv_.default")
 FROM_ANY = "c10d.recv_any_source_.default"
+OWN_BYTES = ("all_to_all", "send", "recv", "gather", "scatter")  # of which each rank of a group may have its own
 RELATIVE = ("peer", "received")  # what names ranks: each has its own
 # Overloads whose numbers are values (what a part of a vocabulary begins with), or show in the outputs.
 VALUES = ("Scalar", "Tensor")
@@ -71,10 +72,20 @@ def within(program: Program, other: Program) -> bool:
     mine, its = _issued(program), _issued(other)
     size = min(mine.size, its.size)
     pairs = np.unique(np.stack([mine[:size], its[:size]]), axis=1).T.tolist()
+    if any(_meet_unlike(program, here, other, there) for here, there in pairs):
+        return False
     both = ((_relative(program.ops[here], program), _relative(other.ops[there], other)) for here, there in pairs)
     return size > 0 and all(
         _no_larger(mine, its) and (not mine[0].startswith("c10d.") or mine[1][2] == its[1][2]) for mine, its in both
     )
+
+
+def _meet_unlike(program: Program, here: int, other: Program, there: int) -> bool:
+    """Whether two ranks of one group call a collective of it on sizes that do not fit: then nothing was divided, and the job may hang."""
+    one, two = collective_of(program.ops[here]), collective_of(other.ops[there])
+    if one is None or two is None or one.kind in OWN_BYTES:
+        return False
+    return one.nbytes != two.nbytes and program.groups[one.group].ranks == other.groups[two.group].ranks
 
 
 def _no_larger(mine: Any, its: Any) -> bool:

@@ -3,7 +3,8 @@
 `torch.multiprocessing.spawn` calls its function in this process, for the rank that is wanted. A process that the program
 starts and that joins as the wanted rank becomes the recorded one; those that join as another end there (`Runtime.joins`).
 All are forked: what is spawned is so because a real driver bears no fork, and would be an interpreter that sees no chip.
-Launchers that end in torch's own (`accelerate launch` does) run their script here, with the environment that they made.
+Launchers that end in torch's own (`accelerate launch` does; `notebook_launcher` with a function) run their script here, with the
+environment that they made.
 """
 
 import importlib.abc
@@ -76,13 +77,43 @@ def run_here(args: Any) -> None:
         runpy.run_path(args.training_script, run_name="__main__")
 
 
+def launch_here(config: Any, entrypoint: Callable[..., Any], args: list[Any]) -> dict[int, Any]:
+    """`torch.distributed.launcher.api.launch_agent` of a function, in this process."""
+    # Another size than is wanted is refused as it joins.
+    os.environ["WORLD_SIZE"] = str(config.max_nodes * config.nproc_per_node)
+    return {int(os.environ["RANK"]): entrypoint(*args)}
+
+
+def _of_scripts(module: ModuleType) -> None:
+    original = vars(module)["run"]
+    # Asked when it is called: it may have been imported before this process became a rank.
+    vars(module)["run"] = lambda args: run_here(args) if "RANK" in os.environ else original(args)
+
+
+def _of_functions(module: ModuleType) -> None:
+    original = vars(module)["launch_agent"]
+
+    def launch_agent(config: Any, entrypoint: Any, args: list[Any], *further: Any, **options: Any) -> Any:
+        if callable(entrypoint) and "RANK" in os.environ:
+            return launch_here(config, entrypoint, args)
+        return original(config, entrypoint, args, *further, **options)
+
+    vars(module)["launch_agent"] = launch_agent
+
+
+LAUNCHERS = {"torch.distributed.run": _of_scripts, "torch.distributed.launcher.api": _of_functions}
+
+
 class _Launcher(importlib.abc.MetaPathFinder):
-    """Changes torch's launcher once it is imported: importing it takes half a second that few programs need."""
+    """Changes torch's launchers once they are imported: importing them takes half a second that few programs need."""
+
+    def __init__(self) -> None:
+        self.left = dict(LAUNCHERS)
 
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> Any:
-        if name != "torch.distributed.run":
+        if name not in self.left:
             return None
-        sys.meta_path.remove(self)
+        change = self.left.pop(name)
         spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:
             return spec
@@ -90,9 +121,7 @@ class _Launcher(importlib.abc.MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            original = vars(module)["run"]
-            # Asked when it is called: it may have been imported before this process became a rank.
-            vars(module)["run"] = lambda args: run_here(args) if "RANK" in os.environ else original(args)
+            change(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

@@ -1,4 +1,5 @@
-"""Starts its own ranks: `spawned.py spawn|fork|left|told`; left: each spawned for itself, and not waited for; told: the program waits
+"""Starts its own ranks: `spawned.py spawn|elastic|fork|left|told`; elastic: by torch's own launcher, as accelerate's notebook_launcher
+does; left: each spawned for itself, and not waited for; told: the program waits
 for what each tells it at its end."""
 
 import os
@@ -22,6 +23,10 @@ def train(rank, world_size):
     dist.destroy_process_group()
 
 
+def launched(world_size):
+    train(int(os.environ["LOCAL_RANK"]), world_size)
+
+
 def told(rank, world_size, results):
     for _ in range(9):  # more steps than are recorded
         train(rank, world_size)
@@ -32,6 +37,13 @@ if __name__ == "__main__":
     size = torch.cuda.device_count()
     if sys.argv[1] == "spawn":
         mp.spawn(train, args=(size,), nprocs=size, join=True)
+    elif sys.argv[1] == "elastic":
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+        config = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=size, rdzv_backend="c10d", rdzv_endpoint="localhost:0"
+        )
+        elastic_launch(config, launched)(size)
     elif sys.argv[1] == "left":
         mp.set_start_method("spawn")
         for rank in range(size):

@@ -71,6 +71,7 @@ class Mark(IntEnum):
     STEP = 8  # the function named by --step-mark has returned: a step ends here, whatever optimizers do
     UNLEARNT = 9  # nothing is learnt of what the last backward went through; once more: of what the one before it did
     AGAIN = 10  # the call that begins next is given what its module was before, in a graph that was kept
+    GRAPH = 11  # of the gradients that the last backward was asked for there is a graph, which another may go through
 
 
 class AllocatorCall(IntEnum):

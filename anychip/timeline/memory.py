@@ -79,9 +79,9 @@ def memory(program: Program) -> Memory:
     first forward and alive at the end of the second step (of an only one), or of the tape (registered ones, caches, data), and where nothing is trained
     what outlives the call that it was made in, or the second after it (caches of keys and values, outputs); of a recording that names no parameters, both are parameters, but of one that calls no module and trains
     nothing other;
-    gradients: born in a backward and alive when it ends, or there from the start (one block of all) and what an optimizer steps by;
+    gradients: born in a backward and alive when it ends, unless it makes a graph for another, or there from the start (one block of all) and what an optimizer steps by;
     optimizer: born in an optimizer step and alive when it ends, or had by an optimizer before; activations: born in
-    a forward and kept for its backward, or flowing through a backward; workspace: born in a forward and gone before it
+    a forward and kept for its backward, flowing through a backward, or kept for one that goes through its graph; workspace: born in a forward and gone before it
     ends. Inputs, temporaries outside of phases, and what a forward makes for longer than the step after it are other.
     """
     all_lives = lives(program)
@@ -148,6 +148,8 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
         # It ended before the backward that its forward was for.
         kept = is_called & marks.learns()[of.born] & (of.died > np.minimum(ends[call], done - 1))
         kind[kept] = KINDS.index("activations")
+    # Ends of backwards which leave what another, through their own graph, goes on with.
+    graphs = marks.at[marks.what == Mark.GRAPH] - 1
     for made_in, mark, name in (
         (Phase.BACKWARD, Mark.BACKWARD_END, "gradients"),
         (Phase.OPTIMIZER, Mark.OPTIMIZER_END, "optimizer"),
@@ -155,7 +157,7 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
         ends = marks.at[marks.what == mark]
         ends = np.append(ends, ends.max(initial=done - 1))
         over = ends[np.searchsorted(ends, of.born)]
-        kind[(phase == made_in) & (of.died > over)] = KINDS.index(name)
+        kind[(phase == made_in) & (of.died > over) & ~np.isin(over, graphs)] = KINDS.index(name)
     # What outlives a whole step after its own is kept for itself, and for no backward: DistributedDataParallel's buckets, caches.
     trained = np.array([step.end for step in steps if step.kind == "train"], np.int64)
     next_end = np.append(trained, (size + 1, size + 1))[np.searchsorted(trained, of.born, side="right") + 1]

@@ -81,6 +81,55 @@ def test_accumulated_gradients_are_folded_and_the_recording_is_the_same(
     assert memory(folded).end_bytes == memory(plain).end_bytes
 
 
+PUT_OFF = """
+    import torch
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight):
+            ctx.save_for_backward(x, weight)
+            return x @ weight.T
+        @staticmethod
+        def backward(ctx, grad):
+            x, weight = ctx.saved_tensors
+            later.append(lambda: weight.grad.add_(grad.T @ x))
+            return grad @ weight, None
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.randn(64, 64))
+        def forward(self, x):
+            return Product.apply(torch.nn.functional.gelu(x), self.weight)
+    later, model = [], Block().cuda()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    model.weight.grad = torch.zeros_like(model.weight)
+    for step in range(3):
+        made = [model(torch.ones(8, 64, device="cuda", requires_grad=True)).sum() for _ in range(AHEAD)]
+        for part in range(8 - AHEAD):
+            made.append(model(torch.ones(8, 64, device="cuda", requires_grad=True)).sum())
+            made.pop(0).backward()
+            while later:
+                later.pop()()
+        while made:
+            made.pop(0).backward()
+            while later:
+                later.pop()()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+"""
+
+
+@pytest.mark.parametrize("ahead", ["0", "6"], ids=["one by one", "forwards ahead"])
+def test_gradients_of_weights_that_are_put_off_are_all_made(
+    ahead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zero bubble and DualPipe queue them: of folded calls nothing was in the queue, and stages had 15% less to compute."""
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(PUT_OFF).replace("AHEAD", ahead), encoding="utf-8")
+    found, plain = both([str(path)], monkeypatch)
+    assert found.meta["folded"] == 0
+    assert happenings(found) == happenings(plain)
+
+
 @pytest.mark.parametrize("synced", ["True", "part == 5"])
 def test_what_fsdp_gathers_before_a_backward_is_not_lost(
     synced: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -20,6 +20,7 @@ import torch
 
 from anychip.device.insides._torch_tensors import storage_bytes
 from anychip.device.runtime import Runtime
+from anychip.device.steps.blocks import plain_tensors
 from anychip.record.chunk import Chunk, Writer
 from anychip.record.tape import KIND_BITS
 
@@ -190,17 +191,6 @@ def plain_backward(*args: Any) -> None:
     """torch's own, unseen by the hooks of this device."""
     backward: Any = torch.autograd.backward
     getattr(backward, "__wrapped__", backward)(*args)
-
-
-def plain_tensors(value: Any) -> list[torch.Tensor]:
-    """The plain tensors inside of one on the chip, as a DTensor's; none where there is no tensor, or no storage. Their storages are not
-    made objects of Python's: the engine adds up gradients in place only where nobody else has them."""
-    if not isinstance(value, torch.Tensor) or value.device.type == "cpu":
-        return []
-    if not hasattr(value, "__tensor_flatten__"):
-        return [value] if value.layout == torch.strided else []
-    names, _ = value.__tensor_flatten__()
-    return [one for name in names for one in plain_tensors(getattr(value, name))]
 
 
 def _empty(tensor: torch.Tensor) -> None:

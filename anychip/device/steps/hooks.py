@@ -15,11 +15,12 @@ from anychip.device.runtime import Runtime
 from anychip.device.steps import iterations
 from anychip.device.steps.activation import Activation, called_directly
 from anychip.device.steps.backward import BackwardModules, learning, roots_of
+from anychip.device.steps.blocks import functorch
 from anychip.device.steps.counted import Steps
 from anychip.device.steps.optimizers import Optimizers, parameters_of
 from anychip.device.steps.own_optimizer import OwnOptimizer
 from anychip.device.steps.trials import Trials
-from anychip.device.steps.weights import Weights, functorch, rests_on_host, stacked
+from anychip.device.steps.weights import Weights, rests_on_host, stacked
 from anychip.record import Kind, Mark, word
 from anychip.record.tape import KIND_BITS
 
@@ -28,6 +29,19 @@ END = {True: word(Kind.MARK, Mark.FORWARD_END), False: word(Kind.MARK, Mark.INFE
 
 
 ATTRIBUTED = 2  # steps in which backward passes are told apart by module: what comes after repeats them
+
+
+def makes_graph(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    retain_graph: Any = None,
+    create_graph: bool = False,
+    *_: Any,
+    **__: Any,
+) -> bool:
+    """Whether `torch.autograd.grad` is asked for gradients that can be differentiated again."""
+    return create_graph
 
 
 class OutermostCall(NamedTuple):
@@ -285,6 +299,8 @@ class Hooks:
                     repeats.end_backward()
                 self.runtime.tensors.drain()  # what ended in it, or it would count as gradients
                 self.tape.append(word(Kind.MARK, Mark.BACKWARD_END))
+                if not accumulates and makes_graph(*args, **kwargs):
+                    self.tape.append(word(Kind.MARK, Mark.GRAPH))
                 if not depth:
                     self.runtime.clocks.skip_host()
                 watched = self._watched() if self._watched is not None else None

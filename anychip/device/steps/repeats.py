@@ -16,12 +16,14 @@ folded calls, or is to be differentiated itself, or the program fails after a fo
 run again without folding (`UNFOLD`).
 """
 
+import gc
 import os
 import sys
 import weakref
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
+from types import FrameType
 from typing import Any, NoReturn
 
 import torch
@@ -32,7 +34,8 @@ from anychip.device.launch import UNFOLD
 from anychip.device.runtime import Runtime
 from anychip.device.steps.alike import Held, Unlike, describe, held, holders, settings, traces
 from anychip.device.steps.backward import LEAF, walked
-from anychip.device.steps.folded import Leaf, Replay, Rewriter, leaf_of, plain_backward, plain_tensors
+from anychip.device.steps.blocks import blocks_of, plain_tensors
+from anychip.device.steps.folded import Leaf, Replay, Rewriter, leaf_of, plain_backward
 from anychip.record.chunk import Chunk, read
 from anychip.record.tape import KIND_BITS, KIND_MASK, Kind
 
@@ -96,12 +99,14 @@ class History(Latest):
 @dataclass(eq=False)
 class Call:
     """One that really ran. grads: in which block the gradient of which output came; nodes: numbers of its outputs' nodes; keep: its
-    inputs, where nobody else has them; begin: where on the tape its backward does; setting: that of its module then."""
+    inputs, where nobody else has them; outputs: blocks that it
+    returned; begin: where on the tape its backward does; setting: that of its module then."""
 
     history: History
     chunk: Chunk
     module: torch.nn.Module
     inputs: list[Any]  # weak references to those that want gradients
+    outputs: set[int]
     grads: dict[int, tuple[int, int]] = field(default_factory=dict)
     nodes: set[int] = field(default_factory=set)
     keep: Any = None
@@ -162,8 +167,8 @@ class Repeats:
         history.ran += 1
         self.holders[module] = holders(module)
         wanted = [weakref.ref(one) for one in given if isinstance(one, torch.Tensor) and one.requires_grad]
-        call = Call(history, chunk, module, wanted)
-        self._watch(call, [one for one, how in zip(leaves, recipe, strict=True) if isinstance(how, Leaf)])
+        made = [one for one, how in zip(leaves, recipe, strict=True) if isinstance(how, Leaf)]
+        self._watch(Call(history, chunk, module, wanted, set(blocks_of(made, self.runtime.tensors))), made)
 
     def _leaf(self, value: Any, chunk: Chunk, given: list[Any]) -> Any:
         """How to make this output again; None if that cannot be known."""
@@ -224,7 +229,10 @@ class Repeats:
         made = [one for one in pytree.tree_leaves(result) if isinstance(one, torch.Tensor)]
         kept = [one for one in made if not any(one is other for other in given)]
         if chunk.like(history.known):
-            self._watch(Call(history, chunk, module, [weakref.ref(one) for one in wanted], keep=wanted), kept)
+            inputs = [weakref.ref(one) for one in wanted]
+            self._watch(
+                Call(history, chunk, module, inputs, set(blocks_of(kept, self.runtime.tensors)), keep=wanted), kept
+            )
         pairs = [(one, grad) for one, grad in zip(kept, grads, strict=True) if grad is not None]
         plain_backward([one for one, _ in pairs], [grad for _, grad in pairs])
         found = [one.grad for one in wanted]
@@ -295,9 +303,8 @@ class Repeats:
     def _fired(self, call: Call, number: int, grad: Any) -> None:
         """The backward of a call that ran begins, or gets its next gradient."""
         for place, one in enumerate(plain_tensors(grad)):
-            block = self.runtime.tensors.by_address.get(one.data_ptr() - int(one.storage_offset()) * one.itemsize)
-            if block is not None and block.words:
-                call.grads[block.words >> KIND_BITS] = number, place
+            for block in blocks_of([one], self.runtime.tensors):
+                call.grads[block] = number, place
         if self.current is call:
             return
         if not self.depth or self.current is not None or call.begin >= 0:
@@ -346,6 +353,11 @@ class Repeats:
             return
         end, recorder = self.runtime.here(), self.runtime.recorder
         chunk = read(recorder.tape, call.begin, end, call.chunk, recorder.block_bytes)
+        if self._is_kept(set(chunk.left) - call.outputs):
+            if self.folded:
+                self.unfold("work that a backward puts off")
+            call.history.off = True
+            return
         seen = call.history.backwards.setdefault(call.setting, Backward())
         wanted = [one() for one in call.inputs]
         found = [
@@ -358,6 +370,21 @@ class Repeats:
             seen.grads, seen.given = found, call.grads
             if call.history.known is not None and call.chunk.like(call.history.known):
                 call.history.known.early = call.chunk.early
+
+    def _is_kept(self, blocks: set[int]) -> bool:
+        """Whether the program itself has what a call's forward made and its backward has left there, to go on with it: weights' gradients
+        that are put off (zero bubble, DualPipe), what its hooks gather. Of a folded call it would have nothing."""
+        if not blocks:
+            return False
+        everything, kinds = gc.get_objects(), (torch.Tensor, torch.nn.Parameter)
+        kept = [
+            one
+            for one in everything
+            if type(one) in kinds and not blocks.isdisjoint(blocks_of([one], self.runtime.tensors))
+        ]
+        own = {id(everything), id(kept)}
+        # What a graph alone holds (`retain_graph`) has no referrer that is an object of Python's.
+        return any(id(one) not in own and not isinstance(one, FrameType) for one in gc.get_referrers(*kept))
 
     def unfold(self, reason: str) -> NoReturn:
         """Nobody has seen what comes now: whoever started this process runs it again as it is."""

@@ -4,13 +4,10 @@ import weakref
 from typing import Any
 
 import torch
-from torch.nn.parameter import is_lazy
 
 from anychip.device.insides._torch_tensors import Tensors
+from anychip.device.steps.blocks import blocks_of, functorch
 from anychip.device.steps.holdings import kept_by
-from anychip.record.tape import KIND_BITS
-
-functorch: Any = torch._C._functorch
 
 
 class Weights:
@@ -26,27 +23,27 @@ class Weights:
         self._frozen: weakref.WeakKeyDictionary[torch.jit.ScriptModule, list[Any]] = weakref.WeakKeyDictionary()
 
     def note(self, parameters: list[Any]) -> None:
-        self.parameters.update(self._blocks_of(parameters))
+        self.parameters.update(self._blocks(parameters))
 
     def note_replaced(self, module: torch.nn.Module) -> None:
         """A module is about to have its own parameters made others of."""
         self.replaced.update(
-            self._blocks_of([one for one in module._parameters.values() if type(one) is torch.nn.Parameter])
+            self._blocks([one for one in module._parameters.values() if type(one) is torch.nn.Parameter])
         )
 
     def note_held(self, module: torch.nn.Module, index: int) -> None:
         """index: of the module, which holds its own parameters and buffers."""
         # By the class: Megatron's module of data parallelism has a list of that name.
         held = [*torch.nn.Module.buffers(module, recurse=False), *torch.nn.Module.parameters(module, recurse=False)]
-        self.held_by.update(dict.fromkeys(self._blocks_of(held), index))
+        self.held_by.update(dict.fromkeys(self._blocks(held), index))
 
     def note_optimizer(self, optimizer: Any, parameters: list[Any]) -> None:
         """One is about to step for the first time."""
-        self.states.update(self._blocks_of(kept_by(optimizer)))
-        self.gradients.update(self._blocks_of([one.grad for one in parameters if one.grad is not None]))
+        self.states.update(self._blocks(kept_by(optimizer)))
+        self.gradients.update(self._blocks([one.grad for one in parameters if one.grad is not None]))
 
     def __contains__(self, tensor: torch.Tensor) -> bool:
-        return not self.parameters.isdisjoint(self._blocks(tensor))
+        return not self.parameters.isdisjoint(self._blocks([tensor]))
 
     def __bool__(self) -> bool:
         return bool(self.parameters)
@@ -65,34 +62,15 @@ class Weights:
             "held_by": [list(pair) for pair in self.held_by.items()],
         }
 
+    def _blocks(self, tensors: list[Any]) -> list[int]:
+        return blocks_of(tensors, self.tensors)
+
     def _frozen_in(self, module: torch.nn.Module) -> list[Any]:
         if not isinstance(module, torch.jit.ScriptModule):
             return []
         if module not in self._frozen:
             self._frozen[module] = frozen_in(module)
         return self._frozen[module]
-
-    def _blocks_of(self, tensors: list[Any]) -> list[int]:
-        return [block for one in tensors for block in self._blocks(one)]
-
-    def _blocks(self, tensor: Any) -> list[int]:
-        """The numbers of the blocks that a tensor is in: of a wrapper (a DTensor, quantised numbers and their scales) those
-        of the tensors inside."""
-        if hasattr(tensor, "__tensor_flatten__"):
-            inside = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])  # (and a DTensor's mesh)
-            return self._blocks_of([one for one in inside if isinstance(one, torch.Tensor)])
-        tensor = unwrapped(tensor)
-        if tensor.device.type == "cpu" or is_lazy(tensor) or tensor.layout is not torch.strided:
-            return []
-        block = self.tensors.by_address.get(tensor.untyped_storage().data_ptr())
-        return [block.words >> KIND_BITS] if block is not None and block.words else []
-
-
-def unwrapped(tensor: Any) -> Any:
-    """The tensor with memory that transforms of torch.func (`grad`, `vmap`) wrap, each once."""
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = functorch.get_unwrapped(tensor)
-    return tensor
 
 
 def stacked(tensor: Any) -> bool:

@@ -85,6 +85,27 @@ def test_a_pipeline_that_sends_in_the_group_of_all_ranks_asks_for_one_rank_of_ea
     assert classes(programs, streams(programs), 64) == {one: list(range(one, one + 16)) for one in programs}
 
 
+def test_of_a_long_ring_only_its_ends_run_and_of_a_long_pipeline_more() -> None:
+    """Replicas that pass something on to the next, over 4,096 ranks: each was run, until there were too many."""
+    world = Group(tuple(range(4096)))
+
+    def ring(number: int, name: str = "same") -> Program:
+        ops = [Op(name)] + [
+            Op(what, ((), (), 0), (("peer", (number + step) % 4096),))
+            for what, step in (("c10d.send.default", 1), ("c10d.recv_.default", -1))
+        ]
+        tape = np.array([word(Kind.OP, i) for i in range(len(ops))], np.int64)
+        return Program(tape, ops, np.zeros(0, np.int64), rank=number, world_size=4096, groups=[world])
+
+    programs = {0: ring(0)}
+    assert wanted(programs, streams(programs)) == {1, 4095}
+    programs |= {1: ring(1), 4095: ring(4095)}
+    assert wanted(programs, streams(programs)) == set()
+    assert classes(programs, streams(programs), 4096) == {0: list(range(4096))}
+    programs[4095] = ring(4095, "loss")
+    assert wanted(programs, streams(programs)) == {2, 4094}
+
+
 def test_a_learner_asks_for_its_own_actor_and_not_for_all_that_get_its_weights() -> None:
     told = Group((0, *range(32, 64)))
     programs = {0: rank(0, ["learn"], [told, Group(tuple(range(32)))], {0: 32}), 32: rank(32, ["play"], [told], {0: 0})}

@@ -6,7 +6,7 @@ mesh, who shares a group with whom repeats itself, so from one rank's groups all
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from anychip.record import Kind, Op, Program, TensorMeta
 SENDS = ("c10d.send.default", "c10d.recv_.default")
 FROM_ANY = "c10d.recv_any_source_.default"
 OWN_BYTES = ("all_to_all", "send", "recv", "gather", "scatter")  # of which each rank of a group may have its own
+LONG_RING = 64  # ranks of which not each is run
 RELATIVE = ("peer", "received")  # what names ranks: each has its own
 # Overloads whose numbers are values (what a part of a vocabulary begins with), or show in the outputs.
 VALUES = ("Scalar", "Tensor")
@@ -102,10 +103,11 @@ def wanted(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np
     """Ranks that have to run because one that ran sends to them or receives from them and they may differ.
 
     A group whose members exchange among themselves is first judged by the peers of one; if these do the same (a ring),
-    so do all, else (a pipeline) each is run. Where ranks send in the group of all, or in one that lies as no pipeline does (a learner
+    so do all, else (a pipeline) each is run, but for a long ring, whose first and last say of all that they do the same. Where ranks send in the group of all, or in one that lies as no pipeline does (a learner
     with its actors), who sends to whom is followed, which in the end leaves nobody out either.
     """
     missing: set[int] = set()
+    rings = long_rings(programs, streams)
     for rank, program in programs.items():
         for op in program.ops:
             if op.name == FROM_ANY and len(program.groups[op.args[2]].ranks) <= MOST_RANKS:
@@ -114,6 +116,8 @@ def wanted(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np
                 continue
             peer = op.kwarg("peer")
             ranks = around(program, peer, program.groups[op.args[2]].ranks)
+            if ranks in rings:
+                continue
             seen = [one for one in ranks if one in programs]
             differ = any(not alike(streams[rank], streams[one]) for one in seen)
             each = differ and len(ranks) <= MOST_RANKS and len(ranks) < program.world_size and stride(ranks) > 0
@@ -142,6 +146,30 @@ def fullest(program: Program, known: Iterable[int]) -> set[int]:
     return found
 
 
+def long_rings(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np.uint64]]) -> set[tuple[int, ...]]:
+    """Groups of many ranks whose first, second and last do the same, and exchange with who is as far from each: so do those between.
+    The ranks of a shorter one all run, and each has its own place in time."""
+    found: set[tuple[int, ...]] = set()
+    for rank, program in programs.items():
+        for op in program.ops:
+            ranks = around(program, op.kwarg("peer"), program.groups[op.args[2]].ranks) if op.name in SENDS else ()
+            if len(ranks) <= LONG_RING or rank != ranks[0] or ranks in found:
+                continue
+            ends = [
+                one for one in (ranks[0], ranks[1], ranks[-1]) if one in programs and alike(streams[rank], streams[one])
+            ]
+            if len(ends) == 3 and len({_offsets(programs[one], ranks) for one in ends}) == 1:
+                found.add(ranks)
+    return found
+
+
+def _offsets(program: Program, ranks: tuple[int, ...]) -> frozenset[int]:
+    """How far those that a rank exchanges with in a ring are from it."""
+    here = ranks.index(program.rank)
+    peers = {op.kwarg("peer") for op in program.ops if op.name in SENDS} & {*ranks}
+    return frozenset((ranks.index(peer) - here) % len(ranks) for peer in peers)
+
+
 def around(program: Program, peer: int | None, ranks: tuple[int, ...]) -> tuple[int, ...]:
     """The smallest of a rank's groups with a peer in it: stages of a pipeline may exchange in the group of all ranks."""
     known = (group.ranks for group in program.groups)
@@ -163,12 +191,13 @@ def classes(
     the nearest one below.
     """
     owner = np.full(world_size, -1, np.int64)
+    rings = long_rings(programs, streams)
     same = likeness(programs, streams)
     for rank in sorted(programs):
         if owner[rank] >= 0 and same(rank, int(owner[rank])):
             continue
         twin = next((one for one in sorted(programs) if owner[one] == one and same(rank, one)), None)
-        if twin is not None and rank not in neighbours(programs[twin]):
+        if twin is not None and rank not in neighbours(programs[twin], rings):
             owner[rank] = twin
             continue
         reached = orbit(programs[rank], {other for other in streams if not same(rank, other)}, world_size)
@@ -179,9 +208,9 @@ def classes(
         if not same(rank, int(owner[rank])):
             owner[rank] = rank
     for rank in sorted(programs):
-        spread(owner, programs[rank])
+        spread(owner, programs[rank], rings)
     for rank in sorted(programs):
-        tile(owner, programs[rank])
+        tile(owner, programs[rank], rings)
     left = np.flatnonzero(owner < 0)
     known = np.array(sorted(set(owner[owner >= 0].tolist())), np.int64)
     owner[left] = known[np.searchsorted(known, left, side="right") - 1]
@@ -242,10 +271,10 @@ def leaves(program: Program, other: Program) -> bool:
     return any(other.ops[op].name.startswith("c10d.") for op in further)
 
 
-def spread(owner: npt.NDArray[np.int64], program: Program) -> None:
+def spread(owner: npt.NDArray[np.int64], program: Program, rings: Collection[tuple[int, ...]]) -> None:
     """Give ranks without an owner that of a rank which one of this one's groups puts at their place: distant groups (replicas)
     before near ones (parts of a layer), in each the nearest, and none along which ranks send."""
-    line = neighbours(program)
+    line = neighbours(program, rings)
     groups = [one.ranks for one in program.groups if 1 < len(one.ranks) < owner.size and not line.issuperset(one.ranks)]
     for ranks in sorted(groups, key=lambda one: one[0] - one[1]):
         for offset in [one - program.rank for one in ranks if one > program.rank]:
@@ -254,11 +283,11 @@ def spread(owner: npt.NDArray[np.int64], program: Program) -> None:
             owner[free] = owner[free - offset]
 
 
-def tile(owner: npt.NDArray[np.int64], program: Program) -> None:
+def tile(owner: npt.NDArray[np.int64], program: Program, rings: Collection[tuple[int, ...]]) -> None:
     """Give ranks without an owner that of the rank at their place in a line along which this one sends, where only the group of all
     ranks leads from one such line to the next (rings of attention, replicas that sum up over the whole job). Lines are taken to lie one
     after the other, as the first does."""
-    line = neighbours(program)
+    line = neighbours(program, rings)
     for ranks in sorted((one.ranks for one in program.groups if line.issuperset(one.ranks)), key=len):
         step, free = stride(ranks), np.flatnonzero(owner < 0)
         if ranks[0] < step:
@@ -271,10 +300,11 @@ def stride(ranks: tuple[int, ...]) -> int:
     return step if step and ranks == tuple(range(ranks[0], ranks[-1] + 1, step)) else 0
 
 
-def neighbours(program: Program) -> set[int]:
-    """Those that a rank exchanges with in a line, so that each has its own place in time though it may do the same."""
+def neighbours(program: Program, rings: Collection[tuple[int, ...]]) -> set[int]:
+    """Those that a rank exchanges with in a line, so that each has its own place in time though it may do the same; none of long rings."""
     sends = {(op.kwarg("peer"), op.args[2]) for op in program.ops if op.name in SENDS}
-    return {rank for peer, group in sends for rank in around(program, peer, program.groups[group].ranks)}
+    lines = {around(program, peer, program.groups[group].ranks) for peer, group in sends}
+    return {rank for ranks in lines.difference(rings) for rank in ranks}
 
 
 def orbit(program: Program, different: Iterable[int], world_size: int) -> npt.NDArray[np.int64]:

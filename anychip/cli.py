@@ -31,6 +31,7 @@ from anychip.errors import (
     ProgramFailed,
     ProgramKilled,
     Terminated,
+    UnsupportedProgram,
 )
 from anychip.measure import command as measure_command
 from anychip.port import command as port_command
@@ -408,7 +409,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except AnychipError as error:
         print(f"anychip: {error}", file=sys.stderr)
-        if isinstance(error, ProgramFailed) and error.exit_code != INTERRUPTED:
+        refused = isinstance(error, UnsupportedProgram)
+        if isinstance(error, ProgramFailed) and not refused and error.exit_code != INTERRUPTED:
             failed = error.by if isinstance(error, ProgramKilled) else "it failed"
             why = "it does not fit" if error.is_short else f"the program's own; {failed}, and there are no figures"
             print(f"anychip: exit code {error.exit_code}: {why}.", file=sys.stderr)

@@ -10,7 +10,7 @@ AnychipError            something the user can mend; the text says what, where, 
 +-- BadProgramFile      a saved program that cannot be read
 +-- ProgramFailed       the user's program ended with an error (its exit code is kept)
 |   +-- ProgramKilled   a signal ended it
-+-- UnsupportedProgram  the user's program does what a virtual chip cannot follow
+|   +-- UnsupportedProgram  it does what a virtual chip cannot follow, and was ended for that
 +-- UnsupportedTorch    this torch cannot carry the virtual device
 +-- UnsupportedDtype    the chip has no such dtype
 +-- Deadlock            ranks of a job wait for one another for ever, or call what does not fit
@@ -120,8 +120,9 @@ class ProgramKilled(ProgramFailed):
         )
 
 
-class UnsupportedProgram(AnychipError):
-    pass
+class UnsupportedProgram(ProgramFailed):
+    def __init__(self, message: str) -> None:
+        super().__init__(message, AnychipError.exit_code, message)
 
 
 class UnsupportedTorch(AnychipError):

@@ -29,7 +29,7 @@ from anychip.device.distributed.mailbox import Mailbox
 from anychip.device.distributed.stages import Stages
 from anychip.device.files.kept import SLEEP
 from anychip.device.files.saved import Saved
-from anychip.device.launch import DRAFT, STANDS, TORCH_UNFIT
+from anychip.device.launch import DRAFT, REFUSED, STANDS, TORCH_UNFIT
 from anychip.device.parent import POLL_S, end_with_parent, watch
 from anychip.device.traces import causes_of, print_program_traceback
 from anychip.errors import INTERRUPTED, UnsupportedProgram, UnsupportedTorch
@@ -39,9 +39,6 @@ from anychip.record.recorder import failed_place, user_place
 from anychip.spec import load_chip
 from anychip.units import several
 from anychip.whole import put
-
-WRONG_USE = 2
-
 
 GRACE_S = 2.0  # that a program which forked has to end by itself
 
@@ -305,12 +302,11 @@ class Session:
                 f"left out. For all of them: --on CHIP:{size}"
             )
         if self.rank is not None and size != world:
-            print(
-                f"anychip: the program joins {size} ranks, and {world} chips were asked for. Ask for as many chips as it "
-                f"starts ranks (--on CHIP:{size}), or tell it to start {world}.",
-                file=sys.stderr,
+            self._refuse(
+                f"the program joins {size} ranks, and {world} chips were asked for. Ask for as many chips as it "
+                f"starts ranks (--on CHIP:{size}), or tell it to start {world}."
             )
-            os._exit(WRONG_USE)
+            os._exit(UnsupportedProgram.exit_code)
         if rank == (self.rank or 0):
             self._adopt(is_forked)
         elif is_forked:
@@ -341,7 +337,7 @@ class Session:
             self.save(INTERRUPTED, interrupted=True)
             return INTERRUPTED
         except UnsupportedProgram as error:
-            print(f"anychip: {error}", file=sys.stderr)
+            self._refuse(str(error))
             self._failed(error, str(error))
             return error.exit_code
         except BaseException as error:
@@ -350,6 +346,10 @@ class Session:
             self._failed(error, f"{type(error).__name__}: {error}")
             return 1
         return 0
+
+    def _refuse(self, reason: str) -> None:
+        """Tell who started this process that it is not the program that failed."""
+        put(Path(self.config["out"]).with_name(REFUSED), reason)
 
     def _failed(self, error: BaseException, said: str) -> None:
         """Keep how the program ended: also one that catches its errors and exits may be short of memory."""

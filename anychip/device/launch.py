@@ -27,6 +27,7 @@ from anychip.errors import (
     ProgramKilled,
     Stuck,
     Terminated,
+    UnsupportedProgram,
     UnsupportedTorch,
 )
 from anychip.record import Program
@@ -49,6 +50,7 @@ MOST_SAID, LAST_SAID = 1 << 24, 1 << 16  # bytes of it that are kept while it ru
 STEPS, STEPS_OF_MANY = 3, 2  # the first warms up
 UNEVEN_STEPS = 5  # where the second and the third differ: what is done in every other one is in two of four
 DRAFT, STANDS = ".draft", ".stands"  # a job's recordings before its samples have ended; its meta, if they say the same
+REFUSED = "refused.txt"  # why a virtual chip cannot follow the program
 KILLED = ".killed"  # the number of a job's rank that a signal ended
 MODULES, CRUMB = 6, 1e-3  # whose share of the memory is told, and from which share on
 NOTE_S = 0.5  # between looks at how far a job is
@@ -332,6 +334,7 @@ def _result(
     name, stands = argv[0], out.with_suffix(STANDS)
     if code == TORCH_UNFIT:
         raise UnsupportedTorch(out.with_suffix(".error").read_text(encoding="utf-8"))
+    reason = out.with_name(REFUSED)
     if not out.exists() and not stands.exists():
         if interrupted:
             raise _too_early(name)
@@ -341,6 +344,8 @@ def _result(
             rank = out.with_suffix(KILLED)
             who = f"rank {rank.read_text()}" if rank.exists() else "the program"
             raise ProgramKilled(name, who, signal.Signals(by), WHY_KILLED.get(by, WHY_ENDED))
+        if reason.exists():
+            raise UnsupportedProgram(reason.read_text(encoding="utf-8"))
         raise ProgramFailed(f"{name} ended with exit code {code} before it was recorded.\n{errors}".rstrip(), code or 1)
     if stands.exists():
         program = drafted if drafted is not None else Program.load(out.with_suffix(DRAFT))
@@ -356,6 +361,8 @@ def _result(
         when = f"after {units.several(how.steps, 'step')}" if how.steps else "before its first step is complete"
         stuck = [Stuck(**{**one, "waits_for": tuple(one["waits_for"])}) for one in program.meta["stuck"]]
         raise Deadlock(f"{name}: the job would hang {when}: {program.meta['hang']}", stuck)
+    if how is not None and not how.steps and reason.exists():
+        raise UnsupportedProgram(reason.read_text(encoding="utf-8"))
     if how is not None and not how.steps:
         raise ProgramFailed(
             f"{name} failed with an exit code of its own, {how.exit_code}, before its first step was complete.\n{errors}".rstrip()

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from anychip.api import forecast
+from anychip.cli import main
 from anychip.device.launch import record
-from anychip.errors import Deadlock, ProgramFailed
+from anychip.errors import Deadlock, ProgramFailed, UnsupportedProgram
 from anychip.spec import load_chip
 from tests.distributed.jobs import PROGRAMS, job
 
@@ -20,17 +21,22 @@ def test_a_deadlock_is_named_with_its_ranks_and_lines() -> None:
     assert "deadlock.py:8" in text
 
 
-def test_a_program_for_another_number_of_ranks_is_refused(tmp_path: Path) -> None:
+def test_a_program_for_another_number_of_ranks_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     script = tmp_path / "four.py"
     script.write_text("import torch.distributed as dist\ndist.init_process_group('nccl', rank=0, world_size=4)\n")
-    with pytest.raises(ProgramFailed, match="joins 4 ranks, and 8 chips") as error:
+    with pytest.raises(UnsupportedProgram, match="joins 4 ranks, and 8 chips") as error:
         record([str(script)], load_chip("h100"), world_size=8, devices=8, show_output=False)
     assert error.value.exit_code == 2
+    capfd.readouterr()
+    assert main(["forecast", "--on", "h100:8", str(script)]) == 2
+    said = capfd.readouterr().err
+    assert said.count("joins 4 ranks") == 1
+    assert "it failed" not in said  # no failure of the program's
 
 
 def test_workers_that_call_one_another_are_refused_in_a_sentence() -> None:
     """They ended in a trace of torch's agent, which took the name of one worker for that of two."""
-    with pytest.raises(ProgramFailed) as error:
+    with pytest.raises(UnsupportedProgram) as error:
         job("remote.py", 4)
     assert error.value.exit_code == 2
     assert "remote.py:9 starts torch.distributed.rpc among 4 workers" in error.value.said

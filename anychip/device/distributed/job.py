@@ -24,8 +24,8 @@ from anychip.device.distributed.mailbox import LIBRARIES, STAGES_OF_FIRST
 from anychip.device.distributed.middle import LEAST, Middle
 from anychip.device.distributed.ranks import alike, fullest, leaves, stream, wanted, within
 from anychip.device.distributed.recorded import Recorded
-from anychip.device.launch import KILLED, UNFOLD
-from anychip.errors import ERROR, MOST_RANKS, Stuck
+from anychip.device.launch import KILLED, REFUSED, UNFOLD
+from anychip.errors import ERROR, MOST_RANKS, AnychipError, Stuck
 from anychip.record import Program
 from anychip.whole import put
 
@@ -110,9 +110,9 @@ class Job:
             if not more or self.interrupted:
                 break
             if len(programs) + len(more) > MOST_RANKS:
-                raise SystemExit(
-                    f"anychip: {len(programs) + len(more)} ranks would have to run one by one; {MOST_RANKS} is the most."
-                )
+                number = len(programs) + len(more)
+                put(self.folder / REFUSED, f"{number} ranks would have to run one by one; {MOST_RANKS} is the most.")
+                raise SystemExit(AnychipError.exit_code)
             self._run([self._second(rank) or Rank(rank) for rank in sorted(more)])
 
     # ------------------------------------------------------------ the middle stages of a pipeline

@@ -1,5 +1,5 @@
 """The truth that needs no accelerator: `make truth` measures this machine's CPU, forecasts programs of examples/ on it, runs
-them on it, and prints the signed errors. `python accuracy/truth.py [--threads N] [--full] [--most ERROR] [--keep]`
+them on it, and prints the signed errors. `python accuracy/truth.py [--threads N] [--full] [--few] [--most ERROR] [--keep]`
 
 It is blind by construction: all that the forecast knows of this machine comes from `anychip measure`, which knows no program.
 One thread and the process's own time are the default, since machines that build and test have neighbours: those make it wait, which
@@ -118,12 +118,15 @@ def main() -> int:
         "--chip", type=Path, help="a chip file that anychip measure --chip has written, instead of measuring"
     )
     parser.add_argument("--only", help="programs whose name begins so")
+    parser.add_argument("--few", action="store_true", help="one program of each kind: those whose name says no more")
     parser.add_argument("--most", type=float, help="fail if the median error is above this")
     parser.add_argument("--keep", action="store_true", help=f"add the rows to {KEPT.name}")
     args = parser.parse_args()
     args.clock = args.clock or ("cpu" if args.threads == 1 else "wall")
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     programs = [p for p in tomllib.loads(PROGRAMS.read_text())["program"] if p["name"].startswith(args.only or "")]
+    if args.few:
+        programs = [program for program in programs if "," not in program["name"]]
     with tempfile.TemporaryDirectory(prefix="anychip-truth-") as name:
         folder = Path(name)
         chip = args.chip.resolve() if args.chip else measure(args, folder)

@@ -57,6 +57,7 @@ class Session:
         self.failure = ""  # the error that ended the program
         self.failed_at: Place | None = None  # its line of the program
         self.short_of_memory = False  # the program ended because the chip's memory did not suffice
+        self.fabric: Fabric | None = None  # of a job, made once for all ranks
         self.rank: int | None = None  # of a job, once this process is one of its ranks
         self.is_judged = False  # ranks that take no steps end by what this one called
         self.forked = False  # this process is one that the program forked
@@ -265,8 +266,8 @@ class Session:
                 self.is_judged, self.steps.stands_by = True, self._pause
             else:
                 self.steps.most_words = rank.most_words
-        fabric = Fabric.of(self.runtime.chip, self.config["world_size"], self.config["cluster"])
-        self.runtime.clock.join(fabric, groups)
+        assert self.fabric is not None
+        self.runtime.clock.join(self.fabric, groups)
 
     def _stands_by(self) -> bool:
         """Whether this rank takes no steps, as far as is known: it has no optimizer."""
@@ -453,6 +454,7 @@ def run_job(session: Session, config: dict[str, Any]) -> int:
     """Run the distinct ranks, and leave one recording of them all."""
     gc.freeze()  # what is there already is not touched again, so that the ranks share its memory
     out = Path(config["out"])
+    session.fabric = Fabric.of(session.runtime.chip, config["world_size"], config["cluster"])
 
     def draft(program: Program) -> None:
         program.save(out.with_suffix(DRAFT), packed=False)

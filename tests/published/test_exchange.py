@@ -10,6 +10,7 @@ RANKS, CHUNK, HEADS = 2, 3, 4
 
 
 def one_rank(rank, store):
+    torch.set_num_threads(1)  # those of the process that this one was forked from are none here
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
     early, late = rank, 2 * RANKS - 1 - rank  # as much to do for all: an early and a late chunk each
     tokens = torch.cat([torch.arange(at * CHUNK, (at + 1) * CHUNK) for at in (early, late)])
@@ -26,4 +27,4 @@ def one_rank(rank, store):
 
 
 def test_each_rank_gets_all_tokens_of_its_heads_in_order_and_gives_them_back(tmp_path):
-    mp.spawn(one_rank, args=(tmp_path / "store",), nprocs=RANKS)
+    mp.start_processes(one_rank, args=(tmp_path / "store",), nprocs=RANKS, start_method="fork")

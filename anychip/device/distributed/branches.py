@@ -33,6 +33,7 @@ COMPARED = {
     ast.GtE: np.greater_equal, ast.Is: np.equal, ast.IsNot: np.not_equal,
 }  # fmt: skip
 Numbers = npt.NDArray[Any]
+Nodes = list[ast.AST]
 
 
 class World(NamedTuple):
@@ -63,13 +64,13 @@ def told_apart(program: Program, world: World) -> Apart:
     sources = [path for path in map(Path, sorted(files)) if path.suffix == ".py" and not installed(str(path))]
     answers: dict[str, Numbers] = {}
     by_step: list[str] = []
-    trees = _parsed(sources)
-    imported = {found for path, tree in trees.items() for found in _imported(path, tree)}
-    readers = {path: Reader(tree, world) for path, tree in {**_parsed(sorted(imported)), **trees}.items()}
+    own = _parsed(sources)
+    imported = {found for path, nodes in own.items() for found in _imported(path, nodes)}
+    readers = {path: Reader(nodes, world) for path, nodes in {**_parsed(sorted(imported)), **own}.items()}
     returned = {name: value for one in readers.values() for name, value in one.values.items() if "()" in name}
-    for path, tree in trees.items():
+    for path, nodes in own.items():
         readers[path].learn(returned)
-        known, unknown = _answers(tree, readers[path])
+        known, unknown = _answers(nodes, readers[path])
         answers |= {_text(path, test): value for test, value in known}
         by_step += [_text(path, test) for test in unknown]
     kind = np.zeros(world.size, np.int64)
@@ -78,21 +79,22 @@ def told_apart(program: Program, world: World) -> Apart:
     return Apart(kind, answers, by_step)
 
 
-def _parsed(paths: Iterable[Path]) -> dict[Path, ast.Module]:
-    found: dict[Path, ast.Module] = {}
+def _parsed(paths: Iterable[Path]) -> dict[Path, Nodes]:
+    """All nodes of each file's tree."""
+    found: dict[Path, Nodes] = {}
     for path in paths:
         # RecursionError: more terms than Python reads
         with contextlib.suppress(OSError, SyntaxError, ValueError, RecursionError):
-            found[path] = ast.parse(path.read_text(encoding="utf-8"))
+            found[path] = [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
     return found
 
 
-def _imported(path: Path, tree: ast.Module) -> set[Path]:
+def _imported(path: Path, nodes: Nodes) -> set[Path]:
     """Modules beside a file, or beside a folder that it is in, from which it takes names: one may do no more than join the job, so that
     nothing that was recorded comes from it."""
     found: set[Path] = set()
     folders = list(path.absolute().parents)[:IMPORTED_FROM]
-    for name in {name for node in ast.walk(tree) for name in _modules(node)}:
+    for name in {name for node in nodes for name in _modules(node)}:
         for folder in folders:
             module = folder.joinpath(*name.split("."))
             found |= {one for one in (module.with_suffix(".py"), module / "__init__.py") if one.is_file()}
@@ -135,12 +137,12 @@ def first_of_others(kind: npt.NDArray[np.int64], known: Iterable[int]) -> list[i
     return sorted(int(rank) for number, rank in zip(numbers.tolist(), first, strict=True) if number not in seen)
 
 
-def _answers(tree: ast.Module, reader: "Reader") -> tuple[list[tuple[ast.expr, Numbers]], list[ast.expr]]:
+def _answers(nodes: Nodes, reader: "Reader") -> tuple[list[tuple[ast.expr, Numbers]], list[ast.expr]]:
     """What each comparison of a file comes to on every rank, where it is not the same on all, and those that it takes the number of a
     step to tell."""
-    values = [(test, reader.value(test)) for node in ast.walk(tree) for test in _tests(node)]
+    values = [(test, reader.value(test)) for node in nodes for test in _tests(node)]
     known = [(test, value != 0) for test, value in values if value is not None and _differs(value != 0)]
-    if not (counters := _step_counters(tree)):
+    if not (counters := _step_counters(nodes)):
         return known, []
     reader.values |= dict.fromkeys(counters, np.asarray(1))
     unknown = {
@@ -151,15 +153,14 @@ def _answers(tree: ast.Module, reader: "Reader") -> tuple[list[tuple[ast.expr, N
     return known, [test for test in unknown.values() if (value := reader.value(test)) is not None and _differs(value)]
 
 
-def _step_counters(tree: ast.Module) -> set[str]:
+def _step_counters(nodes: Nodes) -> set[str]:
     """The names that count in loops that train."""
     found: list[ast.expr] = []
-    for loop in ast.walk(tree):
-        if isinstance(loop, ast.For | ast.While) and any(
-            isinstance(node, ast.Attribute) and node.attr == "backward" for node in ast.walk(loop)
-        ):
+    for loop in nodes:
+        inside = [*ast.walk(loop)] if isinstance(loop, ast.For | ast.While) else []
+        if any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in inside):
             found += [loop.target] if isinstance(loop, ast.For) else []
-            found += [node.target for node in ast.walk(loop) if isinstance(node, ast.AugAssign)]
+            found += [node.target for node in inside if isinstance(node, ast.AugAssign)]
     return {_last(node) for target in found for node in ast.walk(target)} - {""}
 
 
@@ -179,11 +180,11 @@ def _tests(node: ast.AST) -> list[ast.expr]:
 class Reader:
     """Values of a file's expressions: one number, or one for each rank; None for what a rank's number and constants do not decide."""
 
-    def __init__(self, tree: ast.Module, world: World) -> None:
+    def __init__(self, nodes: Nodes, world: World) -> None:
         self.world = world
         self.given: dict[str, list[ast.expr]] = {}
         counted: set[str] = set()  # what counts has no value of its own
-        for node in ast.walk(tree):
+        for node in nodes:
             if isinstance(node, ast.Assign):
                 for target in node.targets:
                     self._note(target, node.value)

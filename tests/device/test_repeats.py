@@ -130,13 +130,16 @@ def test_gradients_of_weights_that_are_put_off_are_all_made(
     assert happenings(found) == happenings(plain)
 
 
-@pytest.mark.parametrize("synced", ["True", "part == 5"])
+@pytest.mark.parametrize(
+    ("synced", "options"), [("True", ""), ("part == 5", ""), ("part == 5", ", reshard_after_forward=False")]
+)
 def test_what_fsdp_gathers_before_a_backward_is_not_lost(
-    synced: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synced: str, options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hooks on a model's output gather the last layer and the one before it: from the third micro-batch on, nobody did."""
+    """Hooks on a model's output gather the last layer and the one before it: from the third micro-batch on, nobody did. What the first
+    has gathered may be kept for the others, which are folded all the same."""
     program = ACCUMULATED.replace(
-        ".cuda()\n", ".cuda()\n    for one in [*model, model]:\n        fully_shard(one)\n", 1
+        ".cuda()\n", f".cuda()\n    for one in [*model, model]:\n        fully_shard(one{options})\n", 1
     )
     program = program.replace("x, y =", f"model.set_requires_gradient_sync({synced}); x, y =").replace("EXTRA", "pass")
     path = tmp_path / "program.py"

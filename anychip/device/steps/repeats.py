@@ -353,11 +353,6 @@ class Repeats:
             return
         end, recorder = self.runtime.here(), self.runtime.recorder
         chunk = read(recorder.tape, call.begin, end, call.chunk, recorder.block_bytes)
-        if self._is_kept(set(chunk.left) - call.outputs):
-            if self.folded:
-                self.unfold("work that a backward puts off")
-            call.history.off = True
-            return
         seen = call.history.backwards.setdefault(call.setting, Backward())
         wanted = [one() for one in call.inputs]
         found = [
@@ -367,6 +362,11 @@ class Repeats:
         if not chunk.fit or len(found) < len(wanted):
             call.history.backwards[call.setting] = Backward()
         elif seen.learn(chunk, self.step):
+            # (Of the first of a step FSDP2 keeps the weights that it has gathered, which the next do not gather.)
+            if self._is_kept(set(chunk.left) - call.outputs):
+                if self.folded:
+                    self.unfold("work that a backward puts off")
+                call.history.off = True
             seen.grads, seen.given = found, call.grads
             if call.history.known is not None and call.chunk.like(call.history.known):
                 call.history.known.early = call.chunk.early

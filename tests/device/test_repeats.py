@@ -141,7 +141,10 @@ def test_what_fsdp_gathers_before_a_backward_is_not_lost(
     program = ACCUMULATED.replace(
         ".cuda()\n", f".cuda()\n    for one in [*model, model]:\n        fully_shard(one{options})\n", 1
     )
-    program = program.replace("x, y =", f"model.set_requires_gradient_sync({synced}); x, y =").replace("EXTRA", "pass")
+    kept = "model.set_reshard_after_backward(part == 5); " if options else ""
+    program = program.replace("x, y =", f"{kept}model.set_requires_gradient_sync({synced}); x, y =").replace(
+        "EXTRA", "pass"
+    )
     path = tmp_path / "program.py"
     begin = (
         "import torch\nfrom torch.distributed.fsdp import fully_shard\ntorch.distributed.init_process_group('nccl')\n"

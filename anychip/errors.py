@@ -121,8 +121,8 @@ class ProgramKilled(ProgramFailed):
 
 
 class UnsupportedProgram(ProgramFailed):
-    def __init__(self, message: str) -> None:
-        super().__init__(message, AnychipError.exit_code, message)
+    def __init__(self, message: str, how: "Failure | None" = None) -> None:
+        super().__init__(message, AnychipError.exit_code, message, how)
 
 
 class UnsupportedTorch(AnychipError):

@@ -34,14 +34,14 @@ def put(path: str | os.PathLike[str], data: bytes | str) -> None:
         place.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def check_writable(path: str | None) -> None:
+def check_writable(path: str | None, sources: tuple[str, ...] = SOURCES) -> None:
     """Raise BadUse if a file cannot be written there: told before minutes are spent on what would go into it."""
     if path is None or path == "-":
         return
     folder = os.path.dirname(path) or "."
     if os.path.isdir(path):
         raise BadUse(f"{path}: is a folder; name a file in it.")
-    if os.path.isfile(path) and path.endswith(SOURCES):
+    if os.path.isfile(path) and path.endswith(sources):
         raise BadUse(f"{path}: is there, and is no result: name another file, or give what is read before the option.")
     if not os.path.isdir(folder):
         raise BadUse(f"{path}: there is no folder {folder}.")

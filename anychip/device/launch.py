@@ -362,7 +362,7 @@ def _result(
         stuck = [Stuck(**{**one, "waits_for": tuple(one["waits_for"])}) for one in program.meta["stuck"]]
         raise Deadlock(f"{name}: the job would hang {when}: {program.meta['hang']}", stuck)
     if how is not None and not how.steps and reason.exists():
-        raise UnsupportedProgram(reason.read_text(encoding="utf-8"))
+        raise UnsupportedProgram(reason.read_text(encoding="utf-8"), how)
     if how is not None and not how.steps:
         raise ProgramFailed(
             f"{name} failed with an exit code of its own, {how.exit_code}, before its first step was complete.\n{errors}".rstrip()

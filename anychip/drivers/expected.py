@@ -240,6 +240,8 @@ def _sum(values: Values, call: Call) -> list[Known]:
 def _tallied(values: Values, call: Call) -> list[Known]:
     """Ones that are added to zeros where indices say: equal parts of the indices."""
     target, _, index, ones = call.args[:4]
+    if argument(call, 4, "alpha") not in (None, 1):
+        return []
     if target.dim() != 1 or target.numel() > 64 * SMALL or certain(values, target) != 0 or certain(values, ones) != 1:
         return []
     return [Known(counts=values.parts(index.numel(), target.numel(), of(values, index).most))]

@@ -253,9 +253,11 @@ def _added(values: Values, call: Call) -> list[Known]:
     (known,) = keep(values, call) or [NOTHING]
     masks = [one for one in call.args[:2] if isinstance(one, torch.Tensor) and not one.dtype.is_floating_point]
     shares = [share_of(values, mask) for mask in masks]
-    if len(masks) < 2 or None in shares or argument(call, 2, "alpha") not in (None, 1):
+    total = sum(share or 0.0 for share in shares)
+    uniform = all(certain(values, mask) is not None for mask in masks)  # whose sum is known as it is
+    if len(masks) < 2 or None in shares or uniform or total > 1 or argument(call, 2, "alpha") not in (None, 1):
         return [known]
-    return [replace(known, share=min(sum(share or 0.0 for share in shares), 1.0))]
+    return [replace(known, share=total)]
 
 
 @expected("scatter_", "scatter")

@@ -32,6 +32,9 @@ KEEPERS = frozenset(
 ENDS = ("max", "min", "amax", "amin")
 POINTWISE = ("rsub", "floor_divide")  # without torch's tag for it
 UNWRITTEN = ("empty_like", "new_empty", "new_empty_strided")  # what lies there on the host by chance is no value
+OF_INTEGERS = frozenset(
+    {"add"}
+)  # what is expected of these is so of integers and masks alone: watching a call takes time
 NEAR = 0.8  # share of the memory from which on every allocation is tried on PyTorch's own allocator
 
 
@@ -111,7 +114,7 @@ class NullDriver:
             return any(written) or schema.base not in UNWRITTEN  # (of no elements nothing is known)
         if schema.base in FILLS:  # (a mask of ones may be made in the shape of numbers)
             return not schema.base.endswith("_") or tensors[0].dtype in INDEX_LIKE
-        if carried(schema.base, None, 1) is not None or schema.base in EXPECTED:
+        if schema.base not in OF_INTEGERS and (carried(schema.base, None, 1) is not None or schema.base in EXPECTED):
             return True
         return any(tensor.dtype in INDEX_LIKE for tensor in tensors)
 

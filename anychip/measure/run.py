@@ -73,8 +73,9 @@ def measure(
     _check(target, clock, only)
     if chip is not None and (not target.is_cpu or Path(chip).suffix != ".toml"):
         raise BadUse("--chip FILE.toml is for the CPU; an accelerator's file: anychip chips new --like ID")
-    for written in (out, *([chip] if chip is not None else [])):
-        check_writable(str(written))
+    check_writable(str(out))
+    if chip is not None:
+        check_writable(str(chip), sources=())  # one of an earlier run is written again
     target.set_up()
     path = Path(out)
     file = open_file(path, about(target, clock), target.software(), f"anychip measure {__version__} on {target.name}")

@@ -38,7 +38,6 @@ class Chunk:
     freed: dict[int, int] = field(
         default_factory=dict
     )  # blocks of others that end here, by their place among the words
-    left: dict[int, int] = field(default_factory=dict)  # blocks of the chunk that it continues, as live: not freed here
 
     @property
     def fit(self) -> bool:
@@ -85,7 +84,7 @@ def read(tape: list[int], begin: int, end: int, first: Chunk | None, block_bytes
         symbols.append(symbol)
         if kind not in PASSING:
             shape.append(known << KIND_BITS | kind)
-    return Chunk(words, symbols, made, live, events, np.array(shape, np.int64), begin, end, freed=freed, left=before)
+    return Chunk(words, symbols, made, live, events, np.array(shape, np.int64), begin, end, freed=freed)
 
 
 class Writer:

@@ -12,6 +12,7 @@ import importlib.machinery
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from enum import IntEnum
 from functools import cache
 from itertools import count
@@ -153,8 +154,9 @@ def make_module(name: str, sources: Iterable[str], functions: Iterable[str] = ()
     for python, chain in classes:
         setattr(module, python, _bound_class(name, python, chain, text))
     for python, chain in _ENUM.findall(text):
-        values = IntEnum(python, _VALUE.findall(chain), module=name, start=0)  # type: ignore[misc]
-        vars(module).update({python: values, **(values.__members__ if "export_values" in chain else {})})
+        with suppress(TypeError, ValueError):  # names that Python's have themselves
+            values = IntEnum(python, [*dict.fromkeys(_VALUE.findall(chain))], module=name, start=0)  # type: ignore[misc]
+            vars(module).update({python: values, **(values.__members__ if "export_values" in chain else {})})
 
     def cxx_name(operator: str) -> str:
         plain_name = operator.partition(".")[0]

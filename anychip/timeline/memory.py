@@ -149,7 +149,8 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
         kept = is_called & marks.learns()[of.born] & (of.died > np.minimum(ends[call], done - 1))
         kind[kept] = KINDS.index("activations")
     # Ends of backwards which leave what another, through their own graph, goes on with.
-    graphs = marks.at[marks.what == Mark.GRAPH] - 1
+    ends = marks.at[marks.what == Mark.BACKWARD_END]
+    graphs = ends[np.searchsorted(ends, marks.at[marks.what == Mark.GRAPH]) - 1]
     for made_in, mark, name in (
         (Phase.BACKWARD, Mark.BACKWARD_END, "gradients"),
         (Phase.OPTIMIZER, Mark.OPTIMIZER_END, "optimizer"),

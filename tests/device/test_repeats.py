@@ -91,14 +91,14 @@ PUT_OFF = """
         @staticmethod
         def backward(ctx, grad):
             x, weight = ctx.saved_tensors
-            later.append(lambda: weight.grad.add_(grad.T @ x))
+            later.append(lambda: model.weight.grad.add_(grad.T @ x))
             return grad @ weight, None
     class Block(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.weight = torch.nn.Parameter(torch.randn(64, 64))
         def forward(self, x):
-            return Product.apply(torch.nn.functional.gelu(x), self.weight)
+            return FORWARD
     later, model = [], Block().cuda()
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
     model.weight.grad = torch.zeros_like(model.weight)
@@ -118,13 +118,19 @@ PUT_OFF = """
 """
 
 
+@pytest.mark.parametrize("forward", [
+    "Product.apply(torch.nn.functional.gelu(x), self.weight)", "Product.apply(x, self.weight)",
+    "checkpoint(lambda y: Product.apply(torch.nn.functional.gelu(y), self.weight), x, use_reentrant=False)",
+], ids=["of what it made", "of its input", "of what is made again"])  # fmt: skip
 @pytest.mark.parametrize("ahead", ["0", "6"], ids=["one by one", "forwards ahead"])
 def test_gradients_of_weights_that_are_put_off_are_all_made(
-    ahead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ahead: str, forward: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Zero bubble and DualPipe queue them: of folded calls nothing was in the queue, and stages had 15% less to compute."""
     path = tmp_path / "program.py"
-    path.write_text(textwrap.dedent(PUT_OFF).replace("AHEAD", ahead), encoding="utf-8")
+    begin = "from torch.utils.checkpoint import checkpoint\n"
+    program = begin + textwrap.dedent(PUT_OFF).replace("AHEAD", ahead).replace("FORWARD", forward)
+    path.write_text(program, encoding="utf-8")
     found, plain = both([str(path)], monkeypatch)
     assert found.meta["folded"] == 0
     assert happenings(found) == happenings(plain)

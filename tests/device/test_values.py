@@ -412,6 +412,19 @@ def test_two_experts_of_each_token_fill_them_alike() -> None:
     assert out[1] != 2048 * 2 // 8  # no mask is added
 
 
+def test_sums_of_masks_that_are_no_shares_are_as_before() -> None:
+    _, out = run("""
+        import torch
+        ones = torch.ones(64, 1000, dtype=torch.long, device="cuda")
+        hot = torch.nn.functional.one_hot(torch.randn(1024, 8, device="cuda").argmax(1), num_classes=8)
+        index, counts = torch.randn(1000, 8, device="cuda").argmax(1), torch.zeros(8, dtype=torch.long, device="cuda")
+        tripled = counts.index_add(0, index, torch.ones_like(index), alpha=3)
+        out = (ones + ones).sum().item(), (ones + hot.new_zeros(64, 1000)).sum().item(), tripled.tolist()
+    """)
+    assert out[:2] == [128000, 64000]
+    assert out[2] != [125] * 8
+
+
 def test_ones_that_are_added_up_by_their_experts_are_all_there() -> None:
     """What each expert gets is how an exchange is split: parts that do not add up to all rows end the program."""
     _, out = run("""

@@ -217,6 +217,15 @@ def test_the_verb(tmp_path):
     assert main(["measure", "--out", "/nowhere/a.csv"]) == 2
 
 
+def test_a_chip_file_of_an_earlier_run_is_written_again(measured, monkeypatch):
+    """It was taken for a source, over which nothing is written."""
+    monkeypatch.setattr(run, "_take_all", lambda points, file, *_: file)
+    monkeypatch.setattr(run, "measure_collectives", lambda *_: None)
+    before = (measured / "my-cpu.toml").stat().st_mtime_ns
+    anychip.measure("cpu", measured / "my-cpu.csv", quick=True, threads=1, clock="cpu", chip=measured / "my-cpu.toml")
+    assert (measured / "my-cpu.toml").stat().st_mtime_ns > before
+
+
 def test_timing_of_one_sample_has_no_spread():
     assert Timing((1.0,)).spread == 0.0
 

@@ -30,7 +30,7 @@ from anychip.record import Program
 from anychip.whole import put
 
 # What ranks leave in a job's folder.
-LEFT = ("rank-*", "sample-*", "mail-*", "all-*", "waiting-*", "stop-*", STAGES_OF_FIRST, f"{THROUGH}*")
+LEFT = ("rank-*", "sample-*", "mail-*", "all-*", "waiting-*", "stop-*", STAGES_OF_FIRST, REFUSED, f"{THROUGH}*")
 POLL_S = 0.01
 SLEEP = time.sleep
 LAST_LINES, LAST_CAUSES = 40, 3  # of a log that are shown

@@ -81,7 +81,8 @@ def launch_here(config: Any, entrypoint: Callable[..., Any], args: list[Any]) ->
     """`torch.distributed.launcher.api.launch_agent` of a function, in this process."""
     # Another size than is wanted is refused as it joins.
     os.environ["WORLD_SIZE"] = str(config.max_nodes * config.nproc_per_node)
-    return {int(os.environ["RANK"]): entrypoint(*args)}
+    # What the others return would be as this rank's: programs read that of the first.
+    return dict.fromkeys(range(config.nproc_per_node), entrypoint(*args))
 
 
 def _of_scripts(module: ModuleType) -> None:

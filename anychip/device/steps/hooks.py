@@ -15,7 +15,7 @@ from anychip.device.runtime import Runtime
 from anychip.device.steps import iterations
 from anychip.device.steps.activation import Activation, called_directly
 from anychip.device.steps.backward import BackwardModules, learning, roots_of
-from anychip.device.steps.blocks import functorch
+from anychip.device.steps.blocks import functorch, unwrapped
 from anychip.device.steps.counted import Steps
 from anychip.device.steps.optimizers import Optimizers, parameters_of
 from anychip.device.steps.own_optimizer import OwnOptimizer
@@ -29,19 +29,6 @@ END = {True: word(Kind.MARK, Mark.FORWARD_END), False: word(Kind.MARK, Mark.INFE
 
 
 ATTRIBUTED = 2  # steps in which backward passes are told apart by module: what comes after repeats them
-
-
-def makes_graph(
-    outputs: Any,
-    inputs: Any,
-    grad_outputs: Any = None,
-    retain_graph: Any = None,
-    create_graph: bool = False,
-    *_: Any,
-    **__: Any,
-) -> bool:
-    """Whether `torch.autograd.grad` is asked for gradients that can be differentiated again."""
-    return create_graph
 
 
 class OutermostCall(NamedTuple):
@@ -299,14 +286,14 @@ class Hooks:
                     repeats.end_backward()
                 self.runtime.tensors.drain()  # what ended in it, or it would count as gradients
                 self.tape.append(word(Kind.MARK, Mark.BACKWARD_END))
-                if not accumulates and makes_graph(*args, **kwargs):
-                    self.tape.append(word(Kind.MARK, Mark.GRAPH))
                 if not depth:
                     self.runtime.clocks.skip_host()
                 watched = self._watched() if self._watched is not None else None
                 self.optimizers.to_be_used |= watched is not None
                 if is_bare or (by_hand and watched is not None):
                     self._own_optimizer.watch()
+            if not accumulates and any(one is not None and unwrapped(one).requires_grad for one in result):
+                self.tape.append(word(Kind.MARK, Mark.GRAPH))
             if not depth and accumulates:
                 self._trials.made(repeats is not None and repeats.replayed, repeats and repeats.settings)
                 self.steps.backward()
@@ -371,6 +358,8 @@ class Hooks:
 
     def _new_step(self) -> None:
         if self.runtime.repeats is not None:
+            self.runtime.repeats.look_back()
+        if self.runtime.repeats is not None:  # it may be none from here on
             self.runtime.repeats.step += 1
 
     def _optimizer_end(self, optimizer: Any, args: Any, kwargs: Any) -> None:

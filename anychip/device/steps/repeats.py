@@ -16,19 +16,18 @@ folded calls, or is to be differentiated itself, or the program fails after a fo
 run again without folding (`UNFOLD`).
 """
 
-import gc
 import os
 import sys
 import weakref
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
-from types import FrameType
 from typing import Any, NoReturn
 
 import torch
 from torch.utils import _pytree as pytree
 
+from anychip.cost.work import work
 from anychip.device.insides._torch import outside_of_backwards
 from anychip.device.launch import UNFOLD
 from anychip.device.runtime import Runtime
@@ -41,6 +40,7 @@ from anychip.record.tape import KIND_BITS, KIND_MASK, Kind
 
 Run = Callable[..., Any]
 Remake = Callable[[list[Any]], Any]  # a call of what it was given and its modules held
+PRODUCTS = ("gemm", "grouped", "conv")
 FIRST = 4  # calls that run before any backward is seen: one may be a trial, one makes gradients, two are to be alike
 
 
@@ -99,14 +99,12 @@ class History(Latest):
 @dataclass(eq=False)
 class Call:
     """One that really ran. grads: in which block the gradient of which output came; nodes: numbers of its outputs' nodes; keep: its
-    inputs, where nobody else has them; outputs: blocks that it
-    returned; begin: where on the tape its backward does; setting: that of its module then."""
+    inputs, where nobody else has them; begin: where on the tape its backward does; setting: that of its module then."""
 
     history: History
     chunk: Chunk
     module: torch.nn.Module
     inputs: list[Any]  # weak references to those that want gradients
-    outputs: set[int]
     grads: dict[int, tuple[int, int]] = field(default_factory=dict)
     nodes: set[int] = field(default_factory=set)
     keep: Any = None
@@ -122,6 +120,7 @@ class Repeats:
         self.step = 0
         self.folded = 0
         self.depth = 0  # of backwards
+        self.ended: int | None = None  # where on the tape the last of them did, until something comes after it
         self.began = 0  # where on the tape the outermost of them did
         self.roots: Any = ()  # what it goes back from
         self.current: Call | Replay | None = None  # whose backward it is in
@@ -136,6 +135,9 @@ class Repeats:
 
     def call(self, module: torch.nn.Module, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The module's result; run(*args, **kwargs) really calls it."""
+        self.look_back()
+        if self.runtime.repeats is None:
+            return run(*args, **kwargs)
         leaves, spec = pytree.tree_flatten((args, kwargs))
         if module not in self.holders:
             self.holders[module] = holders(module)
@@ -168,7 +170,7 @@ class Repeats:
         self.holders[module] = holders(module)
         wanted = [weakref.ref(one) for one in given if isinstance(one, torch.Tensor) and one.requires_grad]
         made = [one for one, how in zip(leaves, recipe, strict=True) if isinstance(how, Leaf)]
-        self._watch(Call(history, chunk, module, wanted, set(blocks_of(made, self.runtime.tensors))), made)
+        self._watch(Call(history, chunk, module, wanted), made)
 
     def _leaf(self, value: Any, chunk: Chunk, given: list[Any]) -> Any:
         """How to make this output again; None if that cannot be known."""
@@ -229,10 +231,7 @@ class Repeats:
         made = [one for one in pytree.tree_leaves(result) if isinstance(one, torch.Tensor)]
         kept = [one for one in made if not any(one is other for other in given)]
         if chunk.like(history.known):
-            inputs = [weakref.ref(one) for one in wanted]
-            self._watch(
-                Call(history, chunk, module, inputs, set(blocks_of(kept, self.runtime.tensors)), keep=wanted), kept
-            )
+            self._watch(Call(history, chunk, module, [weakref.ref(one) for one in wanted], keep=wanted), kept)
         pairs = [(one, grad) for one, grad in zip(kept, grads, strict=True) if grad is not None]
         plain_backward([one for one, _ in pairs], [grad for _, grad in pairs])
         found = [one.grad for one in wanted]
@@ -264,6 +263,7 @@ class Repeats:
 
     def begin_backward(self, roots: Any) -> None:
         if not self.depth:
+            self.look_back()
             self.roots = roots
             # Before any hook of it has run: hooks of what was folded never do.
             self.before = {module: settings(module, found) for module, found in self.holders.items()}
@@ -282,6 +282,7 @@ class Repeats:
         self.before, self.roots = {}, ()
         self.replayed = isinstance(self.current, Replay)
         self._learn_backward(None)
+        self.ended = self.runtime.here()
 
     def _reached(self, call: Call, number: int, place: int, grads: tuple[Any, ...]) -> None:
         self._fired(call, number, grads[place])
@@ -362,29 +363,22 @@ class Repeats:
         if not chunk.fit or len(found) < len(wanted):
             call.history.backwards[call.setting] = Backward()
         elif seen.learn(chunk, self.step):
-            # (Of the first of a step FSDP2 keeps the weights that it has gathered, which the next do not gather.)
-            if self._is_kept(set(chunk.left) - call.outputs):
-                if self.folded:
-                    self.unfold("work that a backward puts off")
-                call.history.off = True
             seen.grads, seen.given = found, call.grads
             if call.history.known is not None and call.chunk.like(call.history.known):
                 call.history.known.early = call.chunk.early
 
-    def _is_kept(self, blocks: set[int]) -> bool:
-        """Whether the program itself has what a call's forward made and its backward has left there, to go on with it: weights' gradients
-        that are put off (zero bubble, DualPipe), what its hooks gather. Of a folded call it would have nothing."""
-        if not blocks:
-            return False
-        everything, kinds = gc.get_objects(), (torch.Tensor, torch.nn.Parameter)
-        kept = [
-            one
-            for one in everything
-            if type(one) in kinds and not blocks.isdisjoint(blocks_of([one], self.runtime.tensors))
-        ]
-        own = {id(everything), id(kept)}
-        # What a graph alone holds (`retain_graph`) has no referrer that is an object of Python's.
-        return any(id(one) not in own and not isinstance(one, FrameType) for one in gc.get_referrers(*kept))
+    def look_back(self) -> None:
+        """Weights' gradients that were put off (zero bubble, DualPipe) are made between a backward and what comes next. Of a folded call
+        nobody has put off any: where products stand there, nothing is folded."""
+        begin, self.ended = self.ended, None
+        if begin is None:
+            return
+        recorder = self.runtime.recorder
+        since = {one >> KIND_BITS for one in recorder.tape[begin:] if one & KIND_MASK == Kind.OP}
+        if any(work(recorder.ops[op]).kind in PRODUCTS for op in since):
+            if self.folded:
+                self.unfold("products between a backward and the next call")
+            self.runtime.repeats = None
 
     def unfold(self, reason: str) -> NoReturn:
         """Nobody has seen what comes now: whoever started this process runs it again as it is."""

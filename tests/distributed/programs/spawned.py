@@ -25,6 +25,7 @@ def train(rank, world_size):
 
 def launched(world_size):
     train(int(os.environ["LOCAL_RANK"]), world_size)
+    return world_size
 
 
 def told(rank, world_size, results):
@@ -43,7 +44,7 @@ if __name__ == "__main__":
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=size, rdzv_backend="c10d", rdzv_endpoint="localhost:0"
         )
-        elastic_launch(config, launched)(size)
+        assert elastic_launch(config, launched)(size)[0] == size
     elif sys.argv[1] == "left":
         mp.set_start_method("spawn")
         for rank in range(size):

@@ -8,7 +8,7 @@ Out: the result of each call, which ran, or was folded (`folded`) where
 - the first such call of this step ran, so that what a step begins with is seen;
 - such calls leave nothing behind in their modules and draw none of the host's random numbers;
 - their backwards, if there were any, are known to be alike, and none of them goes on beside the call: through what was computed before
-  it, or to gradients that are its own.
+  it, or to gradients that are its own; and none puts off products until it is over (`look_back`).
 
 A call that runs is watched (`Call`): where on the tape it and its backward begin and end. Where the backward of a folded one has not been
 seen twice the call is made up for: its forward runs without a word, its backward as it is. Where one backward goes through several

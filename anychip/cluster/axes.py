@@ -11,7 +11,7 @@ from collections.abc import Container, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from anychip.cost.work import work
+from anychip.cost.work import PRODUCTS, work
 from anychip.network import Collective
 from anychip.record import Group, Kind, Program
 from anychip.record.steps import Marks, Phase, Step
@@ -29,7 +29,6 @@ SHORT = {
 }  # fmt: skip
 BETWEEN_TWO = ("send", "recv")
 RECEIVES = ("c10d.recv_.default", "c10d.recv_any_source_.default")
-PRODUCTS = ("gemm", "grouped", "conv", "rnn")  # kinds of work
 SMALL_BYTES = 1 << 16  # a loss or a norm, not activations
 
 

@@ -18,6 +18,7 @@ SHORT_DTYPE = {
     "float4_e2m1fn_x2": "fp4", "complex64": "fp32", "complex128": "fp64", "complex32": "fp16",
     "int16": "int16", "int32": "int32", "int64": "int64", "bool": "int8",
 }  # fmt: skip
+PRODUCTS = ("gemm", "grouped", "conv", "rnn")  # kinds of work that multiply
 
 
 class Gemm(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anychip.cost.matrix import Sequences, sequences
-from anychip.cost.work import packet, work
+from anychip.cost.work import PRODUCTS, packet, work
 from anychip.record import Kind, Op, Program, TensorMeta
 from anychip.record.steps import Marks, Step, is_drafted
 from anychip.record.tape import Mark
@@ -205,7 +205,7 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
         of_row = name == "aten.mm" and 1 in op.tensors[0].shape
         if name in OF_VECTORS or of_row or (kind == "gemm" and _of_squares(op)):
             rows = rows or op.tensors[0 if of_row else -1].shape[0]
-        elif kind not in ("gemm", "grouped", "conv", "rnn") and not op.kwarg("reduced"):
+        elif kind not in PRODUCTS and not op.kwarg("reduced"):
             tensors = [tensor for tensor in (*op.tensors, *op.outputs) if len(tensor.shape) > 1]
             joined |= _joined(op, name)
             if not samples:

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 import torch
 from torch.utils import _pytree as pytree
 
-from anychip.cost.work import work
+from anychip.cost.work import PRODUCTS, work
 from anychip.device.insides._torch import outside_of_backwards
 from anychip.device.launch import UNFOLD
 from anychip.device.runtime import Runtime
@@ -40,7 +40,6 @@ from anychip.record.tape import KIND_BITS, KIND_MASK, Kind
 
 Run = Callable[..., Any]
 Remake = Callable[[list[Any]], Any]  # a call of what it was given and its modules held
-PRODUCTS = ("gemm", "grouped", "conv")
 FIRST = 4  # calls that run before any backward is seen: one may be a trial, one makes gradients, two are to be alike
 
 

@@ -17,6 +17,7 @@ import runpy
 import sys
 import threading
 import time
+import traceback
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class Session:
         self.failure = ""  # the error that ended the program
         self.failed_at: Place | None = None  # its line of the program
         self.short_of_memory = False  # the program ended because the chip's memory did not suffice
-        self.fabric: Fabric | None = None  # of a job, made once for all ranks
+        self.fabric: Fabric | None = None  # of a job
         self.rank: int | None = None  # of a job, once this process is one of its ranks
         self.is_judged = False  # ranks that take no steps end by what this one called
         self.forked = False  # this process is one that the program forked
@@ -215,6 +216,8 @@ class Session:
 
     def fork(self, rank: Rank, tokens: tuple[int, int]) -> int:
         """Start a rank in a process of its own; returns its id there, and never here."""
+        if self.fabric is None:  # here, for all of them
+            self.fabric = Fabric.of(self.runtime.chip, self.config["world_size"], self.config["cluster"])
         sys.stdout.flush()
         sys.stderr.flush()
         parent, child = os.getpid(), os.fork()
@@ -228,9 +231,11 @@ class Session:
             self._become(rank, tokens)
             code = self.run()
             self.save(code)
+        except BaseException:
+            traceback.print_exc()  # ours: the program's own are told where it runs
+        finally:
             sys.stdout.flush()
             sys.stderr.flush()
-        finally:
             os._exit(code)
 
     def _become(self, rank: Rank, tokens: tuple[int, int]) -> None:
@@ -454,7 +459,6 @@ def run_job(session: Session, config: dict[str, Any]) -> int:
     """Run the distinct ranks, and leave one recording of them all."""
     gc.freeze()  # what is there already is not touched again, so that the ranks share its memory
     out = Path(config["out"])
-    session.fabric = Fabric.of(session.runtime.chip, config["world_size"], config["cluster"])
 
     def draft(program: Program) -> None:
         program.save(out.with_suffix(DRAFT), packed=False)

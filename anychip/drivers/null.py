@@ -32,9 +32,8 @@ KEEPERS = frozenset(
 ENDS = ("max", "min", "amax", "amin")
 POINTWISE = ("rsub", "floor_divide")  # without torch's tag for it
 UNWRITTEN = ("empty_like", "new_empty", "new_empty_strided")  # what lies there on the host by chance is no value
-OF_INTEGERS = frozenset(
-    {"add"}
-)  # what is expected of these is so of integers and masks alone: watching a call takes time
+# What is expected of these is so of integers and masks alone: watching a call takes time.
+OF_INTEGERS = frozenset({"add"})
 NEAR = 0.8  # share of the memory from which on every allocation is tried on PyTorch's own allocator
 
 

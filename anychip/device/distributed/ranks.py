@@ -151,9 +151,8 @@ def long_rings(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArra
     The ranks of a shorter one all run, and each has its own place in time."""
     found: set[tuple[int, ...]] = set()
     for rank, program in programs.items():
-        for op in program.ops:
-            ranks = around(program, op.kwarg("peer"), program.groups[op.args[2]].ranks) if op.name in SENDS else ()
-            if len(ranks) <= LONG_RING or rank != ranks[0] or ranks in found:
+        for ranks in lines(program):
+            if len(ranks) <= LONG_RING or rank != ranks[0]:
                 continue
             ends = [
                 one for one in (ranks[0], ranks[1], ranks[-1]) if one in programs and alike(streams[rank], streams[one])
@@ -302,9 +301,13 @@ def stride(ranks: tuple[int, ...]) -> int:
 
 def neighbours(program: Program, rings: Collection[tuple[int, ...]]) -> set[int]:
     """Those that a rank exchanges with in a line, so that each has its own place in time though it may do the same; none of long rings."""
+    return {rank for ranks in lines(program).difference(rings) for rank in ranks}
+
+
+def lines(program: Program) -> set[tuple[int, ...]]:
+    """The groups along which a rank exchanges with others."""
     sends = {(op.kwarg("peer"), op.args[2]) for op in program.ops if op.name in SENDS}
-    lines = {around(program, peer, program.groups[group].ranks) for peer, group in sends}
-    return {rank for ranks in lines.difference(rings) for rank in ranks}
+    return {around(program, peer, program.groups[group].ranks) for peer, group in sends}
 
 
 def orbit(program: Program, different: Iterable[int], world_size: int) -> npt.NDArray[np.int64]:

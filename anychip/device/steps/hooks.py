@@ -357,10 +357,10 @@ class Hooks:
         self.tape.append(word(Kind.MARK, Mark.OPTIMIZER_BEGIN))
 
     def _new_step(self) -> None:
-        if self.runtime.repeats is not None:
-            self.runtime.repeats.look_back()
-        if self.runtime.repeats is not None:  # it may be none from here on
-            self.runtime.repeats.step += 1
+        repeats = self.runtime.repeats
+        if repeats is not None:
+            repeats.look_back()
+            repeats.step += 1
 
     def _optimizer_end(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if optimizer in self.optimizers:

@@ -7,6 +7,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -71,14 +72,36 @@ def matches(rule: Mapping[str, Any], run: Run) -> bool:
     """Whether every pattern that the rule has is found in the run's column."""
     texts = {name: run.notes if name == "notes" else run[name] for name in MATCHED}
     texts["framework"] = framework_of(run)
-    return all(search(rule[name], texts[name]) for name in MATCHED if name in rule)
+    return all(
+        is_chip(rule[name], run) if name == "chip" else search(rule[name], texts[name])
+        for name in MATCHED
+        if name in rule
+    )
+
+
+def is_chip(pattern: str, run: Run) -> bool:
+    """Whether a rule's pattern is found in the chip as the source spells it or as the standard names it; of one that says what there must
+    not be, in both."""
+    forms = [run["chip"]]
+    with suppress(Unable):
+        forms.append(load_chip(chip_of(run)).name)
+    found = [bool(search(pattern, form)) for form in forms]
+    return all(found) if pattern.startswith("^(?!") else any(found)
 
 
 def framework_of(run: Run) -> str:
     """As rules spell it."""
-    text = run["framework"]
+    text = without_stack(run["framework"])
     found = next((entry for entry in table("words.toml")["framework"] if search(entry["text"], text)), None)
     return regex(found["text"]).sub(found["value"], text, count=1) if found else text
+
+
+def without_stack(text: str) -> str:
+    """A framework's name without what it runs on (CUDA, ROCm, a container), where that is not all that the source says."""
+    words = table("words.toml")["stack"][0]
+    found = regex(words["text"]).sub("", text)
+    is_all = not re.search("[A-Za-z]", found) or search(words["unless"], found)
+    return text if found == text or is_all else found.strip(" ,;(/")
 
 
 def models_of(name: str) -> list[Mapping[str, Any]]:
@@ -175,7 +198,7 @@ def cluster_of(run: Run, chip: str) -> str | None:
 
 
 NUMBER = r"([\d,]+(?:\.\d+)?)"
-EXPERTS_NAMED = r"(?i)moe|expert|\d+ ?x ?\d|[- ]a\d+(\.\d+)?b"
+EXPERTS_NAMED = r"(?i)moe|expert|\d+ ?x ?\d|[- ]a\d+(\.\d+)?[bm]"
 
 
 def network_of(run: Run, chip: str) -> tuple[str | None, list[str]]:
@@ -319,8 +342,11 @@ def word(column: str, text: str) -> str:
 
 def noted(notes: str) -> dict[str, int]:
     """Options that a source's notes give as flags, over what the model's name says."""
-    found = {entry["value"]: search(entry["text"], notes) for entry in table("words.toml")["notes"]}
-    return {name: int(match[1]) for name, match in found.items() if match}
+    found: dict[str, int] = {}
+    for entry in table("words.toml")["notes"]:
+        if match := search(entry["text"], notes):
+            found.setdefault(entry["value"], int(match[1]))
+    return found
 
 
 def number(columns: Mapping[str, str], name: str, default: int | None = None) -> int:

@@ -18,7 +18,8 @@ from accuracy.recorder import Recorder
 from accuracy.rows import read
 from accuracy.runner import forecast
 from accuracy.truth_of_runs import step_time_s
-from anychip.cost.rates import Rate, Rates, rates_of
+from anychip.cost.rates import Rate, Rates, rates_of_chip
+from anychip.spec import Chip
 
 MOST = 3
 LOWEST, HIGHEST, STEPS = 0.3, 1.6, 4
@@ -35,19 +36,19 @@ class Constant(NamedTuple):
     def at(self, value: float) -> Iterator[None]:
         """Every chip priced meanwhile has this value of it."""
 
-        def changed(*where: object) -> Rates:
-            rates = rates_of(*where)  # type: ignore[arg-type]
+        def changed(chip: Chip) -> Rates:
+            rates = rates_of_chip(chip)
             kept = tuple(row for row in rates.rows if row.op != self.op or self.dtype not in ("", row.dtype))
             row = Rate(self.op, self.dtype, "", value, "ratio", "derived", "", "", "a trial", "")
             return Rates((*kept, row), rates.default)
 
-        before = machines.rates_of
-        machines.rates_of = changed  # type: ignore[attr-defined]
+        before = machines.rates_of_chip
+        machines.rates_of_chip = changed  # type: ignore[attr-defined]
         machines.machine.cache_clear()
         try:
             yield
         finally:
-            machines.rates_of = before  # type: ignore[attr-defined]
+            machines.rates_of_chip = before  # type: ignore[attr-defined]
             machines.machine.cache_clear()
 
 

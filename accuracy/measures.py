@@ -21,10 +21,15 @@ SERVED = (
     "latency_ms",
 )
 UNITS = r"s|sec|seconds?|ms|min|%|x|tflops?|tflop/s|tflops/s|tokens?/s|tok/s|tokens?/s/(gpu|chip)|samples?/s|gib|gb|gpus?|chips?"
-LARGE = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6}
+LARGE = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 VALUE = re.compile(
-    rf"(?i)^[~≈]?\s*(?P<number>[+]?[\d.,]+(e[-+]?\d+)?)\s*(?P<large>(?-i:[kKM]?))(\s*(±|\+/-)\s*[\d.,]+)?\s*(?P<unit>{UNITS})?$"
+    rf"(?i)^[~≈]?\s*(?P<number>[+]?[\d.,]+(e[-+]?\d+)?)\s*(?P<large>(?-i:[kKMBT]?))(\s*(±|\+/-)\s*[\d.,]+)?\s*(?P<unit>{UNITS})?$"
 )
+RANGE = re.compile(
+    r"[~≈]?\s*(?P<low>[\d.,]+)\s*(?P<large>[kKM]?)%?\s*(-|\u2013|\u2014|to|\.\.)\s*(?P<high>[\d.,]+\s*(?P<of_high>[kKM]?).*)"
+)
+WIDEST = 1.5  # high over low of what varies; further apart they are a count, or two things
+REMARK = re.compile(r"\s*\([^()\d]*\)$")
 
 
 @cache
@@ -72,9 +77,14 @@ def in_its_unit(name: str, value: float | None, unit: str) -> float | None:
 
 
 def positive(text: str) -> float | None:
-    """The number, with thousands apart, a decimal comma, a unit or what it varies by; None where it is none, not finite or not above zero:
-    no measurement."""
-    match = VALUE.match(text.strip())
+    """The number, with thousands apart, a decimal comma, a unit or what it varies by, or the middle of a narrow range; None where it is none,
+    not finite or not above zero: no measurement."""
+    text = REMARK.sub("", text.strip())
+    if between := RANGE.fullmatch(text):
+        low = positive(between["low"] + (between["large"] or between["of_high"]))
+        high = positive(between["high"])
+        return (low + high) / 2 if low and high and low < high <= WIDEST * low else None
+    match = VALUE.match(text)
     if match is None:
         return None
     digits = match["number"]

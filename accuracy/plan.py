@@ -4,7 +4,7 @@ In: a `Run` and what its columns mean (`columns`). Out: a `Plan`. A blank column
 nothing here looks at a measured value.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import gcd, prod
@@ -114,20 +114,19 @@ def plan(run: Run) -> Plan:
     run, assumed = counted(run)
     chip = chip_of(run)
     cluster, networked = network_of(run, chip)
-    told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, run)]
-    is_known = any("recompute" in rule.get("blank", {}) for rule in told)
-    if not is_known:  # what rules say of some part of it comes over what most do
-        told = [*(rule for rule in rules() if rule.get("fallback") and matches(rule, run)), *told]
+    told, is_known = rules_of(run)
     models = models_of(run["model"])
     refuse(told)
-    fixed: dict[str, Any] = {}
-    blank: dict[str, Any] = {}
-    for entry in [*models, *told]:
-        fixed |= entry.get("set", {})
-        blank |= entry.get("blank", {})
-    fixed |= noted(run.notes)
+    fixed, blank = merged(models, told)
     degree = one_degree(run, fixed)
-    run = replace(run, columns={**run.columns, **degree})
+    if degree:  # rules may go by it
+        run = replace(run, columns={**run.columns, **degree})
+        told, is_known = rules_of(run)
+        fixed, blank = merged(models, told)
+    fixed |= noted(run.notes)
+    if "lora_rank" in fixed and "lora_rank" not in noted(run.notes):
+        said = search(table("words.toml")["rank"][0]["text"], f"{run['model']} | {run['framework']} | {run.notes}")
+        fixed |= {"lora_rank": int(said[1])} if said else {}
     named = "layers" in blank
     if not named:
         blank = {**as_wide_as_others(run, fixed), **blank}
@@ -148,6 +147,27 @@ def plan(run: Run) -> Plan:
         filled.append("flop")
     names = tuple(rule.get("name", rule["source"]) for rule in told)
     return programmed(assemble(run, chip, cluster, columns, fixed, filled, names), told)
+
+
+def rules_of(run: Run) -> tuple[list[Mapping[str, Any]], bool]:
+    """The rules that match, and whether one of them knows the framework. What rules say of some part of an unknown one comes over what
+    most do."""
+    told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, run)]
+    is_known = any("recompute" in rule.get("blank", {}) for rule in told)
+    usual = () if is_known else (rule for rule in rules() if rule.get("fallback") and matches(rule, run))
+    return [*usual, *told], is_known
+
+
+def merged(
+    models: Sequence[Mapping[str, Any]], told: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What they fix, and what they say where the source says nothing; later ones over earlier."""
+    fixed: dict[str, Any] = {}
+    blank: dict[str, Any] = {}
+    for entry in [*models, *told]:
+        fixed |= entry.get("set", {})
+        blank |= entry.get("blank", {})
+    return fixed, blank
 
 
 def one_degree(run: Run, fixed: Mapping[str, Any]) -> dict[str, str]:
@@ -194,7 +214,12 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     ffn = number(columns, "ffn", 0) or (None if gated else 4 * sizes["hidden"])
     if ffn is None:
         raise Unable("the source does not say ffn")
-    if "splits" in fixed and "lora_rank" not in fixed and not any(run[name] for name in ("tp", "pp", "zero_or_fsdp")):
+    if (
+        "splits" in fixed
+        and "stated" not in fixed
+        and "lora_rank" not in fixed
+        and not any(run[name] for name in ("tp", "pp", "zero_or_fsdp"))
+    ):
         weights = parameters(
             {**sizes, "kv_heads": kv, "ffn": ffn, "vocab": number(columns, "vocab"), **fixed, "ep": split["ep"]}
         )
@@ -205,7 +230,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
             filled = [*filled, *(name for name in ("tp", "pp") if split[name] > 1)]
         elif chips > 1 and weights * held_per_weight(shares) > room:
             columns = {**columns, "zero_or_fsdp": "fsdp"}
-    sizes["global_batch"] = batch_of(run, columns, chips, split)
+    sizes["global_batch"] = batch_of(run, columns, chips, split, bool(fixed.get("batch_per_device")))
     if not run["global_batch"]:
         filled = [*filled, "global_batch"]
     if not run["cp"] and (wide := spread_out(sizes["global_batch"], chips, split)) > 1:
@@ -342,13 +367,19 @@ def node_of(chip: str, cluster: str | None, chips: int, ep: int) -> int:
     return ep if chips <= domain or domain % ep == 0 else gcd(ep, domain)
 
 
-def batch_of(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[str, int]) -> int:
-    """Sequences a step. Where the source says none and prints a rate per token: a micro-batch for each replica, eight for
-    each stage of a pipeline."""
+def batch_of(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[str, int], at_once: bool = False) -> int:
+    """Sequences a step. Where the source says none and prints a rate: a micro-batch for each replica, eight for
+    each stage of a pipeline. at_once: a micro-batch is what each chip has of a step's batch."""
     told = number(columns, "global_batch", 0)
     if told > 0:
         return told
-    if not run["micro_batch"] or not any(name in run.metrics for name in PER_TOKEN) or "step_time_s" in run.metrics:
+    if at_once and run["micro_batch"]:
+        return chips // split["pp"] * number(columns, "micro_batch", 1)
+    if (
+        not run["micro_batch"]
+        or not any(name in run.metrics for name in (*PER_TOKEN, "samples_per_s"))
+        or "step_time_s" in run.metrics
+    ):
         raise Unable("the source does not say global_batch")
     replicas = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1)
     return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if split["pp"] > 1 else 1)

@@ -10,14 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 import anychip
 from accuracy.fold import Point, points
 from accuracy.held import held_job, held_key, most_bytes
 from accuracy.plan import Plan, argv_of
 from accuracy.recorder import STEPS, Job, Recorder
-from anychip.cluster import simulate
+from anychip.cluster import Stragglers, simulate
 from anychip.figures import Window, breakdown_of
 from anychip.job import BREAKDOWN, breakdown_of_rank, parts_of
 from anychip.memory import NO_LIMIT, replay
@@ -163,12 +161,13 @@ def priced(program: Program, chip: Chip, num_chips: int = 0, cluster: str | None
         window = Window.of(timeline, find_steps(timeline.program))
         peak = held_bytes(timeline.program, is_reserved)
         return Priced(window.step_time_s, peak, breakdown_of(timeline, window), (peak, peak))
-    job = simulate(program, chip, fabric(chip, max(program.world_size, num_chips), cluster))
-    parts, times = parts_of(job)
+    on = fabric(chip, max(program.world_size, num_chips), cluster)
+    job = simulate(program, chip, on, stragglers=Stragglers(), part_of=num_chips)
+    parts = parts_of(job)
     peaks = [held_bytes(part.program, is_reserved) for part in parts]
     mine = [(part.weight, breakdown_of_rank(part)[0]) for part in parts]
     breakdown = {name: sum(weight * one[name] for weight, one in mine) for name in BREAKDOWN}
-    return Priced(float(np.median(times)), max(peaks), breakdown, (peaks[0], peaks[-1]))
+    return Priced(parts[0].window.step_time_s, max(peaks), breakdown, (peaks[0], peaks[-1]))
 
 
 def held_bytes(program: Program, is_reserved: bool) -> float:

@@ -104,6 +104,13 @@ def maxtext(o: Options, params_b: float) -> float:
     return float(6.0 * weights * o["seq"] + 12.0 * o["layers"] * o["seq"] ** 2 * o["heads"] * d)
 
 
+def recounted(o: Options, params_b: float) -> float:
+    """As `maxtext`, and a layer's forward once more where it is recomputed."""
+    again = 4 / 3 if o["recompute"] in ("full", "core") else 1.0
+    return maxtext(o, params_b) * again
+
+
 FORMULAS: Mapping[str, Callable[[Options, float], float]] = {
     "megatron_hardware": megatron_hardware, "megatron_model": megatron_model, "six_n": six_n, "maxtext": maxtext,
+    "recounted": recounted,
 }  # fmt: skip

@@ -168,6 +168,7 @@ def forecast(
     jitter: float = 0.0,
     slow_node: float = 1.0,
     degraded_link: float = 1.0,
+    spread: float | None = None,
     progress: Say = silent,
     **options: Any,
 ) -> Answer:
@@ -177,15 +178,15 @@ def forecast(
     is the one that the program's output is shown of, and chips that would have answered it otherwise get a recording of
     their own, `jobs` at a time. A recording given as such is priced as it stands, with a warning for each such chip.
     tokens_per_step, samples_per_step: of the whole job, where they are not what the first embedding or layer sees. prices: USD that an hour
-    of a chip costs, by id or alias, over the lowest that its file lists. jitter, slow_node, degraded_link: what makes ranks unequal
-    (`cluster.Stragglers`). progress: called with lines of text.
+    of a chip costs, by id or alias, over the lowest that its file lists. jitter, slow_node, degraded_link, spread: what makes ranks
+    unequal (`cluster.Stragglers`; the last is known where it is not given). progress: called with lines of text.
     Raises BadUse for a recording of another number of ranks or a price of a chip that is not asked for, BadNetwork, Deadlock.
     """
     began = time.perf_counter()
     asked = places_of(on, program.world_size if isinstance(program, Program) else 1)
     places, unknown = _known(asked)
     usd_per_hour = _by_id(prices or {}, places)
-    stragglers = _stragglers(places, jitter, slow_node, degraded_link)
+    stragglers = _stragglers(places, jitter, slow_node, degraded_link, spread)
     for place in places:
         place.fabric  # noqa: B018 - what a network lacks is told before anything runs
     batch = {"tokens_per_step": tokens_per_step, "samples_per_step": samples_per_step}
@@ -309,12 +310,13 @@ def _as_known(places: Iterable[Place], of: Callable[[Place], One]) -> tuple[dict
     return found, [f"left out: {error}" for error in lacking]
 
 
-def _stragglers(places: list[Place], jitter: float, slow_node: float, degraded_link: float) -> "Stragglers":
+def _stragglers(places: list[Place], jitter: float, slow_node: float, degraded_link: float,
+                spread: float | None) -> "Stragglers":  # fmt: skip
     from anychip.cluster import Stragglers
 
-    wanted = Stragglers(jitter, slow_node, degraded_link)
+    wanted = Stragglers(jitter, slow_node, degraded_link, *([] if spread is None else [spread]))
     if wanted != Stragglers() and all(place.num_chips == 1 for place in places):
-        raise BadUse("jitter, slow nodes and degraded links are of jobs of several chips. Try: --on h100:8")
+        raise BadUse("jitter, spread, slow nodes and degraded links are of jobs of several chips. Try: --on h100:8")
     return wanted
 
 

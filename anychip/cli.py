@@ -141,6 +141,8 @@ def _forecast_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
                      help="kernels on the last node take X times as long: 1.1; default 1")  # fmt: skip
     job.add_argument("--degraded-link", type=float, metavar="X", default=1.0,
                      help="share of its rate that the last node's network still reaches: 0.5; default 1")  # fmt: skip
+    job.add_argument("--spread", type=float, metavar="X",
+                     help="relative spread of the chips' speeds, of which a job goes at the slowest's: default 0.015; 0: all alike")  # fmt: skip
     out = sub.add_argument_group("output")
     out.add_argument("--json", metavar="FILE", help="the answer as JSON (schema 1, docs/json.md); - for stdout")
     out.add_argument("--trace", metavar="FILE",
@@ -185,6 +187,7 @@ def forecast(args: argparse.Namespace) -> int:
             jitter=args.jitter,
             slow_node=args.slow_node,
             degraded_link=args.degraded_link,
+            spread=args.spread,
             progress=progress,
         )
     code = _code(answer.exit_code)

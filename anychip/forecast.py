@@ -27,6 +27,7 @@ from anychip.figures import (
     called_in,
     compared_with,
     error_of,
+    evaluated,
     host_of,
     is_prompt,
     layers_of,
@@ -93,12 +94,14 @@ class Forecast:
     step_times_s: tuple[float, ...] = ()
     warnings: tuple[str, ...] = ()
     # Of a job of several ranks: the cluster's id where one was named, each distinct rank, what each mesh axis takes,
-    # which ranks the job's end waits for, the most important first, and what failures leave of the time.
+    # which ranks the job's end waits for, the most important first, and what failures leave of the time; how many times longer
+    # arithmetic takes than on a chip of mean speed.
     cluster: str | None = None
     ranks: tuple[RankFigures, ...] = ()
     axes: Mapping[str, AxisFigures] = field(default_factory=dict)
     critical_path: tuple[PathPart, ...] = ()
     goodput: GoodputFigures | None = None
+    pace: float = 1.0
     memory_by_module: Mapping[str, int] = field(default_factory=dict)
     stepping_memory_bytes: int = 0
     needs_more: bool = False  # than the peak: it was refused memory before it had all that it asks for
@@ -214,8 +217,9 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     """Price a program on a chip and sum up its steps. tokens_per_step, samples_per_step: where its first layers do not tell."""
     timeline = price(program, chip)
     found = find_steps(timeline.program)
-    whole = Window.of(timeline, found).settled()
-    window = whole.usual_step()
+    every_step = Window.of(timeline, found)
+    whole = every_step.settled(evaluated(timeline, every_step) if len(every_step.steps) == 2 else 0.0)
+    window = whole.told()
     total = totals_of(timeline, window)
     step_time = window.step_time_s
     products = timeline.prices.on.products(total["dtype"])

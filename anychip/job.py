@@ -38,6 +38,7 @@ from anychip.figures import (
     called_in,
     compared_with,
     error_of,
+    evaluated,
     host_of,
     is_prompt,
     layers_of,
@@ -93,9 +94,9 @@ class Part:
 def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_step: float | None = None,
                  samples_per_step: float | None = None, stragglers: Stragglers | None = None) -> Forecast:  # fmt: skip
     """Price a job and sum up its steps. tokens_per_step, samples_per_step: of the whole job. Raises Deadlock, BadNetwork, BadProgramFile."""
-    timeline = simulate(program, chip, fabric, stragglers=stragglers, node_chips=node_chips(fabric))
-    parts, times = parts_of(timeline)
-    step_time = float(np.median(times)) if times else 0.0
+    timeline = simulate(program, chip, fabric, stragglers=stragglers or Stragglers(), node_chips=node_chips(fabric))
+    parts = parts_of(timeline)
+    step_time = parts[0].window.step_time_s
     chips = timeline.num_chips
     totals = [totals_of(part.rank.timeline, part.window) for part in parts]
     main = max(range(len(parts)), key=lambda i: totals[i]["flop"] * parts[i].weight)
@@ -146,10 +147,10 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None,
         memory_by_kind=worst.memory.by_kind,
         time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean), all_ops=every,
-        limit=limit_of(breakdown, step_time, every[:TOP_OPS], kernels, host, _along(axes), own), step_times_s=tuple(times),
+        limit=limit_of(breakdown, step_time, every[:TOP_OPS], kernels, host, _along(axes), own), step_times_s=parts[0].window.times_s,
         warnings=(*timeline.warnings, *_warnings(parts, worst, chip), *(one.text for one in lacking)),
         would_fail=tuple(one.text for one in lacking if one.fails),
-        cluster=fabric.cluster.id if fabric.cluster is not None else None,
+        pace=timeline.pace, cluster=fabric.cluster.id if fabric.cluster is not None else None,
         ranks=ranks, needs_more=any(any(refused(rank)) for rank in program.ranks),
         axes=axes, critical_path=_path(timeline, parts),
         goodput=_goodput(parts, fabric), memory_by_module=worst.memory.by_module,
@@ -161,9 +162,9 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
     )  # fmt: skip
 
 
-def parts_of(timeline: ClusterTimeline) -> tuple[list[Part], list[float]]:
-    """All ranks within one window, and the seconds of each of its steps: from the moment at which all ranks have done one
-    to that at which all have done the next. Only steps that all of them took count."""
+def parts_of(timeline: ClusterTimeline) -> list[Part]:
+    """All ranks within one window, whose steps go from the moment at which all ranks have done one to that at which all have done the
+    next. Only steps that all of them took count."""
     found = _steps_of([rank.program for rank in timeline.ranks], timeline.steps)
     own = [Window.of(rank.timeline, steps) for rank, steps in zip(timeline.ranks, found, strict=True)]
     stepped = [window for window in own if window.steps] or own
@@ -171,15 +172,33 @@ def parts_of(timeline: ClusterTimeline) -> tuple[list[Part], list[float]]:
     ends = np.max([window.end_s - np.cumsum((0.0, *window.times_s[::-1]))[: count + 1] for window in stepped], axis=0)
     times = np.diff(ends[::-1]).tolist()
     kind = next((window.kind for window in own if window.kind == "train"), own[0].kind)
-    parts = []
-    for rank, steps, window in zip(timeline.ranks, found, own, strict=True):
+    windows = []
+    for rank, window in zip(timeline.ranks, own, strict=True):
         if not window.steps and len(ends) > 1:
             window = _meanwhile(window, rank.timeline, ends[::-1])
-        within = replace(window, kind=kind, begin_s=float(ends[-1]), end_s=float(ends[0]), times_s=tuple(times))
+        counted = window.steps[-count:]
+        begin = counted[0].begin if counted else window.begin
+        windows.append(
+            replace(
+                window,
+                steps=counted,
+                kind=kind,
+                begin=begin,
+                begin_s=float(ends[-1]),
+                end_s=float(ends[0]),
+                times_s=tuple(times),
+            )
+        )
+    seen = [
+        evaluated(rank.timeline, one) for rank, one in zip(timeline.ranks, windows, strict=True) if len(one.steps) == 2
+    ]
+    parts = []
+    for rank, steps, within, window in zip(timeline.ranks, found, windows, own, strict=True):
         weight = len(rank.members) / timeline.num_chips
         axes, held = axes_of(rank.program, rank.calls), memory(rank.program)
-        parts.append(Part(rank, len(steps), within, window.end_s, weight, axes, held))
-    return parts, times
+        told = within.settled(max(seen, default=0.0)).told()
+        parts.append(Part(rank, len(steps), told, window.end_s, weight, axes, held))
+    return parts
 
 
 def _steps_of(programs: Sequence[Program], most: int | None) -> list[list[Step]]:
@@ -308,7 +327,7 @@ def _batch(parts: Sequence[Part], program: Program, first: bool = False) -> tupl
     for part in parts:
         # What a step is fed is read where nothing has been fused yet.
         plain = recorded[part.program.rank]
-        counted = slice(1) if first else slice(-len(part.window.steps), None)
+        counted = slice(1) if first else slice(-len(part.window.times_s), None)
         steps = tuple(find_steps(plain)[: part.steps][counted]) if part.steps else _learnt_meanwhile(plain, part)
         if not is_fed(plain, part.axes, steps[-1] if steps else None, bystanders):
             continue

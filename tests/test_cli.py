@@ -20,7 +20,7 @@ OPTIONS = {
     "forecast": {
         "--on", "--steps", "--calls", "--step-mark", "--tokens-per-step", "--samples-per-step", "--device", "--host", "--imbalance", "--json",
         "--trace", "--memory-snapshot", "--save", "--load", "--jobs", "--quiet", "-m", "--ranks", "--jitter", "--slow-node",
-        "--degraded-link", "--price",
+        "--degraded-link", "--spread", "--price",
     },
     "chips": {"--json", "--markdown"},
     "chips show": {"--json", "--markdown", "--platform"},
@@ -118,6 +118,7 @@ def test_targets_keep_their_order():
         (["--on", "h100+rocm", __file__], ["not there yet"]),
         (["--on", "h100", "--jitter", "0.1", __file__], ["several chips"]),
         (["--on", "h100:8", "--jitter", "-1", __file__], ["jitter -1"]),
+        (["--on", "h100:8", "--spread", "2", __file__], ["spread 2", "0 (all alike)"]),
         (["--on", "h100", "--on", "h100:1", "--save", "x.anychip", __file__], ["on h100 than on h100:1: "]),
         (["--on", "h100:8..64", "--save", "x.anychip", __file__], ["--save", "one number of chips"]),
         (["--on", "h100", "--load", "x.anychip", "--ranks", "all"], ["--ranks", "leave out one"]),

@@ -33,7 +33,7 @@ def test_parameters():
         "program", "on", "module", "steps", "calls", "step_mark", "host", "device", "imbalance", "show_output", "num_chips", "chips_per_node", "ranks", "jobs", "cluster", "draft", "note",
     ]  # fmt: skip
     assert list(inspect.signature(api.forecast).parameters) == [
-        "program", "on", "tokens_per_step", "samples_per_step", "prices", "jobs", "jitter", "slow_node", "degraded_link", "progress", "options",
+        "program", "on", "tokens_per_step", "samples_per_step", "prices", "jobs", "jitter", "slow_node", "degraded_link", "spread", "progress", "options",
     ]  # fmt: skip
     for method in ("save", "load"):
         assert callable(getattr(anychip.Program, method))

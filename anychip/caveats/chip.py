@@ -28,7 +28,7 @@ def of_chip(program: Program, timeline: Timeline, window: Window, held: Memory) 
         *of_steps(timeline, window),
         *by_crowded_streams([(timeline, window)]),
         *too_full(timeline.program, timeline.chip, held),
-        *played_before(timeline, window.usual_step()),
+        *played_before(timeline, window.told()),
         *worked_after(timeline, window),
         *growing(held, len(steps), timeline.chip),
         *compiled_anew(program, steps, timeline.chip),

@@ -47,7 +47,8 @@ def uneven(forecasts: "Mapping[Place, Forecast]") -> list[str]:
     said = "; ".join(took) if len(set(spreads.values())) > 1 else first.uneven
     which = "their mean" if len(first.step_times_s) == 2 else "the median one"
     return [
-        f"{steps} took {said}; times are of {which}. Where something is done once in several {steps.lower()}, {option} takes in more of them."
+        f"{steps} took {said}; times are of {which}. Where something is done once in several {steps.lower()}, {option} takes in more of them, and of whole "
+        "rounds the mean is told."
     ]
 
 

@@ -7,7 +7,7 @@ Collectives whose ranks are all of one class cost their price and meet nobody: n
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import ceil
+from math import ceil, prod
 from typing import Protocol
 
 import numpy as np
@@ -85,13 +85,15 @@ class RankTimeline:
 @dataclass(frozen=True)
 class ClusterTimeline:
     """All distinct ranks of a job on one clock. steps: how many all ranks took of a job that a failure or the user ended; None:
-    all that were recorded. warnings: what they do that no chip refuses, and that makes no sense."""
+    all that were recorded. warnings: what they do that no chip refuses, and that makes no sense. pace: how many times longer
+    arithmetic takes than on a chip of mean speed."""
 
     ranks: tuple[RankTimeline, ...]
     chip: Chip
     num_chips: int
     steps: int | None = None
     warnings: tuple[str, ...] = ()
+    pace: float = 1.0
 
     @property
     def total_s(self) -> float:
@@ -100,21 +102,23 @@ class ClusterTimeline:
 
 @uncollected()
 def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Stragglers | None = None,
-             node_chips: int = 8, contention: bool = True) -> ClusterTimeline:  # fmt: skip
+             node_chips: int = 8, part_of: int = 1, contention: bool = True) -> ClusterTimeline:  # fmt: skip
     """Run a job's recordings on chips joined by a fabric.
 
-    node_chips: how many ranks share a node, for stragglers. contention: collectives slow down kernels beside them.
+    stragglers: None: all ranks are alike. node_chips: how many ranks share a node, for stragglers. part_of: of
+    how many chips the job is a part, where it is recorded on fewer (fewer stages of a pipeline). contention: collectives slow down kernels beside them.
     Raises Deadlock where ranks wait for one another for ever or call what does not fit, BadProgramFile for recordings
     that do not make up a job.
     """
-    wanted = stragglers or Stragglers()
+    wanted = stragglers or Stragglers(spread=0.0)
     programs, origin, odd = _split(fuse_ranks(program), wanted, node_chips)
     programs, calls = with_sources(programs, [_calls(rank) for rank in programs])
     first = Prices(programs[0].ops, chip)
     prices = [first, *(first.like(rank.ops) for rank in programs[1:])]
     worn = _worn(fabric, wanted.degraded_link)
+    pace = wanted.pace(max(_coupled(programs, calls), part_of))
     taken = [
-        _price(rank, asked, priced, worn if unlike else fabric, wanted.slow_node if unlike else 1.0)
+        _price(rank, asked, priced, worn if unlike else fabric, wanted.slow_node if unlike else 1.0, pace)
         for rank, asked, priced, unlike in zip(programs, calls, prices, odd, strict=True)
     ]
     meetings = match(programs, calls, origin)
@@ -134,7 +138,18 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
                 for script, rank, one in zip(scripts, ranks, extra, strict=True)
             ]
             ranks, _ = _run(scripts, prices, by_position, wanted.jitter, steps)
-    return ClusterTimeline(tuple(ranks), chip, program.world_size, steps, warnings)
+    return ClusterTimeline(tuple(ranks), chip, program.world_size, steps, warnings, pace)
+
+
+def _coupled(programs: Sequence[Program], calls: Sequence[dict[int, Collective]]) -> int:
+    """How many ranks wait for one another, directly or through others: the sizes of a rank's groups, in each direction of its
+    grid once (ranks of a group are as far apart along one), multiplied."""
+    found = 1
+    for program, mine in zip(programs, calls, strict=True):
+        groups = {program.groups[call.group].ranks for call in mine.values()}
+        apart = {(ranks[1] - ranks[0], len(ranks)) for ranks in groups if len(ranks) > 1}
+        found = max(found, min(prod(size for _, size in apart), program.world_size))
+    return found
 
 
 def _split(programs: list[Program], wanted: Stragglers, node_chips: int) -> tuple[list[Program], list[int], list[bool]]:
@@ -173,9 +188,9 @@ def _worn(fabric: Network, share: float) -> Network:
 
 
 def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabric: Network,
-           slower: float) -> Taken:  # fmt: skip
-    """Write the network's times over those of the ops that are collectives; kernels take `slower` times as long. What
-    collectives take of the chip meanwhile."""
+           slower: float, pace: float) -> Taken:  # fmt: skip
+    """Write the network's times over those of the ops that are collectives; kernels take `slower` times as long, arithmetic
+    `pace` times more. What collectives take of the chip meanwhile."""
     size, names = len(program.ops), [tier.name for tier in fabric.tiers]
     taken = Taken(
         np.zeros(size, bool),
@@ -186,7 +201,7 @@ def _price(program: Program, calls: dict[int, Collective], prices: Prices, fabri
         np.zeros(size, bool),
         np.zeros(size, bool),
     )
-    prices.body_s = prices.body_s * slower
+    prices.body_s = prices.body_s * slower * np.where(prices.limit == LIMITS.index("compute"), pace, 1.0)
     for index, call in calls.items():
         ranks: Sequence[int] = program.groups[call.group].ranks
         if call.peer is not None:

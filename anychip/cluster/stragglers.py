@@ -1,4 +1,10 @@
-"""What makes ranks unequal: noise of their kernels, a slow node, a link below its rate.
+"""What makes ranks unequal: chips that differ, noise of their kernels, a slow node, a link below its rate.
+
+Spread. Chips of one model are not equally fast: of the V100 and MI60 of five clusters, run by run the same work, the ends of
+the box plots' whiskers are 8% apart on average, outliers left out (P. Sinha et al., "Not all GPUs are created equal", SC22,
+arXiv 2208.11035), which is 5.4 standard deviations of a normal distribution. Ranks that wait for one another all go at the pace of the
+slowest of them, which is what is simulated: its arithmetic takes 1 + spread * m(n) times as long as a mean chip's, n as many as are
+coupled. What waits for memory does not, as chips differ by the clock that their power allows and memory's is the same.
 
 Noise. The time that a rank computes between two collectives varies from rank to rank, independently, with a relative
 standard deviation `jitter`. A collective waits for the slowest of its n ranks; the mean of the largest of n normal
@@ -19,15 +25,19 @@ from statistics import NormalDist
 from anychip.cluster.match import Rendezvous
 from anychip.errors import BadUse
 
+SPREAD = 0.015
+
 
 @dataclass(frozen=True)
 class Stragglers:
     """jitter: relative standard deviation of a rank's time between collectives. slow_node: how many times longer the
-    kernels of one node's chips take. degraded_link: share of its rate that one node's network reaches."""
+    kernels of one node's chips take. degraded_link: share of its rate that one node's network reaches. spread: relative
+    standard deviation of the speeds of the job's chips."""
 
     jitter: float = 0.0
     slow_node: float = 1.0
     degraded_link: float = 1.0
+    spread: float = SPREAD
 
     def __post_init__(self) -> None:
         if not 0 <= self.jitter < 1:
@@ -36,6 +46,15 @@ class Stragglers:
             raise BadUse(f"slow node {self.slow_node:g}: how many times longer its kernels take, from 1, such as 1.1")
         if not 0 < self.degraded_link <= 1:
             raise BadUse(f"degraded link {self.degraded_link:g}: the share of its rate that is left, such as 0.5")
+
+        if not 0 <= self.spread < 1:
+            raise BadUse(
+                f"spread {self.spread:g}: of the chips' speeds, from 0 (all alike) to below 1, such as {SPREAD:g}"
+            )
+
+    def pace(self, chips: int) -> float:
+        """How many times longer arithmetic takes on the slowest of so many chips than on a mean one."""
+        return 1 + self.spread * slowest_of(chips)
 
     @property
     def split(self) -> bool:

@@ -118,6 +118,17 @@ def inference_of(timeline: Timeline, window: Window) -> float:
     return _inference_s(timeline, inside, Marks(timeline.program)) / total if total else 0.0
 
 
+def evaluated(timeline: Timeline, window: Window) -> float:
+    """Of what the first of the window's two steps does more than the second, the share in model calls without gradients."""
+    marks = Marks(timeline.program)
+    of_each = []
+    for step in window.steps:
+        inside = slice(*np.searchsorted(timeline.position, [step.begin, step.end]).tolist())
+        of_each.append((float(timeline.duration_s[inside].sum()), _inference_s(timeline, inside, marks)))
+    (first, evaluating), (last, still) = of_each
+    return (evaluating - still) / (first - last) if first > last else 0.0
+
+
 def before_training(timeline: Timeline) -> tuple[int, float]:
     """Model calls without gradients before the first one with them, and the chip's seconds in them."""
     marks = Marks(timeline.program)

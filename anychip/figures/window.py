@@ -20,7 +20,8 @@ class Window:
     """The stretch of the tape that figures are taken over: `steps`, all but the first where there are more.
 
     begin, end: tape positions; begin_s, end_s: when the work before each had ended. times_s: of each step. first_s: of the
-    step that is left out. second_s: of the one after it, where that is left out, too.
+    step that is left out. second_s: of the one after it, where that is left out, too. is_picked: of the steps of `times_s` only those
+    that are told are left, and their mean is what a step takes; else that is the median.
     """
 
     steps: tuple[Step, ...]
@@ -32,6 +33,7 @@ class Window:
     times_s: tuple[float, ...]
     first_s: float | None = None
     second_s: float | None = None
+    is_picked: bool = False
 
     @classmethod
     def of(cls, timeline: Timeline, found: list[Step]) -> "Window":
@@ -48,35 +50,32 @@ class Window:
             first_s = float(after - before)
         return cls(steps, steps[0].kind, steps[0].begin, steps[-1].end, float(done[0]), float(done[-1]), times, first_s)
 
-    def settled(self) -> "Window":
+    def settled(self, evaluated: float = 0.0) -> "Window":
         """Without the second training step where it took longer than all after it, which are alike: it begins where the first has
-        ended, after which many programs do what they then do once in hundreds (a sample, an evaluation)."""
+        ended, after which many programs do what they then do once in hundreds (a sample, an evaluation). evaluated: of what it does more
+        the share in model calls without gradients, by which alone it is left out where only one comes after."""
         later = self.times_s[1:]
-        if self.kind != "train" or len(later) < 2:
+        if self.kind != "train" or not later:
             return self
-        least, most = min(later), max(later)
-        if most > (1 + UNEVEN) * least or self.times_s[0] <= (1 + UNEVEN) * most:
+        least, most, second = min(later), max(later), self.times_s[0]
+        if most > (1 + UNEVEN) * least or second <= (1 + UNEVEN) * most:
             return self
-        second = self.times_s[0]
-        return replace(
-            self,
-            steps=self.steps[1:],
-            begin=self.steps[1].begin,
-            begin_s=self.begin_s + second,
-            times_s=later,
-            second_s=second,
-        )
+        if len(later) == 1 and evaluated < 1 / 2:
+            return self
+        return replace(self._of(slice(1, None)), times_s=later, second_s=second)
 
-    def usual_step(self) -> "Window":
-        """The median step alone, where steps differ and it is one of them: what it is made of then adds up to its time."""
-        middle = self.step_time_s
-        if len(self.times_s) != len(self.steps) or max(self.times_s) - min(self.times_s) <= UNEVEN * middle:
-            return self
-        if middle not in self.times_s:  # of an even number of steps
-            return self
-        at = self.times_s.index(middle)
-        begin_s, step = self.begin_s + sum(self.times_s[:at]), self.steps[at]
-        return replace(self, steps=(step,), begin=step.begin, end=step.end, begin_s=begin_s, end_s=begin_s + middle)
+    def told(self) -> "Window":
+        """The steps whose figures are told, where they differ: whole rounds, where unlike steps come again at equal distances; else the
+        one nearest to the median. What they are made of then adds up to their time."""
+        at = told_of(self.times_s) if len(self.times_s) == len(self.steps) else None
+        return self if at is None else replace(self._of(at), is_picked=True)
+
+    def _of(self, at: slice) -> "Window":
+        """Some of the steps, one after the other."""
+        steps, ends_s = self.steps[at], self.begin_s + np.cumsum([0.0, *self.times_s])
+        first, last, _ = at.indices(len(self.steps))
+        begin_s, end_s = float(ends_s[first]), float(ends_s[last])
+        return replace(self, steps=steps, begin=steps[0].begin, end=steps[-1].end, begin_s=begin_s, end_s=end_s)
 
     @property
     def count(self) -> int:
@@ -84,14 +83,17 @@ class Window:
 
     @property
     def step_time_s(self) -> float:
+        if self.is_picked:
+            return (self.end_s - self.begin_s) / self.count
         return float(np.median(self.times_s)) if self.times_s else 0.0
 
     def usual(self, amounts: npt.NDArray[np.float64], positions: npt.NDArray[np.int64]) -> float:
-        """Of amounts at positions of the tape what the median step has, as its time is the median: of generated text one token's."""
+        """Of amounts at positions of the tape what a step has whose time is told: the median one's, of generated text one token's."""
         if not self.steps:
             return float(amounts.sum())
         edges = np.searchsorted(positions, [self.steps[0].begin, *(step.end for step in self.steps)])
-        return float(np.median(np.diff(np.concatenate([[0.0], np.cumsum(amounts)])[edges])))
+        of_each = np.diff(np.concatenate([[0.0], np.cumsum(amounts)])[edges])
+        return float(np.mean(of_each) if self.is_picked else np.median(of_each))
 
     def scaled(self, parts: Sequence[float]) -> list[float]:
         """Seconds of the window by what the chip did, and what is left of it, as parts of the mean step's time."""
@@ -106,3 +108,16 @@ class Window:
         """The entries of the timeline that were launched inside."""
         first, last = np.searchsorted(timeline.position, [self.begin, self.end])
         return slice(int(first), int(last))
+
+
+def told_of(times_s: Sequence[float]) -> slice | None:
+    """Which steps of so many seconds are told; None for all of them, by their median: they are alike, or they are two."""
+    middle = float(np.median(times_s)) if times_s else 0.0
+    if len(times_s) <= 2 or max(times_s) - min(times_s) <= UNEVEN * middle:
+        return None
+    for apart in range(2, len(times_s) // 2 + 1):
+        pairs = zip(times_s, times_s[apart:], strict=False)
+        if all(abs(one - other) <= UNEVEN * min(one, other) for one, other in pairs):
+            return slice(len(times_s) % apart, len(times_s))
+    at = min(range(len(times_s)), key=lambda at: abs(times_s[at] - middle))
+    return slice(at, at + 1)

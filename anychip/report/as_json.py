@@ -98,4 +98,5 @@ def _job(forecast: "Forecast") -> dict[str, Any]:
         "axes": {name: asdict(axis) for name, axis in forecast.axes.items()},
         "critical_path": [asdict(part) for part in forecast.critical_path],
         "goodput": asdict(forecast.goodput) if forecast.goodput is not None else None,
+        "pace": forecast.pace,
     }

@@ -52,6 +52,16 @@ def unequal_text(stragglers: "Stragglers | None") -> str:
     return f"unequal ranks: {', '.join(texts)}" if texts else ""
 
 
+def pace_text(paces: Sequence[float]) -> str:
+    """By how much the slowest chip holds jobs up."""
+    longer = dict.fromkeys(f"{pace - 1:.1%}" for pace in sorted(paces))
+    return (
+        f"arithmetic as on the slowest chip of all: {' to '.join([*longer][:: max(len(longer) - 1, 1)])} longer"
+        if max(paces) > 1
+        else ""
+    )
+
+
 def many_counts(forecasts: Sequence["Forecast"]) -> bool:
     """Is this a question of how a program scales?"""
     return len({forecast.num_chips for forecast in forecasts}) > 2

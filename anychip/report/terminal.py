@@ -157,6 +157,8 @@ def _legend(answer: "Answer") -> Iterator[str]:
                 yield f"    run again for {who}: it answers the program otherwise ({', '.join(map(question_words, questions))})"
         if alike[-1][2].ranks and (unequal := job.unequal_text(answer.stragglers)):
             yield f"    {unequal}"
+        if slowest := job.pace_text([forecast.pace for _, _, forecast, _ in alike]):
+            yield f"    {slowest}"
 
 
 def _compared(forecast: "Forecast") -> str:

@@ -22,8 +22,8 @@ def data_parallel(n, steps=2, seconds=0.1, elements=10**6):
 
 
 def total(program, wire=None, **kwargs):
-    kwargs = {"stragglers": Stragglers(**kwargs)}
-    return simulate(program, H100, wire or Wire(), **kwargs).total_s
+    stragglers = Stragglers(**{"spread": 0, **kwargs})
+    return simulate(program, H100, wire or Wire(), stragglers=stragglers).total_s
 
 
 def test_the_slowest_of_many():
@@ -53,7 +53,7 @@ def test_noise_within_a_node_then_across_nodes():
 def test_a_slow_node_slows_the_job():
     plain = total(data_parallel(64))
     assert total(data_parallel(64), slow_node=1.5) == pytest.approx(plain + 0.1, abs=1e-4)
-    timeline = simulate(data_parallel(64), H100, Wire(), stragglers=Stragglers(slow_node=1.5))
+    timeline = simulate(data_parallel(64), H100, Wire(), stragglers=Stragglers(slow_node=1.5, spread=0))
     assert [len(rank.members) for rank in timeline.ranks] == [56, 8]
     assert timeline.ranks[1].members == tuple(range(56, 64))
     assert {wait.late for wait in timeline.ranks[0].waits} == {1}
@@ -68,6 +68,37 @@ def test_a_slow_node_in_a_pipeline():
     assert plain == pytest.approx(11 * 0.3, abs=0.01)
 
 
+@pytest.mark.parametrize(("n", "waits_for"), [(8, 8), (4096, 4096)])
+def test_a_job_goes_at_the_pace_of_its_slowest_chip(n, waits_for):
+    """From 16 to 2,048 chips the same work took 4.5% longer, and a forecast said 0.1%."""
+    plain = total(data_parallel(n))
+    assert total(data_parallel(n), spread=0.02) == pytest.approx(plain + 0.2 * 0.02 * slowest_of(waits_for), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("groups", "used", "coupled"),
+    [
+        ([range(8)], [0], 8),  # replicas that never meet
+        ([range(8), range(0, 64, 8)], [0, 1], 64),
+        ([range(8), range(0, 64, 8)], [1], 8),
+        ([range(8), range(64)], [0, 1], 64),
+        ([range(4), range(0, 16, 4), range(0, 64, 16)], [0, 1, 2], 64),
+    ],
+)
+def test_only_chips_that_wait_for_one_another_hold_each_other_up(groups, used, coupled):
+    rank = Rank(0, 64, [(tuple(group), None) for group in groups], range(64))
+    for number in used:
+        rank.compute(0.1)
+        rank.run(rank.call("allreduce_", number, 10))
+    timeline = simulate(job(rank), H100, Wire(), stragglers=Stragglers(spread=0.01))
+    assert timeline.pace == 1 + 0.01 * slowest_of(coupled)
+
+
+def test_chips_of_a_job_differ_unless_they_are_said_not_to():
+    assert Stragglers().pace(1) == 1 < Stragglers().pace(2) < Stragglers().pace(16384) < 1.1
+    assert simulate(data_parallel(8), H100, Wire()).pace == 1
+
+
 def test_a_degraded_link_slows_what_crosses_it():
     # each all-reduce takes 8 ms instead of 4 * 2 * 63 / 64
     plain = total(data_parallel(64))
@@ -76,7 +107,16 @@ def test_a_degraded_link_slows_what_crosses_it():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"jitter": -0.1}, {"jitter": 1}, {"slow_node": 0.5}, {"degraded_link": 0}, {"degraded_link": 2}]
+    "wrong",
+    [
+        {"jitter": -0.1},
+        {"jitter": 1},
+        {"slow_node": 0.5},
+        {"degraded_link": 0},
+        {"degraded_link": 2},
+        {"spread": -0.1},
+        {"spread": 1},
+    ],
 )
 def test_what_makes_no_sense_is_refused(wrong):
     with pytest.raises(BadUse):

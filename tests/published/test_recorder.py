@@ -34,10 +34,10 @@ def test_folded_is_as_unfolded(recorder, monkeypatch):
 
 SPLIT = {**SHAPE, "tp": 4, "sequence_parallel": True, "sharding": "optimizer", "overlap": True}
 PIPELINES = {
-    "parts of two layers": {**SPLIT, "pp": 4, "vp": 4, "layers": 32, "micro_batches": 16},
+    "parts of two layers": {**SPLIT, "pp": 4, "vp": 2, "layers": 16, "micro_batches": 16},
     "as many micro-batches as stages": {**SPLIT, "pp": 6, "vp": 3, "layers": 18, "micro_batches": 6},
-    "deep stages": {**SPLIT, "pp": 4, "layers": 28, "micro_batches": 12},
-    "the last stages with fewer": {**SPLIT, "pp": 6, "layers": 21, "micro_batches": 24, "recompute": "full"},
+    "deep stages": {**SPLIT, "pp": 3, "layers": 21, "micro_batches": 12},
+    "the last stages with fewer": {**SPLIT, "pp": 4, "layers": 14, "micro_batches": 16, "recompute": "full"},
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from anychip import api, recordings, units
+from anychip.cluster.stragglers import SPREAD
 from anychip.report import terminal, to_json, trace, write_memory_snapshots, write_traces
 from anychip.report.job import ran_text
 from tests.cluster.jobs import Rank, job, one_f_one_b
@@ -53,12 +54,15 @@ def test_numbers_of_one_chip_share_a_line():
 def test_what_makes_ranks_unequal_is_said(answer):
     """Times that hold for a slow node looked like those of a sound job."""
     assert "unequal" not in shown(answer, 100)
-    assert to_json(answer)["stragglers"] == {"jitter": 0, "slow_node": 1, "degraded_link": 1}
+    pace = answer.forecasts[0].pace
+    assert pace > 1.01
+    assert f"arithmetic as on the slowest chip of all: {pace - 1:.1%} longer" in shown(answer, 100)
+    assert to_json(answer)["stragglers"] == {"jitter": 0, "slow_node": 1, "degraded_link": 1, "spread": SPREAD}
     job_of_two = one_f_one_b(2, 1, 1e-3, 1e-3, steps=2)
     slow = api.forecast(job_of_two, on="h100:2", jitter=0.02, slow_node=1.5, degraded_link=0.5)
     text = "unequal ranks: jitter 0.02, the last node's kernels x1.5, the last node's network at 0.5 of its rate"
     assert text in shown(slow, 120)
-    assert to_json(slow)["stragglers"] == {"jitter": 0.02, "slow_node": 1.5, "degraded_link": 0.5}
+    assert to_json(slow)["stragglers"] == {"jitter": 0.02, "slow_node": 1.5, "degraded_link": 0.5, "spread": SPREAD}
 
 
 def test_it_has_a_row_for_each_rank_and_axis(answer):

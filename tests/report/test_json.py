@@ -61,7 +61,7 @@ def test_what_was_added_is_listed_here(data):
     }
     assert set(data["targets"][0]) - set(TARGET) == {
         "asked", "compared", "failure", "kernels_per_step", "limit", "matrix_dtype", "memory_by_kind", "own_recording", "reserved_memory_bytes",
-        "axes", "cluster", "first_step_s", "critical_path", "distinct_ranks", "goodput", "ranks",
+        "axes", "cluster", "first_step_s", "critical_path", "distinct_ranks", "goodput", "pace", "ranks",
         "samples_per_step", "step_kind", "stepping_memory_bytes", "time_by_phase_s", "tokens_per_step", "top_ops", "memory_by_module", "values_read",
         "would_fail", "runs_took", "tokens_per_s", "usd_per_hour", "usd_per_million_tokens", "scaling", "inherits", "rests_on", "host_bound", "error_parts",
         "prompt_tokens", "usd_per_million_prompt_tokens",

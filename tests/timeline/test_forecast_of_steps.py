@@ -84,6 +84,33 @@ def test_longer_steps_that_come_again_are_not_left_out(order):
     assert (len(result.step_times_s) == len(order)) == (order != "LSS")
 
 
+@pytest.mark.parametrize(
+    ("order", "mean"),
+    [("SSSLSSSL", True), ("LSSSLSSSLSSS", True), ("SLSSSLSSSLSSS", True), ("SSSLSSS", False), ("SSLLLS", False)],
+)
+def test_of_whole_rounds_of_unlike_steps_the_mean_is_told(order, mean):
+    """What is done in every fourth step was in no figure whatever --steps was, and operations were 148% of the step."""
+    short = [*FORWARD, *BACKWARD, *optimizer()]
+    words = chain.from_iterable([*FORWARD * 20 * (one == "L"), *short] for one in order)
+    result = forecast(program([*short, *words], OPS), load_chip("a100"))
+    times = result.step_times_s
+    if mean:
+        assert result.step_time_s == pytest.approx(sum(times[-4:]) / 4)
+        assert result.uneven == ""
+    else:
+        assert result.step_time_s in times
+    assert sum(result.breakdown_s.values()) == pytest.approx(result.step_time_s)
+    assert sum(result.time_by_phase_s.values()) <= result.step_time_s
+    assert sum(op.time_s for op in result.all_ops) <= result.step_time_s
+
+
+@pytest.mark.parametrize(("extra", "left"), [(INFER * 20, 1), (FORWARD * 20, 2)])
+def test_of_two_steps_the_first_is_left_out_for_an_evaluation_alone(extra, left):
+    step = [*FORWARD, *BACKWARD, *optimizer()]
+    result = forecast(program([*step, *extra, *step, *step], OPS), load_chip("a100"))
+    assert len(result.step_times_s) == left
+
+
 def test_a_chip_without_a_measured_product_has_a_wider_error():
     tape = program(chain.from_iterable([FORWARD, BACKWARD, optimizer()] * 3), [mm(8192, 8192, 8192)] * 3)
     known, unknown = (forecast(tape, load_chip(name)) for name in ("a100", "nvidia-h20"))

@@ -4,7 +4,9 @@ The host's part of a profile is real. Chip activity is not added to it: its time
 which `anychip forecast --trace` writes out.
 """
 
+from contextlib import suppress
 from functools import wraps
+from importlib import import_module
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -53,17 +55,20 @@ def install(runtime: Any) -> None:
         for module in (torch._C._autograd, torch.autograd, torch.autograd.profiler):
             if hasattr(module, name):
                 setattr(module, name, call)
-    _without_event_stubs()
+    _on_this_host()
     torch.autograd.profiler.emit_nvtx = EmitNvtx  # type: ignore[misc,assignment]
 
 
-def _without_event_stubs() -> None:
-    """`profile(use_cuda=True)` times each op with CUDA events of C++, which are not there: take the host's times."""
+def _on_this_host() -> None:
+    """`profile(use_cuda=True)` times each op with CUDA events of C++, which are not there: take the host's times. And load what
+    torch itself loads while it profiles: with stacks it reads the name of a file's code when nothing holds that any more."""
     states = vars(torch.autograd)["ProfilerState"]
     original = torch.autograd.profiler.profile.__init__
 
     @wraps(original)
     def __init__(self: Any, *args: Any, **options: Any) -> None:
+        with suppress(ImportError):  # of a release that has none
+            import_module("torch.profiler._cupti_monitor")
         original(self, *args, **options)
         if getattr(self, "profiler_kind", None) == states.KINETO_GPU_FALLBACK:
             self.profiler_kind = states.KINETO

@@ -384,3 +384,27 @@ def test_gradients_that_shards_get_with_the_last_micro_batch_are_of_all_of_them(
     path = tmp_path / "sharded.py"
     path.write_text(SHARDED, encoding="utf-8")
     assert api.forecast([str(path)], on=["h100:2"], steps=5).forecasts[0].samples_per_step == 2 * 4 * 16
+
+
+TOGETHER = {
+    "a pair's sides": ("(model(x()) - model(x())).square().mean().backward()", 64),
+    "three views": ("sum(model(x()).square().mean() for _ in range(3)).backward()", 64),
+    "a wide and a narrow view": ("(model(x()).mean() + model(x()[:16]).mean()).backward()", 64),
+    "what is real and what is not": ("(model(x()).mean() - model(x()).mean()).backward()", 64),
+    "micro-batches": ("for _ in range(4): model(x()).mean().backward()", 256),
+    "all forwards, then each backward": ("[loss.backward() for loss in [model(x()).mean() for _ in range(4)]]", 256),
+    "micro-batches of pairs": ("for _ in range(4): (model(x()) - model(x())).square().mean().backward()", 256),
+}
+
+
+@pytest.mark.parametrize("how", TOGETHER)
+def test_calls_that_share_a_backward_are_of_one_batch(how, tmp_path):
+    """A batch of 64 pairs was told as 128 samples, one of three views as 192."""
+    body, samples = TOGETHER[how]
+    path = tmp_path / "together.py"
+    path.write_text(
+        "import torch\nmodel = torch.nn.Linear(32, 32).cuda()\noptimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "def x(): return torch.randn(64, 32, device='cuda')\n"
+        f"for _ in range(3):\n    {body}\n    optimizer.step()\n    optimizer.zero_grad()\n"
+    )
+    assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == samples

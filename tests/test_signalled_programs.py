@@ -23,8 +23,7 @@ def interrupted(process, by=signal.SIGINT):
     return out, "".join(seen) + err
 
 
-@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("on", ["h100", "h100:2"])
+@pytest.mark.parametrize(("by", "code", "on"), [(signal.SIGINT, 130, "h100:2"), (signal.SIGTERM, 143, "h100")])
 def test_ctrl_c_and_sigterm_give_what_there_is(by, code, on, tmp_path, monkeypatch):
     """SIGTERM, by which a scheduler ends a job, gave no figures."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -40,10 +39,9 @@ def test_ctrl_c_and_sigterm_give_what_there_is(by, code, on, tmp_path, monkeypat
     assert [one.name for one in tmp_path.iterdir()] == ["found.json"]
 
 
-@pytest.mark.parametrize("on", ["h100", "h100:2"])
-def test_sigterm_of_all_processes_gives_what_there_is(on):
+def test_sigterm_of_all_processes_gives_what_there_is():
     """As srun sends it: the recording died of it, with all that it had."""
-    process = start(PROGRAMS / "wait_forever.py", on=(on,))
+    process = start(PROGRAMS / "wait_forever.py", on=("h100:2",))
     for line in process.stderr:
         if "waiting" in line:
             break
@@ -185,7 +183,7 @@ def test_a_second_ctrl_c_ends_programs_that_are_deaf_to_the_first_side_by_side(t
 MODEL = "torch.nn.Linear(64, 64).cuda()"
 
 
-@pytest.mark.parametrize("begun", ["", MODEL, f"{MODEL}(torch.ones(4, 64, device='cuda'))"])
+@pytest.mark.parametrize("begun", [MODEL, f"{MODEL}(torch.ones(4, 64, device='cuda'))"])
 def test_what_is_interrupted_before_a_step_is_complete_has_no_figures(begun, tmp_path):
     """A model that had been made was said to fit, with the time that this took, and a forward was a call of a served model."""
     program = tmp_path / "waits.py"
@@ -243,7 +241,7 @@ def test_a_call_that_ctrl_c_cuts_short_is_no_call(tmp_path):
     assert "interrupted before its first step was complete: there are no figures" in err
 
 
-@pytest.mark.parametrize("wait_s", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("wait_s", [0.0, 0.5])
 def test_ctrl_c_while_torch_is_imported_is_one_line(wait_s, tmp_path):
     """It was a traceback of whatever torch, or the chip, was just importing."""
     program = tmp_path / "waits.py"

@@ -1,6 +1,6 @@
 """Tokens and samples of a step: those that the model is given, by the shapes of what is first in each of its calls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from math import prod
 
@@ -19,7 +19,7 @@ CALLED = (Mark.FORWARD_BEGIN, Mark.INFER_BEGIN)
 def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, float | None]:
     """(tokens, samples) of the median step, as its time is. Tokens: integer inputs of the first embedding after each outermost forward begins;
     one for each sample (a class, a user, a node) are none where nothing works on sequences. Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given, in calls of
-    the module that is called first; where several optimizers take turns, as a GAN's, in the largest call of each micro-batch of the first of them.
+    the module that is called first, of those that share a backward (a pair's sides, views of a picture) in the largest; where several optimizers take turns, as a GAN's, in the largest call of each micro-batch of the first of them.
     Calls that nothing is learnt from are no batch: those of a step's trials, as sharpness-aware minimization and attacks on the input make,
     nor an agent's looks at its environment. Other modules, and where some forwards read tokens those that read none, go on with what
     was read: a decoder behind its encoder, a rank's later stages in a pipeline."""
@@ -55,9 +55,24 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
         turns = [[size for at, _, size in fed if at in turn] for turn in turns_of(step, marks)]
         tokens.append(read)
         samples.append(
-            sum(map(max, filter(None, turns))) or sum(size for _, module, size in fed if module == fed[0][1])
+            sum(map(max, filter(None, turns)))
+            or _of_backwards({at: size for at, module, size in fed if module == fed[0][1]}, step, marks)
         )
     return _usual(tokens), _usual(samples)
+
+
+def _of_backwards(sizes: Mapping[int, int], step: Step, marks: Marks) -> int:
+    """Samples of calls of so many each, of as many as backwards follow before the next: the largest, as the others are of the same
+    samples. All of them where no backward does."""
+    begins = marks.at[(marks.what == Mark.BACKWARD_BEGIN) & (marks.at >= step.begin) & (marks.at < step.end)]
+    together: dict[int, list[int]] = {}
+    for at, size in sizes.items():
+        together.setdefault(int(np.searchsorted(begins, at)), []).append(size)
+    ends = [*list(together)[1:], begins.size]
+    return sum(
+        sum(sorted(called, reverse=True)[: after - before])
+        for (before, called), after in zip(together.items(), ends, strict=True)
+    ) or sum(sizes.values())
 
 
 def _tried(marks: Marks, step: Step) -> set[int]:

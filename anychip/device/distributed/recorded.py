@@ -132,7 +132,7 @@ class Recorded:
         if last in self.programs and owners[1] != owners[last]:
             self.tell(
                 f"Ranks 1 and {last} do otherwise, and the program's source does not say which ranks do: those that did not run are taken to "
-                "do as one of those that did."
+                "do as one of those that did, and what is a mean over ranks (MFU, compute, waiting) hangs on that."
             )
 
     def tell_unseen(self, played: Collection[int]) -> None:

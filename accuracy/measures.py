@@ -21,15 +21,17 @@ SERVED = (
     "latency_ms",
 )
 UNITS = r"s|sec|seconds?|ms|min|%|x|tflops?|tflop/s|tflops/s|tokens?/s|tok/s|tokens?/s/(gpu|chip)|samples?/s|gib|gb|gpus?|chips?"
-LARGE = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+LARGE = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6}
 VALUE = re.compile(
-    rf"(?i)^[~≈]?\s*(?P<number>[+]?[\d.,]+(e[-+]?\d+)?)\s*(?P<large>(?-i:[kKMBT]?))(\s*(±|\+/-)\s*[\d.,]+)?\s*(?P<unit>{UNITS})?$"
+    rf"(?i)^[~≈]?\s*(?P<number>[+]?[\d.,]+(e[-+]?\d+)?)\s*(?P<large>(?-i:[kKM]?))(\s*(±|\+/-)\s*[\d.,]+)?\s*(?P<unit>{UNITS})?$"
 )
 RANGE = re.compile(
     r"[~≈]?\s*(?P<low>[\d.,]+)\s*(?P<large>[kKM]?)%?\s*(-|\u2013|\u2014|to|\.\.)\s*(?P<high>[\d.,]+\s*(?P<of_high>[kKM]?).*)"
 )
 WIDEST = 1.5  # high over low of what varies; further apart they are a count, or two things
-REMARK = re.compile(r"\s*\([^()\d]*\)$")
+REMARK = re.compile(
+    r"(?i)\s*\((avg|average|mean|median|approx\w*|about|peak|best|measured|reported|steady state)\.?\)$"
+)
 
 
 @cache

@@ -122,11 +122,12 @@ def plan(run: Run) -> Plan:
     if degree:  # rules may go by it
         run = replace(run, columns={**run.columns, **degree})
         told, is_known = rules_of(run)
+        refuse(told)
         fixed, blank = merged(models, told)
     fixed |= noted(run.notes)
     if "lora_rank" in fixed and "lora_rank" not in noted(run.notes):
-        said = search(table("words.toml")["rank"][0]["text"], f"{run['model']} | {run['framework']} | {run.notes}")
-        fixed |= {"lora_rank": int(said[1])} if said else {}
+        said = search(table("words.toml")["rank"][0]["text"], f"{run['model']} | {run.notes}")
+        fixed |= {"lora_rank": int(said[1] or said[2])} if said else {}
     named = "layers" in blank
     if not named:
         blank = {**as_wide_as_others(run, fixed), **blank}

@@ -9,7 +9,6 @@ from accuracy.plan import Plan
 from accuracy.rows import Run
 from accuracy.score import Result
 from accuracy.truth_of_runs import direct, maxtext, replicas_batch
-from anychip import units
 from anychip.spec import load_chip
 
 APART = 0.05  # metrics of one run are rounded; further apart than this they are not of one
@@ -29,7 +28,6 @@ def said(result: Result) -> list[str]:
             apart(found),
             product(found),
             too_fast(result, found),
-            too_large(result, found),
         )
         remarks += [text for text in texts if text]
     return remarks
@@ -80,14 +78,6 @@ def too_fast(result: Result, found: Plan) -> str:
         return ""
     share = maxtext(found.options, 0.0) * replicas_batch(found) / (result.measured_s * found.num_chips * known)
     return f"as printed its products would run at {share:.0%} of the chip's peak" if share > 1 else ""
-
-
-def too_large(result: Result, found: Plan) -> str:
-    """Where what was planned does not fit: blanks were filled otherwise than in the run, or the source leaves something out."""
-    has = load_chip(found.chip).memory_bytes
-    if not result.peak_bytes or result.peak_bytes <= has:
-        return ""
-    return f"as planned it needs {units.memory(result.peak_bytes)} of a chip that has {units.memory(has)}"
 
 
 def repeated(runs: Sequence[Run]) -> list[str]:

@@ -315,7 +315,7 @@ def _stragglers(places: list[Place], jitter: float, slow_node: float, degraded_l
     from anychip.cluster import Stragglers
 
     wanted = Stragglers(jitter, slow_node, degraded_link, *([] if spread is None else [spread]))
-    if wanted != Stragglers() and all(place.num_chips == 1 for place in places):
+    if (spread is not None or wanted != Stragglers()) and all(place.num_chips == 1 for place in places):
         raise BadUse("jitter, spread, slow nodes and degraded links are of jobs of several chips. Try: --on h100:8")
     return wanted
 

@@ -27,7 +27,7 @@ from anychip.figures import (
     called_in,
     compared_with,
     error_of,
-    evaluated,
+    evaluated_s,
     host_of,
     is_prompt,
     layers_of,
@@ -44,7 +44,7 @@ from anychip.memory import Peaks, replay
 from anychip.record import Program
 from anychip.record.failure import refused
 from anychip.record.reads import Read, reads
-from anychip.record.steps import find_steps
+from anychip.record.steps import Step, find_steps
 from anychip.spec import Chip
 from anychip.spec.validated import CALLS, Compared
 from anychip.timeline.memory import memory, suffices
@@ -92,6 +92,7 @@ class Forecast:
     all_ops: tuple[TopOp, ...]  # those that take longest first
     limit: str
     step_times_s: tuple[float, ...] = ()
+    told: slice | None = None  # which of them are told, where not all
     warnings: tuple[str, ...] = ()
     # Of a job of several ranks: the cluster's id where one was named, each distinct rank, what each mesh axis takes,
     # which ranks the job's end waits for, the most important first, and what failures leave of the time; how many times longer
@@ -189,11 +190,11 @@ class Forecast:
 
     @property
     def uneven(self) -> str:
-        """From what to what its steps took, where one of them is not like the others; of two the time of a step is the mean."""
+        """From what to what its steps took, where one of them is not like the others and what is told is not the mean of all."""
         times = self.step_times_s
         mean, least, most = sum(times) / max(len(times), 1), min(times, default=0.0), max(times, default=0.0)
-        off = (most - least) / 2 if len(times) == 2 else abs(mean - self.step_time_s)
-        if off <= UNEVEN * self.step_time_s:
+        is_off = abs(mean - self.step_time_s) > UNEVEN * self.step_time_s
+        if not is_off and (len(times) != 2 or most - least <= 2 * UNEVEN * self.step_time_s):
             return ""
         return f"{units.duration(least)} to {units.duration(most)}, {units.duration(mean)} on average"
 
@@ -218,14 +219,16 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     timeline = price(program, chip)
     found = find_steps(timeline.program)
     every_step = Window.of(timeline, found)
-    whole = every_step.settled(evaluated(timeline, every_step) if len(every_step.steps) == 2 else 0.0)
+    whole = every_step.settled(evaluated_s(timeline, every_step) if len(every_step.steps) == 2 else 0.0)
     window = whole.told()
     total = totals_of(timeline, window)
     step_time = window.step_time_s
     products = timeline.prices.on.products(total["dtype"])
     beyond = beyond_of(timeline, window)
     # What a step is fed is read where nothing has been fused yet.
-    tokens, samples = batch_of(program, tuple(find_steps(program)[-len(whole.steps) :]) if whole.steps else ())
+    tokens, samples = (
+        batch_of(program, fed_in(program, window), window.picked is not None) if whole.steps else (None, None)
+    )
     prompt = prompt_of(tokens, batch_of(program, tuple(find_steps(program)[:1]))[0], window.kind)
     layers = layers_of(timeline.program.ops, called_in(timeline, whole), unlike_share(beyond))
     compared = compared_with(program, chip, layers, products.dtype, window.kind, is_prompt(tokens, samples))
@@ -247,13 +250,19 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None,
         memory_by_kind=held.by_kind, time_by_phase_s=by_phase_of(timeline, window), all_ops=every,
         limit=limit_of(breakdown, step_time, every[:TOP_OPS], total["kernels"], total["host_s"], own_s=total["own_s"]),
-        step_times_s=window.times_s,
+        step_times_s=window.times_s, told=window.picked,
         warnings=(*caveats.of_chip(program, timeline, whole, held), *(one.text for one in lacking)),
         would_fail=tuple(one.text for one in lacking if one.fails),
         needs_more=any(refused(program)), memory_by_module=held.by_module, stepping_memory_bytes=held.stepping_bytes, first_step_s=window.first_s,
         prompt_tokens=prompt, values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
         rests_on=rests_on(timeline, window), host_bound=host_of(program, timeline.prices.on, breakdown, step_time, total),
     )  # fmt: skip
+
+
+def fed_in(program: Program, window: Window) -> list[Step]:
+    """The steps that a window tells, in the recording that it was made of before anything was fused."""
+    counted = find_steps(program)[-len(window.times_s) :]
+    return counted if window.picked is None else counted[window.picked]
 
 
 def prompt_of(tokens: float | None, first: float | None, kind: str) -> float | None:

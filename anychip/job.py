@@ -24,6 +24,7 @@ from anychip.cost.price import LIMITS
 from anychip.cost.support import unsupported
 from anychip.cost.work import work
 from anychip.figures import (
+    UNEVEN,
     AxisFigures,
     Floats,
     GoodputFigures,
@@ -38,13 +39,14 @@ from anychip.figures import (
     called_in,
     compared_with,
     error_of,
-    evaluated,
+    evaluated_s,
     host_of,
     is_prompt,
     layers_of,
     limit_of,
     rests_on,
     shares_of,
+    told_of,
     top_ops_of,
     totals_of,
     unlike_share,
@@ -93,7 +95,8 @@ class Part:
 
 def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_step: float | None = None,
                  samples_per_step: float | None = None, stragglers: Stragglers | None = None) -> Forecast:  # fmt: skip
-    """Price a job and sum up its steps. tokens_per_step, samples_per_step: of the whole job. Raises Deadlock, BadNetwork, BadProgramFile."""
+    """Price a job and sum up its steps. tokens_per_step, samples_per_step: of the whole job. stragglers:
+    None: chips that differ as those of one model do. Raises Deadlock, BadNetwork, BadProgramFile."""
     timeline = simulate(program, chip, fabric, stragglers=stragglers or Stragglers(), node_chips=node_chips(fabric))
     parts = parts_of(timeline)
     step_time = parts[0].window.step_time_s
@@ -147,7 +150,7 @@ def forecast_job(program: Program, chip: Chip, fabric: Fabric, *, tokens_per_ste
         tokens_per_step=tokens, samples_per_step=samples, samples_given=samples_per_step is not None,
         memory_by_kind=worst.memory.by_kind,
         time_by_phase_s=_mean_of([by_phase_of(part.rank.timeline, part.window) for part in parts], mean), all_ops=every,
-        limit=limit_of(breakdown, step_time, every[:TOP_OPS], kernels, host, _along(axes), own), step_times_s=parts[0].window.times_s,
+        limit=limit_of(breakdown, step_time, every[:TOP_OPS], kernels, host, _along(axes), own), step_times_s=parts[0].window.times_s, told=parts[0].window.picked,
         warnings=(*timeline.warnings, *_warnings(parts, worst, chip), *(one.text for one in lacking)),
         would_fail=tuple(one.text for one in lacking if one.fails),
         pace=timeline.pace, cluster=fabric.cluster.id if fabric.cluster is not None else None,
@@ -169,36 +172,54 @@ def parts_of(timeline: ClusterTimeline) -> list[Part]:
     own = [Window.of(rank.timeline, steps) for rank, steps in zip(timeline.ranks, found, strict=True)]
     stepped = [window for window in own if window.steps] or own
     count = min(len(window.times_s) for window in stepped)
-    ends = np.max([window.end_s - np.cumsum((0.0, *window.times_s[::-1]))[: count + 1] for window in stepped], axis=0)
-    times = np.diff(ends[::-1]).tolist()
+    own_ends = np.array([window.end_s - np.cumsum((0.0, *window.times_s[::-1]))[: count + 1] for window in stepped])[
+        :, ::-1
+    ]
+    ends = own_ends.max(axis=0)
     kind = next((window.kind for window in own if window.kind == "train"), own[0].kind)
     windows = []
     for rank, window in zip(timeline.ranks, own, strict=True):
-        if not window.steps and len(ends) > 1:
-            window = _meanwhile(window, rank.timeline, ends[::-1])
-        counted = window.steps[-count:]
-        begin = counted[0].begin if counted else window.begin
+        within = window if window.steps or len(ends) == 1 else _meanwhile(window, rank.timeline, ends)
+        counted = within.steps[-count:]
+        begin = counted[0].begin if counted else within.begin
         windows.append(
             replace(
-                window,
+                within,
                 steps=counted,
                 kind=kind,
                 begin=begin,
-                begin_s=float(ends[-1]),
-                end_s=float(ends[0]),
-                times_s=tuple(times),
+                begin_s=float(ends[0]),
+                end_s=float(ends[-1]),
+                times_s=tuple(np.diff(ends).tolist()),
             )
         )
-    seen = [
-        evaluated(rank.timeline, one) for rank, one in zip(timeline.ranks, windows, strict=True) if len(one.steps) == 2
+    evaluated = [
+        evaluated_s(rank.timeline, within)
+        for rank, window, within in zip(timeline.ranks, own, windows, strict=True)
+        if window.steps and len(within.steps) == 2
     ]
+    windows = [window.settled(max(evaluated, default=0.0)) for window in windows]
+    at = _told_of(windows[0], own_ends)
     parts = []
     for rank, steps, within, window in zip(timeline.ranks, found, windows, own, strict=True):
         weight = len(rank.members) / timeline.num_chips
         axes, held = axes_of(rank.program, rank.calls), memory(rank.program)
-        told = within.settled(max(seen, default=0.0)).told()
+        told = within if at is None or not within.steps else within.pick(at)
         parts.append(Part(rank, len(steps), told, window.end_s, weight, axes, held))
     return parts
+
+
+def _told_of(window: Window, own_ends: Floats) -> slice | None:
+    """Which steps of a job are told, if not all: as of one chip, where all ranks are as far at their end as at their begin. own_ends: by
+    rank, when each of its steps ends, from the one before those that count."""
+    at = told_of(window.times_s, in_rounds=window.kind == "train")
+    if at is None:
+        return None
+    first, last, _ = at.indices(len(window.times_s))
+    left_out = own_ends.shape[1] - 1 - len(window.times_s)
+    spans = own_ends[:, left_out + last] - own_ends[:, left_out + first]
+    span = sum(window.times_s[at])
+    return at if bool((abs(spans - span) <= UNEVEN * span).all()) else None
 
 
 def _steps_of(programs: Sequence[Program], most: int | None) -> list[list[Step]]:
@@ -326,12 +347,13 @@ def _batch(parts: Sequence[Part], program: Program, first: bool = False) -> tupl
     bystanders = {rank for part in parts if not part.steps for rank in part.rank.members}
     for part in parts:
         # What a step is fed is read where nothing has been fused yet.
-        plain = recorded[part.program.rank]
-        counted = slice(1) if first else slice(-len(part.window.times_s), None)
-        steps = tuple(find_steps(plain)[: part.steps][counted]) if part.steps else _learnt_meanwhile(plain, part)
+        plain, told = recorded[part.program.rank], part.window.picked
+        every = find_steps(plain)[: part.steps]
+        counted = every[:1] if first else every[-len(part.window.times_s) :][told or slice(None)]
+        steps = tuple(counted) if part.steps else _learnt_meanwhile(plain, part)
         if not is_fed(plain, part.axes, steps[-1] if steps else None, bystanders):
             continue
-        mine = batch_of(plain, steps)
+        mine = batch_of(plain, steps, told is not None and not first)
         shared = copies(part.program, part.axes, TENSOR_AXES)
         split = copies(part.program, part.axes, SEQUENCE_AXES)
         tokens += (mine[0] or 0.0) * len(part.rank.members) / shared

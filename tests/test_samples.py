@@ -393,8 +393,41 @@ TOGETHER = {
     "what is real and what is not": ("(model(x()).mean() - model(x()).mean()).backward()", 64),
     "micro-batches": ("for _ in range(4): model(x()).mean().backward()", 256),
     "all forwards, then each backward": ("[loss.backward() for loss in [model(x()).mean() for _ in range(4)]]", 256),
+    "one micro-batch ahead": (
+        "ahead = [model(x()).mean(), model(x()).mean()]\n    for _ in range(2): ahead.pop(0).backward(); ahead.append(model(x()).mean())\n"
+        "    [loss.backward() for loss in ahead]",
+        256,
+    ),
     "micro-batches of pairs": ("for _ in range(4): (model(x()) - model(x())).square().mean().backward()", 256),
 }
+
+
+SCALES = """
+class Scales(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(8))
+    def forward(self, x):
+        return x * self.weight
+model = Scales().cuda()
+weights = model.parameters()
+"""
+BARE = """
+weight = torch.ones(8, 8, device='cuda', requires_grad=True)
+model, weights = (lambda x: x @ weight), [weight]
+"""
+
+
+@pytest.mark.parametrize("made", [SCALES, BARE])
+def test_what_reads_nothing_that_can_be_counted_has_figures(made, tmp_path):
+    """It ended in a ValueError of zip."""
+    path = tmp_path / "bare.py"
+    path.write_text(
+        f"import torch{made}optimizer = torch.optim.SGD(weights, lr=0.1)\n"
+        "for _ in range(3):\n    model(torch.ones(4, 8, device='cuda')).sum().backward()\n    optimizer.step()\n"
+    )
+    found = api.forecast(str(path), on=["h100"]).forecasts[0]
+    assert (found.steps, found.step_kind) == (3, "train")
 
 
 @pytest.mark.parametrize("how", TOGETHER)

@@ -26,7 +26,7 @@ def of_chip(program: Program, timeline: Timeline, window: Window, held: Memory) 
     steps = find_steps(program)
     return [
         *of_steps(timeline, window),
-        *by_crowded_streams([(timeline, window)]),
+        *by_crowded_streams([(timeline, window.told())]),
         *too_full(timeline.program, timeline.chip, held),
         *played_before(timeline, window.told()),
         *worked_after(timeline, window),

@@ -4,10 +4,10 @@ Each distinct rank's tape is walked by an engine of its own (`rank`); where rank
 Collectives whose ranks are all of one class cost their price and meet nobody: nothing here grows with the world size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import ceil, prod
+from math import ceil
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +24,7 @@ from anychip.cost.fusion import fuse_ranks
 from anychip.cost.price import EVIDENCE, LIMITS, Prices
 from anychip.garbage import uncollected
 from anychip.network import Collective, CollectiveCost, Tier, collective_of
-from anychip.record import Program
+from anychip.record import Kind, Program
 from anychip.record.failure import cut_short
 from anychip.record.steps import find_steps
 from anychip.spec import Chip
@@ -116,9 +116,12 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
     first = Prices(programs[0].ops, chip)
     prices = [first, *(first.like(rank.ops) for rank in programs[1:])]
     worn = _worn(fabric, wanted.degraded_link)
-    pace = wanted.pace(max(_coupled(programs, calls), part_of))
+    coupled = max(_coupled(programs, calls), part_of) if wanted.spread else 1
+    pace, of_node = wanted.pace(coupled), wanted.pace(min(coupled, node_chips))
     taken = [
-        _price(rank, asked, priced, worn if unlike else fabric, wanted.slow_node if unlike else 1.0, pace)
+        _price(
+            rank, asked, priced, worn if unlike else fabric, *((wanted.slow_node, of_node) if unlike else (1.0, pace))
+        )
         for rank, asked, priced, unlike in zip(programs, calls, prices, odd, strict=True)
     ]
     meetings = match(programs, calls, origin)
@@ -142,14 +145,47 @@ def simulate(program: Program, chip: Chip, fabric: Network, *, stragglers: Strag
 
 
 def _coupled(programs: Sequence[Program], calls: Sequence[dict[int, Collective]]) -> int:
-    """How many ranks wait for one another, directly or through others: the sizes of a rank's groups, in each direction of its
-    grid once (ranks of a group are as far apart along one), multiplied."""
-    found = 1
+    """How many ranks wait for one another in their steps, directly or through others. Members of a class have groups of their own: where
+    one lies in a grid as all do that are as far apart and as many, each rank has its line of it."""
+    grids: set[tuple[int, int]] = set()
+    others: list[Ints] = []
     for program, mine in zip(programs, calls, strict=True):
-        groups = {program.groups[call.group].ranks for call in mine.values()}
-        apart = {(ranks[1] - ranks[0], len(ranks)) for ranks in groups if len(ranks) > 1}
-        found = max(found, min(prod(size for _, size in apart), program.world_size))
-    return found
+        for ranks in _met(program, mine):
+            apart, size = ranks[1] - ranks[0], len(ranks)
+            start = ranks[0] // max(apart * size, 1) * apart * size + ranks[0] % max(apart, 1)
+            if apart > 0 and ranks == tuple(range(start, start + apart * size, apart)):
+                grids.add((apart, size))
+            else:
+                others.append(np.array(ranks, np.int64))
+    return max((_reached(program.rank, program.world_size, grids, others) for program in programs), default=1)
+
+
+def _met(program: Program, calls: dict[int, Collective]) -> set[tuple[int, ...]]:
+    """The ranks of each group in which a rank calls something from its first step on; of what is sent the two."""
+    steps = find_steps(program)
+    inside = (program.kinds == Kind.OP) & (np.arange(program.tape.size) >= (steps[0].begin if steps else 0))
+    called = {*np.unique(program.payloads[inside]).tolist()}
+    found = {call.group for op, call in calls.items() if op in called and call.peer is None}
+    pairs = {
+        tuple(sorted((program.rank, call.peer))) for op, call in calls.items() if op in called and call.peer is not None
+    }
+    return {ranks for ranks in (*(program.groups[group].ranks for group in found), *pairs) if len(set(ranks)) > 1}
+
+
+def _reached(rank: int, world: int, grids: Iterable[tuple[int, int]], others: Sequence[Ints]) -> int:
+    """How many ranks a rank leads to by lines of grids and by other groups."""
+    found = np.array([rank], np.int64)
+    size = 0
+    while size < found.size < world:
+        size = found.size
+        for apart, count in grids:
+            starts = np.unique(found // (apart * count) * (apart * count) + found % apart)
+            line = (starts[:, None] + np.arange(count) * apart).ravel()
+            found = np.union1d(found, line[line < world])
+        for group in others:
+            if np.isin(group, found).any():
+                found = np.union1d(found, group)
+    return int(found.size)
 
 
 def _split(programs: list[Program], wanted: Stragglers, node_chips: int) -> tuple[list[Program], list[int], list[bool]]:

@@ -17,7 +17,7 @@ from anychip.figures.sums import (
     called_in,
     copies_of,
     crowded_s,
-    evaluated,
+    evaluated_s,
     inference_of,
     issued_s,
     rests_on,
@@ -26,7 +26,7 @@ from anychip.figures.sums import (
     top_ops_of,
     totals_of,
 )
-from anychip.figures.window import UNEVEN, Floats, Window
+from anychip.figures.window import UNEVEN, Floats, Window, told_of
 
 __all__ = [
     "UNEVEN",
@@ -50,7 +50,7 @@ __all__ = [
     "copies_of",
     "crowded_s",
     "error_of",
-    "evaluated",
+    "evaluated_s",
     "has_frozen_weights",
     "host_of",
     "inference_of",
@@ -63,6 +63,7 @@ __all__ = [
     "shape_text",
     "shares_of",
     "together",
+    "told_of",
     "top_ops_of",
     "totals_of",
     "unlike_share",

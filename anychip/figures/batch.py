@@ -1,6 +1,6 @@
 """Tokens and samples of a step: those that the model is given, by the shapes of what is first in each of its calls."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from math import prod
 
@@ -16,8 +16,8 @@ from anychip.record.tape import Mark
 CALLED = (Mark.FORWARD_BEGIN, Mark.INFER_BEGIN)
 
 
-def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, float | None]:
-    """(tokens, samples) of the median step, as its time is. Tokens: integer inputs of the first embedding after each outermost forward begins;
+def batch_of(program: Program, steps: Sequence[Step], is_mean: bool = False) -> tuple[float | None, float | None]:
+    """(tokens, samples) of the median step, or of the mean one, as its time is. Tokens: integer inputs of the first embedding after each outermost forward begins;
     one for each sample (a class, a user, a node) are none where nothing works on sequences. Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given, in calls of
     the module that is called first, of those that share a backward (a pair's sides, views of a picture) in the largest; where several optimizers take turns, as a GAN's, in the largest call of each micro-batch of the first of them.
     Calls that nothing is learnt from are no batch: those of a step's trials, as sharpness-aware minimization and attacks on the input make,
@@ -58,21 +58,21 @@ def batch_of(program: Program, steps: tuple[Step, ...]) -> tuple[float | None, f
             sum(map(max, filter(None, turns)))
             or _of_backwards({at: size for at, module, size in fed if module == fed[0][1]}, step, marks)
         )
-    return _usual(tokens), _usual(samples)
+    return _usual(tokens, is_mean), _usual(samples, is_mean)
 
 
 def _of_backwards(sizes: Mapping[int, int], step: Step, marks: Marks) -> int:
-    """Samples of calls of so many each, of as many as backwards follow before the next: the largest, as the others are of the same
-    samples. All of them where no backward does."""
-    begins = marks.at[(marks.what == Mark.BACKWARD_BEGIN) & (marks.at >= step.begin) & (marks.at < step.end)]
-    together: dict[int, list[int]] = {}
-    for at, size in sizes.items():
-        together.setdefault(int(np.searchsorted(begins, at)), []).append(size)
-    ends = [*list(together)[1:], begins.size]
-    return sum(
-        sum(sorted(called, reverse=True)[: after - before])
-        for (before, called), after in zip(together.items(), ends, strict=True)
-    ) or sum(sizes.values())
+    """Samples of calls of so many each: every backward takes the largest that is left of those before it, as calls that share
+    one are of the same samples. Of all calls where no backward follows any."""
+    begins = marks.at[(marks.what == Mark.BACKWARD_BEGIN) & (marks.at >= step.begin) & (marks.at < step.end)].tolist()
+    left: list[int] = []
+    found = 0
+    for at in sorted([*sizes, *begins]):
+        if at in sizes:
+            left.append(sizes[at])
+        elif left:
+            found += left.pop(left.index(max(left)))
+    return found or sum(sizes.values())
 
 
 def _tried(marks: Marks, step: Step) -> set[int]:
@@ -149,9 +149,9 @@ def _micro_batches(step: Step, marks: Marks, begin: int, end: int) -> list[list[
     return [chunk for chunk in chunks if chunk]
 
 
-def _usual(amounts: list[int]) -> float | None:
-    """The median, or where most steps have none the mean; None where no step has any."""
-    return float(np.median(amounts)) or float(np.mean(amounts)) or None
+def _usual(amounts: list[int], is_mean: bool) -> float | None:
+    """The median, or where that is asked for or most steps have none the mean; None where no step has any."""
+    return (0.0 if is_mean else float(np.median(amounts))) or float(np.mean(amounts)) or None
 
 
 # Kinds of work on sequences: kernels that are known by their name alone may be.

@@ -118,15 +118,18 @@ def inference_of(timeline: Timeline, window: Window) -> float:
     return _inference_s(timeline, inside, Marks(timeline.program)) / total if total else 0.0
 
 
-def evaluated(timeline: Timeline, window: Window) -> float:
-    """Of what the first of the window's two steps does more than the second, the share in model calls without gradients."""
+def evaluated_s(timeline: Timeline, window: Window) -> float:
+    """How much longer model calls without gradients take in the first of the window's steps than in the last."""
     marks = Marks(timeline.program)
-    of_each = []
-    for step in window.steps:
-        inside = slice(*np.searchsorted(timeline.position, [step.begin, step.end]).tolist())
-        of_each.append((float(timeline.duration_s[inside].sum()), _inference_s(timeline, inside, marks)))
-    (first, evaluating), (last, still) = of_each
-    return (evaluating - still) / (first - last) if first > last else 0.0
+    changes = (marks.what == Mark.INFER_BEGIN).astype(np.int64) - (marks.what == Mark.INFER_END)
+    depth = np.cumsum(changes)
+    begins, ends = marks.at[(changes == 1) & (depth == 1)], marks.at[(changes == -1) & (depth == 0)]
+    begins = begins[: ends.size]
+    took = timeline.done_s(ends) - timeline.done_s(begins) if ends.size else np.zeros(0)
+    first, last = (
+        float(took[(begins >= one.begin) & (begins < one.end)].sum()) for one in (window.steps[0], window.steps[-1])
+    )
+    return first - last
 
 
 def before_training(timeline: Timeline) -> tuple[int, float]:

@@ -20,8 +20,8 @@ class Window:
     """The stretch of the tape that figures are taken over: `steps`, all but the first where there are more.
 
     begin, end: tape positions; begin_s, end_s: when the work before each had ended. times_s: of each step. first_s: of the
-    step that is left out. second_s: of the one after it, where that is left out, too. is_picked: of the steps of `times_s` only those
-    that are told are left, and their mean is what a step takes; else that is the median.
+    step that is left out. second_s: of the one after it, where that is left out, too. picked: which of the steps of `times_s` are left,
+    where only some are told: their mean is what a step takes, else the median.
     """
 
     steps: tuple[Step, ...]
@@ -33,7 +33,7 @@ class Window:
     times_s: tuple[float, ...]
     first_s: float | None = None
     second_s: float | None = None
-    is_picked: bool = False
+    picked: slice | None = None
 
     @classmethod
     def of(cls, timeline: Timeline, found: list[Step]) -> "Window":
@@ -50,25 +50,28 @@ class Window:
             first_s = float(after - before)
         return cls(steps, steps[0].kind, steps[0].begin, steps[-1].end, float(done[0]), float(done[-1]), times, first_s)
 
-    def settled(self, evaluated: float = 0.0) -> "Window":
+    def settled(self, evaluated_s: float = 0.0) -> "Window":
         """Without the second training step where it took longer than all after it, which are alike: it begins where the first has
-        ended, after which many programs do what they then do once in hundreds (a sample, an evaluation). evaluated: of what it does more
-        the share in model calls without gradients, by which alone it is left out where only one comes after."""
+        ended, after which many programs do what they then do once in hundreds (a sample, an evaluation). evaluated_s: how
+        much longer model calls without gradients take in it than in the last, by which alone it is left out where only one comes after."""
         later = self.times_s[1:]
         if self.kind != "train" or not later:
             return self
         least, most, second = min(later), max(later), self.times_s[0]
         if most > (1 + UNEVEN) * least or second <= (1 + UNEVEN) * most:
             return self
-        if len(later) == 1 and evaluated < 1 / 2:
+        if len(later) == 1 and evaluated_s < (second - most) / 2:
             return self
         return replace(self._of(slice(1, None)), times_s=later, second_s=second)
 
     def told(self) -> "Window":
-        """The steps whose figures are told, where they differ: whole rounds, where unlike steps come again at equal distances; else the
-        one nearest to the median. What they are made of then adds up to their time."""
-        at = told_of(self.times_s) if len(self.times_s) == len(self.steps) else None
-        return self if at is None else replace(self._of(at), is_picked=True)
+        """The steps whose figures are told, where they differ (`told_of`). What they are made of then adds up to their time."""
+        at = told_of(self.times_s, in_rounds=self.kind == "train") if len(self.times_s) == len(self.steps) else None
+        return self if at is None else self.pick(at)
+
+    def pick(self, at: slice) -> "Window":
+        """Some of the steps, whose figures alone are told."""
+        return replace(self._of(at), picked=at)
 
     def _of(self, at: slice) -> "Window":
         """Some of the steps, one after the other."""
@@ -83,7 +86,7 @@ class Window:
 
     @property
     def step_time_s(self) -> float:
-        if self.is_picked:
+        if self.picked is not None:
             return (self.end_s - self.begin_s) / self.count
         return float(np.median(self.times_s)) if self.times_s else 0.0
 
@@ -93,7 +96,7 @@ class Window:
             return float(amounts.sum())
         edges = np.searchsorted(positions, [self.steps[0].begin, *(step.end for step in self.steps)])
         of_each = np.diff(np.concatenate([[0.0], np.cumsum(amounts)])[edges])
-        return float(np.mean(of_each) if self.is_picked else np.median(of_each))
+        return float(np.mean(of_each) if self.picked is not None else np.median(of_each))
 
     def scaled(self, parts: Sequence[float]) -> list[float]:
         """Seconds of the window by what the chip did, and what is left of it, as parts of the mean step's time."""
@@ -110,14 +113,17 @@ class Window:
         return slice(int(first), int(last))
 
 
-def told_of(times_s: Sequence[float]) -> slice | None:
-    """Which steps of so many seconds are told; None for all of them, by their median: they are alike, or they are two."""
+def told_of(times_s: Sequence[float], in_rounds: bool) -> slice | None:
+    """Which steps of so many seconds are told. None for all of them, by their median: they are alike, or two. Whole rounds, where unlike
+    ones come again at equal distances; else the one nearest to the median; all by their mean where none is near."""
     middle = float(np.median(times_s)) if times_s else 0.0
     if len(times_s) <= 2 or max(times_s) - min(times_s) <= UNEVEN * middle:
         return None
-    for apart in range(2, len(times_s) // 2 + 1):
+    for apart in range(2, len(times_s) // 2 + 1) if in_rounds else ():
         pairs = zip(times_s, times_s[apart:], strict=False)
         if all(abs(one - other) <= UNEVEN * min(one, other) for one, other in pairs):
             return slice(len(times_s) % apart, len(times_s))
     at = min(range(len(times_s)), key=lambda at: abs(times_s[at] - middle))
+    if abs(times_s[at] - middle) > UNEVEN * middle:
+        return slice(0, len(times_s))
     return slice(at, at + 1)

@@ -54,10 +54,10 @@ def unequal_text(stragglers: "Stragglers | None") -> str:
 
 def pace_text(paces: Sequence[float]) -> str:
     """By how much the slowest chip holds jobs up."""
-    longer = dict.fromkeys(f"{pace - 1:.1%}" for pace in sorted(paces))
+    longer = dict.fromkeys(f"{pace - 1:.1%}" for pace in sorted(paces) if pace >= 1.0005)
     return (
-        f"arithmetic as on the slowest chip of all: {' to '.join([*longer][:: max(len(longer) - 1, 1)])} longer"
-        if max(paces) > 1
+        f"arithmetic as on the slowest chip that others wait for: {' to '.join([*longer][:: max(len(longer) - 1, 1)])} longer"
+        if longer
         else ""
     )
 

@@ -258,6 +258,36 @@ def test_what_a_rank_evaluates_after_the_first_step_is_in_none(count):
     assert plain.warnings == ()
 
 
+def test_a_step_that_is_longer_for_something_else_stays():
+    """One rank trains longer after the first step, and another evaluates a little: that is no evaluation."""
+    ranks = []
+    for number in range(2):
+        one = Rank(number, 2, [((0, 1), "dp")])
+        for step in range(3):
+            one.mark(Mark.FORWARD_BEGIN).compute(0.4 if (number, step) == (0, 1) else 0.1).mark(Mark.FORWARD_END)
+            one.mark(Mark.OPTIMIZER_BEGIN).run(one.call("allreduce_", 0, 10)).mark(Mark.OPTIMIZER_END)
+            if (number, step) == (1, 0):
+                one.mark(Mark.INFER_BEGIN).compute(0.001).mark(Mark.INFER_END)
+        ranks.append(one)
+    found = forecast(job(*ranks))
+    assert found.step_time_s == pytest.approx(0.25, rel=1e-2)
+    assert not any("is left out, too" in text for text in found.warnings)
+
+
+def test_ranks_that_drift_apart_are_told_by_all_their_steps():
+    """In no common group, each at its own pace: in the time of one's step another is far behind or ahead."""
+    ranks = []
+    for number in range(2):
+        one = Rank(number, 2, [((number,), None)])
+        for step in range(7):
+            seconds = 0.1 if number == 0 else 1.3 if step == 4 else 0.3
+            one.mark(Mark.FORWARD_BEGIN).compute(seconds).mark(Mark.FORWARD_END).mark(Mark.OPTIMIZER_BEGIN)
+            one.compute(1e-6).mark(Mark.OPTIMIZER_END)
+        ranks.append(one)
+    found = forecast(job(*ranks))
+    assert [rank.breakdown_s["compute"] > 0.02 for rank in found.ranks] == [True, True]
+
+
 def test_a_step_of_a_job_is_made_of_what_it_takes():
     """Parts were those of all steps, squeezed into the time of the median one: a sample on rank 0 was waiting in each."""
 

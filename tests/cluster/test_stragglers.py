@@ -81,6 +81,8 @@ def test_a_job_goes_at_the_pace_of_its_slowest_chip(n, waits_for):
         ([range(8)], [0], 8),  # replicas that never meet
         ([range(8), range(0, 64, 8)], [0, 1], 64),
         ([range(8), range(0, 64, 8)], [1], 8),
+        ([range(4), range(8)], [0, 1], 8),
+        ([(0, 1, 8, 9), (0, 8)], [0, 1], 4),
         ([range(8), range(64)], [0, 1], 64),
         ([range(4), range(0, 16, 4), range(0, 64, 16)], [0, 1, 2], 64),
     ],
@@ -92,6 +94,28 @@ def test_only_chips_that_wait_for_one_another_hold_each_other_up(groups, used, c
         rank.run(rank.call("allreduce_", number, 10))
     timeline = simulate(job(rank), H100, Wire(), stragglers=Stragglers(spread=0.01))
     assert timeline.pace == 1 + 0.01 * slowest_of(coupled)
+
+
+def test_ranks_that_send_to_each_other_are_coupled_and_no_others():
+    """Pipelines of four that never meet, in the group of all ranks; neighbours that have a group for each pair of them."""
+    for pairs in (False, True):
+        ranks = []
+        for number in range(16):
+            lines = [(number + by, number + by + 1) for by in (-1, 0) if number // 4 == (number + 2 * by + 1) // 4]
+            groups = lines if pairs else [tuple(range(16))]
+            one = Rank(number, 16, [(group, None) for group in groups])
+            for at, (low, high) in enumerate(lines):
+                one.compute(0.1)
+                kind, peer = ("send", high) if number == low else ("recv_", low)
+                one.run(one.call("allreduce_", at, 10) if pairs else one.call(kind, 0, 10, peer=peer))
+            ranks.append(one)
+        timeline = simulate(job(*ranks), H100, Wire(), stragglers=Stragglers(spread=0.01))
+        assert timeline.pace == 1 + 0.01 * slowest_of(4)
+
+
+def test_chips_of_a_slow_node_are_the_slowest_of_few():
+    found = total(data_parallel(4096), spread=0.02, slow_node=1.5)
+    assert found == pytest.approx(total(data_parallel(4096)) - 0.2 + 0.3 * (1 + 0.02 * slowest_of(8)), rel=1e-4)
 
 
 def test_chips_of_a_job_differ_unless_they_are_said_not_to():

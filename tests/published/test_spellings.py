@@ -3,8 +3,6 @@
 import pytest
 
 from accuracy.plan import plan
-from accuracy.said import said
-from accuracy.score import Result
 from accuracy.truth_of_runs import step_time_s
 from tests.published.runs import NAMED_ONLY, run_of
 
@@ -132,8 +130,59 @@ def test_a_narrow_range_is_its_middle(text):
     assert run_of(value=text).metrics == {"step_time_s": 31.0}
 
 
-def test_a_run_that_does_not_fit_as_planned_is_told():
-    run = run_of()
-    found = Result(run, plan(run), forecast_s=8.0, peak_bytes=100 * 2**30)
-    assert any("as planned it needs 100 GiB of a chip that has 79.1 GiB" in text for text in said(found))
-    assert not said(Result(run, plan(run), forecast_s=8.0, peak_bytes=50 * 2**30))
+@pytest.mark.parametrize(("framework", "like"), [
+    ("PyTorch FSDP with CUDA graphs", "PyTorch FSDP"), ("PyTorch DDP, NCCL all-reduce", "PyTorch DDP"), ("TRL on NVIDIA H100", "TRL"),
+    ("HuggingFace Accelerate (AMD Instinct MI300X)", "HuggingFace Accelerate"), ("Transformers on CUDA 12.1 with FSDP", "Transformers with FSDP"),
+    ("In-house Megatron-DeepSpeed", "Megatron-DeepSpeed"), ("Custom Megatron-Core", "Megatron-Core"),
+])  # fmt: skip
+def test_words_beside_a_framework_leave_it_what_it_is(framework, like):
+    """Without the blank behind it FSDP was FSDPgraphs, which no rule knew."""
+    one, other = (options(**FREE | {"framework": name}) for name in (framework, like))
+    assert [one.get(name) for name in ("sharding", "micro_batch", "separate")] == [
+        other.get(name) for name in ("sharding", "micro_batch", "separate")
+    ]
+
+
+@pytest.mark.parametrize(("columns", "rank"), [
+    ({"model": "DeepSeek-R1-Distill-Llama-8B (LoRA)"}, 16), ({"notes": "LoRA; driver R535"}, 16), ({"notes": "LoRA not used; full fine-tuning"}, None),
+    ({"notes": "full; LoRA: no"}, None), ({"notes": "lora = false"}, None), ({"notes": "Full fine-tuning. LoRA takes 3x less"}, None),
+])  # fmt: skip
+def test_a_rank_is_a_number_beside_adapters_and_a_denial_is_none(columns, rank):
+    assert options(**FREE | {"framework": "LLaMA-Factory", "layers": "32"} | columns).get("lora_rank") == rank
+
+
+@pytest.mark.parametrize(
+    ("framework", "times"), [("Megatron-LM + ZeRO-1", 1.0), ("NeMo 2.0 (ZeRO-1)", 1.0), ("DeepSpeed ZeRO-3", 4 / 3)]
+)
+def test_who_splits_state_does_not_count_otherwise_for_that(framework, times):
+    row = {"metric": "tflops_per_chip", "value": "118", "recompute": "full"}
+    one, other = (step_time_s(plan(run_of(**row, framework=name))) for name in (framework, "PyTorch FSDP"))
+    assert one / other == pytest.approx(times, rel=0.05)
+
+
+@pytest.mark.parametrize(("column", "text", "value"), [
+    ("recompute", "selective, 8 of 32 layers", "attention"), ("recompute", "no recompute in 8 of 32 layers", "none"), ("recompute", "full except 2 of 32 layers", "full"),
+    ("dtype", "bf16 (bnb 8-bit Adam)", "bf16"), ("dtype", "bf16, 4-bit optimizer", "bf16"), ("zero_or_fsdp", "dp_shard=1", "ddp"),
+    ("zero_or_fsdp", "no FSDP, dp_shard=1", "ddp"), ("zero_or_fsdp", "dp_shard 32 dp_replicate 8", "fsdp"),
+])  # fmt: skip
+def test_words_that_look_like_others(column, text, value):
+    found = options(**{column: text})
+    assert found["sharding" if column == "zero_or_fsdp" else column] == value
+
+
+@pytest.mark.parametrize("text", ["350 (ms)", "1.1 (k)", "312T"])
+def test_what_stands_behind_a_number_is_no_unit_that_is_dropped(text):
+    assert run_of(value=text).metrics == {}
+
+
+@pytest.mark.parametrize("notes", ["no Ulysses, ring attention", "ring instead of Ulysses"])
+def test_a_ring_is_no_ulysses(notes):
+    assert "cp_comm_type" not in options(framework="Megatron-LM", cp="4", chips="64", notes=notes)
+
+
+def test_notes_that_list_no_flags_say_nothing_of_them():
+    plain, said = (
+        options(framework="MindSpeed-LLM", chip="Ascend 910B2", notes=notes)
+        for notes in ("", "end-to-end throughput, state-of-the-art")
+    )
+    assert plain == said

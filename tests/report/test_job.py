@@ -56,7 +56,7 @@ def test_what_makes_ranks_unequal_is_said(answer):
     assert "unequal" not in shown(answer, 100)
     pace = answer.forecasts[0].pace
     assert pace > 1.01
-    assert f"arithmetic as on the slowest chip of all: {pace - 1:.1%} longer" in shown(answer, 100)
+    assert f"arithmetic as on the slowest chip that others wait for: {pace - 1:.1%} longer" in shown(answer, 100)
     assert to_json(answer)["stragglers"] == {"jitter": 0, "slow_node": 1, "degraded_link": 1, "spread": SPREAD}
     job_of_two = one_f_one_b(2, 1, 1e-3, 1e-3, steps=2)
     slow = api.forecast(job_of_two, on="h100:2", jitter=0.02, slow_node=1.5, degraded_link=0.5)

@@ -86,7 +86,7 @@ def test_longer_steps_that_come_again_are_not_left_out(order):
 
 @pytest.mark.parametrize(
     ("order", "mean"),
-    [("SSSLSSSL", True), ("LSSSLSSSLSSS", True), ("SLSSSLSSSLSSS", True), ("SSSLSSS", False), ("SSLLLS", False)],
+    [("SSSLSSSL", True), ("LSSSLSSSLSSS", True), ("SLSSSLSSSLSSS", True), ("SSSLSSS", False), ("SSLLLSS", False)],
 )
 def test_of_whole_rounds_of_unlike_steps_the_mean_is_told(order, mean):
     """What is done in every fourth step was in no figure whatever --steps was, and operations were 148% of the step."""
@@ -102,6 +102,46 @@ def test_of_whole_rounds_of_unlike_steps_the_mean_is_told(order, mean):
     assert sum(result.breakdown_s.values()) == pytest.approx(result.step_time_s)
     assert sum(result.time_by_phase_s.values()) <= result.step_time_s
     assert sum(op.time_s for op in result.all_ops) <= result.step_time_s
+
+
+def test_where_no_step_is_usual_the_mean_of_all_is_told_in_whatever_order():
+    short = [*FORWARD, *BACKWARD, *optimizer()]
+
+    def told(order):
+        words = chain.from_iterable([*FORWARD * 20 * (one == "L"), *short] for one in order)
+        return forecast(program([*short, *words], OPS), load_chip("a100"))
+
+    one, other = told("SSLL"), told("LLSS")
+    assert one.step_time_s == pytest.approx(other.step_time_s) == pytest.approx(sum(one.step_times_s) / 4)
+    assert sum(one.breakdown_s.values()) == pytest.approx(one.step_time_s)
+
+
+def test_tokens_are_those_of_the_steps_that_are_told():
+    """The time was of whole rounds, and the tokens still the median step's: their rate was of nothing."""
+    small, large = (
+        made("aten.embedding.default", t(100, 8), t(1, n, dtype="int64"), out=t(1, n, 8)) for n in (64, 640)
+    )
+    q = t(1, 2, 64, 8)
+    attends = made("aten._scaled_dot_product_flash_attention.default", q, q, q, out=q)
+    ops = [*OPS, small, large, attends, mm(4096, 4096, 4096)]
+    first = len(OPS)
+
+    def step(kind):
+        reads, times = (first, 1) if kind == "S" else (first + 1, 10)
+        forward = [mark(M.FORWARD_BEGIN), w(Kind.OP, reads), w(Kind.OP, first + 2), *[w(Kind.OP, first + 3)] * times]
+        return [*forward, mark(M.FORWARD_END), *BACKWARD, *optimizer()]
+
+    found = forecast(program(chain.from_iterable(map(step, "SSSSLSSSL")), ops), load_chip("h100"))
+    assert found.tokens_per_step == (3 * 64 + 640) / 4
+    usual = forecast(program(chain.from_iterable(map(step, "SSSLSSS")), ops), load_chip("h100"))
+    assert usual.tokens_per_step == 64
+
+
+def test_a_prompt_among_calls_is_in_no_token_s_time():
+    short, prompt = [*INFER], [mark(M.INFER_BEGIN), *[w(Kind.OP, 0)] * 40, mark(M.INFER_END)]
+    words = chain.from_iterable(prompt if number % 4 == 0 else short for number in range(12))
+    found = forecast(program(words, OPS), load_chip("a100"))
+    assert found.step_time_s == pytest.approx(forecast(program(short * 4, OPS), load_chip("a100")).step_time_s)
 
 
 @pytest.mark.parametrize(("extra", "left"), [(INFER * 20, 1), (FORWARD * 20, 2)])

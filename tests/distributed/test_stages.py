@@ -56,10 +56,10 @@ def operations(program: Program) -> Counter[Op]:
 )
 def test_stages_that_did_not_run_are_as_those_that_do(schedule: str, more: tuple[str, ...]) -> None:
     chip, few = load_chip("h100"), {}
-    world = 10 if more else 5
+    world = 12 if more else 6
     for ranks in ("distinct", "all"):
-        argv = [str(PIPELINE), "5", "10", schedule, *more]
-        few[ranks] = record(argv, chip, world_size=world, devices=5, show_output=False, ranks=ranks, steps=2)
+        argv = [str(PIPELINE), "6", "12", schedule, *more]
+        few[ranks] = record(argv, chip, world_size=world, devices=6, show_output=False, ranks=ranks, steps=2)
     taken, each = few["distinct"], few["all"]
     stood_for = any("took the places of" in text for text in taken.meta["warnings"])
     assert stood_for == (schedule not in EACH), taken.meta["warnings"]

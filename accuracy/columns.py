@@ -68,25 +68,27 @@ def search(pattern: str, text: str) -> re.Match[str] | None:
 MATCHED = ("framework", "chip", "model", "recompute", "dtype", "pp", "zero_or_fsdp", "notes", "source_location")
 
 
-def matches(rule: Mapping[str, Any], run: Run) -> bool:
-    """Whether every pattern that the rule has is found in the run's column."""
+Forms = Mapping[str, tuple[str, ...]]
+
+
+def forms_of(run: Run) -> Forms:
+    """What rules look for their patterns in, by column: the source's words; of a framework as rules spell it, of a chip the standard's own
+    name, too."""
     texts = {name: run.notes if name == "notes" else run[name] for name in MATCHED}
-    texts["framework"] = framework_of(run)
-    return all(
-        is_chip(rule[name], run) if name == "chip" else search(rule[name], texts[name])
-        for name in MATCHED
-        if name in rule
-    )
-
-
-def is_chip(pattern: str, run: Run) -> bool:
-    """Whether a rule's pattern is found in the chip as the source spells it or as the standard names it; of one that says what there must
-    not be, in both."""
-    forms = [run["chip"]]
+    forms = {**{name: (text,) for name, text in texts.items()}, "framework": (framework_of(run),)}
     with suppress(Unable):
-        forms.append(load_chip(chip_of(run)).name)
-    found = [bool(search(pattern, form)) for form in forms]
-    return all(found) if pattern.startswith("^(?!") else any(found)
+        forms["chip"] += (load_chip(chip_of(run)).name,)
+    return forms
+
+
+def matches(rule: Mapping[str, Any], forms: Forms) -> bool:
+    """Whether every pattern that the rule has is found in a form of its column; one that says what there must not be, in all."""
+
+    def found(name: str) -> bool:
+        each = all if rule[name].startswith("^(?!") else any
+        return each(search(rule[name], form) for form in forms[name])
+
+    return all(found(name) for name in MATCHED if name in rule)
 
 
 def framework_of(run: Run) -> str:
@@ -139,7 +141,8 @@ def convention(run: Run) -> Mapping[str, Any] | None:
     if metric is None or any(name in run.metrics for name in DIRECT):
         return None
     entries = table("conventions.toml")["flop"]
-    return next(entry for entry in entries if entry["metric"] == metric and matches(entry, run))
+    forms = forms_of(run)
+    return next(entry for entry in entries if entry["metric"] == metric and matches(entry, forms))
 
 
 def chip_entry(run: Run) -> Mapping[str, str]:

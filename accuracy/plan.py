@@ -22,6 +22,7 @@ from accuracy.columns import (
     counted,
     counted_layers,
     fill,
+    forms_of,
     matches,
     models_of,
     network_of,
@@ -114,20 +115,17 @@ def plan(run: Run) -> Plan:
     run, assumed = counted(run)
     chip = chip_of(run)
     cluster, networked = network_of(run, chip)
-    told, is_known = rules_of(run)
     models = models_of(run["model"])
-    refuse(told)
-    fixed, blank = merged(models, told)
+    told, is_known, fixed, blank = ruled(run, models)
     degree = one_degree(run, fixed)
     if degree:  # rules may go by it
         run = replace(run, columns={**run.columns, **degree})
-        told, is_known = rules_of(run)
-        refuse(told)
-        fixed, blank = merged(models, told)
+        told, is_known, fixed, blank = ruled(run, models)
+    if "lora_rank" in fixed and (
+        said := search(table("words.toml")["rank"][0]["text"], f"{run['model']} | {run.notes}")
+    ):
+        fixed["lora_rank"] = int(said[1] or said[2])
     fixed |= noted(run.notes)
-    if "lora_rank" in fixed and "lora_rank" not in noted(run.notes):
-        said = search(table("words.toml")["rank"][0]["text"], f"{run['model']} | {run.notes}")
-        fixed |= {"lora_rank": int(said[1] or said[2])} if said else {}
     named = "layers" in blank
     if not named:
         blank = {**as_wide_as_others(run, fixed), **blank}
@@ -150,25 +148,23 @@ def plan(run: Run) -> Plan:
     return programmed(assemble(run, chip, cluster, columns, fixed, filled, names), told)
 
 
-def rules_of(run: Run) -> tuple[list[Mapping[str, Any]], bool]:
-    """The rules that match, and whether one of them knows the framework. What rules say of some part of an unknown one comes over what
-    most do."""
-    told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, run)]
+def ruled(
+    run: Run, models: Sequence[Mapping[str, Any]]
+) -> tuple[list[Mapping[str, Any]], bool, dict[str, Any], dict[str, Any]]:
+    """The rules that match, whether one of them knows the framework, what they and the model's entries fix, and what they say where the
+    source says nothing: later ones over earlier. What rules say of some part of an unknown framework comes over what most do. Raises Unable."""
+    forms = forms_of(run)
+    told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, forms)]
     is_known = any("recompute" in rule.get("blank", {}) for rule in told)
-    usual = () if is_known else (rule for rule in rules() if rule.get("fallback") and matches(rule, run))
-    return [*usual, *told], is_known
-
-
-def merged(
-    models: Sequence[Mapping[str, Any]], told: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What they fix, and what they say where the source says nothing; later ones over earlier."""
+    if not is_known:
+        told = [*(rule for rule in rules() if rule.get("fallback") and matches(rule, forms)), *told]
+    refuse(told)
     fixed: dict[str, Any] = {}
     blank: dict[str, Any] = {}
     for entry in [*models, *told]:
         fixed |= entry.get("set", {})
         blank |= entry.get("blank", {})
-    return fixed, blank
+    return told, is_known, fixed, blank
 
 
 def one_degree(run: Run, fixed: Mapping[str, Any]) -> dict[str, str]:

@@ -313,8 +313,9 @@ def _as_known(places: Iterable[Place], of: Callable[[Place], One]) -> tuple[dict
 def _stragglers(places: list[Place], jitter: float, slow_node: float, degraded_link: float,
                 spread: float | None) -> "Stragglers":  # fmt: skip
     from anychip.cluster import Stragglers
+    from anychip.cluster.stragglers import SPREAD
 
-    wanted = Stragglers(jitter, slow_node, degraded_link, *([] if spread is None else [spread]))
+    wanted = Stragglers(jitter, slow_node, degraded_link, SPREAD if spread is None else spread)
     if (spread is not None or wanted != Stragglers()) and all(place.num_chips == 1 for place in places):
         raise BadUse("jitter, spread, slow nodes and degraded links are of jobs of several chips. Try: --on h100:8")
     return wanted

@@ -44,7 +44,7 @@ from anychip.memory import Peaks, replay
 from anychip.record import Program
 from anychip.record.failure import refused
 from anychip.record.reads import Read, reads
-from anychip.record.steps import Step, find_steps
+from anychip.record.steps import find_steps
 from anychip.spec import Chip
 from anychip.spec.validated import CALLS, Compared
 from anychip.timeline.memory import memory, suffices
@@ -219,16 +219,15 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     timeline = price(program, chip)
     found = find_steps(timeline.program)
     every_step = Window.of(timeline, found)
-    whole = every_step.settled(evaluated_s(timeline, every_step) if len(every_step.steps) == 2 else 0.0)
+    whole = every_step.settled(evaluated_s(timeline, every_step))
     window = whole.told()
     total = totals_of(timeline, window)
     step_time = window.step_time_s
     products = timeline.prices.on.products(total["dtype"])
     beyond = beyond_of(timeline, window)
     # What a step is fed is read where nothing has been fused yet.
-    tokens, samples = (
-        batch_of(program, fed_in(program, window), window.picked is not None) if whole.steps else (None, None)
-    )
+    fed = window.in_plain(find_steps(program)) if whole.steps else ()
+    tokens, samples = batch_of(program, fed, window.picked is not None)
     prompt = prompt_of(tokens, batch_of(program, tuple(find_steps(program)[:1]))[0], window.kind)
     layers = layers_of(timeline.program.ops, called_in(timeline, whole), unlike_share(beyond))
     compared = compared_with(program, chip, layers, products.dtype, window.kind, is_prompt(tokens, samples))
@@ -257,12 +256,6 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
         prompt_tokens=prompt, values_read=reads(timeline.program, window.begin, window.end, window.count), compared=compared,
         rests_on=rests_on(timeline, window), host_bound=host_of(program, timeline.prices.on, breakdown, step_time, total),
     )  # fmt: skip
-
-
-def fed_in(program: Program, window: Window) -> list[Step]:
-    """The steps that a window tells, in the recording that it was made of before anything was fused."""
-    counted = find_steps(program)[-len(window.times_s) :]
-    return counted if window.picked is None else counted[window.picked]
 
 
 def prompt_of(tokens: float | None, first: float | None, kind: str) -> float | None:

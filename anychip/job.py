@@ -172,9 +172,7 @@ def parts_of(timeline: ClusterTimeline) -> list[Part]:
     own = [Window.of(rank.timeline, steps) for rank, steps in zip(timeline.ranks, found, strict=True)]
     stepped = [window for window in own if window.steps] or own
     count = min(len(window.times_s) for window in stepped)
-    own_ends = np.array([window.end_s - np.cumsum((0.0, *window.times_s[::-1]))[: count + 1] for window in stepped])[
-        :, ::-1
-    ]
+    own_ends = np.array([window.ends_s[-count - 1 :] for window in stepped])
     ends = own_ends.max(axis=0)
     kind = next((window.kind for window in own if window.kind == "train"), own[0].kind)
     windows = []
@@ -196,7 +194,7 @@ def parts_of(timeline: ClusterTimeline) -> list[Part]:
     evaluated = [
         evaluated_s(rank.timeline, within)
         for rank, window, within in zip(timeline.ranks, own, windows, strict=True)
-        if window.steps and len(within.steps) == 2
+        if window.steps
     ]
     windows = [window.settled(max(evaluated, default=0.0)) for window in windows]
     at = _told_of(windows[0], own_ends)
@@ -347,13 +345,13 @@ def _batch(parts: Sequence[Part], program: Program, first: bool = False) -> tupl
     bystanders = {rank for part in parts if not part.steps for rank in part.rank.members}
     for part in parts:
         # What a step is fed is read where nothing has been fused yet.
-        plain, told = recorded[part.program.rank], part.window.picked
+        plain = recorded[part.program.rank]
         every = find_steps(plain)[: part.steps]
-        counted = every[:1] if first else every[-len(part.window.times_s) :][told or slice(None)]
-        steps = tuple(counted) if part.steps else _learnt_meanwhile(plain, part)
+        counted = every[:1] if first else part.window.in_plain(every)
+        steps = counted if part.steps else _learnt_meanwhile(plain, part)
         if not is_fed(plain, part.axes, steps[-1] if steps else None, bystanders):
             continue
-        mine = batch_of(plain, steps, told is not None and not first)
+        mine = batch_of(plain, steps, part.window.picked is not None and not first)
         shared = copies(part.program, part.axes, TENSOR_AXES)
         split = copies(part.program, part.axes, SEQUENCE_AXES)
         tokens += (mine[0] or 0.0) * len(part.rank.members) / shared

@@ -45,14 +45,9 @@ def uneven(forecasts: "Mapping[Place, Forecast]") -> list[str]:
     steps, option = ("Calls", "--calls") if first.step_kind == CALLS else ("Steps", "--steps")
     took = [f"{spread or 'much the same'}, on {place.name}" for place, spread in spreads.items()]
     said = "; ".join(took) if len(set(spreads.values())) > 1 else first.uneven
-    count = len(range(*first.told.indices(len(first.step_times_s)))) if first.told is not None else 1
-    which = (
-        "their mean"
-        if len(first.step_times_s) == 2
-        else "the median one"
-        if count == 1
-        else f"the mean of the last {count}"
-    )
+    count = len(first.step_times_s[first.told]) if first.told is not None else 1
+    which = "the median one" if count == 1 else f"the mean of the last {count}"
+    which = "their mean" if len(first.step_times_s) == 2 else which
     return [
         f"{steps} took {said}; times are of {which}. Where something is done once in several {steps.lower()}, {option} takes in more of them, and of whole "
         "rounds the mean is told."

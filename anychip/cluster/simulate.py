@@ -163,8 +163,8 @@ def _coupled(programs: Sequence[Program], calls: Sequence[dict[int, Collective]]
 def _met(program: Program, calls: dict[int, Collective]) -> set[tuple[int, ...]]:
     """The ranks of each group in which a rank calls something from its first step on; of what is sent the two."""
     steps = find_steps(program)
-    inside = (program.kinds == Kind.OP) & (np.arange(program.tape.size) >= (steps[0].begin if steps else 0))
-    called = {*np.unique(program.payloads[inside]).tolist()}
+    inside = slice(steps[0].begin if steps else 0, None)
+    called = {*np.unique(program.payloads[inside][program.kinds[inside] == Kind.OP]).tolist()}
     found = {call.group for op, call in calls.items() if op in called and call.peer is None}
     pairs = {
         tuple(sorted((program.rank, call.peer))) for op, call in calls.items() if op in called and call.peer is not None

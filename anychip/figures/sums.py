@@ -119,16 +119,16 @@ def inference_of(timeline: Timeline, window: Window) -> float:
 
 
 def evaluated_s(timeline: Timeline, window: Window) -> float:
-    """How much longer model calls without gradients take in the first of the window's steps than in the last."""
+    """How much longer model calls without gradients take in the first of the window's two steps than in the other; of more none is asked."""
+    if len(window.steps) != 2:
+        return 0.0
     marks = Marks(timeline.program)
     changes = (marks.what == Mark.INFER_BEGIN).astype(np.int64) - (marks.what == Mark.INFER_END)
     depth = np.cumsum(changes)
     begins, ends = marks.at[(changes == 1) & (depth == 1)], marks.at[(changes == -1) & (depth == 0)]
     begins = begins[: ends.size]
     took = timeline.done_s(ends) - timeline.done_s(begins) if ends.size else np.zeros(0)
-    first, last = (
-        float(took[(begins >= one.begin) & (begins < one.end)].sum()) for one in (window.steps[0], window.steps[-1])
-    )
+    first, last = (float(took[(begins >= one.begin) & (begins < one.end)].sum()) for one in window.steps)
     return first - last
 
 

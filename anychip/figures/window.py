@@ -69,16 +69,26 @@ class Window:
         at = told_of(self.times_s, in_rounds=self.kind == "train") if len(self.times_s) == len(self.steps) else None
         return self if at is None else self.pick(at)
 
+    def in_plain(self, steps: Sequence[Step]) -> Sequence[Step]:
+        """Of all steps of the recording before anything was fused those that are told."""
+        counted = steps[-len(self.times_s) :]
+        return counted if self.picked is None else counted[self.picked]
+
     def pick(self, at: slice) -> "Window":
         """Some of the steps, whose figures alone are told."""
         return replace(self._of(at), picked=at)
 
     def _of(self, at: slice) -> "Window":
         """Some of the steps, one after the other."""
-        steps, ends_s = self.steps[at], self.begin_s + np.cumsum([0.0, *self.times_s])
+        steps, ends_s = self.steps[at], self.ends_s
         first, last, _ = at.indices(len(self.steps))
         begin_s, end_s = float(ends_s[first]), float(ends_s[last])
         return replace(self, steps=steps, begin=steps[0].begin, end=steps[-1].end, begin_s=begin_s, end_s=end_s)
+
+    @property
+    def ends_s(self) -> Floats:
+        """When the step before those of `times_s` had ended, and each of these."""
+        return self.begin_s + np.cumsum([0.0, *self.times_s])
 
     @property
     def count(self) -> int:

@@ -441,3 +441,29 @@ def test_calls_that_share_a_backward_are_of_one_batch(how, tmp_path):
         f"for _ in range(3):\n    {body}\n    optimizer.step()\n    optimizer.zero_grad()\n"
     )
     assert api.forecast(str(path), on=["h100"]).forecasts[0].samples_per_step == samples
+
+
+REGULARISED = """
+import torch
+made, judged = (torch.nn.Linear(64, 64, bias=False).cuda() for _ in range(2))
+optimizers = [torch.optim.Adam(one.parameters()) for one in (made, judged)]
+turns = [(made, 0, 1, 1), (made, 0, 4, 4), (judged, 1, 1, 1), (judged, 1, 16, 8)]
+for iteration in range(64):
+    for model, number, every, work in turns:
+        if iteration % every:
+            continue
+        optimizers[number].zero_grad()
+        for _ in range(work):
+            model(torch.randn(32, 64, device="cuda")).sum().backward()
+        optimizers[number].step()
+"""
+
+
+def test_a_gan_s_regularisers_are_of_its_steps_and_no_further_batch(tmp_path):
+    """StyleGAN's steps went from the middle of one iteration to that of another, and had neither."""
+    path = tmp_path / "regularised.py"
+    path.write_text(REGULARISED, encoding="utf-8")
+    found = api.forecast(str(path), on=["h100"]).forecasts[0]
+    assert (found.steps, found.samples_per_step) == (17, 32)
+    assert found.step_time_s == pytest.approx(sum(found.step_times_s) / 16)
+    assert found.step_time_s > 1.2 * min(found.step_times_s)

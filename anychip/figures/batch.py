@@ -19,7 +19,7 @@ CALLED = (Mark.FORWARD_BEGIN, Mark.INFER_BEGIN)
 def batch_of(program: Program, steps: Sequence[Step], is_mean: bool = False) -> tuple[float | None, float | None]:
     """(tokens, samples) of the median step, or of the mean one, as its time is. Tokens: integer inputs of the first embedding after each outermost forward begins;
     one for each sample (a class, a user, a node) are none where nothing works on sequences. Samples: the leading dimension of what the first product, convolution, recurrent layer or embedding is given, in calls of
-    the module that is called first, of those that share a backward (a pair's sides, views of a picture) in the largest; where several optimizers take turns, as a GAN's, in the largest call of each micro-batch of the first of them.
+    the module that is called first, of those that share a backward (a pair's sides, views of a picture) in the largest; where several optimizers take turns, as a GAN's, in the largest call of each micro-batch of the first of them, by the steps in which it has fewest.
     Calls that nothing is learnt from are no batch: those of a step's trials, as sharpness-aware minimization and attacks on the input make,
     nor an agent's looks at its environment. Other modules, and where some forwards read tokens those that read none, go on with what
     was read: a decoder behind its encoder, a rank's later stages in a pipeline."""
@@ -36,7 +36,7 @@ def batch_of(program: Program, steps: Sequence[Step], is_mean: bool = False) -> 
         lambda at, end: _fed(program.ops, timed, ops[slice(*np.searchsorted(positions, (at, end)))], True)[1],
     )
     again = set((marks.at[marks.what == Mark.AGAIN] + 1).tolist())  # forwards of the same samples
-    tokens, samples = [], []
+    tokens, samples, turned = [], [], []
     for step in steps:
         edges = np.searchsorted(positions, [*step.forwards, step.end]).tolist()
         ordered = any(_orders(program.ops[index]) for index in set(ops[edges[0] : edges[-1]].tolist()))
@@ -54,10 +54,13 @@ def batch_of(program: Program, steps: Sequence[Step], is_mean: bool = False) -> 
         ]
         turns = [[size for at, _, size in fed if at in turn] for turn in turns_of(step, marks)]
         tokens.append(read)
+        turned.append(len(turns))
         samples.append(
             sum(map(max, filter(None, turns)))
             or _of_backwards({at: size for at, module, size in fed if module == fed[0][1]}, step, marks)
         )
+    # A turn that only some steps have, as of a GAN's regulariser, is no further batch.
+    samples = [size for size, turns in zip(samples, turned, strict=True) if turns == min(turned)]
     return _usual(tokens, is_mean), _usual(samples, is_mean)
 
 

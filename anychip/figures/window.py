@@ -51,14 +51,15 @@ class Window:
         return cls(steps, steps[0].kind, steps[0].begin, steps[-1].end, float(done[0]), float(done[-1]), times, first_s)
 
     def settled(self, evaluated_s: float = 0.0) -> "Window":
-        """Without the second training step where it took longer than all after it, which are alike: it begins where the first has
+        """Without the second training step where it took longer than all after it, which are alike or come in rounds: it begins where the first has
         ended, after which many programs do what they then do once in hundreds (a sample, an evaluation). evaluated_s: how
         much longer model calls without gradients take in it than in the last, by which alone it is left out where only one comes after."""
         later = self.times_s[1:]
         if self.kind != "train" or not later:
             return self
         least, most, second = min(later), max(later), self.times_s[0]
-        if most > (1 + UNEVEN) * least or second <= (1 + UNEVEN) * most:
+        alike = most <= (1 + UNEVEN) * least or rounds_of(later) is not None
+        if not alike or second <= (1 + UNEVEN) * most:
             return self
         if len(later) == 1 and evaluated_s < (second - most) / 2:
             return self
@@ -129,11 +130,29 @@ def told_of(times_s: Sequence[float], in_rounds: bool) -> slice | None:
     middle = float(np.median(times_s)) if times_s else 0.0
     if len(times_s) <= 2 or max(times_s) - min(times_s) <= UNEVEN * middle:
         return None
-    for apart in range(2, len(times_s) // 2 + 1) if in_rounds else ():
-        pairs = zip(times_s, times_s[apart:], strict=False)
-        if all(abs(one - other) <= UNEVEN * min(one, other) for one, other in pairs):
-            return slice(len(times_s) % apart, len(times_s))
+    apart = rounds_of(times_s) if in_rounds else None
+    if apart is not None:
+        return slice(len(times_s) % apart, len(times_s))
     at = min(range(len(times_s)), key=lambda at: abs(times_s[at] - middle))
     if abs(times_s[at] - middle) > UNEVEN * middle:
         return slice(0, len(times_s))
     return slice(at, at + 1)
+
+
+def rounds_of(times_s: Sequence[float]) -> int | None:
+    """After how many steps those of so many seconds come again, all of them at least twice. Where that is not so of any number, after how many
+    those come again that are longer than most, though some of them are longer still (a GAN's regulariser of each 4th step, and one of each 16th)."""
+    middle = float(np.median(times_s))
+    longer = [one > (1 + UNEVEN) * middle for one in times_s]
+
+    def equal(at: int, later: int) -> bool:
+        return abs(times_s[at] - times_s[later]) <= UNEVEN * min(times_s[at], times_s[later])
+
+    def both_longer(at: int, later: int) -> bool:
+        return longer[at] == longer[later] and (longer[at] or equal(at, later))
+
+    for again in (equal, both_longer) if any(longer) else (equal,):
+        for apart in range(2, len(times_s) // 2 + 1):
+            if all(again(at, at + apart) for at in range(len(times_s) - apart)):
+                return apart
+    return None

@@ -179,46 +179,37 @@ def _marked_steps(marks: Marks) -> list[Step]:
 
 
 def _training_steps(marks: Marks) -> list[Step]:
-    """A step is over at the first forward after all its rounds of optimizers: after so many as come again and again in the
-    same order, or where none do, after every optimizer that steps before one steps for the second time. So a GAN's two belong to one
-    step, and so do two updates of the one for each of the other."""
+    """A step is over at the forward after which the optimizer that stepped first steps again, once every optimizer of the steps has:
+    a GAN's two belong to one step, so do two updates of the one for each of the other, and what regularises either in some steps."""
     steps: list[Step] = []
     begin, last_end = -1, -1
-    cycle: list[int] = []
-    size, all_optimizers = period(_rounds(marks)), _cycle(marks, Mark.FORWARD_BEGIN)
-
-    def is_whole() -> bool:
-        return last_end >= 0 and (len(cycle) >= size if size else {*cycle} >= all_optimizers)
+    cycle: set[int] = set()
+    turns = list(_turns(marks, Mark.OPTIMIZER_END, Mark.FORWARD_BEGIN))
+    first = turns[0][0] if turns else 0
+    last_of_first = max((number for number, (one, _) in enumerate(turns) if one == first), default=0)
+    every = {one for one, _ in turns[: last_of_first + 1]}
 
     forwards: list[int] = []
-    called = False
+    following = [*(one for one, _ in turns), first][
+        ::-1
+    ]  # optimizers that are still to step; after them the first would again
     for at, mark, optimizer in zip(marks.at.tolist(), marks.what.tolist(), marks.optimizer.tolist(), strict=True):
-        if mark == Mark.OPTIMIZER_END and begin >= 0:
-            last_end = at
-            if called or cycle[-1:] != [optimizer]:
-                cycle.append(optimizer)
-            called = False
+        if mark == Mark.OPTIMIZER_END:
+            following.pop()
+            if begin >= 0:
+                last_end = at
+                cycle.add(optimizer)
         elif mark == Mark.FORWARD_BEGIN:
-            if is_whole():
+            if cycle >= every and last_end >= 0 and following[-1] not in every - {first}:
                 steps.append(Step(begin, last_end + 1, "train", tuple(forwards)))
                 begin, last_end, forwards = last_end + 1, -1, []
                 cycle.clear()
             elif begin < 0:
                 begin = at
             forwards.append(at)
-            called = True
-    if is_whole():
+    if cycle >= every and last_end >= 0:
         steps.append(Step(begin, last_end + 1, "train", tuple(forwards)))
     return steps
-
-
-def _rounds(marks: Marks) -> list[int]:
-    """Optimizers in the order in which they step; of two steps of one with no forward between the first."""
-    found: list[int] = []
-    for optimizer, apart in _turns(marks, Mark.OPTIMIZER_END, Mark.FORWARD_BEGIN):
-        if apart or found[-1] != optimizer:
-            found.append(optimizer)
-    return found
 
 
 def _cycle(marks: Marks, between: Mark) -> set[int]:
@@ -238,15 +229,6 @@ def _turns(marks: Marks, mark: Mark, between: Mark) -> Iterator[tuple[int, bool]
         if what == mark:
             yield optimizer, apart
         apart = what == between or (apart and what != mark)
-
-
-def period(rounds: list[int]) -> int:
-    """The shortest stretch of rounds with every optimizer in it that came at least twice, with nothing else before, between and after;
-    0 where there is none."""
-    for size in range(len(set(rounds)), len(rounds) // 2 + 1):
-        if all(before == after for before, after in zip(rounds, rounds[size:], strict=False)):
-            return size
-    return 0
 
 
 def _bare_steps(marks: Marks) -> list[Step]:

@@ -337,3 +337,19 @@ def test_a_mark_that_never_comes_is_told_once(capsys: pytest.CaptureFixture[str]
     for _ in range(300):
         counted.optimizer(0)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("steps", "uneven", "recorded"), [(3, 5, 17), (3, 3, 3), (30, 30, 30)])
+def test_a_gan_s_regularisers_are_waited_for_until_they_come_again(steps: int, uneven: int, recorded: int) -> None:
+    """StyleGAN's of each 4th and 16th iteration stood in the first alone, which does not count."""
+    ended: list[int] = []
+    tape: list[int] = []
+    counted = Steps(steps, uneven, None, tape, lambda: ended.append(counted.done))
+    for iteration in range(40):
+        for number, every in ((0, 1), (0, 4), (1, 1), (1, 16)):
+            if iteration % every == 0:
+                counted.forward()
+                tape.append(0)
+                counted.optimizer(number)
+                counted.stepped()
+    assert ended[0] == recorded

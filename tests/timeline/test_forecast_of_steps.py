@@ -104,6 +104,20 @@ def test_of_whole_rounds_of_unlike_steps_the_mean_is_told(order, mean):
     assert sum(op.time_s for op in result.all_ops) <= result.step_time_s
 
 
+@pytest.mark.parametrize(
+    ("order", "told"),
+    [("SSSLSSSXSSSL", 12), ("XSSSLSSSLSSSL", 12), ("SSSLSSSXSS", 8), ("SSXSSLSSSS", 0), ("SSSSSSXS", 0)],
+)
+def test_what_is_longer_still_once_in_several_rounds_leaves_them_rounds(order, told):
+    """StyleGAN's two regularisers, of each 4th step and of each 16th: neither was in any figure, steps were 43% too short."""
+    short = [*FORWARD, *BACKWARD, *optimizer()]
+    longer = {"S": 0, "L": 20, "X": 60}
+    words = chain.from_iterable([*FORWARD * longer[one], *short] for one in order)
+    result = forecast(program([*short, *words], OPS), load_chip("a100"))
+    times = result.step_times_s
+    assert result.step_time_s == pytest.approx(sum(times[-told:]) / told if told else sorted(times)[len(times) // 2])
+
+
 def test_where_no_step_is_usual_the_mean_of_all_is_told_in_whatever_order():
     short = [*FORWARD, *BACKWARD, *optimizer()]
 

@@ -37,9 +37,21 @@ def test_a_gan_s_turns_of_unequal_number_are_one_step():
     critic, generator = [FORWARD, BACKWARD, optimizer(0)], [FORWARD, BACKWARD, optimizer(1)]
     assert steps(*[*critic * 2, *generator] * 3) == [("train", 3)] * 3
     assert steps(*[*generator, *critic * 2] * 2) == [("train", 3)] * 2
-    # Nothing comes again in the same order: a step is what it was, from one update of the first to the next.
+    # Nothing comes again in the same order: a step goes to the next update of the first after all have.
     irregular = [*critic, *critic, *generator, *critic, *generator, *generator]
-    assert [count for _, count in steps(*irregular)] == [1, 1, 2]
+    assert [count for _, count in steps(*irregular)] == [3, 3]
+
+
+def test_what_regularises_a_gan_in_some_iterations_is_of_these():
+    """StyleGAN's: a second update of each in some. Steps went from the middle of one iteration to that of another, five for each four."""
+    one, other = [FORWARD, BACKWARD, optimizer(0)], [FORWARD, BACKWARD, optimizer(1)]
+    iterations = [[*one, *one, *other, *other], [*one, *other], [*one, *other], [*one, *one, *other], [*one, *other]]
+    assert [count for _, count in steps(*chain.from_iterable(iterations))] == [4, 2, 2, 3, 2]
+
+
+def test_one_that_is_trained_after_another_is_of_no_step_of_its():
+    first, then = [FORWARD, BACKWARD, optimizer(0)], [FORWARD, BACKWARD, optimizer(1)]
+    assert [count for _, count in steps(*first * 3, *then * 3)] == [1, 1, 1]
 
 
 def test_figures_of_uneven_steps_are_of_the_median_one():

@@ -1,6 +1,7 @@
 """Counts the steps and calls that a program takes, and ends it after enough.
 
-A step is over at the first forward call of a trained module after every optimizer of the step has stepped; where none
+A step is over at the first forward call of a trained module after every optimizer of the step has stepped; where calls come between
+them (a GAN's two), only if the first of them is the next to step, as either may be regularised by one more. Where no module
 is called, or only by the optimizers themselves (a closure), when the first of them steps again. Which optimizers those are is known once one steps for the second time,
 so a GAN's two belong to one step. One that comes later (after five updates of a critic its generator's) is of every step, and they are
 counted anew; where nobody says how many steps to take, it is waited for.
@@ -36,8 +37,13 @@ class Steps:
         self.by_mark = False  # --step-mark: a function's returns end steps, optimizers do not
         self._cycle: set[int] = set()
         self._rounds = 0  # of optimizers in this step
+        self._turns = [0]  # updates in each step, the last of them the one that goes on
         self._known: set[int] | None = None
+        self._first: int | None = None  # optimizer
         self._called = False  # a trained module has been, outside of optimizers
+        self._called_since = False  # the last optimizer stepped
+        self._apart = False  # calls come between the optimizers of a step
+        self._may_end = False  # a step, if the first of its optimizers steps next
         self._stepping = False  # an optimizer has begun to step, and not ended
         self._backwards = 0
         self.brief = False  # to be ended after the first backward
@@ -60,32 +66,43 @@ class Steps:
                     file=sys.stderr,
                 )
             return
+        self._first = number if self._first is None else self._first
+        self._apart = self._apart or (self._called_since and number != self._first)
+        if self._may_end and number == self._first:
+            self._complete()
+        self._may_end = False
         if self._known is not None and number not in self._known:
             self._known.add(number)
             self._cycle = self._known - {number}  # all since the first step began is one with it
-            self.done, self.ends = 0, []
+            self.done, self.ends, self._turns = 0, [], [sum(self._turns)]
         if number in self._cycle and (self._known is None or not self._called or self._rounds >= LONGEST):
             self._known = set(self._cycle)
             self._complete()
         self._cycle.add(number)
         self._rounds += 1
+        self._turns[-1] += 1
 
     def stepped(self) -> None:
         """An optimizer has stepped, as far as is known."""
-        self._stepping = False
+        self._stepping = self._called_since = False
         self._stepped = len(self.tape)
 
     def forward(self) -> None:
         """A trained module is about to be called."""
         if self._stepping:
             return  # by a closure: the step that it is of has only begun
-        self._called = True
-        if self._known is not None and self._cycle >= self._known:
+        self._called = self._called_since = True
+        if self._known is None or not self._cycle >= self._known:
+            return
+        if self._apart:
+            self._may_end = True
+        else:
             self._complete()
 
     def _complete(self) -> None:
         self._cycle.clear()
         self._rounds = 0
+        self._turns.append(0)
         self.done += 1
         self.ends.append(self._stepped)
         if self.done == self.steps:
@@ -96,16 +113,21 @@ class Steps:
             self.finish()
 
     def _waits(self) -> bool:
-        """For an optimizer that has yet to step, or, while steps run on a stream of their own, for the graph that they warm up."""
+        """For an optimizer that has yet to step, or, while steps run on a stream of their own, for the graph that they warm up; or for
+        updates that the first step has more than those after it (a GAN's regularisers of each 16th step), to come again."""
+        if self.uneven <= self.steps or self.done > LONGEST:
+            return False
+        if self._apart and self._turns[0] > max(self._turns[1:]):
+            return True
         aside = self._warm_ups is None and self.is_aside()
-        return self.uneven > self.steps and self.done < LONGEST and (aside or self.lacks_one())
+        return self.done < LONGEST and (aside or self.lacks_one())
 
     def replayed(self) -> None:
         """A CUDA graph with an optimizer's step in it has been launched: the program's loop. What came before was its warm-up."""
         if self.by_mark:
             return
         if self._warm_ups is None:
-            self._warm_ups, self.done, self.ends = self.done, 0, []
+            self._warm_ups, self.done, self.ends, self._turns = self.done, 0, [], [0]
         self.stepped()
         self._complete()
 

@@ -1,6 +1,7 @@
 """Attention of a layer: heads split over the tensor group, sequences over the context group; fused or by products."""
 
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 import torch
@@ -109,6 +110,9 @@ class Attention(nn.Module):
 
     def fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.context is not None and self.shape.exchanges:
+            # Each rank has a share of the heads; of fewer key heads than ranks each is given to several (as MindSpeed and verl do).
+            n = size(self.context)
+            k, v = (t.repeat_interleave(n // gcd(n, t.shape[2]), 2) for t in (k, v)) if k.shape[2] % n else (k, v)
             return ExchangedAttention.apply(q, k, v, self.shape.kind, self.context)  # type: ignore[no-any-return]
         q, k, v = (t.permute(1, 2, 0, 3) for t in (q, k, v))
         if self.context is not None:

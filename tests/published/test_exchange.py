@@ -5,6 +5,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from accuracy.reference.fused import to_heads, to_tokens
+from anychip.device.launch import record
+from anychip.spec import load_chip
 
 RANKS, CHUNK, HEADS = 2, 3, 4
 
@@ -28,3 +30,13 @@ def one_rank(rank, store):
 
 def test_each_rank_gets_all_tokens_of_its_heads_in_order_and_gives_them_back(tmp_path):
     mp.start_processes(one_rank, args=(tmp_path / "store",), nprocs=RANKS, start_method="fork")
+
+
+def test_of_fewer_key_heads_than_ranks_each_is_given_to_several():
+    """A run with two of them and sequences split over eight was no program: its heads did not divide."""
+    argv = "--layers 1 --hidden 64 --heads 8 --kv-heads 2 --ffn 64 --vocab 64 --seq 64 --steps 1 --cp 4 --cp-comm-type a2a --attention flash"
+    program = record(
+        ["accuracy.reference", *argv.split()], load_chip("h100"), module=True, world_size=4, show_output=False
+    )
+    (keys,) = {op.args[1].shape for op in program.ops if op.name == "aten._scaled_dot_product_flash_attention.default"}
+    assert keys == (1, 1, 64, 8)  # the one that the two heads of queries which a rank has share

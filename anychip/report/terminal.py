@@ -219,7 +219,9 @@ def _rows(forecasts: Sequence["Forecast"], reserved: Sequence[int | None],
         yield timed("samples/s", lambda f: units.rate(f.samples_per_s))
     if any(scaling):
         yield "  scaling", [units.share(share) for share in scaling]
-    yield timed("MFU", lambda f: "-" if f.mfu is None else f"{units.share(f.mfu)} of {f.matrix_dtype}")
+    yield timed(
+        "MFU", lambda f: f"no {f.matrix_dtype} peak" if f.mfu is None else f"{units.share(f.mfu)} of {f.matrix_dtype}"
+    )
     yield row("peak memory", job.peak_text)
     if any(f.stepping_memory_bytes < STARTING * f.peak_memory_bytes for f in forecasts):
         what = "calling" if forecasts[0].step_kind == "call" else "stepping"

@@ -215,6 +215,13 @@ def test_an_error_bar_says_why_it_is_as_wide_the_most_first():
     assert as_json.to_json(paced)["targets"][0]["error_parts"][0]["reason"] == "its host's time"
 
 
+def test_a_peak_that_nobody_states_is_named_where_its_share_would_stand(answer):
+    """A dash stood there: of products in fp32 on a chip whose maker states bf16 alone."""
+    h100 = replace(answer.forecasts[0], peak_flop_per_s=None)
+    text = shown(replace(answer, forecasts=(h100, *answer.forecasts[1:])))
+    assert f"no {h100.matrix_dtype} peak" in text
+
+
 def test_figures_that_rest_on_a_marked_time_are_marked(answer):
     """The step's time alone was, and tokens/s, MFU and energy of the same chip were not."""
     gaudi3, *_ = api.forecast(answer.programs[0], on="gaudi3").forecasts

@@ -417,8 +417,25 @@ def test_a_checkpoint_is_what_is_kept_wherever_the_peak_is() -> None:
     assert found.goodput.checkpoint_bytes == 3 * 2 * 4096 * 512 * 4 * 3
 
 
-@pytest.mark.parametrize(("ranks", "is_told"), [("distinct", True), ("all", False)])
-def test_what_ranks_between_two_unlike_ones_do_is_told_to_be_taken(ranks: str, is_told: bool) -> None:
-    """Batches of 2, 3, 4, 5, 2 ... 5 were taken to be of 2, 3, 3 ... 5, without a word."""
-    warnings = job("by_number.py", 8, ranks=ranks).meta["warnings"]
-    assert any("Ranks 1 and 7 do otherwise" in text for text in warnings) == is_told
+@pytest.mark.parametrize(
+    ("ranks", "size", "is_told"), [("distinct", 32, True), ("distinct", 8, False), ("all", 8, False)]
+)
+def test_what_ranks_between_two_unlike_ones_do_is_told_to_be_taken(ranks: str, size: int, is_told: bool) -> None:
+    """Batches of 2, 3, 4, 5, 2 ... 5 were taken to be of 2, 3, 3 ... 5, without a word. Of eight ranks each is seen."""
+    program = job("by_number.py", size, ranks=ranks)
+    assert any("do otherwise" in text for text in program.meta["warnings"]) == is_told
+    if not is_told:  # (the third does as the last, with less, and is taken to have as much)
+        assert [len(one.members) for one in program.ranks] == ([2, 2, 4] if ranks == "distinct" else [2] * 4)
+
+
+@pytest.mark.parametrize(("layers", "size", "idle_from"), [(5, 32, 5), (12, 8, 6), (1, 16, 1)])
+def test_where_those_end_that_have_a_share_is_found_by_halves(layers: int, size: int, idle_from: int) -> None:
+    """All that did not run were taken to do as rank 0 (nanochat's Muon splits matrices so): MFU was of work that nobody does."""
+    program = job("shares.py", size, layers)
+    members = {one.rank: one.members for one in program.ranks}
+    assert members[0] == tuple(range(idle_from))
+    assert sum(map(len, members.values())) == size
+    (told,) = (
+        [text for text in program.meta["warnings"] if "follows from their numbers" in text] if idle_from > 1 else [""]
+    )
+    assert idle_from == 1 or f"1 to {idle_from - 1} as rank 0, {idle_from} to {size - 1} as rank {size - 1}" in told

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ POLL_S = 0.01
 SLEEP = time.sleep
 LAST_LINES, LAST_CAUSES = 40, 3  # of a log that are shown
 STAGES = 64  # ranks of a group that are started as soon as one of them is waited for
+MOST_BETWEEN = 24  # ranks that are run to see which of those between the second and the last do as which
 
 
 @dataclass(frozen=True)
@@ -342,10 +344,42 @@ class Job:
         for rank, owner in wanted.items():
             self._judge(rank, owner, rank in late)
         played = self.middle.played if self.middle is not None else ()
-        if not self.each:
-            self.recorded.tell_of_between()
+        if not self.each and self.recorded.differ_by_number() and not self._failed():
+            self._between()
         self.recorded.tell_unseen(played)
         return True
+
+    def _between(self) -> None:
+        """Find which of the ranks between the second and the last do as which, by halves: where each takes a share of what there is
+        (`first = rank * share`), neighbours do the same. Where others than those that halves come to do not, it is told."""
+        seen = {rank: self.recorded.owners()[rank] for rank in (1, self.recorded.world.size - 1)}
+        while middles := [
+            (one + other) // 2 for one, other in pairwise(sorted(seen)) if other - one > 1 and seen[one] != seen[other]
+        ]:
+            if self.interrupted or len(seen) + len(middles) > MOST_BETWEEN:
+                self.recorded.tell_of_between()
+                return
+            seen |= self._who(middles, seen)
+        stretches = sorted(pairwise(sorted(seen)), key=lambda ends: ends[0] - ends[1])[:3]
+        middles = [
+            (one + other) // 2 + more for one, other in stretches for more in (0, 1)
+        ]  # an even and an odd number
+        others = self._who([rank for rank in middles if rank not in seen], seen)
+        if any(owner != seen[max(one for one in seen if one < rank)] for rank, owner in others.items()):
+            self.recorded.tell_of_between()
+        else:
+            self.recorded.place(seen | others)
+
+    def _who(self, ranks: Sequence[int], seen: dict[int, int]) -> dict[int, int]:
+        """Who does as each of these ranks, of which a step is run. seen: those of whom that is known."""
+        nearest = {rank: seen[max(one for one in seen if one < rank)] for rank in ranks}
+        for rank, owner in nearest.items():
+            self._start(Rank(rank, owner, most_words=int(self.recorded.programs[owner].tape.size)))
+        self._wait(samples=True)
+        for rank, owner in nearest.items():
+            self._judge(rank, owner, is_late=False)
+        owners = self.recorded.owners()
+        return {rank: owners[self.recorded.samples_of.get(rank, rank)] for rank in ranks}
 
     def _stages_agree(self, middle: Middle) -> bool:
         """Whether the middle stages of a pipeline that were run for a while do as they were taken to."""

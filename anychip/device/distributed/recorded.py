@@ -1,6 +1,7 @@
 """What the ranks of a job have left: their recordings, which ranks each stands for, and what is to be said of that."""
 
 from collections.abc import Collection, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class Recorded:
         self.streams: dict[int, Any] = {}
         self.samples_of: dict[int, int] = {}
         self._apart: Apart | None = None  # ranks, by the program's source
+        self._placed: dict[int, int] = {}  # some ranks -> who stands for them, and for those up to the next
 
     @property
     def first(self) -> Program:
@@ -64,7 +66,16 @@ class Recorded:
 
     def classes(self) -> dict[int, list[int]]:
         """Rank that ran -> the ranks that it stands for."""
-        return classes(self.programs, self.streams, self.world.size, self.apart().kind, self.samples_of)
+        found = classes(self.programs, self.streams, self.world.size, self.apart().kind, self.samples_of)
+        if not self._placed:
+            return found
+        owners = {rank: owner for owner, ranks in found.items() for rank in ranks}
+        for begin, end in pairwise([*sorted(self._placed), self.world.size]):
+            owners |= {rank: self._placed[begin] for rank in range(begin, end) if rank not in self.programs}
+        members: dict[int, list[int]] = {}
+        for rank in range(self.world.size):
+            members.setdefault(owners[rank], []).append(rank)
+        return members
 
     def owners(self) -> dict[int, int]:
         """Each rank -> who stands for it."""
@@ -122,18 +133,42 @@ class Recorded:
             "have as much, and so are others that have less."
         )
 
-    def tell_of_between(self) -> None:
-        """Say so where the second and the last rank do otherwise, though nothing in the source tells them apart: what each does may
-        follow from its number (`size = 2 + rank % 3`) or its data, and those between may do a third."""
-        last, kind = self.world.size - 1, self.apart().kind
-        if last < 3 or self.is_piped or kind[1] != kind[last]:
-            return
+    def differ_by_number(self) -> bool:
+        """Whether the first, the second and the last rank are not alike, though nothing in the source tells them apart: what each does
+        may follow from its number (`size = 2 + rank % 3`) or its data, and those between may do as one of them or as none."""
+        ends = [0, 1, self.world.size - 1]
+        if ends[2] < 3 or self.is_piped or len({*self.apart().kind[ends].tolist()}) > 1:
+            return False
         owners = self.owners()
-        if last in self.programs and owners[1] != owners[last]:
-            self.tell(
-                f"Ranks 1 and {last} do otherwise, and the program's source does not say which ranks do: those that did not run are taken to "
-                "do as one of those that did, and what is a mean over ranks (MFU, compute, waiting) hangs on that."
+        return len({owners[rank] for rank in ends}) > 1
+
+    def tell_of_between(self) -> None:
+        self.tell(
+            f"{self._unlike()} do otherwise, and the program's source does not say which ranks do: those that did not run "
+            "are taken to do as one of those that did, and what is a mean over ranks (MFU, compute, waiting) hangs on that."
+        )
+
+    def _unlike(self) -> str:
+        owners, last = self.owners(), self.world.size - 1
+        return f"Ranks 1 and {last}" if owners[1] != owners[last] else "Rank 0 and some of those between 1 and the last"
+
+    def place(self, seen: dict[int, int]) -> None:
+        """Ranks between those that were seen do as the one before them."""
+        self._placed = seen
+        if len({*seen.values()}) == 1:
+            return  # rank 0 alone does otherwise, as where it logs
+        owners, turns = self.owners(), list[str]()
+        changes = [rank for rank in range(1, self.world.size) if rank == 1 or owners[rank] != owners[rank - 1]]
+        for begin, end in pairwise([*changes, self.world.size]):
+            turns.append(
+                f"{begin} to {end - 1} as rank {owners[begin]}"
+                if end - begin > 1
+                else f"{begin} as rank {owners[begin]}"
             )
+        self.tell(
+            f"What ranks do follows from their numbers, which the program's source does not compare: {', '.join(turns)}. Seen on "
+            f"{', '.join(map(str, sorted(seen)))}."
+        )
 
     def tell_unseen(self, played: Collection[int]) -> None:
         """Of a pipeline, whose ranks are of no kinds: say which outcomes of comparisons no rank of a stage that ran had. played: stages

@@ -116,6 +116,7 @@ class Session:
             meta["failed_at"] = [self.failed_at.file, self.failed_at.line]
         self.smi.note_questions()
         self.runtime.driver.values.tell_imbalance()
+        self.runtime.driver.values.tell_selected()
         if self.steps.complete and not self.steps.by_mark:
             self.hooks.optimizers.tell(self.steps.complete)
         if not exit_code and not meta.get("stopped"):

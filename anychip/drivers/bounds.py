@@ -1,6 +1,6 @@
 """Indices outside of what they index, where their values are known: a chip's kernels assert that there are none.
 
-Known are the values of integers that came from the host, of up to 65,536 of them (`Values`). On a chip the error comes later, at
+Known are the values of integers that came from the host, of up to 512 KB (`Values`). On a chip the error comes later, at
 some call that waits for it, and says neither which index nor which size; here it comes at once and says both.
 """
 

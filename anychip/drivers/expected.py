@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from anychip.drivers.base import Call
-from anychip.drivers.values import FILLS, INDEX_LIKE, SMALL, Values, Within, sampled
+from anychip.drivers.values import FILLS, INDEX_LIKE, SMALL, Values, Within, sampled, share_of_host
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Known:
         if self.span is not None:
             values.span[address] = self.span
         if self.sample is not None and tensor.dtype == torch.bool:
-            values.share[address] = float((self.sample != 0).double().mean())
+            if self.share is None:
+                values.share[address] = float((self.sample != 0).double().mean())
         elif self.sample is not None and not tensor.dtype.is_floating_point:
             values.samples[address] = self.sample
         if self.within is not None:
@@ -81,7 +82,7 @@ def of(values: Values, tensor: Any) -> Known:
     if not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta":
         return NOTHING
     if tensor.device.type == "cpu":
-        return Known(sample=sampled(tensor))
+        return Known(share_of_host(tensor), sample=sampled(tensor))
     address = tensor.untyped_storage().data_ptr()
     uneven = address in values.uneven
     return Known(

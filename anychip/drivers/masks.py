@@ -31,14 +31,14 @@ def _equal(values: Values, call: Call) -> Known:
 
 
 def _set(values: Values, call: Call) -> Known | None:
-    """Floating-point numbers that are compared with 0, of which it is known how many were set, as experts' gates are: these are more
-    than 0."""
+    """Numbers of which it is known how many are not 0, as experts' gates and masks of any type: compared with 0 these are more; integers,
+    which are 0 and 1, with 1 too."""
     known, number = of(values, call.args[0]), certain(values, call.args[1])
-    if known.share is None or number != 0 or not call.args[0].dtype.is_floating_point:
+    if known.share is None or not (number == 0 or (number == 1 and not call.args[0].dtype.is_floating_point)):
         return None
-    if call.name in ("gt", "ne"):
-        return Known(share=known.share, most=known.most)
-    return Known(share=1 - known.share) if call.name in ("le", "eq") else None
+    if call.name in (("gt", "ne") if number == 0 else ("ge", "eq")):
+        return Known(share=known.share, most=known.most, uneven=known.uneven)
+    return Known(share=1 - known.share) if call.name in (("le", "eq") if number == 0 else ("lt", "ne")) else None
 
 
 def _bounded(values: Values, tensor: torch.Tensor, low: float, high: float, outside: bool = False) -> Known:
@@ -119,10 +119,10 @@ def _in_range(values: Values, call: Call) -> list[Known]:
     sides = [certain(values, side) for side in (one, other)]
     if one.dtype.is_floating_point and sum(side is not None and abs(side) >= EXTREME for side in sides) == 1:
         return [Known(uniform=float(compare(*(0.0 if side is None else side for side in sides))))]
-    if sides == [None, None] or one.dtype == torch.bool:
-        return []
     if (of_set := _set(values, call)) is not None:
         return [of_set]
+    if sides == [None, None] or one.dtype == torch.bool:
+        return []
     if call.outputs[0].numel() > 1:
         if one.dtype.is_floating_point or sides[1] is None or not math.isfinite(sides[1]):
             return []

@@ -25,11 +25,14 @@ from anychip.drivers.values import (
 from anychip.record import Kind, word
 from anychip.record.recorder import Recorder, user_place
 
-# What is done on as many integers and masks as are kept: how many of them a program picks is then known.
-KEEPERS = frozenset(
-    ("_to_copy", "clone", "copy_", "index", "index_select", "gather", "cat", "eq", "ne", *COMPARE, *BOTH, *NEGATIONS)
-)
+# What is done on as much as is kept: what the host sent comes back, as whatever type.
+MOVERS = frozenset(("_to_copy", "clone", "copy_", "index", "index_select", "gather", "cat"))
+# The same where results are integers and masks: how many of them a program picks is then known.
+OF_MASKS = frozenset(("eq", "ne", *COMPARE, *BOTH, *NEGATIONS))
 ENDS = ("max", "min", "amax", "amin")
+# And what else is done on many floating-point numbers: a small model that is one of these is not run.
+OF_NUMBERS = frozenset((*ENDS, "sum", "mean", "any", "all", "fill_", "zero_"))
+OF_MANY = MOVERS | OF_MASKS | OF_NUMBERS
 POINTWISE = ("rsub", "floor_divide")  # without torch's tag for it
 UNWRITTEN = ("empty_like", "new_empty", "new_empty_strided")  # what lies there on the host by chance is no value
 # What is expected of these is so of integers and masks alone: watching a call takes time.
@@ -53,6 +56,7 @@ class NullDriver:
     ) -> None:  # fmt: skip
         self.recorder, self.clock, self.values = recorder, clock, Values(imbalance, recorder.warn)
         self.launch = recorder.tape.append
+        self.unwatched = self.values.unwatched
         self.used_bytes = 0
         self.check_above_bytes = int(memory_bytes * NEAR)
         self._out_of_memory = out_of_memory
@@ -105,12 +109,17 @@ class NullDriver:
 
     # ------------------------------------------------------------ values
 
-    def wants(self, tensors: list[torch.Tensor], written: list[int], schema: Any) -> bool:
+    def wants(self, tensors: list[torch.Tensor], written: list[tuple[int, torch.dtype]], schema: Any) -> bool:
         """Watch calls whose results are small enough to have values, and those that hand a uniform value on."""
         if schema.unchecked:
             return schema.base.startswith("_amp_")
-        if any(numel <= SMALL for numel in written):
-            return any(written) or schema.base not in UNWRITTEN  # (of no elements nothing is known)
+        if any(numel <= SMALL for numel, _ in written):
+            # (of no elements nothing is known)
+            return any(numel for numel, _ in written) or schema.base not in UNWRITTEN
+        if schema.base in MOVERS and any(map(self.knows, tensors)):
+            return True
+        if schema.base == "_to_copy" and written[0][1] == torch.bool:  # (of a mask that came as numbers)
+            return True
         if schema.base in FILLS:  # (a mask of ones may be made in the shape of numbers)
             return not schema.base.endswith("_") or tensors[0].dtype in INDEX_LIKE
         if schema.base not in OF_INTEGERS and (carried(schema.base, None, 1) is not None or schema.base in EXPECTED):
@@ -174,8 +183,9 @@ class NullDriver:
 
     def _compute(self, call: Call, written: list[torch.Tensor]) -> bool:
         """Do the op on real values if all its inputs have some; say whether that was possible."""
-        most = KEPT if call.name in KEEPERS and all(one.dtype in INDEX_LIKE for one in written) else SMALL
-        if any(tensor.numel() > most for tensor in written) or random(call.op) or call.name in UNWRITTEN:
+        if not is_done(call, written) or random(call.op) or call.name in UNWRITTEN:
+            return False
+        if call.name not in OF_MANY and any(map(self.knows, on_chip(call.tensors))):
             return False
         stand_ins: dict[int, torch.Tensor] = {}
         # What is written comes last: it may be in the memory of what is read, of which nothing is known by it.
@@ -186,7 +196,7 @@ class NullDriver:
             if alias is None and not any(tensor is other for other in call.mutated):
                 return False
             if alias is None:
-                if tensor.numel() > most or not overwrites(call.name) or not self.values.keeps(tensor):
+                if not overwrites(call.name) or not self.values.keeps(tensor):
                     return False
                 self.values.put(tensor, torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu"))
                 alias = self.values.alias(tensor)
@@ -221,6 +231,8 @@ class NullDriver:
         if share is None:
             share = 1.0
             self.values.guess.setdefault(address, 1)  # on the host it selects as much
+            if tensor.numel() > 1:
+                self.values.all_at[user_place().text] = None
         if self.values.imbalance != 1.0:
             place = user_place().text
             if address in self.values.uneven:
@@ -238,17 +250,23 @@ class NullDriver:
     def tell(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
         self.values.put(tensor, value)
 
+    def knows(self, tensor: torch.Tensor) -> bool:
+        return tensor.is_cpu or (bool(self.unwatched) and tensor.untyped_storage().data_ptr() in self.unwatched)
+
+    def wrote(self, *tensors: Any) -> None:
+        for tensor in flat(tensors) if self.unwatched else ():
+            address = tensor.untyped_storage().data_ptr()
+            if address in self.unwatched:
+                self.values.forget(address)
+
     def forget(self, tensor: torch.Tensor) -> None:
         self.values.forget(tensor.untyped_storage().data_ptr())
 
     def copy_in(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        storage = target.untyped_storage()
-        address = storage.data_ptr()
-        small = target.numel() <= SMALL and (storage.nbytes() <= SMALL * 16 or address in self.values.real)
-        if small or (target.dtype in INDEX_LIKE and storage.nbytes() <= KEPT * target.element_size()):
+        if self.values.keeps(target):
             self.values.put(target, source)
             return
-        self.values.forget(address)
+        self.values.forget(target.untyped_storage().data_ptr())
         of(self.values, source).tell(self.values, target)
 
     def copy_out(self, source: torch.Tensor) -> torch.Tensor:
@@ -303,6 +321,15 @@ def elements_each(call: Call) -> int:
     if not call.tensors or not call.outputs:
         return 1
     return call.tensors[0].numel() // max(call.outputs[0].numel(), 1)
+
+
+def is_done(call: Call, written: list[torch.Tensor]) -> bool:
+    """Whether an op is done on values, if there are any: each where it makes few, some up to what is kept."""
+    if all(tensor.numel() <= SMALL for tensor in written):
+        return True
+    if any(tensor.numel() * tensor.element_size() > KEPT for tensor in written):
+        return False
+    return call.name in MOVERS or (call.name in OF_MASKS and all(tensor.dtype in INDEX_LIKE for tensor in written))
 
 
 def overwrites(name: str) -> bool:

@@ -26,10 +26,10 @@ from anychip.record.loops import Around, Wanted
 from anychip.record.program import Place
 from anychip.record.recorder import user_place, waits_for
 
-SMALL = 256  # elements: larger tensors carry no values
-# But integers and masks of up to so many elements, as they came from the host: libraries send lists of indices to the
-# chip and read them back (DDP its buckets), and a mask of the host's decides shapes.
-KEPT = 1 << 16
+SMALL = 256  # elements: of larger results few ops are done
+# Bytes up to which a tensor has values: libraries send lists of indices to the chip and read them back (DDP its buckets),
+# and a mask of the host's decides shapes, as whatever type it arrives.
+KEPT = 1 << 19
 INTEGERS = (torch.int64, torch.int32, torch.uint8)
 INDEX_LIKE = (torch.bool, *INTEGERS)
 
@@ -61,6 +61,7 @@ CARRY: dict[str, Callable[[float, int], float]] = {
 
 PICKS = frozenset({"multinomial", "argmax"})  # a loop in which one of these is called writes a text, token by token
 SAMPLE = 1024  # integers of the host that are kept of a larger tensor, to know how they are distributed
+NAMED = 3  # lines that a warning names
 LOOP_READS = 200  # reads of one boolean at one line before it alternates, in a loop that may wait for it
 NUMBER_READS = 1_000  # of one floating-point number, before it is read as another: `while error > tolerance`
 LOOKED_UP = 50  # of these reads, before it is looked up again whether a loop waits, which takes longer than a read
@@ -104,6 +105,8 @@ class Values:
         self.made_up: tuple[Place, float | int | bool] | None = None  # the last constant, and where it was read
         self.real: dict[int, torch.Tensor] = {}  # address -> bytes on the CPU
         self.uniform: dict[int, float] = {}
+        # Floating-point numbers that have values though they are many: not every op on them is seen, so what writes to them is told.
+        self.unwatched: set[int] = set()
         self.guess: dict[int, int] = {}
         self.share: dict[int, float] = {}  # expected share of elements that are not zero
         self.span: dict[int, int] = {}  # integers: they are in [0, span)
@@ -126,19 +129,18 @@ class Values:
         self.uneven_at: dict[str, None] = {}  # lines of the program where it does
         # (the largest imbalance that there can be, parts) where more was asked for
         self.cut: dict[tuple[float, int], None] = {}
+        self.all_at: dict[str, None] = {}  # lines that select by a mask of which nothing is known
         # Lines that select by a mask of which it is not known whose it is, and what they get.
         self.even_at: dict[str, str] = {}
 
     def forget(self, address: int) -> None:
         self.uneven.discard(address)
+        self.unwatched.discard(address)
         known_of: tuple[dict[int, Any], ...] = (
             self.real, self.uniform, self.guess, self.share, self.span, self.most, self.samples, self.within, self.writings,
         )  # fmt: skip
         for known in known_of:
             known.pop(address, None)
-
-    def knows(self, address: int) -> bool:
-        return any(address in known for known in (self.real, self.uniform, self.guess, self.share, self.span))
 
     def alias(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """The values of a chip tensor as a CPU tensor of the same layout (shared, not copied), or None."""
@@ -151,7 +153,7 @@ class Values:
     def keeps(self, tensor: torch.Tensor) -> bool:
         """Whether what a tensor is a part of may have values: of a cache as large as a chip the host has no copy."""
         storage = tensor.untyped_storage()
-        return storage.nbytes() <= KEPT * tensor.element_size() or storage.data_ptr() in self.real
+        return storage.nbytes() <= KEPT or storage.data_ptr() in self.real
 
     def put(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
         """Give a chip tensor (whole or a view of one that has values) the values of a CPU tensor."""
@@ -159,14 +161,21 @@ class Values:
         address = storage.data_ptr()
         if not storage.nbytes():
             return  # all empty tensors share one address
-        self.uniform.pop(address, None)
         if not self.keeps(tensor):
+            self.uniform.pop(address, None)
             return
-        if address not in self.real:
+        if address not in self.real and self.spelled_out(tensor) is None:
+            self.uniform.pop(address, None)
             self.real[address] = torch.zeros(storage.nbytes(), dtype=torch.uint8, device="cpu")
+            self._note(tensor)
         alias = self.alias(tensor)
         assert alias is not None
         alias.copy_(value)
+
+    def _note(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if tensor.dtype not in INDEX_LIKE and storage.nbytes() > SMALL * tensor.element_size():
+            self.unwatched.add(storage.data_ptr())
 
     def source(self, tensor: torch.Tensor) -> Source:
         address = tensor.untyped_storage().data_ptr()
@@ -191,13 +200,12 @@ class Values:
         return min(first + (min(bound, span) - 1) * (1 - first) / max(span - 1, 1), 1.0)
 
     def spelled_out(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """The values of a small tensor that is only known to be uniform: from here on they are real ones."""
+        """The values of a tensor that is only known to be uniform: from here on they are real ones."""
         storage = tensor.untyped_storage()
         uniform = self.uniform.get(storage.data_ptr())
-        elements = storage.nbytes() // tensor.element_size()
-        if uniform is None or elements > SMALL:
+        if uniform is None or storage.nbytes() > KEPT:
             return None
-        base = torch.full((elements,), uniform, dtype=tensor.dtype, device="cpu")
+        base = torch.full((storage.nbytes() // tensor.element_size(),), uniform, dtype=tensor.dtype, device="cpu")
         self.real[storage.data_ptr()] = base.view(torch.uint8)
         del self.uniform[storage.data_ptr()]
         return self.alias(tensor)
@@ -343,6 +351,17 @@ class Values:
             self.cut[limit, num_parts] = None
         return min(self.imbalance, max(limit, 1.0))
 
+    def tell_selected(self) -> None:
+        """Say where a mask decided a shape though nobody knows what is true in it."""
+        if not self.all_at:
+            return
+        *places, others = *list(self.all_at)[:NAMED], len(self.all_at) - NAMED
+        rest = f" and {others} other lines" if others > 0 else ""
+        self.warn(
+            f"{', '.join(places)}{rest}: what a mask selects is taken to be all, the most that there can be, as nothing is known of the mask "
+            "(docs/values.md). Where it selects less, figures are too high. A mask that comes from the host is known."
+        )
+
     def tell_imbalance(self) -> None:
         """Say what came of an imbalance that was asked for: programs pick their experts in ways that do not tell which one it is."""
         if self.imbalance == 1.0:
@@ -382,6 +401,25 @@ def sampled(source: torch.Tensor) -> torch.Tensor | None:
         return None
     found = source.flatten()[:: source.numel() // SAMPLE or 1].long().sort().values
     return None if found[0] == found[-1] else found
+
+
+def share_of_host(source: torch.Tensor) -> float | None:
+    """What share of a mask of the host is true that is too large to be kept, as whatever type it comes: exactly, as what is selected by it is
+    often put in rows. None for what is no mask, or where nobody computed it."""
+    elements = source.numel()
+    if elements * source.element_size() <= KEPT or source.dtype.is_complex or source.layout != torch.strided:
+        return None
+    if source.dtype != torch.bool:
+        at, places = (
+            torch.arange(SAMPLE, device="cpu") * (elements // SAMPLE | 1) % elements,
+            [],
+        )  # (odd: masks have patterns)
+        for size in reversed(source.shape):
+            places.append(at % size)
+            at = at // size
+        if set(source[tuple(places[::-1])].tolist()) != {0, 1}:
+            return None
+    return int(source.count_nonzero()) / elements
 
 
 def spread(share: float, elements: int) -> torch.Tensor:

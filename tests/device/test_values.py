@@ -22,6 +22,59 @@ def test_a_list_of_indices_comes_back_as_it_was_sent() -> None:
     assert out == [True, True, 1000]
 
 
+def test_numbers_of_the_host_come_back_as_they_were_sent() -> None:
+    """Labels go to the chip with a batch and come back for a metric, which wants both kinds: all 4,096 were 1."""
+    _, out = run("""
+        import torch
+        sent = (torch.arange(4096) % 2).float()
+        there, parts = sent.cuda(), torch.empty(4096, device="cuda")
+        parts[:4000].copy_(sent[:4000])
+        parts[4000:] = there[4000:]
+        back = there.cpu(), parts.half().double().clone().cpu(), there.view(64, 64)[:, 10:50].t().contiguous().cpu()
+        out = [bool((back[0] == sent).all()), bool((back[1] == sent).all()), back[2].sum().item(), there.sum().item()]
+        wrote = []
+        for write in (
+            lambda x: x.add_(1.0), lambda x: x[:2000].mul_(3.0), lambda x: torch._foreach_add_([x], 1.0),
+            lambda x: torch.add(x, 1.0, out=x), lambda x: x.copy_(torch.randn(4096, device="cuda")), lambda x: x.data.relu_(),
+        ):
+            for _ in range(2):  # the second time the op is known
+                given = sent.cuda()
+                write(given)
+                wrote.append(given.cpu().unique().tolist())
+        out.append(wrote)
+    """)
+    assert out == [True, True, 1280.0, 2048.0, [[1.0]] * 12]
+
+
+@pytest.mark.parametrize("samples", [4, 400])  # with values, and more than keep them
+@pytest.mark.parametrize("kind", ["bool", "uint8", "int64", "float32", "float64"])
+def test_a_mask_that_comes_as_numbers_selects_as_many_as_it_has(samples: int, kind: str) -> None:
+    """VideoMAE's loader gives zeros and ones of NumPy's type; all of 1,568 tokens went on for 160."""
+    program, out = run(f"""
+        import torch
+        one = torch.cat([torch.zeros(160), torch.ones(1408)])
+        mask = torch.stack([one[torch.randperm(1568)] for _ in range({samples})]).to(torch.{kind}).cuda()
+        x = torch.randn({samples}, 1568, 2, device="cuda")
+        picked = [~mask.to(torch.bool), mask.bool().flatten(1).logical_not(), mask == 0, ~(mask > 0), ~(mask != 0)]
+        out = [list(x[one].reshape({samples}, -1, 2).shape) for one in picked]
+    """)
+    assert out == [[samples, 160, 2]] * 5
+    assert not any("selects" in text for text in program.meta["warnings"])
+
+
+def test_a_mask_of_which_nothing_is_known_is_told_where_it_decides_a_shape() -> None:
+    program, _ = run("""
+        import torch
+        x = torch.randn(4096, device="cuda")
+        for limit in 0.1, 0.2:
+            kept = x[x > limit]
+        one = x[:1][x[:1] > 0]
+        known = x[torch.ones(4096, dtype=torch.bool).cuda()]
+    """)
+    (told,) = [text for text in program.meta["warnings"] if "selects" in text]
+    assert told.startswith("program.py:6: what a mask selects is taken to be all")
+
+
 def test_a_mask_in_the_shape_of_numbers_has_its_sums() -> None:
     """wav2vec 2.0 makes one of its sounds and sums it: of 80,000 samples 1 was told, of which its convolutions left -1 for the CTC loss."""
     _, out = run("""
@@ -388,7 +441,7 @@ def test_a_mask_of_what_was_there_before_is_none_of_what_is_there_now() -> None:
 def test_masks_that_are_joined_or_shifted_are_not_of_the_integers_that_they_were_of() -> None:
     _, out = run("""
         import torch
-        given = torch.randint(0, 100, (100_000,), dtype=torch.int32).cuda()
+        given = torch.randint(0, 100, (200_000,), dtype=torch.int32).cuda()  # more than keep their values
         count = lambda mask: mask.nonzero().shape[0] / mask.numel()
         low, high = given < 40, given >= 80
         joined, others = torch.cat([low, high]), torch.cat([given >= 20, given >= 0])    # 0.3 of one, 0.9 of the other

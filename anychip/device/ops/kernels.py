@@ -70,6 +70,7 @@ class Kernels:
         self._key = DISPATCH_KEYS[self.tensors.device_type]
         self._namespace = {
             "_get": self.cache.get, "_launch": self.driver.launch, "_first": self.call,
+            "_unwatched": self.driver.unwatched, "_wrote": self.driver.wrote,
             "_numbers": frozenset((int, float, bool, complex, type(None))), "_precision": fp32_precision,
         }  # fmt: skip
         self._library = torch._C._dispatch_library("IMPL", "aten", self._key, __file__, 0)
@@ -169,6 +170,8 @@ class Kernels:
                 self.driver.run(call)
             for watcher in self.watchers:
                 watcher.after(call)
+        if self.driver.unwatched and schema.writes and not entry.watched:
+            self.driver.wrote(*schema.mutated(args, kwargs))
         return schema.result(made, args, kwargs)
 
     def _call(self, schema: Schema, args: tuple[Any, ...], kwargs: dict[str, Any], made: list[Any]) -> Call:
@@ -200,7 +203,9 @@ class Kernels:
             positions,
         )  # fmt: skip
         word = self.recorder.op_word(op)
-        written = [tensor.numel() for tensor in mutated] + [prod(shape) for shape, *_ in layouts]
+        written = [(one.numel(), one.dtype) for one in mutated] + [
+            (prod(shape), dtype) for shape, _, dtype, _ in layouts
+        ]
         watched = self.driver.wants(tensors, written, schema)
         return Entry(word, outputs, _fast(word, outputs), watched)
 
@@ -431,6 +436,7 @@ def generate(schema: Schema, number: int) -> list[str]:
     key = ", ".join(parts)
     positional = "".join(f"{argument.name}, " for argument in schema.arguments if not argument.kwarg_only)
     keywords = ", ".join(f"{a.name!r}: {a.name}" for a in schema.arguments if a.kwarg_only)
+    written = ", ".join(argument.name for argument in schema.arguments if argument.writes)
     return [
         f"def k{number}({', '.join(parameters)}):",
         f"    _key = ({key},)",
@@ -438,5 +444,6 @@ def generate(schema: Schema, number: int) -> list[str]:
         "    if _entry is None:",
         f"        return _first(s{number}, _key, ({positional}), {{{keywords}}})",
         "    _launch(_entry[0])",
+        *([f"    if _unwatched: _wrote({written})"] if written else []),
         f"    return {schema.result_source()}",
     ]

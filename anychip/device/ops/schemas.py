@@ -116,7 +116,7 @@ class Schema:
             for one in schema.returns
         ]
         self.aliased = [alias is not None for _, alias in self.returns]
-        self._writes = any(argument.writes for argument in self.arguments)
+        self.writes = any(argument.writes for argument in self.arguments)
         self._overload: Any = None
 
     def overload(self) -> Any:
@@ -165,7 +165,7 @@ class Schema:
     def mutated(self, args: Any, kwargs: Any) -> list[torch.Tensor]:
         """The tensors among these arguments that the op writes to."""
         found: list[torch.Tensor] = []
-        if not self._writes:
+        if not self.writes:
             return found
         position = 0
         for argument in self.arguments:

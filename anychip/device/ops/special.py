@@ -166,10 +166,11 @@ class Special:
 
     def _copy_on_chip(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> torch.Tensor:
         schema = schema_of("aten::copy_")
-        key = ("copy_", meta_of(target), meta_of(source), target.device.index)
+        key = ("copy_", meta_of(target), meta_of(source), target.device.index, self.driver.knows(source))
         entry = self.kernels.cache.get(key)
         if entry is not None:
             self.driver.launch(entry[0])
+            self.driver.wrote(target)
             return target
         result: torch.Tensor = self.kernels.call(schema, key, (target, source, non_blocking), {})
         return result
@@ -198,7 +199,8 @@ class Special:
                 else torch.empty_strided(tensor.shape, stride, dtype=dtype, device="cpu").copy_(result)
             )
         is_async = non_blocking and not self.on_chip(tensor) and tensor.is_pinned()
-        key = ("_to_copy", meta_of(tensor), stride, dtype, is_async, self.index_of(device or tensor.device))
+        index = self.index_of(device or tensor.device)
+        key = ("_to_copy", meta_of(tensor), stride, dtype, is_async, self.driver.knows(tensor), index)
         entry = self.kernels.cache.get(key)
         if entry is not None:
             self.driver.launch(entry[0])

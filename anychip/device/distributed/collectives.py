@@ -345,10 +345,9 @@ class Collectives:
         found = []
         for number, output in enumerate(call.outputs):
             source = call.inputs[mine if swapped else number // size if spread else min(number, len(call.inputs) - 1)]
-            # Of whole numbers as many as are kept: how many tokens each rank has for each of hundreds of experts.
-            most = SMALL if output.dtype.is_floating_point or output.dtype.is_complex else KEPT
-            small = output.numel() <= most and source.numel() <= SMALL * size
-            value = self._value(source) if small or output.device.type == "cpu" else None
+            # As much as is kept: how many tokens each rank has for each of hundreds of experts, the bytes of an object.
+            kept = output.numel() * output.element_size() <= KEPT
+            value = self._value(source) if kept or output.device.type == "cpu" else None
             if value is None:
                 if call.inputs is not call.outputs:
                     self._forget(output)

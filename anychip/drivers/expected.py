@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from anychip.drivers.base import Call
-from anychip.drivers.values import FILLS, INDEX_LIKE, SMALL, Values, Within, sampled, share_of_host
+from anychip.drivers.values import FILLS, INDEX_LIKE, SMALL, Values, Within, is_whole, sampled, share_of_host
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,9 @@ class Known:
     most: float | None = None
 
     def tell(self, values: Values, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        address = storage.data_ptr()
-        # Nothing is said of what a view leaves out; and not every op that writes numbers of other types in place is seen.
-        whole = tensor.numel() * tensor.element_size() == storage.nbytes()
-        if self.uniform is not None and whole and tensor.dtype in INDEX_LIKE:
-            values.uniform[address] = self.uniform
+        address = tensor.untyped_storage().data_ptr()
+        if self.uniform is not None and is_whole(tensor) and (tensor.dtype in INDEX_LIKE or tensor.numel() > SMALL):
+            values.fill(tensor, self.uniform)
         elif self.uniform is not None and 0 < tensor.numel() <= SMALL:  # of small ones every op is seen
             values.put(tensor, torch.full(tensor.shape, self.uniform, dtype=tensor.dtype, device="cpu"))
         if self.counts is not None:

@@ -12,7 +12,7 @@ import torch
 
 from anychip.drivers.base import Call
 from anychip.drivers.expected import NOTHING, Known, argument, certain, expected, keep, of, share_of
-from anychip.drivers.values import Values, Within
+from anychip.drivers.values import SMALL, Values, Within
 
 
 def _equal(values: Values, call: Call) -> Known:
@@ -213,6 +213,9 @@ def _chosen(values: Values, call: Call) -> list[Known]:
     """All of one side where the mask is known, or is read as all or none of it, or where both sides are the same; else a mix of two masks."""
     mask, one, other = call.args if call.name == "where" else (call.args[1], call.args[2], call.args[0])
     (known,) = keep(values, call) or [NOTHING]
+    (made,) = call.outputs or call.mutated
+    if made.dtype.is_floating_point and made.numel() > SMALL:
+        return [known]
     chosen, sides = certain(values, mask), (certain(values, one), certain(values, other))
     if chosen is None and not any(map(_is_mask, (one, other))):
         chosen = _all_or_none(values, mask)

@@ -1,6 +1,7 @@
 """The driver that forecasts: no data, a tape, and a virtual clock that reads it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from anychip.drivers.bounds import check as check_indices
 from anychip.drivers.expected import EXPECTED, keep, of
 from anychip.drivers.masks import BOTH, COMPARE, NEGATIONS
 from anychip.drivers.values import (
+    CARRY,
     FILLS,
     GUESS,
     INDEX_LIKE,
@@ -21,22 +23,28 @@ from anychip.drivers.values import (
     Values,
     carried,
     first_uniform,
+    is_whole,
 )  # fmt: skip
 from anychip.record import Kind, word
 from anychip.record.recorder import Recorder, user_place
 
 # What is done on as much as is kept: what the host sent comes back, as whatever type.
-MOVERS = frozenset(("_to_copy", "clone", "copy_", "index", "index_select", "gather", "cat"))
-# The same where results are integers and masks: how many of them a program picks is then known.
-OF_MASKS = frozenset(("eq", "ne", *COMPARE, *BOTH, *NEGATIONS))
+COPIES = frozenset(("_to_copy", "copy_"))  # whose kernels say whether what they copy has values
+MOVERS = frozenset((
+    *COPIES, "clone", "index", "index_select", "gather", "cat", "stack", "repeat", "flip", "roll", "tril", "triu", "arange",
+))  # fmt: skip
 ENDS = ("max", "min", "amax", "amin")
-# And what else is done on many floating-point numbers: a small model that is one of these is not run.
-OF_NUMBERS = frozenset((*ENDS, "sum", "mean", "any", "all", "fill_", "zero_"))
-OF_MANY = MOVERS | OF_MASKS | OF_NUMBERS
+SUMS = frozenset((*ENDS, "sum", "any", "all"))
+# The same as point-wise ops where results are integers and masks: how many of them a program picks is then known.
+OF_MASKS = SUMS | {"cumsum", "scatter", "scatter_", "index_put_", "_index_put_impl_"}
+PARTS = frozenset(("fill_", "zero_"))  # done where they fill a part of what has values
+# And what is done on many floating-point numbers: a small model that is not one of these is not run.
+OF_NUMBERS = MOVERS | SUMS | PARTS | {"mean", "eq", "ne", *COMPARE, *BOTH, *NEGATIONS}
 POINTWISE = ("rsub", "floor_divide")  # without torch's tag for it
 UNWRITTEN = ("empty_like", "new_empty", "new_empty_strided")  # what lies there on the host by chance is no value
 # What is expected of these is so of integers and masks alone: watching a call takes time.
 OF_INTEGERS = frozenset({"add"})
+GRAIN = 1 << 15  # elements from which on torch splits an op over threads
 NEAR = 0.8  # share of the memory from which on every allocation is tried on PyTorch's own allocator
 
 
@@ -116,25 +124,30 @@ class NullDriver:
         if any(numel <= SMALL for numel, _ in written):
             # (of no elements nothing is known)
             return any(numel for numel, _ in written) or schema.base not in UNWRITTEN
-        if schema.base in MOVERS and any(map(self.knows, tensors)):
+        fits = any(numel * dtype.itemsize <= KEPT for numel, dtype in written)
+        if schema.base in MOVERS and (any(map(self.knows, tensors)) if schema.base in COPIES else fits):
             return True
         if schema.base == "_to_copy" and written[0][1] == torch.bool:  # (of a mask that came as numbers)
             return True
         if schema.base in FILLS:  # (a mask of ones may be made in the shape of numbers)
-            return not schema.base.endswith("_") or tensors[0].dtype in INDEX_LIKE
+            return fits or not schema.base.endswith("_") or tensors[0].dtype in INDEX_LIKE
         if schema.base not in OF_INTEGERS and (carried(schema.base, None, 1) is not None or schema.base in EXPECTED):
             return True
         return any(tensor.dtype in INDEX_LIKE for tensor in tensors)
 
     def run(self, call: Call) -> None:
+        written = call.mutated + call.outputs
+        with on_one_thread() if any(tensor.numel() > GRAIN for tensor in written) else nullcontext():
+            self._run(call, written)
+
+    def _run(self, call: Call, written: list[torch.Tensor]) -> None:
         check_indices(self.values, call)
         self.values.picked += call.name in PICKS
-        written = call.mutated + call.outputs
         if self._compute(call, written):
             return
         call = with_results(call)
         chip = on_chip(call.tensors[1:] if call.name == "copy_" else call.tensors)
-        uniform = None if call.mutated else self._on_one_element(call, chip, written, INDEX_LIKE, self.values.certain)
+        uniform = None if call.mutated else self._on_one_element(call, chip, written, self.values.certain)
         if uniform is None:
             uniform = carried(call.name, first_uniform(self.values, chip), elements_each(call))
         guess = self._guess(call, chip, written) if uniform is None else None
@@ -143,7 +156,7 @@ class NullDriver:
             address = tensor.untyped_storage().data_ptr()
             self.values.forget(address)
             if uniform is not None and (not number or call.name not in EXPECTED):  # (max has indices besides)
-                self.values.uniform[address] = uniform
+                self.values.fill(tensor, uniform)
             elif call.name in GUESS:
                 self.values.guess[address] = GUESS[call.name]
         for tensor, known in zip(written, expected, strict=False):
@@ -157,16 +170,16 @@ class NullDriver:
             return None
         if call.name in ENDS and len(written) == 1 and written[0].dtype in INTEGERS:
             return self.values.guess.get(chip[0].untyped_storage().data_ptr())
-        return self._on_one_element(call, chip, written, INTEGERS, self.values.read_as)
+        if any(one.dtype not in INTEGERS for one in chip):
+            return None
+        return self._on_one_element(call, chip, written, self.values.read_as)
 
     def _on_one_element(
-        self, call: Call, chip: list[torch.Tensor], written: list[torch.Tensor], dtypes: tuple[torch.dtype, ...],
+        self, call: Call, chip: list[torch.Tensor], written: list[torch.Tensor],
         value_of: Callable[[torch.Tensor], float | None],
     ) -> Any:  # fmt: skip
-        """A point-wise op on masks and integers that have one value each: it is done on one element."""
-        if not (torch.Tag.pointwise in call.op.tags or call.name in POINTWISE) or not chip or len(written) != 1:
-            return None
-        if any(one.dtype not in dtypes for one in written + chip):
+        """A point-wise op that makes masks or integers of what has one value each: it is done on one element."""
+        if not is_pointwise(call) or not chip or len(written) != 1 or written[0].dtype not in INDEX_LIKE:
             return None
         stand_ins: dict[int, torch.Tensor] = {}
         try:
@@ -185,11 +198,14 @@ class NullDriver:
         """Do the op on real values if all its inputs have some; say whether that was possible."""
         if not is_done(call, written) or random(call.op) or call.name in UNWRITTEN:
             return False
-        if call.name not in OF_MANY and any(map(self.knows, on_chip(call.tensors))):
+        read = [one for one in on_chip(call.tensors) if not any(one is other for other in call.mutated)]
+        if any(self._is_unknown(one) for one in read) or self._is_uniform(call, read, written):
+            return False
+        if call.name not in OF_NUMBERS and any(map(self.knows, read + call.mutated)):
             return False
         stand_ins: dict[int, torch.Tensor] = {}
         # What is written comes last: it may be in the memory of what is read, of which nothing is known by it.
-        for tensor in sorted(on_chip(call.tensors), key=lambda one: any(one is other for other in call.mutated)):
+        for tensor in [*read, *on_chip(call.mutated)]:
             alias = self.values.alias(tensor) if tensor.numel() else self._nothing(tensor)
             if alias is None:
                 alias = self.values.spelled_out(tensor)
@@ -212,6 +228,24 @@ class NullDriver:
             if tensor.shape == value.shape:  # a few by-products of CPU kernels have shapes of their own
                 self.values.put(tensor, value)
         return True
+
+    def _is_unknown(self, tensor: torch.Tensor) -> bool:
+        """Whether it has no values, or is so often the same ones that they are not gone through (`expand`)."""
+        address = tensor.untyped_storage().data_ptr()
+        known = address in self.values.real or (address in self.values.uniform and self.values.keeps(tensor))
+        return bool(tensor.numel()) and (not known or tensor.numel() > KEPT)
+
+    def _is_uniform(self, call: Call, read: list[torch.Tensor], written: list[torch.Tensor]) -> bool:
+        """Whether much comes of an op of which it will be known that it is all the same: that need not be spelled out."""
+        if all(tensor.numel() <= SMALL for tensor in written):
+            return False
+        if call.name in PARTS:
+            return any(is_whole(tensor) or self._is_unknown(tensor) for tensor in call.mutated)
+        if call.mutated or not read:
+            return False
+        return (is_pointwise(call) or call.name in CARRY) and all(
+            one.untyped_storage().data_ptr() in self.values.uniform for one in read
+        )
 
     @staticmethod
     def _nothing(tensor: torch.Tensor) -> torch.Tensor:
@@ -306,6 +340,17 @@ class NullDriver:
         return self.clock.now_s()
 
 
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """Values are few: threads that wait for one another take longer than the work, a hundred times where other processes run too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def on_chip(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     return [tensor for tensor in tensors if tensor.device.type not in ("cpu", "meta")]
 
@@ -329,7 +374,13 @@ def is_done(call: Call, written: list[torch.Tensor]) -> bool:
         return True
     if any(tensor.numel() * tensor.element_size() > KEPT for tensor in written):
         return False
-    return call.name in MOVERS or (call.name in OF_MASKS and all(tensor.dtype in INDEX_LIKE for tensor in written))
+    if call.name in MOVERS | PARTS:
+        return True
+    return (is_pointwise(call) or call.name in OF_MASKS) and all(tensor.dtype in INDEX_LIKE for tensor in written)
+
+
+def is_pointwise(call: Call) -> bool:
+    return torch.Tag.pointwise in call.op.tags or call.name in POINTWISE
 
 
 def overwrites(name: str) -> bool:

@@ -166,11 +166,17 @@ class Values:
             return
         if address not in self.real and self.spelled_out(tensor) is None:
             self.uniform.pop(address, None)
-            self.real[address] = torch.zeros(storage.nbytes(), dtype=torch.uint8, device="cpu")
+            make = torch.empty if is_whole(tensor) else torch.zeros
+            self.real[address] = make(storage.nbytes(), dtype=torch.uint8, device="cpu")
             self._note(tensor)
         alias = self.alias(tensor)
         assert alias is not None
         alias.copy_(value)
+
+    def fill(self, tensor: torch.Tensor, value: float) -> None:
+        """What a chip tensor is a part of has one value."""
+        self.uniform[tensor.untyped_storage().data_ptr()] = value
+        self._note(tensor)
 
     def _note(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -382,7 +388,7 @@ class Values:
             if tensor.dtype == torch.bool and tensor.numel() == 1:
                 self.read_truth(bool(alias.item()))
             return alias.clone()
-        if tensor.numel() > 1 << 14:
+        if tensor.numel() > 1 << 14 and not self.uniform.get(tensor.untyped_storage().data_ptr()):
             if tensor.dtype == torch.bool and (share := self.selects(tensor.untyped_storage().data_ptr())):
                 return spread(share, tensor.numel()).view(tensor.shape)
             return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")  # calloc: costs nothing until touched
@@ -401,6 +407,11 @@ def sampled(source: torch.Tensor) -> torch.Tensor | None:
         return None
     found = source.flatten()[:: source.numel() // SAMPLE or 1].long().sort().values
     return None if found[0] == found[-1] else found
+
+
+def is_whole(tensor: torch.Tensor) -> bool:
+    """Whether nothing lies beside it in its memory."""
+    return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
 
 
 def share_of_host(source: torch.Tensor) -> float | None:

@@ -75,6 +75,48 @@ def test_a_mask_of_which_nothing_is_known_is_told_where_it_decides_a_shape() -> 
     assert told.startswith("program.py:6: what a mask selects is taken to be all")
 
 
+def test_what_is_made_on_the_chip_of_nothing_else_has_its_values() -> None:
+    """F5-TTS makes a mask of lengths there, whose fullest row is how long a batch is padded: above 256 elements 1 was read."""
+    _, out = run("""
+        import torch
+        n = 300
+        numbers = torch.arange(n, device="cuda")
+        lengths = torch.tensor([280, 100]).cuda()
+        longest = (numbers[None, :] < lengths[:, None]).sum(dim=1)
+        causal = torch.tril(torch.ones(n, n, device="cuda"))
+        hot = torch.nn.functional.one_hot(numbers % 7, 7)
+        marked = torch.zeros(1000, dtype=torch.bool, device="cuda")
+        marked[:n] = True
+        part = torch.full((1000,), 7.0, device="cuda")
+        part[:n] = 2.0
+        out = [
+            numbers.max().item(), (numbers < 100).sum().item(), (numbers.flip(0) - 5)[0].item(), longest.tolist(), longest.max().item(),
+            (causal == 0).sum().item(), causal.bool().sum(-1).max().item(), hot.sum(0).tolist(), hot.sum(1).max().item(),
+            torch.randn(1000, device="cuda")[~marked].shape[0], part.sum().item(), torch.ones(20000, dtype=torch.long, device="cuda").cpu().sum().item(),
+            numbers[None].expand(100_000, n).sum().item() > 0,
+        ]
+    """)
+    rows = [43] * 6 + [42]
+    assert out == [299, 100, 294, [280, 100], 280, 44850, 300, rows, 1, 700, 600 + 4900, 20000, True]
+
+
+def test_numbers_that_were_filled_are_not_so_once_something_wrote_to_them() -> None:
+    """A moment of an optimizer begins as zeros, and who divides by what is read of it ended in an error."""
+    _, out = run("""
+        import torch
+        out = []
+        for write in (
+            lambda x: x.add_(1.0), lambda x: torch._foreach_add_([x], 1.0), lambda x: x[:500].mul_(2.0), lambda x: x.lerp_(x, 0.5),
+            lambda x: x[:300].copy_(torch.randn(300, device="cuda")), lambda x: x.index_add_(0, torch.tensor([3]).cuda(), x[:1]),
+        ):
+            for _ in range(2):
+                made = torch.zeros(1000, device="cuda")
+                write(made)
+                out.append([made.sum().item(), made.cpu()[0].item()])
+    """)
+    assert out == [[1.0, 1.0]] * 12
+
+
 def test_a_mask_in_the_shape_of_numbers_has_its_sums() -> None:
     """wav2vec 2.0 makes one of its sounds and sums it: of 80,000 samples 1 was told, of which its convolutions left -1 for the CTC loss."""
     _, out = run("""

@@ -285,11 +285,11 @@ class NullDriver:
         self.values.put(tensor, value)
 
     def knows(self, tensor: torch.Tensor) -> bool:
-        return tensor.is_cpu or (bool(self.unwatched) and tensor.untyped_storage().data_ptr() in self.unwatched)
+        return tensor.is_cpu or (bool(self.unwatched) and address_of(tensor) in self.unwatched)
 
     def wrote(self, *tensors: Any) -> None:
         for tensor in flat(tensors) if self.unwatched else ():
-            address = tensor.untyped_storage().data_ptr()
+            address = address_of(tensor)
             if address in self.unwatched:
                 self.values.forget(address)
 
@@ -338,6 +338,11 @@ class NullDriver:
 
     def now_s(self) -> float:
         return self.clock.now_s()
+
+
+def address_of(tensor: torch.Tensor) -> int:
+    """Where its memory begins, of any tensor: of a gradient whose storage was an object of Python's a backward adds up in new tensors."""
+    return tensor.data_ptr() - int(tensor.storage_offset()) * tensor.element_size()
 
 
 @contextmanager

@@ -134,13 +134,13 @@ class Recorded:
         )
 
     def differ_by_number(self) -> bool:
-        """Whether the first, the second and the last rank are not alike, though nothing in the source tells them apart: what each does
+        """Whether the second and the last rank, or the first, are not alike though nothing in the source tells them apart: what each does
         may follow from its number (`size = 2 + rank % 3`) or its data, and those between may do as one of them or as none."""
-        ends = [0, 1, self.world.size - 1]
-        if ends[2] < 3 or self.is_piped or len({*self.apart().kind[ends].tolist()}) > 1:
+        last, kind = self.world.size - 1, self.apart().kind
+        if last < 3 or self.is_piped or kind[1] != kind[last]:
             return False
         owners = self.owners()
-        return len({owners[rank] for rank in ends}) > 1
+        return len({owners[rank] for rank in (0, 1, last) if kind[rank] == kind[1]}) > 1
 
     def tell_of_between(self) -> None:
         self.tell(

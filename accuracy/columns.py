@@ -170,12 +170,14 @@ def refuse(entries: Iterable[Mapping[str, Any]]) -> None:
 
 DIRECT = ("step_time_s", "tokens_per_s_per_chip", "samples_per_s")
 
-PER_TOKEN = ("tokens_per_s_per_chip", "tflops_per_chip", "mfu", "hfu")
+BY_FLOP = ("tflops_per_chip", "mfu", "hfu")
+
+PER_TOKEN = ("tokens_per_s_per_chip", *BY_FLOP)
 
 
 def convention(run: Run) -> Mapping[str, Any] | None:
     """How the source counts FLOP, where a rate of them is all that it prints of a step's time: of conventions.toml."""
-    metric = next((name for name in ("tflops_per_chip", "mfu", "hfu") if name in run.metrics), None)
+    metric = next((name for name in BY_FLOP if name in run.metrics), None)
     if metric is None or any(name in run.metrics for name in DIRECT):
         return None
     entries = table("conventions.toml")["flop"]
@@ -353,32 +355,36 @@ def resized(run: Run, blank: Mapping[str, Any]) -> dict[str, int]:
 def counted_layers(run: Run, columns: Mapping[str, str], fixed: Mapping[str, Any]) -> int:
     """Layers of a dense model by its number of parameters and its width, which the source gives, and other sizes, which it or a rule
     does; else 0."""
-    parameters = parameters_of(run)
-    hidden, heads, kv, ffn, vocab = (
-        number(columns, name, 0) for name in ("hidden", "heads", "kv_heads", "ffn", "vocab")
-    )
-    gated = bool(fixed.get("gated"))
-    inside = ffn or (0 if gated else 4 * hidden)
-    if fixed.get("experts") or "pattern" in fixed or not all((parameters, hidden, heads, vocab, inside)):
+    hidden, gated = number(columns, "hidden", 0), bool(fixed.get("gated"))
+    inside = number(columns, "ffn", 0) or (0 if gated else 4 * hidden)
+    in_layers, attention = dense_weights(run, columns, fixed)
+    if not attention or not inside:
         return 0
-    width = int(fixed.get("head_dim") or hidden // heads)
-    layer = 2 * hidden * width * (heads + (kv or heads)) + (3 if gated else 2) * hidden * inside
-    return max(round((parameters - (1 if fixed.get("tied") else 2) * vocab * hidden) / layer), 0)
+    return max(round(in_layers / (attention + (3 if gated else 2) * hidden * inside)), 0)
 
 
 def counted_width(run: Run, columns: Mapping[str, str], fixed: Mapping[str, Any]) -> int:
     """How wide a dense model's gated feed-forward is, by its number of parameters and its other sizes; else 0."""
-    parameters = parameters_of(run)
-    layers, hidden, heads, vocab = (number(columns, name, 0) for name in ("layers", "hidden", "heads", "vocab"))
-    if fixed.get("experts") or "pattern" in fixed or not all((parameters, layers, hidden, heads, vocab)):
+    layers, hidden = (number(columns, name, 0) for name in ("layers", "hidden"))
+    in_layers, attention = dense_weights(run, columns, fixed)
+    if not attention or not layers:
         return 0
-    width = int(fixed.get("head_dim") or hidden // heads)
-    around = 2 * hidden * width * (heads + (number(columns, "kv_heads", 0) or heads))
-    inside = (parameters - (1 if fixed.get("tied") else 2) * vocab * hidden) / layers - around
-    return max(round(inside / (3 * hidden) / STEP_OF_WIDTH) * STEP_OF_WIDTH, 0)
+    return max(round((in_layers / layers - attention) / (3 * hidden) / STEP_OF_WIDTH) * STEP_OF_WIDTH, 0)
 
 
 STEP_OF_WIDTH = 64
+
+
+def dense_weights(run: Run, columns: Mapping[str, str], fixed: Mapping[str, Any]) -> tuple[float, int]:
+    """(Weights of a dense model's layers, as many as its parameters leave beside its embeddings; those of one layer's attention). Zeros where
+    sizes are missing, or layers are not alike."""
+    parameters = parameters_of(run)
+    hidden, heads, vocab = (number(columns, name, 0) for name in ("hidden", "heads", "vocab"))
+    if fixed.get("experts") or "pattern" in fixed or not all((parameters, hidden, heads, vocab)):
+        return 0.0, 0
+    width = int(fixed.get("head_dim") or hidden // heads)
+    attention = 2 * hidden * width * (heads + (number(columns, "kv_heads", 0) or heads))
+    return parameters - (1 if fixed.get("tied") else 2) * vocab * hidden, attention
 
 
 def parameters_of(run: Run) -> float:

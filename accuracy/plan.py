@@ -164,14 +164,13 @@ def ruled(
     forms = forms_of(run)
     told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, forms)]
     is_known = any("recompute" in rule.get("blank", {}) for rule in told)
-    if not is_known:
-        told = [*(rule for rule in rules() if rule.get("fallback") and matches(rule, forms)), *told]
+    usual = [rule for rule in rules() if rule.get("fallback") and matches(rule, forms)]
+    told = told if is_known else [*usual, *told]
     refuse(told)
     fixed: dict[str, Any] = {}
     blank: dict[str, Any] = {}
-    for rule in rules():  # what a rule that knows the framework leaves out, too
-        if rule.get("fallback") and matches(rule, forms):
-            blank |= rule.get("blank", {})
+    for rule in usual:  # what a rule that knows the framework leaves out, too
+        blank |= rule.get("blank", {})
     for entry in [*models, *told]:
         fixed |= entry.get("set", {})
         blank |= entry.get("blank", {})
@@ -261,9 +260,8 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     if "micro_batch" in filled:
         most = number(columns, "micro_batch")
         if "framework" in filled and word("zero_or_fsdp", columns["zero_or_fsdp"]) == "fsdp" and recompute == "full":
-            most = max(
-                most, TOGETHER // sizes["seq_len"]
-            )  # each micro-batch gathers all weights again: nobody takes many for nothing
+            # Each micro-batch gathers all weights again: nobody takes many for nothing.
+            most = max(most, TOGETHER // sizes["seq_len"])
         columns = {**columns, "micro_batch": str(dividing(most, sizes["global_batch"], chips, split))}
     options: dict[str, Any] = {
         "layers": sizes["layers"], "hidden": sizes["hidden"], "heads": sizes["heads"], "kv_heads": kv, "ffn": ffn,

@@ -206,9 +206,6 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
     leading: dict[int, int] = {}  # of inputs of more than two dimensions, by their rows
     flat = False
     line = 0  # length of an index of one dimension
-    are_columns = (
-        not ordered and sum(packet(ops[index].name) == "aten.embedding" for index in called.tolist()) >= TABLES
-    )
     seen: set[int] = set()
     for index in called.tolist():
         if index in seen:
@@ -222,7 +219,7 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
                 line = line or read.numel  # a text, or where its words stand, which texts may follow
                 continue
             samples = samples or (read.shape[0] if read.shape else 0)
-            if ordered or (len(read.shape) > 1 and not (prod(read.shape[1:]) == 1 and are_columns)):
+            if ordered or (len(read.shape) > 1 and not _is_column(read, ops, called)):
                 return read.numel, samples
             continue
         if samples and not flat:
@@ -252,6 +249,13 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
             flat = isinstance(data, TensorMeta) and len(data.shape) == 2 and samples not in leading
             samples = leading.get(samples, samples)
     return (line, line) if line else (tokens, samples or rows)
+
+
+def _is_column(read: TensorMeta, ops: list[Op], called: npt.NDArray[np.int64]) -> bool:
+    """Whether what an embedding reads is a feature of each sample, one of several of a recommender's."""
+    if prod(read.shape[1:]) != 1:
+        return False
+    return sum(packet(ops[index].name) == "aten.embedding" for index in called.tolist()) >= TABLES
 
 
 def _of_squares(op: Op) -> bool:

@@ -143,14 +143,12 @@ class Recorded:
         return len({owners[rank] for rank in (0, 1, last) if kind[rank] == kind[1]}) > 1
 
     def tell_of_between(self) -> None:
+        owners, last = self.owners(), self.world.size - 1
+        who = f"Ranks 1 and {last}" if owners[1] != owners[last] else "Rank 0 and some of those between 1 and the last"
         self.tell(
-            f"{self._unlike()} do otherwise, and the program's source does not say which ranks do: those that did not run "
+            f"{who} do otherwise, and the program's source does not say which ranks do: those that did not run "
             "are taken to do as one of those that did, and what is a mean over ranks (MFU, compute, waiting) hangs on that."
         )
-
-    def _unlike(self) -> str:
-        owners, last = self.owners(), self.world.size - 1
-        return f"Ranks 1 and {last}" if owners[1] != owners[last] else "Rank 0 and some of those between 1 and the last"
 
     def place(self, seen: dict[int, int]) -> None:
         """Ranks between those that were seen do as the one before them."""

@@ -6,7 +6,7 @@ import csv
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -65,7 +65,18 @@ def search(pattern: str, text: str) -> re.Match[str] | None:
     return regex(pattern).search(text)
 
 
-MATCHED = ("framework", "chip", "model", "recompute", "dtype", "pp", "zero_or_fsdp", "notes", "source_location")
+MATCHED = (
+    "framework",
+    "chip",
+    "model",
+    "recompute",
+    "dtype",
+    "pp",
+    "zero_or_fsdp",
+    "notes",
+    "source_location",
+    "published",
+)
 
 
 Forms = Mapping[str, tuple[str, ...]]
@@ -74,11 +85,23 @@ Forms = Mapping[str, tuple[str, ...]]
 def forms_of(run: Run) -> Forms:
     """What rules look for their patterns in, by column: the source's words; of a framework as rules spell it, of a chip the standard's own
     name, too."""
-    texts = {name: run.notes if name == "notes" else run[name] for name in MATCHED}
-    forms = {**{name: (text,) for name, text in texts.items()}, "framework": (framework_of(run),)}
+    texts = {name: run.notes if name == "notes" else run[name] for name in MATCHED if name != "published"}
+    forms = {
+        **{name: (text,) for name, text in texts.items()},
+        "framework": (framework_of(run),),
+        "published": (published(run),),
+    }
     with suppress(Unable):
         forms["chip"] += (load_chip(chip_of(run)).name,)
     return forms
+
+
+def published(run: Run) -> str:
+    """Year and month of the paper that a row is from, by its number (arXiv's); nothing where it has none."""
+    found = search(
+        r"(?i)arxiv[^|]{0,16}?\b(\d\d)(0[1-9]|1[0-2])\.\d{4,5}(?!\d)", f"{run['source_url']} {run['source_location']}"
+    )
+    return f"20{found[1]}-{found[2]}" if found else ""
 
 
 def matches(rule: Mapping[str, Any], forms: Forms) -> bool:
@@ -118,6 +141,21 @@ def models_of(name: str) -> list[Mapping[str, Any]]:
     return found
 
 
+def by_its_sizes(run: Run, models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Entries of a model that no other names: GPT-2's layers, where its width inside is 4 times its width, or where its weights are nearer
+    to as many as the source says with two products inside than with three."""
+    layers, hidden, heads, ffn = (run.whole(name) or 0 for name in ("layers", "hidden", "heads", "ffn"))
+    if len(models) > 1 or not (hidden and ffn):
+        return []
+    is_plain = ffn == 4 * hidden
+    if (told := parameters_of(run)) and layers:
+        kv = run.whole("kv_heads") or heads
+        shared = layers * 2 * hidden * (hidden + hidden * kv // max(heads, 1)) + (run.whole("vocab") or 0) * hidden
+        two, three = (abs(math.log((shared + layers * parts * hidden * ffn) / told)) for parts in (2, 3))
+        is_plain = two < three
+    return [entry for entry in table("models.toml")["model"] if entry.get("plain")] if is_plain else []
+
+
 def plain(name: str) -> str:
     """A model's name without a hub's owner before it, and with spaces for dashes below and brackets."""
     return re.sub(r"[\s_()\[\],]+", " ", re.sub(r"^[A-Za-z][\w.-]*/", "", name)).strip()
@@ -132,12 +170,14 @@ def refuse(entries: Iterable[Mapping[str, Any]]) -> None:
 
 DIRECT = ("step_time_s", "tokens_per_s_per_chip", "samples_per_s")
 
-PER_TOKEN = ("tokens_per_s_per_chip", "tflops_per_chip", "mfu")
+BY_FLOP = ("tflops_per_chip", "mfu", "hfu")
+
+PER_TOKEN = ("tokens_per_s_per_chip", *BY_FLOP)
 
 
 def convention(run: Run) -> Mapping[str, Any] | None:
     """How the source counts FLOP, where a rate of them is all that it prints of a step's time: of conventions.toml."""
-    metric = next((name for name in ("tflops_per_chip", "mfu") if name in run.metrics), None)
+    metric = next((name for name in BY_FLOP if name in run.metrics), None)
     if metric is None or any(name in run.metrics for name in DIRECT):
         return None
     entries = table("conventions.toml")["flop"]
@@ -194,10 +234,36 @@ def cluster_of(run: Run, chip: str) -> str | None:
     found = {
         name: cluster.id for cluster in list_clusters() if chip in cluster.chips
         for name in (cluster.id, *cluster.aliases, cluster.name.partition(",")[0])
-        if search(pattern_of(name), run["interconnect"])
+        if search(pattern_of(name), f"{run['interconnect']} | {run['chip']}")
     }  # fmt: skip
-    named = found[max(found, key=len)] if found else None
+    named = found[max(found, key=len)] if found else as_fast(run, chip)
     return None if named == load_chip(chip).raw.get("cluster") else named
+
+
+ALIKE = 1.3  # rates of networks that are taken for one another, one over the other
+
+
+def as_fast(run: Run, chip: str) -> str | None:
+    """A cluster of the chip whose network is about as fast as the source says; its usual one where that is."""
+    told, usual = network_rate(run), load_chip(chip).raw.get("cluster")
+    apart = {
+        cluster.id: abs(math.log(rate / told)) for cluster in list_clusters()
+        if told and chip in cluster.chips and (rate := cluster.get("scale_out.one_way_per_chip"))
+    }  # fmt: skip
+    fit = [name for name, ratio in apart.items() if ratio <= math.log(ALIKE)]
+    return usual if usual in fit or not fit else min(fit, key=lambda name: (apart[name], name))
+
+
+def network_rate(run: Run) -> float | None:
+    """Bytes a second, one way, of one chip's network, where the source says how many links of how many bits a node or a chip has."""
+    text = run["interconnect"]
+    link = search(r"(?:(\d+) ?[x\u00d7*] ?)?(\d+(?:\.\d+)?) ?(T|G)(?:bit|bE|bps|b)", text)
+    of_chip = search(r"(?i)(per|/|a) ?(gpu|chip|device|card|npu|accelerator)", text)
+    of_node = search(r"(?i)(per|/|a) ?(node|server|host|instance|machine)|\befa\b", text)
+    if link is None or not (link[1] or of_chip or of_node):
+        return None
+    rate = int(link[1] or 1) * float(link[2]) * (1e12 if link[3] == "T" else 1e9) / 8
+    return rate if of_chip and not of_node else rate / (run.whole("chips_per_node") or 8)
 
 
 NUMBER = r"([\d,]+(?:\.\d+)?)"
@@ -289,17 +355,36 @@ def resized(run: Run, blank: Mapping[str, Any]) -> dict[str, int]:
 def counted_layers(run: Run, columns: Mapping[str, str], fixed: Mapping[str, Any]) -> int:
     """Layers of a dense model by its number of parameters and its width, which the source gives, and other sizes, which it or a rule
     does; else 0."""
-    parameters = parameters_of(run)
-    hidden, heads, kv, ffn, vocab = (
-        number(columns, name, 0) for name in ("hidden", "heads", "kv_heads", "ffn", "vocab")
-    )
-    gated = bool(fixed.get("gated"))
-    inside = ffn or (0 if gated else 4 * hidden)
-    if fixed.get("experts") or "pattern" in fixed or not all((parameters, hidden, heads, vocab, inside)):
+    hidden, gated = number(columns, "hidden", 0), bool(fixed.get("gated"))
+    inside = number(columns, "ffn", 0) or (0 if gated else 4 * hidden)
+    in_layers, attention = dense_weights(run, columns, fixed)
+    if not attention or not inside:
         return 0
+    return max(round(in_layers / (attention + (3 if gated else 2) * hidden * inside)), 0)
+
+
+def counted_width(run: Run, columns: Mapping[str, str], fixed: Mapping[str, Any]) -> int:
+    """How wide a dense model's gated feed-forward is, by its number of parameters and its other sizes; else 0."""
+    layers, hidden = (number(columns, name, 0) for name in ("layers", "hidden"))
+    in_layers, attention = dense_weights(run, columns, fixed)
+    if not attention or not layers:
+        return 0
+    return max(round((in_layers / layers - attention) / (3 * hidden) / STEP_OF_WIDTH) * STEP_OF_WIDTH, 0)
+
+
+STEP_OF_WIDTH = 64
+
+
+def dense_weights(run: Run, columns: Mapping[str, str], fixed: Mapping[str, Any]) -> tuple[float, int]:
+    """(Weights of a dense model's layers, as many as its parameters leave beside its embeddings; those of one layer's attention). Zeros where
+    sizes are missing, or layers are not alike."""
+    parameters = parameters_of(run)
+    hidden, heads, vocab = (number(columns, name, 0) for name in ("hidden", "heads", "vocab"))
+    if fixed.get("experts") or "pattern" in fixed or not all((parameters, hidden, heads, vocab)):
+        return 0.0, 0
     width = int(fixed.get("head_dim") or hidden // heads)
-    layer = 2 * hidden * width * (heads + (kv or heads)) + (3 if gated else 2) * hidden * inside
-    return max(round((parameters - (1 if fixed.get("tied") else 2) * vocab * hidden) / layer), 0)
+    attention = 2 * hidden * width * (heads + (number(columns, "kv_heads", 0) or heads))
+    return parameters - (1 if fixed.get("tied") else 2) * vocab * hidden, attention
 
 
 def parameters_of(run: Run) -> float:

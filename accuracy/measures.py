@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 # As rows.py says what each is; taken as they stand.
-TRAINED = ("step_time_s", "tokens_per_s_per_chip", "samples_per_s", "time_to_train_min", "tflops_per_chip", "mfu", "memory_gib")  # fmt: skip
+TRAINED = ("step_time_s", "tokens_per_s_per_chip", "samples_per_s", "time_to_train_min", "chip_hours", "tflops_per_chip", "mfu", "hfu", "memory_gib")  # fmt: skip
+SHARES = ("mfu", "hfu")  # of a peak, which may be printed in percent
 SERVED = (
     "ttft_ms",
     "tpot_ms",
@@ -57,12 +58,12 @@ def measured(metric: str, unit: str, text: str, chips: float | None) -> tuple[st
     if name == "step_time_s" and value is not None and text.strip().lower().endswith("ms"):
         return name, value / 1000
     if name in TRAINED or name in SERVED:
-        return name, in_its_unit(name, value, "%" if name == "mfu" and "%" in text else unit)
+        return name, in_its_unit(name, value, "%" if name in SHARES and "%" in text else unit)
     entry = next((entry for entry in words()["metric"] if re.search(entry["text"], told)), None)
     if entry is None or ("per" in entry and not chips):
         return name, value
-    if entry["name"] == "mfu":
-        return "mfu", in_its_unit("mfu", value, "%" if "percent" in told or "%" in text else "")
+    if entry["name"] in SHARES:
+        return entry["name"], in_its_unit("mfu", value, "%" if "percent" in told or "%" in text else "")
     if value is not None:
         value = (1 / value if entry.get("inverse") else value) * entry.get("factor", 1)
         if entry["name"] == "step_time_s" and text.strip().lower().endswith("ms") and "ms" not in told.split():

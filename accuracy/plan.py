@@ -15,12 +15,14 @@ from accuracy.columns import (
     PER_TOKEN,
     Unable,
     as_wide_as_others,
+    by_its_sizes,
     check_counts,
     chip_entry,
     chip_of,
     convention,
     counted,
     counted_layers,
+    counted_width,
     fill,
     forms_of,
     matches,
@@ -116,6 +118,7 @@ def plan(run: Run) -> Plan:
     chip = chip_of(run)
     cluster, networked = network_of(run, chip)
     models = models_of(run["model"])
+    models = [*models, *by_its_sizes(run, models)]
     told, is_known, fixed, blank = ruled(run, models)
     degree = one_degree(run, fixed)
     if degree:  # rules may go by it
@@ -126,6 +129,8 @@ def plan(run: Run) -> Plan:
     ):
         fixed["lora_rank"] = int(said[1] or said[2])
     fixed |= noted(run.notes)
+    if fixed.get("attention") == "flash" and (run.whole("cp") or 1) == 1:
+        fixed["attention"] = fixed.get("flash", "flash")
     named = "layers" in blank
     if not named:
         blank = {**as_wide_as_others(run, fixed), **blank}
@@ -133,6 +138,9 @@ def plan(run: Run) -> Plan:
     if not columns.get("layers") and (run["hidden"] or not named) and (layers := counted_layers(run, columns, fixed)):
         columns["layers"] = str(layers)
         filled.append("layers")
+    if not columns.get("ffn") and fixed.get("gated") and (width := counted_width(run, columns, fixed)):
+        columns["ffn"] = str(width)
+        filled.append("ffn")
     missing = [name for name in ("layers", "hidden", "heads") if not columns.get(name)]
     if missing and not named:
         who = f"model {run['model']!r} is in no table of public models" if run["model"] else "no model is named"
@@ -156,11 +164,13 @@ def ruled(
     forms = forms_of(run)
     told = [rule for rule in rules() if not rule.get("fallback") and matches(rule, forms)]
     is_known = any("recompute" in rule.get("blank", {}) for rule in told)
-    if not is_known:
-        told = [*(rule for rule in rules() if rule.get("fallback") and matches(rule, forms)), *told]
+    usual = [rule for rule in rules() if rule.get("fallback") and matches(rule, forms)]
+    told = told if is_known else [*usual, *told]
     refuse(told)
     fixed: dict[str, Any] = {}
     blank: dict[str, Any] = {}
+    for rule in usual:  # what a rule that knows the framework leaves out, too
+        blank |= rule.get("blank", {})
     for entry in [*models, *told]:
         fixed |= entry.get("set", {})
         blank |= entry.get("blank", {})
@@ -248,10 +258,11 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         raise Unable("weights of 4 bits that are trained, or nobody says by which adapters")
     recompute = word("recompute", columns["recompute"])
     if "micro_batch" in filled:
-        columns = {
-            **columns,
-            "micro_batch": str(dividing(number(columns, "micro_batch"), sizes["global_batch"], chips, split)),
-        }
+        most = number(columns, "micro_batch")
+        if "framework" in filled and word("zero_or_fsdp", columns["zero_or_fsdp"]) == "fsdp" and recompute == "full":
+            # Each micro-batch gathers all weights again: nobody takes many for nothing.
+            most = max(most, TOGETHER // sizes["seq_len"])
+        columns = {**columns, "micro_batch": str(dividing(most, sizes["global_batch"], chips, split))}
     options: dict[str, Any] = {
         "layers": sizes["layers"], "hidden": sizes["hidden"], "heads": sizes["heads"], "kv_heads": kv, "ffn": ffn,
         "vocab": padded(number(columns, "vocab"), split["tp"]), "seq": sizes["seq_len"], "head_dim": fixed.get("head_dim"),
@@ -381,6 +392,9 @@ def batch_of(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[st
     replicas = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1)
     return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if split["pp"] > 1 else 1)
 
+
+# Tokens of a micro-batch that nobody says, where weights are gathered for each and activations are recomputed: they fit beside them.
+TOGETHER = 16384
 
 # Of a layout that nobody says: how much of a chip's memory weights, gradients and the optimizer's state may take.
 ROOM = 0.7

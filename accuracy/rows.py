@@ -9,7 +9,9 @@ Metrics of a run that trains, of which the first that it has gives the time of a
   step_time_s              seconds of a step (an update of the weights)
   tokens_per_s_per_chip    tokens that a chip trains on in a second
   samples_per_s            samples (sequences) a second of the whole job
-  time_to_train_min        minutes of a whole training, of runs of which `conventions.toml` says how many steps that was
+  time_to_train_min        minutes of a whole training, of runs of which `conventions.toml` says how many steps that was, or the notes of
+                           how many tokens
+  chip_hours               the same, times chips, in hours
   tflops_per_chip          TFLOP/s of a chip, of frameworks of which `conventions.toml` says how they count
   mfu                      the same as a share of the chip's dense peak, 0.41 or 41, the same way
   memory_gib               compared beside it: the most that a chip holds at once, GiB

@@ -8,8 +8,7 @@ from accuracy.columns import chip_entry
 from accuracy.plan import Plan
 from accuracy.rows import Run
 from accuracy.score import Result
-from accuracy.truth_of_runs import direct, maxtext, replicas_batch
-from anychip.spec import load_chip
+from accuracy.truth_of_runs import direct, share_of_peak
 
 APART = 0.05  # metrics of one run are rounded; further apart than this they are not of one
 
@@ -73,10 +72,7 @@ def product(found: Plan) -> str:
 
 def too_fast(result: Result, found: Plan) -> str:
     """Where what was measured is more than the chip can do: of another unit, or of another run than the row says."""
-    known = load_chip(found.chip).get(f"peaks.matrix.{found.options['dtype']}")
-    if not known or not result.measured_s or found.options.get("lora_rank"):
-        return ""
-    share = maxtext(found.options, 0.0) * replicas_batch(found) / (result.measured_s * found.num_chips * known)
+    share = share_of_peak(found, result.measured_s)
     return f"as printed its products would run at {share:.0%} of the chip's peak" if share > 1 else ""
 
 

@@ -19,7 +19,7 @@ from accuracy.rows import Run
 from accuracy.runner import forecast, is_priced, jobs_of, told
 from accuracy.said import said
 from accuracy.score import GIB, Result
-from accuracy.truth_of_runs import step_time_s
+from accuracy.truth_of_runs import share_of_peak, step_time_s
 from accuracy.why import memory_is_other
 from anychip.spec import load_chip
 from anychip.spec.catalogue import STANDARD
@@ -36,6 +36,10 @@ def planned_result(run: Run) -> Result:
             if "memory_gib" not in run.metrics:
                 raise
             measured = None
+        if "seq_len" in found.filled and (share := share_of_peak(found, measured)) > 1:
+            raise Unable(
+                f"the source does not say seq_len: of {found.options['seq']} tokens its products would run at {share:.0%} of the chip's peak"
+            )
         return Result(run, found, measured, fitted=fitted)
     except Unable as error:
         return Result(run, reason=with_metrics(run, str(error)), fitted=fitted)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from accuracy.columns import Unable, convention, table
+from accuracy.columns import Unable, convention, search, table
 from accuracy.plan import Plan
 from anychip.spec import load_chip
 
@@ -14,18 +14,40 @@ def step_time_s(plan: Plan) -> float:
     length = int(plan.options["seq"])
     if times := direct(plan):
         return next(iter(times.values()))
-    for entry in table("conventions.toml")["whole"]:
-        if entry["id"] == run.id and "time_to_train_min" in metrics:
-            steps = entry.get("steps") or entry["tokens"] / (replicas_batch(plan) * length)
-            return float(metrics["time_to_train_min"] * 60 / steps)
+    if (whole_s := whole_time_s(plan)) and (steps := whole_steps(plan, length)):
+        return whole_s / steps
     counted = convention(run)
     if counted is not None:
         return by_flop(plan, counted)
     if not metrics:
         raise Unable(f"no metric of it has a value above zero{': ' if run.unread else ''}{', '.join(run.unread)}")
-    told = "step_time_s, tokens_per_s_per_chip, samples_per_s, tflops_per_chip and mfu do"
+    told = "step_time_s, tokens_per_s_per_chip, samples_per_s, tflops_per_chip and mfu do; the time of a whole training with its tokens in the notes"
     unread = f"; no number above zero: {', '.join(run.unread)}" if run.unread else ""
     raise Unable(f"no metric says how long a step takes: {', '.join(metrics)} ({told}){unread}")
+
+
+def whole_time_s(plan: Plan) -> float:
+    """Seconds of a whole training; 0 where nobody says."""
+    metrics = plan.run.metrics
+    return float(metrics.get("time_to_train_min", 0) * 60 or metrics.get("chip_hours", 0) * 3600 / plan.num_chips)
+
+
+def whole_steps(plan: Plan, length: int) -> float:
+    """Steps of a whole training, as conventions.toml says or by the tokens that the source's notes name; 0 where nobody says."""
+    entry = next((entry for entry in table("conventions.toml")["whole"] if entry["id"] == plan.run.id), {})
+    told = search(table("words.toml")["tokens"][0]["text"], plan.run.notes)
+    tokens = entry.get("tokens") or (
+        float(told[1].replace(",", "")) * {"t": 1e12, "b": 1e9}[told[2][0].lower()] if told else 0
+    )
+    return float(entry.get("steps") or tokens / (replicas_batch(plan) * length))
+
+
+def share_of_peak(plan: Plan, measured_s: float | None) -> float:
+    """Of the chips' peak that a step's products would take in that time; 0 where it is not known. Adapters leave out some of them."""
+    known = load_chip(plan.chip).get(f"peaks.matrix.{plan.options['dtype']}")
+    if not known or not measured_s or plan.options.get("lora_rank"):
+        return 0.0
+    return maxtext(plan.options, 0.0) * replicas_batch(plan) / (measured_s * plan.num_chips * float(known))
 
 
 def direct(plan: Plan) -> dict[str, float]:

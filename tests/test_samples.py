@@ -467,3 +467,44 @@ def test_a_gan_s_regularisers_are_of_its_steps_and_no_further_batch(tmp_path):
     assert (found.steps, found.samples_per_step) == (17, 32)
     assert found.step_time_s == pytest.approx(sum(found.step_times_s) / 16)
     assert found.step_time_s > 1.2 * min(found.step_times_s)
+
+
+LOOKED_UP = """
+import torch
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.places = torch.nn.Embedding(100, 64), torch.nn.Embedding(16, 64)
+        self.layer = torch.nn.TransformerEncoderLayer(64, 4, batch_first=True)
+    def forward(self, text):
+        places = self.places(torch.arange(16, device="cuda"))
+        return self.layer(self.words(text) + places)
+model = Model().cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    model(torch.randint(0, 100, (6, 16), device="cuda")).sum().backward()
+    optimizer.step()
+"""
+COLUMNS = """
+import torch
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tables, self.layer = torch.nn.ModuleList(torch.nn.Embedding(100, 8) for _ in range(4)), torch.nn.Linear(32, 1)
+    def forward(self, x):
+        return self.layer(torch.cat([table(x[:, at : at + 1]) for at, table in enumerate(self.tables)], 1).flatten(1))
+model = Model().cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    model(torch.randint(0, 100, (6, 4), device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(("text", "tokens", "samples"), [(LOOKED_UP, 96, 6), (COLUMNS, None, 6)])
+def test_places_that_are_looked_up_first_and_columns_of_a_table_are_no_texts(text, tokens, samples, tmp_path):
+    """build-nanogpt's tokens were those of its places, 64 times too few; DeepCTR's samples were called tokens."""
+    path = tmp_path / "looked_up.py"
+    path.write_text(text, encoding="utf-8")
+    found = api.forecast(str(path), on=["h100"]).forecasts[0]
+    assert (found.tokens_per_step, found.samples_per_step) == (tokens, samples)

@@ -59,7 +59,7 @@ def arguments() -> argparse.Namespace:
     add("--separate", action="store_true", help="queries, keys, values and the two inner products each on their own")
     add("--norm", choices=("layer", "rms", "rms_ops"), default="rms", help="rms_ops: written out, in 32 bit")
     add("--position", choices=("rope", "rope_complex", "learned", "none"), default="rope")
-    add("--attention", choices=("flash", "cudnn", "cudnn8", "products"), default="flash")
+    add("--attention", choices=("flash", "efficient", "cudnn", "cudnn8", "products"), default="flash")
     add(
         "--cp-comm-type",
         choices=("p2p", "a2a"),

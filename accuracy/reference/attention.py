@@ -14,7 +14,11 @@ from accuracy.reference.fused import ExchangedAttention, LowAttention, RingAtten
 from accuracy.reference.layout import size
 from accuracy.reference.linear import Beside, Gather, How, Linear, joins, mark_partial
 
-BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+}
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,12 @@ class Attention(nn.Module):
         elif self.shape.window and self.shape.window < q.shape[2]:
             out = (near if self.shape.kind == "cudnn" else windowed)(q, k, v, self.shape.window)
         else:
+            if self.shape.kind == "efficient":  # knows no groups of heads
+                k, v = (
+                    (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+                    if k.shape[1] != q.shape[1]
+                    else (k, v)
+                )
             with sdpa_kernel(BACKENDS[self.shape.kind]):
                 out = nn.functional.scaled_dot_product_attention(
                     q, k, v, is_causal=True, dropout_p=self.shape.dropout if self.training else 0.0,

@@ -74,7 +74,7 @@ def rate(rates: Rates, peak: float, implementation: str, backward: bool, causal:
     of two measured curves (what a mask or a direction does) in between, interpolated; else modelled."""
     own = (curves(rates, wide=True) if dtype == "fp32" else {}) or curves(rates)
     direction = "attention.backward.rate" if backward else "attention.forward.rate"
-    sustained = rates.need("attention.sustained").value
+    sustained = rates.need("attention.sustained").value * other_kernel(rates, own, implementation, backward)
     if own:
         value, ratios = combined(own, implementation, backward, causal, head_dim, length)
         exact = dtype if dtype == "fp32" and curves(rates, wide=True) else ""
@@ -102,6 +102,13 @@ def rests_on(rates: Rates, backward: bool) -> str:
         return NOTHING
     lender = rates.borrowed("attention")
     return "a rate from measurements" + (f" along {lender}'s curve" if lender else "")
+
+
+def other_kernel(rates: Rates, own: dict[Key, Curve], implementation: str, backward: bool) -> float:
+    """Of FlashAttention's rate what torch's memory-efficient kernels reach, where no curve of theirs was measured."""
+    if implementation != "efficient" or any(key[0] == implementation for key in own):
+        return 1.0
+    return float(rates.need("attention.efficient.backward" if backward else "attention.efficient").value)
 
 
 def narrow(rates: Rates, head_dim: int) -> float:

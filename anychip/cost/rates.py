@@ -21,6 +21,8 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
   attention.half_length     length at which the rate is half of that
   attention.narrow          ratio of it that heads half as wide as 128 reach, and of that those of a quarter
   attention.rows            queries that a block works on at least, where they are fewer than keys (decoding)
+  attention.efficient       ratio of it that torch's memory-efficient kernels reach (and FlashAttention's first release);
+                            attention.efficient.backward: of the backward's
   attention.sustained       as gemm.sustained
   attention.forward.low, attention.backward.low      speed of FP8 attention over that of 16 bit
   aten.NAME                 a measured op that is limited by memory; shape: the bytes that anychip counts for it, "strided" after

@@ -13,6 +13,7 @@ from anychip.record import Kind, Op, Program, TensorMeta
 from anychip.record.steps import Marks, Step, is_drafted
 from anychip.record.tape import Mark
 
+TABLES = 3  # embeddings of a call without sequences that make a recommender's of it: of features, no texts of one word
 CALLED = (Mark.FORWARD_BEGIN, Mark.INFER_BEGIN)
 
 
@@ -198,11 +199,13 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
     how many of these are samples is seen of what is no product: the ops before it, else the next of as many rows. A product
     with a vector or a single row, or of two square matrices, counts where nothing else is there: most are of a weight, whose norm is estimated before it is
     used (spectral_norm), or which is made of its factors.
-    Batches that are joined on the way, as pairs of pictures for one encoder, are one batch."""
+    Batches that are joined on the way, as pairs of pictures for one encoder, are one batch. Positions may be looked up before the texts
+    that stand there."""
     tokens = samples = rows = 0
     joined: dict[tuple[int, ...], int] = {}  # shapes of what was joined of equal batches, and of how many
     leading: dict[int, int] = {}  # of inputs of more than two dimensions, by their rows
     flat = False
+    line = 0  # length of an index of one dimension
     seen: set[int] = set()
     for index in called.tolist():
         if index in seen:
@@ -212,13 +215,18 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
         name = packet(op.name)
         if name == "aten.embedding" and len(op.args) > 1:
             read = op.args[1]
+            if ordered and len(read.shape) == 1 and not samples:
+                line = line or read.numel  # a text, or where its words stand, which texts may follow
+                continue
             samples = samples or (read.shape[0] if read.shape else 0)
-            if ordered or len(read.shape) > 1:
+            if ordered or (len(read.shape) > 1 and not _is_column(read, ops, called)):
                 return read.numel, samples
             continue
         if samples and not flat:
             continue  # of what is left only an embedding counts
         kind = work(op).kind
+        if line and kind in PRODUCTS:
+            break
         # Or of a column: the gradient of what a row was multiplied with.
         of_row = name == "aten.mm" and 1 in op.tensors[0].shape
         if name in OF_VECTORS or of_row or (kind == "gemm" and _of_squares(op)):
@@ -240,7 +248,14 @@ def _batch(ops: list[Op], called: npt.NDArray[np.int64], ordered: bool) -> tuple
                 return tokens, samples
             flat = isinstance(data, TensorMeta) and len(data.shape) == 2 and samples not in leading
             samples = leading.get(samples, samples)
-    return tokens, samples or rows
+    return (line, line) if line else (tokens, samples or rows)
+
+
+def _is_column(read: TensorMeta, ops: list[Op], called: npt.NDArray[np.int64]) -> bool:
+    """Whether what an embedding reads is a feature of each sample, one of several of a recommender's."""
+    if prod(read.shape[1:]) != 1:
+        return False
+    return sum(packet(ops[index].name) == "aten.embedding" for index in called.tolist()) >= TABLES
 
 
 def _of_squares(op: Op) -> bool:

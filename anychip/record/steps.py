@@ -8,7 +8,6 @@ optimizers is a step, or without any, each backward.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -184,15 +183,19 @@ def _training_steps(marks: Marks) -> list[Step]:
     steps: list[Step] = []
     begin, last_end = -1, -1
     cycle: set[int] = set()
-    turns = list(_turns(marks, Mark.OPTIMIZER_END, Mark.FORWARD_BEGIN))
-    first = turns[0][0] if turns else 0
-    last_of_first = max((number for number, (one, _) in enumerate(turns) if one == first), default=0)
-    every = {one for one, _ in turns[: last_of_first + 1]}
+    turns: list[int] = marks.optimizer[marks.what == Mark.OPTIMIZER_END].tolist()
+    first = turns[0] if turns else 0
+    since_last = turns[::-1].index(first) if turns else 0
+    others = {*turns[: len(turns) - since_last]} - {first}
+
+    def is_whole() -> bool:
+        return last_end >= 0 and cycle >= {first, *others}
 
     forwards: list[int] = []
-    following = [*(one for one, _ in turns), first][
-        ::-1
-    ]  # optimizers that are still to step; after them the first would again
+    following = [
+        first,
+        *turns[::-1],
+    ]  # optimizers that are still to step, the next one last; after all the first would again
     for at, mark, optimizer in zip(marks.at.tolist(), marks.what.tolist(), marks.optimizer.tolist(), strict=True):
         if mark == Mark.OPTIMIZER_END:
             following.pop()
@@ -200,35 +203,31 @@ def _training_steps(marks: Marks) -> list[Step]:
                 last_end = at
                 cycle.add(optimizer)
         elif mark == Mark.FORWARD_BEGIN:
-            if cycle >= every and last_end >= 0 and following[-1] not in every - {first}:
+            if following[-1] not in others and is_whole():
                 steps.append(Step(begin, last_end + 1, "train", tuple(forwards)))
                 begin, last_end, forwards = last_end + 1, -1, []
                 cycle.clear()
             elif begin < 0:
                 begin = at
             forwards.append(at)
-    if cycle >= every and last_end >= 0:
+    if is_whole():
         steps.append(Step(begin, last_end + 1, "train", tuple(forwards)))
     return steps
 
 
-def _cycle(marks: Marks, between: Mark) -> set[int]:
-    """The optimizers that step before one of them steps again (two steps in a row with nothing `between` count once)."""
+def _cycle(marks: Marks) -> set[int]:
+    """The optimizers that step before one of them steps again (two steps in a row with no backward between count once)."""
     seen: set[int] = set()
-    for optimizer, apart in _turns(marks, Mark.OPTIMIZER_BEGIN, between):
-        if apart and optimizer in seen:
-            break
-        seen.add(optimizer)
-    return seen
-
-
-def _turns(marks: Marks, mark: Mark, between: Mark) -> Iterator[tuple[int, bool]]:
-    """The optimizer at each such mark, and whether anything was `between` it and the one before; at the first, that there was."""
     apart = True
     for what, optimizer in zip(marks.what.tolist(), marks.optimizer.tolist(), strict=True):
-        if what == mark:
-            yield optimizer, apart
-        apart = what == between or (apart and what != mark)
+        if what == Mark.OPTIMIZER_BEGIN:
+            if apart and optimizer in seen:
+                break
+            seen.add(optimizer)
+            apart = False
+        elif what == Mark.BACKWARD_BEGIN:
+            apart = True
+    return seen
 
 
 def _bare_steps(marks: Marks) -> list[Step]:
@@ -236,9 +235,7 @@ def _bare_steps(marks: Marks) -> list[Step]:
     if Mark.FORWARD_BEGIN in marks.what:
         return []
     optimized = Mark.OPTIMIZER_END in marks.what
-    ends, every = (
-        (Mark.OPTIMIZER_END, _cycle(marks, Mark.BACKWARD_BEGIN)) if optimized else (Mark.BACKWARD_END, set[int]())
-    )
+    ends, every = (Mark.OPTIMIZER_END, _cycle(marks)) if optimized else (Mark.BACKWARD_END, set[int]())
     steps: list[Step] = []
     begin = 0
     cycle: set[int] = set()

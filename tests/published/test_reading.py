@@ -33,7 +33,7 @@ def test_a_value_is_a_number_however_it_is_written(text, value):
     ("aggregate PFLOPS", "", "8", ("tflops_per_chip", 1000)), ("MFU (%)", "", "0.9", ("mfu", 0.009)), ("mfu", "", "41%", ("mfu", 0.41)), ("mfu", "", "41", ("mfu", 41)), ("MFU%", "", "41", ("mfu", 0.41)),
     ("step_time_s", "ms", "250", ("step_time_s", 0.25)), ("step_time_s", "s", "250", ("step_time_s", 250)), ("memory_gib", "GB", "80", ("memory_gib", 74.5058)),
     ("mfu", "%", "0.9", ("mfu", 0.009)), ("ttft_ms", "s", "0.05", ("ttft_ms", 50)), ("time_to_train_min", "hours", "2", ("time_to_train_min", 120)),
-    ("peak_memory_gb", "", "80", ("memory_gib", 74.5058)), ("HFU", "", "50", ("HFU", 50)), ("watts", "", "400", ("watts", 400)),
+    ("peak_memory_gb", "", "80", ("memory_gib", 74.5058)), ("HFU", "%", "50", ("hfu", 0.5)), ("GPU-hours", "", "82,432", ("chip_hours", 82432)), ("Throughput (T/s/GPU)", "", "1,776", ("tokens_per_s_per_chip", 1776)), ("tokens / second / TPU-v4 chip", "", "2200", ("tokens_per_s_per_chip", 2200)), ("watts", "", "400", ("watts", 400)),
     ("time", "s", "9", ("time", 9)), ("tokens/s/node", "", "9", ("tokens/s/node", 9)),
 ])  # fmt: skip
 def test_a_metric_is_known_by_what_it_says(metric, unit, text, found):

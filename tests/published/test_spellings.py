@@ -65,7 +65,7 @@ def test_adapters_are_known_wherever_they_are_named(columns, rank):
 @pytest.mark.parametrize(("recompute", "times"), [("none", 1.0), ("full", 4 / 3)])
 def test_who_counts_the_forward_twice_is_known(recompute, times):
     row = {"framework": "GPT-NeoX", "metric": "tflops_per_chip", "value": "118", "recompute": recompute}
-    plain = {**row, "framework": "PyTorch FSDP"}
+    plain = {**row, "framework": "torchtitan"}
     assert step_time_s(plan(run_of(**row))) == pytest.approx(times * step_time_s(plan(run_of(**plain))), rel=0.05)
 
 
@@ -156,7 +156,7 @@ def test_a_rank_is_a_number_beside_adapters_and_a_denial_is_none(columns, rank):
 )
 def test_who_splits_state_does_not_count_otherwise_for_that(framework, times):
     row = {"metric": "tflops_per_chip", "value": "118", "recompute": "full"}
-    one, other = (step_time_s(plan(run_of(**row, framework=name))) for name in (framework, "PyTorch FSDP"))
+    one, other = (step_time_s(plan(run_of(**row, framework=name))) for name in (framework, "torchtitan"))
     assert one / other == pytest.approx(times, rel=0.05)
 
 

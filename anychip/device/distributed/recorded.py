@@ -134,23 +134,21 @@ class Recorded:
         )
 
     def differ_by_number(self) -> bool:
-        """Whether the first, the second and the last rank are not alike, though nothing in the source tells them apart: what each does
+        """Whether the second and the last rank, or the first, are not alike though nothing in the source tells them apart: what each does
         may follow from its number (`size = 2 + rank % 3`) or its data, and those between may do as one of them or as none."""
-        ends = [0, 1, self.world.size - 1]
-        if ends[2] < 3 or self.is_piped or len({*self.apart().kind[ends].tolist()}) > 1:
+        last, kind = self.world.size - 1, self.apart().kind
+        if last < 3 or self.is_piped or kind[1] != kind[last]:
             return False
         owners = self.owners()
-        return len({owners[rank] for rank in ends}) > 1
+        return len({owners[rank] for rank in (0, 1, last) if kind[rank] == kind[1]}) > 1
 
     def tell_of_between(self) -> None:
+        owners, last = self.owners(), self.world.size - 1
+        who = f"Ranks 1 and {last}" if owners[1] != owners[last] else "Rank 0 and some of those between 1 and the last"
         self.tell(
-            f"{self._unlike()} do otherwise, and the program's source does not say which ranks do: those that did not run "
+            f"{who} do otherwise, and the program's source does not say which ranks do: those that did not run "
             "are taken to do as one of those that did, and what is a mean over ranks (MFU, compute, waiting) hangs on that."
         )
-
-    def _unlike(self) -> str:
-        owners, last = self.owners(), self.world.size - 1
-        return f"Ranks 1 and {last}" if owners[1] != owners[last] else "Rank 0 and some of those between 1 and the last"
 
     def place(self, seen: dict[int, int]) -> None:
         """Ranks between those that were seen do as the one before them."""

@@ -17,4 +17,6 @@ for _ in range(6):
     for layer in net[rank * share : (rank + 1) * share]:
         layer.weight.grad.copy_(layer.weight.grad @ layer.weight.grad.T)
     optimizer.step()
+    if rank == 0:
+        print("a step")
     optimizer.zero_grad()

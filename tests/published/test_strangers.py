@@ -1,0 +1,82 @@
+"""Rows as people write them of runs that no source of ours has: by age, by network, by what is left out."""
+
+import pytest
+
+from accuracy.plan import plan
+from accuracy.training import planned_result
+from accuracy.truth_of_runs import step_time_s
+from tests.published.runs import run_of
+
+FREE = {"tp": "", "pp": "", "cp": "", "micro_batch": "", "dtype": "bf16"}
+
+
+def options(**columns):
+    return plan(run_of(**columns)).options
+
+
+@pytest.mark.parametrize(("framework", "paper", "kind"), [
+    ("metaseq", "https://arxiv.org/abs/2205.01068", "products"), ("GPT-NeoX", "https://arxiv.org/abs/2304.01373", "efficient"),
+    ("Meta internal PyTorch", "https://arxiv.org/abs/2302.13971", "efficient"), ("LLM Foundry", "https://github.com/mosaicml/llm-foundry", "efficient"),
+    ("GPT-NeoX", "https://arxiv.org/abs/2310.10631", "flash"), ("torchtitan", "https://arxiv.org/abs/2410.06511", "flash"),
+])  # fmt: skip
+def test_attention_is_as_fast_as_it_was_when_a_paper_was_written(framework, paper, kind):
+    """MPT-13B's 32,768 tokens on A100 took 101 s a step, with FlashAttention-2 76."""
+    assert (
+        options(**FREE | {"framework": framework, "source_url": paper, "chip": "A100-SXM4-80GB"})["attention"] == kind
+    )
+
+
+@pytest.mark.parametrize(("interconnect", "cluster"), [
+    ("4x100Gbps EFA per node", "aws-p4d"), ("p4d.24xlarge", "aws-p4d"), ("EFA 400 Gbps", "aws-p4d"), ("8x 200 Gb/s HDR InfiniBand", None),
+    ("1.6 Tb/s per node", None), ("200 Gbps per GPU", None), ("NVLink 600 GB/s", None), ("InfiniBand", None),
+])  # fmt: skip
+def test_a_network_is_as_fast_as_the_source_says(interconnect, cluster):
+    """BloombergGPT's, of 50 Gbit/s a chip, was taken to have 200."""
+    row = FREE | {"chip": "A100-SXM4-40GB", "chips": "64", "interconnect": interconnect, "global_batch": "256"}
+    found = plan(run_of(**row)).cluster
+    assert found == cluster if cluster is None else found in (cluster, "genci-jean-zay-a100")
+
+
+@pytest.mark.parametrize(("columns", "gated", "ffn"), [
+    ({"ffn": "16384", "params_b": ""}, False, 16384), ({"ffn": "11008", "params_b": ""}, True, 11008), ({"ffn": "16384", "params_b": "8.9"}, True, 16384),
+    ({"ffn": "", "params_b": "6.7"}, True, 10944),
+])  # fmt: skip
+def test_of_a_model_in_no_table_its_sizes_tell_what_its_layers_are(columns, gated, ffn):
+    sizes = {"layers": "32", "hidden": "4096", "heads": "32", "kv_heads": "32", "vocab": "32000", "model": "Ours"}
+    found = options(**FREE | sizes | columns)
+    assert found["gated"] == gated
+    assert abs(found["ffn"] - ffn) <= 64
+
+
+@pytest.mark.parametrize(("columns", "steps"), [
+    ({"metric": "GPU hours", "value": "82432", "notes": "1.0T tokens"}, 82432 * 3600 / 64 / (1e12 / (256 * 2048))),
+    ({"metric": "days", "value": "10", "notes": "trained on 300 billion tokens"}, 10 * 86400 / (3e11 / (256 * 2048))),
+])  # fmt: skip
+def test_a_whole_training_tells_its_steps_by_its_tokens(columns, steps):
+    row = FREE | {"chips": "64", "global_batch": "256", "seq_len": "2048"} | columns
+    assert step_time_s(plan(run_of(**row))) == pytest.approx(steps)
+
+
+def test_a_batch_of_so_many_tokens_is_no_whole_training():
+    row = FREE | {"metric": "GPU hours", "value": "82432", "notes": "4M tokens a batch, 2.0B tokens per hour"}
+    assert "no metric says" in (planned_result(run_of(**row)).reason or "")
+
+
+def test_a_length_that_nobody_says_and_that_no_chip_can_do_is_refused():
+    """Optimum-habana's 294 sentences a second were taken to be of 2,048 tokens each: 27 times too slow."""
+    row = FREE | {
+        "chip": "Gaudi2",
+        "chips": "16",
+        "model": "GPT-NeoX 20B",
+        "seq_len": "",
+        "metric": "samples_per_s",
+        "value": "2940",
+    }
+    assert "of the chip's peak" in (planned_result(run_of(**row | {"framework": "Megatron-LM"})).reason or "")
+    assert "seq_len" in (planned_result(run_of(**row | {"framework": "DeepSpeed (optimum-habana)"})).reason or "")
+
+
+def test_hardware_s_share_counts_the_recomputed_forward():
+    row = FREE | {"recompute": "full", "value": "50%"}
+    model, hardware = (step_time_s(plan(run_of(**row, metric=name))) for name in ("MFU", "HFU"))
+    assert hardware / model == pytest.approx(4 / 3, rel=0.05)

@@ -80,6 +80,7 @@ def _complete(runtime: Any) -> None:
         sparse,
         sparse_csr,
         storage,
+        unwritten,
     )
     from anychip.device.ops.dependent import Dependent
     from anychip.device.ops.special import Special
@@ -113,6 +114,7 @@ def _complete(runtime: Any) -> None:
         sparse_csr,
         standins,
         storage,
+        unwritten,
     ):
         part.install(runtime)
     torch.autograd.set_multithreading_enabled(False)

@@ -318,7 +318,7 @@ def _held(program: Program) -> Iterator[str]:
 
 
 HOST_IS_FULL = (
-    "this machine ran out of memory, not the chip: tensors of the host take theirs here, also those of a model that is moved to the chip later. "
+    "this machine ran out of memory, not the chip: tensors of the host take theirs here, also the weights of a model that are loaded and moved to the chip later. "
     'Make it there, where it takes none: with torch.device("cuda"): model = ... (or with torch.device("meta"), then '
     'model.to_empty(device="cuda")). With --jobs 1 recordings take turns.'
 )

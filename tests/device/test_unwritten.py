@@ -1,0 +1,62 @@
+"""Weights that a program makes on the host take no memory and no time; what it computes there is real."""
+
+from tests.device.recorded import run
+
+MODEL = """
+    import copy, torch
+    from torch import nn
+    WIDTH = 8192
+    def resident():  # GiB
+        return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**30
+    before = resident()
+"""
+
+
+def test_a_large_model_of_the_host_takes_none_of_its_memory() -> None:
+    """6.7B parameters in 32 bit took 25 GiB, or the process its life."""
+    program, out = run(f"""{MODEL}
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH, bias=False)
+            self.table = nn.Embedding(WIDTH, WIDTH, padding_idx=0)
+            nn.init.trunc_normal_(self.up.weight, std=0.02)
+            self.down.weight.data.normal_(0, 0.02).div_(4.0)
+            nn.init.xavier_uniform_(nn.Parameter(torch.empty(WIDTH, WIDTH)))
+        def forward(self, x):
+            return self.down(self.up(x)) + self.table.weight[0]
+    model = nn.Sequential(*(Block() for _ in range(4)))
+    averaged = copy.deepcopy(model)
+    averaged.load_state_dict(model.state_dict())
+    model = model.bfloat16().cuda()
+    took = resident() - before
+    x = torch.randn(4, WIDTH, device="cuda", dtype=torch.bfloat16)
+    model(x).sum().backward()
+    out = [took < 1.0, averaged[0].up.weight.std().item(), all(one.is_leaf and one.dtype == torch.bfloat16 for one in model.parameters())]
+    """)
+    assert out == [True, 0.0, True]  # of 6 GiB, as many averaged, and 3 of bf16
+    assert program.block_bytes.sum() > 4 * 3 * 8192**2 * 2
+
+
+def test_what_is_no_weight_or_was_loaded_is_as_it_was_computed() -> None:
+    _, out = run(f"""{MODEL}
+    WIDTH = 4096
+    data = torch.empty(WIDTH, WIDTH).normal_()
+    small = nn.Linear(64, 64).weight
+    loaded = nn.Embedding(WIDTH, WIDTH)
+    loaded.load_state_dict({{"weight": data}})
+    given = nn.Embedding.from_pretrained(data)
+    part, layer = nn.Parameter(torch.empty(2 * WIDTH, WIDTH)), nn.Module()
+    layer.weight = part
+    part.data[WIDTH:].copy_(data)
+    part.data[:WIDTH].uniform_()
+    scaled = nn.Linear(WIDTH, WIDTH).weight
+    with torch.no_grad():
+        scaled.copy_(data).mul_(2.0)
+    same = lambda one: torch.equal(one.double(), data.double())
+    out = [
+        0.9 < data.std().item() < 1.1, small.std().item() > 0, same(loaded.weight.data), same(given.double().weight), same(part.data[WIDTH:].clone()),
+        same(scaled.data / 2), nn.Linear(WIDTH, WIDTH).weight.double().requires_grad,
+    ]
+    """)
+    assert out == [True] * 7

@@ -209,6 +209,10 @@ def counted(run: Run) -> tuple[Run, list[str]]:
     if run["chips"]:
         return run, []
     found, filled = 0, []
+    if "chip_hours" in run.metrics and not any(run[name] for name in ("tp", "pp", "cp", "dp")):
+        told = any(search(entry["name"], run["chip"]) for entry in table("chips.toml")["slice"])
+        if not told:
+            raise Unable("the source does not say chips, and hours of all of them are not of one")
     for entry in table("chips.toml")["slice"]:
         if match := search(entry["name"], run["chip"]):
             found = int(match[2]) // entry["cores"]
@@ -435,6 +439,15 @@ def noted(notes: str) -> dict[str, int]:
         if match := search(entry["text"], notes):
             found.setdefault(entry["value"], int(match[1]))
     return found
+
+
+SIZES = {"": 1.0, "k": 1e3, "thousand": 1e3, "m": 1e6, "million": 1e6, "b": 1e9, "billion": 1e9, "t": 1e12, "trillion": 1e12}
+
+
+def whole(what: str, notes: str) -> float:
+    """How many `tokens` or `steps` a whole training has, by what a source's notes say of it; 0 where they do not."""
+    found = next((match for entry in table("words.toml")[what] if (match := search(entry["text"], notes))), None)
+    return float((found[1] or "1").replace(",", "")) * SIZES[(found[2] or "").lower()] if found else 0.0
 
 
 def number(columns: Mapping[str, str], name: str, default: int | None = None) -> int:

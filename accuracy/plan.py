@@ -35,6 +35,7 @@ from accuracy.columns import (
     rules,
     search,
     table,
+    whole,
     word,
 )
 from accuracy.recorder import CHIPS_PER_NODE, GATHERED, GRAPHED, HOLDING, HYBRID, MEGATRON
@@ -383,14 +384,18 @@ def batch_of(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[st
         return told
     if at_once and run["micro_batch"]:
         return chips // split["pp"] * number(columns, "micro_batch", 1)
-    if (
-        not run["micro_batch"]
-        or not any(name in run.metrics for name in (*PER_TOKEN, "samples_per_s"))
-        or "step_time_s" in run.metrics
-    ):
+    if "step_time_s" in run.metrics or not is_rate(run):
         raise Unable("the source does not say global_batch")
+    if not run["micro_batch"]:
+        raise Unable("the source does not say global_batch, nor micro_batch, of which a rate needs one")
     replicas = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1)
     return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if split["pp"] > 1 else 1)
+
+
+def is_rate(run: Run) -> bool:
+    """Whether a run prints so much a second, or how long so many tokens took."""
+    by_tokens = any(name in run.metrics for name in ("time_to_train_min", "chip_hours")) and whole("tokens", run.notes)
+    return bool(by_tokens) or any(name in run.metrics for name in (*PER_TOKEN, "samples_per_s"))
 
 
 # Tokens of a micro-batch that nobody says, where weights are gathered for each and activations are recomputed: they fit beside them.
@@ -442,7 +447,7 @@ def dividing(micro: int, batch: int, chips: int, split: Mapping[str, int]) -> in
 def spread_out(batch: int, chips: int, split: Mapping[str, int]) -> int:
     """Ranks that must share a sequence, where there are more replicas than sequences: context parallelism, unsaid."""
     replicas = chips // (split["tp"] * split["pp"])
-    return replicas // batch if batch and replicas > batch and replicas % batch == 0 else 1
+    return replicas // gcd(replicas, batch) if batch and replicas > batch else 1
 
 
 def compiled(columns: Mapping[str, str], fixed: Mapping[str, Any]) -> str:

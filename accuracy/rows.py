@@ -155,8 +155,8 @@ def count(column: str, text: str) -> str:
     text = re.sub(r"^~?\d{1,3}(,\d{3})+(?![\d,])", lambda found: found[0].replace(",", ""), text).removeprefix("~")
     if text.lower() in ("none", "no", "off") and column in DEGREES:
         return "1"
-    if column in (*LENGTHS, "vocab") and (large := re.fullmatch(r"(\d+) ?[kK]", text)):
-        return str(int(large[1]) * (1000 if column == "vocab" else 1024))
+    if column in (*LENGTHS, "vocab") and (large := re.fullmatch(r"(\d+) ?([kKM])", text)):
+        return str(int(large[1]) * (1000 if column == "vocab" else 1024) ** (2 if large[2] == "M" else 1))
     counted = rf"{COUNTED}|tok(en)?s?" if column in LENGTHS else COUNTED
     match = re.fullmatch(rf"(?i)(\d+) ?({counted}|\((?!x|\u00d7|tok(en)?s?\)|.*\b(per|each)\b).*\))", text)
     return match[1] if match else text
@@ -194,10 +194,8 @@ def _run(rows: list[Mapping[str, str]]) -> Run:
 
 
 def _measured(row: Mapping[str, str]) -> tuple[str, float | None]:
-    chips = row.get("chips") or ""
-    return measured(
-        row["metric"] or "", row.get("unit") or "", row["value"] or "", int(chips) if chips.isdecimal() else None
-    )
+    chips, node = (int(text) if text.isdecimal() else None for text in (row.get("chips") or "", row.get("chips_per_node") or ""))
+    return measured(row["metric"] or "", row.get("unit") or "", row["value"] or "", chips, node)
 
 
 def where(runs: Iterable[Run], conditions: Iterable[str]) -> list[Run]:

@@ -106,7 +106,7 @@ def test_state_on_the_host_is_not_forecast():
 
 
 @pytest.mark.parametrize(("chip", "columns", "chips", "filled"), [
-    ("TPU v4-512", {}, 256, False), ("v5litepod-256", {}, 256, False), ("TPU v5p-128", {}, 64, False),
+    ("TPU v4-512", {}, 256, False), ("v5litepod-256", {}, 256, False), ("TPU v5p-128", {}, 64, False), ("TPUv4-512", {}, 256, False),
     ("H100", {"tp": "2", "dp": "8"}, 16, True), ("H100", {"tp": "1"}, 1, True),
 ])  # fmt: skip
 def test_the_number_of_chips_follows_from_a_slice_s_name_or_from_the_layout(chip, columns, chips, filled):

@@ -51,10 +51,26 @@ def test_of_a_model_in_no_table_its_sizes_tell_what_its_layers_are(columns, gate
 @pytest.mark.parametrize(("columns", "steps"), [
     ({"metric": "GPU hours", "value": "82432", "notes": "1.0T tokens"}, 82432 * 3600 / 64 / (1e12 / (256 * 2048))),
     ({"metric": "days", "value": "10", "notes": "trained on 300 billion tokens"}, 10 * 86400 / (3e11 / (256 * 2048))),
+    ({"metric": "GPU hours", "value": "172.8K", "notes": "per trillion tokens"}, 172800 * 3600 / 64 / (1e12 / (256 * 2048))),
+    ({"metric": "days", "value": "6.9", "notes": "400K steps, batch 256"}, 6.9 * 86400 / 400e3),
 ])  # fmt: skip
 def test_a_whole_training_tells_its_steps_by_its_tokens(columns, steps):
     row = FREE | {"chips": "64", "global_batch": "256", "seq_len": "2048"} | columns
     assert step_time_s(plan(run_of(**row))) == pytest.approx(steps)
+
+
+def test_hours_of_all_chips_are_not_of_one():
+    """Llama 2 13B's 368,640 GPU hours, of which the table does not say how many chips, were forecast on one."""
+    row = FREE | {"metric": "GPU hours", "value": "368640", "notes": "2.0T tokens", "framework": "", "chips": ""}
+    assert "does not say chips" in (planned_result(run_of(**row)).reason or "")
+    assert plan(run_of(**row | {"tp": "2", "dp": "8"})).num_chips == 16
+
+
+def test_so_many_tokens_in_so_long_are_a_rate():
+    """Such runs were refused for their batch where others with the same columns had it filled in."""
+    row = FREE | {"metric": "days", "value": "10", "notes": "1T tokens", "global_batch": "", "micro_batch": "2"}
+    assert "global_batch" in plan(run_of(**row)).filled
+    assert "does not say global_batch" in (planned_result(run_of(**row | {"notes": ""})).reason or "")
 
 
 def test_a_batch_of_so_many_tokens_is_no_whole_training():

@@ -258,6 +258,10 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     if packed and "lora_rank" not in fixed:
         raise Unable("weights of 4 bits that are trained, or nobody says by which adapters")
     recompute = word("recompute", columns["recompute"])
+    if recompute == "attention" and not search("(?i)att", columns["recompute"]):
+        recompute = fixed.get("selective", recompute)
+    if fixed.get("local_batch") and run["micro_batch"] and split["pp"] > 1:
+        columns = {**columns, "micro_batch": str(cut(number(columns, "micro_batch"), sizes["global_batch"], chips, split))}
     if "micro_batch" in filled:
         most = number(columns, "micro_batch")
         if "framework" in filled and word("zero_or_fsdp", columns["zero_or_fsdp"]) == "fsdp" and recompute == "full":
@@ -442,6 +446,13 @@ def dividing(micro: int, batch: int, chips: int, split: Mapping[str, int]) -> in
     """Of a micro-batch that nobody said, the most that splits a replica's sequences evenly; itself where nothing does."""
     each, left = divmod(batch, max(chips // (split["tp"] * split["pp"] * split["cp"]), 1))
     return micro if left or each < 1 else next(size for size in range(min(micro, each), 0, -1) if each % size == 0)
+
+
+def cut(local: int, batch: int, chips: int, split: Mapping[str, int]) -> int:
+    """Sequences of a micro-batch, of a trainer that calls so all that a replica has of a step and whose pipelines cut it in as many as they have
+    stages."""
+    replicas = chips // (split["tp"] * split["pp"] * split["cp"])
+    return max(local // split["pp"], 1) if local * replicas == batch else local
 
 
 def spread_out(batch: int, chips: int, split: Mapping[str, int]) -> int:

@@ -14,6 +14,24 @@ def test_torchtitan_compiles_its_loss_since_april_2025(release, fused):
     assert plan(run_of(framework="torchtitan", notes=f"torch {release}; median")).options["fused_loss"] is fused
 
 
+@pytest.mark.parametrize(("text", "framework", "kind"), [
+    ("selective AC", "torchtitan", "ops"), ("selective", "Megatron-LM", "attention"), ("selective (core attention)", "torchtitan", "attention"),
+])  # fmt: skip
+def test_selective_is_what_a_trainer_means_by_it(text, framework, kind):
+    """torchtitan's tables say "selective AC", and it recomputed attention alone."""
+    assert plan(run_of(framework=framework, recompute=text)).options["recompute"] == kind
+
+
+@pytest.mark.parametrize(("framework", "micro_batch", "notes", "found"), [
+    ("torchtitan", "32", "1F1B", (2, 16, 1)), ("torchtitan", "32", "Interleaved 1F1B", (2, 16, 2)), ("torchtitan", "2", "", (2, 16, 1)), ("Megatron-LM", "32", "", (32, 1, 1)),
+])  # fmt: skip
+def test_torchtitan_s_local_batch_is_what_a_pipeline_cuts(framework, micro_batch, notes, found):
+    """Llama 3.1 405B's of 32 sequences was one micro-batch, so that 15 stages of 16 waited."""
+    layout = {"chips": "512", "tp": "8", "pp": "16", "global_batch": "128", "model": "Llama 3.1 405B", "layers": "126", "hidden": "16384", "heads": "128"}  # fmt: skip
+    o = plan(run_of(framework=framework, micro_batch=micro_batch, notes=notes, **layout)).options
+    assert (o["micro_batch"], o["micro_batches"], o.get("vp", 1)) == found
+
+
 def test_adapters_are_where_the_notes_say():
     lora = {"framework": "LitGPT (PyTorch)", "model": "Llama 2 7B LoRA fine-tuning", **NAMED_ONLY}
     found = plan(run_of(notes="LoRA rank 32 on query+value; AdamW", **lora))

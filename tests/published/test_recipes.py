@@ -236,11 +236,39 @@ EAGER = {**NAMED_ONLY, "chips": "8", "micro_batch": "", "seq_len": "2048"}
     ("HF Trainer + FSDP", "fsdp", False, "none", "foreach"),
     ("MindSpore Transformers", "optimizer", True, "all", "fused"),
     ("llm.c", "ddp", True, "none", "fused"),
+    ("Colossal-AI", "fsdp", False, "none", "fused"), ("HAI-LLM", "optimizer", True, "none", "fused"), ("Lit-LLaMA", "fsdp", False, "none", "fused"),
 ])  # fmt: skip
 def test_a_framework_that_no_source_here_used_does_what_its_code_says(framework, sharding, fusion, compiled, adam):
     options = plan(run_of(framework=framework, **EAGER)).options
     found = options["sharding"], bool(options.get("fusion")), options["compile"], options["adam"]
     assert found == (sharding, fusion, compiled, adam)
+
+
+@pytest.mark.parametrize(("framework", "model", "recompute"), [
+    ("Lit-LLaMA", "Llama 7B", "full"), ("Lit-LLaMA", "Llama 7B LoRA", "none"), ("LitGPT", "Llama 7B", "none"), ("Colossal-AI", "Llama 2 7B", "full"),
+])  # fmt: skip
+def test_a_script_of_a_framework_recomputes_or_does_not(framework, model, recompute):
+    """Amber 7B's program keeps a layer's input alone, as Colossal-AI's benchmarks do: both kept all."""
+    assert plan(run_of(framework=framework, model=model, **EAGER)).options["recompute"] == recompute
+
+
+def test_nanogpts_of_today_have_layers_of_today():
+    """modded-nanogpt had GPT-2's LayerNorm, biases and learned positions."""
+    o = plan(run_of(framework="modded-nanogpt", model="GPT-2 124M", **EAGER)).options
+    assert (o["norm"], o["position"], o["bias"], o["gated"]) == ("rms", "rope", False, False)
+
+
+def test_nemotron_340b_is_interleaved_by_its_authors_too():
+    """The paper's own rows waited for a pipeline of twelve whole stages."""
+    layout = {"chips": "1536", "tp": "8", "pp": "12", "global_batch": "768"}
+    o = plan(run_of(**{**NAMED_ONLY, "framework": "Megatron-Core", "model": "Nemotron-4-340B", **layout})).options
+    assert o["vp"] == 8
+
+
+def test_nemo_s_adapters_are_beside_queries_keys_and_values():
+    """Without brackets around the word they were beside every product."""
+    for model in ("Llama 2 7B (LoRA)", "LLAMA2-7B LoRA"):
+        assert plan(run_of(**{**NAMED_ONLY, "framework": "NeMo 24.05", "model": model})).options["lora_on"] == "qkv"
 
 
 def test_small_models_of_llm_foundry_recompute_nothing():

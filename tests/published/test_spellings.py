@@ -56,6 +56,7 @@ def test_a_stage_that_the_framework_s_column_says_is_not_filled(framework, stage
 @pytest.mark.parametrize(("columns", "rank"), [
     ({"notes": "LoRA fine-tuning, rank 8"}, 8), ({"notes": "LoRA"}, 16), ({"model": "Llama 3 8B (LoRA)", "notes": "r=64"}, 64),
     ({"notes": "q-lora-rank=1536"}, None), ({"model": "unsloth/llama-3-8b-bnb-4bit", "framework": "Unsloth"}, 16),
+    ({"dtype": "4-bit (QLoRA)"}, 16), ({"model": "Llama 3 8B DoRA"}, 16),
 ])  # fmt: skip
 def test_adapters_are_known_wherever_they_are_named(columns, rank):
     """Of a row whose notes say LoRA the whole model was trained, on 124 GiB of 79."""

@@ -73,6 +73,7 @@ MATCHED = (
     "dtype",
     "pp",
     "zero_or_fsdp",
+    "sequence_parallel",
     "notes",
     "source_location",
     "published",
@@ -141,14 +142,17 @@ def models_of(name: str) -> list[Mapping[str, Any]]:
     return found
 
 
+LLAMA = "2023-02"  # when its paper was published, after which most who train a model build its layers
+
+
 def by_its_sizes(run: Run, models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Entries of a model that no other names: GPT-2's layers, where its width inside is 4 times its width, or where its weights are nearer
-    to as many as the source says with two products inside than with three."""
+    to as many as the source says with two products inside than with three; where nobody says that width, of papers before LLaMA's."""
     layers, hidden, heads, ffn = (run.whole(name) or 0 for name in ("layers", "hidden", "heads", "ffn"))
-    if len(models) > 1 or not (hidden and ffn):
+    if len(models) > 1 or not hidden:
         return []
-    is_plain = ffn == 4 * hidden
-    if (told := parameters_of(run)) and layers:
+    is_plain = ffn == 4 * hidden if ffn else "" < published(run) < LLAMA
+    if ffn and layers and (told := parameters_of(run)):
         kv = run.whole("kv_heads") or heads
         shared = layers * 2 * hidden * (hidden + hidden * kv // max(heads, 1)) + (run.whole("vocab") or 0) * hidden
         two, three = (abs(math.log((shared + layers * parts * hidden * ffn) / told)) for parts in (2, 3))
@@ -220,6 +224,32 @@ def counted(run: Run) -> tuple[Run, list[str]]:
         found = math.prod(run.whole(name) or 1 for name in ("tp", "pp", "cp", "dp"))
         filled = ["chips"]
     return replace(run, columns={**run.columns, "chips": str(max(found, 1))}), filled
+
+
+DIES = {"amd-mi250x": "AMD Instinct MI250X (one GCD)"}  # programs see two of each: a rank to a die
+HALVES = ("tokens_per_s_per_chip", "tflops_per_chip")  # metrics of a chip, of which a die has half
+
+
+def in_dies(run: Run) -> Run:
+    """Counted by dies, where the source's nodes or its layout show what it counts: four packages of MI250X are eight ranks."""
+    with suppress(Unable):
+        if not (die := DIES.get(chip_of(run))):
+            return run
+        ranks = math.prod(run.whole(name) or 1 for name in ("tp", "pp", "cp", "dp"))
+        node, chips = run.whole("chips_per_node"), run.whole("chips") or 1
+        if node == 8:
+            return replace(run, columns={**run.columns, "chip": die})
+        if node == 4 or ranks == 2 * chips:
+            metrics = {
+                name: value / 2 if name in HALVES else value * 2 if name == "chip_hours" else value
+                for name, value in run.metrics.items()
+            }
+            return replace(
+                run,
+                columns={**run.columns, "chip": die, "chips": str(2 * chips), "chips_per_node": "8"},
+                metrics=metrics,
+            )
+    return run
 
 
 @cache
@@ -432,16 +462,51 @@ def word(column: str, text: str) -> str:
     raise Unable(f"column {column}: {text!r} is not in accuracy/words.toml")
 
 
-def noted(notes: str) -> dict[str, int]:
-    """Options that a source's notes give as flags, over what the model's name says."""
+def noted(notes: str, is_known: bool) -> dict[str, int]:
+    """Options that a source's notes give as flags, over what the model's name says; of experts in words too, where a model is not known by its
+    name: of others they may say what those were compared with."""
     found: dict[str, int] = {}
     for entry in table("words.toml")["notes"]:
         if match := search(entry["text"], notes):
             found.setdefault(entry["value"], int(match[1]))
+    if not is_known:
+        told = {
+            entry["value"]: match for entry in table("words.toml")["routed"] if (match := search(entry["text"], notes))
+        }
+        words = {name: int(next(filter(None, match.groups()))) for name, match in told.items()}
+        found = {**words, **found} if {"experts", "chosen"} <= {*words, *found} else found
+        every = search(table("words.toml")["routed_every"][0]["text"], notes)
+        if every and "experts" in found:
+            found["routed_every"] = {"o": 2, "s": 2, "2": 2, "t": 3, "3": 3, "f": 4, "4": 4}[every[1][0].lower()]
     return found
 
 
-SIZES = {"": 1.0, "k": 1e3, "thousand": 1e3, "m": 1e6, "million": 1e6, "b": 1e9, "billion": 1e9, "t": 1e12, "trillion": 1e12}
+def with_degrees(run: Run) -> Run:
+    """With degrees of parallelism that stand in other columns than their own; Ulysses' is of ranks that share a sequence."""
+    text, ulysses = (entry["text"] for entry in table("words.toml")["degree"])
+    alone = [part for part in re.split(r"[;,.|]", run.notes) if not regex(text).sub("", part).strip(" +&/x\u00d7")]
+    found: dict[str, str] = {}
+    for where in (run["zero_or_fsdp"], run["framework"], *alone):
+        for match in regex(text).finditer(where):
+            found.setdefault(match[1].lower(), match[2])
+    for where in (run["sequence_parallel"], run["zero_or_fsdp"], run["framework"]):
+        if match := search(ulysses, where):
+            found.setdefault("cp", match[1])
+    told = {name: value for name, value in found.items() if not run[name]}
+    return replace(run, columns={**run.columns, **told}) if told else run
+
+
+SIZES = {
+    "": 1.0,
+    "k": 1e3,
+    "thousand": 1e3,
+    "m": 1e6,
+    "million": 1e6,
+    "b": 1e9,
+    "billion": 1e9,
+    "t": 1e12,
+    "trillion": 1e12,
+}
 
 
 def whole(what: str, notes: str) -> float:

@@ -10,7 +10,7 @@ Metrics of a run that trains, of which the first that it has gives the time of a
   tokens_per_s_per_chip    tokens that a chip trains on in a second
   samples_per_s            samples (sequences) a second of the whole job
   time_to_train_min        minutes of a whole training, of runs of which `conventions.toml` says how many steps that was, or the notes of
-                           how many tokens
+                           how many tokens or steps
   chip_hours               the same, times chips, in hours
   tflops_per_chip          TFLOP/s of a chip, of frameworks of which `conventions.toml` says how they count
   mfu                      the same as a share of the chip's dense peak, 0.41 or 41, the same way
@@ -194,7 +194,9 @@ def _run(rows: list[Mapping[str, str]]) -> Run:
 
 
 def _measured(row: Mapping[str, str]) -> tuple[str, float | None]:
-    chips, node = (int(text) if text.isdecimal() else None for text in (row.get("chips") or "", row.get("chips_per_node") or ""))
+    chips, node = (
+        int(text) if text.isdecimal() else None for text in (row.get("chips") or "", row.get("chips_per_node") or "")
+    )
     return measured(row["metric"] or "", row.get("unit") or "", row["value"] or "", chips, node)
 
 

@@ -96,3 +96,68 @@ def test_hardware_s_share_counts_the_recomputed_forward():
     row = FREE | {"recompute": "full", "value": "50%"}
     model, hardware = (step_time_s(plan(run_of(**row, metric=name))) for name in ("MFU", "HFU"))
     assert hardware / model == pytest.approx(4 / 3, rel=0.05)
+
+
+@pytest.mark.parametrize(("paper", "gated"), [("arXiv:2109.04650", False), ("arXiv:2307.09288", True), ("", True)])
+def test_a_model_before_llama_has_gpt_s_layers(paper, gated):
+    """InCoder and HyperCLOVA were refused for the width that no GPT's table has."""
+    sizes = {
+        "layers": "64",
+        "hidden": "10240",
+        "heads": "80",
+        "kv_heads": "",
+        "ffn": "",
+        "vocab": "",
+        "params_b": "",
+        "model": "Ours 82B",
+    }
+    found = plan(run_of(**FREE | sizes | {"source_url": paper}))
+    assert found.options["gated"] == gated
+    assert "vocab" in found.filled
+    assert found.options["ffn"] == (40960 if not gated else pytest.approx(27000, rel=0.05))
+
+
+@pytest.mark.parametrize(("framework", "paper", "dtype", "found"), [
+    ("Megatron-LM", "2109.04650", "", ("full", "fp16", "ddp", None)), ("Megatron-DeepSpeed", "2201.11990", "bf16", ("full", "bf16", "optimizer", None)),
+    ("Megatron-LM", "2205.05198", "bf16", ("none", "bf16", "optimizer", True)),
+])  # fmt: skip
+def test_megatron_of_a_paper_is_as_old_as_the_paper(framework, paper, dtype, found):
+    """MT-NLG 530B recomputed nothing: its model is called no GPT, and the rule asked for that."""
+    row = FREE | {
+        "framework": framework,
+        "source_url": f"https://arxiv.org/abs/{paper}",
+        "chip": "A100 80GB",
+        "model": "Ours",
+        "tp": "8",
+        "pp": "2",
+        "dtype": dtype,
+    }
+    o = options(**row)
+    assert (o["recompute"], o["dtype"], o["sharding"], o.get("sequence_parallel") or None) == found
+
+
+def test_who_names_flash_attention_in_its_own_paper_has_it():
+    """Table 2 of the paper on FlashAttention had scores in memory, for it is of the month before everybody had it."""
+    row = FREE | {"chip": "A100", "source_url": "https://arxiv.org/abs/2205.14135", "model": "GPT-2 medium"}
+    assert options(**row | {"framework": "FlashAttention"})["attention"] == "efficient"
+    assert options(**row | {"framework": "HF Trainer"})["attention"] == "products"
+
+
+@pytest.mark.parametrize(("notes", "found"), [
+    ("64 experts, top-2, MoE every other layer", (64, 2, 2)), ("16 experts, 4 active", (16, 4, None)), ("num-experts=128; top_k=1; MoE on every other layer", (128, 1, 2)),
+    ("8 experts in the ablation", (None, None, None)),
+])  # fmt: skip
+def test_experts_are_read_in_words(notes, found):
+    """Such models were trained as dense ones."""
+    o = options(**FREE | {"model": "Ours", "notes": notes})
+    assert (o.get("experts"), o.get("chosen"), o.get("routed_every")) == found
+    assert "experts" not in options(**FREE | {"model": "Llama 2 7B", "notes": "20% slower than 16 experts, 4 active"})
+
+
+@pytest.mark.parametrize("columns", [
+    {"sequence_parallel": "Ulysses 8"}, {"zero_or_fsdp": "ZeRO-3 + Ulysses SP=8"}, {"framework": "DeepSpeed-Ulysses (8)"},
+])  # fmt: skip
+def test_ulysses_degree_is_of_ranks_that_share_a_sequence(columns):
+    """Outside the column of degrees it was lost, and with it the exchange."""
+    o = options(**FREE | {"framework": "DeepSpeed", "zero_or_fsdp": "ZeRO-3", "global_batch": "16"} | columns)
+    assert (o["cp"], o["cp_comm_type"]) == (8, "a2a")

@@ -92,9 +92,14 @@ def forms_of(run: Run) -> Forms:
         "framework": (framework_of(run),),
         "published": (published(run),),
     }
+    if not run["source_location"] and (release := search(RELEASE, run["framework"])):
+        forms["source_location"] = (f"{release[1]} ",)
     with suppress(Unable):
         forms["chip"] += (load_chip(chip_of(run)).name,)
     return forms
+
+
+RELEASE = r"(?i)^(?!.*\brelease\b).*(?:bridge|nemo|megatron[- ]?core)\D*(2\d\.\d\d(?:\.\d\d)?)\b"  # where a table is named by it
 
 
 def published(run: Run) -> str:
@@ -492,6 +497,8 @@ def with_degrees(run: Run) -> Run:
     for where in (run["sequence_parallel"], run["zero_or_fsdp"], run["framework"]):
         if match := search(ulysses, where):
             found.setdefault("cp", match[1])
+    if not run["tp"] and (match := search(r"^(?:SP ?=? ?)?([2-9]|[1-9]\d+)$", run["sequence_parallel"])):
+        found.setdefault("cp", match[1])  # Megatron's has no degree of its own
     told = {name: value for name, value in found.items() if not run[name]}
     return replace(run, columns={**run.columns, **told}) if told else run
 

@@ -259,6 +259,8 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     cores = int(fixed.get("cores_per_chip", 1))
     split["tp"] = max(split["tp"] // cores, 1)
     dtype, _, recipe = word("dtype", columns["dtype"]).partition(":")
+    if recipe == "nf4" and not load_chip(chip).get("peaks.matrix.bf16"):
+        dtype = "fp16"
     if dtype in ("int8", "fp32"):
         raise Unable(
             "int8 products" if dtype == "int8" else "products in 32 bit, which the reference transformer does not do"
@@ -501,11 +503,12 @@ def padded(vocab: int, tp: int) -> int:
 
 
 def recomputed(kind: str, layers: int, split: Mapping[str, int]) -> dict[str, Any]:
-    """`layers:N` is N of each stage part's layers: all of them where it has no more."""
-    if not kind.startswith("layers:"):
+    """`layers:N` is N of each stage part's layers, `share:1/3` a third of them: all of them where it has no more."""
+    if not kind.startswith(("layers:", "share:")):
         return {"recompute": kind}
-    count = int(kind.removeprefix("layers:"))
     each = -(-layers // (split["pp"] * split["vp"]))
+    part, _, whole_ = kind.partition(":")[2].partition("/")
+    count = round(each * int(part) / int(whole_)) if whole_ else int(part)
     return {"recompute": "full"} if count >= each else {"recompute": "none", "recompute_layers": count}
 
 

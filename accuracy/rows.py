@@ -43,6 +43,7 @@ BLANK = {"-", "--", "\u2013", "\u2014", "?", "n/a", "na", "n.a.", "null", "nil",
          "not given", "not reported", "not disclosed"}  # fmt: skip
 LENGTHS = ("seq_len", "input_len", "output_len")
 COUNTED = r"(gpu|chip|tpu|npu|hpu|device|accelerator|sequence|seq|sample|layer|head|rank|way|stage|expert)s?"
+MAKES = r"(?i:nvidia|amd|intel|google|aws|huawei|ascend|tesla|tpu|trainium|gaudi|gb?\d00|gh\d|[abhv]\d{2,3}0\b|mi\d|rtx|l4)"  # not the rest of a name: 4090 D
 FREE = ("id", "metric", "value", "unit", "notes", "source_url", "source_location")
 MARKS = ("DO NOT USE", "REPEAT")
 COMPARE = {"=": str.__eq__, "!=": str.__ne__, "~": lambda value, wanted: re.search(wanted, value) is not None}
@@ -141,7 +142,7 @@ def tidy(row: Mapping[str | None, Any], name: str) -> dict[str, str]:
     found = {key.strip(): str(value or "").strip() for key, value in row.items() if key is not None}
     found = {key: "" if key not in FREE and value.lower() in BLANK else value for key, value in found.items()}
     found |= {key: count(key, found[key]) for key in COUNTS if found.get(key)}
-    several = re.match(r"(\d+) ?[x\u00d7] ?(?=[A-Za-z])", found.get("chip", ""))
+    several = re.match(rf"(\d+)( ?[x\u00d7*] ?(?=[A-Za-z])| (?={MAKES}))", found.get("chip", ""))
     if several:
         found["chip"] = found["chip"][several.end() :]
         found["chips"] = found.get("chips") or several[1]
@@ -158,7 +159,7 @@ def count(column: str, text: str) -> str:
     if column in (*LENGTHS, "vocab") and (large := re.fullmatch(r"(\d+) ?([kKM])", text)):
         return str(int(large[1]) * (1000 if column == "vocab" else 1024) ** (2 if large[2] == "M" else 1))
     counted = rf"{COUNTED}|tok(en)?s?" if column in LENGTHS else COUNTED
-    match = re.fullmatch(rf"(?i)(\d+) ?({counted}|\((?!x|\u00d7|tok(en)?s?\)|.*\b(per|each)\b).*\))", text)
+    match = re.fullmatch(rf"(?i)(\d+)[- ]?({counted}|\((?!x|\u00d7|tok(en)?s?\)|.*\b(per|each)\b).*\))", text)
     return match[1] if match else text
 
 

@@ -81,6 +81,7 @@ def test_hybrid_sharding_holds_a_replica_in_each_group(told, replicas):
     ("recompute", "Gradient checkpointing: off", "none"), ("recompute", "flash attention, no recompute", "none"), ("recompute", "nothing_saveable", "full"),
     ("recompute", "None", "none"), ("recompute", "Selective AC (per-op)", "ops"), ("recompute", "True", "full"), ("recompute", "activation recomputation", "full"),
     ("recompute", "off", "none"), ("compile", "True", "layers"), ("compile", "eager", "none"), ("compile", "jit", "all"),
+    ("recompute", "selective AC (op)", "ops"), ("recompute", "MLP only", "mlp"), ("compile", "torch.compile=False", "none"), ("compile", "reduce-overhead", "layers"),
 ])  # fmt: skip
 def test_words_of_a_column_mean_what_they_say(column, text, meant):
     found = plan(run_of(framework="ours", **{column: text}))
@@ -146,6 +147,14 @@ def test_degrees_are_read_where_they_stand(columns):
     o = plan(run_of(**{**row, **columns})).options
     assert (o.get("tp"), o.get("pp")) == (2, 4)
     assert "tp" not in plan(run_of(**row | {"notes": "TP2 was slower; without tp4 out of memory"})).options
+
+
+def test_mindspeed_without_a_script_s_flags_splits_its_state():
+    """Pangu Ultra 135B had all of its optimizer's state on each replica, for rows of scripts say so where they do not."""
+    row = {**BLANK, "framework": "MindSpeed", "chip": "Ascend 910B2", "chips": "64", "tp": "8"}
+    bare, script = (plan(run_of(**row | {"notes": notes})).options for notes in ("", "config script: x.sh"))
+    assert (bare["sharding"], bare["sequence_parallel"]) == ("optimizer", True)
+    assert (script["sharding"], script["sequence_parallel"]) == ("ddp", False)
 
 
 def test_words_for_sharding_that_nobody_knows_leave_the_layout_to_its_rule():

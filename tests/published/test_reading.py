@@ -8,7 +8,7 @@ import pytest
 from accuracy.__main__ import main
 from accuracy.measures import measured, positive, spelled
 from accuracy.plan import plan
-from accuracy.rows import BadRows, join, read
+from accuracy.rows import BadRows, join, read, tidy
 from accuracy.said import repeated, said
 from accuracy.training import planned_result
 from accuracy.truth_of_runs import step_time_s
@@ -99,7 +99,7 @@ def test_where_nothing_can_be_written_nothing_is_begun(tmp_path, capsys):
 @pytest.mark.parametrize(("column", "text", "value"), [
     ("chips", "64 GPUs", 64), ("chips", "64 (8 nodes)", 64), ("chips", "1,024 GPUs", 1024), ("chips", "8 (per node)", None), ("global_batch", "4194304 tokens", None),
     ("seq_len", "8k", 8192), ("seq_len", "1M", 1048576), ("vocab", "32K", 32000), ("global_batch", "512 sequences", 512),
-    ("pp", "none", 1), ("cp", "n/a", None), ("ep", "-", None),
+    ("pp", "none", 1), ("cp", "n/a", None), ("ep", "-", None), ("ep", "8-way", 8),
 ])  # fmt: skip
 def test_counts_may_say_what_they_count(tmp_path, column, text, value):
     path = tmp_path / "t.csv"
@@ -107,6 +107,16 @@ def test_counts_may_say_what_they_count(tmp_path, column, text, value):
     cells = ",".join(f'"{value}"' for value in row.values())
     path.write_text(f"{','.join(row)}\n{cells}\n", encoding="utf-8")
     assert read([path])[0].whole(column) == value
+
+
+@pytest.mark.parametrize(("chip", "found"), [
+    ("8*A100-SXM4-80G", ("A100-SXM4-80G", "8")), ("512 H100-80G", ("H100-80G", "512")), ("96xA100", ("A100", "96")), ("4090 D", ("4090 D", "")), ("910B", ("910B", "")),
+    ("8 x NVIDIA GB200", ("NVIDIA GB200", "8")), ("16 MI300X", ("MI300X", "16")),
+])  # fmt: skip
+def test_how_many_chips_may_stand_before_their_name(chip, found):
+    """Eight of them were one where a star or a space stood between."""
+    row = tidy({**LLAMA, "chip": chip, "chips": ""}, "x")
+    assert (row["chip"], row["chips"]) == found
 
 
 def test_a_comma_too_many_keeps_its_run_out_and_no_other(tmp_path):

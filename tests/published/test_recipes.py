@@ -117,6 +117,7 @@ def test_zero_3_of_another_framework_is_not_that_of_2021():
     ("NeMo 24.07", "fp8", "tensor"),
     ("torchtitan", "fp8 (float8 tensorwise linears)", "current"),
     ("Megatron-Bridge (Megatron-Core)", "mxfp8", "mx"),
+    ("Megatron-Bridge (Megatron-Core)", "FP8-SC", "block"),
 ])  # fmt: skip
 def test_scales_of_fp8_are_what_the_source_says(framework, dtype, recipe):
     assert plan(run_of(framework=framework, dtype=dtype)).options["recipe"] == recipe
@@ -263,6 +264,30 @@ def test_nemotron_340b_is_interleaved_by_its_authors_too():
     layout = {"chips": "1536", "tp": "8", "pp": "12", "global_batch": "768"}
     o = plan(run_of(**{**NAMED_ONLY, "framework": "Megatron-Core", "model": "Nemotron-4-340B", **layout})).options
     assert o["vp"] == 8
+
+
+def test_a_release_in_the_framework_s_name_is_that_of_a_table():
+    """Rules of a release were for rows alone whose place in a source names it."""
+    named = plan(run_of(framework="Megatron-Bridge 25.11", model="Llama 3 8B"))
+    assert (
+        named.library
+        == plan(run_of(framework="Megatron-Bridge", source_location="25.11", model="Llama 3 8B")).library
+        != ""
+    )
+    assert plan(run_of(framework="PyTorch NVIDIA Release 25.09", notes="MLPerf Training v5.1")).library == ""
+
+
+def test_adapters_on_a_chip_without_bfloat16_are_in_fp16():
+    """Unsloth's on T4 were priced as products of 32 bit."""
+    row = {
+        **NAMED_ONLY,
+        "framework": "Unsloth",
+        "model": "Llama 3.1 8B",
+        "chips": "1",
+        "dtype": "4bit",
+        "notes": "LoRA r=16",
+    }
+    assert [plan(run_of(**row | {"chip": chip})).options["dtype"] for chip in ("Tesla T4", "A100")] == ["fp16", "bf16"]
 
 
 def test_nemo_s_adapters_are_beside_queries_keys_and_values():

@@ -39,9 +39,10 @@ def test_it_is_one_run_however_it_is_spelled(one, other):
 
 @pytest.mark.parametrize(("framework", "recompute", "micro_batch"), [
     ("LLaMA-Factory", "full", 8), ("ms-swift", "full", 1), ("TRL SFTTrainer", "full", 8), ("Unsloth", "full", 8), ("Axolotl", "none", 8),
-    ("torchtune", "full", 2),
+    ("torchtune", "full", 2), ("LLaMA Factory (DeepSpeed ZeRO-3)", "full", 1), ("XTuner", "full", 8), ("HF Trainer + DeepSpeed ZeRO-3", "none", 1),
 ])  # fmt: skip
 def test_trainers_recompute_as_they_do_unless_told_otherwise(framework, recompute, micro_batch):
+    """Those that name DeepSpeed, too: its rule said that nothing is."""
     found = options(**FREE | {"framework": framework, "global_batch": "256"})
     assert (found["recompute"], found["micro_batch"]) == (recompute, micro_batch)
 
@@ -78,6 +79,12 @@ def test_who_counts_the_forward_twice_is_known(recompute, times):
 def test_words_for_what_is_recomputed(text, framework, kind):
     chip = "TPU v5p" if framework in ("MaxText", "EasyLM (JAX)") else "H100"
     assert options(chip=chip, framework=framework, recompute=text, tp="1")["recompute"].partition(":")[0] == kind
+
+
+def test_a_share_of_the_layers_is_recomputed_as_said():
+    """ "selective AC 1/3", as fms-fsdp has it, was of attention alone in every layer."""
+    for text, count in (("selective AC 1/3", 11), ("1/2", 16), ("full, block, 4 layers", 4)):
+        assert options(recompute=text)["recompute_layers"] == count
 
 
 def test_some_of_the_layers_are_recomputed_as_said():

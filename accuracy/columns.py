@@ -337,6 +337,21 @@ def fits_together(chip: Chip, count: int, cluster: str | None) -> bool:
 WORDS = ("recompute", "zero_or_fsdp", "sequence_parallel", "compile")
 
 
+def in_sequences(run: Run) -> Run:
+    """With a batch of so many tokens ("4M tokens") as sequences: of 2^20 to a million where that is whole, else the nearest."""
+    told = search(r"(?i)^~?([\d,.]+) ?(k|m|million)? ?tok(?:en)?s?$|^~?([\d.]+) ?(m)$", run["global_batch"])
+    length = run.whole("seq_len") or 0
+    if not told or length < 1:
+        return run
+    text, size = told[1] or told[3], (told[2] or told[4] or "").lower()[:1]
+    with suppress(ValueError):
+        value = float(text.replace(",", ""))
+        kinds = [value * base ** {"": 0, "k": 1, "m": 2}[size] / length for base in (1000, 1024)]
+        found = next((kind for kind in kinds if kind.is_integer()), kinds[-1])
+        return replace(run, columns={**run.columns, "global_batch": str(max(round(found), 1))})
+    return run
+
+
 def check_counts(run: Run) -> None:
     """Raises Unable where a count is given and is none: taken for blank, a rule would fill it in."""
     for name in COUNTS:

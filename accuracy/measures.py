@@ -31,6 +31,10 @@ RANGE = re.compile(
     r"[~≈]?\s*(?P<low>[\d.,]+)\s*(?P<large>[kKMB]?)%?\s*(-|\u2013|\u2014|to|\.\.)\s*(?P<high>[\d.,]+\s*(?P<of_high>[kKMB]?).*)"
 )
 WIDEST = 1.5  # high over low of what varies; further apart they are a count, or two things
+# Behind a metric, of what it is: nothing of how it is counted.
+ASIDE = re.compile(
+    r"(?i)\s*\((?![^)]*\b(m?s|sec\w*|min\w*|h|hours?|days?|k|thousand|gi?b|mi?b|per|total|all)\b|[^)]*[%/])[^)]*\)$"
+)
 REMARK = re.compile(
     r"(?i)\s*\((avg|average|mean|median|approx\w*|about|peak|best|measured|reported|steady state)\.?\)$"
 )
@@ -63,6 +67,8 @@ def measured(
     if name in TRAINED or name in SERVED:
         return name, in_its_unit(name, value, "%" if name in SHARES and "%" in text else unit)
     entry = next((entry for entry in words()["metric"] if re.search(entry["text"], told)), None)
+    if entry is None and (bare := ASIDE.sub("", name)) != name:
+        return (found[0], found[1]) if (found := measured(bare, unit, text, chips, node))[0] != bare else (name, value)
     if entry is None or ("per" in entry and not (node if entry["per"] == "node" else chips)):
         return name, value
     if entry["name"] in SHARES:

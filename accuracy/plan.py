@@ -26,6 +26,7 @@ from accuracy.columns import (
     fill,
     forms_of,
     in_dies,
+    in_sequences,
     matches,
     models_of,
     network_of,
@@ -116,6 +117,7 @@ def plan(run: Run) -> Plan:
         raise Unable(run.shifted)
     if run.marks:
         raise Unable(f"marked {run.marks[0]} by whoever collected it")
+    run = in_sequences(run)
     check_counts(run)
     run = with_degrees(run)
     run, assumed = counted(run)

@@ -142,6 +142,12 @@ def tidy(row: Mapping[str | None, Any], name: str) -> dict[str, str]:
     found = {key.strip(): str(value or "").strip() for key, value in row.items() if key is not None}
     found = {key: "" if key not in FREE and value.lower() in BLANK else value for key, value in found.items()}
     found |= {key: count(key, found[key]) for key in COUNTS if found.get(key)}
+    nodes = re.fullmatch(
+        r"(?i)(\d+) ?(?:(?:nodes?|hosts?|servers?) ?(?:[x\u00d7*] ?(\d+))?|[x\u00d7*] ?(\d+))( ?gpus?| ?chips?)?",
+        found.get("chips", ""),
+    )
+    if nodes and (each := nodes[2] or nodes[3] or found.get("chips_per_node") or "").isdecimal():
+        found["chips"] = str(int(nodes[1]) * int(each))
     several = re.match(rf"(\d+)( ?[x\u00d7*] ?(?=[A-Za-z])| (?={MAKES}))", found.get("chip", ""))
     if several:
         found["chip"] = found["chip"][several.end() :]
@@ -158,6 +164,8 @@ def count(column: str, text: str) -> str:
         return "1"
     if column in (*LENGTHS, "vocab") and (large := re.fullmatch(r"(\d+) ?([kKM])", text)):
         return str(int(large[1]) * (1000 if column == "vocab" else 1024) ** (2 if large[2] == "M" else 1))
+    if column == "micro_batch":
+        text = re.sub(r"(?i) ?(per|/) ?(gpu|chip|device|npu|rank|card)s?$", "", text)
     counted = rf"{COUNTED}|tok(en)?s?" if column in LENGTHS else COUNTED
     match = re.fullmatch(rf"(?i)(\d+)[- ]?({counted}|\((?!x|\u00d7|tok(en)?s?\)|.*\b(per|each)\b).*\))", text)
     return match[1] if match else text

@@ -39,6 +39,7 @@ def test_a_value_is_a_number_however_it_is_written(text, value):
     ("Training Time (GPU hours)", "", "7.0M", ("chip_hours", 7e6)), ("H800 GPU hours", "", "172.8K", ("chip_hours", 172800)), ("GPU hours (K)", "", "130", ("chip_hours", 130000)),
     ("Time to train (min)", "", "11", ("time_to_train_min", 11)), ("latency in minutes", "", "11", ("time_to_train_min", 11)), ("Wall clock (h)", "", "8", ("time_to_train_min", 480)),
     ("training hours", "", "8", ("time_to_train_min", 480)), ("weeks", "", "2", ("time_to_train_min", 20160)), ("Exaflop/s", "", "0.008", ("tflops_per_chip", 1000)),
+    ("MFU (PaLM)", "", "41", ("mfu", 41)), ("tokens/s (8 GPUs)", "", "800", ("tokens_per_s_per_chip", 100)), ("time (mean, ms)", "", "8", ("time (mean, ms)", 8)),
     ("exaFLOPs", "", "8", ("exaFLOPs", 8)), ("latency (ms)", "", "8", ("latency (ms)", 8)),
 ])  # fmt: skip
 def test_a_metric_is_known_by_what_it_says(metric, unit, text, found):
@@ -99,7 +100,7 @@ def test_where_nothing_can_be_written_nothing_is_begun(tmp_path, capsys):
 @pytest.mark.parametrize(("column", "text", "value"), [
     ("chips", "64 GPUs", 64), ("chips", "64 (8 nodes)", 64), ("chips", "1,024 GPUs", 1024), ("chips", "8 (per node)", None), ("global_batch", "4194304 tokens", None),
     ("seq_len", "8k", 8192), ("seq_len", "1M", 1048576), ("vocab", "32K", 32000), ("global_batch", "512 sequences", 512),
-    ("pp", "none", 1), ("cp", "n/a", None), ("ep", "-", None), ("ep", "8-way", 8),
+    ("pp", "none", 1), ("cp", "n/a", None), ("ep", "-", None), ("ep", "8-way", 8), ("chips", "16 x 8", 128), ("chips", "2x8 GPUs", 16), ("chips", "4 nodes", None), ("micro_batch", "2 per GPU", 2), ("micro_batch", "2/GPU", 2),
 ])  # fmt: skip
 def test_counts_may_say_what_they_count(tmp_path, column, text, value):
     path = tmp_path / "t.csv"
@@ -117,6 +118,7 @@ def test_how_many_chips_may_stand_before_their_name(chip, found):
     """Eight of them were one where a star or a space stood between."""
     row = tidy({**LLAMA, "chip": chip, "chips": ""}, "x")
     assert (row["chip"], row["chips"]) == found
+    assert tidy({**LLAMA, "chips": "4 nodes", "chips_per_node": "8"}, "x")["chips"] == "32"
 
 
 def test_a_comma_too_many_keeps_its_run_out_and_no_other(tmp_path):

@@ -161,3 +161,36 @@ def test_ulysses_degree_is_of_ranks_that_share_a_sequence(columns):
     """Outside the column of degrees it was lost, and with it the exchange."""
     o = options(**FREE | {"framework": "DeepSpeed", "zero_or_fsdp": "ZeRO-3", "global_batch": "16"} | columns)
     assert (o["cp"], o["cp_comm_type"]) == (8, "a2a")
+
+
+@pytest.mark.parametrize(("batch", "length", "found"), [
+    ("4M tokens", "4096", 1024), ("4M", "2048", 2048), ("4194304 tokens", "8192", 512), ("4,000,000 tokens", "2000", 2000), ("0.5M tokens", "1024", 512), ("16.8M tokens", "4096", 4301),
+])  # fmt: skip
+def test_a_batch_of_tokens_is_so_many_sequences(batch, length, found):
+    """As papers print it; such runs were refused."""
+    row = FREE | {
+        "global_batch": batch,
+        "seq_len": length,
+        "chips": "1",
+        "metric": "tokens_per_s_per_chip",
+        "value": "1000",
+    }
+    o = options(**row)
+    assert o["micro_batch"] * o["micro_batches"] == found
+
+
+def test_a_tile_is_no_chip():
+    """Of Aurora's, twelve to a node, twice as many chips as there are were forecast."""
+    assert "half of a chip" in (planned_result(run_of(chip="Intel Data Center GPU Max 1550 (tile)")).reason or "")
+
+
+@pytest.mark.parametrize(("paper", "recompute"), [("2104.04473", "full"), ("2401.10241", "none"), ("", "full")])
+def test_a_gpt_of_a_later_paper_is_not_that_of_2021(paper, recompute):
+    """Zero Bubble's baselines of 2023 had attention by products and recomputed all."""
+    row = {
+        "framework": "Megatron-LM",
+        "chip": "A100",
+        "model": "GPT 6.2B",
+        "source_url": f"arxiv.org/abs/{paper}" if paper else "",
+    }
+    assert options(**FREE | row)["recompute"] == recompute

@@ -352,6 +352,13 @@ def in_sequences(run: Run) -> Run:
     return run
 
 
+def by_slice(run: Run) -> Run:
+    """With a slice's name that stands in the column of chips where chips are named."""
+    if any(regex(entry["name"]).fullmatch(run["chips"]) for entry in table("chips.toml")["slice"]):
+        return replace(run, columns={**run.columns, "chip": f"{run['chip']} {run['chips']}", "chips": ""})
+    return run
+
+
 def check_counts(run: Run) -> None:
     """Raises Unable where a count is given and is none: taken for blank, a rule would fill it in."""
     for name in COUNTS:

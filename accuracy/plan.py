@@ -16,6 +16,7 @@ from accuracy.columns import (
     Unable,
     as_wide_as_others,
     by_its_sizes,
+    by_slice,
     check_counts,
     chip_entry,
     chip_of,
@@ -117,7 +118,7 @@ def plan(run: Run) -> Plan:
         raise Unable(run.shifted)
     if run.marks:
         raise Unable(f"marked {run.marks[0]} by whoever collected it")
-    run = in_sequences(run)
+    run = by_slice(in_sequences(run))
     check_counts(run)
     run = with_degrees(run)
     run, assumed = counted(run)

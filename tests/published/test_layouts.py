@@ -81,6 +81,7 @@ def test_hybrid_sharding_holds_a_replica_in_each_group(told, replicas):
     ("recompute", "Gradient checkpointing: off", "none"), ("recompute", "flash attention, no recompute", "none"), ("recompute", "nothing_saveable", "full"),
     ("recompute", "None", "none"), ("recompute", "Selective AC (per-op)", "ops"), ("recompute", "True", "full"), ("recompute", "activation recomputation", "full"),
     ("recompute", "off", "none"), ("compile", "True", "layers"), ("compile", "eager", "none"), ("compile", "jit", "all"),
+    ("recompute", "✓", "full"), ("recompute", "✗", "none"), ("compile", "✓", "layers"),
     ("recompute", "selective AC (op)", "ops"), ("recompute", "MLP only", "mlp"), ("compile", "torch.compile=False", "none"), ("compile", "reduce-overhead", "layers"),
 ])  # fmt: skip
 def test_words_of_a_column_mean_what_they_say(column, text, meant):
@@ -176,7 +177,7 @@ def test_state_on_the_host_is_not_forecast():
 
 
 @pytest.mark.parametrize(("chip", "columns", "chips", "filled"), [
-    ("TPU v4-512", {}, 256, False), ("v5litepod-256", {}, 256, False), ("TPU v5p-128", {}, 64, False), ("TPUv4-512", {}, 256, False),
+    ("TPU v4-512", {}, 256, False), ("v5litepod-256", {}, 256, False), ("TPU v5p-128", {}, 64, False), ("TPUv4-512", {}, 256, False), ("TPU v4", {"chips": "v4-512"}, 256, False),
     ("H100", {"tp": "2", "dp": "8"}, 16, True), ("H100", {"tp": "1"}, 1, True),
 ])  # fmt: skip
 def test_the_number_of_chips_follows_from_a_slice_s_name_or_from_the_layout(chip, columns, chips, filled):

@@ -47,10 +47,11 @@ def test_trainers_recompute_as_they_do_unless_told_otherwise(framework, recomput
     assert (found["recompute"], found["micro_batch"]) == (recompute, micro_batch)
 
 
-@pytest.mark.parametrize(
-    ("framework", "stage"), [("Axolotl (DeepSpeed ZeRO-2)", "gradients"), ("HF Trainer + DeepSpeed ZeRO-3", "fsdp")]
-)
+@pytest.mark.parametrize(("framework", "stage"), [
+    ("Axolotl (DeepSpeed ZeRO-2)", "gradients"), ("HF Trainer + DeepSpeed ZeRO-3", "fsdp"), ("optimum-habana (DeepSpeed ZeRO-3)", "fsdp"), ("NeMo 2.0 FSDP", "fsdp"),
+])  # fmt: skip
 def test_a_stage_that_the_framework_s_column_says_is_not_filled(framework, stage):
+    """Rules of frameworks in files that come later had the last word: optimum-habana's ZeRO-3 was DDP."""
     assert options(**FREE | {"framework": framework, "chips": "4", "global_batch": "64"})["sharding"] == stage
 
 
@@ -83,7 +84,12 @@ def test_words_for_what_is_recomputed(text, framework, kind):
 
 def test_a_share_of_the_layers_is_recomputed_as_said():
     """ "selective AC 1/3", as fms-fsdp has it, was of attention alone in every layer."""
-    for text, count in (("selective AC 1/3", 11), ("1/2", 16), ("full, block, 4 layers", 4)):
+    for text, count in (
+        ("selective AC 1/3", 11),
+        ("1/2", 16),
+        ("full, block, 4 layers", 4),
+        ("recompute-num-layers 4, recompute-method block", 4),
+    ):
         assert options(recompute=text)["recompute_layers"] == count
 
 

@@ -271,7 +271,9 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     packed = fixed.get("frozen_4bit") or ("layers" if recipe == "nf4" else None)
     if packed and "lora_rank" not in fixed:
         raise Unable("weights of 4 bits that are trained, or nobody says by which adapters")
-    recompute = word("recompute", columns["recompute"])
+    recompute = word(
+        "recompute", dict(fixed.get("recompute_words", {})).get(columns["recompute"], columns["recompute"])
+    )
     if recompute == "attention" and not search("(?i)att", columns["recompute"]):
         recompute = fixed.get("selective", recompute)
     if fixed.get("local_batch") and run["micro_batch"] and split["pp"] > 1:

@@ -82,6 +82,12 @@ def test_words_for_what_is_recomputed(text, framework, kind):
     assert options(chip=chip, framework=framework, recompute=text, tp="1")["recompute"].partition(":")[0] == kind
 
 
+def test_llm_c_s_numbers_are_what_it_means_by_them():
+    """Its 1 is GELU alone; read as yes, whole layers were computed again."""
+    for framework, kind in (("llm.c", "none"), ("Megatron-LM", "full")):
+        assert options(framework=framework, recompute="1")["recompute"] == kind
+
+
 def test_a_share_of_the_layers_is_recomputed_as_said():
     """ "selective AC 1/3", as fms-fsdp has it, was of attention alone in every layer."""
     for text, count in (

@@ -517,10 +517,10 @@ def with_degrees(run: Run) -> Run:
         for match in regex(text).finditer(where):
             found.setdefault(match[1].lower(), match[2])
     for where in (run["sequence_parallel"], run["zero_or_fsdp"], run["framework"]):
-        if match := search(ulysses, where):
-            found.setdefault("cp", match[1])
-    if not run["tp"] and (match := search(r"^(?:SP ?=? ?)?([2-9]|[1-9]\d+)$", run["sequence_parallel"])):
-        found.setdefault("cp", match[1])  # Megatron's has no degree of its own
+        if told_by := search(ulysses, where):
+            found.setdefault("cp", told_by[1])
+    if not run["tp"] and (degree := search(r"^(?:SP ?=? ?)?([2-9]|[1-9]\d+)$", run["sequence_parallel"])):
+        found.setdefault("cp", degree[1])  # Megatron's has no degree of its own
     told = {name: value for name, value in found.items() if not run[name]}
     return replace(run, columns={**run.columns, **told}) if told else run
 

@@ -73,6 +73,7 @@ MATCHED = (
     "dtype",
     "pp",
     "zero_or_fsdp",
+    "sequence_parallel",
     "notes",
     "source_location",
     "published",
@@ -91,9 +92,14 @@ def forms_of(run: Run) -> Forms:
         "framework": (framework_of(run),),
         "published": (published(run),),
     }
+    if not run["source_location"] and (release := search(RELEASE, run["framework"])):
+        forms["source_location"] = (f"{release[1]} ",)
     with suppress(Unable):
         forms["chip"] += (load_chip(chip_of(run)).name,)
     return forms
+
+
+RELEASE = r"(?i)^(?!.*\brelease\b).*(?:bridge|nemo|megatron[- ]?core)\D*(2\d\.\d\d(?:\.\d\d)?)\b"  # where a table is named by it
 
 
 def published(run: Run) -> str:
@@ -141,14 +147,17 @@ def models_of(name: str) -> list[Mapping[str, Any]]:
     return found
 
 
+LLAMA = "2023-02"  # when its paper was published, after which most who train a model build its layers
+
+
 def by_its_sizes(run: Run, models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Entries of a model that no other names: GPT-2's layers, where its width inside is 4 times its width, or where its weights are nearer
-    to as many as the source says with two products inside than with three."""
+    to as many as the source says with two products inside than with three; where nobody says that width, of papers before LLaMA's."""
     layers, hidden, heads, ffn = (run.whole(name) or 0 for name in ("layers", "hidden", "heads", "ffn"))
-    if len(models) > 1 or not (hidden and ffn):
+    if len(models) > 1 or not hidden:
         return []
-    is_plain = ffn == 4 * hidden
-    if (told := parameters_of(run)) and layers:
+    is_plain = ffn == 4 * hidden if ffn else "" < published(run) < LLAMA
+    if ffn and layers and (told := parameters_of(run)):
         kv = run.whole("kv_heads") or heads
         shared = layers * 2 * hidden * (hidden + hidden * kv // max(heads, 1)) + (run.whole("vocab") or 0) * hidden
         two, three = (abs(math.log((shared + layers * parts * hidden * ffn) / told)) for parts in (2, 3))
@@ -209,6 +218,10 @@ def counted(run: Run) -> tuple[Run, list[str]]:
     if run["chips"]:
         return run, []
     found, filled = 0, []
+    if "chip_hours" in run.metrics and not any(run[name] for name in ("tp", "pp", "cp", "dp")):
+        told = any(search(entry["name"], run["chip"]) for entry in table("chips.toml")["slice"])
+        if not told:
+            raise Unable("the source does not say chips, and hours of all of them are not of one")
     for entry in table("chips.toml")["slice"]:
         if match := search(entry["name"], run["chip"]):
             found = int(match[2]) // entry["cores"]
@@ -216,6 +229,32 @@ def counted(run: Run) -> tuple[Run, list[str]]:
         found = math.prod(run.whole(name) or 1 for name in ("tp", "pp", "cp", "dp"))
         filled = ["chips"]
     return replace(run, columns={**run.columns, "chips": str(max(found, 1))}), filled
+
+
+DIES = {"amd-mi250x": "AMD Instinct MI250X (one GCD)"}  # programs see two of each: a rank to a die
+HALVES = ("tokens_per_s_per_chip", "tflops_per_chip")  # metrics of a chip, of which a die has half
+
+
+def in_dies(run: Run) -> Run:
+    """Counted by dies, where the source's nodes or its layout show what it counts: four packages of MI250X are eight ranks."""
+    with suppress(Unable):
+        if not (die := DIES.get(chip_of(run))):
+            return run
+        ranks = math.prod(run.whole(name) or 1 for name in ("tp", "pp", "cp", "dp"))
+        node, chips = run.whole("chips_per_node"), run.whole("chips") or 1
+        if node == 8:
+            return replace(run, columns={**run.columns, "chip": die})
+        if node == 4 or ranks == 2 * chips:
+            metrics = {
+                name: value / 2 if name in HALVES else value * 2 if name == "chip_hours" else value
+                for name, value in run.metrics.items()
+            }
+            return replace(
+                run,
+                columns={**run.columns, "chip": die, "chips": str(2 * chips), "chips_per_node": "8"},
+                metrics=metrics,
+            )
+    return run
 
 
 @cache
@@ -296,6 +335,28 @@ def fits_together(chip: Chip, count: int, cluster: str | None) -> bool:
 
 # Columns in words of which a rule's value stands in where nobody has seen the words.
 WORDS = ("recompute", "zero_or_fsdp", "sequence_parallel", "compile")
+
+
+def in_sequences(run: Run) -> Run:
+    """With a batch of so many tokens ("4M tokens") as sequences: of 2^20 to a million where that is whole, else the nearest."""
+    told = search(r"(?i)^~?([\d,.]+) ?(k|m|million)? ?tok(?:en)?s?$|^~?([\d.]+) ?(m)$", run["global_batch"])
+    length = run.whole("seq_len") or 0
+    if not told or length < 1:
+        return run
+    text, size = told[1] or told[3], (told[2] or told[4] or "").lower()[:1]
+    with suppress(ValueError):
+        value = float(text.replace(",", ""))
+        kinds = [value * base ** {"": 0, "k": 1, "m": 2}[size] / length for base in (1000, 1024)]
+        found = next((kind for kind in kinds if kind.is_integer()), kinds[-1])
+        return replace(run, columns={**run.columns, "global_batch": str(max(round(found), 1))})
+    return run
+
+
+def by_slice(run: Run) -> Run:
+    """With a slice's name that stands in the column of chips where chips are named."""
+    if any(regex(entry["name"]).fullmatch(run["chips"]) for entry in table("chips.toml")["slice"]):
+        return replace(run, columns={**run.columns, "chip": f"{run['chip']} {run['chips']}", "chips": ""})
+    return run
 
 
 def check_counts(run: Run) -> None:
@@ -428,13 +489,59 @@ def word(column: str, text: str) -> str:
     raise Unable(f"column {column}: {text!r} is not in accuracy/words.toml")
 
 
-def noted(notes: str) -> dict[str, int]:
-    """Options that a source's notes give as flags, over what the model's name says."""
+def noted(notes: str, is_known: bool) -> dict[str, int]:
+    """Options that a source's notes give as flags, over what the model's name says; of experts in words too, where a model is not known by its
+    name: of others they may say what those were compared with."""
     found: dict[str, int] = {}
     for entry in table("words.toml")["notes"]:
         if match := search(entry["text"], notes):
             found.setdefault(entry["value"], int(match[1]))
+    if not is_known:
+        told = {
+            entry["value"]: match for entry in table("words.toml")["routed"] if (match := search(entry["text"], notes))
+        }
+        words = {name: int(next(filter(None, match.groups()))) for name, match in told.items()}
+        found = {**words, **found} if {"experts", "chosen"} <= {*words, *found} else found
+        every = search(table("words.toml")["routed_every"][0]["text"], notes)
+        if every and "experts" in found:
+            found["routed_every"] = {"o": 2, "s": 2, "2": 2, "t": 3, "3": 3, "f": 4, "4": 4}[every[1][0].lower()]
     return found
+
+
+def with_degrees(run: Run) -> Run:
+    """With degrees of parallelism that stand in other columns than their own; Ulysses' is of ranks that share a sequence."""
+    text, ulysses = (entry["text"] for entry in table("words.toml")["degree"])
+    alone = [part for part in re.split(r"[;,.|]", run.notes) if not regex(text).sub("", part).strip(" +&/x\u00d7")]
+    found: dict[str, str] = {}
+    for where in (run["zero_or_fsdp"], run["framework"], *alone):
+        for match in regex(text).finditer(where):
+            found.setdefault(match[1].lower(), match[2])
+    for where in (run["sequence_parallel"], run["zero_or_fsdp"], run["framework"]):
+        if told_by := search(ulysses, where):
+            found.setdefault("cp", told_by[1])
+    if not run["tp"] and (degree := search(r"^(?:SP ?=? ?)?([2-9]|[1-9]\d+)$", run["sequence_parallel"])):
+        found.setdefault("cp", degree[1])  # Megatron's has no degree of its own
+    told = {name: value for name, value in found.items() if not run[name]}
+    return replace(run, columns={**run.columns, **told}) if told else run
+
+
+SIZES = {
+    "": 1.0,
+    "k": 1e3,
+    "thousand": 1e3,
+    "m": 1e6,
+    "million": 1e6,
+    "b": 1e9,
+    "billion": 1e9,
+    "t": 1e12,
+    "trillion": 1e12,
+}
+
+
+def whole(what: str, notes: str) -> float:
+    """How many `tokens` or `steps` a whole training has, by what a source's notes say of it; 0 where they do not."""
+    found = next((match for entry in table("words.toml")[what] if (match := search(entry["text"], notes))), None)
+    return float((found[1] or "1").replace(",", "")) * SIZES[(found[2] or "").lower()] if found else 0.0
 
 
 def number(columns: Mapping[str, str], name: str, default: int | None = None) -> int:

@@ -22,14 +22,19 @@ SERVED = (
     "latency_ms",
 )
 UNITS = r"s|sec|seconds?|ms|min|%|x|tflops?|tflop/s|tflops/s|tokens?/s|tok/s|tokens?/s/(gpu|chip)|samples?/s|gib|gb|gpus?|chips?"
-LARGE = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6}
+LARGE = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
+LARGE_WORDS = re.compile(r"(?i)(?<=[\d.]) ?(?:(thousand)|(million)|(billion))\b")
 VALUE = re.compile(
-    rf"(?i)^[~≈]?\s*(?P<number>[+]?[\d.,]+(e[-+]?\d+)?)\s*(?P<large>(?-i:[kKM]?))(\s*(±|\+/-)\s*[\d.,]+)?\s*(?P<unit>{UNITS})?$"
+    rf"(?i)^[~≈]?\s*(?P<number>[+]?[\d.,]+(e[-+]?\d+)?)\s*(?P<large>(?-i:[kKMB]?))(\s*(±|\+/-)\s*[\d.,]+)?\s*(?P<unit>{UNITS})?$"
 )
 RANGE = re.compile(
-    r"[~≈]?\s*(?P<low>[\d.,]+)\s*(?P<large>[kKM]?)%?\s*(-|\u2013|\u2014|to|\.\.)\s*(?P<high>[\d.,]+\s*(?P<of_high>[kKM]?).*)"
+    r"[~≈]?\s*(?P<low>[\d.,]+)\s*(?P<large>[kKMB]?)%?\s*(-|\u2013|\u2014|to|\.\.)\s*(?P<high>[\d.,]+\s*(?P<of_high>[kKMB]?).*)"
 )
 WIDEST = 1.5  # high over low of what varies; further apart they are a count, or two things
+# Behind a metric, of what it is: nothing of how it is counted.
+ASIDE = re.compile(
+    r"(?i)\s*\((?![^)]*\b(m?s|sec\w*|min\w*|h|hours?|days?|k|thousand|gi?b|mi?b|per|total|all)\b|[^)]*[%/])[^)]*\)$"
+)
 REMARK = re.compile(
     r"(?i)\s*\((avg|average|mean|median|approx\w*|about|peak|best|measured|reported|steady state)\.?\)$"
 )
@@ -49,9 +54,11 @@ def spelled(metric: str, unit: str = "") -> str:
     return " ".join(text.split())
 
 
-def measured(metric: str, unit: str, text: str, chips: float | None) -> tuple[str, float | None]:
-    """(metric as rows.py has it, its value): the metric itself where nobody knows it or the number of chips is needed and not there; no
-    value where the text is none above zero."""
+def measured(
+    metric: str, unit: str, text: str, chips: float | None, node: float | None = None
+) -> tuple[str, float | None]:
+    """(metric as rows.py has it, its value): the metric itself where nobody knows it or the number of chips, of all or of a node, is needed
+    and not there; no value where the text is none above zero."""
     name = metric.strip()
     value = positive(text)
     told = spelled(name, unit)
@@ -60,7 +67,9 @@ def measured(metric: str, unit: str, text: str, chips: float | None) -> tuple[st
     if name in TRAINED or name in SERVED:
         return name, in_its_unit(name, value, "%" if name in SHARES and "%" in text else unit)
     entry = next((entry for entry in words()["metric"] if re.search(entry["text"], told)), None)
-    if entry is None or ("per" in entry and not chips):
+    if entry is None and (bare := ASIDE.sub("", name)) != name:
+        return (found[0], found[1]) if (found := measured(bare, unit, text, chips, node))[0] != bare else (name, value)
+    if entry is None or ("per" in entry and not (node if entry["per"] == "node" else chips)):
         return name, value
     if entry["name"] in SHARES:
         return entry["name"], in_its_unit("mfu", value, "%" if "percent" in told or "%" in text else "")
@@ -68,7 +77,7 @@ def measured(metric: str, unit: str, text: str, chips: float | None) -> tuple[st
         value = (1 / value if entry.get("inverse") else value) * entry.get("factor", 1)
         if entry["name"] == "step_time_s" and text.strip().lower().endswith("ms") and "ms" not in told.split():
             value /= 1000
-        value *= {None: 1.0, "over": 1 / (chips or 1), "times": chips or 1}[entry.get("per")]
+        value *= {None: 1.0, "over": 1 / (chips or 1), "times": chips or 1, "node": 1 / (node or 1)}[entry.get("per")]
     return str(entry["name"]), value
 
 
@@ -83,6 +92,7 @@ def positive(text: str) -> float | None:
     """The number, with thousands apart, a decimal comma, a unit or what it varies by, or the middle of a narrow range; None where it is none,
     not finite or not above zero: no measurement."""
     text = REMARK.sub("", text.strip())
+    text = LARGE_WORDS.sub(lambda found: "KMB"[found.lastindex - 1] if found.lastindex else "", text)
     if between := RANGE.fullmatch(text):
         low = positive(between["low"] + (between["large"] or between["of_high"]))
         high = positive(between["high"])

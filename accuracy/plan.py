@@ -16,6 +16,7 @@ from accuracy.columns import (
     Unable,
     as_wide_as_others,
     by_its_sizes,
+    by_slice,
     check_counts,
     chip_entry,
     chip_of,
@@ -25,6 +26,8 @@ from accuracy.columns import (
     counted_width,
     fill,
     forms_of,
+    in_dies,
+    in_sequences,
     matches,
     models_of,
     network_of,
@@ -35,6 +38,8 @@ from accuracy.columns import (
     rules,
     search,
     table,
+    whole,
+    with_degrees,
     word,
 )
 from accuracy.recorder import CHIPS_PER_NODE, GATHERED, GRAPHED, HOLDING, HYBRID, MEGATRON
@@ -113,8 +118,11 @@ def plan(run: Run) -> Plan:
         raise Unable(run.shifted)
     if run.marks:
         raise Unable(f"marked {run.marks[0]} by whoever collected it")
+    run = by_slice(in_sequences(run))
     check_counts(run)
+    run = with_degrees(run)
     run, assumed = counted(run)
+    run = in_dies(run)
     chip = chip_of(run)
     cluster, networked = network_of(run, chip)
     models = models_of(run["model"])
@@ -128,18 +136,22 @@ def plan(run: Run) -> Plan:
         said := search(table("words.toml")["rank"][0]["text"], f"{run['model']} | {run.notes}")
     ):
         fixed["lora_rank"] = int(said[1] or said[2])
-    fixed |= noted(run.notes)
+    named = "layers" in blank
+    fixed |= noted(run.notes, named)
     if fixed.get("attention") == "flash" and (run.whole("cp") or 1) == 1:
         fixed["attention"] = fixed.get("flash", "flash")
-    named = "layers" in blank
     if not named:
         blank = {**as_wide_as_others(run, fixed), **blank}
     columns, filled = fill(run, blank | resized(run, blank), bool(fixed.get("tuned")))
+    if not columns.get("vocab"):
+        width = next(entry for entry in table("models.toml")["width"] if entry["gated"] == bool(fixed.get("gated")))
+        columns["vocab"] = str(width["vocab"])
+        filled.append("vocab")
     if not columns.get("layers") and (run["hidden"] or not named) and (layers := counted_layers(run, columns, fixed)):
         columns["layers"] = str(layers)
         filled.append("layers")
-    if not columns.get("ffn") and fixed.get("gated") and (width := counted_width(run, columns, fixed)):
-        columns["ffn"] = str(width)
+    if not columns.get("ffn") and fixed.get("gated") and (inside := counted_width(run, columns, fixed)):
+        columns["ffn"] = str(inside)
         filled.append("ffn")
     missing = [name for name in ("layers", "hidden", "heads") if not columns.get(name)]
     if missing and not named:
@@ -225,7 +237,8 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         "splits" in fixed
         and "stated" not in fixed
         and "lora_rank" not in fixed
-        and not any(run[name] for name in ("tp", "pp", "zero_or_fsdp"))
+        and not any(run[name] for name in ("tp", "pp"))
+        and ("zero_or_fsdp" in filled or not run["zero_or_fsdp"])
     ):
         weights = parameters(
             {**sizes, "kv_heads": kv, "ffn": ffn, "vocab": number(columns, "vocab"), **fixed, "ep": split["ep"]}
@@ -233,7 +246,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         room = ROOM * load_chip(chip).memory_bytes
         shares = 1 if word("zero_or_fsdp", columns["zero_or_fsdp"]) == "ddp" else chips
         if fixed["splits"] == "layers":
-            split |= divided(weights, room, chips, sizes, chip)
+            split |= divided(weights, room, chips, sizes, chip, word("zero_or_fsdp", columns["zero_or_fsdp"]) != "ddp")
             filled = [*filled, *(name for name in ("tp", "pp") if split[name] > 1)]
         elif chips > 1 and weights * held_per_weight(shares) > room:
             columns = {**columns, "zero_or_fsdp": "fsdp"}
@@ -249,6 +262,8 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     cores = int(fixed.get("cores_per_chip", 1))
     split["tp"] = max(split["tp"] // cores, 1)
     dtype, _, recipe = word("dtype", columns["dtype"]).partition(":")
+    if recipe == "nf4" and not load_chip(chip).get("peaks.matrix.bf16"):
+        dtype = "fp16"
     if dtype in ("int8", "fp32"):
         raise Unable(
             "int8 products" if dtype == "int8" else "products in 32 bit, which the reference transformer does not do"
@@ -256,13 +271,27 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     packed = fixed.get("frozen_4bit") or ("layers" if recipe == "nf4" else None)
     if packed and "lora_rank" not in fixed:
         raise Unable("weights of 4 bits that are trained, or nobody says by which adapters")
-    recompute = word("recompute", columns["recompute"])
+    recompute = word(
+        "recompute", dict(fixed.get("recompute_words", {})).get(columns["recompute"], columns["recompute"])
+    )
+    if recompute == "attention" and not search("(?i)att", columns["recompute"]):
+        recompute = fixed.get("selective", recompute)
+    if fixed.get("local_batch") and run["micro_batch"] and split["pp"] > 1:
+        columns = {
+            **columns,
+            "micro_batch": str(cut(number(columns, "micro_batch"), sizes["global_batch"], chips, split)),
+        }
     if "micro_batch" in filled:
         most = number(columns, "micro_batch")
         if "framework" in filled and word("zero_or_fsdp", columns["zero_or_fsdp"]) == "fsdp" and recompute == "full":
             # Each micro-batch gathers all weights again: nobody takes many for nothing.
             most = max(most, TOGETHER // sizes["seq_len"])
         columns = {**columns, "micro_batch": str(dividing(most, sizes["global_batch"], chips, split))}
+    held = parameters(
+        {**sizes, "kv_heads": kv, "ffn": ffn, "vocab": number(columns, "vocab"), **fixed, "ep": split["ep"]}
+    )
+    room = ROOM * (load_chip(chip).get("memory.main.capacity") or 0) * split["tp"] * split["pp"]
+    least = 0 if "lora_rank" in fixed or not room else HELD_BY_FSDP * held / room
     options: dict[str, Any] = {
         "layers": sizes["layers"], "hidden": sizes["hidden"], "heads": sizes["heads"], "kv_heads": kv, "ffn": ffn,
         "vocab": padded(number(columns, "vocab"), split["tp"]), "seq": sizes["seq_len"], "head_dim": fixed.get("head_dim"),
@@ -270,7 +299,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         "frozen_4bit": packed,
         **recomputed(recompute, sizes["layers"], split), "sharding": word("zero_or_fsdp", columns["zero_or_fsdp"]),
         "compile": compiled(columns, fixed),
-        "replicas": replicas_of(run, chip, chips, split, bool(fixed.get("slices"))), **{name: value for name, value in split.items() if value > 1},
+        "replicas": replicas_of(run, chip, chips, split, bool(fixed.get("slices")), least), **{name: value for name, value in split.items() if value > 1},
         **{name: fixed[name] for name in ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank", "lora_on", "pieces", "window", "full_every", "separate", "q_rank", "kv_rank", "rope_dim", "mtp", "graph")
            if name in fixed},
         **{name: bool(fixed.get(name)) for name in ("gated", "bias", "tied", "overlap", "fusion", "fused_loss", "autocast", "adds_apart", "eager_act", "eager_rope")},
@@ -337,15 +366,17 @@ PATTERNED = ("pattern", "mamba_heads", "mamba_head_dim", "mamba_groups", "mamba_
 HOLDS = ("steps", "loss_chunks", "kept_logits", "deepspeed", "torchao", "mingpt", "late_moments")
 
 
-def replicas_of(run: Run, chip: str, chips: int, split: Mapping[str, int], in_slices: bool) -> int | None:
+def replicas_of(
+    run: Run, chip: str, chips: int, split: Mapping[str, int], in_slices: bool, least: float = 0
+) -> int | None:
     """What each hold all parameters, of which FSDP splits those of one over its ranks; None where that is one. in_slices: a TPU job of a
-    program that does so slice by slice where nobody says otherwise."""
+    program that does so slice by slice where nobody says otherwise. least: ranks that a replica's state needs."""
     told = run["zero_or_fsdp"]
     if search("(?i)over (remaining )?ICI(?! and DCN)", told):
         stated = search(r"(?i)(\d+) slices", run["interconnect"])
         found = int(stated[1]) if stated else run.whole("dp") or 1
-    elif search("(?i)hsdp|hybrid[-_ ]?shard", told):
-        found = hybrid(run, chips // (split["tp"] * split["pp"] * split["cp"]))
+    elif search(r"(?i)hsdp|hybrid[-_ ]?shard|dp_replicate[-_ =:]*\d|replicate_degree[-_ =:]*\d", told):
+        found = hybrid(run, chips // (split["tp"] * split["pp"] * split["cp"]), least)
     elif in_slices and not told:
         domain = load_chip(chip).get("links.scale_up.domain_chips")
         found = -(-chips // int(domain)) if domain else 1
@@ -355,9 +386,9 @@ def replicas_of(run: Run, chip: str, chips: int, split: Mapping[str, int], in_sl
     return found if found > 1 else None
 
 
-def hybrid(run: Run, ranks: int) -> int:
+def hybrid(run: Run, ranks: int, least: float = 0) -> int:
     """Replicas of hybrid sharding (HSDP) over so many ranks: as said, else a node holds one, as PyTorch's HYBRID_SHARD does
-    (https://docs.pytorch.org/docs/stable/fsdp.html)."""
+    (https://docs.pytorch.org/docs/stable/fsdp.html), or twice as many and so on until it is in."""
     told = run["zero_or_fsdp"]
     if pair := search(r"(\d+) ?[x\u00d7,] ?(\d+)", told):
         found = int(pair[1])
@@ -365,7 +396,10 @@ def hybrid(run: Run, ranks: int) -> int:
         found = int(replicas[1] or replicas[2])
     else:
         shard = search(r"(?i)(?:shard\w*|hsdp)[-_ =:(]*(?:degree|size|group|over)?[-_ =:]*(\d+)", told)
-        found = ranks // (int(shard[1]) if shard else run.whole("chips_per_node") or CHIPS_PER_NODE)
+        group = int(shard[1]) if shard else run.whole("chips_per_node") or CHIPS_PER_NODE
+        while not shard and 0 < group < least:
+            group *= 2
+        found = ranks // group if group else 0
     return found if found and ranks % found == 0 else 1
 
 
@@ -383,18 +417,24 @@ def batch_of(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[st
         return told
     if at_once and run["micro_batch"]:
         return chips // split["pp"] * number(columns, "micro_batch", 1)
-    if (
-        not run["micro_batch"]
-        or not any(name in run.metrics for name in (*PER_TOKEN, "samples_per_s"))
-        or "step_time_s" in run.metrics
-    ):
+    if "step_time_s" in run.metrics or not is_rate(run):
         raise Unable("the source does not say global_batch")
+    if not run["micro_batch"]:
+        raise Unable("the source does not say global_batch, nor micro_batch, of which a rate needs one")
     replicas = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1)
     return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if split["pp"] > 1 else 1)
 
 
+def is_rate(run: Run) -> bool:
+    """Whether a run prints so much a second, or how long so many tokens took."""
+    by_tokens = any(name in run.metrics for name in ("time_to_train_min", "chip_hours")) and whole("tokens", run.notes)
+    return bool(by_tokens) or any(name in run.metrics for name in (*PER_TOKEN, "samples_per_s"))
+
+
 # Tokens of a micro-batch that nobody says, where weights are gathered for each and activations are recomputed: they fit beside them.
 TOGETHER = 16384
+
+HELD_BY_FSDP = 16  # bytes of a weight, its gradient and Adam's two moments, all of 32 bit
 
 # Of a layout that nobody says: how much of a chip's memory weights, gradients and the optimizer's state may take.
 ROOM = 0.7
@@ -416,12 +456,14 @@ def held_per_weight(replicas: int) -> float:
     return 6 + 12 / replicas
 
 
-def divided(weights: float, room: float, chips: int, sizes: Mapping[str, int], chip: str) -> dict[str, int]:
+def divided(
+    weights: float, room: float, chips: int, sizes: Mapping[str, int], chip: str, shared: bool = True
+) -> dict[str, int]:
     """The least tensor parallelism that makes room, within a scale-up domain, then the least pipeline: takeaways 1 and 2 of arXiv 2104.04473,
-    section 3."""
+    section 3. shared: replicas split the optimizer's state."""
     domain = int(load_chip(chip).get("links.scale_up.domain_chips") or CHIPS_PER_NODE)
     for pp, tp in ((1, 1), (1, 2), (1, 4), (1, 8), *((1 << power, 8) for power in range(1, 8))):
-        fits = weights / (tp * pp) * held_per_weight(max(chips // (tp * pp), 1)) <= room
+        fits = weights / (tp * pp) * held_per_weight(max(chips // (tp * pp), 1) if shared else 1) <= room
         if (
             fits
             and chips % (tp * pp) == 0
@@ -439,10 +481,17 @@ def dividing(micro: int, batch: int, chips: int, split: Mapping[str, int]) -> in
     return micro if left or each < 1 else next(size for size in range(min(micro, each), 0, -1) if each % size == 0)
 
 
+def cut(local: int, batch: int, chips: int, split: Mapping[str, int]) -> int:
+    """Sequences of a micro-batch, of a trainer that calls so all that a replica has of a step and whose pipelines cut it in as many as they have
+    stages."""
+    replicas = chips // (split["tp"] * split["pp"] * split["cp"])
+    return max(local // split["pp"], 1) if local * replicas == batch else local
+
+
 def spread_out(batch: int, chips: int, split: Mapping[str, int]) -> int:
     """Ranks that must share a sequence, where there are more replicas than sequences: context parallelism, unsaid."""
     replicas = chips // (split["tp"] * split["pp"])
-    return replicas // batch if batch and replicas > batch and replicas % batch == 0 else 1
+    return replicas // gcd(replicas, batch) if batch and replicas > batch else 1
 
 
 def compiled(columns: Mapping[str, str], fixed: Mapping[str, Any]) -> str:
@@ -459,11 +508,12 @@ def padded(vocab: int, tp: int) -> int:
 
 
 def recomputed(kind: str, layers: int, split: Mapping[str, int]) -> dict[str, Any]:
-    """`layers:N` is N of each stage part's layers: all of them where it has no more."""
-    if not kind.startswith("layers:"):
+    """`layers:N` is N of each stage part's layers, `share:1/3` a third of them: all of them where it has no more."""
+    if not kind.startswith(("layers:", "share:")):
         return {"recompute": kind}
-    count = int(kind.removeprefix("layers:"))
     each = -(-layers // (split["pp"] * split["vp"]))
+    part, _, whole_ = kind.partition(":")[2].partition("/")
+    count = round(each * int(part) / int(whole_)) if whole_ else int(part)
     return {"recompute": "full"} if count >= each else {"recompute": "none", "recompute_layers": count}
 
 

@@ -10,7 +10,7 @@ Metrics of a run that trains, of which the first that it has gives the time of a
   tokens_per_s_per_chip    tokens that a chip trains on in a second
   samples_per_s            samples (sequences) a second of the whole job
   time_to_train_min        minutes of a whole training, of runs of which `conventions.toml` says how many steps that was, or the notes of
-                           how many tokens
+                           how many tokens or steps
   chip_hours               the same, times chips, in hours
   tflops_per_chip          TFLOP/s of a chip, of frameworks of which `conventions.toml` says how they count
   mfu                      the same as a share of the chip's dense peak, 0.41 or 41, the same way
@@ -43,6 +43,7 @@ BLANK = {"-", "--", "\u2013", "\u2014", "?", "n/a", "na", "n.a.", "null", "nil",
          "not given", "not reported", "not disclosed"}  # fmt: skip
 LENGTHS = ("seq_len", "input_len", "output_len")
 COUNTED = r"(gpu|chip|tpu|npu|hpu|device|accelerator|sequence|seq|sample|layer|head|rank|way|stage|expert)s?"
+MAKES = r"(?i:nvidia|amd|intel|google|aws|huawei|ascend|tesla|tpu|trainium|gaudi|gb?\d00|gh\d|[abhv]\d{2,3}0\b|mi\d|rtx|l4)"  # not the rest of a name: 4090 D
 FREE = ("id", "metric", "value", "unit", "notes", "source_url", "source_location")
 MARKS = ("DO NOT USE", "REPEAT")
 COMPARE = {"=": str.__eq__, "!=": str.__ne__, "~": lambda value, wanted: re.search(wanted, value) is not None}
@@ -141,7 +142,13 @@ def tidy(row: Mapping[str | None, Any], name: str) -> dict[str, str]:
     found = {key.strip(): str(value or "").strip() for key, value in row.items() if key is not None}
     found = {key: "" if key not in FREE and value.lower() in BLANK else value for key, value in found.items()}
     found |= {key: count(key, found[key]) for key in COUNTS if found.get(key)}
-    several = re.match(r"(\d+) ?[x\u00d7] ?(?=[A-Za-z])", found.get("chip", ""))
+    nodes = re.fullmatch(
+        r"(?i)(\d+) ?(?:(?:nodes?|hosts?|servers?) ?(?:[x\u00d7*] ?(\d+))?|[x\u00d7*] ?(\d+))( ?gpus?| ?chips?)?",
+        found.get("chips", ""),
+    )
+    if nodes and (each := nodes[2] or nodes[3] or found.get("chips_per_node") or "").isdecimal():
+        found["chips"] = str(int(nodes[1]) * int(each))
+    several = re.match(rf"(\d+)( ?[x\u00d7*] ?(?=[A-Za-z])| (?={MAKES}))", found.get("chip", ""))
     if several:
         found["chip"] = found["chip"][several.end() :]
         found["chips"] = found.get("chips") or several[1]
@@ -155,10 +162,12 @@ def count(column: str, text: str) -> str:
     text = re.sub(r"^~?\d{1,3}(,\d{3})+(?![\d,])", lambda found: found[0].replace(",", ""), text).removeprefix("~")
     if text.lower() in ("none", "no", "off") and column in DEGREES:
         return "1"
-    if column in (*LENGTHS, "vocab") and (large := re.fullmatch(r"(\d+) ?[kK]", text)):
-        return str(int(large[1]) * (1000 if column == "vocab" else 1024))
+    if column in (*LENGTHS, "vocab") and (large := re.fullmatch(r"(\d+) ?([kKM])", text)):
+        return str(int(large[1]) * (1000 if column == "vocab" else 1024) ** (2 if large[2] == "M" else 1))
+    if column == "micro_batch":
+        text = re.sub(r"(?i) ?(per|/) ?(gpu|chip|device|npu|rank|card)s?$", "", text)
     counted = rf"{COUNTED}|tok(en)?s?" if column in LENGTHS else COUNTED
-    match = re.fullmatch(rf"(?i)(\d+) ?({counted}|\((?!x|\u00d7|tok(en)?s?\)|.*\b(per|each)\b).*\))", text)
+    match = re.fullmatch(rf"(?i)(\d+)[- ]?({counted}|\((?!x|\u00d7|tok(en)?s?\)|.*\b(per|each)\b).*\))", text)
     return match[1] if match else text
 
 
@@ -194,10 +203,10 @@ def _run(rows: list[Mapping[str, str]]) -> Run:
 
 
 def _measured(row: Mapping[str, str]) -> tuple[str, float | None]:
-    chips = row.get("chips") or ""
-    return measured(
-        row["metric"] or "", row.get("unit") or "", row["value"] or "", int(chips) if chips.isdecimal() else None
+    chips, node = (
+        int(text) if text.isdecimal() else None for text in (row.get("chips") or "", row.get("chips_per_node") or "")
     )
+    return measured(row["metric"] or "", row.get("unit") or "", row["value"] or "", chips, node)
 
 
 def where(runs: Iterable[Run], conditions: Iterable[str]) -> list[Run]:

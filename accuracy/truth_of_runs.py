@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from accuracy.columns import Unable, convention, search, table
+from accuracy.columns import Unable, convention, table, whole
 from accuracy.plan import Plan
 from anychip.spec import load_chip
 
@@ -33,13 +33,10 @@ def whole_time_s(plan: Plan) -> float:
 
 
 def whole_steps(plan: Plan, length: int) -> float:
-    """Steps of a whole training, as conventions.toml says or by the tokens that the source's notes name; 0 where nobody says."""
+    """Steps of a whole training, as conventions.toml says or by the tokens or steps that the source's notes name; 0 where nobody says."""
     entry = next((entry for entry in table("conventions.toml")["whole"] if entry["id"] == plan.run.id), {})
-    told = search(table("words.toml")["tokens"][0]["text"], plan.run.notes)
-    tokens = entry.get("tokens") or (
-        float(told[1].replace(",", "")) * {"t": 1e12, "b": 1e9}[told[2][0].lower()] if told else 0
-    )
-    return float(entry.get("steps") or tokens / (replicas_batch(plan) * length))
+    tokens = entry.get("tokens") or whole("tokens", plan.run.notes)
+    return float(entry.get("steps") or tokens / (replicas_batch(plan) * length) or whole("steps", plan.run.notes))
 
 
 def share_of_peak(plan: Plan, measured_s: float | None) -> float:

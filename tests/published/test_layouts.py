@@ -81,6 +81,8 @@ def test_hybrid_sharding_holds_a_replica_in_each_group(told, replicas):
     ("recompute", "Gradient checkpointing: off", "none"), ("recompute", "flash attention, no recompute", "none"), ("recompute", "nothing_saveable", "full"),
     ("recompute", "None", "none"), ("recompute", "Selective AC (per-op)", "ops"), ("recompute", "True", "full"), ("recompute", "activation recomputation", "full"),
     ("recompute", "off", "none"), ("compile", "True", "layers"), ("compile", "eager", "none"), ("compile", "jit", "all"),
+    ("recompute", "✓", "full"), ("recompute", "✗", "none"), ("compile", "✓", "layers"),
+    ("recompute", "selective AC (op)", "ops"), ("recompute", "MLP only", "mlp"), ("compile", "torch.compile=False", "none"), ("compile", "reduce-overhead", "layers"),
 ])  # fmt: skip
 def test_words_of_a_column_mean_what_they_say(column, text, meant):
     found = plan(run_of(framework="ours", **{column: text}))
@@ -99,6 +101,75 @@ def test_a_dtype_is_known_by_its_other_names_and_by_what_the_chip_has(dtype, chi
     assert ("dtype" in run.filled) == (dtype in ("", "mixed precision"))
 
 
+@pytest.mark.parametrize(
+    ("told", "replicas"),
+    [("dp_replicate=4, dp_shard=16", 4), ("dp_shard=-1 dp_replicate 2", 2), ("dp_replicate=1, dp_shard=64", None)],
+)
+def test_replicas_beside_shards_are_read_without_the_word_hybrid(told, replicas):
+    """torchtitan's own names of both degrees were read as FSDP over all ranks."""
+    found = plan(
+        run_of(**{**BLANK, "framework": "torchtitan", "chips": "64", "global_batch": "128", "zero_or_fsdp": told})
+    )
+    assert found.options.get("replicas") == replicas
+
+
+def test_a_replica_that_is_not_in_a_node_takes_as_many_as_it_needs():
+    """Olmo 3 32B's HSDP held 65 GB of state on each of eight chips."""
+    row = {**BLANK, "framework": "OLMo-core", "chips": "1024", "global_batch": "1024", "zero_or_fsdp": "HSDP"}
+    assert plan(run_of(**row)).options["replicas"] == 128
+    assert plan(run_of(**row | NAMED_ONLY | {"model": "OLMo 2 32B"})).options["replicas"] == 64
+
+
+@pytest.mark.parametrize(("columns", "ranks"), [
+    ({"chips_per_node": "4"}, 128), ({"chips_per_node": "8"}, 64), ({}, 64), ({"tp": "8", "pp": "4", "dp": "4"}, 128),
+])  # fmt: skip
+def test_a_package_of_two_dies_is_two_ranks(columns, ranks):
+    """Poro 34B's degrees of parallelism, which count dies, were taken to count packages of MI250X."""
+    row = {
+        "chip": "AMD Instinct MI250X",
+        "chips": "64",
+        "framework": "Megatron-LM",
+        "layers": "32",
+        "metric": "tokens_per_s_per_chip",
+        "value": "1000",
+    }
+    found = plan(run_of(**{**BLANK, **row, **columns}))
+    assert found.num_chips == ranks
+    assert found.chip == ("amd-mi250x-gcd" if columns else "amd-mi250x")
+    assert found.run.metrics["tokens_per_s_per_chip"] == 1000 * 64 / ranks
+
+
+@pytest.mark.parametrize("columns", [
+    {"zero_or_fsdp": "zero1(dp2)+tp2+pp4"}, {"framework": "Megatron-LM (TP=2, PP=4)"}, {"notes": "TP2 PP4; 41% MFU"}, {"notes": "tp: 2, pp_size=4"},
+])  # fmt: skip
+def test_degrees_are_read_where_they_stand(columns):
+    """Colossal-AI's tables have them beside ZeRO's stage: such runs had none."""
+    row = {**BLANK, "framework": "Megatron-LM", "chips": "64"}
+    o = plan(run_of(**{**row, **columns})).options
+    assert (o.get("tp"), o.get("pp")) == (2, 4)
+    assert "tp" not in plan(run_of(**row | {"notes": "TP2 was slower; without tp4 out of memory"})).options
+
+
+def test_mindspeed_without_a_script_s_flags_splits_its_state():
+    """Pangu Ultra 135B had all of its optimizer's state on each replica, for rows of scripts say so where they do not."""
+    row = {**BLANK, "framework": "MindSpeed", "chip": "Ascend 910B2", "chips": "64", "tp": "8"}
+    bare, script = (plan(run_of(**row | {"notes": notes})).options for notes in ("", "config script: x.sh"))
+    assert (bare["sharding"], bare["sequence_parallel"]) == ("optimizer", True)
+    assert (script["sharding"], script["sequence_parallel"]) == ("ddp", False)
+
+
+def test_words_for_sharding_that_nobody_knows_leave_the_layout_to_its_rule():
+    """AxoNN's "4D" held 40 billion parameters on each chip of 40 GB."""
+    row = {
+        **BLANK,
+        "framework": "AxoNN",
+        "chip": "A100 40GB",
+        "chips": "64",
+        "zero_or_fsdp": "4D: 3D tensor + data parallel",
+    }
+    assert plan(run_of(**row | NAMED_ONLY | {"tp": "", "model": "Llama 2 70B"})).options["sharding"] == "fsdp"
+
+
 def test_state_on_the_host_is_not_forecast():
     for changes in ({"framework": "DeepSpeed ZeRO-Offload"}, {"zero_or_fsdp": "ZeRO-3 offload"}):
         with pytest.raises(Unable, match="host's memory"):
@@ -106,7 +177,7 @@ def test_state_on_the_host_is_not_forecast():
 
 
 @pytest.mark.parametrize(("chip", "columns", "chips", "filled"), [
-    ("TPU v4-512", {}, 256, False), ("v5litepod-256", {}, 256, False), ("TPU v5p-128", {}, 64, False),
+    ("TPU v4-512", {}, 256, False), ("v5litepod-256", {}, 256, False), ("TPU v5p-128", {}, 64, False), ("TPUv4-512", {}, 256, False), ("TPU v4", {"chips": "v4-512"}, 256, False),
     ("H100", {"tp": "2", "dp": "8"}, 16, True), ("H100", {"tp": "1"}, 1, True),
 ])  # fmt: skip
 def test_the_number_of_chips_follows_from_a_slice_s_name_or_from_the_layout(chip, columns, chips, filled):
@@ -128,7 +199,7 @@ def test_the_number_of_chips_follows_from_a_slice_s_name_or_from_the_layout(chip
     ("H20 141GB", "nvidia-h20", True), ("H200 SXM 141GB", "nvidia-h200-sxm", False), ("NVIDIA A100 64GB", "nvidia-a100-sxm-80gb", True), ("Atlas 800T A2", "huawei-ascend-910b2", True),
     ("A100-40G", "nvidia-a100-sxm-40gb", False), ("DGX A100 640GB", "nvidia-a100-sxm-80gb", False), ("PCIe H100", "nvidia-h100-pcie", False),
     ("H200 PCIe", "nvidia-h200-nvl", False), ("GB300 NVL36", "nvidia-gb300-nvl72", True), ("RTX 4090 D", "nvidia-rtx-4090", True),
-    ("MI300-X", "amd-mi300x", False), ("BI-V100 PCIe", "iluvatar-bi-v100", False), ("v5p-96", "google-tpu-v5p", False), ("v4-64", "google-tpu-v4", False),
+    ("MI300-X", "amd-mi300x", False), ("H100 SXM (96GB, HBM2e)", "nvidia-h100-sxm-96gb", False), ("H100 NVL 94GB", "nvidia-h100-nvl", False), ("BI-V100 PCIe", "iluvatar-bi-v100", False), ("v5p-96", "google-tpu-v5p", False), ("v4-64", "google-tpu-v4", False),
 ])  # fmt: skip
 def test_a_chip_of_another_form_is_counted(name, chip, near):
     found = plan(run_of(chip=name))

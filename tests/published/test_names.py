@@ -34,7 +34,7 @@ def test_a_distilled_model_is_not_the_one_that_taught_it():
 @pytest.mark.parametrize(("model", "billions"), [
     ("Qwen3-32B", 32.76), ("Llama 3.2 1B", 1.236), ("OPT-13B", 12.84), ("GPT-OSS-20B", 20.9),  # each was another size before
     ("Qwen3-Coder-480B-A35B", 480.1), ("MiniCPM3-4B", 4.07), ("MiniCPM-MoE-8x2B", 13.87), ("Pangu Pro MoE 72B", 71.97),
-    ("ERNIE-4.5-300B-A47B", 299.5), ("ERNIE-4.5-21B-A3B", 21.8), ("Hunyuan-A13B", 80.4), ("Ling-lite", 16.8), ("DeepSeek-V3 16B", 15.706),
+    ("Skywork-MoE", 146.0), ("ERNIE-4.5-300B-A47B", 299.5), ("ERNIE-4.5-21B-A3B", 21.8), ("Hunyuan-A13B", 80.4), ("Ling-lite", 16.8), ("DeepSeek-V3 16B", 15.706),
 ])  # fmt: skip
 def test_a_model_s_weights_are_as_many_as_it_should_have(monkeypatch, model, billions):
     found = plan(run_of(**{**MANY, "model": model})).options
@@ -42,6 +42,22 @@ def test_a_model_s_weights_are_as_many_as_it_should_have(monkeypatch, model, bil
     args = arguments()
     stages = build(args, layout_of(args), torch.device("meta"))
     assert sum(p.numel() for stage in stages for p in stage.parameters()) / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def test_glam_computes_as_much_as_its_paper_says():
+    """It was in no table. Of 96.6 billion weights that a token passes, all but the vocabulary's."""
+    o = plan(run_of(**{**MANY, "model": "GLaM (64B/64E)", "seq_len": "1024"})).options
+    inside = o["layers"] // 2 * (o["ffn"] + o["chosen"] * o["expert_ffn"])
+    passed = 4 * o["layers"] * o["hidden"] * o["heads"] * o["head_dim"] + 2 * o["hidden"] * inside
+    assert (o["routed_every"], passed / 1e9) == (2, pytest.approx(96.6 - 2.1, rel=0.01))
+
+
+def test_who_reinforces_is_refused_wherever_it_says_so():
+    """DeepSpeed-Chat's third step was taken for training on samples."""
+    for columns in ({"framework": "OpenRLHF (PPO)"}, {"notes": "RLHF step 3"}, {"notes": "batch 128; GRPO"}):
+        with pytest.raises(Unable, match="reinforcement"):
+            plan(run_of(**columns))
+    plan(run_of(notes="SFT before RLHF"))
 
 
 def test_windows_are_those_of_the_model_s_size_and_only_where_they_hide_something():
@@ -66,7 +82,8 @@ def test_a_model_that_nobody_knows_is_as_wide_as_others_of_its_size():
 @pytest.mark.parametrize(("model", "why"), [
     ("LLaVA-1.5-7B", "sees images"), ("Qwen2-VL-7B", "sees images"), ("Qwen3-Next-80B-A3B", "linear-attention"), ("Flan-T5-XXL", "decoder-only"),
     ("OpenELM-3B", "different widths"), ("CogVideoX-5B", "decoder-only"), ("SD3 8B", "decoder-only"), ("Llama 3.2 11B", "sees images"),
-    ("Mistral-Large-3 675B", "not public"), ("DeepSeek-V4 671B", "not public"),
+    ("Mistral-Large-3 675B", "not public"), ("DeepSeek-V4 671B", "not public"), ("MiniMax-01 456B", "linear-attention"), ("JetMoE-8B", "experts of attention"),
+    ("PanGu-Σ 1.085T", "experts by domain"), ("Llama 3 8B PPO", "reinforcement"),
 ])  # fmt: skip
 def test_what_the_reference_does_not_have_is_said(model, why):
     with pytest.raises(Unable, match=why):

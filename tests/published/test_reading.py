@@ -8,7 +8,7 @@ import pytest
 from accuracy.__main__ import main
 from accuracy.measures import measured, positive, spelled
 from accuracy.plan import plan
-from accuracy.rows import BadRows, join, read
+from accuracy.rows import BadRows, join, read, tidy
 from accuracy.said import repeated, said
 from accuracy.training import planned_result
 from accuracy.truth_of_runs import step_time_s
@@ -18,7 +18,7 @@ from tests.published.runs import LLAMA, run_of
 @pytest.mark.parametrize(("text", "value"), [
     ("8", 8.0), ("1,234", 1234.0), ("12,345.6", 12345.6), ("8,5", 8.5), ("41%", 41.0), ("~3,100", 3100.0), ("3.2k", 3200.0), ("3100 ± 20", 3100.0),
     ("8.0 s", 8.0), ("3100 tokens/s/GPU", 3100.0), ("4-8", None), ("fast", None), ("nan", None), ("inf", None), ("-3", None), ("0", None), ("", None),
-    ("1.234.567", None), (">3", None),
+    ("1.234.567", None), (">3", None), ("54.3B", 54.3e9), ("1.3 million", 1.3e6),
 ])  # fmt: skip
 def test_a_value_is_a_number_however_it_is_written(text, value):
     assert positive(text) == value
@@ -35,6 +35,12 @@ def test_a_value_is_a_number_however_it_is_written(text, value):
     ("mfu", "%", "0.9", ("mfu", 0.009)), ("ttft_ms", "s", "0.05", ("ttft_ms", 50)), ("time_to_train_min", "hours", "2", ("time_to_train_min", 120)),
     ("peak_memory_gb", "", "80", ("memory_gib", 74.5058)), ("HFU", "%", "50", ("hfu", 0.5)), ("GPU-hours", "", "82,432", ("chip_hours", 82432)), ("Throughput (T/s/GPU)", "", "1,776", ("tokens_per_s_per_chip", 1776)), ("tokens / second / TPU-v4 chip", "", "2200", ("tokens_per_s_per_chip", 2200)), ("watts", "", "400", ("watts", 400)),
     ("time", "s", "9", ("time", 9)), ("tokens/s/node", "", "9", ("tokens/s/node", 9)),
+    ("samp/s", "", "17", ("samples_per_s", 17)), ("Peak tokens/sec", "", "800", ("tokens_per_s_per_chip", 100)), ("step_avg (ms)", "", "178", ("step_time_s", 0.178)),
+    ("Training Time (GPU hours)", "", "7.0M", ("chip_hours", 7e6)), ("H800 GPU hours", "", "172.8K", ("chip_hours", 172800)), ("GPU hours (K)", "", "130", ("chip_hours", 130000)),
+    ("Time to train (min)", "", "11", ("time_to_train_min", 11)), ("latency in minutes", "", "11", ("time_to_train_min", 11)), ("Wall clock (h)", "", "8", ("time_to_train_min", 480)),
+    ("training hours", "", "8", ("time_to_train_min", 480)), ("weeks", "", "2", ("time_to_train_min", 20160)), ("Exaflop/s", "", "0.008", ("tflops_per_chip", 1000)),
+    ("MFU (PaLM)", "", "41", ("mfu", 41)), ("tokens/s (8 GPUs)", "", "800", ("tokens_per_s_per_chip", 100)), ("time (mean, ms)", "", "8", ("time (mean, ms)", 8)),
+    ("exaFLOPs", "", "8", ("exaFLOPs", 8)), ("latency (ms)", "", "8", ("latency (ms)", 8)),
 ])  # fmt: skip
 def test_a_metric_is_known_by_what_it_says(metric, unit, text, found):
     name, value = measured(metric, unit, text, 8)
@@ -44,6 +50,13 @@ def test_a_metric_is_known_by_what_it_says(metric, unit, text, found):
 def test_a_rate_of_the_whole_job_needs_the_number_of_its_chips():
     assert measured("tokens/s", "", "800", None) == ("tokens/s", 800)
     assert spelled("Tokens/sec/GPU") == spelled("tokens_per_second_per_gpu") == "tokens per s per chip"
+
+
+def test_a_rate_of_a_node_needs_the_number_of_its_chips():
+    """It was in no table: such runs were refused."""
+    row = {"metric": "tokens/s/node", "value": "8,000", "framework": "Megatron-LM"}
+    assert run_of(**row, chips_per_node="4").metrics == {"tokens_per_s_per_chip": 2000}
+    assert run_of(**row).metrics == {"tokens/s/node": 8000}
 
 
 def test_an_mfu_of_more_than_all_is_none():
@@ -86,8 +99,8 @@ def test_where_nothing_can_be_written_nothing_is_begun(tmp_path, capsys):
 
 @pytest.mark.parametrize(("column", "text", "value"), [
     ("chips", "64 GPUs", 64), ("chips", "64 (8 nodes)", 64), ("chips", "1,024 GPUs", 1024), ("chips", "8 (per node)", None), ("global_batch", "4194304 tokens", None),
-    ("seq_len", "8k", 8192), ("vocab", "32K", 32000), ("global_batch", "512 sequences", 512),
-    ("pp", "none", 1), ("cp", "n/a", None), ("ep", "-", None),
+    ("seq_len", "8k", 8192), ("seq_len", "1M", 1048576), ("vocab", "32K", 32000), ("global_batch", "512 sequences", 512),
+    ("pp", "none", 1), ("cp", "n/a", None), ("ep", "-", None), ("ep", "8-way", 8), ("chips", "16 x 8", 128), ("chips", "2x8 GPUs", 16), ("chips", "4 nodes", None), ("micro_batch", "2 per GPU", 2), ("micro_batch", "2/GPU", 2),
 ])  # fmt: skip
 def test_counts_may_say_what_they_count(tmp_path, column, text, value):
     path = tmp_path / "t.csv"
@@ -95,6 +108,17 @@ def test_counts_may_say_what_they_count(tmp_path, column, text, value):
     cells = ",".join(f'"{value}"' for value in row.values())
     path.write_text(f"{','.join(row)}\n{cells}\n", encoding="utf-8")
     assert read([path])[0].whole(column) == value
+
+
+@pytest.mark.parametrize(("chip", "found"), [
+    ("8*A100-SXM4-80G", ("A100-SXM4-80G", "8")), ("512 H100-80G", ("H100-80G", "512")), ("96xA100", ("A100", "96")), ("4090 D", ("4090 D", "")), ("910B", ("910B", "")),
+    ("8 x NVIDIA GB200", ("NVIDIA GB200", "8")), ("16 MI300X", ("MI300X", "16")),
+])  # fmt: skip
+def test_how_many_chips_may_stand_before_their_name(chip, found):
+    """Eight of them were one where a star or a space stood between."""
+    row = tidy({**LLAMA, "chip": chip, "chips": ""}, "x")
+    assert (row["chip"], row["chips"]) == found
+    assert tidy({**LLAMA, "chips": "4 nodes", "chips_per_node": "8"}, "x")["chips"] == "32"
 
 
 def test_a_comma_too_many_keeps_its_run_out_and_no_other(tmp_path):

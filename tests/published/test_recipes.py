@@ -14,6 +14,24 @@ def test_torchtitan_compiles_its_loss_since_april_2025(release, fused):
     assert plan(run_of(framework="torchtitan", notes=f"torch {release}; median")).options["fused_loss"] is fused
 
 
+@pytest.mark.parametrize(("text", "framework", "kind"), [
+    ("selective AC", "torchtitan", "ops"), ("selective", "Megatron-LM", "attention"), ("selective (core attention)", "torchtitan", "attention"),
+])  # fmt: skip
+def test_selective_is_what_a_trainer_means_by_it(text, framework, kind):
+    """torchtitan's tables say "selective AC", and it recomputed attention alone."""
+    assert plan(run_of(framework=framework, recompute=text)).options["recompute"] == kind
+
+
+@pytest.mark.parametrize(("framework", "micro_batch", "notes", "found"), [
+    ("torchtitan", "32", "1F1B", (2, 16, 1)), ("torchtitan", "32", "Interleaved 1F1B", (2, 16, 2)), ("torchtitan", "2", "", (2, 16, 1)), ("Megatron-LM", "32", "", (32, 1, 1)),
+])  # fmt: skip
+def test_torchtitan_s_local_batch_is_what_a_pipeline_cuts(framework, micro_batch, notes, found):
+    """Llama 3.1 405B's of 32 sequences was one micro-batch, so that 15 stages of 16 waited."""
+    layout = {"chips": "512", "tp": "8", "pp": "16", "global_batch": "128", "model": "Llama 3.1 405B", "layers": "126", "hidden": "16384", "heads": "128"}  # fmt: skip
+    o = plan(run_of(framework=framework, micro_batch=micro_batch, notes=notes, **layout)).options
+    assert (o["micro_batch"], o["micro_batches"], o.get("vp", 1)) == found
+
+
 def test_adapters_are_where_the_notes_say():
     lora = {"framework": "LitGPT (PyTorch)", "model": "Llama 2 7B LoRA fine-tuning", **NAMED_ONLY}
     found = plan(run_of(notes="LoRA rank 32 on query+value; AdamW", **lora))
@@ -99,6 +117,7 @@ def test_zero_3_of_another_framework_is_not_that_of_2021():
     ("NeMo 24.07", "fp8", "tensor"),
     ("torchtitan", "fp8 (float8 tensorwise linears)", "current"),
     ("Megatron-Bridge (Megatron-Core)", "mxfp8", "mx"),
+    ("Megatron-Bridge (Megatron-Core)", "FP8-SC", "block"),
 ])  # fmt: skip
 def test_scales_of_fp8_are_what_the_source_says(framework, dtype, recipe):
     assert plan(run_of(framework=framework, dtype=dtype)).options["recipe"] == recipe
@@ -218,11 +237,63 @@ EAGER = {**NAMED_ONLY, "chips": "8", "micro_batch": "", "seq_len": "2048"}
     ("HF Trainer + FSDP", "fsdp", False, "none", "foreach"),
     ("MindSpore Transformers", "optimizer", True, "all", "fused"),
     ("llm.c", "ddp", True, "none", "fused"),
+    ("Colossal-AI", "fsdp", False, "none", "fused"), ("HAI-LLM", "optimizer", True, "none", "fused"), ("Lit-LLaMA", "fsdp", False, "none", "fused"),
 ])  # fmt: skip
 def test_a_framework_that_no_source_here_used_does_what_its_code_says(framework, sharding, fusion, compiled, adam):
     options = plan(run_of(framework=framework, **EAGER)).options
     found = options["sharding"], bool(options.get("fusion")), options["compile"], options["adam"]
     assert found == (sharding, fusion, compiled, adam)
+
+
+@pytest.mark.parametrize(("framework", "model", "recompute"), [
+    ("Lit-LLaMA", "Llama 7B", "full"), ("Lit-LLaMA", "Llama 7B LoRA", "none"), ("LitGPT", "Llama 7B", "none"), ("Colossal-AI", "Llama 2 7B", "full"),
+])  # fmt: skip
+def test_a_script_of_a_framework_recomputes_or_does_not(framework, model, recompute):
+    """Amber 7B's program keeps a layer's input alone, as Colossal-AI's benchmarks do: both kept all."""
+    assert plan(run_of(framework=framework, model=model, **EAGER)).options["recompute"] == recompute
+
+
+def test_nanogpts_of_today_have_layers_of_today():
+    """modded-nanogpt had GPT-2's LayerNorm, biases and learned positions."""
+    o = plan(run_of(framework="modded-nanogpt", model="GPT-2 124M", **EAGER)).options
+    assert (o["norm"], o["position"], o["bias"], o["gated"]) == ("rms", "rope", False, False)
+
+
+def test_nemotron_340b_is_interleaved_by_its_authors_too():
+    """The paper's own rows waited for a pipeline of twelve whole stages."""
+    layout = {"chips": "1536", "tp": "8", "pp": "12", "global_batch": "768"}
+    o = plan(run_of(**{**NAMED_ONLY, "framework": "Megatron-Core", "model": "Nemotron-4-340B", **layout})).options
+    assert o["vp"] == 8
+
+
+def test_a_release_in_the_framework_s_name_is_that_of_a_table():
+    """Rules of a release were for rows alone whose place in a source names it."""
+    named = plan(run_of(framework="Megatron-Bridge 25.11", model="Llama 3 8B"))
+    assert (
+        named.library
+        == plan(run_of(framework="Megatron-Bridge", source_location="25.11", model="Llama 3 8B")).library
+        != ""
+    )
+    assert plan(run_of(framework="PyTorch NVIDIA Release 25.09", notes="MLPerf Training v5.1")).library == ""
+
+
+def test_adapters_on_a_chip_without_bfloat16_are_in_fp16():
+    """Unsloth's on T4 were priced as products of 32 bit."""
+    row = {
+        **NAMED_ONLY,
+        "framework": "Unsloth",
+        "model": "Llama 3.1 8B",
+        "chips": "1",
+        "dtype": "4bit",
+        "notes": "LoRA r=16",
+    }
+    assert [plan(run_of(**row | {"chip": chip})).options["dtype"] for chip in ("Tesla T4", "A100")] == ["fp16", "bf16"]
+
+
+def test_nemo_s_adapters_are_beside_queries_keys_and_values():
+    """Without brackets around the word they were beside every product."""
+    for model in ("Llama 2 7B (LoRA)", "LLAMA2-7B LoRA"):
+        assert plan(run_of(**{**NAMED_ONLY, "framework": "NeMo 24.05", "model": model})).options["lora_on"] == "qkv"
 
 
 def test_small_models_of_llm_foundry_recompute_nothing():

@@ -126,6 +126,7 @@ def test_more_replicas_than_sequences_share_them():
     found = plan(run_of(global_batch="2", cp=""))  # 8 replicas for 2 sequences: 4 ranks each
     assert found.options["cp"] == 4
     assert "cp" in found.filled
+    assert plan(run_of(global_batch="6", cp="")).options["cp"] == 4  # 8 replicas: 2 of 4 ranks, 3 sequences each
 
 
 def test_rows_of_any_file_are_read(tmp_path):

@@ -39,23 +39,26 @@ def test_it_is_one_run_however_it_is_spelled(one, other):
 
 @pytest.mark.parametrize(("framework", "recompute", "micro_batch"), [
     ("LLaMA-Factory", "full", 8), ("ms-swift", "full", 1), ("TRL SFTTrainer", "full", 8), ("Unsloth", "full", 8), ("Axolotl", "none", 8),
-    ("torchtune", "full", 2),
+    ("torchtune", "full", 2), ("LLaMA Factory (DeepSpeed ZeRO-3)", "full", 1), ("XTuner", "full", 8), ("HF Trainer + DeepSpeed ZeRO-3", "none", 1),
 ])  # fmt: skip
 def test_trainers_recompute_as_they_do_unless_told_otherwise(framework, recompute, micro_batch):
+    """Those that name DeepSpeed, too: its rule said that nothing is."""
     found = options(**FREE | {"framework": framework, "global_batch": "256"})
     assert (found["recompute"], found["micro_batch"]) == (recompute, micro_batch)
 
 
-@pytest.mark.parametrize(
-    ("framework", "stage"), [("Axolotl (DeepSpeed ZeRO-2)", "gradients"), ("HF Trainer + DeepSpeed ZeRO-3", "fsdp")]
-)
+@pytest.mark.parametrize(("framework", "stage"), [
+    ("Axolotl (DeepSpeed ZeRO-2)", "gradients"), ("HF Trainer + DeepSpeed ZeRO-3", "fsdp"), ("optimum-habana (DeepSpeed ZeRO-3)", "fsdp"), ("NeMo 2.0 FSDP", "fsdp"),
+])  # fmt: skip
 def test_a_stage_that_the_framework_s_column_says_is_not_filled(framework, stage):
+    """Rules of frameworks in files that come later had the last word: optimum-habana's ZeRO-3 was DDP."""
     assert options(**FREE | {"framework": framework, "chips": "4", "global_batch": "64"})["sharding"] == stage
 
 
 @pytest.mark.parametrize(("columns", "rank"), [
     ({"notes": "LoRA fine-tuning, rank 8"}, 8), ({"notes": "LoRA"}, 16), ({"model": "Llama 3 8B (LoRA)", "notes": "r=64"}, 64),
     ({"notes": "q-lora-rank=1536"}, None), ({"model": "unsloth/llama-3-8b-bnb-4bit", "framework": "Unsloth"}, 16),
+    ({"dtype": "4-bit (QLoRA)"}, 16), ({"model": "Llama 3 8B DoRA"}, 16),
 ])  # fmt: skip
 def test_adapters_are_known_wherever_they_are_named(columns, rank):
     """Of a row whose notes say LoRA the whole model was trained, on 124 GiB of 79."""
@@ -77,6 +80,23 @@ def test_who_counts_the_forward_twice_is_known(recompute, times):
 def test_words_for_what_is_recomputed(text, framework, kind):
     chip = "TPU v5p" if framework in ("MaxText", "EasyLM (JAX)") else "H100"
     assert options(chip=chip, framework=framework, recompute=text, tp="1")["recompute"].partition(":")[0] == kind
+
+
+def test_llm_c_s_numbers_are_what_it_means_by_them():
+    """Its 1 is GELU alone; read as yes, whole layers were computed again."""
+    for framework, kind in (("llm.c", "none"), ("Megatron-LM", "full")):
+        assert options(framework=framework, recompute="1")["recompute"] == kind
+
+
+def test_a_share_of_the_layers_is_recomputed_as_said():
+    """ "selective AC 1/3", as fms-fsdp has it, was of attention alone in every layer."""
+    for text, count in (
+        ("selective AC 1/3", 11),
+        ("1/2", 16),
+        ("full, block, 4 layers", 4),
+        ("recompute-num-layers 4, recompute-method block", 4),
+    ):
+        assert options(recompute=text)["recompute_layers"] == count
 
 
 def test_some_of_the_layers_are_recomputed_as_said():

@@ -51,10 +51,26 @@ def test_of_a_model_in_no_table_its_sizes_tell_what_its_layers_are(columns, gate
 @pytest.mark.parametrize(("columns", "steps"), [
     ({"metric": "GPU hours", "value": "82432", "notes": "1.0T tokens"}, 82432 * 3600 / 64 / (1e12 / (256 * 2048))),
     ({"metric": "days", "value": "10", "notes": "trained on 300 billion tokens"}, 10 * 86400 / (3e11 / (256 * 2048))),
+    ({"metric": "GPU hours", "value": "172.8K", "notes": "per trillion tokens"}, 172800 * 3600 / 64 / (1e12 / (256 * 2048))),
+    ({"metric": "days", "value": "6.9", "notes": "400K steps, batch 256"}, 6.9 * 86400 / 400e3),
 ])  # fmt: skip
 def test_a_whole_training_tells_its_steps_by_its_tokens(columns, steps):
     row = FREE | {"chips": "64", "global_batch": "256", "seq_len": "2048"} | columns
     assert step_time_s(plan(run_of(**row))) == pytest.approx(steps)
+
+
+def test_hours_of_all_chips_are_not_of_one():
+    """Llama 2 13B's 368,640 GPU hours, of which the table does not say how many chips, were forecast on one."""
+    row = FREE | {"metric": "GPU hours", "value": "368640", "notes": "2.0T tokens", "framework": "", "chips": ""}
+    assert "does not say chips" in (planned_result(run_of(**row)).reason or "")
+    assert plan(run_of(**row | {"tp": "2", "dp": "8"})).num_chips == 16
+
+
+def test_so_many_tokens_in_so_long_are_a_rate():
+    """Such runs were refused for their batch where others with the same columns had it filled in."""
+    row = FREE | {"metric": "days", "value": "10", "notes": "1T tokens", "global_batch": "", "micro_batch": "2"}
+    assert "global_batch" in plan(run_of(**row)).filled
+    assert "does not say global_batch" in (planned_result(run_of(**row | {"notes": ""})).reason or "")
 
 
 def test_a_batch_of_so_many_tokens_is_no_whole_training():
@@ -80,3 +96,101 @@ def test_hardware_s_share_counts_the_recomputed_forward():
     row = FREE | {"recompute": "full", "value": "50%"}
     model, hardware = (step_time_s(plan(run_of(**row, metric=name))) for name in ("MFU", "HFU"))
     assert hardware / model == pytest.approx(4 / 3, rel=0.05)
+
+
+@pytest.mark.parametrize(("paper", "gated"), [("arXiv:2109.04650", False), ("arXiv:2307.09288", True), ("", True)])
+def test_a_model_before_llama_has_gpt_s_layers(paper, gated):
+    """InCoder and HyperCLOVA were refused for the width that no GPT's table has."""
+    sizes = {
+        "layers": "64",
+        "hidden": "10240",
+        "heads": "80",
+        "kv_heads": "",
+        "ffn": "",
+        "vocab": "",
+        "params_b": "",
+        "model": "Ours 82B",
+    }
+    found = plan(run_of(**FREE | sizes | {"source_url": paper}))
+    assert found.options["gated"] == gated
+    assert "vocab" in found.filled
+    assert found.options["ffn"] == (40960 if not gated else pytest.approx(27000, rel=0.05))
+
+
+@pytest.mark.parametrize(("framework", "paper", "dtype", "found"), [
+    ("Megatron-LM", "2109.04650", "", ("full", "fp16", "ddp", None)), ("Megatron-DeepSpeed", "2201.11990", "bf16", ("full", "bf16", "optimizer", None)),
+    ("Megatron-LM", "2205.05198", "bf16", ("none", "bf16", "optimizer", True)),
+])  # fmt: skip
+def test_megatron_of_a_paper_is_as_old_as_the_paper(framework, paper, dtype, found):
+    """MT-NLG 530B recomputed nothing: its model is called no GPT, and the rule asked for that."""
+    row = FREE | {
+        "framework": framework,
+        "source_url": f"https://arxiv.org/abs/{paper}",
+        "chip": "A100 80GB",
+        "model": "Ours",
+        "tp": "8",
+        "pp": "2",
+        "dtype": dtype,
+    }
+    o = options(**row)
+    assert (o["recompute"], o["dtype"], o["sharding"], o.get("sequence_parallel") or None) == found
+
+
+def test_who_names_flash_attention_in_its_own_paper_has_it():
+    """Table 2 of the paper on FlashAttention had scores in memory, for it is of the month before everybody had it."""
+    row = FREE | {"chip": "A100", "source_url": "https://arxiv.org/abs/2205.14135", "model": "GPT-2 medium"}
+    assert options(**row | {"framework": "FlashAttention"})["attention"] == "efficient"
+    assert options(**row | {"framework": "HF Trainer"})["attention"] == "products"
+
+
+@pytest.mark.parametrize(("notes", "found"), [
+    ("64 experts, top-2, MoE every other layer", (64, 2, 2)), ("16 experts, 4 active", (16, 4, None)), ("num-experts=128; top_k=1; MoE on every other layer", (128, 1, 2)),
+    ("8 experts in the ablation", (None, None, None)),
+])  # fmt: skip
+def test_experts_are_read_in_words(notes, found):
+    """Such models were trained as dense ones."""
+    o = options(**FREE | {"model": "Ours", "notes": notes})
+    assert (o.get("experts"), o.get("chosen"), o.get("routed_every")) == found
+    assert "experts" not in options(**FREE | {"model": "Llama 2 7B", "notes": "20% slower than 16 experts, 4 active"})
+
+
+@pytest.mark.parametrize("columns", [
+    {"sequence_parallel": "Ulysses 8"}, {"zero_or_fsdp": "ZeRO-3 + Ulysses SP=8"}, {"framework": "DeepSpeed-Ulysses (8)"},
+])  # fmt: skip
+def test_ulysses_degree_is_of_ranks_that_share_a_sequence(columns):
+    """Outside the column of degrees it was lost, and with it the exchange."""
+    o = options(**FREE | {"framework": "DeepSpeed", "zero_or_fsdp": "ZeRO-3", "global_batch": "16"} | columns)
+    assert (o["cp"], o["cp_comm_type"]) == (8, "a2a")
+
+
+@pytest.mark.parametrize(("batch", "length", "found"), [
+    ("4M tokens", "4096", 1024), ("4M", "2048", 2048), ("4194304 tokens", "8192", 512), ("4,000,000 tokens", "2000", 2000), ("0.5M tokens", "1024", 512), ("16.8M tokens", "4096", 4301),
+])  # fmt: skip
+def test_a_batch_of_tokens_is_so_many_sequences(batch, length, found):
+    """As papers print it; such runs were refused."""
+    row = FREE | {
+        "global_batch": batch,
+        "seq_len": length,
+        "chips": "1",
+        "metric": "tokens_per_s_per_chip",
+        "value": "1000",
+    }
+    o = options(**row)
+    assert o["micro_batch"] * o["micro_batches"] == found
+
+
+def test_a_tile_is_no_chip():
+    """Of Aurora's, twelve to a node, twice as many chips as there are were forecast."""
+    assert "half of a chip" in (planned_result(run_of(chip="Intel Data Center GPU Max 1550 (tile)")).reason or "")
+
+
+@pytest.mark.parametrize(("paper", "recompute"), [("2104.04473", "full"), ("2401.10241", "none"), ("", "full")])
+def test_a_gpt_of_a_later_paper_is_not_that_of_2021(paper, recompute):
+    """Zero Bubble's baselines of 2023 had attention by products and recomputed all."""
+    row = {
+        "framework": "Megatron-LM",
+        "chip": "A100",
+        "model": "GPT 6.2B",
+        "source_url": f"arxiv.org/abs/{paper}" if paper else "",
+    }
+    assert options(**FREE | row)["recompute"] == recompute

@@ -231,14 +231,14 @@ def counted(run: Run) -> tuple[Run, list[str]]:
     return replace(run, columns={**run.columns, "chips": str(max(found, 1))}), filled
 
 
-DIES = {"amd-mi250x": "AMD Instinct MI250X (one GCD)"}  # programs see two of each: a rank to a die
 HALVES = ("tokens_per_s_per_chip", "tflops_per_chip")  # metrics of a chip, of which a die has half
 
 
 def in_dies(run: Run) -> Run:
-    """Counted by dies, where the source's nodes or its layout show what it counts: four packages of MI250X are eight ranks."""
+    """Counted by dies, where programs see two of each chip (`dies` of chips.toml) and the source's nodes or its layout show what it counts: four
+    packages of MI250X are eight ranks."""
     with suppress(Unable):
-        if not (die := DIES.get(chip_of(run))):
+        if not (die := table("chips.toml")["dies"].get(chip_of(run))):
             return run
         ranks = math.prod(run.whole(name) or 1 for name in ("tp", "pp", "cp", "dp"))
         node, chips = run.whole("chips_per_node"), run.whole("chips") or 1

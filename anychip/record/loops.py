@@ -42,13 +42,16 @@ def loop_around(frame: FrameType | None) -> Around:
 
 @cache
 def _loops(code: CodeType) -> tuple[tuple[int, int, bool], ...]:
-    """First and last byte of each loop of a function, and whether it is a `for`: whatever jumps back to a FOR_ITER."""
+    """First and last byte of each loop of a function, and whether it is a `for`: whatever jumps back to a FOR_ITER, before which
+    EXTENDED_ARG stands where the loop is long."""
     found: dict[int, tuple[int, int, bool]] = {}
     instructions = {one.offset: one for one in dis.get_instructions(code)}
     for one in instructions.values():
         if "JUMP_BACKWARD" in one.opname and "NO_INTERRUPT" not in one.opname:  # that one waits for a coroutine
-            start = int(one.argval)
-            found[start] = (start, one.offset, instructions[start].opname == "FOR_ITER")  # the last is the loop's end
+            first = start = int(one.argval)
+            while instructions[first].opname == "EXTENDED_ARG":
+                first += 2  # bytes of an instruction
+            found[start] = (start, one.offset, instructions[first].opname == "FOR_ITER")  # the last is the loop's end
     return tuple(found.values())
 
 

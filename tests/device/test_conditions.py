@@ -64,6 +64,20 @@ def test_a_condition_that_is_asked_for_each_parameter_is_no_loop_that_waits() ->
     assert sum(name.startswith("aten.mul_") for name in names(program)) == 0
 
 
+def test_a_long_loop_over_what_ends_is_no_loop_that_waits() -> None:
+    """A `for` of more than 255 instructions begins with another one: it was taken for a `while`, and a text that a long loop wrote began
+    to be read otherwise at its 200th token (MiniMind)."""
+    _, out = run(f"""
+        import torch
+        x, said = torch.randn(2, 4, device="cuda"), set()
+        for _ in range(300):
+            said.add(bool(x[0, 0] == x[1, 0]))
+            {"y = x.shape[0] + 1; " * 60}
+        out = list(said)
+    """)
+    assert out == [False]
+
+
 def test_a_number_of_which_nothing_is_known_is_compared_as_if_it_were_read() -> None:
     """A solver asserts that a time lies between two others, of which one was computed: 0 <= 1 <= 1."""
     _, out = run("""

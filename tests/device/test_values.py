@@ -367,6 +367,21 @@ def test_the_best_of_several_vocabularies_are_no_ends_of_one() -> None:
     assert 1000 < out[0] < out[1] < 31000
 
 
+def test_a_mask_takes_over_what_another_one_says_of_what_it_selects() -> None:
+    """Detectors narrow a mask by one of what it selected: it still selected all, and YOLOX had other boxes than targets."""
+    _, out = run("""
+        import torch
+        boxes, out = torch.randn(8400, 4, device="cuda"), []
+        chosen = torch.zeros(8400, dtype=torch.bool, device="cuda")
+        chosen[torch.randperm(8400, device="cuda")[:5000]] = True
+        for mask in (boxes[:, 0] > 0, chosen):
+            inside = torch.randint(4, (boxes[mask].shape[0],), device="cuda") == 0
+            mask[mask.clone()] = inside
+            out.append([inside.sum().item(), boxes[mask].shape[0]])
+    """)
+    assert out == [[2100, 2100], [1250, 1250]]
+
+
 def test_a_sampler_takes_as_many_boxes_as_it_chose() -> None:
     """Mask R-CNN marks 128 boxes of one kind and 384 of another in masks of 2,005; all 2,005 went on to its heads."""
     _, out = run("""

@@ -275,7 +275,7 @@ class Values:
         count = self.reads[place.file, place.line]
         self.reads[place.file, place.line] += 1
         around, wanted = waits_for()
-        if wanted is not None:
+        if wanted is not None and wanted.of is not ast.Break:
             if wanted.of is ast.Assert:
                 return wanted.truth
             if wanted.of is ast.If:  # as on the chip, where a mask of which nothing is known selects all
@@ -285,6 +285,17 @@ class Values:
             self.went_on[wanted.where] = True
         writes = self.picked_at.get((place.file, place.line), self.picked) != self.picked
         self.picked_at[place.file, place.line] = self.picked
+        if (
+            wanted is not None
+            and around is Around.FOR
+            and not writes
+            and bool(guess) != wanted.truth
+            and count == LOOP_READS
+        ):
+            self.warn(
+                f"{place.text}: a loop that ends by values of the chip, which are not computed (docs/values.md), goes its whole "
+                "length. Where it ends earlier, a step takes less than the figures say."
+            )
         # (A text that a `while True` writes has no length at which it ends.)
         waits = around is Around.ENDLESS or (around is Around.WHILE and not writes)
         limit = LOOP_READS if waits else OTHER_READS

@@ -56,8 +56,9 @@ def _loops(code: CodeType) -> tuple[tuple[int, int, bool], ...]:
 
 
 class Wanted(NamedTuple):
-    """Of the condition of a `while`, of an `assert`, or of an `if` that asks whether a mask selects anything, or a part of it: of which,
-    the truth of it with which the loop goes on, the check holds or the selection is made, and where it stands: file, line and column."""
+    """Of the condition of a `while`, of an `assert`, of an `if` that asks whether a mask selects anything, or of one that leaves a loop
+    (`ast.Break`), or a part of it: of which, the truth of it with which the loop goes on, the check holds, the selection is made or the
+    loop is left, and where it stands: file, line and column."""
 
     of: type[ast.AST]
     truth: bool
@@ -91,10 +92,16 @@ def _read_at(code: CodeType) -> dict[int, tuple[int, int, bool]]:
 @cache
 def _conditions(filename: str) -> tuple[tuple[type[ast.AST], ast.expr], ...]:
     return tuple(
-        (type(node), node.test)
+        (kind, node.test)
         for node in ast.walk(_tree(filename))
-        if isinstance(node, ast.While | ast.Assert) or (isinstance(node, ast.If) and _selects(node))
+        if isinstance(node, ast.While | ast.Assert | ast.If) and (kind := _kind(node)) is not None
     )
+
+
+def _kind(node: ast.While | ast.Assert | ast.If) -> type[ast.AST] | None:
+    if not isinstance(node, ast.If) or _selects(node):
+        return type(node)
+    return ast.Break if any(isinstance(line, ast.Break) for line in node.body) else None
 
 
 def _selects(node: ast.If) -> bool:

@@ -122,6 +122,30 @@ def test_a_loop_of_which_nothing_says_that_it_goes_on_goes_round_once() -> None:
     assert told == ["program.py:6:", "program.py:8:", "program.py:10:", "program.py:16:"]
 
 
+def test_a_solver_that_goes_its_whole_length_is_told() -> None:
+    """Conjugate gradients in a `for`, left where the error is small (gpytorch): its 1,000 rounds were told as a step's without a word. A
+    text that is written to its length is not told, nor a loop that is left at once."""
+    program, out = run("""
+        import torch
+        x, rounds = torch.randn(4, device="cuda"), [0] * 3
+        for k in range(300):
+            rounds[0] += 1
+            if k > 10 and bool(x.norm() < 1e-3):
+                break
+        for k in range(300):
+            rounds[1] += 1
+            token = torch.multinomial(x.softmax(0), 1)
+            if (x < token).all() and bool(x[0] < 0.0): break
+        for k in range(300):
+            for _ in range(2):
+                rounds[2] += 1
+                if (x > 0).all(): break
+        out = rounds
+    """)
+    assert out == [300, 300, 300]
+    assert [text.split()[0] for text in program.meta["warnings"] if "whole length" in text] == ["program.py:7:"]
+
+
 def test_checks_of_what_is_not_known_hold() -> None:
     """A solver asserts that its time goes on: of two numbers that nobody knows neither is more."""
     _, out = run("""

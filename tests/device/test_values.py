@@ -382,6 +382,20 @@ def test_a_mask_takes_over_what_another_one_says_of_what_it_selects() -> None:
     assert out == [[2100, 2100], [1250, 1250]]
 
 
+def test_of_a_large_matrix_that_is_mostly_zeros_it_is_known_how_many_are_not() -> None:
+    """A graph's normalised edges came from the host, and pyGAT had one between each two of 2,708 nodes: 6 GB for 0.1. What is written to
+    such a matrix is no zeros any more, as to weights that begin as zeros."""
+    _, out = run("""
+        import torch
+        edges = torch.eye(1000) * 0.25
+        weight = torch.zeros(1000, 1000).cuda()
+        out = [edges.cuda().nonzero().shape[0], weight.nonzero().shape[0]]
+        torch._foreach_add_([weight], [torch.randn(1000, 1000, device="cuda")])
+        out += [weight.nonzero().shape[0], torch.rand(1000, 1000).cuda().nonzero().shape[0]]
+    """)
+    assert out == [1000, 0, 1_000_000, 1_000_000]
+
+
 def test_a_sampler_takes_as_many_boxes_as_it_chose() -> None:
     """Mask R-CNN marks 128 boxes of one kind and 384 of another in masks of 2,005; all 2,005 went on to its heads."""
     _, out = run("""

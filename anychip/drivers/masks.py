@@ -270,6 +270,12 @@ def _scatter(values: Values, call: Call) -> list[Known]:
     return [Known(share=min(index.numel() / max(target.numel(), 1), 1.0), most=of(values, index).most)]
 
 
+@expected("nonzero")
+def _places(values: Values, call: Call) -> list[Known]:
+    """Where a mask is true is read as its end: who looks for where a text ends cuts it there, and its beginning would leave nothing of it."""
+    return [Known(guess=max(min(call.args[0].shape, default=1) - 1, 0))]
+
+
 @expected("index_put_", "_index_put_impl_")
 def _put(values: Values, call: Call) -> list[Known]:
     """Elements of a mask that are set by their numbers, as samplers of boxes do, to one value or to those of another mask. Of as many as

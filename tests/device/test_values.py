@@ -396,6 +396,21 @@ def test_of_a_large_matrix_that_is_mostly_zeros_it_is_known_how_many_are_not() -
     assert out == [1000, 0, 1_000_000, 1_000_000]
 
 
+def test_a_text_is_cut_at_its_end() -> None:
+    """Whisper looks for the first end of a text, which it was padded with: it read the second place, nothing was left of the text, and a score was
+    divided by its length."""
+    _, out = run("""
+        import torch
+        prompt = torch.tensor([[50258, 50259, 50359]], device="cuda")
+        words = torch.randn(1, 20, 51866, device="cuda").argmax(-1)
+        text = torch.nn.functional.pad(torch.cat([prompt, words], -1), (0, 1), value=50257)[0]
+        end = (text == 50257).nonzero()[0, 0]
+        grid = (torch.randn(5, 7, device="cuda") > 0).nonzero()
+        out = [text[3:end].tolist().__len__(), grid[0].tolist(), (prompt[0] == 50259).nonzero()[0, 0].item()]
+    """)
+    assert out == [20, [4, 4], 1]
+
+
 def test_a_sampler_takes_as_many_boxes_as_it_chose() -> None:
     """Mask R-CNN marks 128 boxes of one kind and 384 of another in masks of 2,005; all 2,005 went on to its heads."""
     _, out = run("""

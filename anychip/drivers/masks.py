@@ -270,14 +270,26 @@ def _scatter(values: Values, call: Call) -> list[Known]:
     return [Known(share=min(index.numel() / max(target.numel(), 1), 1.0), most=of(values, index).most)]
 
 
+@expected("nonzero")
+def _places(values: Values, call: Call) -> list[Known]:
+    """Where a mask is true is read as its end: who looks for where a text ends cuts it there, and its beginning would leave nothing of it."""
+    return [Known(guess=max(min(call.args[0].shape, default=1) - 1, 0))]
+
+
 @expected("index_put_", "_index_put_impl_")
 def _put(values: Values, call: Call) -> list[Known]:
-    """Elements of a mask that are set by their numbers, as samplers of boxes do: as many as there are numbers."""
+    """Elements of a mask that are set by their numbers, as samplers of boxes do, to one value or to those of another mask. Of as many as
+    were true it is these (`mask[mask.clone()] = inside`, as detectors match boxes), else they are any."""
     target, indices = call.args[:2]
-    value, before = certain(values, call.args[2]), share_of(values, target)
+    share, before = share_of(values, call.args[2]), share_of(values, target)
     given = [one for one in indices if one is not None]
-    if value not in (0, 1) or before is None or argument(call, 3, "accumulate") or any(map(_is_mask, given)):
+    if share is None or argument(call, 3, "accumulate") or any(map(_is_mask, given)):
         return []
     whole = [size for size, one in zip_longest(target.shape, indices) if one is None]
-    put = prod(torch.broadcast_shapes(*(one.shape for one in given))) * prod(whole) / max(target.numel(), 1)
-    return [Known(share=before + (value - before) * min(put, 1.0))]
+    elements = max(target.numel(), 1)
+    number = min(prod(torch.broadcast_shapes(*(one.shape for one in given))) * prod(whole), elements)
+    if before is None and number < elements:
+        return []
+    true = round((before or 0.0) * elements)
+    left = 0 if number in (true, elements) else true * (1 - number / elements)
+    return [Known(share=(left + share * number) / elements)]

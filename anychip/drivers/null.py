@@ -9,7 +9,7 @@ import torch
 
 from anychip.drivers.base import Block, Call
 from anychip.drivers.bounds import check as check_indices
-from anychip.drivers.expected import EXPECTED, keep, of
+from anychip.drivers.expected import EXPECTED, Known, keep, of
 from anychip.drivers.masks import BOTH, COMPARE, NEGATIONS
 from anychip.drivers.values import (
     CARRY,
@@ -160,7 +160,10 @@ class NullDriver:
             elif call.name in GUESS:
                 self.values.guess[address] = GUESS[call.name]
         for tensor, known in zip(written, expected, strict=False):
-            known.tell(self.values, tensor)
+            if call.name in COPIES and any(one.is_cpu for one in call.tensors):
+                self._tell_of_host(known, tensor)
+            else:
+                known.tell(self.values, tensor)
         if guess is not None:
             self.values.guess[written[0].untyped_storage().data_ptr()] = guess
 
@@ -301,7 +304,13 @@ class NullDriver:
             self.values.put(target, source)
             return
         self.values.forget(target.untyped_storage().data_ptr())
-        of(self.values, source).tell(self.values, target)
+        self._tell_of_host(of(self.values, source), target)
+
+    def _tell_of_host(self, known: Known, tensor: torch.Tensor) -> None:
+        """What a tensor of the host says of its copy holds until that is written to: weights may begin as zeros."""
+        known.tell(self.values, tensor)
+        if known.share is not None:
+            self.values.watch(tensor)
 
     def copy_out(self, source: torch.Tensor) -> torch.Tensor:
         return self.values.to_host(source)

@@ -59,6 +59,7 @@ CARRY: dict[str, Callable[[float, int], float]] = {
     "bitwise_not": lambda v, n: float(not v),
 }
 
+SPARSE = (torch.float32, torch.float64)  # of such a matrix that is mostly zeros it is known how many elements are none
 PICKS = frozenset({"multinomial", "argmax"})  # a loop in which one of these is called writes a text, token by token
 SAMPLE = 1024  # integers of the host that are kept of a larger tensor, to know how they are distributed
 NAMED = 3  # lines that a warning names
@@ -168,7 +169,7 @@ class Values:
             self.uniform.pop(address, None)
             make = torch.empty if is_whole(tensor) else torch.zeros
             self.real[address] = make(storage.nbytes(), dtype=torch.uint8, device="cpu")
-            self._note(tensor)
+            self.watch(tensor)
         alias = self.alias(tensor)
         assert alias is not None
         alias.copy_(value)
@@ -176,9 +177,10 @@ class Values:
     def fill(self, tensor: torch.Tensor, value: float) -> None:
         """What a chip tensor is a part of has one value."""
         self.uniform[tensor.untyped_storage().data_ptr()] = value
-        self._note(tensor)
+        self.watch(tensor)
 
-    def _note(self, tensor: torch.Tensor) -> None:
+    def watch(self, tensor: torch.Tensor) -> None:
+        """Be told of what writes to it, where that is not seen as it is."""
         storage = tensor.untyped_storage()
         if tensor.dtype not in INDEX_LIKE and storage.nbytes() > SMALL * tensor.element_size():
             self.unwatched.add(storage.data_ptr())
@@ -275,7 +277,7 @@ class Values:
         count = self.reads[place.file, place.line]
         self.reads[place.file, place.line] += 1
         around, wanted = waits_for()
-        if wanted is not None:
+        if wanted is not None and wanted.of is not ast.Break:
             if wanted.of is ast.Assert:
                 return wanted.truth
             if wanted.of is ast.If:  # as on the chip, where a mask of which nothing is known selects all
@@ -285,6 +287,17 @@ class Values:
             self.went_on[wanted.where] = True
         writes = self.picked_at.get((place.file, place.line), self.picked) != self.picked
         self.picked_at[place.file, place.line] = self.picked
+        if (
+            wanted is not None
+            and around is Around.FOR
+            and not writes
+            and bool(guess) != wanted.truth
+            and count == LOOP_READS
+        ):
+            self.warn(
+                f"{place.text}: a loop that ends by values of the chip, which are not computed (docs/values.md), goes its whole "
+                "length. Where it ends earlier, a step takes less than the figures say."
+            )
         # (A text that a `while True` writes has no length at which it ends.)
         waits = around is Around.ENDLESS or (around is Around.WHILE and not writes)
         limit = LOOP_READS if waits else OTHER_READS
@@ -415,8 +428,9 @@ def is_whole(tensor: torch.Tensor) -> bool:
 
 
 def share_of_host(source: torch.Tensor) -> float | None:
-    """What share of a mask of the host is true that is too large to be kept, as whatever type it comes: exactly, as what is selected by it is
-    often put in rows. None for what is no mask, or where nobody computed it."""
+    """What share of a mask of the host is true that is too large to be kept, as whatever type it comes, and of a matrix that is mostly zeros,
+    as of a graph's edges, is not: exactly, as what is selected by it is often put in rows. None for what is no mask, or where nobody computed
+    it."""
     elements = source.numel()
     if elements * source.element_size() <= KEPT or source.dtype.is_complex or source.layout != torch.strided:
         return None
@@ -428,7 +442,9 @@ def share_of_host(source: torch.Tensor) -> float | None:
         for size in reversed(source.shape):
             places.append(at % size)
             at = at // size
-        if set(source[tuple(places[::-1])].tolist()) != {0, 1}:
+        some = source[tuple(places[::-1])].tolist()
+        is_sparse = source.dtype in SPARSE and some.count(0) > SAMPLE // 2
+        if not is_sparse and set(some) != {0, 1}:
             return None
     return int(source.count_nonzero()) / elements
 

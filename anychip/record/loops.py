@@ -42,19 +42,23 @@ def loop_around(frame: FrameType | None) -> Around:
 
 @cache
 def _loops(code: CodeType) -> tuple[tuple[int, int, bool], ...]:
-    """First and last byte of each loop of a function, and whether it is a `for`: whatever jumps back to a FOR_ITER."""
+    """First and last byte of each loop of a function, and whether it is a `for`: whatever jumps back to a FOR_ITER, before which
+    EXTENDED_ARG stands where the loop is long."""
     found: dict[int, tuple[int, int, bool]] = {}
     instructions = {one.offset: one for one in dis.get_instructions(code)}
     for one in instructions.values():
         if "JUMP_BACKWARD" in one.opname and "NO_INTERRUPT" not in one.opname:  # that one waits for a coroutine
-            start = int(one.argval)
-            found[start] = (start, one.offset, instructions[start].opname == "FOR_ITER")  # the last is the loop's end
+            first = start = int(one.argval)
+            while instructions[first].opname == "EXTENDED_ARG":
+                first += 2  # bytes of an instruction
+            found[start] = (start, one.offset, instructions[first].opname == "FOR_ITER")  # the last is the loop's end
     return tuple(found.values())
 
 
 class Wanted(NamedTuple):
-    """Of the condition of a `while`, of an `assert`, or of an `if` that asks whether a mask selects anything, or a part of it: of which,
-    the truth of it with which the loop goes on, the check holds or the selection is made, and where it stands: file, line and column."""
+    """Of the condition of a `while`, of an `assert`, of an `if` that asks whether a mask selects anything, or of one that leaves a loop
+    (`ast.Break`), or a part of it: of which, the truth of it with which the loop goes on, the check holds, the selection is made or the
+    loop is left, and where it stands: file, line and column."""
 
     of: type[ast.AST]
     truth: bool
@@ -88,10 +92,16 @@ def _read_at(code: CodeType) -> dict[int, tuple[int, int, bool]]:
 @cache
 def _conditions(filename: str) -> tuple[tuple[type[ast.AST], ast.expr], ...]:
     return tuple(
-        (type(node), node.test)
+        (kind, node.test)
         for node in ast.walk(_tree(filename))
-        if isinstance(node, ast.While | ast.Assert) or (isinstance(node, ast.If) and _selects(node))
+        if isinstance(node, ast.While | ast.Assert | ast.If) and (kind := _kind(node)) is not None
     )
+
+
+def _kind(node: ast.While | ast.Assert | ast.If) -> type[ast.AST] | None:
+    if not isinstance(node, ast.If) or _selects(node):
+        return type(node)
+    return ast.Break if any(isinstance(line, ast.Break) for line in node.body) else None
 
 
 def _selects(node: ast.If) -> bool:

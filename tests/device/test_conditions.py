@@ -64,6 +64,20 @@ def test_a_condition_that_is_asked_for_each_parameter_is_no_loop_that_waits() ->
     assert sum(name.startswith("aten.mul_") for name in names(program)) == 0
 
 
+def test_a_long_loop_over_what_ends_is_no_loop_that_waits() -> None:
+    """A `for` of more than 255 instructions begins with another one: it was taken for a `while`, and a text that a long loop wrote began
+    to be read otherwise at its 200th token (MiniMind)."""
+    _, out = run(f"""
+        import torch
+        x, said = torch.randn(2, 4, device="cuda"), set()
+        for _ in range(300):
+            said.add(bool(x[0, 0] == x[1, 0]))
+            {"y = x.shape[0] + 1; " * 60}
+        out = list(said)
+    """)
+    assert out == [False]
+
+
 def test_a_number_of_which_nothing_is_known_is_compared_as_if_it_were_read() -> None:
     """A solver asserts that a time lies between two others, of which one was computed: 0 <= 1 <= 1."""
     _, out = run("""
@@ -106,6 +120,30 @@ def test_a_loop_of_which_nothing_says_that_it_goes_on_goes_round_once() -> None:
     assert out == [3, 3, 3, 3, 15, 4, 3]
     told = [text.split()[0] for text in program.meta["warnings"] if "go round once" in text]
     assert told == ["program.py:6:", "program.py:8:", "program.py:10:", "program.py:16:"]
+
+
+def test_a_solver_that_goes_its_whole_length_is_told() -> None:
+    """Conjugate gradients in a `for`, left where the error is small (gpytorch): its 1,000 rounds were told as a step's without a word. A
+    text that is written to its length is not told, nor a loop that is left at once."""
+    program, out = run("""
+        import torch
+        x, rounds = torch.randn(4, device="cuda"), [0] * 3
+        for k in range(300):
+            rounds[0] += 1
+            if k > 10 and bool(x.norm() < 1e-3):
+                break
+        for k in range(300):
+            rounds[1] += 1
+            token = torch.multinomial(x.softmax(0), 1)
+            if (x < token).all() and bool(x[0] < 0.0): break
+        for k in range(300):
+            for _ in range(2):
+                rounds[2] += 1
+                if (x > 0).all(): break
+        out = rounds
+    """)
+    assert out == [300, 300, 300]
+    assert [text.split()[0] for text in program.meta["warnings"] if "whole length" in text] == ["program.py:7:"]
 
 
 def test_checks_of_what_is_not_known_hold() -> None:

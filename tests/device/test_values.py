@@ -367,6 +367,50 @@ def test_the_best_of_several_vocabularies_are_no_ends_of_one() -> None:
     assert 1000 < out[0] < out[1] < 31000
 
 
+def test_a_mask_takes_over_what_another_one_says_of_what_it_selects() -> None:
+    """Detectors narrow a mask by one of what it selected: it still selected all, and YOLOX had other boxes than targets."""
+    _, out = run("""
+        import torch
+        boxes, out = torch.randn(8400, 4, device="cuda"), []
+        chosen = torch.zeros(8400, dtype=torch.bool, device="cuda")
+        chosen[torch.randperm(8400, device="cuda")[:5000]] = True
+        for mask in (boxes[:, 0] > 0, chosen):
+            inside = torch.randint(4, (boxes[mask].shape[0],), device="cuda") == 0
+            mask[mask.clone()] = inside
+            out.append([inside.sum().item(), boxes[mask].shape[0]])
+    """)
+    assert out == [[2100, 2100], [1250, 1250]]
+
+
+def test_of_a_large_matrix_that_is_mostly_zeros_it_is_known_how_many_are_not() -> None:
+    """A graph's normalised edges came from the host, and pyGAT had one between each two of 2,708 nodes: 6 GB for 0.1. What is written to
+    such a matrix is no zeros any more, as to weights that begin as zeros."""
+    _, out = run("""
+        import torch
+        edges = torch.eye(1000) * 0.25
+        weight = torch.zeros(1000, 1000).cuda()
+        out = [edges.cuda().nonzero().shape[0], weight.nonzero().shape[0]]
+        torch._foreach_add_([weight], [torch.randn(1000, 1000, device="cuda")])
+        out += [weight.nonzero().shape[0], torch.rand(1000, 1000).cuda().nonzero().shape[0]]
+    """)
+    assert out == [1000, 0, 1_000_000, 1_000_000]
+
+
+def test_a_text_is_cut_at_its_end() -> None:
+    """Whisper looks for the first end of a text, which it was padded with: it read the second place, nothing was left of the text, and a score was
+    divided by its length."""
+    _, out = run("""
+        import torch
+        prompt = torch.tensor([[50258, 50259, 50359]], device="cuda")
+        words = torch.randn(1, 20, 51866, device="cuda").argmax(-1)
+        text = torch.nn.functional.pad(torch.cat([prompt, words], -1), (0, 1), value=50257)[0]
+        end = (text == 50257).nonzero()[0, 0]
+        grid = (torch.randn(5, 7, device="cuda") > 0).nonzero()
+        out = [text[3:end].tolist().__len__(), grid[0].tolist(), (prompt[0] == 50259).nonzero()[0, 0].item()]
+    """)
+    assert out == [20, [4, 4], 1]
+
+
 def test_a_sampler_takes_as_many_boxes_as_it_chose() -> None:
     """Mask R-CNN marks 128 boxes of one kind and 384 of another in masks of 2,005; all 2,005 went on to its heads."""
     _, out = run("""

@@ -20,6 +20,7 @@ from anychip.figures import (
     RestsOn,
     TopOp,
     Window,
+    aside_s,
     batch_of,
     beyond_of,
     breakdown_of,
@@ -27,7 +28,6 @@ from anychip.figures import (
     called_in,
     compared_with,
     error_of,
-    evaluated_s,
     host_of,
     is_prompt,
     layers_of,
@@ -219,7 +219,7 @@ def forecast(program: Program, chip: Chip, *, tokens_per_step: float | None = No
     timeline = price(program, chip)
     found = find_steps(timeline.program)
     every_step = Window.of(timeline, found)
-    whole = every_step.settled(evaluated_s(timeline, every_step))
+    whole = every_step.settled(aside_s(timeline, every_step))
     window = whole.told()
     total = totals_of(timeline, window)
     step_time = window.step_time_s

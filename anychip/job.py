@@ -33,13 +33,13 @@ from anychip.figures import (
     TopOp,
     Window,
     added_s,
+    aside_s,
     batch_of,
     beyond_of,
     by_phase_of,
     called_in,
     compared_with,
     error_of,
-    evaluated_s,
     host_of,
     is_prompt,
     layers_of,
@@ -192,7 +192,7 @@ def parts_of(timeline: ClusterTimeline) -> list[Part]:
             )
         )
     evaluated = [
-        evaluated_s(rank.timeline, within)
+        aside_s(rank.timeline, within)
         for rank, window, within in zip(timeline.ranks, own, windows, strict=True)
         if window.steps
     ]

@@ -118,8 +118,9 @@ def inference_of(timeline: Timeline, window: Window) -> float:
     return _inference_s(timeline, inside, Marks(timeline.program)) / total if total else 0.0
 
 
-def evaluated_s(timeline: Timeline, window: Window) -> float:
-    """How much longer model calls without gradients take in the first of the window's two steps than in the other; of more none is asked."""
+def aside_s(timeline: Timeline, window: Window) -> float:
+    """How much longer what stands before a step's first forward, and model calls without gradients, take in the first of the window's two
+    steps than in the other; of more none is asked."""
     if len(window.steps) != 2:
         return 0.0
     marks = Marks(timeline.program)
@@ -128,8 +129,12 @@ def evaluated_s(timeline: Timeline, window: Window) -> float:
     begins, ends = marks.at[(changes == 1) & (depth == 1)], marks.at[(changes == -1) & (depth == 0)]
     begins = begins[: ends.size]
     took = timeline.done_s(ends) - timeline.done_s(begins) if ends.size else np.zeros(0)
-    first, last = (float(took[(begins >= one.begin) & (begins < one.end)].sum()) for one in window.steps)
-    return first - last
+    aside = []
+    for step in window.steps:
+        forward = step.forwards[0] if step.forwards else step.begin
+        before, begun = timeline.done_s(np.array([max(step.begin - 1, 0), max(forward - 1, 0)], np.int64))
+        aside.append(float(begun - before) + float(took[(begins >= forward) & (begins < step.end)].sum()))
+    return aside[0] - aside[1]
 
 
 def before_training(timeline: Timeline) -> tuple[int, float]:

@@ -50,10 +50,10 @@ class Window:
             first_s = float(after - before)
         return cls(steps, steps[0].kind, steps[0].begin, steps[-1].end, float(done[0]), float(done[-1]), times, first_s)
 
-    def settled(self, evaluated_s: float = 0.0) -> "Window":
+    def settled(self, aside_s: float = 0.0) -> "Window":
         """Without the second training step where it took longer than all after it, which are alike or come in rounds: it begins where the first has
-        ended, after which many programs do what they then do once in hundreds (a sample, an evaluation). evaluated_s: how
-        much longer model calls without gradients take in it than in the last, by which alone it is left out where only one comes after."""
+        ended, after which many programs do what they then do once in hundreds (a sample, an evaluation, a snapshot). aside_s: how
+        much longer what is no training takes in it than in the last, by which alone it is left out where only one comes after."""
         later = self.times_s[1:]
         if self.kind != "train" or not later:
             return self
@@ -61,7 +61,7 @@ class Window:
         alike = most <= (1 + UNEVEN) * least or rounds_of(later) is not None
         if not alike or second <= (1 + UNEVEN) * most:
             return self
-        if len(later) == 1 and evaluated_s < (second - most) / 2:
+        if len(later) == 1 and aside_s < (second - most) / 2:
             return self
         return replace(self._of(slice(1, None)), times_s=later, second_s=second)
 

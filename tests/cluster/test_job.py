@@ -236,10 +236,10 @@ def test_steps_that_are_unlike_are_told():
     assert trained(3).uneven == ""
 
 
-@pytest.mark.parametrize("count", [3, 4, 5])
-def test_what_a_rank_evaluates_after_the_first_step_is_in_none(count):
+@pytest.mark.parametrize(("count", "is_call"), [(3, True), (4, True), (5, True), (3, False)])
+def test_what_a_rank_evaluates_after_the_first_step_is_in_none(count, is_call):
     """Of 8 chips a step was 205 ms, on one 32: thirty passes after the first step were half of each; of more steps the time was the
-    median's, and the operations' 387% of it."""
+    median's, and the operations' 387% of it. A snapshot is no call of a model."""
 
     def rank(number, calls):
         one = Rank(number, 2, [((0, 1), "dp")])
@@ -247,7 +247,10 @@ def test_what_a_rank_evaluates_after_the_first_step_is_in_none(count):
             one.mark(Mark.FORWARD_BEGIN).compute(0.1).mark(Mark.FORWARD_END).mark(Mark.OPTIMIZER_BEGIN)
             one.run(one.call("allreduce_", 0, 10)).mark(Mark.OPTIMIZER_END)
             for _ in range(calls if step == 0 else 0):
-                one.mark(Mark.INFER_BEGIN).compute(0.05).mark(Mark.INFER_END)
+                if is_call:
+                    one.mark(Mark.INFER_BEGIN).compute(0.05).mark(Mark.INFER_END)
+                else:
+                    one.compute(0.05)
         return one
 
     plain, found = (forecast(job(rank(0, calls), rank(1, 0))) for calls in (0, 20))

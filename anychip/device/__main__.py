@@ -121,6 +121,7 @@ class Session:
             self.hooks.optimizers.tell(self.steps.complete)
         if not exit_code and not meta.get("stopped"):
             self._tell_what_may_have_ended_it()
+            self.hooks.optimizers.tell_unused()
         if self.runtime.collectives is not None and self.runtime.collectives.beside:
             meta["groups_beside"] = sorted(self.runtime.collectives.beside)
         program = self.runtime.recorder.program({

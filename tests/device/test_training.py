@@ -260,6 +260,28 @@ def test_a_backward_of_one_number_is_no_step_of_a_program_that_failed() -> None:
         """)
 
 
+@pytest.mark.parametrize("trains", [False, True])
+def test_a_program_that_caught_its_own_error_before_its_first_step_is_told_of(trains: bool) -> None:
+    """Its interrupted forward was told as a call of a model, with exit code 0 and no word of training."""
+    program, _ = run(f"""
+        import torch
+        def train():
+            model = torch.nn.Linear(64, 64).cuda()
+            optimizer = torch.optim.AdamW(model.parameters())
+            for step in range(2):
+                out = model(torch.randn(8, 64, device="cuda"))
+                if not {trains}:
+                    raise ValueError("no such label")
+                out.sum().backward()
+                optimizer.step()
+        try:
+            train()
+        except ValueError as error:
+            print(error)
+    """)
+    assert any("an optimizer (AdamW) that took no step" in text for text in program.meta["warnings"]) is not trains
+
+
 def test_an_optimizer_that_has_not_stepped_yet_is_told_and_one_that_shares_its_parameters_is_not() -> None:
     """A critic that takes three steps for each of the generator's ended the recording, without the generator, and nothing was said."""
     train = """

@@ -311,7 +311,7 @@ class Hooks:
         @wraps(original)
         def __init__(optimizer: Any, *args: Any, **kwargs: Any) -> None:
             original(optimizer, *args, **kwargs)
-            self.optimizers.made.add(optimizer)
+            self.optimizers.add(optimizer)
             self._own_optimizer.close()
 
         torch.optim.Optimizer.__init__ = __init__  # type: ignore[method-assign, assignment]

@@ -18,10 +18,16 @@ class Optimizers:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self.made: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._kinds: dict[str, None] = {}  # of all that there were
+        self._in_use = False  # one has stepped, on the chip or on the host
         self.to_be_used = False
         self._numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # of those that stepped
         self._beside: weakref.WeakSet[Any] = weakref.WeakSet()  # that have stepped on the host, for nothing on the chip
         self._resting: set[int] = set()  # parameters of models that work on the chip and rest on the host, by id
+
+    def add(self, optimizer: Any) -> None:
+        self.made.add(optimizer)
+        self._kinds[type(optimizer).__name__] = None
 
     def __contains__(self, optimizer: Any) -> bool:
         """Whether it has stepped for the chip."""
@@ -34,6 +40,7 @@ class Optimizers:
     def begins(self, optimizer: Any) -> int | None:
         """The number of one that steps; None where it does so on the host, for nothing on the chip."""
         parameters = parameters_of(optimizer)
+        self._in_use = True
         if is_on_host(parameters):
             known = optimizer in self or not self._resting.isdisjoint(map(id, parameters))
             if not parameters or not (known or self._steps_for_chip(optimizer)):
@@ -60,6 +67,14 @@ class Optimizers:
             and (ids := {id(one) for one in parameters_of(optimizer) if (on_host or one.device.type != "cpu") and one.requires_grad})
             and stepped.isdisjoint(ids)
         ]  # fmt: skip
+
+    def tell_unused(self) -> None:
+        """Say so where none has stepped, of a program that ended as if nothing were wrong."""
+        if self._kinds and not self._in_use:
+            self.recorder.warn(
+                f"The program made an optimizer ({', '.join(self._kinds)}) that took no step, and ended by itself: figures are of calls of a model "
+                "alone. If it was to train, what it printed says why it did not: an error that it caught, or no data."
+            )
 
     def tell(self, steps: int) -> None:
         """Say of optimizers that took no step while others took so many, and of what they do once in more of them."""

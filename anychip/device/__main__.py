@@ -122,8 +122,10 @@ class Session:
         if not exit_code and not meta.get("stopped"):
             self._tell_what_may_have_ended_it()
             self.hooks.optimizers.tell_unused()
-        if self.runtime.collectives is not None and self.runtime.collectives.beside:
-            meta["groups_beside"] = sorted(self.runtime.collectives.beside)
+        if self.runtime.collectives is not None:
+            meta["bucket_blocks"] = sorted(self.runtime.collectives.buckets)
+            if self.runtime.collectives.beside:
+                meta["groups_beside"] = sorted(self.runtime.collectives.beside)
         program = self.runtime.recorder.program({
             "argv": self.config["argv"], "module": self.config["module"], "chip": self.runtime.chip.id, "host": self.config["host"],
             "allocator": self.runtime.memory.settings,

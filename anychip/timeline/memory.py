@@ -79,7 +79,8 @@ def memory(program: Program) -> Memory:
     first forward and alive at the end of the second step (of an only one), or of the tape (registered ones, caches, data), and where nothing is trained
     what outlives the call that it was made in, or the second after it (caches of keys and values, outputs); of a recording that names no parameters, both are parameters, but of one that calls no module and trains
     nothing other;
-    gradients: born in a backward and alive when it ends, unless it makes a graph for another, or there from the start (one block of all) and what an optimizer steps by;
+    gradients: born in a backward and alive when it ends, unless it makes a graph for another, or there from the start (one block of all) and what an optimizer steps by,
+    or kept for longer than a step and what backwards reduce in (DistributedDataParallel's buckets);
     optimizer: born in an optimizer step and alive when it ends, or had by an optimizer before; activations: born in
     a forward and kept for its backward, flowing through a backward, or kept for one that goes through its graph; workspace: born in a forward and gone before it
     ends. Inputs, temporaries outside of phases, and what a forward makes for longer than the step after it are other.
@@ -159,23 +160,26 @@ def kinds_of(program: Program, of: Lives) -> npt.NDArray[np.int64]:
         ends = np.append(ends, ends.max(initial=done - 1))
         over = ends[np.searchsorted(ends, of.born)]
         kind[(phase == made_in) & (of.died > over) & ~np.isin(over, graphs)] = KINDS.index(name)
-    # What outlives a whole step after its own is kept for itself, and for no backward: DistributedDataParallel's buckets, caches.
+    # What outlives a whole step after its own is kept for itself, and for no backward: caches.
     trained = np.array([step.end for step in steps if step.kind == "train"], np.int64)
     next_end = np.append(trained, (size + 1, size + 1))[np.searchsorted(trained, of.born, side="right") + 1]
-    kind[(phase == Phase.FORWARD) & (of.died >= next_end)] = KINDS.index("other")
-    states, gradients, named, replaced = (
+    states, gradients, buckets, named, replaced = (
         np.isin(of.block, program.meta.get(name, []))
-        for name in ("state_blocks", "gradient_blocks", "parameter_blocks", "replaced_blocks")
+        for name in ("state_blocks", "gradient_blocks", "bucket_blocks", "parameter_blocks", "replaced_blocks")
     )
+    kept = (phase == Phase.FORWARD) & (of.died >= next_end)
+    kind[kept] = KINDS.index("other")
+    kind[kept & buckets] = KINDS.index("gradients")
+    early = (of.born < first_forward) & (of.died >= first_end)
     # The first batch outlives its step, until the second has come: what stays is there when that one's step ends, too.
-    lasting = (of.born < first_forward) & (of.died >= (steps[1].end if len(steps) > 1 else first_end))
+    lasting = early & (of.died >= (steps[1].end if len(steps) > 1 else first_end))
     # Of one that ended before a module was called or an optimizer stepped nothing tells which are parameters; without either there
     # are none.
     has_model = marks.what.size or program.modules or program.meta.get("exit_code") or program.meta.get("interrupted")
     unnamed = "parameters" if has_model else "other"
     kind[lasting] = KINDS.index("buffers" if program.meta.get("parameter_blocks") else unnamed)
     kind[lasting & states] = KINDS.index("optimizer")
-    kind[lasting & gradients] = KINDS.index("gradients")
+    kind[lasting & gradients | early & buckets] = KINDS.index("gradients")
     kind[named & (of.born < first_end) & (of.died >= first_end)] = KINDS.index("parameters")
     kind[replaced & (of.died <= first_forward)] = KINDS.index("parameters")
     return kind

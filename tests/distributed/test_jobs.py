@@ -15,6 +15,7 @@ from anychip.network import Fabric, collective_of
 from anychip.record import Kind, Mark
 from anychip.record.steps import find_steps
 from anychip.spec import load_chip
+from anychip.timeline.memory import memory
 from tests.distributed.jobs import PROGRAMS, collectives, job
 
 
@@ -23,6 +24,12 @@ def test_a_job_of_one_finds_the_environment_of_torchrun_too() -> None:
         job("ddp.py", 1)
     (step, *_) = find_steps(job("ddp.py", 1, is_job=True))
     assert step.kind == "train"
+
+
+def test_buckets_of_gradients_are_gradients() -> None:
+    """They were "inputs, others", as much as all gradients again."""
+    held = memory(job("ddp.py", 2).ranks[0]).by_kind
+    assert held["gradients"] == pytest.approx(2 * held["parameters"], rel=0.01)
 
 
 def test_data_parallel_replicas_are_one_class_apart_from_the_one_that_prints() -> None:

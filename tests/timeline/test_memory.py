@@ -101,8 +101,9 @@ def test_what_a_backward_leaves_to_another_is_kept_for_that(graph, name):
     assert {kind: size for kind, size in held.by_kind.items() if size} == {"parameters": 100, name: 300}
 
 
-def test_buckets_that_a_forward_makes_are_no_activations():
-    """DistributedDataParallel makes its buckets anew in the second forward, and keeps them."""
+@pytest.mark.parametrize(("buckets", "name"), [([], "other"), ([2], "gradients")])
+def test_buckets_that_a_forward_makes_are_no_activations(buckets, name):
+    """DistributedDataParallel makes its buckets anew in the second forward, and keeps them; they were "inputs, others"."""
 
     def step(*made):
         return [
@@ -111,9 +112,13 @@ def test_buckets_that_a_forward_makes_are_no_activations():
             w(Kind.OPTIMIZER, 0), mark(Mark.OPTIMIZER_BEGIN), w(OP, 0), mark(Mark.OPTIMIZER_END),
         ]  # fmt: skip
 
-    held = memory(program([w(ALLOC, 0), w(OP, 0), *step(), *step(2), *step()], OPS, [100, 30, 50]))
-    kinds = {name: size for name, size in held.by_kind.items() if size}
-    assert kinds == {"parameters": 100, "activations": 30, "other": 50}
+    words = [w(ALLOC, 0), w(OP, 0), *step(), *step(2), *step()]
+    held = memory(program(words, OPS, [100, 30, 50], meta={"parameter_blocks": [0], "bucket_blocks": buckets}))
+    assert {kind: size for kind, size in held.by_kind.items() if size} == {
+        "parameters": 100,
+        "activations": 30,
+        name: 50,
+    }
 
 
 def test_what_a_program_held_that_failed_midway_whether_or_not_its_interpreter_gives_it_back():

@@ -23,6 +23,7 @@ from anychip.device.insides._torch import Engine
 from anychip.device.insides._torch_host import implement
 from anychip.device.ops.kernels import canonical, flat_tensors
 from anychip.device.runtime import Runtime
+from anychip.device.steps.blocks import blocks_of
 from anychip.drivers.values import KEPT, SMALL
 from anychip.errors import Deadlock
 from anychip.record import Kind, Op, word
@@ -76,6 +77,7 @@ class Collectives:
         self.late: list[tuple[Call, torch.Tensor]] = []  # of the receive that is being issued
         self.gathered: list[torch.Tensor] = []
         self.unwaited: list[Pending] = []  # called by C++ in a backward: whoever called waits at its end
+        self.buckets: set[int] = set()  # blocks of what is reduced so where it lies
         self._place = -1
         self._batch_start = 0
         self._lines: dict[tuple[Any, ...], int] = {}  # of hosts' collectives, each with a stream of its own
@@ -138,6 +140,8 @@ class Collectives:
             work.source = self._next_source(call)
         if event is not None and self.batch is None and called_by_autograd():
             self.unwaited.append(work)
+            if call.inputs is call.outputs:
+                self.buckets.update(blocks_of(call.inputs, self.runtime.tensors))
         return work
 
     def _next_source(self, call: Call) -> int:

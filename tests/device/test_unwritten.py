@@ -60,3 +60,23 @@ def test_what_is_no_weight_or_was_loaded_is_as_it_was_computed() -> None:
     ]
     """)
     assert out == [True] * 7
+
+
+def test_other_tensors_of_the_host_are_as_without() -> None:
+    """Sparse ones have no number of bytes; transforms of torch.func and fake tensors no storage."""
+    _, out = run(f"""{MODEL}
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    large = torch.randn(3000, 3000)
+    layer = nn.Linear(WIDTH, 1024)
+    vector = torch.nn.utils.parameters_to_vector(layer.parameters())
+    torch.nn.utils.parametrizations.weight_norm(layer)
+    layer(torch.ones(2, WIDTH)).nan_to_num().sum().backward()
+    with FakeTensorMode():
+        fake = nn.Parameter(torch.empty(WIDTH, WIDTH)).data.normal_().half()
+    kinds = [torch.eye(4).to_sparse().mul_(2.0).clone(), torch.eye(4).to_sparse_csr().mul_(2.0).half(), torch.nested.nested_tensor([torch.ones(2)]).clone()]
+    out = [
+        torch.func.vmap(lambda x: x.clone().mul_(2.0))(large).equal(large * 2), torch.func.grad(lambda x: x.clone().mul_(2.0).sum())(large).sum().item(),
+        vector.shape[0], list(fake.shape), len(kinds), nn.Linear(WIDTH, WIDTH).share_memory().weight.is_shared(),
+    ]
+    """)
+    assert out == [True, 18e6, 1024 * 8192 + 1024, [8192, 8192], 3, True]

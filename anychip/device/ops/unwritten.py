@@ -58,7 +58,9 @@ def _before(name: str, function: Callable[..., torch.Tensor | None]) -> None:
 
 def _storage(tensor: torch.Tensor) -> Any:
     """Of many numbers of the host, else None."""
-    if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.nbytes < LEAST or not tensor.is_floating_point():
+    if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.layout != torch.strided:
+        return None
+    if not tensor.is_floating_point() or tensor.numel() * tensor.element_size() < LEAST:
         return None
     try:
         return tensor.untyped_storage()
@@ -74,7 +76,7 @@ def _fill(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor | None:
     storage = _storage(tensor)
     if storage is None or not (hasattr(storage, "unwritten") or isinstance(tensor, Parameter)):
         return None  # data of the program's
-    storage.unwritten = tensor.nbytes == storage.nbytes()
+    storage.unwritten = tensor.nbytes == storage.nbytes()  # a part says nothing of the others
     return tensor
 
 

@@ -127,6 +127,11 @@ def test_targets_keep_their_order():
         (["--on", "h100", "--trace", "/", __file__], ["is a folder"]),
         (["--on", "h100", "--json", __file__, __file__], ["--json", "would write over"]),
         (
+            ["--on", "h100", "--trace", "-", __file__],
+            ["--trace is not written to stdout: name a file."],
+        ),  # a file was called -
+        (["--on", "h100", "--memory-snapshot", "-", __file__], ["--memory-snapshot is not written to stdout"]),
+        (
             ["--on", "h100", "--json", "x.json", "--trace", "./x.json", __file__],
             ["--json and --trace would both write ./x.json"],
         ),

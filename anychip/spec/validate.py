@@ -16,6 +16,7 @@ from anychip.spec.toml import Document
 from anychip.spec.units import BOUNDS, UNITS, to_si, units_of
 
 _ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\Z")
+YEARS = 1990, 2035  # of what a file may tell: others are typing errors
 _DATE = re.compile(r"(\d{4})(?:-(0[1-9]|1[0-2])(?:-(0[1-9]|[12]\d|3[01]))?)?\Z")
 _FIGURE_KEYS = ("value", "unit", "src", "kind", "date", "note")
 WORDS = ("unknown", "none")
@@ -106,8 +107,11 @@ class _Walk:
             yield self._wrong(here, "a web address", value, "https://...")
 
     def date(self, value: Any, field: Field, here: str) -> Iterator[Problem]:
-        if not isinstance(value, str) or not (match := _DATE.match(value)) or not 1990 <= int(match[1]) <= 2035:
+        first, last = YEARS
+        if not isinstance(value, str) or not (match := _DATE.match(value)):
             yield self._wrong(here, 'a date as text, "2026-11-23", "2026-11" or "2026"', value)
+        elif not first <= int(match[1]) <= last:
+            yield self._wrong(here, f"a date of {first} to {last}", value)
 
     def integer(self, value: Any, field: Field, here: str) -> Iterator[Problem]:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1_000_000:

@@ -163,9 +163,7 @@ def forecast(args: argparse.Namespace) -> int:
     argv = _program(args)
     outputs = {name: getattr(args, name) for name in ("json", "trace", "save", "memory_snapshot")}
     check_apart(outputs, [args.load or argv[0]])
-    for name, path in outputs.items():
-        if path == "-" and name != "json":
-            raise BadUse(f"--{name.replace('_', '-')} is not written to stdout: name a file.")
+    for path in outputs.values():
         check_writable(path)
     from anychip import api, report
     from anychip.report.progress import Progress

@@ -287,6 +287,8 @@ def test_no_result_is_written_over_a_source(argv, tmp_path, monkeypatch, capsys)
     ("argv", "told"),
     [
         (["audit", ".", "--json", "x", "--sarif", "./x"], "--json and --sarif would both write ./x."),
+        (["audit", ".", "--html", "-"], "--html is not written to stdout: name a file."),
+        (["measure", "--out", "-"], "--out is not written to stdout: name a file."),
         (["audit", "list", "--json", "list"], "--json list would write over what is read."),
         (["port", ".", "--json", "no/x"], "no/x: there is no folder no."),
     ],

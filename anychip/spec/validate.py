@@ -81,7 +81,10 @@ class _Walk:
         for key, child in node.children.items():
             if child.field and child.field.required and key not in value:
                 here = f"{path}.{key}" if path else key
-                yield self.doc.problem(here, "missing", f"{child.field.about}")
+                told = [word for word in child.field.choices if word not in child.field.about]
+                yield self.doc.problem(
+                    here, "missing", child.field.about + (f" One of {', '.join(told)}." if told else "")
+                )
 
     def field(self, value: Any, field: Field, here: str) -> Iterator[Problem]:
         yield from _CHECKS[field.type](self, value, field, here)

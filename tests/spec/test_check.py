@@ -32,6 +32,13 @@ def test_a_year_that_cannot_be_is_told_by_what_may(write: Write) -> None:
     )
 
 
+def test_a_missing_word_is_told_with_those_that_may_stand_there(tmp_path: Path) -> None:
+    """ "role: missing (Where it is used.)" left to guess what a link's file wants."""
+    file = tmp_path / "my-link.toml"
+    file.write_text('schema_version = 1\nid = "my-link"\n[wire]\n')
+    assert "role: missing (Where it is used. One of scale_up, scale_out, host.)" in messages(file)
+
+
 def test_a_folder_without_anything_to_check_has_not_passed(tmp_path: Path) -> None:
     """A folder that was mistaken for another had no problems."""
     with pytest.raises(BadUse, match=f"nothing to check in {tmp_path}: no .toml"):

@@ -323,12 +323,15 @@ def _recorded(program: Argv, chip: Chip, options: Mapping[str, Any]) -> Program 
 
 
 RANKS = re.compile(r"\b(LOCAL_RANK|RANK|WORLD_SIZE|MASTER_ADDR)\b")
+AT_END = "EOFError: EOF when reading a line"  # what `input()` raises
 MADE = re.compile(r"FileExistsError|already exists|not empty")  # what a program says of files that are in its way
 
 
 def _hint(place: Place, said: str, passed: bool = False) -> str:
-    """For a program that failed on one chip and speaks of ranks, and for one that finds what a rank or a recording before it made. passed:
-    it did not fail on another chip."""
+    """For a program that failed on one chip and speaks of ranks, for one that asks its user, and for one that finds what a rank or a
+    recording before it made. passed: it did not fail on another chip."""
+    if AT_END in said:
+        return " Nothing is on its stdin, as it may run more than once: give what it asks for by an argument or a file."
     if not place.is_job and RANKS.search(said):
         return f" Is it one of several ranks? Then: --on {place.chip.id}:8"
     if MADE.search(said) and (place.is_job or passed):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from anychip.errors import BadUse
 
+TO_STDOUT = ("json", "sarif")  # outputs, by their options, that `-` writes there
 SOURCES = (".py", ".ipynb", ".toml", ".sh", ".cu")  # of files that no result is written over
 
 
@@ -50,12 +51,15 @@ def check_writable(path: str | None, sources: tuple[str, ...] = SOURCES) -> None
 
 
 def check_apart(outputs: Mapping[str, str | None], read: Iterable[str]) -> None:
-    """Raise BadUse where two outputs, by the names of their options, are one file, or one is a file that is read."""
+    """Raise BadUse where two outputs, by the names of their options, are one file, one is a file that is read, or one would be a file
+    called `-`, which others take for stdout."""
     told = {os.path.realpath(path): "" for path in read}
     for name, path in outputs.items():
+        option = f"--{name.replace('_', '-')}"
+        if path == "-" and name not in TO_STDOUT:
+            raise BadUse(f"{option} is not written to stdout: name a file.")
         if path is None or path == "-":
             continue
-        option = f"--{name.replace('_', '-')}"
         other = told.setdefault(os.path.realpath(path), option)
         if not other:
             raise BadUse(f"{option} {path} would write over what is read.")

@@ -127,6 +127,11 @@ def test_targets_keep_their_order():
         (["--on", "h100", "--trace", "/", __file__], ["is a folder"]),
         (["--on", "h100", "--json", __file__, __file__], ["--json", "would write over"]),
         (
+            ["--on", "h100", "--trace", "-", __file__],
+            ["--trace is not written to stdout: name a file."],
+        ),  # a file was called -
+        (["--on", "h100", "--memory-snapshot", "-", __file__], ["--memory-snapshot is not written to stdout"]),
+        (
             ["--on", "h100", "--json", "x.json", "--trace", "./x.json", __file__],
             ["--json and --trace would both write ./x.json"],
         ),
@@ -282,6 +287,8 @@ def test_no_result_is_written_over_a_source(argv, tmp_path, monkeypatch, capsys)
     ("argv", "told"),
     [
         (["audit", ".", "--json", "x", "--sarif", "./x"], "--json and --sarif would both write ./x."),
+        (["audit", ".", "--html", "-"], "--html is not written to stdout: name a file."),
+        (["measure", "--out", "-"], "--out is not written to stdout: name a file."),
         (["audit", "list", "--json", "list"], "--json list would write over what is read."),
         (["port", ".", "--json", "no/x"], "no/x: there is no folder no."),
     ],

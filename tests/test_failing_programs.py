@@ -295,6 +295,38 @@ def test_sys_exit_keeps_its_code(code):
     assert "Traceback" not in done.err
 
 
+@pytest.mark.parametrize(("code", "on"), [(0, "h100"), (3, "h100:2")])
+def test_a_program_that_leaves_by_os_exit_is_priced_and_keeps_its_code(code, on, tmp_path):
+    """Python's end is not reached: all that it did was lost, and 0 was an exit code 1 of the program's own."""
+    program = tmp_path / "leaves.py"
+    program.write_text(
+        "import os, torch\n"
+        "model = torch.nn.Linear(64, 64, device='cuda')\n"
+        "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "for _ in range(2):\n"
+        "    model(torch.zeros(8, 64, device='cuda')).sum().backward()\n"
+        "    optimizer.step()\n"
+        "if os.fork() == 0:\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+        f"os._exit({code})\n"
+    )
+    done = forecast(program, on=(on,))
+    assert done.returncode == code, done.err
+    assert "step time" in done.out
+    assert "Traceback" not in done.err
+    assert ("ended with exit code 3 after 2 steps at leaves.py:10;" in " ".join(done.out.split())) == (code == 3)
+
+
+def test_a_program_that_asks_its_user_is_told_that_nothing_is_on_stdin(tmp_path):
+    """No page and no message said that what is piped to it does not arrive."""
+    program = tmp_path / "asks.py"
+    program.write_text("import torch\ntorch.zeros(8, device='cuda')\ninput('name? ')\n")
+    done = forecast("--quiet", program)
+    assert done.returncode == 1
+    assert "EOFError: EOF when reading a line (asks.py:3) Nothing is on its stdin" in done.err
+
+
 def test_a_host_without_memory_for_a_model_is_told_from_a_chip_without(tmp_path):
     """A model made on the CPU takes this machine's memory: torch's own words said nothing of where to make it."""
     program = tmp_path / "large.py"

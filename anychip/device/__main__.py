@@ -20,7 +20,7 @@ import time
 import traceback
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from anychip import __version__
 from anychip.device.distributed.bystanders import THROUGH, Through, called, leave
@@ -31,7 +31,7 @@ from anychip.device.distributed.stages import Stages
 from anychip.device.files.kept import SLEEP
 from anychip.device.files.saved import Saved
 from anychip.device.launch import DRAFT, REFUSED, STANDS, TORCH_UNFIT
-from anychip.device.parent import POLL_S, end_with_parent, watch
+from anychip.device.parent import EXIT, POLL_S, end_with_parent, watch
 from anychip.device.traces import causes_of, print_program_traceback
 from anychip.errors import INTERRUPTED, UnsupportedProgram, UnsupportedTorch
 from anychip.network import Fabric
@@ -182,7 +182,7 @@ class Session:
         sys.stderr.flush()
         if self.forked:
             self._ended().touch()
-        os._exit(0)
+        EXIT(0)
 
     def _is_first_forked(self) -> bool:
         """Whether this process, which the program forked, is the first to have done what was to be recorded (Hogwild's training, a server's
@@ -214,7 +214,7 @@ class Session:
         while not self._ended().exists():
             SLEEP(POLL_S)
         SLEEP(GRACE_S)
-        os._exit(0)
+        EXIT(0)
 
     # ------------------------------------------------------------ one of many ranks
 
@@ -240,7 +240,7 @@ class Session:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(code)
+            EXIT(code)
 
     def _become(self, rank: Rank, tokens: tuple[int, int]) -> None:
         """Be this rank: its environment as `torchrun` sets it, its files, its mail."""
@@ -316,11 +316,11 @@ class Session:
                 f"the program joins {size} ranks, and {world} chips were asked for. Ask for as many chips as it "
                 f"starts ranks (--on CHIP:{size}), or tell it to start {world}."
             )
-            os._exit(UnsupportedProgram.exit_code)
+            EXIT(UnsupportedProgram.exit_code)
         if rank == (self.rank or 0):
             self._adopt(is_forked)
         elif is_forked:
-            os._exit(0)  # another rank, forked by the program
+            EXIT(0)  # another rank, forked by the program
 
     def run(self) -> int:
         """Run the program to its end, or to the step that ends it; returns its exit code."""
@@ -328,6 +328,7 @@ class Session:
         sys.argv = list(argv)
         seed_host()
         os.register_at_fork(after_in_parent=self._watch, after_in_child=_end_as_others)
+        os._exit = self._exit
         try:
             hear_the_end()
             if module:
@@ -356,6 +357,17 @@ class Session:
             self._failed(error, f"{type(error).__name__}: {error}")
             return 1
         return 0
+
+    def _exit(self, status: int) -> NoReturn:
+        """What `os._exit` does in the program: nothing of Python's end is done, but for keeping the recording."""
+        try:
+            if os.getpid() == self.pid and not self.saved:
+                if status:
+                    self._unfold()
+                    self.failed_at = user_place()
+                self.save(status)
+        finally:
+            EXIT(status)
 
     def _refuse(self, reason: str) -> None:
         """Tell who started this process that it is not the program that failed."""
@@ -494,4 +506,4 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    EXIT(code)

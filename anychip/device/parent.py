@@ -8,6 +8,7 @@ import threading
 from anychip.device.files.kept import SLEEP
 
 POLL_S = 0.5  # between looks whether a process is to end
+EXIT = os._exit  # the real one, taken before a program finds ours, which keeps what it did
 
 
 def end_with_parent(parent: int) -> None:
@@ -18,7 +19,7 @@ def end_with_parent(parent: int) -> None:
     except AttributeError:  # no Linux
         watch(parent)
     if os.getppid() != parent:
-        os._exit(1)
+        EXIT(1)
 
 
 def watch(parent: int) -> None:
@@ -28,6 +29,6 @@ def watch(parent: int) -> None:
     def look() -> None:
         while os.getppid() == parent:
             SLEEP(POLL_S)
-        os._exit(1)
+        EXIT(1)
 
     threading.Thread(target=look, daemon=True).start()

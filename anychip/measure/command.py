@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 
 from anychip.arguments import positive
-from anychip.whole import check_writable
+from anychip.whole import check_apart, check_writable
 
 MEASURE = """\
 How fast is this device really? About ten minutes of microbenchmarks through torch's public functions: products by dtype
@@ -40,6 +40,7 @@ def add_parser(sub: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_apart({"out": args.out, "chip": args.chip}, [])
     check_writable(args.out)
     from anychip.measure.run import measure
 

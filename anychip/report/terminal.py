@@ -34,6 +34,7 @@ WIDE = 100  # from here on a table of numbers of chips has costs, too
 UNBROKEN = 10_000  # wider than any row
 PIPE_WIDTH = 100  # where the output is no terminal
 TOP_OPS = 8
+SEVERAL = "of several shapes"
 CRUMB = 1e-3  # of the peak or the chip's time: a kind of memory or a phase below that is not shown
 LONGER = 1.5  # a first call that takes so many times as long as the others does something else: it reads a prompt
 STARTING = 0.95  # where steps take less of the peak than this, it was when the program started
@@ -340,12 +341,38 @@ def _of_step(time_s: float, forecast: "Forecast") -> str:
 def _ranked(forecasts: Sequence["Forecast"]) -> list[list["TopOp | None"]]:
     """For the operations that matter most anywhere, largest share first: each target's, None where it has none in the step that
     its figures are of."""
-    every = [{(op.name, op.shape): op for op in forecast.all_ops} for forecast in forecasts]
+    every = _comparable(forecasts)
     shares: dict[tuple[str, str], float] = {}
-    for forecast in forecasts:
-        for op in forecast.top_ops:
-            shares[op.name, op.shape] = max(shares.get((op.name, op.shape), 0.0), op.share)
+    for ops in every:
+        for key in sorted(ops, key=lambda key: -ops[key].share)[:TOP_OPS]:
+            shares[key] = max(shares.get(key, 0.0), ops[key].share)
     return [[ops.get(op) for ops in every] for op in sorted(shares, key=lambda op: -shares[op])[:TOP_OPS]]
+
+
+def _comparable(forecasts: Sequence["Forecast"]) -> list[dict[tuple[str, str], "TopOp"]]:
+    """Each target's operations by name and shape. Where targets are told by steps that are not the same (one call of generated text, which
+    has shapes of its own, and the mean of all), those of one name whose shapes are not as often in each are one row."""
+    every = [{(op.name, op.shape): op for op in forecast.all_ops} for forecast in forecasts]
+    if all(forecast.told == forecasts[0].told for forecast in forecasts):
+        return every
+    names = [{name for name, _ in ops} for ops in every]
+    unlike: dict[str, list[tuple[str, str]]] = {}
+    for key in dict.fromkeys(key for ops in every for key in ops):
+        times = [ops[key].count if key in ops else 0.0 for ops, has in zip(every, names, strict=True) if key[0] in has]
+        if max(times) - min(times) > CRUMB * max(times):
+            unlike.setdefault(key[0], []).append(key)
+    for ops in every:
+        for name, keys in unlike.items():
+            found = [ops.pop(key) for key in keys if key in ops] if len(keys) > 1 else []
+            if found:
+                ops[name, SEVERAL] = _together(found)
+    return every
+
+
+def _together(ops: Sequence["TopOp"]) -> "TopOp":
+    """Operations of one name as one, of which the first says why it takes its time."""
+    count, time_s, share = (sum(getattr(op, field) for op in ops) for field in ("count", "time_s", "share"))
+    return replace(ops[0], shape=SEVERAL, count=count, time_s=time_s, share=share)
 
 
 def _short(name: str) -> str:

@@ -76,7 +76,10 @@ def _files(paths: Sequence[str | Path]) -> Iterator[Path]:
         )
     for place in map(Path, paths):
         if place.is_dir():
-            yield from sorted(file for file in place.rglob("*") if file.suffix == ".toml" or _is_table(file))
+            found = sorted(file for file in place.rglob("*") if file.suffix == ".toml" or _is_table(file))
+            if not found:
+                raise BadUse(f"there is nothing to check in {place}: no .toml and no table of measurements.")
+            yield from found
         else:
             yield place.resolve() if place.is_file() else place
 

@@ -16,6 +16,7 @@ from anychip.spec.toml import Document
 from anychip.spec.units import BOUNDS, UNITS, to_si, units_of
 
 _ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\Z")
+YEARS = 1990, 2035  # of what a file may tell: others are typing errors
 _DATE = re.compile(r"(\d{4})(?:-(0[1-9]|1[0-2])(?:-(0[1-9]|[12]\d|3[01]))?)?\Z")
 _FIGURE_KEYS = ("value", "unit", "src", "kind", "date", "note")
 WORDS = ("unknown", "none")
@@ -80,7 +81,10 @@ class _Walk:
         for key, child in node.children.items():
             if child.field and child.field.required and key not in value:
                 here = f"{path}.{key}" if path else key
-                yield self.doc.problem(here, "missing", f"{child.field.about}")
+                told = [word for word in child.field.choices if word not in child.field.about]
+                yield self.doc.problem(
+                    here, "missing", child.field.about + (f" One of {', '.join(told)}." if told else "")
+                )
 
     def field(self, value: Any, field: Field, here: str) -> Iterator[Problem]:
         yield from _CHECKS[field.type](self, value, field, here)
@@ -106,8 +110,11 @@ class _Walk:
             yield self._wrong(here, "a web address", value, "https://...")
 
     def date(self, value: Any, field: Field, here: str) -> Iterator[Problem]:
-        if not isinstance(value, str) or not (match := _DATE.match(value)) or not 1990 <= int(match[1]) <= 2035:
+        first, last = YEARS
+        if not isinstance(value, str) or not (match := _DATE.match(value)):
             yield self._wrong(here, 'a date as text, "2026-11-23", "2026-11" or "2026"', value)
+        elif not first <= int(match[1]) <= last:
+            yield self._wrong(here, f"a date of {first} to {last}", value)
 
     def integer(self, value: Any, field: Field, here: str) -> Iterator[Problem]:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1_000_000:

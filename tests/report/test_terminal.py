@@ -275,6 +275,28 @@ def test_an_operation_that_is_not_among_a_target_s_top_ones_is_shown_there_too(a
     assert "-" not in rows[0]
 
 
+def test_shapes_that_each_call_has_of_its_own_are_one_row_where_targets_are_told_by_other_calls(answer):
+    """One chip's `cat` was that of the call which is told, another's a thirtieth of it: a mean over calls, of which each has another shape."""
+    first, second, *_ = answer.forecasts
+    one = first.all_ops[0]
+
+    def ops(*counts):
+        cats = [
+            replace(one, name="aten.cat", shape=f"4x{5 + i}", count=n, time_s=n * 1e-3, share=n / 100)
+            for i, n in enumerate(counts)
+        ]
+        return (replace(one, name="aten.own", shape="8x8", count=16, time_s=1e-3, share=0.3), *cats)
+
+    told = replace(first, all_ops=ops(32), told=slice(3, 4))
+    mean = replace(second, all_ops=ops(16, 8, 8))
+    table = shown(replace(answer, forecasts=(told, mean, *answer.forecasts[2:]))).split("top operations")[1]
+    rows = [" ".join(line.split()) for line in table.splitlines() if line.startswith(("cat", "own 8x8"))]
+    assert [row.removesuffix(" - -") for row in rows] == [
+        "cat of several shapes 32 32.0 ms 32.0 ms",
+        "own 8x8 16 1.00 ms 1.00 ms",
+    ]
+
+
 def test_values_that_the_program_read_are_counted_with_their_lines(answer):
     # one READ word in each step of the recording, at train.py:12
     assert "values read from the chip: 1 per step, at train.py:12 (1)" in shown(answer, width=200)

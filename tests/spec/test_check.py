@@ -25,6 +25,26 @@ def test_the_standard_itself_has_no_problem() -> None:
     assert [str(problem) for problem in check()] == []
 
 
+def test_a_year_that_cannot_be_is_told_by_what_may(write: Write) -> None:
+    """ "expected a date as text, got '2036-01-02'" did not say what was wrong with it."""
+    assert "expected a date of 1990 to 2035, got '2036-01-02'" in messages(
+        write(ACME.replace("2026-01-02", "2036-01-02"))
+    )
+
+
+def test_a_missing_word_is_told_with_those_that_may_stand_there(tmp_path: Path) -> None:
+    """ "role: missing (Where it is used.)" left to guess what a link's file wants."""
+    file = tmp_path / "my-link.toml"
+    file.write_text('schema_version = 1\nid = "my-link"\n[wire]\n')
+    assert "role: missing (Where it is used. One of scale_up, scale_out, host.)" in messages(file)
+
+
+def test_a_folder_without_anything_to_check_has_not_passed(tmp_path: Path) -> None:
+    """A folder that was mistaken for another had no problems."""
+    with pytest.raises(BadUse, match=f"nothing to check in {tmp_path}: no .toml"):
+        check([tmp_path])
+
+
 def test_all_problems_of_a_file_at_once_with_their_lines(write: Write) -> None:
     text = ACME.replace("TFLOP/s", "TFLOPS").replace('unit = "TB/s"', 'unit = "TB"').replace("2026-01-02", "yesterday")
     write(text.replace('execution = "kernel"\n', ""))

@@ -16,7 +16,6 @@ folded calls, or is to be differentiated itself, or the program fails after a fo
 run again without folding (`UNFOLD`).
 """
 
-import os
 import sys
 import weakref
 from collections.abc import Callable, Collection
@@ -30,6 +29,7 @@ from torch.utils import _pytree as pytree
 from anychip.cost.work import PRODUCTS, work
 from anychip.device.insides._torch import outside_of_backwards
 from anychip.device.launch import UNFOLD
+from anychip.device.parent import EXIT
 from anychip.device.runtime import Runtime
 from anychip.device.steps.alike import Held, Unlike, describe, held, holders, settings, traces
 from anychip.device.steps.backward import LEAF, walked
@@ -384,7 +384,7 @@ class Repeats:
         print(f"anychip: run again, without folding micro-batches, because of {reason}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(UNFOLD)
+        EXIT(UNFOLD)
 
     def _key(self, module: torch.nn.Module, given: list[Any]) -> Any:
         """What calls have in common that may do the same; None where that cannot be said."""

@@ -3,6 +3,7 @@
 In: a `Timeline` and a `Window`, the stretch of its tape that figures are taken over. Out: plain numbers per step.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -256,9 +257,13 @@ def by_phase_of(timeline: Timeline, window: Window) -> dict[str, float]:
     return {name: float(sums[i]) / window.count for i, name in enumerate(ROWS)}
 
 
+SEVERAL = "of several shapes"
+
+
 def top_ops_of(timeline: Timeline, window: Window, most: int = 10,
                named: Mapping[int, tuple[str, str]] | None = None) -> tuple[TopOp, ...]:  # fmt: skip
-    """Ops of one name and shape that took most of the window's time on the chip. named: other names and shapes than their own."""
+    """Ops of one name and shape that took most of the window's time on the chip; of shapes that come in some of its steps only, as each token's
+    of a growing cache, those of one name are one. named: other names and shapes than their own."""
     named = named or {}
     inside = window.ops(timeline)
     ops, duration = timeline.op[inside], timeline.duration_s[inside]
@@ -268,6 +273,13 @@ def top_ops_of(timeline: Timeline, window: Window, most: int = 10,
     for index in np.flatnonzero(counts).tolist():
         op = timeline.program.ops[index]
         groups.setdefault(named.get(index) or (packet(op.name), shape_text(op)), []).append(index)
+    step = np.searchsorted([one.end for one in window.steps], timeline.position[inside], side="right")
+    in_steps = np.bincount(np.unique(np.stack((ops, step)), axis=1)[0], minlength=size)
+    seldom = [key for key, members in groups.items() if in_steps[members].sum() < len(window.steps)]
+    for name, number in Counter(name for name, _ in seldom).items():
+        if number > 1:
+            alike = [key for key in seldom if key[0] == name]
+            groups[name, SEVERAL] = [member for key in alike for member in groups.pop(key)]
     total = float(seconds.sum())
     ranked = sorted(groups.items(), key=lambda item: -float(seconds[item[1]].sum()))[:most]
     return tuple(

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anychip import units
+from anychip.figures.sums import SEVERAL
 from anychip.record.program import question_words
 from anychip.report import job
 from anychip.report.remarks import ONE_OF, remarks, whole_number
@@ -34,7 +35,6 @@ WIDE = 100  # from here on a table of numbers of chips has costs, too
 UNBROKEN = 10_000  # wider than any row
 PIPE_WIDTH = 100  # where the output is no terminal
 TOP_OPS = 8
-SEVERAL = "of several shapes"
 CRUMB = 1e-3  # of the peak or the chip's time: a kind of memory or a phase below that is not shown
 LONGER = 1.5  # a first call that takes so many times as long as the others does something else: it reads a prompt
 STARTING = 0.95  # where steps take less of the peak than this, it was when the program started

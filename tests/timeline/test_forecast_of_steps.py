@@ -302,6 +302,15 @@ def test_the_first_call_is_told_apart():
     assert forecast(program(token, [mm(8192, 8192, 8192)]), load_chip("h100")).first_step_s is None
 
 
+def test_operations_whose_shape_each_call_has_anew_are_one():
+    """A growing cache is copied for each token in another shape: the largest operation of all stood among the others, in as many parts."""
+    caches = [made("aten.cat.default", (t(4, 2**20), t(4, n)), out=t(4, 2**20 + n)) for n in range(1, 6)]
+    calls = [(mark(Mark.INFER_BEGIN), w(Kind.OP, 0), *[w(Kind.OP, n)] * 2, mark(Mark.INFER_END)) for n in range(1, 6)]
+    found = forecast(program(list(chain.from_iterable(calls)), [mm(512, 512, 512), *caches]), load_chip("h100"))
+    assert [(op.name, op.count) for op in found.top_ops] == [("aten.cat", 2), ("aten.mm", 1)]
+    assert found.top_ops[0].shape == "of several shapes"
+
+
 def test_a_prompt_has_a_price_of_its_own():
     """USD per million tokens were of those that are written; the 2 x 512 of the prompt were in no figure."""
     table = t(32000, 1024)

@@ -62,6 +62,7 @@ def test_what_is_no_weight_or_was_loaded_is_as_it_was_computed() -> None:
     assert out == [True] * 7
 
 
+<<<<<<< HEAD
 def test_other_tensors_of_the_host_are_as_without() -> None:
     """Sparse ones have no number of bytes; transforms of torch.func and fake tensors no storage."""
     _, out = run(f"""{MODEL}
@@ -80,3 +81,52 @@ def test_other_tensors_of_the_host_are_as_without() -> None:
     ]
     """)
     assert out == [True, 18e6, 1024 * 8192 + 1024, [8192, 8192], 3, True]
+=======
+def test_what_is_written_into_a_large_weight_by_any_means_survives_casts_and_copies() -> None:
+    """What `fill_`, a part's write, an addition or an optimizer of the host wrote was gone once the weight was cast, cloned or deepcopied:
+    merged adapters, rows that were loaded into a larger vocabulary and weights of ones were zeros."""
+    _, out = run(f"""{MODEL}
+    WIDTH = 4096
+    def layer():
+        return nn.Linear(WIDTH, WIDTH, bias=False)
+    merged, rows, ones, stepped, unit, mean = (layer() for _ in range(6))
+    merged.weight.data += torch.ones(WIDTH, 8) @ torch.ones(8, WIDTH)
+    with torch.no_grad():
+        rows.weight[100:200] = torch.ones(100, WIDTH)
+    nn.init.ones_(ones.weight)
+    stepped(torch.ones(2, WIDTH)).sum().backward()
+    torch.optim.SGD(stepped.parameters(), lr=1.0).step()
+    nn.init.zeros_(unit.weight).data.add_(1)
+    mean.load_state_dict(ones.state_dict())
+    out = [
+        merged.bfloat16().weight.eq(8).all().item(), copy.deepcopy(rows).weight[100:200].eq(1).all().item(), rows.weight.sum().item() == 100 * WIDTH,
+        ones.half().weight.eq(1).all().item(), stepped.weight.data.double().eq(-2).all().item(), unit.weight.detach().clone().eq(1).all().item(),
+        mean.weight.eq(1).all().item(),
+    ]
+    nn.Linear(8, 8).cuda()(torch.ones(4, 8, device="cuda")).sum().backward()
+    """)
+    assert out == [True] * 7
+
+
+def test_subclasses_and_modes_see_the_method_that_was_called_alone() -> None:
+    """A subclass that knows `Tensor.to` and nothing else ended in a TypeError about `is_cpu`, and a mode saw three more calls."""
+    _, out = run(f"""{MODEL}
+    from torch.overrides import TorchFunctionMode
+    class Own(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            return "moved" if func is torch.Tensor.to else NotImplemented
+    seen = []
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            seen.append(func.__name__)
+            return func(*args, **(kwargs or {{}}))
+    with Mode():
+        torch.ones(2).clone()
+    with torch.device("cpu"):
+        weight = nn.Linear(WIDTH, WIDTH).weight
+    out = [torch.ones(2).as_subclass(Own).to("cuda"), seen[-1], len(seen) <= 2, weight.sum().item()]
+    nn.Linear(8, 8).cuda()(torch.ones(4, 8, device="cuda")).sum().backward()
+    """)
+    assert out == ["moved", "clone", True, 0.0]
+>>>>>>> prog2

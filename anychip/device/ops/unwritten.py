@@ -2,11 +2,14 @@
 
 A chip gets none of these numbers. A model of 7B parameters that is made there and moved took 28 GB of the machine that forecasts, and minutes of
 random numbers in each process. Memory that nobody has written takes none, and reads as zeros. What is converted, cloned or
-scaled of it stays so; what is loaded into it is written, as is whatever else is done with it.
+scaled of it stays so; what is loaded into it is written, as is whatever else is done with it: the kernel knows of which
+pages (pagemap of proc(5)), whoever wrote them, and these are converted, cloned and scaled.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from functools import wraps
+from mmap import PAGESIZE
 from typing import Any
 
 import torch
@@ -20,6 +23,10 @@ LEAST = 1 << 25
 PLAIN = (torch.Tensor, Parameter)
 FILLS = ("normal_", "uniform_")
 SCALES = ("mul_", "div_", "add_", "erfinv_", "clamp_")  # of which `trunc_normal_` is made, and depths of layers
+# By the highest byte of a page's entry: 1 where it is swapped or of this process alone, 2 where it is shared, as the
+# page of zeros is that stands for those which were only read.
+PAGES = bytes(0 if byte < 1 << 6 else 1 if byte & (1 << 6 | 1) else 2 for byte in range(256))
+RUNS = re.compile(b"\1+|\2{1,1024}")
 CASTS = {"half": torch.float16, "bfloat16": torch.bfloat16, "float": torch.float32, "double": torch.float64}
 
 
@@ -28,7 +35,7 @@ def install(runtime: Runtime) -> None:
     for name in FILLS:
         _before(name, _fill)
     for name in SCALES:
-        _before(name, _scale)
+        _before(name, _scale(name))
     for name in (*CASTS, "to", "clone"):
         _before(name, _made_of(name))
     _before("copy_", _copy)
@@ -49,7 +56,9 @@ def _before(name: str, function: Callable[..., torch.Tensor | None]) -> None:
 
     @wraps(original)
     def method(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if self.is_cpu and (result := function(self, *args, **kwargs)) is not None:
+        # A mode is asked about the method alone, and calls it again without itself.
+        own = type(self) in PLAIN and not torch._C._is_torch_function_mode_enabled()
+        if own and self.is_cpu and (result := function(self, *args, **kwargs)) is not None:
             return result
         return original(self, *args, **kwargs)
 
@@ -69,7 +78,27 @@ def _storage(tensor: torch.Tensor) -> Any:
 
 
 def _is_unwritten(tensor: torch.Tensor) -> bool:
-    return getattr(_storage(tensor), "unwritten", False)
+    return getattr(_storage(tensor), "unwritten", False) and tensor.is_contiguous()
+
+
+def _written(tensor: torch.Tensor) -> Iterator[tuple[int, int]]:
+    """From which element up to which its pages have been written; all where the system does not tell."""
+    start, size, flat = tensor.data_ptr(), tensor.element_size(), tensor.detach().view(-1)
+    first = start // PAGESIZE
+    try:
+        with open("/proc/self/pagemap", "rb") as pages:
+            pages.seek(first * 8)
+            entries = pages.read((-(-(start + tensor.nbytes) // PAGESIZE) - first) * 8)
+    except OSError:
+        entries = b""
+    if not entries or tensor.is_shared():  # other processes' pages are not in it
+        yield 0, tensor.numel()
+        return
+    for run in RUNS.finditer(entries[7::8].translate(PAGES)):
+        begin, end = ((first + page) * PAGESIZE - start for page in run.span())
+        begin, end = max(begin // size, 0), min(-(-end // size), tensor.numel())
+        if run[0][0] == 1 or flat[begin:end].any():
+            yield begin, end
 
 
 def _fill(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor | None:
@@ -80,19 +109,35 @@ def _fill(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor | None:
     return tensor
 
 
-def _scale(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor | None:
-    others = (*args, *kwargs.values())
-    return tensor if _is_unwritten(tensor) and not any(isinstance(one, torch.Tensor) for one in others) else None
+def _scale(name: str) -> Callable[..., torch.Tensor | None]:
+    original = getattr(torch.Tensor, name)
+
+    def scaled(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor | None:
+        others = (*args, *kwargs.values())
+        if not _is_unwritten(tensor) or any(isinstance(one, torch.Tensor) for one in others):
+            return None
+        flat = tensor.detach().view(-1)
+        for begin, end in _written(tensor):
+            original(flat[begin:end], *args, **kwargs)
+        return tensor
+
+    return scaled
 
 
 def _copy(tensor: torch.Tensor, source: Any, *_: Any, **__: Any) -> torch.Tensor | None:
     """Weights of one model that are those of another (averaged ones) stay unwritten, too."""
-    if not _is_unwritten(tensor):
+    if not (_is_unwritten(tensor) and isinstance(source, torch.Tensor) and _is_unwritten(source)):
         return None
-    if isinstance(source, torch.Tensor) and _is_unwritten(source):
-        return tensor
-    tensor.untyped_storage().unwritten = False  # type: ignore[attr-defined]
-    return None
+    if tensor.shape != source.shape:
+        return None
+    _copy_written(tensor, source, *_written(tensor))
+    return tensor
+
+
+def _copy_written(tensor: torch.Tensor, source: torch.Tensor, *overwritten: tuple[int, int]) -> None:
+    to, of = tensor.detach().view(-1), source.detach().view(-1)
+    for begin, end in (*overwritten, *_written(source)):
+        to[begin:end] = of[begin:end]
 
 
 def _made_of(name: str) -> Callable[..., torch.Tensor | None]:
@@ -111,6 +156,7 @@ def _made_of(name: str) -> Callable[..., torch.Tensor | None]:
         result = torch.empty_like(tensor, dtype=dtype, device="cpu", requires_grad=False)
         if (storage := _storage(result)) is not None:
             storage.unwritten = True
+        _copy_written(result, tensor)
         return result
 
     return made

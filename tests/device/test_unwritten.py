@@ -62,7 +62,6 @@ def test_what_is_no_weight_or_was_loaded_is_as_it_was_computed() -> None:
     assert out == [True] * 7
 
 
-<<<<<<< HEAD
 def test_other_tensors_of_the_host_are_as_without() -> None:
     """Sparse ones have no number of bytes; transforms of torch.func and fake tensors no storage."""
     _, out = run(f"""{MODEL}
@@ -81,7 +80,8 @@ def test_other_tensors_of_the_host_are_as_without() -> None:
     ]
     """)
     assert out == [True, 18e6, 1024 * 8192 + 1024, [8192, 8192], 3, True]
-=======
+
+
 def test_what_is_written_into_a_large_weight_by_any_means_survives_casts_and_copies() -> None:
     """What `fill_`, a part's write, an addition or an optimizer of the host wrote was gone once the weight was cast, cloned or deepcopied:
     merged adapters, rows that were loaded into a larger vocabulary and weights of ones were zeros."""
@@ -129,4 +129,3 @@ def test_subclasses_and_modes_see_the_method_that_was_called_alone() -> None:
     nn.Linear(8, 8).cuda()(torch.ones(4, 8, device="cuda")).sum().backward()
     """)
     assert out == ["moved", "clone", True, 0.0]
->>>>>>> prog2

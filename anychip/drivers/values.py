@@ -434,6 +434,8 @@ def share_of_host(source: torch.Tensor) -> float | None:
     elements = source.numel()
     if elements * source.element_size() <= KEPT or source.dtype.is_complex or source.layout != torch.strided:
         return None
+    if getattr(source.untyped_storage(), "unwritten", False):
+        return None  # weights that nobody has drawn
     if source.dtype != torch.bool:
         at, places = (
             torch.arange(SAMPLE, device="cpu") * (elements // SAMPLE | 1) % elements,

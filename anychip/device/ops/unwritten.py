@@ -22,7 +22,7 @@ from anychip.device.runtime import Runtime
 LEAST = 1 << 25
 PLAIN = (torch.Tensor, Parameter)
 FILLS = ("normal_", "uniform_")
-SCALES = ("mul_", "div_", "add_", "erfinv_", "clamp_")  # of which `trunc_normal_` is made, and depths of layers
+SCALES = ("mul_", "div_", "add_", "erfinv_", "clamp_")  # by depths of layers, and libraries' own `trunc_normal_`
 # By the highest byte of a page's entry: 1 where it is swapped or of this process alone, 2 where it is shared, as the
 # page of zeros is that stands for those which were only read.
 PAGES = bytes(0 if byte < 1 << 6 else 1 if byte & (1 << 6 | 1) else 2 for byte in range(256))
@@ -32,13 +32,15 @@ CASTS = {"half": torch.float16, "bfloat16": torch.bfloat16, "float": torch.float
 
 def install(runtime: Runtime) -> None:
     del runtime
+    methods = torch.Tensor
     for name in FILLS:
-        _before(name, _fill)
+        _before(methods, name, _fill)
+    _before(torch.nn.init, "_no_grad_trunc_normal_", _fill)  # torch's draws until all are inside
     for name in SCALES:
-        _before(name, _scale(name))
+        _before(methods, name, _scale(name))
     for name in (*CASTS, "to", "clone"):
-        _before(name, _made_of(name))
-    _before("copy_", _copy)
+        _before(methods, name, _made_of(name))
+    _before(methods, "copy_", _copy)
     original = Module.register_parameter
 
     @wraps(original)
@@ -50,9 +52,9 @@ def install(runtime: Runtime) -> None:
     Module.register_parameter = register_parameter  # type: ignore[method-assign]
 
 
-def _before(name: str, function: Callable[..., torch.Tensor | None]) -> None:
-    """Where `function` has a result it is that of the method."""
-    original = getattr(torch.Tensor, name)
+def _before(owner: Any, name: str, function: Callable[..., torch.Tensor | None]) -> None:
+    """Where `function` has a result it is that of the method, or of a function of a tensor."""
+    original = getattr(owner, name)
 
     @wraps(original)
     def method(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -62,7 +64,7 @@ def _before(name: str, function: Callable[..., torch.Tensor | None]) -> None:
             return result
         return original(self, *args, **kwargs)
 
-    setattr(torch.Tensor, name, method)
+    setattr(owner, name, method)
 
 
 def _storage(tensor: torch.Tensor) -> Any:

@@ -171,13 +171,14 @@ def _compared(forecast: "Forecast") -> str:
         )
     times = f", times {found.times:.1f}" if found.times > 1.0 else ""
     trait = f" {found.trait}" if found.trait else ""
-    whose = ", of all chips" if found.all_chips else ""
+    whose = " on chips of every kind" if found.all_chips else ""
     one_way = f"; those of this chip took {found.longer:.1f} times as long" if found.longer else ""
     fewer = f"; none on more than {found.most_chips:,} of these" if forecast.num_chips > found.most_chips else ""
     did = " that generate text" if found.does == CALLS else ""
-    lacks = f"; of this chip's {found.own} none {', none '.join(found.lacks)}" if found.lacks else ""
+    lacks = f"; of the {found.own} on this chip none is {', none '.join(found.lacks)}" if found.lacks else ""
     none = f"; none{did} on this chip" if found.does == CALLS and not found.own else ""
-    return f"error of {found.runs} runs{did}, {found.layers}{trait}{times}{whose}{none}{lacks}{fewer}{one_way}"
+    runs = f"{found.runs} published runs{did} ({found.layers}{trait}{times}){whose}"
+    return f"error of {runs}{none}{lacks}{fewer}{one_way}"
 
 
 def _figures(columns: Sequence[tuple[str, "Forecast"]], reserved: Sequence[int | None],

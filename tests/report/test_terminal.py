@@ -175,7 +175,7 @@ def test_a_chip_with_its_own_recording_says_why(answer):
 
 def test_the_legend_says_which_runs_the_error_is_of_and_what_none_of_the_chip_s_are_like(answer):
     text = " ".join(shown(answer).split())
-    of_all = r"error of \d+ runs, dense in 16 bit, of all chips; of this chip's \d+ none in 16 bit, none on one chip"
+    of_all = r"error of \d+ published runs \(dense in 16 bit\) on chips of every kind; of the \d+ on this chip none is in 16 bit, none on one chip"
     assert re.search(rf"mi300x -> amd-mi300x \(AMD Instinct MI300X, grade B\) {of_all}", text)
     called = tuple(
         replace(one, step_kind="call", compared=end_to_end(one.chip, does=CALLS)) for one in answer.forecasts
@@ -183,11 +183,11 @@ def test_the_legend_says_which_runs_the_error_is_of_and_what_none_of_the_chip_s_
     text = " ".join(shown(replace(answer, forecasts=called)).split())
     # eight such runs on MI300X, none on H100, whose A comes of training alone
     assert (
-        "(NVIDIA H100 SXM5 80GB, grade A by training) error of 149 runs that generate text, dense, of all chips; none that generate text on this"
+        "(NVIDIA H100 SXM5 80GB, grade A by training) error of 149 published runs that generate text (dense) on chips of every kind; none that generate text on this"
         in text
     )
     assert (
-        "(AMD Instinct MI300X, grade B by training) error of 8 runs that generate text, dense; those of this chip took 1.2"
+        "(AMD Instinct MI300X, grade B by training) error of 8 published runs that generate text (dense); those of this chip took 1.2"
         in text
     )
 

@@ -54,7 +54,7 @@ WITHIN_DEVICE = {
     "files": set(),
     "cuda": {"insides", "runtime"},
     "ops": {"insides", "runtime"},
-    "steps": {"insides", "runtime", "launch"},
+    "steps": {"insides", "runtime", "launch", "parent"},
     "distributed": {"insides", "ops", "runtime", "launch", "install"},
 }  # fmt: skip
 # What only the device may import: everything else works where torch is not installed.

@@ -121,7 +121,6 @@ class Session:
             self.hooks.optimizers.tell(self.steps.complete)
         if not exit_code and not meta.get("stopped"):
             self._tell_what_may_have_ended_it()
-            self.hooks.optimizers.tell_unused()
         if self.runtime.collectives is not None:
             meta["bucket_blocks"] = sorted(self.runtime.collectives.buckets)
             if self.runtime.collectives.beside:
@@ -154,6 +153,7 @@ class Session:
         steps, values = self.steps, self.runtime.driver.values
         only_calls = self.config["calls"] or (steps.done_calls and not steps.complete)
         if values.made_up is None or values.has_alternated or only_calls or steps.complete >= steps.steps:
+            self.hooks.optimizers.tell_unused()
             return
         done = (
             f"after {steps.complete} of {several(steps.steps, 'step')}"

@@ -121,9 +121,10 @@ def inference_of(timeline: Timeline, window: Window) -> float:
 
 def aside_s(timeline: Timeline, window: Window) -> float:
     """How much longer what stands before a step's first forward, and model calls without gradients, take in the first of the window's two
-    steps than in the other; of more none is asked."""
+    steps than in the other; of more none is asked. Of a measured host the former is not: it waits for data there, now longer, now shorter."""
     if len(window.steps) != 2:
         return 0.0
+    is_measured = timeline.program.meta.get("host") == "measured"
     marks = Marks(timeline.program)
     changes = (marks.what == Mark.INFER_BEGIN).astype(np.int64) - (marks.what == Mark.INFER_END)
     depth = np.cumsum(changes)
@@ -132,7 +133,7 @@ def aside_s(timeline: Timeline, window: Window) -> float:
     took = timeline.done_s(ends) - timeline.done_s(begins) if ends.size else np.zeros(0)
     aside = []
     for step in window.steps:
-        forward = step.forwards[0] if step.forwards else step.begin
+        forward = step.forwards[0] if step.forwards and not is_measured else step.begin
         before, begun = timeline.done_s(np.array([max(step.begin - 1, 0), max(forward - 1, 0)], np.int64))
         aside.append(float(begun - before) + float(took[(begins >= forward) & (begins < step.end)].sum()))
     return aside[0] - aside[1]

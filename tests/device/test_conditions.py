@@ -27,7 +27,7 @@ def test_what_waits_for_a_loss_to_fall_ends_and_is_told() -> None:
     }
     for end, told in ends.items():
         program, _ = run(textwrap.dedent(train) + end)
-        (said,) = program.meta["warnings"] or [""]
+        (said,) = [one for one in program.meta["warnings"] if "an optimizer (SGD) that took no step" not in one] or [""]
         assert bool(told) == bool(said), (end, said)
         assert all(word in said for word in told.split()), (end, said)
         assert (program.meta["steps"] == 3) == (not told)

@@ -233,6 +233,9 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     ffn = number(columns, "ffn", 0) or (None if gated else 4 * sizes["hidden"])
     if ffn is None:
         raise Unable("the source does not say ffn")
+    weights = parameters(
+        {**sizes, "kv_heads": kv, "ffn": ffn, "vocab": number(columns, "vocab"), **fixed, "ep": split["ep"]}
+    )
     if (
         "splits" in fixed
         and "stated" not in fixed
@@ -240,15 +243,12 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         and not any(run[name] for name in ("tp", "pp"))
         and ("zero_or_fsdp" in filled or not run["zero_or_fsdp"])
     ):
-        weights = parameters(
-            {**sizes, "kv_heads": kv, "ffn": ffn, "vocab": number(columns, "vocab"), **fixed, "ep": split["ep"]}
-        )
         room = ROOM * load_chip(chip).memory_bytes
-        shares = 1 if word("zero_or_fsdp", columns["zero_or_fsdp"]) == "ddp" else chips
+        is_shared = word("zero_or_fsdp", columns["zero_or_fsdp"]) != "ddp"
         if fixed["splits"] == "layers":
-            split |= divided(weights, room, chips, sizes, chip, word("zero_or_fsdp", columns["zero_or_fsdp"]) != "ddp")
+            split |= divided(weights, room, chips, sizes, chip, is_shared)
             filled = [*filled, *(name for name in ("tp", "pp") if split[name] > 1)]
-        elif chips > 1 and weights * held_per_weight(shares) > room:
+        elif chips > 1 and weights * held_per_weight(chips if is_shared else 1) > room:
             columns = {**columns, "zero_or_fsdp": "fsdp"}
     sizes["global_batch"] = batch_of(run, columns, chips, split, bool(fixed.get("batch_per_device")))
     if not run["global_batch"]:
@@ -287,11 +287,8 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
             # Each micro-batch gathers all weights again: nobody takes many for nothing.
             most = max(most, TOGETHER // sizes["seq_len"])
         columns = {**columns, "micro_batch": str(dividing(most, sizes["global_batch"], chips, split))}
-    held = parameters(
-        {**sizes, "kv_heads": kv, "ffn": ffn, "vocab": number(columns, "vocab"), **fixed, "ep": split["ep"]}
-    )
     room = ROOM * (load_chip(chip).get("memory.main.capacity") or 0) * split["tp"] * split["pp"]
-    least = 0 if "lora_rank" in fixed or not room else HELD_BY_FSDP * held / room
+    least = 0 if "lora_rank" in fixed or not room else HELD_BY_FSDP * weights / room
     options: dict[str, Any] = {
         "layers": sizes["layers"], "hidden": sizes["hidden"], "heads": sizes["heads"], "kv_heads": kv, "ffn": ffn,
         "vocab": padded(number(columns, "vocab"), split["tp"]), "seq": sizes["seq_len"], "head_dim": fixed.get("head_dim"),

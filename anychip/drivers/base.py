@@ -32,6 +32,11 @@ from typing import Any, Protocol
 import torch
 
 
+def address_of(tensor: torch.Tensor) -> int:
+    """Where its memory begins, of any tensor: of a gradient whose storage was an object of Python's a backward adds up in new tensors."""
+    return tensor.data_ptr() - int(tensor.storage_offset()) * tensor.element_size()
+
+
 class Block:
     """One address range of the chip. It belongs to one layout and is handed out again once freed."""
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from anychip.drivers.base import Block, Call
+from anychip.drivers.base import Block, Call, address_of
 from anychip.drivers.bounds import check as check_indices
 from anychip.drivers.expected import EXPECTED, Known, keep, of
 from anychip.drivers.masks import BOTH, COMPARE, NEGATIONS
@@ -347,11 +347,6 @@ class NullDriver:
 
     def now_s(self) -> float:
         return self.clock.now_s()
-
-
-def address_of(tensor: torch.Tensor) -> int:
-    """Where its memory begins, of any tensor: of a gradient whose storage was an object of Python's a backward adds up in new tensors."""
-    return tensor.data_ptr() - int(tensor.storage_offset()) * tensor.element_size()
 
 
 @contextmanager

@@ -437,10 +437,8 @@ def share_of_host(source: torch.Tensor) -> float | None:
     if getattr(source.untyped_storage(), "unwritten", False):
         return None  # weights that nobody has drawn
     if source.dtype != torch.bool:
-        at, places = (
-            torch.arange(SAMPLE, device="cpu") * (elements // SAMPLE | 1) % elements,
-            [],
-        )  # (odd: masks have patterns)
+        at = torch.arange(SAMPLE, device="cpu") * (elements // SAMPLE | 1) % elements  # (odd: masks have patterns)
+        places = []
         for size in reversed(source.shape):
             places.append(at % size)
             at = at // size

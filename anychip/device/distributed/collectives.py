@@ -23,12 +23,11 @@ from anychip.device.insides._torch import Engine
 from anychip.device.insides._torch_host import implement
 from anychip.device.ops.kernels import canonical, flat_tensors
 from anychip.device.runtime import Runtime
-from anychip.drivers.null import address_of
 from anychip.drivers.values import KEPT, SMALL
 from anychip.errors import Deadlock
 from anychip.record import Kind, Op, word
 from anychip.record.recorder import user_place
-from anychip.record.tape import HOST_STREAM, KIND_BITS
+from anychip.record.tape import HOST_STREAM
 
 COMM_STREAM = 1000  # numbers of streams that programs cannot make
 NO_STREAM = HOST_STREAM - 1  # nothing is ever on it
@@ -141,8 +140,7 @@ class Collectives:
         if event is not None and self.batch is None and called_by_autograd():
             self.unwaited.append(work)
             if call.inputs is call.outputs:
-                found = map(self.runtime.tensors.by_address.get, map(address_of, call.inputs))
-                self.buckets.update(block.words >> KIND_BITS for block in found if block is not None and block.words)
+                self.buckets.update(self.runtime.tensors.numbers(call.inputs))
         return work
 
     def _next_source(self, call: Call) -> int:

@@ -13,9 +13,10 @@ import torch
 
 from anychip.device.insides import machine_code
 from anychip.device.insides._torch import Native
-from anychip.drivers.base import Block
+from anychip.drivers.base import Block, address_of
 from anychip.errors import UnsupportedTorch
 from anychip.record.op import ITEM_BYTES
+from anychip.record.tape import KIND_BITS
 
 # DLDeviceType of dlpack.h; keys under which kernels are registered.
 DLPACK_DEVICES = {"cuda": 2, "privateuseone": 12}
@@ -137,6 +138,11 @@ class Tensors:
         self.blocks.append(block)
         self.by_address[block.address] = block
         return block
+
+    def numbers(self, tensors: list[torch.Tensor]) -> list[int]:
+        """Of the blocks of plain tensors, those that the tape has."""
+        blocks = (self.by_address.get(address_of(one)) for one in tensors)
+        return [block.words >> KIND_BITS for block in blocks if block is not None and block.words]
 
     def _maker_by_view(self, shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, index: int) -> Make:
         """For dtypes that DLPack lacks: bytes, seen as the dtype, seen with the strides."""

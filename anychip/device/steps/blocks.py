@@ -7,7 +7,6 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from anychip.device.insides._torch_tensors import Tensors
-from anychip.record.tape import KIND_BITS
 
 functorch: Any = torch._C._functorch
 
@@ -15,10 +14,7 @@ functorch: Any = torch._C._functorch
 def blocks_of(values: Iterable[Any], tensors: Tensors) -> list[int]:
     """Of those among the values that are tensors of the chip. Their storages are not made objects of Python's: the engine adds up
     gradients in place only where nobody else has them."""
-    plain = [one for value in values for one in plain_tensors(value)]
-    places = (one.data_ptr() - int(one.storage_offset()) * one.itemsize for one in plain)
-    blocks = map(tensors.by_address.get, places)
-    return [block.words >> KIND_BITS for block in blocks if block is not None and block.words]
+    return tensors.numbers([one for value in values for one in plain_tensors(value)])
 
 
 def plain_tensors(value: Any) -> list[torch.Tensor]:

@@ -250,6 +250,17 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
             filled = [*filled, *(name for name in ("tp", "pp") if split[name] > 1)]
         elif chips > 1 and weights * held_per_weight(chips if is_shared else 1) > room:
             columns = {**columns, "zero_or_fsdp": "fsdp"}
+    recompute = word(
+        "recompute", dict(fixed.get("recompute_words", {})).get(columns["recompute"], columns["recompute"])
+    )
+    if recompute == "attention" and not search("(?i)att", columns["recompute"]):
+        recompute = fixed.get("selective", recompute)
+    is_unsaid = not (run["global_batch"] or run["micro_batch"])
+    is_gathered = word("zero_or_fsdp", columns["zero_or_fsdp"]) == "fsdp" and recompute == "full"
+    if is_gathered and "micro_batch" in filled and ("framework" in filled or is_unsaid):
+        # Each micro-batch gathers all weights again: nobody takes many for nothing.
+        most = max(number(columns, "micro_batch"), TOGETHER // sizes["seq_len"])
+        columns = {**columns, "micro_batch": str(most)}
     sizes["global_batch"] = batch_of(run, columns, chips, split, bool(fixed.get("batch_per_device")))
     if not run["global_batch"]:
         filled = [*filled, "global_batch"]
@@ -271,22 +282,16 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     packed = fixed.get("frozen_4bit") or ("layers" if recipe == "nf4" else None)
     if packed and "lora_rank" not in fixed:
         raise Unable("weights of 4 bits that are trained, or nobody says by which adapters")
-    recompute = word(
-        "recompute", dict(fixed.get("recompute_words", {})).get(columns["recompute"], columns["recompute"])
-    )
-    if recompute == "attention" and not search("(?i)att", columns["recompute"]):
-        recompute = fixed.get("selective", recompute)
     if fixed.get("local_batch") and run["micro_batch"] and split["pp"] > 1:
         columns = {
             **columns,
             "micro_batch": str(cut(number(columns, "micro_batch"), sizes["global_batch"], chips, split)),
         }
     if "micro_batch" in filled:
-        most = number(columns, "micro_batch")
-        if "framework" in filled and word("zero_or_fsdp", columns["zero_or_fsdp"]) == "fsdp" and recompute == "full":
-            # Each micro-batch gathers all weights again: nobody takes many for nothing.
-            most = max(most, TOGETHER // sizes["seq_len"])
-        columns = {**columns, "micro_batch": str(dividing(most, sizes["global_batch"], chips, split))}
+        columns = {
+            **columns,
+            "micro_batch": str(dividing(number(columns, "micro_batch"), sizes["global_batch"], chips, split)),
+        }
     room = ROOM * (load_chip(chip).get("memory.main.capacity") or 0) * split["tp"] * split["pp"]
     least = 0 if "lora_rank" in fixed or not room else HELD_BY_FSDP * weights / room
     options: dict[str, Any] = {
@@ -407,8 +412,9 @@ def node_of(chip: str, cluster: str | None, chips: int, ep: int) -> int:
 
 
 def batch_of(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[str, int], at_once: bool = False) -> int:
-    """Sequences a step. Where the source says none and prints a rate: a micro-batch for each replica, eight for
-    each stage of a pipeline. at_once: a micro-batch is what each chip has of a step's batch."""
+    """Sequences a step. Where the source says none and prints a rate, which hardly depends on how many a step has: a micro-batch (the
+    framework's usual one, if need be) for each replica, eight for each stage of a pipeline. at_once: a micro-batch is what each chip has
+    of a step's batch."""
     told = number(columns, "global_batch", 0)
     if told > 0:
         return told
@@ -416,8 +422,6 @@ def batch_of(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[st
         return chips // split["pp"] * number(columns, "micro_batch", 1)
     if "step_time_s" in run.metrics or not is_rate(run):
         raise Unable("the source does not say global_batch")
-    if not run["micro_batch"]:
-        raise Unable("the source does not say global_batch, nor micro_batch, of which a rate needs one")
     replicas = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1)
     return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if split["pp"] > 1 else 1)
 
@@ -459,15 +463,15 @@ def divided(
     """The least tensor parallelism that makes room, within a scale-up domain, then the least pipeline: takeaways 1 and 2 of arXiv 2104.04473,
     section 3. shared: replicas split the optimizer's state."""
     domain = int(load_chip(chip).get("links.scale_up.domain_chips") or CHIPS_PER_NODE)
-    for pp, tp in ((1, 1), (1, 2), (1, 4), (1, 8), *((1 << power, 8) for power in range(1, 8))):
-        fits = weights / (tp * pp) * held_per_weight(max(chips // (tp * pp), 1) if shared else 1) <= room
-        if (
-            fits
-            and chips % (tp * pp) == 0
-            and tp <= min(domain, CHIPS_PER_NODE)
-            and sizes["heads"] % tp == 0
-            and sizes["layers"] % pp == 0
-        ):
+    within = [tp for tp in (1, 2, 4, 8) if tp <= min(domain, CHIPS_PER_NODE)]
+    layers = sizes["layers"]
+    stages = [pp for pp in range(2, layers + 1) if layers % pp == 0]
+    stages.sort(
+        key=lambda pp: (pp & (pp - 1) > 0, pp)
+    )  # others than powers of two where none of these divides the chips
+    for pp, tp in (*((1, tp) for tp in within), *((pp, within[-1]) for pp in stages)):
+        held = weights / (tp * pp) * held_per_weight(max(chips // (tp * pp), 1) if shared else 1)
+        if held <= room and chips % (tp * pp) == 0 and sizes["heads"] % tp == 0:
             return {"tp": tp, "pp": pp}
     return {}
 

@@ -228,9 +228,12 @@ def test_bags_of_a_sparse_table_give_sparse_gradients() -> None:
         indices = torch.randint(0, 1000, (16, 4), device="cuda")
         (bag(indices).sum() + dense(indices).sum()).backward()
         out = [bag.weight.grad.is_sparse, bag.weight.grad._nnz(), dense.weight.grad.is_sparse]
+        bag.weight.grad.div_(2).mul_(torch.ones((), device="cuda"))  # as who accumulates or scales them does
+        out.append(bag.weight.grad.is_sparse)
         torch.optim.SGD(bag.parameters(), 0.1).step()
     """)
-    assert out == [True, 64, False]
+    assert out == [True, 64, False, True]
+    assert {"aten.div_.Tensor", "aten.mul_.Tensor"} <= set(names(program))
     assert "aten._sparse_add_.default" in names(program)
 
 

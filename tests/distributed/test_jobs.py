@@ -465,3 +465,13 @@ def test_where_those_end_that_have_a_share_is_found_by_halves(layers: int, size:
         [text for text in program.meta["warnings"] if "follows from their numbers" in text] if idle_from > 1 else [""]
     )
     assert idle_from == 1 or f"1 to {idle_from - 1} as rank 0, {idle_from} to {size - 1} as rank {size - 1}" in told
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_parts_of_a_flat_parameter_in_more_pieces_are_as_much_to_do(more: int) -> None:
+    """Who does as which was looked for by halves, in a dozen runs more, where each rank has other pieces of as many elements. Where they
+    compute on more, it still is."""
+    program = job("flat_parts.py", 16, more)
+    told = [text for text in program.meta["warnings"] if "in more or fewer pieces" in text]
+    assert (len(told), sum("otherwise" in text for text in program.meta["warnings"])) == ((0, 1) if more else (1, 0))
+    assert more or program.meta["ranks_run"] == [0, 15]

@@ -425,6 +425,7 @@ class Collectives:
 
     def install(self) -> None:
         kernels = [(name, self.kernel(name), key) for name in (*IN_PLACE, *OUT_OF_PLACE) for key in ("CUDA", "CPU")]
+        kernels.append(("allreduce_", self.kernel("allreduce_"), "SparseCUDA"))
         nothing = (("check_for_nan", lambda *_, **__: None, key) for key in ("CUDA", "CPU"))
         implement("c10d", [*kernels, *nothing])
 

@@ -344,7 +344,8 @@ class Job:
         for rank, owner in wanted.items():
             self._judge(rank, owner, rank in late)
         played = self.middle.played if self.middle is not None else ()
-        if not self.each and self.recorded.differ_by_number() and not self._failed():
+        differ = not self.each and self.recorded.differ_by_number() and not self._failed()
+        if differ and not self.recorded.only_in_pieces():
             self._between()
         self.recorded.tell_unseen(played)
         return True

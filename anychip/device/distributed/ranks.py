@@ -7,6 +7,7 @@ mesh, who shares a group with whom repeats itself, so from one rank's groups all
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ SENDS = ("c10d.send.default", "c10d.recv_.default")
 FROM_ANY = "c10d.recv_any_source_.default"
 OWN_BYTES = ("all_to_all", "send", "recv", "gather", "scatter")  # of which each rank of a group may have its own
 LONG_RING = 64  # ranks of which not each is run
+FRINGE = 0.001  # of the elements that two ranks compute on, by which they may part and yet have as much to do
 RELATIVE = ("peer", "received")  # what names ranks: each has its own
 # Overloads whose numbers are values (what a part of a vocabulary begins with), or show in the outputs.
 VALUES = ("Scalar", "Tensor")
@@ -97,6 +99,36 @@ def _no_larger(mine: Any, its: Any) -> bool:
     if isinstance(mine, tuple):
         return len(mine) == len(its) and all(map(_no_larger, mine, its))
     return bool(mine <= its if isinstance(mine, int) and not isinstance(mine, bool) else mine == its)
+
+
+def cut_otherwise(program: Program, other: Program) -> bool:
+    """Whether two ranks communicate the same and issue the same operators on as many elements in all, in other pieces: of a flat
+    parameter each has a part, which lies otherwise over the borders of those inside."""
+    mine, its = _issued(program), _issued(other)
+    talks, its_talks = (
+        [_relative(one.ops[op], one) for op in ran.tolist() if one.ops[op].name.startswith("c10d.")]
+        for one, ran in ((program, mine), (other, its))
+    )
+    if talks != its_talks:
+        return False
+    have, has = _elements(program, mine), _elements(other, its)
+    apart = sum(abs(have.get(name, 0) - has.get(name, 0)) for name in {*have, *has})
+    return bool(apart <= FRINGE * sum(have.values()))
+
+
+def _elements(program: Program, issued: npt.NDArray[np.int64]) -> dict[str, int]:
+    """Operator -> elements of all tensors that it was given and made."""
+    found: dict[str, int] = {}
+    for op, times in enumerate(np.bincount(issued, minlength=len(program.ops)).tolist()):
+        call = program.ops[op]
+        found[call.name] = found.get(call.name, 0) + times * (_numel(call.args) + _numel(call.outputs))
+    return found
+
+
+def _numel(part: Any) -> int:
+    if isinstance(part, TensorMeta):
+        return prod(part.shape)
+    return sum(map(_numel, part)) if isinstance(part, tuple) else 0
 
 
 def wanted(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np.uint64]]) -> set[int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from anychip.device.distributed.branches import Apart, World, first_of_others, told_apart, unseen
 from anychip.device.distributed.middle import Middle
-from anychip.device.distributed.ranks import SENDS, classes, stream
+from anychip.device.distributed.ranks import SENDS, classes, cut_otherwise, stream
 from anychip.errors import all_ranks
 from anychip.record import Program
 from anychip.record.failure import num_trained
@@ -141,6 +141,18 @@ class Recorded:
             return False
         owners = self.owners()
         return len({owners[rank] for rank in (0, 1, last) if kind[rank] == kind[1]}) > 1
+
+    def only_in_pieces(self) -> bool:
+        """Whether ranks that are not alike compute as much and communicate the same; says so."""
+        ran = [rank for rank in (1, self.world.size - 1) if rank in self.programs]
+        if not all(cut_otherwise(self.first, self.programs[rank]) for rank in ran):
+            return False
+        calls = ", ".join(f"{self.streams[rank].size:,} by rank {rank}" for rank in (0, *ran))
+        self.tell(
+            f"Ranks compute on as many elements in more or fewer pieces ({calls}), as where each holds another part of a flat "
+            "parameter; those that did not run are taken to do as one of those that did."
+        )
+        return True
 
     def tell_of_between(self) -> None:
         owners, last = self.owners(), self.world.size - 1

@@ -11,6 +11,8 @@ Tensors = list[torch.Tensor]
 
 def check(name: str, at: dict[str, Any], outputs: Tensors, inputs: Tensors, size: int) -> None:
     """Raise what the backend raises. at: arguments by name; size: ranks of the group."""
+    if any(tensor.is_sparse for tensor in inputs):  # as of an embedding whose gradients are
+        raise RuntimeError("NCCL does not support all_reduce with sparse tensors. Please use dense tensors instead.")
     check_root(name.strip("_"), at.get("root_rank", 0), size)
     if name in CHECKS:
         CHECKS[name](at, outputs, inputs, size)

@@ -29,6 +29,9 @@ VALUE_WISE = {
     "mul": ("Tensor", "Scalar"), "div": ("Tensor", "Scalar"),
 }  # fmt: skip
 
+# And in place, of values that no index is read for.
+IN_PLACE = {"abs_": ("default",), "neg_": ("default",), "mul_": ("Tensor", "Scalar"), "div_": ("Tensor", "Scalar")}
+
 
 class Sparse:
     """Kernels for the dispatch key of sparse chip tensors."""
@@ -77,14 +80,24 @@ class Sparse:
         def kernel(tensor: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
             if not tensor.is_sparse:  # dense * sparse keeps the places of the sparse one
                 return kernel(rest[0], tensor, *rest[1:], **options)
-            others = [
-                self.values(one) if isinstance(one, torch.Tensor) and one.is_sparse
-                else self.taken(one, tensor) if isinstance(one, torch.Tensor) and one.dim() else one
-                for one in rest
-            ]  # fmt: skip
-            return self.with_values(tensor, overload(self.values(tensor), *others, **options))
+            return self.with_values(tensor, overload(self.values(tensor), *self.others(tensor, rest), **options))
 
         return kernel
+
+    def in_place(self, overload: Any) -> Callable[..., Any]:
+        def kernel(tensor: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+            overload(self.values(tensor), *self.others(tensor, rest), **options)
+            return tensor
+
+        return kernel
+
+    def others(self, tensor: torch.Tensor, rest: tuple[Any, ...]) -> list[Any]:
+        """What an operator on a sparse tensor's values takes beside them."""
+        return [
+            self.values(one) if isinstance(one, torch.Tensor) and one.is_sparse
+            else self.taken(one, tensor) if isinstance(one, torch.Tensor) and one.dim() else one
+            for one in rest
+        ]  # fmt: skip
 
     def taken(self, dense: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """The values of a dense tensor at the places of a sparse one."""
@@ -179,10 +192,11 @@ class Sparse:
             packet, _, overload = name.partition(".")
             if hasattr(aten, packet):
                 found[name] = self.structure(getattr(getattr(aten, packet), overload or "default"))
-        for packet, overloads in VALUE_WISE.items():
-            for overload in overloads:
-                name = packet if overload == "default" else f"{packet}.{overload}"
-                found[name] = self.value_wise(getattr(getattr(aten, packet), overload))
+        for packets, kernel in ((VALUE_WISE, self.value_wise), (IN_PLACE, self.in_place)):
+            for packet, overloads in packets.items():
+                for overload in overloads:
+                    name = packet if overload == "default" else f"{packet}.{overload}"
+                    found[name] = kernel(getattr(getattr(aten, packet), overload))
         return found | {
             "_sparse_sparse_matmul": self.mm_of_two, "mv": self.mv, "_sparse_softmax": self.softmax,
             "_sparse_log_softmax": self.softmax, "_sparse_softmax_backward_data": self.softmax_backward,

@@ -23,6 +23,10 @@ REFUSED = [
     (lambda: dist.reduce_scatter_tensor(x(2), x(5)), "input tensor must be the same size as output size times world"),
     (lambda: dist.all_gather_into_tensor(x(11), x(5)), "output tensor size must be equal to world_size times"),
     (lambda: dist.all_gather([x(4)] * 3, x(4)), "must match number of collective participants but got 3 outputs"),
+    (
+        lambda: dist.all_reduce(torch.eye(3, device="cuda").to_sparse()),
+        "does not support all_reduce with sparse tensors",
+    ),
     (exchanged([3, 3], [2, 3]), "Split sizes doesn't match total dim 0 size"),
     (exchanged([6], None), "Number of tensor splits not equal to group size"),
     (

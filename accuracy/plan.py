@@ -261,7 +261,7 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
         # Each micro-batch gathers all weights again: nobody takes many for nothing.
         most = max(number(columns, "micro_batch"), TOGETHER // sizes["seq_len"])
         columns = {**columns, "micro_batch": str(most)}
-    sizes["global_batch"] = batch_of(run, columns, chips, split, bool(fixed.get("batch_per_device")))
+    sizes["global_batch"] = batch_of(run, columns, fixed, chips, split)
     if not run["global_batch"]:
         filled = [*filled, "global_batch"]
     if not run["cp"] and (wide := spread_out(sizes["global_batch"], chips, split)) > 1:
@@ -411,19 +411,21 @@ def node_of(chip: str, cluster: str | None, chips: int, ep: int) -> int:
     return ep if chips <= domain or domain % ep == 0 else gcd(ep, domain)
 
 
-def batch_of(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[str, int], at_once: bool = False) -> int:
+def batch_of(
+    run: Run, columns: Mapping[str, str], fixed: Mapping[str, Any], chips: int, split: Mapping[str, int]
+) -> int:
     """Sequences a step. Where the source says none and prints a rate, which hardly depends on how many a step has: a micro-batch (the
-    framework's usual one, if need be) for each replica, eight for each stage of a pipeline. at_once: a micro-batch is what each chip has
-    of a step's batch."""
+    framework's usual one, if need be) for each replica, eight for each stage of a pipeline and of trainers whose steps are large."""
     told = number(columns, "global_batch", 0)
     if told > 0:
         return told
-    if at_once and run["micro_batch"]:
+    if fixed.get("batch_per_device") and run["micro_batch"]:  # a micro-batch is what each chip has of a step's batch
         return chips // split["pp"] * number(columns, "micro_batch", 1)
     if "step_time_s" in run.metrics or not is_rate(run):
         raise Unable("the source does not say global_batch")
     replicas = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1)
-    return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if split["pp"] > 1 else 1)
+    accumulates = split["pp"] > 1 or fixed.get("splits") == "layers"
+    return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if accumulates else 1)
 
 
 def is_rate(run: Run) -> bool:

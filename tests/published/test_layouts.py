@@ -21,6 +21,21 @@ def test_a_model_that_needs_more_than_a_chip_is_split_as_megatron_s_authors_advi
     assert ("pp" in found.filled) == (pp > 1)
 
 
+RATE = {**BLANK, "global_batch": "", "micro_batch": "", "metric": "mfu", "value": "0.4"}
+
+
+@pytest.mark.parametrize(("framework", "chip", "chips", "tp", "pp"), [
+    ("ModelLink", "Ascend 910B", "1024", 8, 16),  # 18 bytes each: 8 stages are 49 of 64 GB, more than 0.7
+    ("ModelLink", "Ascend 910B", "7968", 8, 12),  # 2^5 x 3 x 83: after 4 no power of two divides them
+    ("Megatron-DeepSpeed", "MI250X (one GCD)", "1024", 2, 16),  # two dies to a package
+])  # fmt: skip
+def test_stages_divide_the_chips_and_tensor_parallelism_its_domain(framework, chip, chips, tp, pp):
+    """All of 175B lay on one chip. (A script that does not say so splits no state over replicas.)"""
+    row = {**RATE, "notes": "of a script"}
+    found = plan(run_of(framework=framework, chip=chip, model="GPT-3 175B", chips=chips, **row)).options
+    assert (found.get("tp", 1), found.get("pp", 1)) == (tp, pp)
+
+
 def test_a_batch_goes_to_the_replicas_of_the_layout_that_a_rule_chose():
     """70e9 / 16 x (6 + 12 / 4) bytes fit: four replicas of tp 8 x pp 2 have four sequences each, and none is split."""
     row = {**BLANK, "chips": "64", "global_batch": "16"}
@@ -31,7 +46,9 @@ def test_a_batch_goes_to_the_replicas_of_the_layout_that_a_rule_chose():
             framework="Megatron-LM", model="Llama 2 13B", **{**row, "global_batch": "", "metric": "mfu", "value": "0.4"}
         )
     )
-    assert alone.options["micro_batches"] == 1
+    assert (
+        alone.options["micro_batches"] == 8
+    )  # a rate is of steps that hardly depend on how many gradients they add up
 
 
 def test_what_a_source_says_of_its_layout_stays():
@@ -218,24 +235,21 @@ def test_a_compiler_that_nobody_named_is_counted():
     assert "compile" not in plan(run_of(framework="FSDP")).filled
 
 
-@pytest.mark.parametrize(
-    ("framework", "chip"), [("Megatron-LM", "H100"), ("FSDP", "H100"), ("MaxText", "TPU v5p"), ("HF Trainer", "H100")]
-)
-def test_a_batch_that_nobody_says_is_not_guessed(framework, chip):
-    """A rate per token depends on it, and a model's size does not tell it."""
-    row = {
-        **BLANK,
-        "framework": framework,
-        "chip": chip,
-        "chips": "8",
-        "global_batch": "",
-        "metric": "mfu",
-        "value": "0.4",
-    }
+@pytest.mark.parametrize(("framework", "chip", "batch"), [
+    ("Megatron-LM", "H100", (4, 8)), ("FSDP", "H100", (1, 1)), ("HF Trainer", "H100", (8, 1)),
+    ("MaxText", "TPU v5p", (8, 1)),  # 16,384 tokens, where each micro-batch gathers weights again and recomputes
+])  # fmt: skip
+def test_a_rate_whose_batch_nobody_says_is_of_the_usual_one(framework, chip, batch):
+    """Most tables of tokens a second were refused. How long a step takes is not known without its batch."""
+    row = {**RATE, "framework": framework, "chip": chip, "chips": "8"}
+    unsaid = plan(run_of(model="Llama 2 7B", **row))
+    assert (unsaid.options["micro_batch"], unsaid.options["micro_batches"]) == batch
+    assert {"global_batch", "micro_batch"} <= {*unsaid.filled}
     with pytest.raises(Unable, match="does not say global_batch"):
-        plan(run_of(model="Llama 2 7B", **{**row, "micro_batch": ""}))
+        plan(run_of(model="Llama 2 7B", **{**row, "metric": "step_time_s"}))
     found = plan(run_of(model="Llama 2 7B", **{**row, "micro_batch": "2"}))
-    assert found.options["micro_batch"] * found.options["micro_batches"] == 2
+    assert found.options["micro_batch"] == 2
+    assert found.options["micro_batches"] == (8 if framework == "Megatron-LM" else 1)
     assert "global_batch" in found.filled
     if framework == "MaxText":  # a compiled step takes each chip's batch at once
         given = plan(run_of(model="Llama 2 7B", **{**row, "micro_batch": "2", "metric": "step_time_s"})).options

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from math import prod
 
-from accuracy.columns import chip_entry
 from accuracy.plan import Plan
+from accuracy.reading.machine import chip_entry
 from accuracy.rows import Run
 from accuracy.score import Result
 from accuracy.truth_of_runs import direct, share_of_peak

@@ -9,11 +9,11 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from accuracy.columns import Unable
 from accuracy.fold import points
 from accuracy.held import held_job
 from accuracy.measures import TRAINED
 from accuracy.plan import Plan, fit_ids, plan
+from accuracy.reading.tables import Unable
 from accuracy.recorder import HYBRID, Job, Recorder
 from accuracy.rows import Run
 from accuracy.runner import forecast, is_priced, jobs_of, told

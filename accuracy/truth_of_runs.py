@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from accuracy.columns import Unable, convention, table, whole
 from accuracy.plan import Plan
+from accuracy.reading.columns import convention, whole
+from accuracy.reading.tables import Unable, table
 from anychip.spec import load_chip
 
 

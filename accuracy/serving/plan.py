@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from accuracy.columns import Unable, check_counts, chip_entry, chip_of, models_of, search, table
 from accuracy.plan import argv_of
+from accuracy.reading.columns import check_counts
+from accuracy.reading.machine import chip_entry, chip_of
+from accuracy.reading.model import models_of
+from accuracy.reading.tables import Unable, search, table
 from accuracy.recorder import SERVING, Job
 from accuracy.rows import Run
 from accuracy.serving import PROMPT, TOKEN

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from accuracy.columns import Unable
 from accuracy.plan import fit_ids
+from accuracy.reading.tables import Unable
 from accuracy.recorder import SERVING, Recorder
 from accuracy.rows import Run
 from accuracy.runner import priced

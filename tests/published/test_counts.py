@@ -2,8 +2,8 @@
 
 import pytest
 
-from accuracy.columns import Unable
 from accuracy.plan import plan
+from accuracy.reading.tables import Unable
 from accuracy.rows import join, read
 from accuracy.serving.plan import plan as plan_serving
 from accuracy.truth_of_runs import step_time_s

@@ -2,8 +2,8 @@
 
 import pytest
 
-from accuracy.columns import Unable
 from accuracy.plan import plan
+from accuracy.reading.tables import Unable
 from tests.published.runs import NAMED_ONLY, run_of
 
 BLANK = {**NAMED_ONLY, "tp": "", "pp": "", "cp": "", "global_batch": "1024", "micro_batch": "1", "seq_len": "2048"}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from accuracy.columns import Unable
 from accuracy.plan import argv_of, plan
+from accuracy.reading.tables import Unable
 from accuracy.reference.__main__ import arguments, build
 from accuracy.reference.layout import layout_of
 from tests.published.runs import NAMED_ONLY, run_of

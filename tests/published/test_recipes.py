@@ -2,8 +2,10 @@
 
 import pytest
 
-from accuracy.columns import Unable, forms_of
-from accuracy.plan import node_of, plan
+from accuracy.plan import plan
+from accuracy.reading.columns import forms_of
+from accuracy.reading.layout import node_of
+from accuracy.reading.tables import Unable
 from tests.published.runs import GPT_OSS, NAMED_ONLY, run_of
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from accuracy.__main__ import main
-from accuracy.columns import Unable
 from accuracy.fold import points
 from accuracy.page import memory_by_source
 from accuracy.plan import argv_of, plan
+from accuracy.reading.tables import Unable
 from accuracy.reference.__main__ import arguments, build
 from accuracy.reference.layout import layout_of
 from accuracy.rows import BadRows, join, read, where
@@ -258,7 +258,7 @@ def test_most_of_the_published_runs_can_be_expressed():
 
 
 def test_every_rule_names_a_source_and_a_reason():
-    from accuracy.columns import rules
+    from accuracy.reading.tables import rules
 
     assert all(rule["source"].startswith("https://") and rule["why"] for rule in rules())
 

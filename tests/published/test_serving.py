@@ -7,7 +7,7 @@ import pytest
 
 from accuracy import validated
 from accuracy.__main__ import main
-from accuracy.columns import Unable
+from accuracy.reading.tables import Unable
 from accuracy.recorder import Recorder
 from accuracy.rows import join, read
 from accuracy.runner import priced

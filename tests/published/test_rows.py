@@ -115,9 +115,9 @@ def test_layers_follow_from_the_parameters_where_nothing_else_is_missing(changes
 
 def test_a_rate_per_token_needs_no_batch():
     found = plan(run_of(metric="tokens_per_s_per_chip", value="8192", global_batch=""))
-    # a micro-batch of 1 for each of 16 / 2 replicas: 8 sequences; 8 x 8192 / (16 x 8192) = 0.5 s
+    # eight micro-batches of 1 for each of 16 / 2 replicas: 64 sequences; 64 x 8192 / (16 x 8192) = 4 s
     assert "global_batch" in found.filled
-    assert step_time_s(found) == 0.5
+    assert step_time_s(found) == 4.0
     with pytest.raises(Unable, match="global_batch"):
         plan(run_of(global_batch=""))
 

@@ -257,7 +257,11 @@ def forecast(
 def _by_id(prices: Mapping[str, float], places: Sequence[Place]) -> dict[str, float]:
     """Prices by the ids of chips that are asked for."""
     asked = {place.chip.id for place in places}  # also chips of files that no search path has
-    found = {name if name in asked else load_chip(name).id: usd for name, usd in prices.items()}
+    found: dict[str, float] = {}
+    for name, usd in prices.items():
+        chip = name if name in asked else load_chip(name).id
+        if found.setdefault(chip, usd) != usd:
+            raise BadUse(f"two prices are given of {chip}, {found[chip]:g} and {usd:g} USD an hour: leave out one.")
     for chip in found.keys() - asked:
         raise BadUse(
             f"a price is given of {chip}, which is not asked for: --on {', '.join(str(place) for place in places)}"

@@ -178,7 +178,7 @@ def forecast(args: argparse.Namespace) -> int:
             step_mark=args.step_mark,
             tokens_per_step=args.tokens_per_step,
             samples_per_step=args.samples_per_step,
-            prices=dict(args.price),
+            prices=_each_once(args.price),
             host=args.host,
             device=args.device,
             imbalance=args.imbalance,
@@ -328,6 +328,15 @@ def _one_recording(args: argparse.Namespace) -> None:
         raise BadUse(
             f"--save keeps one recording, and a program does something else on {first} than on {last}: give one number of chips."
         )
+
+
+def _each_once(prices: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """By chip as it was named; of chips that were named otherwise the API tells."""
+    found: dict[str, float] = {}
+    for chip, usd in prices:
+        if found.setdefault(chip, usd) != usd:
+            raise BadUse(f"--price {chip} is given twice, {found[chip]:g} and {usd:g}: leave out one.")
+    return found
 
 
 def _only_for_recording(args: argparse.Namespace) -> None:

@@ -308,6 +308,8 @@ def test_costs_are_at_the_prices_that_are_given():
     assert found.usd_per_hour == pytest.approx(1.5)
     with pytest.raises(BadUse, match="a price is given of amd-mi300x, which is not asked for: --on nvidia-h100-sxm"):
         api.forecast(saved, on=["h100"], prices={"mi300x": 3.0})
+    with pytest.raises(BadUse, match="two prices are given of nvidia-h100-sxm, 2 and 3 USD an hour"):
+        api.forecast(saved, on=["h100"], prices={"h100": 2.0, "nvidia-h100-sxm": 3.0})
 
 
 def test_a_program_that_finds_what_the_recording_before_made_is_told_so(calls, monkeypatch):

@@ -17,6 +17,7 @@ from anychip.spec.problem import Problem
 _HEADER = re.compile(r"^\s*\[{1,2}\s*([^\]]+?)\s*\]{1,2}")
 _KEY = re.compile(r"""^\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""")
 _AT_LINE = re.compile(r"at line (\d+)")
+_TWICE = "Cannot overwrite a value"  # of tomllib
 MAX_BYTES = 1_000_000
 
 
@@ -59,7 +60,14 @@ def parse(file: Path, data: bytes) -> Document:
         return Document(file, text, tomllib.loads(text) if plain is None else plain)
     except tomllib.TOMLDecodeError as error:
         found = _AT_LINE.search(str(error))
-        return _unreadable(file, text, int(found[1]) if found else None, f"not TOML: {error}")
+        line = int(found[1]) if found else None
+        if line and _TWICE in str(error):
+            key = _KEY.match(text.splitlines()[line - 1])
+            named = key[1] if key else "a key"
+            return _unreadable(
+                file, text, line, f"not TOML: {named} is given a second time, and stands once in a table"
+            )
+        return _unreadable(file, text, line, f"not TOML: {error}")
     except (RecursionError, ValueError) as error:
         # tomllib lets Python's own limits through: nesting depth, digits of an integer, years of a date.
         return _unreadable(file, text, None, f"not TOML that can be read: {error}")

@@ -309,10 +309,6 @@ def test_outputs_are_looked_at_before_anything_is_read(argv, told, tmp_path, mon
         (["measure", "--out", "x.csv", "--threads", "0"], "expected a whole number from 1"),
         (["forecast", "--price", "2.5"], "expected a chip and what an hour of it costs"),
         (["forecast", "--price", "h100=-1"], "expected a number above 0"),
-        (
-            ["forecast", "--on", "h100", "--price", "h100=2", "--price", "h100=3", "x.py"],
-            "--price h100 is given twice, 2 and 3",
-        ),
     ],
 )
 def test_numbers_that_mean_nothing_are_refused(argv, told, capsys):
@@ -321,6 +317,12 @@ def test_numbers_that_mean_nothing_are_refused(argv, told, capsys):
         cli.main(argv)
     assert ended.value.code == 2
     assert told in capsys.readouterr().err
+
+
+def test_two_prices_of_a_chip_are_refused(capsys):
+    """The last one counted."""
+    assert cli.main(["forecast", "--on", "h100", "--price", "h100=2", "--price", "h100=3", "x.py"]) == 2
+    assert "--price h100 is given twice, 2 and 3: leave out one." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

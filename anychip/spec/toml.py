@@ -60,14 +60,14 @@ def parse(file: Path, data: bytes) -> Document:
         return Document(file, text, tomllib.loads(text) if plain is None else plain)
     except tomllib.TOMLDecodeError as error:
         found = _AT_LINE.search(str(error))
-        line = int(found[1]) if found else None
-        if line and _TWICE in str(error):
-            key = _KEY.match(text.splitlines()[line - 1])
+        at = int(found[1]) if found else None
+        if at and _TWICE in str(error):
+            key = _KEY.match(text.splitlines()[at - 1])
             named = key[1] if key else "a key"
             return _unreadable(
                 file, text, line, f"not TOML: {named} is given a second time, and stands once in a table"
             )
-        return _unreadable(file, text, line, f"not TOML: {error}")
+        return _unreadable(file, text, at, f"not TOML: {error}")
     except (RecursionError, ValueError) as error:
         # tomllib lets Python's own limits through: nesting depth, digits of an integer, years of a date.
         return _unreadable(file, text, None, f"not TOML that can be read: {error}")

@@ -65,7 +65,7 @@ def parse(file: Path, data: bytes) -> Document:
             key = _KEY.match(text.splitlines()[at - 1])
             named = key[1] if key else "a key"
             return _unreadable(
-                file, text, line, f"not TOML: {named} is given a second time, and stands once in a table"
+                file, text, at, f"not TOML: {named} is given a second time, and stands once in a table"
             )
         return _unreadable(file, text, at, f"not TOML: {error}")
     except (RecursionError, ValueError) as error:

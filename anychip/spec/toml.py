@@ -64,9 +64,7 @@ def parse(file: Path, data: bytes) -> Document:
         if at and _TWICE in str(error):
             key = _KEY.match(text.splitlines()[at - 1])
             named = key[1] if key else "a key"
-            return _unreadable(
-                file, text, at, f"not TOML: {named} is given a second time, and stands once in a table"
-            )
+            return _unreadable(file, text, at, f"not TOML: {named} is given a second time, and stands once in a table")
         return _unreadable(file, text, at, f"not TOML: {error}")
     except (RecursionError, ValueError) as error:
         # tomllib lets Python's own limits through: nesting depth, digits of an integer, years of a date.

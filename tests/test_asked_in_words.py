@@ -13,7 +13,7 @@ ASKED = "compiles_whole"
 def test_a_recording_that_is_loaded_tells_it_in_words() -> None:
     answer = api.forecast(recording(load_chip("h100"), ASKED), on=["h100", "tpu-v5p"])
     (told,) = (text for text in answer.warnings if "would have answered" in text)
-    assert told.startswith("google-tpu-v5p would have answered whole steps compiled (train.py:7) otherwise")
+    assert told.startswith("google-tpu-v5p would have answered whether steps are compiled whole (train.py:7) otherwise")
 
 
 def test_progress_tells_it_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,4 +21,4 @@ def test_progress_tells_it_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     api.forecast(__file__, on=["h100", "tpu-v5p"], progress=said.append)
     (told,) = (text for text in said if "again" in text)
-    assert told.endswith("google-tpu-v5p: it answers otherwise (whole steps compiled, train.py:7)")
+    assert told.endswith("google-tpu-v5p: it answers otherwise (whether steps are compiled whole, train.py:7)")

@@ -64,7 +64,7 @@ class Question:
 # As a reader would ask them; others by their names.
 QUESTIONS = {
     "multi_processor_count": "cores", "memory_bytes": "memory", "arch": "architecture", "L2_bytes": "L2 cache", "power_w": "power",
-    "compiles_whole": "whole steps compiled", "tf32": "TF32",
+    "compiles_whole": "whether steps are compiled whole", "tf32": "TF32",
 }  # fmt: skip
 
 

@@ -106,7 +106,7 @@ def ranks_table(name: str, forecast: "Forecast") -> Table:
     """A row for each distinct rank: place on the mesh, memory, what its step is made of, its share of the critical path."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column(f"ranks of {name}" if name else "ranks", overflow="fold")
-    for title in ("alike", "memory", "fits", "busy", "network", "idle", "host", "critical"):
+    for title in ("stands for", "memory", "fits", "busy", "network", "idle", "host", "critical path"):
         table.add_column(title, justify="right", no_wrap=True)
     critical = {part.rank: part.share for part in forecast.critical_path}
     for rank in forecast.ranks[:MOST_RANKS]:

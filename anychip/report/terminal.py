@@ -51,7 +51,7 @@ BREAKDOWN = {
     "host": "host",
 }
 PHASES = {"no_gradients": "no-grad calls", "host_copies": "host copies"}
-MEMORY = {"other": "inputs, others"}  # kinds that one word does not tell
+MEMORY = {"other": "inputs, the rest"}  # kinds that one word does not tell
 EVIDENCE = {"measured": "measured", "interpolated": "interpolated", "modelled": "modelled", "bytes_only": "bytes alone"}
 
 Row = tuple[str, Sequence[str | Text]]

@@ -51,7 +51,11 @@ def memory_by_module(program: Program, block: Ints, size: Ints, born: Ints, is_h
         if is_held[index]:
             module = owner.get(int(block[index]), module)
         name = (
-            "(optimizer)" if is_optimizer[index] else folded(program.modules[module]) if module >= 0 else "(no module)"
+            "(optimizer)"
+            if is_optimizer[index]
+            else folded(program.modules[module])
+            if module >= 0
+            else "(outside modules)"
         )
         found[name] += int(size[index])
     return dict(found.most_common())

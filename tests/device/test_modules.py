@@ -74,7 +74,7 @@ def test_a_backward_is_told_apart_by_module() -> None:
     assert of["Net"].count("tanh_backward") == 2
     assert (of["second"].count("mm"), of["first"].count("mm")) == (4, 2)  # x of `first` needs no gradient
     held = memory(program)
-    assert set(held.by_module) <= {"Net", "first", "second", "(no module)", "(optimizer)"}
+    assert set(held.by_module) <= {"Net", "first", "second", "(outside modules)", "(optimizer)"}
     assert sum(held.by_module.values()) == held.peak_bytes
 
 

@@ -170,7 +170,7 @@ def test_a_chip_with_its_own_recording_says_why(answer):
     lines = text.splitlines()
     (at,) = [i for i, line in enumerate(lines) if "run again for it" in line]
     assert any("mi300x -> amd-mi300x" in line for line in lines[at - 3 : at])
-    assert "(name, whole steps compiled, float64 matmul)" in " ".join(text.split())
+    assert "(name, whether steps are compiled whole, float64 matmul)" in " ".join(text.split())
 
 
 def test_the_legend_says_which_runs_the_error_is_of_and_what_none_of_the_chip_s_are_like(answer):

@@ -69,6 +69,7 @@ class Machine:
     host_replay_s: float
     host_read_s: float
     host_link_bytes_per_s: float
+    host_staging_bytes_per_s: float
     host_link_assumed: str  # the link that was taken, where the chip's file does not say which it has
     graph: bool
     called: bool  # ops run in the thread that calls them: no launch, no stream, no link
@@ -182,6 +183,7 @@ def build(chip: Chip, rates: Rates) -> Machine:
         host_replay_s=rates.need("host.replay").value,
         host_read_s=0.0 if called else rates.need("host.read").value,
         host_link_bytes_per_s=_level(rates.need("host_link.rate"), link),
+        host_staging_bytes_per_s=rates.need("host_link.staging").value,
         host_link_assumed=assumed,
         graph=chip.execution == "graph",
         called=called,

@@ -114,7 +114,8 @@ def read_value(op: Op) -> Work:
 @work_of("aten.copy_", "aten._to_copy", "aten.copy", "aten._pin_memory", "aten.to")
 def copy(op: Op) -> Work:
     """On the chip: read the source, write the result. Across the host link: the link's bytes, and the host
-    waits unless the copy is non_blocking; a change of dtype happens on the chip."""
+    waits unless the copy is non_blocking; a change of dtype happens on the chip. Memory that is not pinned is first copied to
+    some that is."""
     in_place = op.name.startswith("aten.copy_")
     source = op.args[1] if in_place else op.args[0]
     targets = mutated(op) if in_place else op.outputs
@@ -132,7 +133,8 @@ def copy(op: Op) -> Work:
     converts = source.dtype != target.dtype
     return Work(bytes_read=source.nbytes if source.on_chip else size * converts, unit="vector",
                 bytes_written=target.nbytes * (1 + converts) if target.on_chip else 0, kind="copy",
-                dtype=main_dtype(op), host_bytes=size, blocks_host=waits, kernels=launched * (1 + converts))  # fmt: skip
+                dtype=main_dtype(op), host_bytes=size, staged_bytes=size * bool(op.kwarg("staged", False)), blocks_host=waits,
+                kernels=launched * (1 + converts))  # fmt: skip
 
 
 @work_of(*_aten(*sorted(names.CONCATENATE)))

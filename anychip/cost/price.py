@@ -67,7 +67,7 @@ def as_called(op: Op, task: Work) -> Work:
     if op.name.startswith("aten._to_copy") and op.args[0].dtype == op.outputs[0].dtype:
         return Work(kernels=0)
     moved = {"bytes_read": task.host_bytes, "bytes_written": task.host_bytes} if not task.blocks_host else {}
-    return replace(task, host_bytes=0, kernels=1, blocks_host=False, **moved)  # type: ignore[arg-type]
+    return replace(task, host_bytes=0, staged_bytes=0, kernels=1, blocks_host=False, **moved)  # type: ignore[arg-type]
 
 
 def price_work(task: Work, on: Machine) -> Cost:
@@ -79,7 +79,7 @@ def price_work(task: Work, on: Machine) -> Cost:
     memory = on.memory_s(task.bytes_moved)
     if task.memory_share and not (on.graph or on.called):
         memory /= on.share(task.memory_share)
-    link = task.host_bytes / on.host_link_bytes_per_s
+    link = task.host_bytes / on.host_link_bytes_per_s + task.staged_bytes / on.host_staging_bytes_per_s
     compute, evidence = _compute_s(task, on)
     body = max(compute, memory) + link + task.fixed_s
     if body <= launches:

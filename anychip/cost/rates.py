@@ -39,6 +39,7 @@ Columns: op, dtype, shape, value, unit, kind (measured | derived | assumed), sta
   host.empty                host time of an op that launches nothing, a ratio of host.op
   host.replay, host.read    host time: of a replay, of a read
   host_link.rate            bandwidth between host and chip, or a ratio of the link's
+  host_link.staging         the host's copy of memory that is not pinned into some that is, before or after the link's
   host_link.unknown         the link's, where the chip's file names no wire and no rate; note says which that is
   borrow                    note begins with the chip (then a colon) whose *curve shape* (never level) stands in; shape says for what
   gemm.grouped              share of that rate that grouped products (mixtures of experts) reach

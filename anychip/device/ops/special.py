@@ -16,6 +16,10 @@ from anychip.drivers.base import Driver
 from anychip.record.op import Op
 from anychip.record.recorder import Recorder
 
+# Bytes from which on memory that is not pinned is copied twice: less goes with the call
+# (https://docs.nvidia.com/cuda/cuda-driver-api/api-sync-behavior.html).
+STAGED = 1 << 16
+
 
 class Special:
     def __init__(self, kernels: Kernels) -> None:
@@ -154,8 +158,10 @@ class Special:
         if target.numel() == 0:
             return target
         host = source if self.on_chip(target) else target
-        is_async = non_blocking and host.is_pinned()  # what is not pinned the driver stages, and the host waits for it
-        self.note("aten.copy_.default", (target, source, is_async), mutates=(0,))
+        is_pinned = host.is_pinned()  # what is not the driver stages, and the host waits for it
+        is_async = non_blocking and is_pinned
+        said = (("staged", True),) if host.nbytes >= STAGED and not is_pinned else ()
+        self.note("aten.copy_.default", (target, source, is_async), mutates=(0,), kwargs=said)
         if self.on_chip(target):
             self.driver.copy_in(target, source)
         else:
@@ -188,7 +194,7 @@ class Special:
         if device is not None and device.type == "cpu":
             result = torch.empty_strided(tensor.shape, stride, dtype=dtype, device="cpu")
             # torch takes pinned memory for the result where it is not to wait.
-            said = (("non_blocking", True),) if non_blocking else ()
+            said = (("non_blocking", True),) if non_blocking else (("staged", True),) if tensor.nbytes >= STAGED else ()
             self.note("aten._to_copy.default", (tensor,), (result,), kwargs=said)
             result = self.driver.copy_out(tensor).to(dtype)
             if not non_blocking:
@@ -198,8 +204,11 @@ class Special:
                 if result.stride() == stride
                 else torch.empty_strided(tensor.shape, stride, dtype=dtype, device="cpu").copy_(result)
             )
-        is_async = non_blocking and not self.on_chip(tensor) and tensor.is_pinned()
         index = self.index_of(device or tensor.device)
+        is_pinned = not self.on_chip(tensor) and tensor.is_pinned()
+        if not self.on_chip(tensor) and not is_pinned and tensor.nbytes >= STAGED:
+            return self.copy_(self.make(tensor.shape, dtype, index, stride), tensor)
+        is_async = non_blocking and is_pinned
         key = ("_to_copy", meta_of(tensor), stride, dtype, is_async, self.driver.knows(tensor), index)
         entry = self.kernels.cache.get(key)
         if entry is not None:

@@ -6,6 +6,7 @@ Nothing of it is imported or run: packages are looked into as the import system 
 import ast
 import importlib
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,11 @@ def check(argv: Sequence[str], module: bool) -> None:
         there, name = " It is a folder." if path.is_dir() else "", "" if path.is_absolute() else _module_name(path)
         hint = f" For a module: -m {name}" if name else ""
         raise BadUse(f"there is no script {argv[0]!r} (in {os.getcwd()}).{there}{hint}")
+    if path.suffix == ".ipynb":  # where its JSON has no `null`, Python takes it for a dictionary, and does nothing
+        raise BadUse(
+            f"{argv[0]} is a notebook, not a script. Try: jupyter nbconvert --to script {shlex.quote(argv[0])}, then the script that it "
+            "writes, without its magics (get_ipython())."
+        )
     problem = "" if path.suffix == ".py" else _no_python(path)
     if problem:
         raise BadUse(

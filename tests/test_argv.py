@@ -57,6 +57,13 @@ def test_a_missing_script_may_be_a_module(folder, name, module):
         check([name], module=False)
 
 
+def test_a_notebook_is_told(folder):
+    """One without `null` is a dictionary to Python: it ran, did nothing, and the report asked whether it had been told to use the CPU."""
+    (folder / "a b.ipynb").write_text('{"cells": [{"cell_type": "code", "execution_count": 1, "source": ["x = 1"]}]}')
+    with pytest.raises(BadUse, match=r"is a notebook.* nbconvert --to script 'a b.ipynb'"):
+        check(["a b.ipynb"], module=False)
+
+
 def test_a_shell_script_is_told(folder):
     with pytest.raises(BadUse, match=r"launch.sh is not Python \(line 1: .*torchrun's ranks as --on CHIP:COUNT"):
         check(["launch.sh"], module=False)

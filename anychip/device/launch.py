@@ -29,6 +29,7 @@ from anychip.errors import (
     Terminated,
     UnsupportedProgram,
     UnsupportedTorch,
+    all_ranks,
 )
 from anychip.record import Program
 from anychip.record.failure import Failure, cut_short, failure_of, refusal, refused
@@ -394,5 +395,10 @@ def _what(how: Failure, program: Program) -> Iterator[str]:
         failed = next((one for one in program.ranks if how.rank in one.members), program)
         if said := failed.meta.get("last_said"):
             yield f"{said} If what failed is a check of values, that may be why."
+        if how.error.startswith("AssertionError") and len(program.ranks) < program.world_size:
+            yield (
+                f"{len(program.ranks)} of {program.world_size:,} ranks ran, and the others are taken to say what these say: if what failed "
+                f"is a check of what ranks tell one another, that may be why. Try {all_ranks(program.world_size)}."
+            )
     if HOST_ALLOCATOR in how.error or how.error.startswith("MemoryError"):
         yield HOST_IS_FULL[0].upper() + HOST_IS_FULL[1:]

@@ -25,9 +25,9 @@ def _equal(values: Values, call: Call) -> Known:
     if not span:
         return NOTHING
     if values.imbalance == 1.0 or span == 1 or number is None or not 0 <= number < span:
-        return Known(share=1 / span)
+        return Known(share=1 / span, most=known.most)
     first = values.fullest(span, known.most) / span
-    return Known(share=first if number == 0 else (1 - first) / (span - 1), uneven=True)
+    return Known(share=first if number == 0 else (1 - first) / (span - 1), most=known.most, uneven=True)
 
 
 def _set(values: Values, call: Call) -> Known | None:
@@ -139,16 +139,21 @@ def _read(values: Values, side: Any, value: float | None) -> float:
 
 @expected("any", "all")
 def _any_all(values: Values, call: Call) -> list[Known]:
-    """Of n elements of which a share s is true: one is with 1 - (1 - s)**n, all are with s**n."""
-    share = of(values, call.args[0]).share
+    """Of n elements of which a share s is true: one is with 1 - (1 - s)**n, all are with s**n. Of those of which no two can be, as one
+    expert is picked once for each token, one is with s * n."""
+    known = of(values, call.args[0])
+    share = known.share
     (out,) = call.outputs
     if share is None and call.args[0].numel() == 1:
-        return [Known(guess=of(values, call.args[0]).guess)]
+        return [Known(guess=known.guess)]
     if share is None or not out.numel():
         return []
     each = call.args[0].numel() / out.numel()
-    likely = share**each if call.name == "all" else 1 - (1 - share) ** each
-    return [Known(share=likely, guess=int(likely > 0.5), uneven=of(values, call.args[0]).uneven)]
+    if call.name == "all":
+        likely = share**each
+    else:
+        likely = min(share * each, 1.0) if known.most and known.most * each <= 1 else 1 - (1 - share) ** each
+    return [Known(share=likely, guess=int(likely > 0.5), uneven=known.uneven)]
 
 
 BOTH = {

@@ -273,7 +273,8 @@ class Values:
         self.invented = True
         if tensor.dtype != torch.bool:
             return self._guessed(tensor)
-        guess = self.guess.get(tensor.untyped_storage().data_ptr())
+        address = tensor.untyped_storage().data_ptr()
+        guess = self.guess.get(address)
         count = self.reads[place.file, place.line]
         self.reads[place.file, place.line] += 1
         around, wanted = waits_for()
@@ -281,10 +282,12 @@ class Values:
             if wanted.of is ast.Assert:
                 return wanted.truth
             if wanted.of is ast.If:  # as on the chip, where a mask of which nothing is known selects all
-                return bool(guess) if tensor.untyped_storage().data_ptr() in self.share else wanted.truth
+                return bool(guess) if address in self.share else wanted.truth
             if bool(guess) != wanted.truth:
                 return wanted.truth ^ self.has_gone_round(wanted, place)
             self.went_on[wanted.where] = True
+        if wanted is not None and wanted.of is ast.Break and around is Around.FOR and address not in self.share:
+            guess = not wanted.truth  # (`if done.all(): break`: nobody knows that all are done)
         writes = self.picked_at.get((place.file, place.line), self.picked) != self.picked
         self.picked_at[place.file, place.line] = self.picked
         if (

@@ -110,9 +110,11 @@ def user_place() -> Place:
 def waits_for() -> tuple[Around, Wanted | None]:
     """The innermost loop around what is read now, which may wait for it; none where a function of torch.nn reads (those which draw weights
     again until they lie within bounds do, once for each tensor). And what a loop's condition or a check that it is wants of it
-    (`wanted`)."""
+    (`wanted`). A function mode (`torch.set_default_device`) stands between a read and the line that reads."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
+    while frame is not None and (
+        frame.f_code.co_filename.startswith(PACKAGE) or frame.f_code.co_name == "__torch_function__"
+    ):
         frame = frame.f_back
     if frame is None or "/torch/nn/" in frame.f_code.co_filename:
         return Around.NONE, None

@@ -339,5 +339,36 @@ def _in_turn(calls: list[Step], modules: list[int]) -> list[Step]:
         lead = modules[0] if modules[0] in modules[-size:] else modules[-periodic]
         first = modules.index(lead, len(calls) - periodic)
         rounds = [calls[at : at + size] for at in range(first, len(calls) - size + 1, size)]
-        return calls[:first] + [_joined(one) for one in rounds]
+        return _few(calls[:first]) + [_joined(one) for one in rounds]
+    return _in_texts(calls, modules)
+
+
+def _in_texts(calls: list[Step], modules: list[int]) -> list[Step]:
+    """Where most calls are rounds of several modules, each once, but in several runs (a program that writes texts by an embedding, layers
+    and a head calls an encoder of pictures before each): so are rounds one call each, and the few that begin a text are one."""
+    for size in range(2, min(TURN, len(calls) // 2) + 1):
+        windows = ((at, modules[at : at + size]) for at in range(len(calls) - 2 * size + 1))
+        unit = next(
+            (one for at, one in windows if len(set(one)) == size and one == modules[at + size : at + 2 * size]), None
+        )
+        if unit is None:
+            continue
+        turned = unit.index(modules[0]) if modules[0] in unit else 0
+        unit = unit[turned:] + unit[:turned]
+        found, at, rest, rounds = list[Step](), 0, 0, 0  # rest: from where on calls are of no round yet
+        while at < len(calls):
+            if modules[at : at + size] != unit:
+                at += 1
+                continue
+            found += [*_few(calls[rest:at]), _joined(calls[at : at + size])]
+            rest = at = at + size
+            rounds += 1
+        if rounds * size < len(calls) / 2:
+            continue
+        is_half = modules[rest:] == unit[: len(calls) - rest]
+        return found + ([] if is_half else _few(calls[rest:]))
     return calls
+
+
+def _few(calls: list[Step]) -> list[Step]:
+    return [_joined(calls)] if 1 < len(calls) <= TURN else calls

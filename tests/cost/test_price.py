@@ -156,6 +156,9 @@ def test_a_copy_to_the_chip_takes_the_link():
     # 4 MiB at 26.09 GB/s, and into memory, overlapped by neither here
     assert cost.time_s == pytest.approx(2.5e-6 + 2**22 / 26.09e9 + 2**22 / 1610e9)
     assert cost.limit == "host_link"
+    staged = op("aten.copy_.default", t(2**20, dtype="float32"), host, staged=True, mutates=(0,))
+    assert price_op(staged, chip).time_s - cost.time_s == pytest.approx(2**22 / 9.8e9)
+    assert price_op(staged, load_chip("gh200")).time_s < 2**22 / 100e9  # which reads memory as it is
 
 
 def test_an_unknown_op_is_priced_by_bytes_and_says_so():

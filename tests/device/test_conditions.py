@@ -124,7 +124,7 @@ def test_a_loop_of_which_nothing_says_that_it_goes_on_goes_round_once() -> None:
 
 def test_a_solver_that_goes_its_whole_length_is_told() -> None:
     """Conjugate gradients in a `for`, left where the error is small (gpytorch): its 1,000 rounds were told as a step's without a word. A
-    text that is written to its length is not told, nor a loop that is left at once."""
+    text that is written to its length is not told."""
     program, out = run("""
         import torch
         x, rounds = torch.randn(4, device="cuda"), [0] * 3
@@ -142,8 +142,29 @@ def test_a_solver_that_goes_its_whole_length_is_told() -> None:
                 if (x > 0).all(): break
         out = rounds
     """)
-    assert out == [300, 300, 300]
-    assert [text.split()[0] for text in program.meta["warnings"] if "whole length" in text] == ["program.py:7:"]
+    assert out == [300, 300, 600]
+    told = [text.split()[0] for text in program.meta["warnings"] if "whole length" in text]
+    assert told == ["program.py:7:", "program.py:16:"]
+
+
+def test_a_text_whose_rows_are_all_to_end_is_written_to_its_length() -> None:
+    """`if done.all(): break` where the prompts are too many to be known (GRPO written by hand): the first token was the last, as `all` of
+    what nobody knows is read as true. With a default device a function mode stands between the read and its line."""
+    _, out = run("""
+        import torch
+        torch.set_default_device("cuda")
+        tokens = torch.zeros(64, 1200, dtype=torch.int64)
+        tokens[0, :8] = torch.ones(8, dtype=torch.int64)
+        is_prompt, out = tokens != 0, 0
+        done = torch.zeros(64, dtype=torch.bool)
+        for at in range(8, 38):
+            out += 1
+            token = torch.multinomial(torch.rand(64, 100), 1)[:, 0]
+            done |= (token == 2) & ~is_prompt[:, at]
+            if done.all():
+                break
+    """)
+    assert out == 30
 
 
 def test_checks_of_what_is_not_known_hold() -> None:

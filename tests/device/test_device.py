@@ -1,5 +1,6 @@
 """The virtual chip as a program meets it: values, clocks, streams, graphs, memory, and what is kept of it all."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -327,6 +328,28 @@ def test_only_copies_of_pinned_memory_go_on_without_the_host() -> None:
     # torch takes pinned memory for the result of the six
     assert asynchronous == [4, 4, 6, 8]
     assert len(copies) == 12
+
+
+def test_large_copies_of_memory_that_is_not_pinned_are_copied_once_more() -> None:
+    """They went at the rate of pinned ones: a batch of 154 MB to an A100 in 6 ms for 22."""
+    program, out = run("""
+        import torch
+        data = torch.ones(1 << 14, dtype=torch.float64)
+        there = [data.cuda(), data.to("cuda", torch.float16), data[:1 << 12].cuda(), data.pin_memory().cuda()]
+        there[0].copy_(data[: 1 << 14])
+        out = [there[0].device.type, there[1].dtype == torch.float16, there[0].sum().item(), there[0].cpu().sum().item()]
+    """)
+    assert out == ["cuda", True, 1 << 14, 1 << 14]
+    copies = [
+        op
+        for op in program.ops
+        if "copy" in op.name and {x.on_chip for x in (*op.tensors, *op.outputs)} == {True, False}
+    ]
+    staged = Counter(work(op).staged_bytes for op in copies)
+    assert staged == {
+        1 << 17: 3,
+        0: 2,
+    }  # into 16 bit, into memory that is there, and back; little and pinned ones are not
 
 
 def test_a_process_that_uses_several_chips_is_told_of() -> None:

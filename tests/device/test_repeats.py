@@ -386,3 +386,21 @@ def test_a_dictionary_with_attributes_is_asked_for_none_that_it_lacks() -> None:
     module.hook = module.extra_repr
     assert holders(module) == [vars(module)]
     assert describe(Attributes(), 0) == ("Attributes", ())
+
+
+def test_a_tuple_that_refuses_len_is_looked_into_by_none_of_its_own_methods() -> None:
+    """e3nn's, which every model of its holds: a forecast of one ended in its NotImplementedError."""
+
+    class Irreps(tuple[Any, ...]):
+        def __len__(self) -> int:
+            raise NotImplementedError
+
+    class Inner:
+        scale = None
+
+        def __init__(self) -> None:
+            self.scale = 2.0
+
+    module = torch.nn.Linear(2, 2)
+    module.held = Irreps([Inner()])  # type: ignore[assignment]
+    assert {"scale": 2.0} in holders(module)

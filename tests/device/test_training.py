@@ -344,6 +344,27 @@ def test_lbfgs_takes_all_of_its_iterations(search: str, evaluations: int) -> Non
     assert any("all 10 iterations" in one for one in program.meta["warnings"])
 
 
+def test_a_training_that_is_one_step_takes_its_first_iterations() -> None:
+    """50,000 iterations of LBFGS in one step, as where physics is learnt, ran for an hour without a word."""
+    program, out = run("""
+        import torch
+        x, w = torch.randn(200, 5, device="cuda"), torch.zeros(5, 1, device="cuda", requires_grad=True)
+        optimizer = torch.optim.LBFGS([w], max_iter=50_000, history_size=1)
+        out = [0]
+        def closure():
+            out[0] += 1
+            optimizer.zero_grad()
+            loss = (x @ w).square().mean()
+            loss.backward()
+            return loss
+        optimizer.step(closure)
+        out.append(optimizer.param_groups[0]["max_iter"])
+    """)
+    assert out == [200, 50_000]
+    (told,) = [one for one in program.meta["warnings"] if "LBFGS" in one]
+    assert "the first 200 iterations, of 50,000 that it may take: one of all takes 250 times as long" in told
+
+
 def test_an_optimizer_of_the_programs_own_takes_all_of_its_iterations_too() -> None:
     """pykan brings an LBFGS that is written after torch's: its steps were of one iteration, and nothing said so."""
     program, out = run("""

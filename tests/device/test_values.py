@@ -589,3 +589,15 @@ def test_gates_above_zero_are_as_many_as_were_scattered() -> None:
             parts = torch.randn(tokens, 3, device="cuda")[rows].split(sizes[0])
     """)
     assert out == [[20, 20, 20, 2, 30], [1024, 1024, 1024, 128, 3072]]
+
+
+def test_an_expert_is_picked_once_for_each_token() -> None:
+    """`(picked == expert).any(-1)` (makeMoE): 120 of 512 tokens for each of eight experts of which each takes two, as if one could be
+    picked twice; all of them are 1,024."""
+    rows = """
+        import torch
+        x, picked = torch.randn(512, 4, device="cuda"), torch.randn(512, 8, device="cuda").topk(2, -1).indices
+        out = [x[(picked == expert).any(-1)].shape[0] for expert in range(8)]
+    """
+    assert run(rows)[1] == [128] * 8
+    assert run(rows, imbalance=2.0)[1] == [256] + [110] * 7

@@ -102,6 +102,24 @@ def test_a_rank_that_fails_before_it_trains_leaves_no_figures_of_the_others(tmp_
     assert (failed.value.how.rank, failed.value.how.steps, failed.value.exit_code) == (7, 0, 1)
 
 
+def test_a_check_of_what_ranks_tell_one_another_is_run_again_on_all_of_them(tmp_path: Path) -> None:
+    """Megatron-FSDP's, that one rank of them has the end of a weight: of ranks that do not run nothing else is known, and nothing said so."""
+    script = tmp_path / "uneven.py"
+    script.write_text(
+        "import torch, torch.distributed as dist\n"
+        "dist.init_process_group('nccl')\n"
+        "ends = torch.tensor(int(dist.get_rank() + 1 >= dist.get_world_size()), device='cuda')\n"
+        "dist.all_reduce(ends, dist.ReduceOp.MAX)\n"
+        "assert ends\n"
+        "torch.nn.Linear(4, 4).cuda()(torch.ones(4, device='cuda'))\n"
+    )
+    with pytest.raises(ProgramFailed) as failed:
+        record([str(script)], load_chip("h100"), world_size=8, devices=8, show_output=False)
+    assert str(failed.value).splitlines()[-1].endswith("Try --ranks all.")
+    every = record([str(script)], load_chip("h100"), world_size=8, devices=8, show_output=False, ranks="all")
+    assert every.meta["exit_code"] == 0
+
+
 def test_a_rank_that_fails_after_some_steps_is_told_with_them(tmp_path: Path) -> None:
     script = mesh_of_three(tmp_path, after="if dist.get_rank() == 5 and step == 2: raise ValueError('no data')")
     answer = forecast(str(script), on="h100:8", show_output=False)

@@ -25,6 +25,7 @@ PROGRAM = """
     import flash_attn, liger_kernel, cupy, torch
     said["version"], said["file"] = flash_attn.__version__, getattr(flash_attn, "__file__", None)
     said["installed wins"], said["native"] = liger_kernel.__version__, cupy.__version__
+    said["arrays"] = isinstance(torch.zeros(1), cupy.ndarray)
     for name in ("nonsense", "flash_attn_triton"):
         try:
             getattr(flash_attn, name)
@@ -149,6 +150,11 @@ def test_an_installed_package_of_native_code_is_stood_for(said: dict[str, object
     assert said["native"] == "13.9+anychip"
     told = "the kernels of cupy run on no virtual chip, and anychip's stand-in for it does not cover cupy.linalg."
     assert said["import cupy.linalg"] == ["ImportError", told]
+
+
+def test_whoever_asks_whether_a_tensor_is_an_array_of_cupy_is_told_no(said: dict[str, object]) -> None:
+    """einops asks of whatever it is given once anything has imported cupy (Megatron-FSDP's mesh of ranks)."""
+    assert said["arrays"] is False
 
 
 def test_a_name_that_the_real_package_lacks_is_missing(said: dict[str, object]) -> None:

@@ -151,6 +151,20 @@ def test_a_model_and_its_head_that_are_called_in_turn_are_one_call():
     assert steps(call(1), call(2), call(3), call(1), call(3), call(2)) == [("call", 1)] * 6
 
 
+def test_turns_of_several_texts_are_one_call_each():
+    """A program that writes texts (nanoVLM) calls an embedding, layers and a head for each token, and an encoder of pictures before them:
+    of three texts the median call was of the embedding alone, a hundredth of a token's time."""
+    prompt, token = [call(1), call(4), call(2), call(3)], [call(1), call(2), call(3)]
+    text = [*prompt, *token * 5]
+    told = [("call", 4), *[("call", 3)] * 5]
+    assert steps(*text) == told
+    assert steps(*text * 3) == told * 3
+    assert steps(*text * 3, *prompt[:1]) == told * 3  # the rest of a token is still to come
+    # another module that writes token by token is no turn, nor are a few turns among others
+    assert steps(*[call(1), *[call(2)] * 10] * 3) == [("call", 1)] * 33
+    assert steps(*[call(5)] * 20, *token * 2, call(5)) == [("call", 1)] * 27
+
+
 def test_bare_tensors_step_with_their_optimizer():
     """No module is called: two backward passes accumulate, then the optimizer."""
     assert steps(*[BACKWARD, BACKWARD, optimizer()] * 3) == [("train", 0)] * 3

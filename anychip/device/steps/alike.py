@@ -39,6 +39,14 @@ def _fields(value: Any) -> dict[str, Any] | None:
     return fields if isinstance(fields, dict) else None
 
 
+def _contents(value: Any) -> list[Any] | None:
+    """Of a container of settings. Methods of its own are not asked either: e3nn's tuple of representations refuses `len`."""
+    kind: Any = next((one for one in (dict, list, tuple) if isinstance(value, one)), None)
+    if kind is None or kind.__len__(value) > MANY:
+        return None
+    return list(dict.values(value) if kind is dict else kind.__iter__(value))
+
+
 def _described(value: torch.Tensor) -> Any:
     if value.requires_grad and not value.is_leaf:
         raise Unlike
@@ -74,8 +82,9 @@ def holders(module: torch.nn.Module) -> list[dict[str, Any]]:
         value = value.__self__ if isinstance(value, MethodType) else value
         if depth > DEEPEST or id(value) in seen or isinstance(value, type | ModuleType | torch.Tensor):
             return
-        if isinstance(value, list | tuple | dict) and len(value) <= MANY:
-            for one in list(value.values()) if isinstance(value, dict) else value:
+        contents = _contents(value)
+        if contents is not None:
+            for one in contents:
                 add(one, depth)
             return
         fields = _fields(value)

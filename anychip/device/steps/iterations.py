@@ -1,7 +1,8 @@
 """Optimizers that iterate in a step until a tolerance is met: torch's LBFGS, and those that are written after it (pykan's).
 
 Values of a virtual chip do not change, so that such a step would end in its first iteration. Here it takes all that it
-may, as it does on a real chip until training has converged, and a line search takes its first try.
+may, as it does on a real chip until training has converged, and a line search takes its first try. A whole training that is one step of
+tens of thousands takes its first ones, which are alike.
 """
 
 from collections.abc import Callable
@@ -13,12 +14,13 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+MOST = 200
 NEVER = dict.fromkeys(("tolerance_grad", "tolerance_change"), -inf)
 
 
 def install(warn: Callable[[str], None]) -> None:
     said: set[str] = set()
-    kept: dict[int, dict[str, float]] = {}  # id of an optimizer that steps -> its tolerances
+    kept: dict[int, dict[str, float]] = {}  # id of an optimizer that steps -> its tolerances, and how far it may go
 
     def before(optimizer: Any, _args: Any, _options: Any) -> None:
         group = optimizer.param_groups[0]
@@ -29,8 +31,8 @@ def install(warn: Callable[[str], None]) -> None:
             said.add(text)
             warn(text)
         _search_once(modules.get(type(optimizer).__module__))  # one that was run as a file of its own is not there
-        kept.setdefault(id(optimizer), {name: group[name] for name in NEVER})
-        group.update(NEVER)
+        kept.setdefault(id(optimizer), {name: group[name] for name in (*NEVER, "max_iter")})
+        group.update(NEVER, max_iter=min(group["max_iter"], MOST))
 
     def after(optimizer: Any, _args: Any, _options: Any) -> None:
         optimizer.param_groups[0].update(kept.pop(id(optimizer), {}))
@@ -47,9 +49,13 @@ def _search_once(module: Any) -> None:
 
 
 def told(name: str, iterations: int, searches: bool) -> str:
+    tries = ", each with one try of its line search" if searches else ""
+    taken = f"all {iterations} iterations that it may take{tries}"
+    if iterations > MOST:
+        taken = f"the first {MOST} iterations{tries}, of {iterations:,} that it may take: one of all takes {iterations / MOST:.3g} times as long"
     return (
-        f"Each step of {name} is of all {iterations} iterations that it may take{', each with one try of its line search' if searches else ''}: "
-        "values decide when it is done (docs/values.md). A step that has converged takes fewer, a line search may take more tries."
+        f"Each step of {name} is of {taken}: values decide when it is done (docs/values.md). A step that has converged takes fewer, a line "
+        "search may take more tries."
     )
 
 

@@ -86,6 +86,13 @@ def memoize(for_each_device: bool = False) -> Callable[[Any], Any]:
     return cache
 
 
+class ndarray:
+    """An array of CuPy's, which nothing is: of each value that is passed to them, einops and others ask whether it is one."""
+
+    def __new__(cls, *_args: Any, **_options: Any) -> "ndarray":
+        raise recording.not_covered("cupy", "arrays (cupy.ndarray)")
+
+
 class _Stream:
     """`cupy.cuda.Stream` over an address: kernels go to torch's current stream."""
 
@@ -108,14 +115,14 @@ _CUDA: dict[str, Any] = {
 }  # fmt: skip
 
 MODULES: dict[str, dict[str, Any]] = {
-    "cupy": {"RawKernel": RawKernel, "RawModule": RawModule, "memoize": memoize},
+    "cupy": {"RawKernel": RawKernel, "RawModule": RawModule, "memoize": memoize, "ndarray": ndarray},
     "cupy.cuda": _CUDA,
     "cupy.util": {"memoize": memoize},
     "cupy._util": {"memoize": memoize},
 }
 
 UNCOVERED: dict[str, tuple[str, ...]] = {
-    "cupy": ("array", "asarray", "zeros", "ones", "empty", "arange", "ndarray", "random", "linalg", "fft", "sum", "dot", "matmul",
+    "cupy": ("array", "asarray", "zeros", "ones", "empty", "arange", "random", "linalg", "fft", "sum", "dot", "matmul",
              "fuse", "ElementwiseKernel", "ReductionKernel", "asnumpy", "get_array_module", "from_dlpack", "float32", "int32"),
     "cupy.cuda": ("runtime", "memory", "Event", "nvtx", "set_allocator", "MemoryPool", "driver", "device"),
 }  # fmt: skip

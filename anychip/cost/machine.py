@@ -5,6 +5,7 @@ In: a `spec.Chip` and `cost.rates`. Out: `Machine`, plain numbers in SI. Left ou
 
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from math import inf
 from typing import NamedTuple
 
 from anychip.cost.attention import rate as attention_rate
@@ -183,7 +184,7 @@ def build(chip: Chip, rates: Rates) -> Machine:
         host_replay_s=rates.need("host.replay").value,
         host_read_s=0.0 if called else rates.need("host.read").value,
         host_link_bytes_per_s=_level(rates.need("host_link.rate"), link),
-        host_staging_bytes_per_s=rates.need("host_link.staging").value,
+        host_staging_bytes_per_s=host_staging(chip, rates),
         host_link_assumed=assumed,
         graph=chip.execution == "graph",
         called=called,
@@ -205,6 +206,14 @@ def host_link(chip: Chip, rates: Rates) -> tuple[float, str]:
         return wire.link_bytes_per_s, wire.name
     row = rates.need("host_link.unknown")
     return row.value, row.note
+
+
+def host_staging(chip: Chip, rates: Rates) -> float:
+    """Bytes/s at which host memory that is not pinned is copied before or after the link; no time where chip and host read the same memory."""
+    figure, link = chip.figures.get("links.host.one_way"), chip.links.get("host")
+    wire = load_wire(link.wire) if link is not None and link.wire else None
+    is_one = chip.execution == "host" or (figure is not None and figure.state == "none")
+    return inf if is_one or (wire is not None and wire.coherent) else rates.need("host_link.staging").value
 
 
 @cache

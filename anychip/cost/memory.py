@@ -114,8 +114,8 @@ def read_value(op: Op) -> Work:
 @work_of("aten.copy_", "aten._to_copy", "aten.copy", "aten._pin_memory", "aten.to")
 def copy(op: Op) -> Work:
     """On the chip: read the source, write the result. Across the host link: the link's bytes, and the host
-    waits unless the copy is non_blocking; a change of dtype happens on the chip. Memory that is not pinned is first copied to
-    some that is."""
+    waits unless the copy is non_blocking; dtypes are changed where the host does not wait on the chip, else on the host
+    (aten/src/ATen/native/cuda/Copy.cu). Memory that is not pinned is first copied to some that is."""
     in_place = op.name.startswith("aten.copy_")
     source = op.args[1] if in_place else op.args[0]
     targets = mutated(op) if in_place else op.outputs
@@ -128,9 +128,10 @@ def copy(op: Op) -> Work:
     if source.on_chip and target.on_chip:
         return Work(bytes_read=source.nbytes, bytes_written=target.nbytes, unit="vector", kind="copy",
                     dtype=main_dtype(op), kernels=launched)  # fmt: skip
-    size = min(source.numel, target.numel) * source.item_bytes
     waits = not bool(arg(op, 2, "non_blocking", False) if in_place else op.kwarg("non_blocking", False))
-    converts = source.dtype != target.dtype
+    there, host = (source, target) if source.on_chip else (target, source)
+    size = min(source.numel, target.numel) * (there if waits else host).item_bytes
+    converts = source.dtype != target.dtype and not waits
     return Work(bytes_read=source.nbytes if source.on_chip else size * converts, unit="vector",
                 bytes_written=target.nbytes * (1 + converts) if target.on_chip else 0, kind="copy",
                 dtype=main_dtype(op), host_bytes=size, staged_bytes=size * bool(op.kwarg("staged", False)), blocks_host=waits,

@@ -58,7 +58,8 @@ class Work:
     when each operand moves once per pass. unit: the engine that does the flop. kernels: launches in eager
     mode; 0 for what only changes metadata. model_flop: flop that the mathematics needs (a fused attention's
     backward recomputes its scores; that is executed but is not model work). host_bytes: bytes over the host link.
-    staged_bytes: those of them that the host copies once more. blocks_host: the program waits for this op. fixed_s: seconds that it takes on any chip (a sleep). known: False for an op without a formula.
+    staged_bytes: those of them that the host copies once more. blocks_host: the program waits for this op. fixed_s: seconds that
+    it takes on any chip (a sleep). known: False for an op without a formula.
     ragged_bytes: of a product's 16-bit operands whose rows are no multiple of ROW_BYTES. padded: a compiler may copy those to rows
     that are. product_share, memory_share: rows of a chip's rates that say what share its products reach of a library's rate, and
     its traffic of the memory's.

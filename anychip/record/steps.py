@@ -345,7 +345,7 @@ def _in_turn(calls: list[Step], modules: list[int]) -> list[Step]:
 
 def _in_texts(calls: list[Step], modules: list[int]) -> list[Step]:
     """Where most calls are rounds of several modules, each once, but in several runs (a program that writes texts by an embedding, layers
-    and a head calls an encoder of pictures before each): so are rounds one call each, and the few that begin a text are one."""
+    and a head calls an encoder of pictures before each): so are rounds one call each, and the few that stand between texts are one."""
     for size in range(2, min(TURN, len(calls) // 2) + 1):
         windows = ((at, modules[at : at + size]) for at in range(len(calls) - 2 * size + 1))
         unit = next(

@@ -72,6 +72,11 @@ class Wire(_Sheet):
         return bool(self.raw.get("wire", {}).get("in_network_reduction", False))
 
     @property
+    def coherent(self) -> bool:
+        """Whether the chip reads the host's memory as it is, pinned or not."""
+        return bool(self.raw.get("wire", {}).get("coherent", False))
+
+    @property
     def in_network_efficiency(self) -> float | None:
         return self.get("wire.in_network_efficiency")
 

@@ -212,6 +212,7 @@ LINK_FIELDS: tuple[Field, ...] = (
     Field("wire.hop_latency", "figure", "Each further hop.", "s"),
     Field("wire.efficiency", "figure", "Share of the wire rate that large collectives reach.", "ratio"),
     Field("wire.in_network_reduction", "flag", "The switch adds up: all-reduce moves each byte once."),
+    Field("wire.coherent", "flag", "Of a link to the host: the chip reads memory through the host's page tables, so that none has to be pinned."),
     Field("wire.in_network_efficiency", "figure", "Share of the attained wire rate that such a reduction reaches, where "
           "its maker prints one.", "ratio"),
     Field("wire.topologies", "texts", "Topologies that are built of it.", choices=TOPOLOGIES),

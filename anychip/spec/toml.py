@@ -61,14 +61,23 @@ def parse(file: Path, data: bytes) -> Document:
     except tomllib.TOMLDecodeError as error:
         found = _AT_LINE.search(str(error))
         at = int(found[1]) if found else None
-        if at and _TWICE in str(error):
-            key = _KEY.match(text.splitlines()[at - 1])
-            named = key[1] if key else "a key"
-            return _unreadable(file, text, at, f"not TOML: {named} is given a second time, and stands once in a table")
+        if at and _TWICE in str(error) and (key := _twin(text.splitlines()[:at])):
+            return _unreadable(file, text, at, f"not TOML: {key} is given a second time, and stands once in a table")
         return _unreadable(file, text, at, f"not TOML: {error}")
     except (RecursionError, ValueError) as error:
         # tomllib lets Python's own limits through: nesting depth, digits of an integer, years of a date.
         return _unreadable(file, text, None, f"not TOML that can be read: {error}")
+
+
+def _twin(lines: list[str]) -> str:
+    """The key of the last line, where one before it in its table has the same."""
+    last = _KEY.match(lines.pop())
+    for line in reversed(lines):
+        if last is None or _HEADER.match(line):
+            break
+        if (key := _KEY.match(line)) and key[1] == last[1]:
+            return key[1]
+    return ""
 
 
 def _unreadable(file: Path, text: str, line: int | None, message: str) -> Document:

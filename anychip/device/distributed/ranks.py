@@ -21,7 +21,8 @@ SENDS = ("c10d.send.default", "c10d.recv_.default")
 FROM_ANY = "c10d.recv_any_source_.default"
 OWN_BYTES = ("all_to_all", "send", "recv", "gather", "scatter")  # of which each rank of a group may have its own
 LONG_RING = 64  # ranks of which not each is run
-FRINGE = 0.001  # of the elements that two ranks compute on, by which they may part and yet have as much to do
+# By how much two ranks may part and yet have as much to do: of the elements of their pieces, and of their calls.
+FRINGE, MORE_CALLS = 0.001, 0.25
 RELATIVE = ("peer", "received")  # what names ranks: each has its own
 # Overloads whose numbers are values (what a part of a vocabulary begins with), or show in the outputs.
 VALUES = ("Scalar", "Tensor")
@@ -102,27 +103,40 @@ def _no_larger(mine: Any, its: Any) -> bool:
 
 
 def cut_otherwise(program: Program, other: Program) -> bool:
-    """Whether two ranks communicate the same and issue the same operators on as many elements in all, in other pieces: of a flat
-    parameter each has a part, which lies otherwise over the borders of those inside."""
-    mine, its = _issued(program), _issued(other)
-    talks, its_talks = (
-        [_relative(one.ops[op], one) for op in ran.tolist() if one.ops[op].name.startswith("c10d.")]
-        for one, ran in ((program, mine), (other, its))
-    )
-    if talks != its_talks:
+    """Whether two ranks do the same but for operators on tensors of one dimension, which have as many elements in all, in some more or
+    fewer pieces: of a flat parameter each has a part, which lies otherwise over the borders of those inside."""
+    whole, its_whole = (_split(one)[0] for one in (program, other))
+    pieces, its_pieces = (_split(one)[1] for one in (program, other))
+    if not np.array_equal(whole, its_whole):
         return False
-    have, has = _elements(program, mine), _elements(other, its)
-    apart = sum(abs(have.get(name, 0) - has.get(name, 0)) for name in {*have, *has})
-    return bool(apart <= FRINGE * sum(have.values()))
+    sizes = [sum(calls for calls, _ in one.values()) for one in (pieces, its_pieces)]
+    none = (0, 0)
+    apart = sum(abs(pieces.get(name, none)[1] - its_pieces.get(name, none)[1]) for name in {*pieces, *its_pieces})
+    in_all = sum(elements for _, elements in pieces.values())
+    return apart <= FRINGE * in_all and abs(sizes[0] - sizes[1]) <= MORE_CALLS * (whole.size + min(sizes))
 
 
-def _elements(program: Program, issued: npt.NDArray[np.int64]) -> dict[str, int]:
-    """Operator -> elements of all tensors that it was given and made."""
-    found: dict[str, int] = {}
+def _split(program: Program) -> tuple[npt.NDArray[np.uint64], dict[str, tuple[int, int]]]:
+    """(Numbers of the ops, in order, that communicate or have a tensor of more than one dimension; of the others by name how often they
+    are called, and on how many elements)."""
+    issued = _issued(program)
+    is_whole = np.array(
+        [op.name.startswith("c10d.") or not _is_flat((op.args, op.kwargs, op.outputs)) for op in program.ops], bool
+    )
+    numbers = np.array([_number(op, program) for op in program.ops], np.uint64)
+    found: dict[str, tuple[int, int]] = {}
     for op, times in enumerate(np.bincount(issued, minlength=len(program.ops)).tolist()):
-        call = program.ops[op]
-        found[call.name] = found.get(call.name, 0) + times * (_numel(call.args) + _numel(call.outputs))
-    return found
+        if times and not is_whole[op]:
+            call = program.ops[op]
+            calls, elements = found.get(call.name, (0, 0))
+            found[call.name] = calls + times, elements + times * _numel((call.args, call.kwargs, call.outputs))
+    return numbers[issued[is_whole[issued]]] if issued.size else numbers, found
+
+
+def _is_flat(part: Any) -> bool:
+    if isinstance(part, TensorMeta):
+        return len(part.shape) < 2
+    return all(map(_is_flat, part)) if isinstance(part, tuple) else True
 
 
 def _numel(part: Any) -> int:

@@ -144,7 +144,9 @@ class Recorded:
 
     def only_in_pieces(self) -> bool:
         """Whether ranks that are not alike compute as much and communicate the same; says so."""
-        ran = [rank for rank in (1, self.world.size - 1) if rank in self.programs]
+        owners = self.owners()
+        ends = [self.samples_of.get(rank, owners[rank]) for rank in (1, self.world.size - 1)]
+        ran = sorted({*ends} - {0})
         if not all(cut_otherwise(self.first, self.programs[rank]) for rank in ran):
             return False
         calls = ", ".join(f"{self.streams[rank].size:,} by rank {rank}" for rank in (0, *ran))

@@ -160,7 +160,8 @@ class Special:
         host = source if self.on_chip(target) else target
         is_pinned = host.is_pinned()  # what is not the driver stages, and the host waits for it
         is_async = non_blocking and is_pinned
-        said = (("staged", True),) if host.nbytes >= STAGED and not is_pinned else ()
+        moved = min(target.numel(), source.numel()) * host.element_size()
+        said = (("staged", True),) if moved >= STAGED and not is_pinned else ()
         self.note("aten.copy_.default", (target, source, is_async), mutates=(0,), kwargs=said)
         if self.on_chip(target):
             self.driver.copy_in(target, source)
@@ -207,14 +208,16 @@ class Special:
         index = self.index_of(device or tensor.device)
         is_pinned = not self.on_chip(tensor) and tensor.is_pinned()
         if not self.on_chip(tensor) and not is_pinned and tensor.nbytes >= STAGED:
-            return self.copy_(self.make(tensor.shape, dtype, index, stride), tensor)
+            made = self.make(tensor.shape, dtype, index, stride)
+            self.note("aten._to_copy.default", (tensor,), (made,), kwargs=(("staged", True),))
+            self.driver.copy_in(made, tensor)
+            return made
         is_async = non_blocking and is_pinned
         key = ("_to_copy", meta_of(tensor), stride, dtype, is_async, self.driver.knows(tensor), index)
         entry = self.kernels.cache.get(key)
         if entry is not None:
             self.driver.launch(entry[0])
-            made: torch.Tensor = entry[1]()
-            return made
+            return entry[1]()  # type: ignore[no-any-return]
         options = {"dtype": dtype, "non_blocking": True} if is_async else {"dtype": dtype}
         return self._to_copy_on_chip(key, tensor, stride, options)
 

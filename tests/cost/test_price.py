@@ -156,9 +156,17 @@ def test_a_copy_to_the_chip_takes_the_link():
     # 4 MiB at 26.09 GB/s, and into memory, overlapped by neither here
     assert cost.time_s == pytest.approx(2.5e-6 + 2**22 / 26.09e9 + 2**22 / 1610e9)
     assert cost.limit == "host_link"
-    staged = op("aten.copy_.default", t(2**20, dtype="float32"), host, staged=True, mutates=(0,))
+    staged = op("aten._to_copy.default", host, out=t(2**20, dtype="float32"), staged=True)
     assert price_op(staged, chip).time_s - cost.time_s == pytest.approx(2**22 / 9.8e9)
-    assert price_op(staged, load_chip("gh200")).time_s < 2**22 / 100e9  # which reads memory as it is
+    for name in ("gh200", "gb10", "mi300a", "generic-cpu"):  # which read memory as it is
+        assert price_op(staged, load_chip(name)).time_s < 2**22 / 20e9
+    # Where the host waits it changes the dtype, else the chip does.
+    halved = {"out": t(2**20, dtype="float16"), "dtype": "torch.float16"}
+    waits, goes_on = (
+        price_op(op("aten._to_copy.default", host, **halved, **more), chip) for more in ({}, {"non_blocking": True})
+    )
+    assert waits.time_s == pytest.approx(2.5e-6 + 2**21 / 26.09e9 + 2**21 / 1610e9)
+    assert goes_on.time_s > 2**22 / 26.09e9
 
 
 def test_an_unknown_op_is_priced_by_bytes_and_says_so():

@@ -358,9 +358,14 @@ def test_a_training_that_is_one_step_takes_its_first_iterations() -> None:
             loss.backward()
             return loss
         optimizer.step(closure)
-        out.append(optimizer.param_groups[0]["max_iter"])
+        def failing():
+            raise ValueError
+        try:
+            optimizer.step(failing)
+        except ValueError:
+            out += [optimizer.param_groups[0][name] for name in ("max_iter", "tolerance_grad")]
     """)
-    assert out == [200, 50_000]
+    assert out == [200, 50_000, 1e-7]
     (told,) = [one for one in program.meta["warnings"] if "LBFGS" in one]
     assert "the first 200 iterations, of 50,000 that it may take: one of all takes at least 250 times as long" in told
 

@@ -475,3 +475,17 @@ def test_parts_of_a_flat_parameter_in_more_pieces_are_as_much_to_do(more: int) -
     told = [text for text in program.meta["warnings"] if "in more or fewer pieces" in text]
     assert (len(told), sum("otherwise" in text for text in program.meta["warnings"])) == ((0, 1) if more else (1, 0))
     assert more or program.meta["ranks_run"] == [0, 15]
+
+
+@pytest.mark.parametrize(("what", "alike"), [("attention", [4, 12]), ("products", [1, 15])])
+def test_as_many_elements_in_other_shapes_are_other_work(what: str, alike: list[int]) -> None:
+    """Attention within one text of 4,096 tokens is sixteen times that within texts of 256."""
+    program = job("texts.py", 16, what)
+    assert not any("in more or fewer pieces" in text for text in program.meta["warnings"])
+    assert sorted(len(one.members) for one in program.ranks) == alike
+
+
+def test_a_group_has_the_name_by_which_it_is_called() -> None:
+    """It had that of any mesh with the same ranks, so that at random each of eight tensor-parallel ranks had tokens of its own."""
+    program = job("one_group_two_names.py", 8)
+    assert [group.axis for group in program.groups if len(group.ranks) == 8] == ["tp"]

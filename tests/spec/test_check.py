@@ -94,6 +94,8 @@ def test_each_mistake_says_what_to_write(write: Write, old: str, new: str, told:
         (b"id = \n", "not TOML"),
         (b"[a]\n[a]\n", "not TOML"),
         (b'[a]\nb = 1\nc.d = 2\nb = "x"\n', "not TOML: b is given a second time"),
+        (b"a = 1\na.b = 2\n", "not TOML: Cannot overwrite a value"),
+        (b"a = 1\n[a]\n", "not TOML: Cannot overwrite a value"),
         (b"a = " + b"[" * 5000, "not TOML"),
         (b"a = 1" + b"0" * 5000, "not TOML"),
         (b"a = 9999-99-99", "not TOML"),

@@ -63,7 +63,9 @@ class Groups:
         self.through: Through | None = None  # where who takes no step ends with those that do
         self.stands_by: Callable[[], bool] = lambda: False  # whether this rank has taken none
         self._shared: dict[tuple[Made, str], int] = {}
-        self.meshes: set[Any] = set()  # kept: at the end, when they are asked for, the program has let go of its own
+        self.meshes: dict[
+            Any, None
+        ] = {}  # as they were made; kept: at the end, when they are asked for, the program has let go of its own
         self._counts: Counter[tuple[int, ...]] = Counter()  # of the groups that were made, by their ranks
         self._made: dict[str, Made] = {}
         self._numbers: dict[Made, int] = {}
@@ -157,13 +159,18 @@ class Groups:
         return found
 
     def _axes(self) -> dict[tuple[int, ...], str]:
+        """By meshes, those of most dimensions before others, and in the order in which they were made. Where dimensions of several have the
+        same ranks (all of a node are one's tensor parallel and the shards of another's experts) by one that the program took alone."""
+        alone = {name for mesh in self.meshes if mesh.ndim == 1 for name in mesh.mesh_dim_names or ()}
         found: dict[tuple[int, ...], str] = {}
+        others: dict[tuple[int, ...], str] = {}
         for mesh in sorted(self.meshes, key=lambda one: -one.ndim):
             for dim, name in enumerate(mesh.mesh_dim_names or ()):
                 group = _mesh_group(mesh, dim)
                 if group is not None:
-                    found.setdefault(tuple(c10d._world.pg_group_ranks.get(group, {})), name)
-        return found
+                    names = found if name in alone and mesh.ndim > 1 else others
+                    names.setdefault(tuple(c10d._world.pg_group_ranks.get(group, {})), name)
+        return {**others, **found}
 
 
 def _mesh_group(mesh: Any, dim: int) -> Any:
@@ -377,7 +384,7 @@ def _watch_meshes(groups: Groups) -> None:
     @wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        groups.meshes.add(self)
+        groups.meshes.setdefault(self)
 
     DeviceMesh.__init__ = __init__  # type: ignore[method-assign]
 

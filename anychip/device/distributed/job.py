@@ -353,7 +353,7 @@ class Job:
     def _between(self) -> None:
         """Find which of the ranks between the second and the last do as which, by halves: where each takes a share of what there is
         (`first = rank * share`), neighbours do the same. Where others than those that halves come to do not, it is told."""
-        seen = {rank: self.recorded.owners()[rank] for rank in (1, self.recorded.world.size - 1)}
+        seen = {rank: self.recorded.did_as(rank) for rank in (1, self.recorded.world.size - 1)}
         while middles := [
             (one + other) // 2 for one, other in pairwise(sorted(seen)) if other - one > 1 and seen[one] != seen[other]
         ]:
@@ -379,8 +379,7 @@ class Job:
         self._wait(samples=True)
         for rank, owner in nearest.items():
             self._judge(rank, owner, is_late=False)
-        owners = self.recorded.owners()
-        return {rank: owners[self.recorded.samples_of.get(rank, rank)] for rank in ranks}
+        return {rank: self.recorded.did_as(rank) for rank in ranks}
 
     def _stages_agree(self, middle: Middle) -> bool:
         """Whether the middle stages of a pipeline that were run for a while do as they were taken to."""
@@ -399,7 +398,8 @@ class Job:
         programs, found = self.recorded.programs, self.recorded.sampled(rank)
         # By itself, or for want of mail, or sooner than others are through with it: under its own name it is seen.
         if not self.sampled[rank] and found is not None and not (is_late and leaves(found, programs[owner])):
-            its, streams, owners = stream(found), self.recorded.streams, self.recorded.owners()
+            its = self.recorded.samples[rank] = stream(found)
+            streams, owners = self.recorded.streams, self.recorded.owners()
             for ran in (owner, *streams):
                 if alike(its, streams[ran]):
                     self.recorded.samples_of[rank] = owners[ran]

@@ -7,7 +7,7 @@ from typing import Any
 
 from anychip.device.distributed.branches import Apart, World, first_of_others, told_apart, unseen
 from anychip.device.distributed.middle import Middle
-from anychip.device.distributed.ranks import SENDS, classes, cut_otherwise, stream
+from anychip.device.distributed.ranks import SENDS, alike, classes, cut_otherwise, stream
 from anychip.errors import all_ranks
 from anychip.record import Program
 from anychip.record.failure import num_trained
@@ -16,12 +16,14 @@ MOST_TOLD = 3  # comparisons, in one sentence
 
 
 class Recorded:
-    """programs and streams: by rank. samples_of: those that were seen to do as another -> that one."""
+    """programs and streams: by rank. samples: streams of those that were run for a step; samples_of: those of them that were seen to do as
+    another -> that one."""
 
     def __init__(self, folder: Path, world: World) -> None:
         self.folder, self.world = folder, world
         self.programs: dict[int, Program] = {}
         self.streams: dict[int, Any] = {}
+        self.samples: dict[int, Any] = {}
         self.samples_of: dict[int, int] = {}
         self._apart: Apart | None = None  # ranks, by the program's source
         self._placed: dict[int, int] = {}  # some ranks -> who stands for them, and for those up to the next
@@ -81,6 +83,14 @@ class Recorded:
         """Each rank -> who stands for it."""
         return {rank: owner for owner, ranks in self.classes().items() for rank in ranks}
 
+    def did_as(self, rank: int) -> int:
+        """Who stands for a rank that ran: if only for a step, whoever does so by its classes, unless it was seen to do otherwise."""
+        owners = self.owners()
+        owner = owners[rank]
+        if rank in self.programs or rank not in self.samples or alike(self.samples[rank], self.streams[owner]):
+            return owner
+        return owners[self.samples_of.get(rank, rank)]
+
     def first_apart(self, known: set[int]) -> list[int]:
         """A rank of each kind that none of the known ones is of."""
         return first_of_others(self.apart().kind, known)
@@ -139,14 +149,11 @@ class Recorded:
         last, kind = self.world.size - 1, self.apart().kind
         if last < 3 or self.is_piped or kind[1] != kind[last]:
             return False
-        owners = self.owners()
-        return len({owners[rank] for rank in (0, 1, last) if kind[rank] == kind[1]}) > 1
+        return len({self.did_as(rank) for rank in (0, 1, last) if kind[rank] == kind[1]}) > 1
 
     def only_in_pieces(self) -> bool:
         """Whether ranks that are not alike compute as much and communicate the same; says so."""
-        owners = self.owners()
-        ends = [self.samples_of.get(rank, owners[rank]) for rank in (1, self.world.size - 1)]
-        ran = sorted({*ends} - {0})
+        ran = sorted({self.did_as(rank) for rank in (1, self.world.size - 1)} - {0})
         if not all(cut_otherwise(self.first, self.programs[rank]) for rank in ran):
             return False
         calls = ", ".join(f"{self.streams[rank].size:,} by rank {rank}" for rank in (0, *ran))

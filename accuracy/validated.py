@@ -35,9 +35,16 @@ def like(result: Result) -> Like:
     )
 
 
+UNSAID = {"global_batch", "micro_batch"}  # of a rate: what ran is not known well enough to say how well it was forecast
+
+
 def compared_runs(results: Iterable[Result]) -> list[Result]:
-    """Those with an error; of a program other than the one forecast, nothing."""
-    return [result for result in results if result.plan and result.error is not None and not is_other(result)]
+    """Those with an error; of a program other than the one forecast, and of a batch that nobody says, nothing."""
+    return [
+        result
+        for result in results
+        if result.plan and result.error is not None and not is_other(result) and not {*result.plan.filled} >= UNSAID
+    ]
 
 
 def trained(results: Iterable[Result]) -> Table:

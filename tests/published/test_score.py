@@ -1,5 +1,7 @@
 """Sums over errors, by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from accuracy.page import page
@@ -59,6 +61,9 @@ def test_a_bar_is_judged_by_runs_of_a_source_that_it_does_not_know():
         (h100["chip"], "b", "3"),
     ]
     assert "| all | 6 | 100% | 100% |" in page(results, None)
+    # A rate of which nobody says the batch stands in the table, and says nothing of how well forecasts hold.
+    unsaid = [replace(one, plan=replace(one.plan, filled=("global_batch", "micro_batch"))) for one in results]
+    assert trained(unsaid) == []
 
 
 def test_rank_correlation():

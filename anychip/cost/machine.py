@@ -16,7 +16,7 @@ from anychip.cost.rates import NOTHING, Level, Rate, Rates, rates_of_chip
 from anychip.cost.work import Work
 from anychip.spec import Chip
 from anychip.spec.chip import A_PEAK
-from anychip.spec.cluster import load_wire
+from anychip.spec.cluster import Wire, load_wire
 
 # Which other dtype's peak holds where a chip has none of its own: it computes the dtype in the first of these that it has.
 RUNS_AS = {
@@ -200,8 +200,7 @@ def host_link(chip: Chip, rates: Rates) -> tuple[float, str]:
         return stated, ""
     if chip.execution == "host" or (figure is not None and figure.state == "none"):
         return chip.memory_bandwidth_bytes_per_s / 2, ""
-    link = chip.links.get("host")
-    wire = load_wire(link.wire) if link is not None and link.wire else None
+    wire = host_wire(chip)
     if wire is not None and wire.link_bytes_per_s:
         return wire.link_bytes_per_s, wire.name
     row = rates.need("host_link.unknown")
@@ -210,10 +209,14 @@ def host_link(chip: Chip, rates: Rates) -> tuple[float, str]:
 
 def host_staging(chip: Chip, rates: Rates) -> float:
     """Bytes/s at which host memory that is not pinned is copied before or after the link; no time where chip and host read the same memory."""
-    figure, link = chip.figures.get("links.host.one_way"), chip.links.get("host")
-    wire = load_wire(link.wire) if link is not None and link.wire else None
+    figure, wire = chip.figures.get("links.host.one_way"), host_wire(chip)
     is_one = chip.execution == "host" or (figure is not None and figure.state == "none")
     return inf if is_one or (wire is not None and wire.coherent) else rates.need("host_link.staging").value
+
+
+def host_wire(chip: Chip) -> Wire | None:
+    link = chip.links.get("host")
+    return load_wire(link.wire) if link is not None and link.wire else None
 
 
 @cache

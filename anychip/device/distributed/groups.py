@@ -63,9 +63,8 @@ class Groups:
         self.through: Through | None = None  # where who takes no step ends with those that do
         self.stands_by: Callable[[], bool] = lambda: False  # whether this rank has taken none
         self._shared: dict[tuple[Made, str], int] = {}
-        self.meshes: dict[
-            Any, None
-        ] = {}  # as they were made; kept: at the end, when they are asked for, the program has let go of its own
+        # As they were made; kept: at the end, when they are asked for, the program has let go of its own.
+        self.meshes: dict[Any, None] = {}
         self._counts: Counter[tuple[int, ...]] = Counter()  # of the groups that were made, by their ranks
         self._made: dict[str, Made] = {}
         self._numbers: dict[Made, int] = {}

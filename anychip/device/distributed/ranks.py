@@ -105,8 +105,7 @@ def _no_larger(mine: Any, its: Any) -> bool:
 def cut_otherwise(program: Program, other: Program) -> bool:
     """Whether two ranks do the same but for operators on tensors of one dimension, which have as many elements in all, in some more or
     fewer pieces: of a flat parameter each has a part, which lies otherwise over the borders of those inside."""
-    whole, its_whole = (_split(one)[0] for one in (program, other))
-    pieces, its_pieces = (_split(one)[1] for one in (program, other))
+    (whole, pieces), (its_whole, its_pieces) = _split(program), _split(other)
     if not np.array_equal(whole, its_whole):
         return False
     sizes = [sum(calls for calls, _ in one.values()) for one in (pieces, its_pieces)]

@@ -21,9 +21,8 @@ NEVER = dict.fromkeys(("tolerance_grad", "tolerance_change"), -inf)
 
 def install(warn: Callable[[str], None]) -> None:
     said: set[str] = set()
-    kept = WeakKeyDictionary[
-        Any, dict[str, float]
-    ]()  # an optimizer that steps -> its tolerances, and how far it may go
+    # An optimizer that steps -> its tolerances, and how far it may go.
+    kept = WeakKeyDictionary[Any, dict[str, float]]()
 
     def before(optimizer: Any, args: Any, options: Any) -> tuple[Any, Any] | None:
         group = optimizer.param_groups[0]

@@ -11,18 +11,7 @@ from anychip.spec import load_chip
 # Options that rules and the model's entries give as they are.
 GIVEN = ("norm", "position", "attention", "reduce", "adam", "dropout", "lora_rank", "lora_on", "pieces", "window", "full_every", "separate",
          "q_rank", "kv_rank", "rope_dim", "mtp", "graph", "head_dim")  # fmt: skip
-SWITCHES = (
-    "gated",
-    "bias",
-    "tied",
-    "overlap",
-    "fusion",
-    "fused_loss",
-    "autocast",
-    "adds_apart",
-    "eager_act",
-    "eager_rope",
-)
+SWITCHES = ("gated", "bias", "tied", "overlap", "fusion", "fused_loss", "autocast", "adds_apart", "eager_act", "eager_rope")  # fmt: skip
 ROUTED = ("experts", "chosen", "shared_ffn", "dense_layers", "routed_every", "grouped", "dispatch")
 # Of hybrid models.
 PATTERNED = ("pattern", "mamba_heads", "mamba_head_dim", "mamba_groups", "mamba_states", "chunk", "latent", "mtp_pattern",

@@ -353,7 +353,7 @@ class Job:
     def _between(self) -> None:
         """Find which of the ranks between the second and the last do as which, by halves: where each takes a share of what there is
         (`first = rank * share`), neighbours do the same. Where others than those that halves come to do not, it is told."""
-        seen = {rank: self.recorded.did_as(rank) for rank in (1, self.recorded.world.size - 1)}
+        seen = self.recorded.did_as((1, self.recorded.world.size - 1))
         while middles := [
             (one + other) // 2 for one, other in pairwise(sorted(seen)) if other - one > 1 and seen[one] != seen[other]
         ]:
@@ -379,7 +379,7 @@ class Job:
         self._wait(samples=True)
         for rank, owner in nearest.items():
             self._judge(rank, owner, is_late=False)
-        return {rank: self.recorded.did_as(rank) for rank in ranks}
+        return self.recorded.did_as(ranks)
 
     def _stages_agree(self, middle: Middle) -> bool:
         """Whether the middle stages of a pipeline that were run for a while do as they were taken to."""

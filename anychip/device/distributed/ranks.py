@@ -7,7 +7,6 @@ mesh, who shares a group with whom repeats itself, so from one rank's groups all
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -102,46 +101,35 @@ def _no_larger(mine: Any, its: Any) -> bool:
     return bool(mine <= its if isinstance(mine, int) and not isinstance(mine, bool) else mine == its)
 
 
-def cut_otherwise(program: Program, other: Program) -> bool:
+def cut_otherwise(one: Program, its: npt.NDArray[np.uint64], other: Program, others: npt.NDArray[np.uint64]) -> bool:
     """Whether two ranks do the same but for operators on tensors of one dimension, which have as many elements in all, in some more or
-    fewer pieces: of a flat parameter each has a part, which lies otherwise over the borders of those inside."""
-    (whole, pieces), (its_whole, its_pieces) = _split(program), _split(other)
-    if not np.array_equal(whole, its_whole):
+    fewer pieces: of a flat parameter each has a part, which lies otherwise over the borders of those inside. its, others: their streams."""
+    (whole, pieces), (other_whole, other_pieces) = _split(one, its), _split(other, others)
+    if not np.array_equal(whole, other_whole):
         return False
-    sizes = [sum(calls for calls, _ in one.values()) for one in (pieces, its_pieces)]
+    sizes = [sum(calls for calls, _ in found.values()) for found in (pieces, other_pieces)]
     none = (0, 0)
-    apart = sum(abs(pieces.get(name, none)[1] - its_pieces.get(name, none)[1]) for name in {*pieces, *its_pieces})
+    apart = sum(abs(pieces.get(name, none)[1] - other_pieces.get(name, none)[1]) for name in {*pieces, *other_pieces})
     in_all = sum(elements for _, elements in pieces.values())
     return apart <= FRINGE * in_all and abs(sizes[0] - sizes[1]) <= MORE_CALLS * (whole.size + min(sizes))
 
 
-def _split(program: Program) -> tuple[npt.NDArray[np.uint64], dict[str, tuple[int, int]]]:
-    """(Numbers of the ops, in order, that communicate or have a tensor of more than one dimension; of the others by name how often they
+def _split(program: Program, its: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], dict[str, tuple[int, int]]]:
+    """(What of a rank's stream communicates or has a tensor of more than one dimension; of the other operators by name how often they
     are called, and on how many elements)."""
     issued = _issued(program)
+    tensors = [(*op.tensors, *op.outputs) for op in program.ops]
     is_whole = np.array(
-        [op.name.startswith("c10d.") or not _is_flat((op.args, op.kwargs, op.outputs)) for op in program.ops], bool
-    )
-    numbers = np.array([_number(op, program) for op in program.ops], np.uint64)
+        [op.name.startswith("c10d.") or any(len(one.shape) > 1 for one in those)
+         for op, those in zip(program.ops, tensors, strict=True)], bool,
+    )  # fmt: skip
     found: dict[str, tuple[int, int]] = {}
     for op, times in enumerate(np.bincount(issued, minlength=len(program.ops)).tolist()):
         if times and not is_whole[op]:
-            call = program.ops[op]
-            calls, elements = found.get(call.name, (0, 0))
-            found[call.name] = calls + times, elements + times * _numel((call.args, call.kwargs, call.outputs))
-    return numbers[issued[is_whole[issued]]] if issued.size else numbers, found
-
-
-def _is_flat(part: Any) -> bool:
-    if isinstance(part, TensorMeta):
-        return len(part.shape) < 2
-    return all(map(_is_flat, part)) if isinstance(part, tuple) else True
-
-
-def _numel(part: Any) -> int:
-    if isinstance(part, TensorMeta):
-        return prod(part.shape)
-    return sum(map(_numel, part)) if isinstance(part, tuple) else 0
+            name = program.ops[op].name
+            calls, elements = found.get(name, (0, 0))
+            found[name] = calls + times, elements + times * sum(one.numel for one in tensors[op])
+    return its[is_whole[issued]], found
 
 
 def wanted(programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np.uint64]]) -> set[int]:

@@ -83,13 +83,14 @@ class Recorded:
         """Each rank -> who stands for it."""
         return {rank: owner for owner, ranks in self.classes().items() for rank in ranks}
 
-    def did_as(self, rank: int) -> int:
-        """Who stands for a rank that ran: if only for a step, whoever does so by its classes, unless it was seen to do otherwise."""
+    def did_as(self, ranks: Iterable[int]) -> dict[int, int]:
+        """Who stands for ranks that ran: for one that did only for a step whoever does so by its classes, unless it was seen to do otherwise."""
         owners = self.owners()
-        owner = owners[rank]
-        if rank in self.programs or rank not in self.samples or alike(self.samples[rank], self.streams[owner]):
-            return owner
-        return owners[self.samples_of.get(rank, rank)]
+        found = {rank: owners[rank] for rank in ranks}
+        for rank in found.keys() & self.samples.keys() - self.programs.keys():
+            if not alike(self.samples[rank], self.streams[found[rank]]):
+                found[rank] = owners[self.samples_of.get(rank, rank)]
+        return found
 
     def first_apart(self, known: set[int]) -> list[int]:
         """A rank of each kind that none of the known ones is of."""
@@ -149,12 +150,12 @@ class Recorded:
         last, kind = self.world.size - 1, self.apart().kind
         if last < 3 or self.is_piped or kind[1] != kind[last]:
             return False
-        return len({self.did_as(rank) for rank in (0, 1, last) if kind[rank] == kind[1]}) > 1
+        return len({*self.did_as(rank for rank in (0, 1, last) if kind[rank] == kind[1]).values()}) > 1
 
     def only_in_pieces(self) -> bool:
         """Whether ranks that are not alike compute as much and communicate the same; says so."""
-        ran = sorted({self.did_as(rank) for rank in (1, self.world.size - 1)} - {0})
-        if not all(cut_otherwise(self.first, self.programs[rank]) for rank in ran):
+        ran = sorted({*self.did_as((1, self.world.size - 1)).values()} - {0})
+        if not all(cut_otherwise(self.first, self.streams[0], self.programs[rank], self.streams[rank]) for rank in ran):
             return False
         calls = ", ".join(f"{self.streams[rank].size:,} by rank {rank}" for rank in (0, *ran))
         self.tell(

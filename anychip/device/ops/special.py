@@ -206,13 +206,15 @@ class Special:
                 else torch.empty_strided(tensor.shape, stride, dtype=dtype, device="cpu").copy_(result)
             )
         index = self.index_of(device or tensor.device)
-        is_pinned = not self.on_chip(tensor) and tensor.is_pinned()
-        if not self.on_chip(tensor) and not is_pinned and tensor.nbytes >= STAGED:
-            made = self.make(tensor.shape, dtype, index, stride)
-            self.note("aten._to_copy.default", (tensor,), (made,), kwargs=(("staged", True),))
-            self.driver.copy_in(made, tensor)
-            return made
-        is_async = non_blocking and is_pinned
+        is_async = False
+        if not self.on_chip(tensor):
+            is_pinned = tensor.is_pinned()
+            if tensor.nbytes >= STAGED and not is_pinned:
+                made = self.make(tensor.shape, dtype, index, stride)
+                self.note("aten._to_copy.default", (tensor,), (made,), kwargs=(("staged", True),))
+                self.driver.copy_in(made, tensor)
+                return made
+            is_async = non_blocking and is_pinned
         key = ("_to_copy", meta_of(tensor), stride, dtype, is_async, self.driver.knows(tensor), index)
         entry = self.kernels.cache.get(key)
         if entry is not None:

@@ -52,7 +52,7 @@ MAY_IMPORT = {
 WITHIN_DEVICE = {
     "insides": set(),
     "files": set(),
-    "cuda": {"insides", "runtime"},
+    "cuda": {"graphs", "insides", "runtime"},
     "ops": {"insides", "runtime"},
     "steps": {"insides", "runtime", "launch", "parent"},
     "distributed": {"insides", "ops", "runtime", "launch", "install"},

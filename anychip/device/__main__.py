@@ -84,7 +84,7 @@ class Session:
         tape = self.runtime.recorder.tape
         self.steps = Steps(self.config["steps"], self.config["uneven"], self.config["calls"], tape, self.finish)
         self.hooks = Hooks(self.runtime, self.steps)
-        self.runtime.replayed_step = self.steps.replayed
+        self.runtime.graphs.replayed_step = self.steps.replayed
         self.steps.is_aside = lambda: self.runtime.driver.current_stream() != 0
         self.runtime.joins, self.runtime.finish = self.joins, self.finish
         self.hooks.install()

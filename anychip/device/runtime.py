@@ -13,6 +13,7 @@ from anychip.cost.fusion import fuse
 from anychip.device.cuda.answers import answer, is_asked_in_vain
 from anychip.device.cuda.clock import Clocks, VirtualClock
 from anychip.device.files.saved import Saved
+from anychip.device.graphs import Graphs
 from anychip.device.insides._torch import Native
 from anychip.device.insides._torch_tensors import Tensors
 from anychip.device.ops.kernels import Kernels
@@ -21,7 +22,7 @@ from anychip.drivers.base import Call
 from anychip.drivers.null import NEAR, NullDriver
 from anychip.memory import TapeMemory, settings_of
 from anychip.memory.tape import TapeAllocator
-from anychip.record import Kind, Mark, Op, Place, word
+from anychip.record import Kind, Op, Place, word
 from anychip.record.recorder import Recorder
 from anychip.spec import Chip
 
@@ -45,7 +46,6 @@ class Runtime:
     ) -> None:
         self.chip, self.count, self.device_type, self.pid = chip, count, device_type, os.getpid()
         self.recorder = Recorder()
-        self.replayed_step: Callable[[], None] = lambda: None  # by a CUDA graph, which was launched
         self.saved: Saved | None = None  # the checkpoints that the program touches
         self.clock = VirtualClock(self.recorder, chip)
         self.clocks = Clocks(self.recorder, self.clock, host_measured)
@@ -61,16 +61,15 @@ class Runtime:
         self.regions = Regions(self)
         self.micro_pipeline = MicroPipeline(self)
         self.streams = StreamWatcher(self)
+        self.graphs = Graphs(self.recorder, self.here)
         self.groups: Any = None  # of torch.distributed, where this torch has it
         self.collectives: Any = None
         self.stages: Any = None  # of a pipeline, that do what this rank does
         self.repeats: Any = None  # where micro-batches are folded
         self.joins: Callable[[int, int], None] = lambda rank, size: None
         self.finish: Callable[[], None] = lambda: None  # ends the recording
-        self.capturing: Any = None
         self.refused_bytes = 0  # what was asked for last that did not fit
         self.pools = 0
-        self._capture_start = 0
         self._events: dict[int, int] = {}
         self._num_events = 0
         # Whether the program is inside of a module's call or a backward.
@@ -179,25 +178,6 @@ class Runtime:
 
     def note_sleep(self, cycles: int) -> None:
         self.recorder.tape.append(self.recorder.op_word(Op("anychip.sleep", (cycles / SLEEP_HZ,))))
-
-    # ------------------------------------------------------------ CUDA graphs
-
-    def begin_capture(self, graph: Any) -> None:
-        self.capturing, self._capture_start = graph, len(self.recorder.tape)
-
-    def end_capture(self, graph: Any) -> list[int]:
-        """What was captured: it ran on nothing, so only its allocations stay on the tape."""
-        self.capturing = None
-        tape = self.recorder.tape
-        words = tape[self._capture_start :]
-        memory = (Kind.ALLOC, Kind.FREE, Kind.STREAM)
-        tape[self._capture_start :] = [one for one in words if one & 31 in memory]
-        return [one for one in words if one & 31 not in (Kind.ALLOC, Kind.FREE)]
-
-    def replay(self, words: list[int]) -> None:
-        self.recorder.tape.extend((word(Kind.GRAPH, 1), *words, word(Kind.GRAPH, 0)))
-        if word(Kind.MARK, Mark.OPTIMIZER_END) in words:
-            self.replayed_step()
 
 
 class StreamWatcher:

@@ -111,3 +111,41 @@ def test_transformer_engines_attention_sees_through_a_window(tmp_path: Path) -> 
     assert recorded.work("aten._scaled_dot_product_cudnn_attention.default").model_flop == whole
     windowed = [work(op).model_flop for op in recorded.ops if op.name == "aten._flash_attention_forward.default"]
     assert windowed == [2 * 2 * 4 * 512 * width * 64 for width in (32, 8)]
+
+
+DECODED = """
+    import json, sys
+    import torch
+    from flash_attn import flash_attn_with_kvcache
+
+    cache = torch.randn(2, 8, 4096, 4, 32, dtype=torch.bfloat16, device="cuda")
+    one = torch.randn(8, 1, 4, 32, dtype=torch.bfloat16, device="cuda")
+    lengths = torch.zeros(8, dtype=torch.int32, device="cuda")
+    held = torch.cuda.memory_allocated()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = flash_attn_with_kvcache(one * 2, *cache, cache_seqlens=lengths) * 3
+    del out
+    torch.cuda.reset_peak_memory_stats()
+    for length in 100, 200:
+        lengths.copy_(torch.full((8,), length, dtype=torch.int32))
+        graph.replay()
+    lengths.mul_(torch.randn(8, device="cuda").int())
+    graph.replay()
+    json.dump(torch.cuda.max_memory_allocated() - held, open(sys.argv[1], "w"))
+"""
+
+
+def test_a_captured_graph_attends_over_what_is_in_the_cache_when_it_is_replayed(tmp_path: Path) -> None:
+    """How long sequences are is written before each replay; all of the cache was priced, 20 times as much in a serving loop."""
+    path, out = tmp_path / "decoded.py", tmp_path / "decoded.json"
+    path.write_text(textwrap.dedent(DECODED), encoding="utf-8")
+    recorded = Recorded(path, out)
+    launched = [op.name.split(".")[1] for op in recorded.ops]
+    assert (
+        launched.count("mul") == 2 * 3 and launched.count("_flash_attention_forward") == 3
+    )  # the capture itself runs nothing
+    assert launched.index("mul") + 1 == launched.index("_flash_attention_forward")
+    assert [op.args[1].shape[1] for op in recorded.ops if "attention" in op.name] == [100, 200, 4096]
+    assert sum("as read whole" in text for text in recorded.warnings) == 1
+    assert recorded.said < 100_000  # a replay takes no memory of its own

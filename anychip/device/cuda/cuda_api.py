@@ -175,7 +175,7 @@ class CudaApi:
         return int(self.runtime.native.stream[0])
 
     def isCurrentStreamCapturing(self) -> bool:
-        return self.runtime.capturing is not None
+        return self.runtime.graphs.capturing
 
     def graph_pool_handle(self) -> tuple[int, int]:
         self.runtime.pools += 1

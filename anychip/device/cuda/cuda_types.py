@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from anychip.device.graphs import Captured
 from anychip.device.runtime import Runtime
 
 DEFAULT_STREAM_RANGE = (0, -5)  # least and greatest priority, as CUDA has them
@@ -138,19 +139,19 @@ class CudaGraph:
         return super().__new__(cls)
 
     def __init__(self, keep_graph: bool = False) -> None:
-        self._words: list[int] = []
+        self._captured: Captured = []
         self._pool = (0, 0)
 
     def capture_begin(self, pool: Any = None, capture_error_mode: str = "global", *_: Any, **__: Any) -> None:
         self._pool = pool or (0, 1)
-        self.runtime.begin_capture(self)
+        self.runtime.graphs.begin()
 
     def capture_end(self) -> None:
-        self._words = self.runtime.end_capture(self)
+        self._captured = self.runtime.graphs.end()
 
     # From torch 2.14 on a capture is ended in two calls, with hooks between them.
     def capture_end_pre(self) -> None:
-        self._words = self.runtime.end_capture(self)
+        self._captured = self.runtime.graphs.end()
 
     def capture_end_post(self) -> None:
         pass
@@ -159,10 +160,10 @@ class CudaGraph:
         pass
 
     def replay(self) -> None:
-        self.runtime.replay(self._words)
+        self.runtime.graphs.replay(self._captured)
 
     def reset(self) -> None:
-        self._words = []
+        self._captured = []
 
     def pool(self) -> Any:
         return self._pool

@@ -107,8 +107,8 @@ def flash_attn_with_kvcache(
     softcap: float = 0.0, rotary_interleaved: bool = True, alibi_slopes: Tensor | None = None, num_splits: int = 0,
     return_softmax_lse: bool = False,
 ) -> Any:  # fmt: skip
-    """Decoding: attention over as much of the cache as its sequences have on average, where their lengths are known; else, as in a
-    captured graph, over the whole of it, an upper bound."""
+    """Decoding: attention over as much of the cache as its sequences have on average, of a captured graph at each replay; where nobody
+    knows their lengths, over the whole of it, an upper bound."""
     if k is not None and v is not None:
         torch.ops.aten.copy_(k_cache[: k.shape[0], : k.shape[1]], k)
         torch.ops.aten.copy_(v_cache[: v.shape[0], : v.shape[1]], v)
@@ -118,25 +118,27 @@ def flash_attn_with_kvcache(
         pages = min(block_table.shape[1] * k_cache.shape[1], k_cache[..., 0, 0].numel() // batch)
         k_cache, v_cache = (one.reshape(-1, *one.shape[2:])[: batch * pages].view(batch, pages, *one.shape[2:])
                             for one in (k_cache, v_cache))  # fmt: skip
-    mean, runtime = _mean_length(cache_seqlens), recording.runtime()
-    if mean is None and cache_seqlens is not None and runtime is not None:
-        runtime.recorder.warn(
-            "flash_attn_with_kvcache: how long the sequences in a cache are is not known where a graph is captured: it is priced "
-            "as read whole, an upper bound"
-        )
-    used = min(mean or k_cache.shape[1], k_cache.shape[1])
-    if used < k_cache.shape[1]:
-        k_cache, v_cache = k_cache[:, :used], v_cache[:, :used]
-    result = flash_attn_func(q, k_cache[:batch], v_cache[:batch], 0.0, softmax_scale, causal and q.shape[1] > 1,
-                             window_size, softcap, alibi_slopes, False, return_softmax_lse)  # fmt: skip
+
+    def attend(q: Tensor) -> Any:
+        used = min(_mean_length(cache_seqlens) or k_cache.shape[1], k_cache.shape[1])
+        return flash_attn_func(q, k_cache[:batch, :used], v_cache[:batch, :used], 0.0, softmax_scale, causal and q.shape[1] > 1,
+                               window_size, softcap, alibi_slopes, False, return_softmax_lse)  # fmt: skip
+
+    runtime = recording.runtime()
+    result = attend(q) if runtime is None else runtime.graphs.launch(attend, q)
     return result[:2] if return_softmax_lse else result
 
 
 def _mean_length(lengths: Any) -> int | None:
-    """Of sequences in a cache; None where it is not known."""
+    """Of sequences in a cache; None where it is not said or not known."""
     runtime = recording.runtime()
     if isinstance(lengths, Tensor) and runtime is not None:
         known = runtime.driver.values_of(lengths)
+        if known is None and not runtime.graphs.capturing:
+            runtime.recorder.warn(
+                "flash_attn_with_kvcache: how long the sequences in a cache are is not known: it is priced as read whole, an "
+                "upper bound"
+            )
         lengths = None if known is None else math.ceil(known.double().mean().item())
     return lengths if isinstance(lengths, int) and lengths > 0 else None
 

@@ -157,14 +157,20 @@ def _coupled(programs: Sequence[Program], calls: Sequence[dict[int, Collective]]
                 grids.add((apart, size))
             else:
                 others.append(np.array(ranks, np.int64))
-    return max((_reached(program.rank, program.world_size, grids, others) for program in programs), default=1)
+    parts: list[Ints] = []
+    for program in programs:
+        if not any(program.rank in part for part in parts):
+            parts.append(_reached(program.rank, program.world_size, grids, others))
+    return max((part.size for part in parts), default=1)
 
 
 def _met(program: Program, calls: dict[int, Collective]) -> set[tuple[int, ...]]:
     """The ranks of each group in which a rank calls something from its first step on; of what is sent the two."""
     steps = find_steps(program)
     inside = slice(steps[0].begin if steps else 0, None)
-    called = {*np.unique(program.payloads[inside][program.kinds[inside] == Kind.OP]).tolist()}
+    launched = np.zeros(len(program.ops), bool)
+    launched[program.payloads[inside][program.kinds[inside] == Kind.OP]] = True
+    called = {*np.flatnonzero(launched).tolist()}
     found = {call.group for op, call in calls.items() if op in called and call.peer is None}
     pairs = {
         tuple(sorted((program.rank, call.peer))) for op, call in calls.items() if op in called and call.peer is not None
@@ -172,8 +178,8 @@ def _met(program: Program, calls: dict[int, Collective]) -> set[tuple[int, ...]]
     return {ranks for ranks in (*(program.groups[group].ranks for group in found), *pairs) if len(set(ranks)) > 1}
 
 
-def _reached(rank: int, world: int, grids: Iterable[tuple[int, int]], others: Sequence[Ints]) -> int:
-    """How many ranks a rank leads to by lines of grids and by other groups."""
+def _reached(rank: int, world: int, grids: Iterable[tuple[int, int]], others: Sequence[Ints]) -> Ints:
+    """The ranks that a rank leads to by lines of grids and by other groups."""
     found = np.array([rank], np.int64)
     size = 0
     while size < found.size < world:
@@ -185,7 +191,7 @@ def _reached(rank: int, world: int, grids: Iterable[tuple[int, int]], others: Se
         for group in others:
             if np.isin(group, found).any():
                 found = np.union1d(found, group)
-    return int(found.size)
+    return found
 
 
 def _split(programs: list[Program], wanted: Stragglers, node_chips: int) -> tuple[list[Program], list[int], list[bool]]:

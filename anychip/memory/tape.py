@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from anychip.memory.allocator import Block, CachingAllocator, OutOfMemory, Settings
 from anychip.memory.statistics import COUNTED
 from anychip.record import Kind, Program, word
@@ -21,10 +19,11 @@ from anychip.record.tape import (
     SYNC,
     SYNC_EVENT,
     AllocatorCall,
+    flags,
 )
 
 SYNCHRONISES = (SYNC, SYNC_EVENT, READ)
-HEARD = (ALLOC, FREE, STREAM, RECORD_STREAM, ALLOC_CALL, *SYNCHRONISES)
+HEARD = flags((ALLOC, FREE, STREAM, RECORD_STREAM, ALLOC_CALL, *SYNCHRONISES))
 
 
 class TapeAllocator:
@@ -146,7 +145,7 @@ class Peaks:
 def replay(program: Program, capacity_bytes: int, settings: str = "") -> Peaks:
     """Run the allocator over a recording on a chip with `capacity_bytes`."""
     replayed = TapeAllocator(capacity_bytes, settings, ("allocated_bytes", "reserved_bytes"))
-    heard = np.isin(program.kinds, HEARD)
+    heard = HEARD[program.kinds]
     # A peak that the program reset is still one that the chip had to hold.
     heard &= program.tape != word(Kind.ALLOC_CALL, AllocatorCall.RESET_PEAK)
     replayed.run(program.tape[heard].tolist(), program.block_bytes.tolist())

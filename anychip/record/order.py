@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from anychip.record.tape import ALLOC, FREE, KIND_BITS, KIND_MASK, OF_BLOCKS, OF_EVENTS, RECORD, order_of
+from anychip.record.tape import ALLOC, FREE, KIND_BITS, KIND_MASK, OF_BLOCKS, OF_EVENTS, RECORD, flags, order_of
 
 Ints = npt.NDArray[np.int64]
+
+_IS_OF_BLOCKS, _IS_OF_EVENTS = flags(OF_BLOCKS), flags(OF_EVENTS)
 
 
 class OutOfOrder(Exception):
@@ -58,7 +60,7 @@ class Reorder:
     def __init__(self, tape: Ints, block_bytes: Ints) -> None:
         self.tape, self.block_bytes = tape, block_bytes
         kinds, payloads = tape & KIND_MASK, tape >> KIND_BITS
-        self.of_blocks, self.of_events = np.isin(kinds, OF_BLOCKS), np.isin(kinds, OF_EVENTS)
+        self.of_blocks, self.of_events = _IS_OF_BLOCKS[kinds], _IS_OF_EVENTS[kinds]
         # Each allocation, and each recording of an event, by a number of its own.
         self.names = np.full(tape.size, -1, np.int64)
         for these, making in ((self.of_blocks, ALLOC), (self.of_events, RECORD)):
@@ -92,7 +94,7 @@ class Reorder:
             names.append(part)
         words, called_all = np.concatenate(parts), np.concatenate(names)
         kinds = words & KIND_MASK
-        of_events, of_blocks = np.isin(kinds, OF_EVENTS), np.isin(kinds, OF_BLOCKS)
+        of_events, of_blocks = _IS_OF_EVENTS[kinds], _IS_OF_BLOCKS[kinds]
         if (called_all[of_blocks] < 0).any():
             raise OutOfOrder("a block is named that nobody made")
         _check(called_all[of_events], kinds[of_events] == RECORD, "an event is waited for before it is recorded")
@@ -107,16 +109,18 @@ class Reorder:
     def _blocks(self, kinds: Ints, names: Ints) -> tuple[Ints, Ints]:
         """What each block is called: as it was, unless another one of that name is there or still spoken of (what a folded
         call wrote may name the block of the call that it repeats)."""
-        called = self.called.tolist()
+        moves = np.flatnonzero((kinds == ALLOC) | (kinds == FREE))
         last = np.zeros(self.called.size, np.int64)
         last[names] = np.arange(names.size)
-        taken = [False] * self.block_bytes.size
-        spare: dict[int, list[int]] = {}  # further blocks of a size
-        sizes = self.block_bytes.tolist()
-        moves = np.flatnonzero((kinds == ALLOC) | (kinds == FREE))
+        contested = self._contested(kinds, names, last)
+        moves = moves[contested[self.called[names[moves]]]]
         over = last[names[moves]] == moves
+        called = self.called.copy()
+        sizes = self.block_bytes.tolist()
+        taken = [False] * len(sizes)
+        spare: dict[int, list[int]] = {}  # further blocks of a size
         for kind, name, ends in zip(kinds[moves].tolist(), names[moves].tolist(), over.tolist(), strict=True):
-            block = called[name]
+            block = int(called[name])
             if kind == FREE:
                 taken[block] = not ends
                 if ends and block >= self.block_bytes.size:
@@ -130,7 +134,20 @@ class Reorder:
                     taken.append(False)
                 block = called[name] = others.pop()
             taken[block] = True
-        return np.array(called, np.int64)[names], np.array(sizes, np.int64)
+        return called[names], np.array(sizes, np.int64)
+
+    def _contested(self, kinds: Ints, names: Ints, last: Ints) -> npt.NDArray[np.bool_]:
+        """Of each block whether one of that name is there, or still spoken of, when another is made. last: where each allocation is
+        spoken of last; one that is not freed there stays."""
+        at = np.flatnonzero(kinds == ALLOC)
+        ends = last[names[at]]
+        ends[kinds[ends] != FREE] = names.size
+        block = self.called[names[at]]
+        order = order_of(block)  # within one in the order of the tape
+        block, begins, ends = block[order], at[order], ends[order]
+        contested = np.zeros(self.block_bytes.size, bool)
+        contested[block[1:][(block[1:] == block[:-1]) & (ends[:-1] > begins[1:])]] = True
+        return contested
 
 
 def _latest(payloads: Ints, making: npt.NDArray[np.bool_]) -> Ints:

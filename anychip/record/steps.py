@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from itertools import pairwise
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -56,10 +57,18 @@ class Step:
     forwards: tuple[int, ...]
 
 
+# Of recordings that live, with the tapes that they are of: each figure asks where steps begin and end.
+_found: WeakKeyDictionary[Program, tuple[Ints, tuple[Step, ...]]] = WeakKeyDictionary()
+
+
 def find_steps(program: Program) -> list[Step]:
     """All whole steps, in order. Empty if the program never finished one."""
-    marks = Marks(program)
-    return _marked_steps(marks) or _training_steps(marks) or _bare_steps(marks) or _calls(marks)
+    tape, steps = _found.get(program, (None, ()))
+    if tape is not program.tape:
+        marks = Marks(program)
+        steps = tuple(_marked_steps(marks) or _training_steps(marks) or _bare_steps(marks) or _calls(marks))
+        _found[program] = program.tape, steps
+    return [*steps]
 
 
 class Marks:

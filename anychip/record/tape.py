@@ -79,7 +79,7 @@ class AllocatorCall(IntEnum):
     RESET_PEAK = 1
 
 
-def flags(kinds: Iterable[Kind]) -> npt.NDArray[np.bool_]:
+def flags(kinds: Iterable[int]) -> npt.NDArray[np.bool_]:
     """By a kind's number whether it is one of these."""
     found = np.zeros(KIND_MASK + 1, bool)
     found[list(kinds)] = True

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from anychip.device.distributed.ranks import alike, classes, orbit, stream, wanted, within
+from anychip.device.distributed.ranks import alike, members, orbit, reached, stream, wanted, within
 from anychip.record import Group, Kind, Op, Program, TensorMeta, word
 
 
@@ -82,7 +82,7 @@ def test_a_pipeline_that_sends_in_the_group_of_all_ranks_asks_for_one_rank_of_ea
         stages = [Group(tuple(range(64))), Group(tuple(range(one, one + 16)))]
         programs[one] = rank(one, [f"stage {stage}"], stages, {0: min(one + 16, 48)} if stage < 3 else {0: 32})
         assert wanted(programs, streams(programs)) == ({one + 16} if stage < 3 else set())
-    assert classes(programs, streams(programs), 64) == {one: list(range(one, one + 16)) for one in programs}
+    assert members(reached(programs, streams(programs), 64)) == {one: list(range(one, one + 16)) for one in programs}
 
 
 def test_of_a_long_ring_only_its_ends_run_and_of_a_long_pipeline_more() -> None:
@@ -101,7 +101,7 @@ def test_of_a_long_ring_only_its_ends_run_and_of_a_long_pipeline_more() -> None:
     assert wanted(programs, streams(programs)) == {1, 4095}
     programs |= {1: ring(1), 4095: ring(4095)}
     assert wanted(programs, streams(programs)) == set()
-    assert classes(programs, streams(programs), 4096) == {0: list(range(4096))}
+    assert members(reached(programs, streams(programs), 4096)) == {0: list(range(4096))}
     programs[4095] = ring(4095, "loss")
     assert wanted(programs, streams(programs)) == {2, 4094}
 
@@ -110,7 +110,7 @@ def test_a_learner_asks_for_its_own_actor_and_not_for_all_that_get_its_weights()
     told = Group((0, *range(32, 64)))
     programs = {0: rank(0, ["learn"], [told, Group(tuple(range(32)))], {0: 32}), 32: rank(32, ["play"], [told], {0: 0})}
     assert wanted(programs, streams(programs)) == set()
-    assert classes(programs, streams(programs), 64) == {0: list(range(32)), 32: list(range(32, 64))}
+    assert members(reached(programs, streams(programs), 64)) == {0: list(range(32)), 32: list(range(32, 64))}
 
 
 def test_stages_that_do_the_same_keep_their_own_place() -> None:
@@ -120,20 +120,20 @@ def test_stages_that_do_the_same_keep_their_own_place() -> None:
     programs = {
         one: rank(one, [kinds[one]], [line, Group(tuple(layer[one]))], {0: (one + 16) % 64}) for one in (0, 16, 32, 48)
     }
-    found = classes(programs, streams(programs), 50)
+    found = members(reached(programs, streams(programs), 50))
     assert {one: members[:2] for one, members in found.items()} == layer
 
 
 def test_one_that_prints_is_a_class_of_its_own() -> None:
     world = [Group(tuple(range(8)))]
     programs = {0: rank(0, ["a", "read"], world), 1: rank(1, ["a", "b"], world), 7: rank(7, ["a", "b"], world)}
-    assert classes(programs, streams(programs), 8) == {0: [0], 1: [1, 2, 3, 4, 5, 6, 7]}
+    assert members(reached(programs, streams(programs), 8)) == {0: [0], 1: [1, 2, 3, 4, 5, 6, 7]}
 
 
 @pytest.mark.parametrize("size", [1, 5, 64])
 def test_every_rank_belongs_to_one_class(size: int) -> None:
     programs = {0: rank(0, ["a"], [Group((0,))])}
-    found = classes(programs, streams(programs), size)
+    found = members(reached(programs, streams(programs), size))
     assert sorted(one for members in found.values() for one in members) == list(range(size))
 
 
@@ -154,7 +154,7 @@ def test_replicas_between_one_that_ran_and_one_that_differs_go_with_the_first() 
         return rank(rank_, [f"{stage} {part} {copy == 3}"], [line, pair, copies], {0: (rank_ + 8) % 16})
 
     programs = {number: one(number) for number in (0, 1, 6, 7, 8, 9, 14, 15)}
-    assert classes(programs, streams(programs), 16) == {
+    assert members(reached(programs, streams(programs), 16)) == {
         0: [0, 2, 4], 1: [1, 3, 5], 6: [6], 7: [7], 8: [8, 10, 12], 9: [9, 11, 13], 14: [14], 15: [15],
     }  # fmt: skip
 
@@ -167,7 +167,7 @@ def test_partners_of_ranks_that_differ_differ_too() -> None:
         one: rank(one, [names[one]], [Group(tuple(sorted((one, (one + 2) % 4)))), pairs[one]], {0: (one + 2) % 4})
         for one in range(4)
     }
-    assert classes(programs, streams(programs), 4) == {0: [0], 1: [1], 2: [2], 3: [3]}
+    assert members(reached(programs, streams(programs), 4)) == {0: [0], 1: [1], 2: [2], 3: [3]}
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -178,14 +178,14 @@ def test_lines_that_only_the_whole_job_joins_lie_one_after_the_other(stride: int
     programs = {
         one: rank(one, [f"{place} blocks"], groups, {1: ring[(place + 1) % 4]}) for place, one in enumerate(ring)
     }
-    assert classes(programs, streams(programs), 16) == {
+    assert members(reached(programs, streams(programs), 16)) == {
         one: [other for other in range(16) if other // stride % 4 == place] for place, one in enumerate(ring)
     }
 
 
 def test_a_rank_that_recorded_nothing_is_like_itself() -> None:
     programs = {0: rank(0, [], []), 1: rank(1, ["a"], [])}
-    assert classes(programs, streams(programs), 2) == {0: [0], 1: [1]}
+    assert members(reached(programs, streams(programs), 2)) == {0: [0], 1: [1]}
 
 
 def test_partners_are_told_apart_all_along_a_pipeline() -> None:
@@ -197,7 +197,7 @@ def test_partners_are_told_apart_all_along_a_pipeline() -> None:
         line = Group(tuple(range(part, 12, 2)))
         peers = {number: peer for number, peer in enumerate((one - 2, one + 2)) if 0 <= peer < 12}
         programs[one] = rank(one, [name], [line, line, Group((one - part, one - part + 1))], peers)
-    assert classes(programs, streams(programs), 12) == {one: [one] for one in range(12)}
+    assert members(reached(programs, streams(programs), 12)) == {one: [one] for one in range(12)}
 
 
 def test_numbers_that_only_values_depend_on_do_not_tell_ranks_apart() -> None:

@@ -331,7 +331,7 @@ class Job:
         self._run_apart()
         programs, streams = self.recorded.programs, self.recorded.streams
         owners = self.recorded.owners()
-        wanted = {rank: owners[rank] for rank in (1, self.recorded.world.size - 1) if rank not in programs}
+        wanted = {rank: int(owners[rank]) for rank in (1, self.recorded.world.size - 1) if rank not in programs}
         # Who has most to do first: the last of a pipeline has its loss, and would run alone in the end.
         late = self.recorded.of_no_kind_that_ran(sorted(wanted))
         for rank, owner in sorted(wanted.items(), key=lambda one: -streams[one[1]].size):
@@ -402,7 +402,7 @@ class Job:
             streams, owners = self.recorded.streams, self.recorded.owners()
             for ran in (owner, *streams):
                 if alike(its, streams[ran]):
-                    self.recorded.samples_of[rank] = owners[ran]
+                    self.recorded.samples_of[rank] = int(owners[ran])
                     return
             for fuller in (owner, *programs):
                 if within(found, programs[fuller]):

@@ -208,15 +208,15 @@ def around(program: Program, peer: int | None, ranks: tuple[int, ...]) -> tuple[
     return min((one for one in known if peer in one and program.rank in one), key=len, default=ranks)
 
 
-def classes(
-    programs: Mapping[int, Program],
-    streams: Mapping[int, npt.NDArray[np.uint64]],
-    world_size: int,
-    kinds: npt.NDArray[np.int64] | None = None,
-    samples_of: Mapping[int, int] | None = None,
-) -> dict[int, list[int]]:
-    """The ranks that each representative stands for, itself included; every rank of the world once. kinds: equal for ranks
-    that the program's source does not tell apart; samples_of: who did for a step as another.
+def members(owner: npt.NDArray[np.int64]) -> dict[int, list[int]]:
+    """The ranks that each representative stands for, itself included. owner: who stands for each rank of the world."""
+    return {int(rank): np.flatnonzero(owner == rank).tolist() for rank in np.unique(owner)}
+
+
+def reached(
+    programs: Mapping[int, Program], streams: Mapping[int, npt.NDArray[np.uint64]], world_size: int
+) -> npt.NDArray[np.int64]:
+    """Who stands for each rank of the world, by what those that ran did and by their groups.
 
     Ranks that no representative reaches by its groups, since somebody in these differs (the last of those that share an
     optimizer's state has less of it), go with those that they are the replicas of, or that stand at their place in a line, else with
@@ -232,8 +232,8 @@ def classes(
         if twin is not None and rank not in neighbours(programs[twin], rings):
             owner[rank] = twin
             continue
-        reached = orbit(programs[rank], {other for other in streams if not same(rank, other)}, world_size)
-        free = reached[owner[reached] < 0]
+        found = orbit(programs[rank], {other for other in streams if not same(rank, other)}, world_size)
+        free = found[owner[found] < 0]
         owner[free] = rank
         owner[rank] = rank
     for rank in programs:  # one that ran and was claimed by another that does otherwise speaks for itself
@@ -246,22 +246,22 @@ def classes(
     left = np.flatnonzero(owner < 0)
     known = np.array(sorted(set(owner[owner >= 0].tolist())), np.int64)
     owner[left] = known[np.searchsorted(known, left, side="right") - 1]
-    if kinds is not None:
-        _as_told(owner, sorted(programs), kinds, samples_of or {})
-    return {int(rank): np.flatnonzero(owner == rank).tolist() for rank in np.unique(owner)}
+    return owner
 
 
-def _as_told(
+def as_told(
     owner: npt.NDArray[np.int64], ran: Sequence[int], kinds: npt.NDArray[np.int64], samples_of: Mapping[int, int]
-) -> None:
-    """A rank goes with one that the source does not tell apart from it, where its own representative has none such."""
+) -> npt.NDArray[np.int64]:
+    """Who stands for each rank: one that the source does not tell apart from it, where its own representative has none such."""
     of_kind: dict[int, list[int]] = {}
     for rank, its in sorted([*((rank, int(owner[rank])) for rank in ran), *samples_of.items()]):
         of_kind.setdefault(int(kinds[rank]), []).append(its)
+    found = owner.copy()
     for rank in np.flatnonzero(~np.isin(np.arange(owner.size), ran)).tolist():
         mine = of_kind.get(int(kinds[rank]), [])
         if mine and owner[rank] not in mine:
-            owner[rank] = max((one for one in mine if one <= rank), default=mine[0])
+            found[rank] = max((one for one in mine if one <= rank), default=mine[0])
+    return found
 
 
 def likeness(

@@ -5,9 +5,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from anychip.device.distributed.branches import Apart, World, first_of_others, told_apart, unseen
 from anychip.device.distributed.middle import Middle
-from anychip.device.distributed.ranks import SENDS, alike, classes, cut_otherwise, stream
+from anychip.device.distributed.ranks import SENDS, alike, as_told, cut_otherwise, members, reached, stream
 from anychip.errors import all_ranks
 from anychip.record import Program
 from anychip.record.failure import num_trained
@@ -26,6 +29,7 @@ class Recorded:
         self.samples: dict[int, Any] = {}
         self.samples_of: dict[int, int] = {}
         self._apart: Apart | None = None  # ranks, by the program's source
+        self._reached: npt.NDArray[np.int64] | None = None  # of those that are read so far
         self._placed: dict[int, int] = {}  # some ranks -> who stands for them, and for those up to the next
 
     @property
@@ -47,6 +51,7 @@ class Recorded:
         for rank in fresh:
             self.programs[rank] = Program.load(self.file(rank))
             self.streams[rank] = stream(self.programs[rank])
+            self._reached = None
         return bool(fresh)
 
     def sampled(self, rank: int) -> Program | None:
@@ -68,28 +73,25 @@ class Recorded:
 
     def classes(self) -> dict[int, list[int]]:
         """Rank that ran -> the ranks that it stands for."""
-        found = classes(self.programs, self.streams, self.world.size, self.apart().kind, self.samples_of)
-        if not self._placed:
-            return found
-        owners = {rank: owner for owner, ranks in found.items() for rank in ranks}
-        for begin, end in pairwise([*sorted(self._placed), self.world.size]):
-            owners |= {rank: self._placed[begin] for rank in range(begin, end) if rank not in self.programs}
-        members: dict[int, list[int]] = {}
-        for rank in range(self.world.size):
-            members.setdefault(owners[rank], []).append(rank)
-        return members
+        return members(self.owners())
 
-    def owners(self) -> dict[int, int]:
-        """Each rank -> who stands for it."""
-        return {rank: owner for owner, ranks in self.classes().items() for rank in ranks}
+    def owners(self) -> npt.NDArray[np.int64]:
+        """Who stands for each rank."""
+        if self._reached is None:
+            self._reached = reached(self.programs, self.streams, self.world.size)
+        owner = as_told(self._reached, sorted(self.programs), self.apart().kind, self.samples_of)
+        for begin, end in pairwise([*sorted(self._placed), self.world.size]):
+            ranks = np.arange(begin, end)
+            owner[ranks[~np.isin(ranks, [*self.programs])]] = self._placed[begin]
+        return owner
 
     def did_as(self, ranks: Iterable[int]) -> dict[int, int]:
         """Who stands for ranks that ran: for one that did only for a step whoever does so by its classes, unless it was seen to do otherwise."""
         owners = self.owners()
-        found = {rank: owners[rank] for rank in ranks}
+        found = {rank: int(owners[rank]) for rank in ranks}
         for rank in found.keys() & self.samples.keys() - self.programs.keys():
             if not alike(self.samples[rank], self.streams[found[rank]]):
-                found[rank] = owners[self.samples_of.get(rank, rank)]
+                found[rank] = int(owners[self.samples_of.get(rank, rank)])
         return found
 
     def first_apart(self, known: set[int]) -> list[int]:

@@ -129,6 +129,15 @@ class Recorded:
 NEVER = ProgramFailed("interrupted before it ran there", INTERRUPTED)
 
 
+LACKS = re.compile(r"(ModuleNotFound|Import|Syntax|Indentation|FileNotFound|Name)Error\b")  # of no number of chips
+
+
+def _lacks(ran: Mapping[str, Program | ProgramFailed]) -> str:
+    """What a program fails for on all chips of a number, where no other number would help; else empty."""
+    whys = {"" if isinstance(one, Program) else error_line(str(one)) for one in ran.values()}
+    return whys.pop() if len(whys) == 1 and all(map(LACKS.match, whys)) else ""
+
+
 def record_all(
     program: Argv, places: Sequence[Place], jobs: int, progress: Say, options: Mapping[str, Any]
 ) -> Recorded:
@@ -152,17 +161,27 @@ def record_all(
                      "jobs": at_a_time}  # fmt: skip
         return _record_chips(program, list(dict.fromkeys(place.chip for place in alike)), at_a_time, progress, mine)
 
-    # The first alone: its output is shown, and what it prepares once, such as a file of data, is there for the others.
+    # The first alone: its output is shown, and what it prepares once, such as a file of data, is there for the others. Where it lacks
+    # something the next alone, too: what is missing for two numbers of chips is for all.
     first, *others = by_count.values()
-    ran_first = of(first, jobs, {})
-    each = max(jobs // max(len(others), 1), 1)
-    calls = [partial(of, alike, each, {"show_output": False}) for alike in others]
-    beside = [None] * len(calls) if _interrupted(ran_first.values()) else _side_by_side(jobs, calls)
+    ran = [of(first, jobs, {})]
+    unseen = {"show_output": False}
+    if others and _lacks(ran[0]) and not _interrupted(ran[0].values()):
+        ran.append(of(others.pop(0), jobs, unseen))
+    if len(ran) > 1 and _lacks(ran[0]) == _lacks(ran[1]):
+        one = next(iter(ran[1].values()))
+        beside = [{place.chip.id: one for place in alike} for alike in others]
+    elif _interrupted(one for each in ran for one in each.values()):
+        beside = [{place.chip.id: NEVER for place in alike} for alike in others]
+    else:
+        each = max(jobs // max(len(others), 1), 1)
+        ended = _side_by_side(jobs, [partial(of, alike, each, unseen) for alike in others])
+        beside = [one or {place.chip.id: NEVER for place in alike} for alike, one in zip(others, ended, strict=True)]
     found: dict[Place, Program] = {}
     failed: dict[Place, ProgramFailed] = {}
-    for alike, ran in zip(by_count.values(), (ran_first, *beside), strict=True):
+    for alike, of_count in zip(by_count.values(), (*ran, *beside), strict=True):
         for place in alike:
-            one = ran[place.chip.id] if ran is not None else NEVER
+            one = of_count[place.chip.id]
             if isinstance(one, Program):
                 found[place] = one
             else:

@@ -140,6 +140,30 @@ def test_a_program_that_fails_on_one_chip_is_answered_for_the_others(calls, monk
         api.forecast(__file__, on=["h100", "mi300x", "a100"])
 
 
+def test_what_a_program_lacks_for_two_numbers_of_chips_it_lacks_for_all(calls, monkeypatch):
+    """Of each of a dozen sizes the same error was waited for."""
+    ran = []
+
+    def record(argv, chip, *, world_size, **options):
+        ran.append((chip.id, world_size))
+        raise ProgramFailed(f"x failed.\n{why}", 7)
+
+    monkeypatch.setattr(launch, "record", record)
+    sizes = [f"h100:{size}" for size in (8, 16, 32, 64)]
+    why = "ModuleNotFoundError: No module named 'x'"
+    with pytest.raises(ProgramFailed) as failed:
+        api.forecast(__file__, on=sizes)
+    assert [size for _, size in ran] == [8, 16]
+    assert f"It fails on {', '.join(f'nvidia-h100-sxm:{size}' for size in (16, 32, 64))}, too: {why}" in str(
+        failed.value
+    )
+    ran.clear()
+    why = "AssertionError: the number of ranks must be one of 24's"  # as it may be for others
+    with pytest.raises(ProgramFailed):
+        api.forecast(__file__, on=sizes)
+    assert sorted(size for _, size in ran) == [8, 16, 32, 64]
+
+
 def test_each_chip_that_is_short_of_memory_is_told_and_none_is_spared(calls, monkeypatch):
     first = launch.record
     short = {"nvidia-h100-sxm": 79, "nvidia-h800-sxm": 79, "nvidia-a100-sxm-40gb": 39}

@@ -8,7 +8,11 @@ from pathlib import Path
 from types import TracebackType
 
 OURS = tuple(str(Path(__file__).parents[1] / folder) + os.sep for folder in ("device", "drivers", "standins"))
-RUNNERS = (str(Path(__file__).with_name("__main__.py")), runpy.__file__, "<frozen runpy>")
+RUNNERS = (
+    *(str(Path(__file__).with_name(name)) for name in ("__main__.py", "session.py")),
+    runpy.__file__,
+    "<frozen runpy>",
+)
 
 
 def print_program_traceback() -> None:

@@ -61,6 +61,6 @@ def test_who_looks_for_a_launcher_finds_torchrun_alone():
 
 @pytest.mark.parametrize("name", sorted(set(AS_TORCHRUN.values())))
 def test_each_is_one_that_torchrun_sets(name):
-    from anychip.device.__main__ import environment
+    from anychip.device.distributed.launchers import environment
 
     assert name in environment(0, 8, 8)

@@ -1,6 +1,7 @@
-"""What launchers other than torchrun tell a rank, for programs that insist on it: `int(os.environ["SLURM_PROCID"])`.
+"""What launchers tell a rank: torchrun, as which ranks are started, and others, for programs that insist on one:
+`int(os.environ["SLURM_PROCID"])`.
 
-Ranks are started as torchrun does. A program that looks which launcher there is (`"SLURM_PROCID" in os.environ`, `.get`, `getenv`) is
+A program that looks which launcher there is (`"SLURM_PROCID" in os.environ`, `.get`, `getenv`) is
 told of torchrun alone, as two at once would be none that exists; one that takes a variable without looking, be it to catch a KeyError,
 has it from torchrun's.
 """
@@ -24,6 +25,17 @@ AS_TORCHRUN = {
     "MV2_COMM_WORLD_LOCAL_SIZE": "LOCAL_WORLD_SIZE",
 }  # fmt: skip
 NOTHING = object()
+
+
+def environment(rank: int, world_size: int, per_node: int) -> dict[str, str]:
+    """What `torchrun` tells a rank."""
+    return {
+        "RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank % per_node),
+        "LOCAL_WORLD_SIZE": str(min(per_node, world_size)), "GROUP_RANK": str(rank // per_node),
+        "GROUP_WORLD_SIZE": str(-(-world_size // per_node)), "ROLE_RANK": str(rank), "ROLE_WORLD_SIZE": str(world_size),
+        "ROLE_NAME": "default", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "OMP_NUM_THREADS": "1",
+        "TORCHELASTIC_RUN_ID": "anychip", "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_MAX_RESTARTS": "0",
+    }  # fmt: skip
 
 
 def answer_for_others() -> None:

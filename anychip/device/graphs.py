@@ -67,22 +67,14 @@ class Graphs:
         tape.append(word(Kind.GRAPH, 1))
         for part in captured:
             if callable(part):
-                tape.extend(self._words_of(part))
+                part()
+                self.here()
             else:
                 tape.extend(part)
                 stepped = stepped or word(Kind.MARK, Mark.OPTIMIZER_END) in part
         tape.append(word(Kind.GRAPH, 0))
         if stepped:
             self.replayed_step()
-
-    def _words_of(self, call: Callable[[], Any]) -> list[int]:
-        """The operations alone: their memory and their stream are the graph's."""
-        tape, begin = self.recorder.tape, self.here()
-        call()
-        self.here()
-        words = tape[begin:]
-        del tape[begin:]
-        return [one for one in words if one & 31 == Kind.OP]
 
 
 def _launched(words: list[int]) -> list[int]:

@@ -6,7 +6,7 @@ depends on values that the program writes before each replay (how long the seque
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,21 +15,31 @@ from anychip.record.recorder import Recorder
 
 _MEMORY = (Kind.ALLOC, Kind.FREE)
 
-# What a captured graph is made of, in order: words, and calls that put theirs on the tape by the values of the day.
-Captured = list[list[int] | Callable[[], Any]]
+_CALLS = (word(Kind.MARK, Mark.FORWARD_END), word(Kind.MARK, Mark.INFER_END))
+
+
+class Captured(NamedTuple):
+    """A graph. parts: in order, words, and calls that put theirs on the tape by the values of the day; calls: of models; steps:
+    whether an optimizer steps."""
+
+    parts: list[list[int] | Callable[[], Any]]
+    calls: int
+    steps: bool
 
 
 class Graphs:
     """The graph that is captured, if one is, and the replays of those that were.
 
-    here: the place on the tape, with everything written that has happened. replayed_step: called where a replay has stepped
-    an optimizer.
+    here: the place on the tape, with everything written that has happened. captured: called once a graph is there, while none was
+    replayed; replayed: after each replay, with what was.
     """
 
     def __init__(self, recorder: Recorder, here: Callable[[], int]) -> None:
         self.recorder, self.here = recorder, here
-        self.replayed_step: Callable[[], None] = lambda: None
+        self.captured: Callable[[], None] = lambda: None
+        self.replayed: Callable[[Captured], None] = lambda graph: None
         self.capturing = False
+        self._replayed = False
         self._began = 0
         self._anew: list[tuple[int, int, Callable[[], Any]]] = []
 
@@ -54,27 +64,31 @@ class Graphs:
         """What was captured: it ran on nothing, so only its allocations stay on the tape."""
         self.capturing = False
         tape, at = self.recorder.tape, self._began
-        captured: Captured = []
+        parts: list[list[int] | Callable[[], Any]] = []
         for begin, end, call in self._anew:
-            captured += [_launched(tape[at:begin]), call]
+            parts += [_launched(tape[at:begin]), call]
             at = end
-        captured.append(_launched(tape[at:]))
-        tape[self._began :] = [one for one in tape[self._began :] if one & 31 in (*_MEMORY, Kind.STREAM)]
+        parts.append(_launched(tape[at:]))
+        words = tape[self._began :]
+        calls = sum(one in _CALLS for one in words)
+        captured = Captured(parts, calls, word(Kind.MARK, Mark.OPTIMIZER_END) in words)
+        tape[self._began :] = [one for one in words if one & 31 in (*_MEMORY, Kind.STREAM)]
+        if not self._replayed:
+            tape.append(word(Kind.MARK, Mark.CAPTURED))
+            self.captured()
         return captured
 
     def replay(self, captured: Captured) -> None:
-        tape, stepped = self.recorder.tape, False
+        tape, self._replayed = self.recorder.tape, True
         tape.append(word(Kind.GRAPH, 1))
-        for part in captured:
+        for part in captured.parts:
             if callable(part):
                 part()
                 self.here()
             else:
                 tape.extend(part)
-                stepped = stepped or word(Kind.MARK, Mark.OPTIMIZER_END) in part
         tape.append(word(Kind.GRAPH, 0))
-        if stepped:
-            self.replayed_step()
+        self.replayed(captured)
 
 
 def _launched(words: list[int]) -> list[int]:

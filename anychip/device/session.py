@@ -81,7 +81,8 @@ class Session:
         tape = self.runtime.recorder.tape
         self.steps = Steps(self.config["steps"], self.config["uneven"], self.config["calls"], tape, self.finish)
         self.hooks = Hooks(self.runtime, self.steps)
-        self.runtime.graphs.replayed_step = self.steps.replayed
+        self.runtime.graphs.captured = self.steps.captured
+        self.runtime.graphs.replayed = lambda graph: self.steps.replayed(graph.calls, graph.steps)
         self.steps.is_aside = lambda: self.runtime.driver.current_stream() != 0
         self.runtime.joins, self.runtime.finish = self.joins, self.finish
         self.hooks.install()

@@ -258,6 +258,11 @@ class NullDriver:
     def values_of(self, tensor: torch.Tensor) -> torch.Tensor | None:
         return self.values.alias(tensor)
 
+    def mean_of(self, tensor: torch.Tensor) -> float | None:
+        """Of all elements; None where nothing is known of them."""
+        known = self.values_of(tensor)
+        return self.values.certain(tensor) if known is None else known.double().mean().item()
+
     def share(self, tensor: torch.Tensor) -> float:
         """Expected share of elements that are not zero: what is known of the tensor, else all of them."""
         address = tensor.untyped_storage().data_ptr()

@@ -8,7 +8,7 @@ optimizers is a step, or without any, each backward.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 from itertools import pairwise
@@ -260,7 +260,8 @@ def _bare_steps(marks: Marks) -> list[Step]:
 
 def _calls(marks: Marks) -> list[Step]:
     """Without an optimizer: from the end of one outermost call to the end of the next. Calls with gradients count,
-    if there are any: others are then evaluation in between. What is called in turn, as a model and its head, is one call."""
+    if there are any: others are then evaluation in between. What is called in turn, as a model and its head, is one call. What a
+    program warms up with before it captures the CUDA graphs that it replays is none."""
     ends = (
         (Mark.FORWARD_END, Mark.FORWARD_BEGIN) if Mark.FORWARD_END in marks.what else (Mark.INFER_END, Mark.INFER_BEGIN)
     )
@@ -273,8 +274,18 @@ def _calls(marks: Marks) -> list[Step]:
         elif mark == ends[0] and opened >= 0:
             steps.append(Step(begin, at + 1, "call", (opened,)))
             begin, opened = at + 1, -1
+    warm_up = _warm_up_end(marks)
+    after = [step for step in steps if step.forwards[0] >= warm_up]
+    steps = [replace(one, begin=max(one.begin, warm_up)) for one in after] or steps
     modules = [_called(marks.program, step.forwards[0]) for step in steps]
     return _drafted(marks.program, steps, modules) or _in_turn(steps, modules)
+
+
+def _warm_up_end(marks: Marks) -> int:
+    """Where the last CUDA graph is there that is captured before one is replayed; 0 where none is."""
+    captured = marks.at[marks.what == Mark.CAPTURED]
+    replays = np.flatnonzero(marks.program.kinds == Kind.GRAPH) if captured.size else captured
+    return int(captured[captured < replays[0]].max(initial=0)) if replays.size else 0
 
 
 def _called(program: Program, at: int) -> int:

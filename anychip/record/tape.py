@@ -72,6 +72,9 @@ class Mark(IntEnum):
     UNLEARNT = 9  # nothing is learnt of what the last backward went through; once more: of what the one before it did
     AGAIN = 10  # the call that begins next is given what its module was before, in a graph that was kept
     GRAPH = 11  # of the gradients that the last backward was asked for there is a graph, which another may go through
+    CAPTURED = (
+        12  # a CUDA graph is there, and none was replayed so far: calls until here may have been to warm up for it
+    )
 
 
 class AllocatorCall(IntEnum):

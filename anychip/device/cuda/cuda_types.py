@@ -139,7 +139,7 @@ class CudaGraph:
         return super().__new__(cls)
 
     def __init__(self, keep_graph: bool = False) -> None:
-        self._captured: Captured = []
+        self._captured = Captured([], 0, False)
         self._pool = (0, 0)
 
     def capture_begin(self, pool: Any = None, capture_error_mode: str = "global", *_: Any, **__: Any) -> None:
@@ -163,7 +163,7 @@ class CudaGraph:
         self.runtime.graphs.replay(self._captured)
 
     def reset(self) -> None:
-        self._captured = []
+        self._captured = Captured([], 0, False)
 
     def pool(self) -> Any:
         return self._pool

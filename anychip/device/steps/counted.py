@@ -122,9 +122,17 @@ class Steps:
         aside = self._warm_ups is None and self.is_aside()
         return self.done < LONGEST and (aside or self.lacks_one())
 
-    def replayed(self) -> None:
-        """A CUDA graph with an optimizer's step in it has been launched: the program's loop. What came before was its warm-up."""
-        if self.by_mark:
+    def captured(self) -> None:
+        """A CUDA graph is there, and none was replayed: a model's calls before were to warm up for it."""
+        if not self.has_stepped:
+            self.done_calls = 0
+
+    def replayed(self, calls: int, steps: bool) -> None:
+        """A CUDA graph has been launched with so many calls of a model in it. With an optimizer's step it is the program's loop, and what
+        came before was its warm-up."""
+        for _ in range(calls):
+            self.call()
+        if self.by_mark or not steps:
             return
         if self._warm_ups is None:
             self._warm_ups, self.done, self.ends, self._turns = self.done, 0, [], [0]

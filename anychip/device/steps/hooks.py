@@ -228,7 +228,8 @@ class Hooks:
         if call.marked and ended:
             self.tape.append(END[call.training])
             self.runtime.clocks.skip_host()
-            self.steps.call()
+            if not self.runtime.graphs.capturing:  # each replay is one
+                self.steps.call()
 
     def _name_submodules(self, module: torch.nn.Module) -> None:
         if id(module) not in self._paths:

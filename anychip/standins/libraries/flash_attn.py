@@ -120,7 +120,7 @@ def flash_attn_with_kvcache(
                             for one in (k_cache, v_cache))  # fmt: skip
 
     def attend(q: Tensor) -> Any:
-        used = min(_mean_length(cache_seqlens) or k_cache.shape[1], k_cache.shape[1])
+        used = _used(cache_seqlens, k_cache.shape[1])
         return flash_attn_func(q, k_cache[:batch, :used], v_cache[:batch, :used], 0.0, softmax_scale, causal and q.shape[1] > 1,
                                window_size, softcap, alibi_slopes, False, return_softmax_lse)  # fmt: skip
 
@@ -129,18 +129,17 @@ def flash_attn_with_kvcache(
     return result[:2] if return_softmax_lse else result
 
 
-def _mean_length(lengths: Any) -> int | None:
-    """Of sequences in a cache; None where it is not said or not known."""
+def _used(lengths: Any, room: int) -> int:
+    """How much of a cache its sequences have on average; all of it where that is not said or not known."""
     runtime = recording.runtime()
     if isinstance(lengths, Tensor) and runtime is not None:
-        known = runtime.driver.values_of(lengths)
-        if known is None and not runtime.graphs.capturing:
+        lengths = runtime.driver.mean_of(lengths)
+        if lengths is None and not runtime.graphs.capturing:
             runtime.recorder.warn(
                 "flash_attn_with_kvcache: how long the sequences in a cache are is not known: it is priced as read whole, an "
                 "upper bound"
             )
-        lengths = None if known is None else math.ceil(known.double().mean().item())
-    return lengths if isinstance(lengths, int) and lengths > 0 else None
+    return min(max(math.ceil(lengths), 1), room) if isinstance(lengths, int | float) else room
 
 
 # What rings of ranks are made of, forward and backward apart ------------------------------------------------------------

@@ -132,6 +132,8 @@ DECODED = """
         graph.replay()
     lengths.mul_(torch.randn(8, device="cuda").int())
     graph.replay()
+    from flash_attn_interface import flash_attn_with_kvcache as third
+    third(one, *cache, cache_seqlens=torch.full((8,), 300, dtype=torch.int32).cuda())
     json.dump(torch.cuda.max_memory_allocated() - held, open(sys.argv[1], "w"))
 """
 
@@ -143,8 +145,8 @@ def test_a_captured_graph_attends_over_what_is_in_the_cache_when_it_is_replayed(
     recorded = Recorded(path, out)
     launched = [op.name.split(".")[1] for op in recorded.ops]
     assert launched.count("mul") == 2 * 3  # the capture itself runs nothing
-    assert launched.count("_flash_attention_forward") == 3
+    assert launched.count("_flash_attention_forward") == 3 + 1
     assert launched.index("mul") + 1 == launched.index("_flash_attention_forward")
-    assert [op.args[1].shape[1] for op in recorded.ops if "attention" in op.name] == [100, 200, 4096]
+    assert [op.args[1].shape[1] for op in recorded.ops if "attention" in op.name] == [100, 200, 4096, 300]
     assert sum("as read whole" in text for text in recorded.warnings) == 1
     assert recorded.said < 100_000  # a replay takes no memory of its own

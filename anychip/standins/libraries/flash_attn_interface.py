@@ -54,13 +54,13 @@ def flash_attn_varlen_func(
 
 def flash_attn_with_kvcache(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor | None = None, v: Tensor | None = None, *,
-    page_table: Tensor | None = None, softmax_scale: float | None = None, causal: bool = False,
+    cache_seqlens: Any = None, page_table: Tensor | None = None, softmax_scale: float | None = None, causal: bool = False,
     window_size: tuple[int, int] = (-1, -1), return_softmax_lse: bool = False, **_options: Any,
 ) -> Any:  # fmt: skip
-    """Decoding: attention over the whole cache, which is what its length is priced as (an upper bound)."""
+    """Decoding: over as much of the cache as its sequences have on average, as `flash_attn`'s."""
     return flash_attn.flash_attn_with_kvcache(
-        q, k_cache, v_cache, k, v, block_table=page_table, softmax_scale=softmax_scale, causal=causal,
-        window_size=window_size, return_softmax_lse=return_softmax_lse,
+        q, k_cache, v_cache, k, v, cache_seqlens=cache_seqlens, block_table=page_table, softmax_scale=softmax_scale,
+        causal=causal, window_size=window_size, return_softmax_lse=return_softmax_lse,
     )  # fmt: skip
 
 

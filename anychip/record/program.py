@@ -18,10 +18,10 @@ from anychip.record.order import Order
 from anychip.record.tape import KIND_BITS, KIND_MASK, Kind, flags
 from anychip.whole import whole
 
-FORMAT = 2
+FORMAT = 3
 _CANNOT_OPEN = {FileNotFoundError: "no such file", IsADirectoryError: "is a folder, not a recorded program",
                 PermissionError: "no permission to read it"}  # fmt: skip
-READABLE = (1, 2)  # format 1 knew one rank only
+READABLE = (1, 2, 3)  # format 1 knew one rank only, and 2 no planes of bytes
 
 
 class Place(NamedTuple):
@@ -131,9 +131,9 @@ class Program:
         how = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
         with whole(path) as place, zipfile.ZipFile(place, "w", how, compresslevel=1) as archive:
             for number, program in enumerate(self.ranks):
-                program._write(archive, _folder(number))
+                program._write(archive, _folder(number), packed)
 
-    def _write(self, archive: zipfile.ZipFile, folder: str) -> None:
+    def _write(self, archive: zipfile.ZipFile, folder: str, packed: bool) -> None:
         text = json.dumps({
             "format": FORMAT,
             "ops": [[op.name, to_json(op.args), [[k, to_json(v)] for k, v in op.kwargs],
@@ -151,13 +151,12 @@ class Program:
             "order_of": self.order.of if self.order is not None else None,
         })  # fmt: skip
         archive.writestr(f"{folder}program.json", text)
-        arrays = {"tape": self.tape, "block_bytes": self.block_bytes}
+        arrays = {"tape": _planes(self.tape) if packed else self.tape, "block_bytes": self.block_bytes}
         if self.order is not None:
             arrays["order"] = self.order.rows()
         for name, array in arrays.items():
-            buffer = io.BytesIO()
-            np.save(buffer, array, allow_pickle=False)
-            archive.writestr(f"{folder}{name}.npy", buffer.getvalue())
+            with archive.open(f"{folder}{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
 
     @classmethod
     @uncollected()
@@ -194,7 +193,7 @@ class Program:
 
         order_of = head.get("order_of")
         program = cls(
-            tape=array("tape"),
+            tape=_words(array("tape")),
             ops=[Op(name, from_json(args), tuple((k, from_json(v)) for k, v in kwargs),
                     tuple(TensorMeta(tuple(s), tuple(st), d, c) for s, st, d, c in outputs), tuple(mutates))
                  for name, args, kwargs, outputs, mutates in head["ops"]],
@@ -232,6 +231,21 @@ class Program:
         for op in self.ops:
             if op.name.startswith("c10d.") and not 0 <= op.args[2] < len(self.groups):
                 raise BadProgramFile(f"program: {op.name} is called on group {op.args[2]} of {len(self.groups)}.")
+
+
+def _planes(words: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """[bytes of a word, words], the lowest byte first: where each byte stands beside its like a tape is packed to a third of what it is
+    packed to as it stands, in half of the time (shuffling, as in HDF5)."""
+    fits = words.size == 0 or np.iinfo(np.int32).min <= words.min() <= words.max() <= np.iinfo(np.int32).max
+    narrow = words.astype("<i4" if fits else "<i8")
+    return np.ascontiguousarray(narrow.view(np.uint8).reshape(words.size, narrow.itemsize).T)
+
+
+def _words(stored: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """A tape as it is stored: in planes of bytes, or as it is."""
+    if stored.ndim != 2 or stored.dtype != np.uint8:
+        return stored
+    return np.ascontiguousarray(stored.T).view(f"<i{len(stored)}").ravel().astype(np.int64)
 
 
 def _folder(number: int) -> str:

@@ -1,6 +1,7 @@
 """What the ranks of a job have left: their recordings, which ranks each stands for, and what is to be said of that."""
 
 from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,15 @@ class Recorded:
     def read(self, ranks: Iterable[int]) -> bool:
         """Load what is new of these ranks; whether there was any."""
         fresh = [rank for rank in ranks if rank not in self.programs and self.file(rank).exists()]
-        for rank in fresh:
-            self.programs[rank] = Program.load(self.file(rank))
-            self.streams[rank] = stream(self.programs[rank])
-            self._reached = None
+        with ThreadPoolExecutor() as pool:  # what reads and hashes large arrays leaves room for another thread meanwhile
+            for rank, (program, its) in zip(fresh, pool.map(self._with_stream, fresh), strict=True):
+                self.programs[rank], self.streams[rank] = program, its
+                self._reached = None
         return bool(fresh)
+
+    def _with_stream(self, rank: int) -> tuple[Program, Any]:
+        program = Program.load(self.file(rank))
+        return program, stream(program)
 
     def sampled(self, rank: int) -> Program | None:
         file = self.folder / f"sample-{rank}.anychip"

@@ -232,6 +232,7 @@ def forecast(
         *targets.of_each({place: one.warnings for place, one in forecasts.items()}),
         *targets.uneven(forecasts),
         *(targets.scattered(place, forecasts[place]) for place in scattered),
+        *targets.tight(forecasts),
         *targets.fits_from(forecasts),
     ]
     return Answer(

@@ -353,10 +353,21 @@ def _options(command: argparse.ArgumentParser) -> list[str]:
     return [option for action in command._actions for option in action.option_strings]
 
 
+# Options of forecast that others have under these names.
+ASKED_AS = dict.fromkeys(
+    ("--chip", "--chips", "--gpu", "--gpus", "--target", "--num-gpus", "--nproc-per-node", "--world-size"),
+    "did you mean --on CHIP:COUNT?",
+) | dict.fromkeys(
+    ("--html", "--csv", "--out", "--output"), "figures go to --json FILE, timelines to --trace FILE (Perfetto)"
+)
+
+
 def _no_such_option(command: argparse.ArgumentParser, runs_program: bool, unknown: Sequence[str]) -> str:
     option = unknown[0].partition("=")[0]
-    like = get_close_matches(option, _options(command), 1, cutoff=0.7)
-    said = f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {like[0]}?" if like else "")
+    meant = ASKED_AS.get(option, "") if runs_program else ""
+    like = [] if meant else get_close_matches(option, _options(command), 1, cutoff=0.7)
+    meant = meant or (f"did you mean {like[0]}?" if like else "")
+    said = f"unrecognized arguments: {' '.join(unknown)}" + (f"; {meant}" if meant else "")
     if runs_program:
         said += f"\nOptions before the program are anychip's. One of the program's own stands behind it: script.py {option} ..."
     return said

@@ -348,3 +348,14 @@ def test_a_program_that_finds_what_the_recording_before_made_is_told_so(calls, m
     monkeypatch.setattr(launch, "record", record)
     (told,) = [one for one in api.forecast(__file__, on=["h100", "mi300x"]).warnings if "left out" in one]
     assert "A recording on another chip that ran before may have made that." in told
+
+
+def test_a_program_that_fits_by_less_than_a_context_is_told():
+    """79.0 of 79.1 GiB fitted without a word, though the driver's own memory is in no figure."""
+    h100, program = load_chip("h100"), recording(load_chip("h100"))
+    peak = api.forecast(program, on=h100).forecasts[0].peak_memory_bytes
+    tight = h100.with_figures({"memory.main.usable": float(peak + 2**29)})
+    answer = api.forecast(program, on=tight)
+    assert answer.forecasts[0].fits
+    assert any("fits by 512 MiB. The driver's context" in text for text in answer.warnings)
+    assert not any("context" in text for text in api.forecast(program, on=h100).warnings)

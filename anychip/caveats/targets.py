@@ -111,6 +111,21 @@ def scattered(place: "Place", forecast: "Forecast") -> str:
     )
 
 
+TIGHT_BYTES = 1 << 30  # what a driver's context and buffers of collectives take, as far as is known: 0.3 to 2 GiB
+
+
+def tight(forecasts: "Mapping[Place, Forecast]") -> list[str]:
+    """A target on which a program fits by less than what is in no figure."""
+    return [
+        f"{place}: fits by {units.memory(left)}. The driver's context and the buffers of collectives, which are in no figure, take "
+        "some 0.3 to 2 GiB: it may not."
+        for place, one in forecasts.items()
+        if one.fits
+        and place.chip.execution == "kernel"
+        and (left := one.memory_bytes - one.peak_memory_bytes) < TIGHT_BYTES
+    ]
+
+
 def of_failure(program: Program, among_others: bool) -> list[str]:
     """Told with the figures where the program failed after it had taken steps; among others with the target that it did on."""
     how = failure_of(program)

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 ASKING = (signal.SIGINT, signal.SIGTERM)  # signals by which a program is asked to end
@@ -50,6 +51,17 @@ def await_started() -> None:
     for process in multiprocessing.active_children():
         if not process.daemon:
             process.join()
+
+
+def end_workers() -> None:
+    """Loaders' workers and the like, before this process ends without a word to them: they would tell of a parent that is gone."""
+    with suppress(
+        ValueError
+    ):  # in another thread than the first; torch's own handler raises an error of the first that is killed
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 LAUNCHERS = ("torch.distributed.run", "torch.distributed.launch")

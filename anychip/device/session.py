@@ -21,6 +21,7 @@ from anychip.device.files.saved import Saved
 from anychip.device.interpreter import (
     await_started,
     end_as_others,
+    end_workers,
     exit_status,
     hear_no_more,
     hear_the_end,
@@ -176,6 +177,7 @@ class Session:
         if self.rank is not None and self.is_judged and self.steps.has_stepped:
             recorder, keys = self.runtime.recorder, self.runtime.groups.keys
             leave(Path(self.config["out"]).parent, self.rank, called(recorder.tape, recorder.ops, keys, self.rank))
+        end_workers()
         sys.stdout.flush()
         sys.stderr.flush()
         if self.forked:

@@ -80,7 +80,7 @@ def prove(
 
     Raises BadUse for a command that is not python with a script or a module.
     """
-    argv, module = parse(command, before)
+    argv, module, is_job = parse(command, before)
     steps = steps or STEPS
     chip = on or (OTHER_CHIP if target.portable else target.name)
     seen = _seen(chip)
@@ -88,8 +88,8 @@ def prove(
         asked, reached = scratch / "asked", scratch / "reached"
         lines = ask(after, edits, asked, reached)
         runs: dict[str, tuple[Any, ...]] = {
-            "old": (_virtual, before, argv, module, CUDA_CHIP, steps, scratch / "old", None),
-            "new": (_virtual, after, argv, module, chip, steps, scratch / "new", asked),
+            "old": (_virtual, before, argv, module, CUDA_CHIP, is_job, steps, scratch / "old", None),
+            "new": (_virtual, after, argv, module, chip, is_job, steps, scratch / "new", asked),
             "old_cpu": (_on_cpu, before, argv, module, "cuda", steps, scratch / "old_cpu", asked),
             "new_cpu": (
                 _on_cpu,
@@ -113,7 +113,7 @@ def prove(
             return found
 
         if target.portable:
-            runs["same"] = (_virtual, after, argv, module, CUDA_CHIP, steps, scratch / "same", asked)
+            runs["same"] = (_virtual, after, argv, module, CUDA_CHIP, is_job, steps, scratch / "same", asked)
         with ThreadPoolExecutor(max_workers=2) as pool:
             started = {name: pool.submit(begin, name) for name in runs}
             try:
@@ -130,20 +130,24 @@ def prove(
     return Proof((*checks, *_compare_cpu(did["old_cpu"], did["new_cpu"])), tuple(edits), missed)
 
 
-def parse(command: str, folder: Path) -> tuple[list[str], bool]:
-    """(script and arguments, or module and arguments, whether it is a module)."""
+def parse(command: str, folder: Path) -> tuple[list[str], bool, bool]:
+    """(script and arguments, or module and arguments, whether it is a module, whether it is the one rank of a job: what torchrun starts)."""
     words = shlex.split(command)
     if words and Path(words[0]).name.startswith("python"):
         words = words[1:]
+    is_job = words[:1] == ["torchrun"] or words[:2] == ["-m", "torch.distributed.run"]
+    if is_job:
+        words = words[1 if words[0] == "torchrun" else 2 :]
+        words = words[next((at for at, word in enumerate(words) if word == "-m" or word.endswith(".py")), len(words)) :]
     if not words or (words[0].startswith("-") and words[0] != "-m") or (len(words) < 2 and words[0] == "-m"):
         raise BadUse(
-            f"--prove {command!r}: give a command like 'python train.py --steps 3' or 'python -m package.train'."
+            f"--prove {command!r}: give a command like 'python train.py --steps 3', 'python -m package.train' or 'torchrun train.py'."
         )
     if words[0] == "-m":
-        return words[1:], True
+        return words[1:], True, is_job
     if not (folder / words[0]).is_file():
         raise BadUse(f"--prove: there is no {words[0]} in {folder}; the command is run in that folder.")
-    return words, False
+    return words, False, is_job
 
 
 def _seen(chip: str) -> str:
@@ -157,14 +161,14 @@ def _seen(chip: str) -> str:
 
 
 def _virtual(
-    folder: Path, argv: list[str], module: bool, chip: str, steps: int, out: Path, asked: Path | None
+    folder: Path, argv: list[str], module: bool, chip: str, is_job: bool, steps: int, out: Path, asked: Path | None
 ) -> dict[str, Any]:
     """What a program did on a virtual chip; {"error": ...} where it did not run. asked: of a port, which lines are looked for; it knows
     the chip by the name that the chip's plug-in has."""
     program = argv
     if asked is not None:
         program, module = ["anychip.port.runners.as_named", chip, str(asked), *(["-m"] if module else []), *argv], True
-    order = json.dumps([program, chip, steps, module, str(out)])
+    order = json.dumps([program, f"{chip}:1" if is_job else chip, steps, module, str(out)])
     return _run([sys.executable, "-c", _RECORD, order], folder, out)
 
 
@@ -194,12 +198,16 @@ def _run(command: list[str], folder: Path, out: Path) -> dict[str, Any]:
     return found
 
 
+RANKS = re.compile(r"\b(LOCAL_RANK|RANK|WORLD_SIZE|MASTER_ADDR)\b")
+
+
 def _last_error(text: str) -> str:
-    """The last line that names an error, the program's own before ours about it."""
+    """The last line that names an error, the program's own before ours about it; and what to try where it speaks of ranks."""
     said = [line for line in text.splitlines() if line.strip()]
     errors = [line for line in said if re.match(r"[\w.]*(?:Error|Exception|Interrupt)\b", line)]
     own = [line for line in errors if not line.startswith("anychip.")]
-    return next(iter([*own[-1:], *errors[-1:], *said[-1:]]), "")[:300]
+    last = next(iter([*own[-1:], *errors[-1:], *said[-1:]]), "")[:300]
+    return f"{last} (one of several ranks? Then: --prove 'torchrun ...')" if RANKS.search(last) else last
 
 
 def _path() -> str:

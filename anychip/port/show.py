@@ -127,7 +127,9 @@ def _proof(result: Result) -> list[str]:
     holds = "holds, as far as it could be compared" if lacking else "holds"
     missed, edits = len(proof.unreached), several(len(proof.edits), "edit")
     of = f", of {len(proof.edits) - missed:,} of {edits}: these runs did not reach the others" if missed else ""
-    lines = [f"proof: {holds + of if proof.ok else 'does NOT hold'}"]
+    none = all(check.ok is None for check in proof.checks)
+    fails = "none, as the original could not be run here" if none else "does NOT hold"
+    lines = [f"proof: {holds + of if proof.ok else fails}"]
     for check in proof.checks:
         lines.append(
             f"  {'ok  ' if check.ok else 'FAIL' if check.ok is False else '-   '} {check.what}: {check.before} -> {check.after}"

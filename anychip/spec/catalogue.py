@@ -113,6 +113,12 @@ def files(kind: str, suffix: str = ".toml") -> list[Path]:
     return found
 
 
+def as_named(kind: str, name: str | None, by: Path) -> str | None:
+    """How a file that is named in another one (by) is to be asked for: by its id, else by its path where it lies beside."""
+    beside = by.parent / f"{name}.toml"
+    return str(beside) if name and find(kind, name) is None and beside.is_file() and beside != by else name
+
+
 def head(file: Path) -> Head:
     """The fields before the first table; the whole file where that cannot be cut off; none where it is no TOML."""
     try:

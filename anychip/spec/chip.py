@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anychip.errors import BadChipFile
+from anychip.spec import catalogue
 from anychip.spec.fields import tree
 from anychip.spec.inherited import Inherited
 from anychip.spec.platform import Platform
@@ -250,7 +251,7 @@ class Chip:
         return Link(
             role=role,
             name=table.get("name"),
-            wire=table.get("wire"),
+            wire=catalogue.as_named("links", table.get("wire"), self.file),
             topology=table.get("topology", "unknown"),
             one_way_bytes_per_s=self.get(f"{at}.one_way"),
             peer_one_way_bytes_per_s=self.get(f"{at}.peer_one_way"),

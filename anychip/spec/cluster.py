@@ -157,7 +157,7 @@ class Cluster(_Sheet):
         return ClusterTier(
             name=name,
             chips=self.count(f"{at}.chips"),
-            wire=table.get("wire"),
+            wire=catalogue.as_named("links", table.get("wire"), self.file),
             one_way_bytes_per_s=self.get(f"{at}.one_way_per_chip"),
             oversubscription=self.get(f"{at}.oversubscription") or 1.0,
             latency_s=self.get(f"{at}.latency"),

@@ -4,9 +4,10 @@ Every figure is "unknown" until its own source is at hand; what the other chip's
 show the unit and the order of magnitude. Out: TOML text that the schema accepts.
 """
 
+from contextlib import suppress
 from typing import Any
 
-from anychip.errors import BadUse
+from anychip.errors import BadUse, UnknownChip
 from anychip.spec.load import load_chip
 
 HEAD = """\
@@ -21,7 +22,7 @@ id = "{id}"
 aliases = []
 vendor = "{vendor}"
 name = "{name}"
-platform = "{platform}"
+platform = "{platform}"  # as there, as are these; replace where its software or its kernels are others
 {generation}execution = "{execution}"
 
 # Where figures come from: one such table for each source, its name in src. Uncomment it with the first figure.
@@ -37,10 +38,12 @@ TABLES = ("peaks", "memory", "engine", "links", "power", "price")
 def new_chip(chip_id: str, like: str, date: str) -> str:
     """Text of a file for `chip_id` with the platform and the fields of `like`; date: ISO date of today.
 
-    Raises BadUse for an id that is no file name, UnknownChip for `like`.
+    Raises BadUse for an id that is no file name or a chip's already, UnknownChip for `like`.
     """
     if not chip_id.replace("-", "").isalnum() or chip_id != chip_id.lower() or not chip_id.isascii():
         raise BadUse(f"{chip_id!r} is no chip id: lower-case letters, digits and hyphens, vendor-product[-variant]")
+    with suppress(UnknownChip):
+        raise BadUse(f"{chip_id} is {load_chip(chip_id).id} already: a chip of your own has a name of its own.")
     chip = load_chip(like)
     vendor, _, product = chip_id.partition("-")
     head = HEAD.format(

@@ -81,6 +81,9 @@ def test_what_could_not_be_compared_is_said(after, said):
     result = Result(make_target(None), proof=proof.Proof((*proof._compare_cpu(OLD, after),)))
     assert said in show.text(result) + "\n"
     missing = proof._compare_cpu({**OLD, "error": "No module named flash_attn"}, OLD)
+    assert "proof: none, as the original could not be run here" in show.text(
+        Result(make_target(None), proof=proof.Proof((*missing,)))
+    )
     some = Result(make_target(None), proof=proof.Proof((*proof._compare_virtual("x", OLD, OLD), *missing)))
     assert "proof: holds, as far as it could be compared" in show.text(some)
 
@@ -138,9 +141,9 @@ def test_edits_that_no_run_came_to_are_told(tmp_path):
 
 def test_commands(tmp_path):
     (tmp_path / "a.py").write_text("")
-    assert proof.parse("python3 a.py --x 1", tmp_path) == (["a.py", "--x", "1"], False)
-    assert proof.parse("python -m pkg.a 'b c'", tmp_path) == (["pkg.a", "b c"], True)
-    for bad in ("", "python", "python -m", "python -c pass", "torchrun a.py", "python b.py"):
+    assert proof.parse("python3 a.py --x 1", tmp_path) == (["a.py", "--x", "1"], False, False)
+    assert proof.parse("python -m pkg.a 'b c'", tmp_path) == (["pkg.a", "b c"], True, False)
+    for bad in ("", "python", "python -m", "python -c pass", "torchrun b.py", "torchrun", "python b.py"):
         with pytest.raises(BadUse):
             proof.parse(bad, tmp_path)
 
@@ -254,3 +257,29 @@ def test_classes_that_bear_the_plug_ins_name_are_those_of_the_chip(tmp_path):
     )
     ran = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
     assert ran.stdout == "module 'torch.npu' has no attribute 'Absent'\n"
+
+
+RANK = """
+import os, torch, torch.distributed as dist
+torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+dist.init_process_group("nccl")
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(8, 8).cuda())
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    model(torch.ones(4, 8, device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+def test_what_torchrun_starts_is_proven_as_one_rank(tmp_path):
+    """There was no way to: without its launcher the original had no rank, and the port was said not to hold."""
+    (tmp_path / "train.py").write_text(RANK)
+    command = "torchrun --nproc-per-node 1 train.py"
+    found = port(tmp_path, "ascend-910b", out=tmp_path.parent / "ranks", prove=command).proof
+    assert found.ok, found.checks
+    assert proof.parse("python -m torch.distributed.run --standalone -m package.train a", tmp_path) == (
+        ["package.train", "a"],
+        True,
+        True,
+    )
+    assert "torchrun" in proof._last_error("KeyError: 'LOCAL_RANK'")

@@ -234,7 +234,9 @@ def test_what_is_near_to_no_name_is_told_where_to_look(write: Write) -> None:
     told = messages(write(ACME.replace("nvidia-cuda", "zebra") + '[links.host]\nwire = "zebra"\n'))
     assert "no file platforms/zebra.toml (one of amd-rocm, " in told
     assert "or a file of your own beside this one: zebra.toml)" in told
-    assert "no file links/zebra.toml (see: anychip chips links)" in told
+    assert (
+        "no file links/zebra.toml (see: anychip chips links, or a file of your own beside this one: zebra.toml)" in told
+    )
 
 
 @pytest.mark.parametrize(("line", "told"), [

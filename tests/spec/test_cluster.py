@@ -4,6 +4,7 @@ import pytest
 
 from anychip.errors import BadChipFile, UnknownChip, UnknownCluster
 from anychip.spec import check, list_clusters, list_wires, load_chip, load_cluster, load_wire
+from anychip.spec.catalogue import STANDARD
 from anychip.spec.tables import check_table
 
 ISLANDS = """\
@@ -171,6 +172,9 @@ one_way_per_chip = { value = 400, unit = "Gbit/s", src = "page" }
         ('topology = "switch"', 'topology = "torus2d"\nshape = [8]', "1 lengths for a torus2d"),
         ('topology = "switch"', 'topology = "torus2d"\nshape = [4, 2]', ""),
         ("[scale_up]", "[size]\nmax_chips = { value = 99, unit = \"count\", src = \"page\" }\n\n[scale_up]", ""),
+        ("[scale_up]", "[size]\nmax_chips = { value = 4, unit = \"count\", src = \"page\" }\n\n[scale_up]",
+         "scale_up.domain_chips: 8 chips of a cluster of 4"),
+        ("value = 400, unit", "value = 400000, unit", "is outside of what has been built"),
     ],
 )  # fmt: skip
 def test_lint_rules_of_clusters(tmp_path, old, new, said):
@@ -180,6 +184,20 @@ def test_lint_rules_of_clusters(tmp_path, old, new, said):
     file.write_text(GOOD.replace(old, new, 1))
     found = "\n".join(map(str, check([file])))
     assert (said in found) if said else not found
+
+
+def test_a_link_of_ones_own_lies_beside_the_chip_that_names_it(tmp_path):
+    """It was found in a folder of $ANYCHIP_PATH alone, though a platform is found beside."""
+    (tmp_path / "acme-link.toml").write_text(
+        (STANDARD / "links" / "roce-400.toml").read_text().replace('"roce-400"', '"acme-link"')
+    )
+    chip = tmp_path / "acme-x.toml"
+    chip.write_text(
+        'schema_version = 1\nid = "acme-x"\nextends = "nvidia-h100-sxm"\n[links.scale_out]\nwire = "acme-link"\n'
+    )
+    assert "acme-link" not in "\n".join(map(str, check([chip])))
+    assert load_wire(load_chip(chip).scale_out.wire).id == "acme-link"
+    assert load_chip(chip).scale_up.wire == load_chip("h100").scale_up.wire
 
 
 def test_a_chip_names_a_cluster_that_has_a_file(tmp_path):

@@ -113,3 +113,5 @@ def test_a_file_begun_from_another_chip_has_none_of_its_figures(tmp_path: Path, 
     chip = load_chip("zeta-new")
     assert {figure.state for figure in chip.figures.values()} == {"unknown"}
     assert len(chip.figures) > 20
+    assert main(["chips", "new", "--like", "mi300x", "h100"]) == 2
+    assert "h100 is nvidia-h100-sxm already" in capsys.readouterr().err

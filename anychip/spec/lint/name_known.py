@@ -4,7 +4,7 @@ one of the platform's."""
 import difflib
 from collections.abc import Collection, Iterator
 
-from anychip.spec.catalogue import is_standard
+from anychip.spec.catalogue import as_named, is_standard
 from anychip.spec.context import Context, Subject
 from anychip.spec.problem import Problem
 
@@ -49,8 +49,7 @@ def _generation(subject: Subject, context: Context) -> Iterator[Problem]:
 
 def _known(subject: Subject, path: str, name: str, kind: str, context: Context) -> Iterator[Problem]:
     ids = context.ids[kind]
-    beside = kind != "links" and (subject.doc.file.parent / f"{name}.toml").is_file()  # where wires are not looked for
-    if name not in ids and not beside:
+    if name not in ids and as_named(kind, name, subject.doc.file) == name:
         near = difflib.get_close_matches(name, ids, 1)
         fix = f"did you mean {near[0]}?" if near else _elsewhere(name, kind, ids)
         yield subject.problem(RULE, path, f"no file {kind}/{name}.toml", fix)
@@ -58,6 +57,8 @@ def _known(subject: Subject, path: str, name: str, kind: str, context: Context) 
 
 def _elsewhere(name: str, kind: str, ids: Collection[str]) -> str:
     """Where to look for what no file's name is near to."""
+    beside = f"or a file of your own beside this one: {name}.toml"
     if kind == "platforms":
-        return f"one of {', '.join(sorted(ids))}, or a file of your own beside this one: {name}.toml"
-    return f"see: anychip chips{'' if kind == 'chips' else f' {kind}'}"
+        return f"one of {', '.join(sorted(ids))}, {beside}"
+    see = f"see: anychip chips{'' if kind == 'chips' else f' {kind}'}"
+    return f"{see}, {beside}" if kind == "links" else see

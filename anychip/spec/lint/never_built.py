@@ -7,6 +7,7 @@ from anychip.spec.problem import Problem
 
 RULE = "never-built"
 ABOUT = "A figure lies within the range of what has been built of its kind."
+SCHEMAS = ("chips", "clusters")
 
 # Path, with * for one name -> least and most, in SI units: from the smallest CPU to a wafer, each with room for ten years.
 _BUILT: dict[str, tuple[float, float]] = {
@@ -27,6 +28,15 @@ _BUILT: dict[str, tuple[float, float]] = {
     "price.unit": (100, 1e7),
     "price.per_hour_low": (0.02, 200),
     "price.per_hour_high": (0.02, 200),
+    "node.chips": (1, 576),
+    "node.nics": (1, 576),
+    "scale_up.domain_chips": (1, 20_000),
+    "scale_up.one_way_per_chip": (4e9, 3e13),
+    "scale_out.one_way_per_chip": (1e9, 2e12),
+    "scale_out.levels": (1, 6),
+    "tiers.*.one_way_per_chip": (1e7, 3e13),
+    "tiers.*.oversubscription": (1, 1000),
+    "size.max_chips": (1, 1e7),
 }
 
 

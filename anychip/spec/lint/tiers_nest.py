@@ -1,4 +1,4 @@
-"""Tiers of a cluster that do not lie inside one another, and tori whose shape is not that of their domain."""
+"""Tiers of a cluster that do not lie inside one another, nodes larger than it, and tori whose shape is not that of their domain."""
 
 from collections.abc import Iterator
 from math import prod
@@ -7,7 +7,7 @@ from anychip.spec.context import Context, Subject
 from anychip.spec.problem import Problem
 
 RULE = "tiers-nest"
-ABOUT = "A tier is made of whole domains of the tier inside it and is no faster; a torus holds its domain."
+ABOUT = "A tier is made of whole domains of the tier inside it and is no faster; a cluster holds its nodes, a torus its domain."
 SCHEMAS = ("clusters",)
 _DIMS = {"ring": 1, "torus2d": 2, "torus3d": 3}
 
@@ -29,6 +29,9 @@ def check(subject: Subject, context: Context) -> Iterator[Problem]:
         inside, size = f"{at}.chips", chips
         rate = own or rate
     largest = subject.value("size.max_chips")
+    for of in ("node.chips", "scale_up.domain_chips"):
+        if largest and (part := subject.value(of)) and part > largest:
+            yield subject.problem(RULE, of, f"{part:.0f} chips of a cluster of {largest:.0f}")
     if tiers and size and largest and largest > size:
         yield subject.problem(RULE, "size.max_chips", f"{largest:.0f} chips, but the outermost tier joins {size:.0f}")
 

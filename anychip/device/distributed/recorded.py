@@ -49,9 +49,8 @@ class Recorded:
     def read(self, ranks: Iterable[int]) -> bool:
         """Load what is new of these ranks; whether there was any."""
         fresh = [rank for rank in ranks if rank not in self.programs and self.file(rank).exists()]
-        with (
-            ThreadPoolExecutor() as pool
-        ):  # what reads and hashes large arrays leaves room for another thread meanwhile
+        # What reads and hashes large arrays leaves room for another thread meanwhile.
+        with ThreadPoolExecutor() as pool:
             for rank, (program, its) in zip(fresh, pool.map(self._with_stream, fresh), strict=True):
                 self.programs[rank], self.streams[rank] = program, its
                 self._reached = None

@@ -47,8 +47,15 @@ def language_of(op: Op) -> str | None:
 
 @family(*OWN_KERNELS)
 def launched(op: Op) -> Work:
-    """Kernels of which only the tensors are known: ``bytes`` as their source loads and stores them, else each tensor's."""
+    """Kernels of which only the tensors are known: ``bytes`` as their source loads and stores them, else each tensor's. ``products``
+    (batch, m, n, k) that their source leaves to torch's library are priced as that."""
     read, written = traffic(op)
     moved = op.kwarg("bytes", read + written)
     written = min(written, moved)
-    return Work(bytes_read=moved - written, bytes_written=written, kind="custom", dtype=main_dtype(op), known=False)
+    products = tuple(Gemm(*shape) for shape in op.kwarg("products", ()))
+    done = sum(product.flop for product in products)
+    return Work(
+        flop=done, model_flop=done, bytes_read=moved - written, bytes_written=written, kind="custom", gemm=products,
+        dtype=matrix_dtype(op, allow_tf32=True) if products else main_dtype(op), unit="matrix" if products else "none",
+        known=bool(products),
+    )  # fmt: skip

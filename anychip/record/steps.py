@@ -201,18 +201,15 @@ def _training_steps(marks: Marks) -> list[Step]:
         return last_end >= 0 and cycle >= {first, *others}
 
     forwards: list[int] = []
-    following = [
-        first,
-        *turns[::-1],
-    ]  # optimizers that are still to step, the next one last; after all the first would again
+    following = _following(marks, first)
     for at, mark, optimizer in zip(marks.at.tolist(), marks.what.tolist(), marks.optimizer.tolist(), strict=True):
         if mark == Mark.OPTIMIZER_END:
-            following.pop()
             if begin >= 0:
                 last_end = at
                 cycle.add(optimizer)
         elif mark == Mark.FORWARD_BEGIN:
-            if following[-1] not in others and is_whole():
+            then = following.pop()
+            if (first in then or then[0] not in others) and is_whole():
                 steps.append(Step(begin, last_end + 1, "train", tuple(forwards)))
                 begin, last_end, forwards = last_end + 1, -1, []
                 cycle.clear()
@@ -222,6 +219,21 @@ def _training_steps(marks: Marks) -> list[Step]:
     if is_whole():
         steps.append(Step(begin, last_end + 1, "train", tuple(forwards)))
     return steps
+
+
+def _following(marks: Marks, first: int) -> list[list[int]]:
+    """For each forward, the last one first, the optimizers that step next with no forward between: in whatever order, as one each
+    parameter has does where gradients come in another. After all the first would again."""
+    found: list[list[int]] = []
+    then, called = [first], True
+    for mark, optimizer in zip(marks.what[::-1].tolist(), marks.optimizer[::-1].tolist(), strict=True):
+        if mark == Mark.OPTIMIZER_END:
+            then = [optimizer] if called else [optimizer, *then]
+            called = False
+        elif mark == Mark.FORWARD_BEGIN:
+            found.append(then)
+            called = True
+    return found
 
 
 def _cycle(marks: Marks) -> set[int]:

@@ -21,11 +21,13 @@ DTYPES: dict[str, torch.dtype] = {
 }  # fmt: skip
 LIKE = {"empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"}
 MAKE = {"empty", "zeros", "ones", "full"}
-SAME = {"contiguous", "clone", "detach", "to", "cuda", "device", "requires_grad", "layout", "memory_format"}
+SAME = {"clone", "detach", "to", "cuda", "device", "requires_grad", "layout", "memory_format"}
 ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b, ast.Mod: lambda a, b: a % b,
     ast.Div: lambda a, b: a // b if isinstance(a, int) and isinstance(b, int) else a / b,
 }  # fmt: skip
+SHAPED = {"transpose", "t", "view", "reshape", "permute", "unsqueeze", "squeeze", "flatten", "expand", "sum", "mean"}
+PRODUCTS = {"matmul", "mm", "bmm", "linear"}  # that a source leaves to torch's library
 DEPTH = 8  # functions that call one another
 
 
@@ -62,15 +64,18 @@ class Definition:
     body: str
 
 
-def returned(text: str, function: str, args: Sequence[Any]) -> Any:
-    """What `function` returns for these arguments: Shape, a list of Shape, or None for void. Raises Unknown."""
-    return _call(plain(text), function, [known(one) for one in args], 0)
+def returned(text: str, function: str, args: Sequence[Any], products: list[tuple[int, ...]] | None = None) -> Any:
+    """What `function` returns for these arguments: Shape, a list of Shape, or None for void. Raises Unknown.
+
+    products: gets (batch, m, n, k) of each product of torch's that the results come from."""
+    return _call(plain(text), function, [known(one) for one in args], 0, [] if products is None else products)
 
 
 @cache
 def plain(text: str) -> str:
-    """Without comments, preprocessor lines and namespaces."""
+    """Without comments, preprocessor lines and namespaces; macros that are numbers are constants."""
     text = re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)
+    text = re.sub(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+([-+*/().\w \t]+)$", r"const int \1 = \2;", text, flags=re.M)
     text = re.sub(r"^\s*#(?:[^\n]*\\\n)*[^\n]*$", "", text, flags=re.M)
     return re.sub(r"\b(?:torch|at|c10|std)::", "", text)
 
@@ -112,7 +117,7 @@ def _split(text: str) -> list[str]:
     return [one for one in (*parts, last) if one.strip()]
 
 
-def _call(text: str, function: str, args: Sequence[Any], depth: int) -> Any:
+def _call(text: str, function: str, args: Sequence[Any], depth: int, products: list[tuple[int, ...]]) -> Any:
     definition = find(text, function)
     if definition is None or depth > DEPTH:
         raise Unknown(function)
@@ -131,7 +136,19 @@ def _call(text: str, function: str, args: Sequence[Any], depth: int) -> Any:
             sources[found[1]] = found[2]
     if result is None:
         raise Unknown(function)
-    return _Reader(text, scope, sources, depth).value(_expression(result))
+    return _Reader(text, scope, sources, depth, products).value(_expression(result))
+
+
+@cache
+def _constant(text: str, name: str) -> Any:
+    """A number that the source gives a name outside of what is called; all that it gives the name have to be one."""
+    declared = (
+        rf"\bconst(?:expr)?\s+(?:static\s+|unsigned\s+)*\w+\s+{re.escape(name)}\s*(?:=\s*([^;]+)|\{{([^}};]+)\}});"
+    )
+    values = {(one[1] or one[2]).strip() for one in re.finditer(declared, text)}
+    if len(values) != 1:
+        raise Unknown(name)
+    return _Reader(text, {}, {}, 0, []).value(_expression(values.pop()))
 
 
 def _expression(text: str) -> ast.expr:
@@ -154,6 +171,7 @@ class _Reader:
     scope: dict[str, Any]
     sources: dict[str, str]
     depth: int
+    products: list[tuple[int, ...]]
 
     def value(self, node: ast.expr) -> Any:
         match node:
@@ -165,6 +183,10 @@ class _Reader:
                 return self._name(f"{struct}.{member}")
             case ast.List(elts=parts) | ast.Tuple(elts=parts):
                 return [self.value(one) for one in parts]
+            case ast.Subscript(value=of, slice=index):
+                several, at = self.value(of), self.value(index)
+                if isinstance(several, list):
+                    return several[at]
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return -self.value(operand)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
@@ -183,7 +205,7 @@ class _Reader:
             return self.scope[name]
         if name in DTYPES:
             return DTYPES[name]
-        raise Unknown(name)
+        return _constant(self.text, name)
 
     def _function(self, name: str, args: list[ast.expr]) -> Any:
         if name in LIKE:
@@ -199,7 +221,17 @@ class _Reader:
             return Options(None)
         if name in ("min", "max"):
             return {"min": min, "max": max}[name](*[self.value(one) for one in args])
-        return _call(self.text, name, [self._or_none(one) for one in args], self.depth + 1)
+        if name in PRODUCTS and find(self.text, name) is None:
+            return self._multiplied(name, *[_shape(self.value(one)) for one in args[:2]])
+        return _call(self.text, name, [self._or_none(one) for one in args], self.depth + 1, self.products)
+
+    def _multiplied(self, name: str, left: Shape, right: Shape) -> Shape:
+        of = torch.nn.functional.linear if name == "linear" else getattr(torch, name)
+        made = _shaped(lambda: of(left.meta(), right.meta()))
+        n = made.sizes[-1] if len(right.sizes) > 1 else 1
+        batch = 1 if len(right.sizes) < 3 else _product(made.sizes[:-2])
+        self.products.append((batch, _product(made.sizes) // max(batch * n, 1), n, left.sizes[-1]))
+        return made
 
     def _or_none(self, node: ast.expr) -> Any:
         """An argument that need not be understood."""
@@ -211,20 +243,37 @@ class _Reader:
     def _method(self, of: Any, name: str, args: list[ast.expr]) -> Any:
         if isinstance(of, Options) and name == "dtype":
             return Options(self.value(args[0]))
-        if name in SAME:
+        if name in SAME or (name == "contiguous" and args):
             return of
         tensor = _shape(of)
+        if name == "contiguous":
+            return Shape(tensor.sizes, tensor.dtype)
+        if name in SHAPED:
+            values = [self.value(one) for one in args]
+            return _shaped(lambda: getattr(tensor.meta(), name)(*values))
+        if name in PRODUCTS:
+            return self._multiplied(name, tensor, _shape(self.value(args[0])))
         simple: dict[str, Callable[[], Any]] = {
             "size": lambda: tensor.sizes[self.value(args[0])], "sizes": lambda: list(tensor.sizes),
             "dim": lambda: len(tensor.sizes), "ndimension": lambda: len(tensor.sizes),
             "options": lambda: Options(tensor.dtype), "type": lambda: Options(tensor.dtype),
             "scalar_type": lambda: tensor.dtype, "dtype": lambda: tensor.dtype, "numel": lambda: _product(tensor.sizes),
+            "view_as": lambda: Shape(_shape(self.value(args[0])).sizes, tensor.dtype),
             "suggest_memory_format": lambda: _memory_format(tensor), "new_empty": lambda: Shape(tuple(self.value(args[0])), tensor.dtype),
             "new_zeros": lambda: Shape(tuple(self.value(args[0])), tensor.dtype),
         }  # fmt: skip
         if name not in simple:
             raise Unknown(name)
         return simple[name]()
+
+
+def _shaped(make: Callable[[], torch.Tensor]) -> Shape:
+    """What torch makes of tensors without memory, unless it refuses them."""
+    try:
+        made: Shape = known(make())
+    except RuntimeError as error:
+        raise Unknown(str(error)) from None
+    return made
 
 
 def _product(sizes: Sequence[int]) -> int:

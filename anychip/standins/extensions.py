@@ -53,6 +53,7 @@ class ExtensionFunction:
         self.__name__, self.__qualname__, self.__module__ = name, name, module
         self.op = f"extension.{module}.{name}"
         self.cxx, self.source = cxx, source
+        self.products: list[tuple[int, ...]] = []  # of the call that was read last
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from anychip.device.ops.kernels import flat_tensors
@@ -81,7 +82,8 @@ class ExtensionFunction:
         given += sum(one.kept for one in tree_leaves(args) if isinstance(one, Handle))
         moved = given + sum(prod(shape) * dtype.itemsize for shape, _, dtype in outputs)
         written = () if found is int else self._written(args, found)
-        made = recording.launch(self.op, args, outputs, written, (("bytes", moved),))
+        costs = (("bytes", moved), *([("products", tuple(self.products))] if self.products else ()))
+        made = recording.launch(self.op, args, outputs, written, costs)
         if found is int:
             return self._number(given)
         return made if isinstance(found, list) else made[0] if made else None
@@ -97,8 +99,9 @@ class ExtensionFunction:
         return flat_tensors(args) if found is None else ()
 
     def _returned(self, args: tuple[Any, ...]) -> Any:
+        self.products = []
         try:
-            found = returned(self.source, self.cxx, args)
+            found = returned(self.source, self.cxx, args, self.products)
             if all(isinstance(one, Shape) for one in (found if isinstance(found, list) else [found] if found else [])):
                 return found
         except (Unknown, TypeError, ValueError, IndexError, AttributeError):
@@ -222,7 +225,9 @@ def answer_builds(cpp_extension: Any) -> None:
         if not any(path.endswith(CUDA_SUFFIXES) for path in paths):
             return real_load(name, sources, *args, **kwargs)
         files = [Path(path) for path in paths]
-        return _kept(make_module(name, [_read(path) for path in dict.fromkeys([*files, *_headers(files)])]))
+        given = [one for value in (*args, *kwargs.values()) if isinstance(value, list | tuple) for one in value]
+        macros = [f"#define {one[2:].replace('=', ' ', 1)}" for one in given if str(one).startswith("-D")]
+        return _kept(make_module(name, [*macros, *(_read(path) for path in dict.fromkeys([*files, *_headers(files)]))]))
 
     def load_inline(
         name: str, cpp_sources: Any, cuda_sources: Any = None, functions: Any = None, *args: Any, **kwargs: Any

@@ -326,6 +326,24 @@ def test_a_program_that_starts_others_asks_by_nvidia_smi_alone() -> None:
     assert not recorded(load).questions
 
 
+def test_an_optimizer_that_steps_for_each_group_of_parameters_takes_one_step() -> None:
+    """DeepSpeed's ZeRO steps its optimizer once for each group: the first step counted as two, and one too few was recorded."""
+    program = recorded("""
+        import torch
+        model = torch.nn.Linear(64, 64).cuda()
+        optimizer = torch.optim.SGD([{"params": [model.weight]}, {"params": [model.bias]}], 0.1)
+        groups = optimizer.param_groups
+        for step in range(100):
+            model(torch.ones(8, 64, device="cuda")).sum().backward()
+            for group in groups:
+                optimizer.param_groups = [group]
+                optimizer.step()
+            optimizer.param_groups = groups
+            optimizer.zero_grad()
+    """)
+    assert program.meta["steps"] == len(find_steps(program)) == 3
+
+
 def test_a_mark_that_never_comes_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     """A mistyped --step-mark ran a program to its end, five minutes, without a word."""
     counted = Steps(3, 3, None, [], lambda: None)

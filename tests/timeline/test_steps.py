@@ -69,6 +69,14 @@ def test_two_optimizers_in_a_row_are_one_step():
     assert steps(*[FORWARD, BACKWARD, optimizer(0), optimizer(1)] * 2) == [("train", 1)] * 2
 
 
+def test_optimizers_that_step_in_another_order_make_steps():
+    """One for each parameter, inside the backward: DistributedDataParallel orders its buckets anew after the first, and all
+    iterations were one step."""
+    call = [FORWARD, BACKWARD]
+    turned = [*call, optimizer(1), optimizer(0)]
+    assert steps(*call, optimizer(0), optimizer(1), *turned * 2) == [("train", 1)] * 3
+
+
 def test_an_optimizer_that_steps_others_is_one():
     def container(*inner, ends=True):
         end = [mark(M.OPTIMIZER_END)] if ends else []

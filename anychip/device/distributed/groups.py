@@ -26,10 +26,12 @@ from anychip.device.distributed.mailbox import Mailbox
 from anychip.device.distributed.store import VirtualStore, make_store
 from anychip.device.runtime import Runtime
 from anychip.errors import Deadlock, UnsupportedProgram
-from anychip.record import Group
+from anychip.record import Group, Kind
 from anychip.record.recorder import user_place
+from anychip.record.tape import KIND_MASK
 
 PAIR_STREAM = 100_000  # streams of pairs that send outside of batches
+ONCE = {Kind.OP, Kind.READ, Kind.SYNC, Kind.SYNC_EVENT}  # what takes time of what is done once
 
 NAMELESS = re.compile(r"undefined|default_pg|mesh_default|mesh_dim_\d+|")  # what torch calls groups that nobody named
 
@@ -329,7 +331,7 @@ def _in_place_of(original: Any, ours: Any) -> None:
 # ---------------------------------------------------------------- the rest of torch.distributed
 
 
-def _ddp() -> None:
+def _ddp(collectives: Any) -> None:
     """DistributedDataParallel compares shapes with its peers, and times itself with events of C++."""
     from torch.nn.parallel import distributed
 
@@ -347,7 +349,31 @@ def _ddp() -> None:
 
     logger.set_construction_data_and_log = set_construction_data_and_log
     # All that it does is to count iterations, of which the first is not timed.
-    vars(torch.distributed)["Reducer"].prepare_for_forward = lambda *_: None
+    reducer = vars(torch.distributed)["Reducer"]
+    reducer.prepare_for_forward = lambda *_: None
+    rebuild = reducer._rebuild_buckets
+
+    def rebuild_buckets(self: Any) -> Any:
+        """Once, in the second forward, the host tells its peers their order and waits: no part of a step, of which few are told."""
+        tape = collectives.runtime.recorder.tape
+        begin = len(tape)
+        rebuilt = rebuild(self)
+        tape[begin:] = [one for one in tape[begin:] if one & KIND_MASK not in ONCE]
+        return rebuilt
+
+    reducer._rebuild_buckets = rebuild_buckets
+    register = vars(torch.distributed)["_register_comm_hook"]
+
+    def register_comm_hook(reducer: Any, state: Any, hook: Callable[[Any, Any], Any]) -> None:
+        """A hook of the program's own gets the buckets themselves, and may reduce anything else."""
+
+        def seen(state: Any, bucket: Any) -> Any:
+            collectives.buckets.update(collectives.runtime.tensors.numbers([bucket.buffer()]))
+            return hook(state, bucket)
+
+        register(reducer, state, seen)
+
+    vars(torch.distributed)["_register_comm_hook"] = register_comm_hook
 
 
 def _rpc() -> None:
@@ -409,7 +435,7 @@ def install(runtime: Runtime) -> None:
     _foreign_groups(groups)
     _splitting(groups)
     objects.install(groups)
-    _ddp()
+    _ddp(one)
     joining.install(one)
     _rpc()
     _watch_meshes(groups)

@@ -42,6 +42,7 @@ class Steps:
         self._first: int | None = None  # optimizer
         self._called = False  # a trained module has been, outside of optimizers
         self._called_since = False  # the last optimizer stepped
+        self._called_within = False  # a trained module has been, by the optimizer that steps
         self._apart = False  # calls come between the optimizers of a step
         self._may_end = False  # a step, if the first of its optimizers steps next
         self._stepping = False  # an optimizer has begun to step, and not ended
@@ -75,9 +76,12 @@ class Steps:
             self._known.add(number)
             self._cycle = self._known - {number}  # all since the first step began is one with it
             self.done, self.ends, self._turns = 0, [], [sum(self._turns)]
-        if number in self._cycle and (self._known is None or not self._called or self._rounds >= LONGEST):
+        # One that steps again with no call between is shared out (by groups of parameters, as DeepSpeed's ZeRO does).
+        again = not self._called or (self._known is None and (self._called_since or self._called_within))
+        if number in self._cycle and (again or self._rounds >= LONGEST):
             self._known = set(self._cycle)
             self._complete()
+        self._called_within = False
         self._cycle.add(number)
         self._rounds += 1
         self._turns[-1] += 1
@@ -90,6 +94,7 @@ class Steps:
     def forward(self) -> None:
         """A trained module is about to be called."""
         if self._stepping:
+            self._called_within = True
             return  # by a closure: the step that it is of has only begun
         self._called = self._called_since = True
         if self._known is None or not self._cycle >= self._known:

@@ -30,7 +30,7 @@ def test_objects_that_one_rank_alone_exchanges_meet_what_the_others_call(name: s
         if f"dist.{name}(" in line and "lambda" in line
     )
     assert f"one_branch.py:{line}" in text
-    assert "rank 1: broadcast of" in text
+    assert "rank 1: all_reduce of" in text
 
 
 @pytest.mark.parametrize("name", ["monitored_barrier", "barrier", "all_reduce"])

@@ -19,8 +19,14 @@ SERVED = (
     "output_tokens_per_s",
     "output_tokens_per_s_per_user",
     "total_tokens_per_s",
+    "prefill_tokens_per_s",
+    "decode_tokens_per_s",
+    "requests_per_s",
     "latency_ms",
 )
+# Columns that only a run that generates text has, and those that only one that trains has.
+GENERATED = ("input_len", "output_len", "concurrency")
+SEEN = ("seq_len", "global_batch", "micro_batch")
 UNITS = r"s|sec|seconds?|ms|min|%|x|tflops?|tflop/s|tflops/s|tokens?/s|tok/s|tokens?/s/(gpu|chip)|samples?/s|gib|gb|gpus?|chips?"
 LARGE = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
 LARGE_WORDS = re.compile(r"(?i)(?<=[\d.]) ?(?:(thousand)|(million)|(billion))\b")
@@ -45,6 +51,15 @@ def words() -> Mapping[str, Any]:
     return tomllib.loads((Path(__file__).parent / "metrics.toml").read_text(encoding="utf-8"))
 
 
+def generates(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of a run that writes text, by its columns: lengths of what is read and written, a batch that is no step's, or a framework
+    that does nothing else."""
+    if any(row.get(name) for name in GENERATED):
+        return True
+    engine = any(re.search(one["text"], str(row.get("framework") or "")) for one in words()["engine"])
+    return not any(row.get(name) for name in SEEN) and bool(row.get("batch") or engine)
+
+
 @cache
 def spelled(metric: str, unit: str = "") -> str:
     """In plain words: `Tokens/sec/GPU` and `tokens_per_second_per_gpu` are `tokens per s per chip`."""
@@ -55,13 +70,15 @@ def spelled(metric: str, unit: str = "") -> str:
 
 
 def measured(
-    metric: str, unit: str, text: str, chips: float | None, node: float | None = None
+    metric: str, unit: str, text: str, chips: float | None, node: float | None = None, is_served: bool = False
 ) -> tuple[str, float | None]:
     """(metric as rows.py has it, its value): the metric itself where nobody knows it or the number of chips, of all or of a node, is needed
-    and not there; no value where the text is none above zero."""
+    and not there; no value where the text is none above zero. is_served: of a run that generates text, whose tokens are written."""
     name = metric.strip()
     value = positive(text)
     told = spelled(name, unit)
+    if is_served and (of_text := served(name, unit, value, chips)):
+        return of_text
     if name == "step_time_s" and value is not None and text.strip().lower().endswith("ms"):
         return name, value / 1000
     if name in TRAINED or name in SERVED:
@@ -79,6 +96,20 @@ def measured(
             value /= 1000
         value *= {None: 1.0, "over": 1 / (chips or 1), "times": chips or 1, "node": 1 / (node or 1)}[entry.get("per")]
     return str(entry["name"]), value
+
+
+def served(metric: str, unit: str, value: float | None, chips: float | None) -> tuple[str, float | None] | None:
+    """Of a run that generates text; None where its metric is no such."""
+    told = spelled(metric) if metric in SERVED else spelled(metric, unit)
+    entry = next((entry for entry in words()["served"] if re.search(entry["text"], told)), None)
+    if metric in SERVED and (entry is None or not re.search(r" per chip\b", spelled(unit))):
+        return metric, in_its_unit(metric, value, unit)
+    if entry is None:
+        return None
+    of_chip = re.search(r" per chip\b", f"{told} {spelled(unit)}") is not None
+    if of_chip and not chips:
+        return metric, value
+    return str(entry["name"]), value and value * entry.get("factor", 1) * ((chips or 1) if of_chip else 1)
 
 
 def in_its_unit(name: str, value: float | None, unit: str) -> float | None:

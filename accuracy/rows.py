@@ -19,6 +19,10 @@ Metrics of a run that generates text:
   ttft_ms                  milliseconds until the first token of each request; needs batch, as a server's prompts come one by one
   tpot_ms                  milliseconds of each further token of a sequence
   output_tokens_per_s      tokens written in a second by all chips together; output_tokens_per_s_per_user: of one sequence
+  total_tokens_per_s       the same with those that are read
+  requests_per_s           sequences that are done in a second by all chips together
+  latency_ms               milliseconds that a batch takes, where output_len says how many tokens it writes
+  prefill_tokens_per_s     tokens of prompts that are read in a second, of the reading alone; decode_tokens_per_s: written, of the writing alone
 Other names that say the same (`tokens/s/GPU`, `iteration time (ms)`; a column `unit` is read with them) are known by metrics.toml, values
 by `measures.positive`. A metric of another name is read and compared with nothing, and the run is listed with that.
 """
@@ -31,7 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accuracy.measures import measured
+from accuracy.measures import generates, measured
 
 APART = ("id", "metric", "value", "unit", "notes", "source_location")  # columns in which rows of one run may differ
 NEEDED = ("chip", "metric", "value")
@@ -206,7 +210,7 @@ def _measured(row: Mapping[str, str]) -> tuple[str, float | None]:
     chips, node = (
         int(text) if text.isdecimal() else None for text in (row.get("chips") or "", row.get("chips_per_node") or "")
     )
-    return measured(row["metric"] or "", row.get("unit") or "", row["value"] or "", chips, node)
+    return measured(row["metric"] or "", row.get("unit") or "", row["value"] or "", chips, node, generates(row))
 
 
 def where(runs: Iterable[Run], conditions: Iterable[str]) -> list[Run]:

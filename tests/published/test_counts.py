@@ -38,7 +38,7 @@ def test_thousands_may_have_commas(tmp_path):
 
 def test_a_run_that_generates_text_without_a_dtype_says_so():
     with pytest.raises(Unable, match="does not say dtype"):
-        plan_serving(join([{**SERVED, "dtype": ""}])[0])
+        plan_serving(join([{**SERVED, "framework": "TensorRT-LLM", "dtype": ""}])[0])
 
 
 def test_a_row_without_a_measured_value_says_so():

@@ -46,6 +46,21 @@ REMARK = re.compile(
 )
 
 
+# In notes: the rate of a chip, without a figure in front, which would be another than the row's.
+OF_CHIP = re.compile(
+    r"(?i)(?<![\d.,])(?<![\d.,][kKM ])(tok(en)?s?|samples?|seq(uence)?s?) ?(/|per) ?s(ec(ond)?)?,? ?(/|per) ?(gpu|chip|device|npu|hpu|card|gcd|accelerator)"
+    r"|\b(per|each)[- ](gpu|chip|device|npu|hpu|card|gcd)[- ](throughput|rate|tps|tok)|\bthroughput (is )?(per|of (a|one|each)) (gpu|chip|device|npu|hpu|card|gcd)\b"
+)
+OF_ALL = r"\b(total|global|overall|aggregate|cluster|flops|tflops|per day|m|million)\b"
+
+
+def of_chip(row: Mapping[str, Any]) -> bool:
+    """Whether a row's notes say that a rate is of one chip, or its framework prints none but those."""
+    found = re.search(OF_CHIP, str(row.get("notes") or ""))
+    logs = re.fullmatch(r"(?i)\W*(tps|wps)\W*", str(row.get("metric") or ""))
+    return found is not None or bool(logs and re.search("(?i)torchtitan|torchtune", str(row.get("framework") or "")))
+
+
 @cache
 def words() -> Mapping[str, Any]:
     return tomllib.loads((Path(__file__).parent / "metrics.toml").read_text(encoding="utf-8"))
@@ -70,10 +85,17 @@ def spelled(metric: str, unit: str = "") -> str:
 
 
 def measured(
-    metric: str, unit: str, text: str, chips: float | None, node: float | None = None, is_served: bool = False
+    metric: str,
+    unit: str,
+    text: str,
+    chips: float | None,
+    node: float | None = None,
+    is_served: bool = False,
+    of_chip: bool = False,
 ) -> tuple[str, float | None]:
     """(metric as rows.py has it, its value): the metric itself where nobody knows it or the number of chips, of all or of a node, is needed
-    and not there; no value where the text is none above zero. is_served: of a run that generates text, whose tokens are written."""
+    and not there; no value where the text is none above zero. is_served: of a run that generates text, whose tokens are written. of_chip: rates
+    that say no more are of one chip."""
     name = metric.strip()
     value = positive(text)
     told = spelled(name, unit)
@@ -86,7 +108,9 @@ def measured(
     entry = next((entry for entry in words()["metric"] if re.search(entry["text"], told)), None)
     if entry is None and (bare := ASIDE.sub("", name)) != name:
         return (found[0], found[1]) if (found := measured(bare, unit, text, chips, node))[0] != bare else (name, value)
-    if entry is None or ("per" in entry and not (node if entry["per"] == "node" else chips)):
+    if entry is not None and of_chip and entry.get("per") == "over" and not re.search(OF_ALL, told):
+        entry = {**entry, "per": None}
+    if entry is None or (entry.get("per") and not (node if entry["per"] == "node" else chips)):
         return name, value
     if entry["name"] in SHARES:
         return entry["name"], in_its_unit("mfu", value, "%" if "percent" in told or "%" in text else "")

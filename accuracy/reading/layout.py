@@ -204,6 +204,7 @@ def divided(
     stages.sort(
         key=lambda pp: (pp & (pp - 1) > 0, pp)
     )  # others than powers of two where none of these divides the chips
+    stages += [pp for pp in (2, 4, 8, 16, 32, 64) if pp < layers and layers % pp]  # at last, stages that are not alike
     for pp, tp in (*((1, tp) for tp in within), *((pp, within[-1]) for pp in stages)):
         held = weights / (tp * pp) * held_per_weight(max(chips // (tp * pp), 1) if shared else 1)
         if held <= room and chips % (tp * pp) == 0 and sizes["heads"] % tp == 0:

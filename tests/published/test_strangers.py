@@ -62,8 +62,12 @@ def test_a_whole_training_tells_its_steps_by_its_tokens(columns, steps):
 def test_hours_of_all_chips_are_not_of_one():
     """Llama 2 13B's 368,640 GPU hours, of which the table does not say how many chips, were forecast on one."""
     row = FREE | {"metric": "GPU hours", "value": "368640", "notes": "2.0T tokens", "framework": "", "chips": ""}
-    assert "does not say chips" in (planned_result(run_of(**row)).reason or "")
+    assert "does not say chips" in (planned_result(run_of(**row | {"notes": "350K steps"})).reason or "")
     assert plan(run_of(**row | {"tp": "2", "dp": "8"})).num_chips == 16
+    found = plan(
+        run_of(**row | {"global_batch": "1024"})
+    )  # of so many tokens they say a rate, which hardly depends on how many chips there are
+    assert (found.num_chips, "chips" in found.filled) == (512, True)
 
 
 def test_so_many_tokens_in_so_long_are_a_rate():
@@ -164,7 +168,8 @@ def test_ulysses_degree_is_of_ranks_that_share_a_sequence(columns):
 
 
 @pytest.mark.parametrize(("batch", "length", "found"), [
-    ("4M tokens", "4096", 1024), ("4M", "2048", 2048), ("4194304 tokens", "8192", 512), ("4,000,000 tokens", "2000", 2000), ("0.5M tokens", "1024", 512), ("16.8M tokens", "4096", 4301),
+    ("4M tokens", "4096", 1024), ("4M", "2048", 2048), ("4194304 tokens", "8192", 512), ("4,000,000 tokens", "2000", 2000), ("0.5M tokens", "1024", 512), ("16.8M tokens", "4096", 4096), ("3.15M tokens", "2048", 1536),
+    ("524288", "1024", 512),
 ])  # fmt: skip
 def test_a_batch_of_tokens_is_so_many_sequences(batch, length, found):
     """As papers print it; such runs were refused."""
@@ -194,3 +199,88 @@ def test_a_gpt_of_a_later_paper_is_not_that_of_2021(paper, recompute):
         "source_url": f"arxiv.org/abs/{paper}" if paper else "",
     }
     assert options(**FREE | row)["recompute"] == recompute
+
+
+@pytest.mark.parametrize(("columns", "seconds"), [
+    # 128 sequences of 8,192 tokens on 16 chips: 65,536 of each
+    ({"metric": "Throughput (tok/s)", "value": "65536", "notes": "tokens/sec per GPU"}, 1), ({"metric": "tok/s", "value": "65536"}, 16),
+    ({"metric": "tok/s", "value": "65536", "notes": "4,096 tok/s/GPU"}, 16), ({"metric": "tokens per second per A100-80GB GPU", "value": "65536"}, 1),
+    ({"metric": "tps", "value": "65536", "framework": "torchtitan"}, 1), ({"metric": "wps", "value": "65536"}, 16),
+    ({"metric": "GPU hours per trillion tokens", "value": "277777.7777"}, 65.536),
+])  # fmt: skip
+def test_whose_rate_it_is(columns, seconds):
+    """Where the notes say that a rate is of one chip, it was taken for that of all."""
+    assert step_time_s(plan(run_of(**columns))) == pytest.approx(seconds)
+
+
+def test_a_rate_of_a_slice_is_of_its_chips():
+    row = FREE | {
+        "chip": "TPU v3-256",
+        "chips": "",
+        "framework": "MaxText",
+        "global_batch": "128",
+        "metric": "tokens/s",
+        "value": "1048576",
+    }
+    assert step_time_s(plan(run_of(**row))) == pytest.approx(128 * 8192 / 1048576)
+
+
+def test_a_share_of_peak_is_one_however_it_is_called():
+    assert plan(run_of(metric="throughput (% of peak)", value="38.4")).run.metrics["mfu"] == pytest.approx(0.384)
+
+
+def test_a_batch_of_tokens_needs_no_length_where_the_model_has_one():
+    """It was refused as no whole number."""
+    o = options(
+        **FREE
+        | {
+            "model": "LaMDA 137B",
+            "seq_len": "",
+            "global_batch": "256K tokens",
+            "metric": "mfu",
+            "value": "56",
+            "chips": "64",
+        }
+    )
+    assert o["micro_batch"] * o["micro_batches"] * 64 // o.get("cp", 1) == 128
+
+
+def test_chips_that_nobody_counts_hold_what_they_train():
+    """67 billion parameters were trained on one chip; with experts the stages of a pipeline had fewer chips than share these."""
+    row = FREE | {
+        "chips": "",
+        "metric": "tokens_per_s_per_chip",
+        "value": "900",
+        "global_batch": "",
+        "framework": "HAI-LLM",
+    }
+    row |= dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab"), "")
+    found = plan(run_of(**row | {"model": "DeepSeek 67B", "params_b": "67"}))
+    assert found.num_chips == 32
+    assert (found.options["tp"], found.options["pp"]) == (8, 2)
+    assert plan(run_of(**row | {"model": "Mixtral 8x7B", "pp": "4", "ep": "8", "params_b": ""})).num_chips == 32
+    assert plan(run_of(**row | {"model": "Llama 2 70B LoRA", "framework": "PEFT"})).num_chips == 1
+
+
+@pytest.mark.parametrize(("columns", "kind"), [
+    ({"framework": "FlashAttention-2"}, "flash"), ({"framework": "HF Trainer", "notes": "FA2"}, "flash"), ({"framework": "FlashAttention"}, "efficient"),
+    ({"framework": "HF Trainer without FlashAttention"}, "products"), ({"notes": "no FlashAttention"}, "products"), ({"notes": "without flash-attn 2"}, "products"),
+])  # fmt: skip
+def test_attention_is_the_kind_that_is_named(columns, kind):
+    row = FREE | {"framework": "HF Trainer", "source_url": "https://arxiv.org/abs/2307.08691"} | columns
+    assert options(**row)["attention"] == kind
+
+
+def test_names_of_sizes_with_a_zero_behind_the_point_and_of_gpts_behind_their_size():
+    named = dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab"), "")
+    assert options(**FREE | named | {"model": "Pythia-1.0B", "params_b": ""})["gated"] is False
+    assert options(**FREE | {"model": "22B GPT", "ffn": "", "vocab": ""})["gated"] is False
+
+
+def test_a_rank_in_a_remark_of_its_own():
+    assert (
+        options(**FREE | {"model": "Llama 3.1 8B LoRA", "framework": "torchtune", "notes": "batch 2; rank 8 alpha 16"})[
+            "lora_rank"
+        ]
+        == 8
+    )

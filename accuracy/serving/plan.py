@@ -17,19 +17,22 @@ from accuracy.reading.columns import check_counts
 from accuracy.reading.machine import chip_entry, chip_of
 from accuracy.reading.model import models_of
 from accuracy.reading.tables import Unable, search, table
-from accuracy.recorder import SERVING, Job
+from accuracy.recorder import ROUTED, SERVING, Job
 from accuracy.rows import Run
 from accuracy.serving import PROMPT, TOKEN
 from anychip.spec import load_chip
 
 SIZES = ("layers", "hidden", "heads", "ffn", "vocab")
 TAKEN = ("head_dim", "norm", "position", "gated", "bias", "tied")  # of what a model's name says
+ROUTED_BY = ("experts", "chosen", "expert_ffn", "shared_ffn", "dense_layers", "routed_every")
 STEPS = 4  # calls: a warm-up, one that is captured, two of the graph
 DTYPES = (
     ("(?i)w8a8(?!.*fp8)|smooth-?quant", None),
     ("(?i)int-?8|w8a16|8[- ]?bit weight", {"dtype": "bf16", "int8": True}),
     ("(?i)fp8|float8|e4m3", {"dtype": "fp8"}),
-    ("(?i)[wi]nt4|w4a|4[- ]?bit|fp4|\\bawq|gptq|\\bq\\d_|nf4", None),
+    ("(?i)[mn][vx]fp4|fp4", None),
+    (r"(?i)[ui]nt-?4|w4a16|(?<!\d)4[- ]?bit|\bawq|gptq|\bq4", {"dtype": "bf16", "int4": True}),
+    (r"(?i)w4a|\bq\d_|nf4", None),
     ("(?i)b?(fp|float|f)16|\\bhalf\\b|16[- ]?bit|w16a16", {"dtype": "bf16"}),
     ("(?i)^8[- ]?bit", {"dtype": "bf16", "int8": True}),
 )
@@ -61,7 +64,11 @@ class Plan:
 
     def job(self, phase: str) -> Job:
         own = {"seq": self.prompt} if phase == PROMPT else {"seen": self.seen}
-        return Job(argv_of({**self.options, **own, "phase": phase, "steps": STEPS}), self.replica_chips, SERVING)
+        if "experts" in self.options:
+            tokens = self.options["micro_batch"] * (self.prompt if phase == PROMPT else 1)
+            own["experts"] = met(self.options["experts"], self.options["chosen"], tokens)
+        program = ROUTED if {"experts", "int4"} & self.options.keys() else SERVING
+        return Job(argv_of({**self.options, **own, "phase": phase, "steps": STEPS}), self.replica_chips, program)
 
     def seconds(self, prompt_s: float, token_s: float) -> Mapping[str, float]:
         """Of each phase, and of all tokens of a batch: the prompt's call writes the first."""
@@ -135,11 +142,23 @@ def plan(run: Run) -> Plan:
         filled.append("dtype")
     options |= model_options(run["model"]) | dtype_options(dtype, chip)
     options["kv_heads"] = max(options["kv_heads"], cores * tp if cores > 1 else 1)
+    if "experts" in options:
+        if reasons := [rule["experts"] for rule in told if "experts" in rule]:
+            raise Unable(reasons[-1])
+        if options.get("int4") or options.get("int8"):
+            raise Unable("weights of experts that are stored in fewer bits than they are multiplied in")
+        options["expert_ffn"] = -(-options["expert_ffn"] // (16 * tp)) * 16
+        filled.append("experts")  # which of them a few tokens meet is not known
     options |= {"micro_batch": -(-batch // replicas), **({"tp": tp} if tp > 1 else {})}
     seen = read_at(lengths["prompt"], lengths["new"], bucket)
     if "near" in chip_entry(run):
         filled.append("chip")
     return Plan(run, chip, tp, options, batch, *lengths.values(), seen, tuple(filled))
+
+
+def met(experts: int, chosen: int, tokens: int) -> int:
+    """How many experts so many tokens meet, where each takes `chosen` of them at random: the others' weights are not read."""
+    return max(round(experts * (1 - (1 - chosen / experts) ** tokens)), chosen)
 
 
 def read_at(prompt: int, new: int, bucket: int) -> int:
@@ -185,8 +204,6 @@ def model_options(model: str) -> Mapping[str, Any]:
         blank |= entry.get("blank", {})
     if "pattern" in fixed:
         raise Unable("layers of several kinds keep other things than keys and values")
-    if fixed.get("experts"):
-        raise Unable("which experts a few tokens meet is not known, and with that how many weights are read")
     if fixed.get("kv_rank"):
         raise Unable("latents instead of keys and values in the cache")
     sizes = {name: int(blank.get(name) or 0) for name in SIZES}
@@ -195,4 +212,10 @@ def model_options(model: str) -> Mapping[str, Any]:
     if missing := [name for name, size in sizes.items() if not size]:
         raise Unable(f"nobody wrote down {', '.join(missing)} of {model}")
     kv = int(blank.get("kv_heads") or sizes["heads"])
-    return {**sizes, "kv_heads": kv, **{name: fixed[name] for name in TAKEN if name in fixed}}
+    found = {**sizes, "kv_heads": kv, **{name: fixed[name] for name in TAKEN if name in fixed}}
+    if fixed.get("experts"):
+        found |= {name: fixed[name] for name in ROUTED_BY if name in fixed} | {"grouped": True}
+        found.setdefault("expert_ffn", sizes["ffn"])
+        if "shared_experts" in fixed:
+            found["shared_ffn"] = fixed["shared_experts"] * found["expert_ffn"]
+    return found

@@ -131,8 +131,8 @@ def test_a_benchmark_of_one_sequence_that_says_nothing_else():
 
 
 @pytest.mark.parametrize(("changes", "reason"), [
-    ({"input_len": ""}, "does not say input_len"), ({"batch": ""}, "how many sequences"), ({"model": "Mixtral 8x7B"}, "which experts"),
-    ({"model": "Nobody-7B"}, "nobody wrote down layers"), ({"dtype": "int4"}, "dtype 'int4'"), ({"tp": "6"}, "do not divide"),
+    ({"input_len": ""}, "does not say input_len"), ({"batch": ""}, "how many sequences"), ({"model": "Mixtral 8x7B"}, "how many experts"),
+    ({"model": "Nobody-7B"}, "nobody wrote down layers"), ({"dtype": "nvfp4"}, "dtype 'nvfp4'"), ({**VLLM, "model": "Mixtral 8x7B", "dtype": "int4"}, "fewer bits"), ({"tp": "6"}, "do not divide"),
     ({"notes": "fused speculative decoding"}, "a second model drafts"), ({"notes": "DO NOT USE"}, "marked DO NOT USE"),
     ({"chip": "Abacus"}, "no file in the standard"),
 ])  # fmt: skip
@@ -182,6 +182,31 @@ def test_times_follow_from_the_bytes_of_weights_and_caches(tmp_path):
         assert many_s - token_s == pytest.approx(caches / rate, rel=0.25)
         _, (_, low_s) = times_of(recorder, batch="64", input_len="2048", dtype="fp8", **gaudi)
         assert low_s < 0.62 * many_s
+
+
+def test_experts_that_no_token_meets_are_not_read(tmp_path):
+    """Two of Mixtral's layers on an H100: a sequence alone reads two experts of eight, thirty-two nearly all."""
+    mixtral = {**VLLM, "model": "Mixtral-8x7B", "chips": "1", "dtype": "bf16"}
+    found = plan(run_of(**{**mixtral, "batch": "1"}))
+    prompt, token = (" ".join(found.job(phase).argv) for phase in PHASES)
+    assert ("--experts 8" in prompt, "--experts 2" in token, "experts" in found.filled) == (True, True, True)
+    # 8 * (1 - (6 / 8)**4) = 5.5
+    assert "--experts 5" in " ".join(plan(run_of(**{**mixtral, "batch": "4"})).job("token").argv)
+    assert "--expert-ffn 7168" in " ".join(plan(run_of(**{**mixtral, "tp": "2", "chips": "2"})).job("token").argv)
+    with Recorder(tmp_path) as recorder:
+        (_, (_, one_s)), (_, (_, many_s)) = (times_of(recorder, **{**mixtral, "batch": batch}) for batch in ("1", "32"))
+    expert = 3 * 4096 * 14336 * 2
+    assert many_s - one_s == pytest.approx(2 * 6 * expert / 2.9e12, rel=0.3)
+
+
+def test_weights_of_four_bits_are_a_quarter_to_read(tmp_path):
+    llama = {**VLLM, "chips": "1", "batch": "1"}
+    with Recorder(tmp_path) as recorder:
+        (_, (_, wide_s)), (_, (_, narrow_s)) = (
+            times_of(recorder, **{**llama, "dtype": dtype}) for dtype in ("bf16", "AWQ 4-bit")
+        )
+    weights = 2 * 2 * (4 * 4096**2 + 3 * 4096 * 11008)
+    assert wide_s - narrow_s == pytest.approx(0.75 * weights / 2.9e12, rel=0.4)
 
 
 def test_a_page_lists_every_run(tmp_path, capsys, monkeypatch):

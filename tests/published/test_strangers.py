@@ -3,6 +3,7 @@
 import pytest
 
 from accuracy.plan import plan
+from accuracy.reading.tables import Unable
 from accuracy.training import planned_result
 from accuracy.truth_of_runs import step_time_s
 from tests.published.runs import run_of
@@ -284,3 +285,20 @@ def test_a_rank_in_a_remark_of_its_own():
         ]
         == 8
     )
+
+
+def test_an_encoder_is_read_as_layers_that_are_gpt_s():
+    """BERT's head is of the tokens that are masked: 15% of 30,522 rows, rounded to 128. ViT's sequence is of 14 x 14 patches and a token for
+    the class. Both were refused."""
+    row = (
+        FREE
+        | dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab"), "")
+        | {"framework": "DeepSpeed", "params_b": ""}
+    )
+    bert = options(**row | {"model": "BERT-Large", "seq_len": "512", "metric": "samples/s"})
+    assert (bert["layers"], bert["gated"], bert["vocab"]) == (24, False, 4608)
+    vit = options(**row | {"model": "ViT-L/16", "seq_len": "", "metric": "images/s"})
+    assert (vit["hidden"], vit["seq"]) == (1024, 197)
+    for model in ("DistilBERT", "ResNet-50", "Flan-T5 XL", "CLIP ViT-L/14"):
+        with pytest.raises(Unable, match="not a decoder-only"):
+            plan(run_of(**row | {"model": model}))

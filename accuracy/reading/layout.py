@@ -49,8 +49,11 @@ def layout_of(
     if not run["global_batch"]:
         added.append("global_batch")
     if not run["cp"] and (wide := spread_out(batch, chips, split)) > 1:
-        split["cp"] = wide
-        added.append("cp")
+        # GSPMD's programs split the layers of what has fewer sequences than chips; long sequences are shared.
+        is_short = sizes["seq_len"] <= LONG and sizes["heads"] % (wide * split["tp"]) == 0 == wide & (wide - 1)
+        name = "tp" if fixed.get("batch_per_device") and is_short and not run["tp"] else "cp"
+        split[name] *= wide
+        added.append(name)
     split["vp"] = number(columns, "vp", 1) if split["pp"] > 1 else 1
     if fixed.get("interleaved") and "vp" in filled and sizes["layers"] % split["pp"] == 0:
         split["vp"] = sizes["layers"] // split["pp"]
@@ -70,11 +73,16 @@ def degrees_of(columns: Mapping[str, str]) -> dict[str, int]:
 def is_to_be_split(run: Run, fixed: Mapping[str, Any], filled: Collection[str]) -> bool:
     """Whether a rule chooses the layout of a model that does not fit, as the source says nothing of it."""
     is_said = "stated" in fixed or any(run[name] for name in ("tp", "pp"))
+    # What each replica holds of weights and gradients whole, where the optimizer's state alone is said to be split, its layers share.
+    is_whole = (
+        fixed.get("splits") == "layers"
+        and search("(?i)zero[-_ ]*(stage)?[-_ =]*1|distributed[-_ ]opt", run["zero_or_fsdp"]) is not None
+    )
     return (
         "splits" in fixed
         and "lora_rank" not in fixed
         and not is_said
-        and ("zero_or_fsdp" in filled or not run["zero_or_fsdp"])
+        and ("zero_or_fsdp" in filled or not run["zero_or_fsdp"] or is_whole)
     )
 
 
@@ -143,7 +151,7 @@ def batch_of(
 ) -> int:
     """Sequences a step. Where the source says none and prints a rate, which hardly depends on how many a step has: a micro-batch (the
     framework's usual one, if need be) for each replica, eight for each stage of a pipeline and of trainers whose steps are large."""
-    told = number(columns, "global_batch", 0)
+    told = number(columns, "global_batch", 0) or trained_in(run, columns, chips, split)
     if told > 0:
         return told
     if fixed.get("batch_per_device") and run["micro_batch"]:  # a micro-batch is what each chip has of a step's batch
@@ -153,6 +161,17 @@ def batch_of(
     replicas = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1)
     accumulates = split["pp"] > 1 or fixed.get("splits") == "layers"
     return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if accumulates else 1)
+
+
+def trained_in(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[str, int]) -> int:
+    """Sequences of each of so many steps that read so many tokens, by the notes, as near as the replicas can share; 0 where these do not say both."""
+    tokens, steps = (whole(what, run.notes) for what in ("tokens", "steps"))
+    if not tokens or not steps:
+        return 0
+    each = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1) * (
+        number(columns, "micro_batch", 1) if run["micro_batch"] else 1
+    )
+    return round(tokens / steps / number(columns, "seq_len") / each) * each
 
 
 def is_rate(run: Run) -> bool:
@@ -166,6 +185,8 @@ ROOM = 0.7
 
 # Tokens of a micro-batch that nobody says, where weights are gathered for each and activations are recomputed: they fit beside them.
 TOGETHER = 16384
+
+LONG = 8192  # tokens of a sequence that ranks share rather than what a layer is
 
 HELD_BY_FSDP = 16  # bytes of a weight, its gradient and Adam's two moments, all of 32 bit
 

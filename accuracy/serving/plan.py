@@ -28,7 +28,7 @@ ROUTED_BY = ("experts", "chosen", "expert_ffn", "shared_ffn", "dense_layers", "r
 STEPS = 4  # calls: a warm-up, one that is captured, two of the graph
 DTYPES = (
     ("(?i)w8a8(?!.*fp8)|smooth-?quant", None),
-    ("(?i)int-?8|w8a16|8[- ]?bit weight", {"dtype": "bf16", "int8": True}),
+    (r"(?i)int-?8|w8a16|8[- ]?bit weight|\bq8", {"dtype": "bf16", "int8": True}),
     ("(?i)fp8|float8|e4m3", {"dtype": "fp8"}),
     ("(?i)[mn][vx]fp4|fp4", None),
     (r"(?i)[ui]nt-?4|w4a16|(?<!\d)4[- ]?bit|\bawq|gptq|\bq4", {"dtype": "bf16", "int4": True}),
@@ -92,7 +92,7 @@ class Plan:
     def is_told(self, metric: str) -> bool:
         """Whether a metric says how long something takes: of a server, whose prompts come one by one, not the time to a first token."""
         if metric == "ttft_ms":
-            return bool(self.run["batch"])
+            return bool(self.run["batch"]) or self.run["concurrency"] == "1"
         return metric != "latency_ms" or bool(self.run["output_len"])
 
 

@@ -80,6 +80,12 @@ def test_a_metric_of_written_text_is_read_however_it_is_called(metric, unit, val
     assert plan(run).measured() == pytest.approx(told)
 
 
+def test_of_a_server_that_has_one_request_at_a_time_the_first_token_is_the_prompt_s():
+    first = {**VLLM, "batch": "", "chips": "1", "metric": "TTFT", "unit": "ms", "value": "40"}
+    assert plan(run_of(**{**first, "concurrency": "1"})).measured() == {"prompt": 0.04}
+    assert plan(run_of(**{**first, "concurrency": "8"})).measured() == {}
+
+
 def test_a_whole_rate_is_what_is_compared_where_several_are_printed():
     rows = [
         {**LLAMA, **VLLM, "metric": name, "value": value}
@@ -91,7 +97,7 @@ def test_a_whole_rate_is_what_is_compared_where_several_are_printed():
 
 @pytest.mark.parametrize(("dtype", "options"), [
     ("float16", {"dtype": "bf16"}), ("half", {"dtype": "bf16"}), ("auto", {"dtype": "bf16"}), ("", {"dtype": "bf16"}), ("FP8 (E4M3)", {"dtype": "fp8"}),
-    ("bf16 weights, FP8 KV cache", {"dtype": "bf16"}), ("INT8 weight-only", {"dtype": "bf16", "int8": True}), ("16-bit", {"dtype": "bf16"}),
+    ("bf16 weights, FP8 KV cache", {"dtype": "bf16"}), ("INT8 weight-only", {"dtype": "bf16", "int8": True}), ("Q8_0", {"int8": True}), ("Q4_K_M", {"int4": True}), ("16-bit", {"dtype": "bf16"}),
 ])  # fmt: skip
 def test_words_for_what_weights_are_in(dtype, options):
     assert options.items() <= plan(run_of(**{**VLLM, "dtype": dtype})).options.items()

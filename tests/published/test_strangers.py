@@ -302,3 +302,73 @@ def test_an_encoder_is_read_as_layers_that_are_gpt_s():
     for model in ("DistilBERT", "ResNet-50", "Flan-T5 XL", "CLIP ViT-L/14"):
         with pytest.raises(Unable, match="not a decoder-only"):
             plan(run_of(**row | {"model": model}))
+
+
+def test_experts_whose_tensor_parallelism_is_said_to_be_one_are_whole():
+    row = FREE | {
+        "framework": "Megatron-Core",
+        "model": "Mixtral 8x22B",
+        "tp": "2",
+        "pp": "8",
+        "ep": "8",
+        "chips": "128",
+        "sequence_parallel": "yes",
+    }
+    row |= dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab"), "") | {
+        "global_batch": "256",
+        "seq_len": "4096",
+    }
+    said, unsaid = (options(**row, notes=notes)["expert_tp"] for notes in ("TP2CP1 EP8ETP1 PP8", "EP8"))
+    assert (said, unsaid) == (False, True)
+
+
+def test_fused_kernels_that_are_named_are_run():
+    eager, fused = (options(**FREE | {"framework": name}) for name in ("lit-gpt FSDP", "lit-gpt FSDP + fused kernels"))
+    assert (eager["norm"], eager["fusion"]) == ("rms_ops", False)
+    assert (fused["norm"], fused["fusion"], fused["fused_loss"]) == ("rms", True, True)
+    own = options(**FREE | {"framework": "DeepSpeed", "notes": "DeepSpeed transformer kernels"})
+    assert (own["fusion"], options(**FREE | {"framework": "DeepSpeed"})["fusion"]) == (True, False)
+
+
+def test_so_many_tokens_in_so_many_steps_are_a_batch():
+    """402 billion tokens of 2,048 in 383,500 steps: 512 sequences each; they were taken for one of each replica."""
+    row = FREE | {
+        "chip": "TPU v3-256",
+        "chips": "",
+        "framework": "Mesh Transformer JAX",
+        "seq_len": "2048",
+        "global_batch": "",
+        "micro_batch": "",
+        "tp": "8",
+    }
+    o = options(**row | {"metric": "tokens/s", "value": "151000", "notes": "402 billion tokens over 383,500 steps"})
+    assert o["micro_batch"] * o["micro_batches"] * 16 == 512
+
+
+def test_layers_are_shared_where_the_optimizer_s_state_alone_is_said_to_be():
+    row = (
+        FREE
+        | dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab"), "")
+        | {"chip": "A100 40GB", "chips": "256", "framework": "GPT-NeoX"}
+    )
+    found = options(
+        **row
+        | {"model": "Pythia-12B", "params_b": "", "zero_or_fsdp": "ZeRO-1", "global_batch": "1024", "seq_len": "2048"}
+    )
+    # 11.84e9 weights of 2 bytes with gradients of 4 take 71 GB: a quarter is in 0.7 * 40. pythia-12b.yml has model-parallel-size 4.
+    assert found["tp"] == 4
+
+
+def test_gspmd_splits_layers_where_there_are_fewer_sequences_than_chips():
+    row = FREE | {
+        "chip": "TPU v3",
+        "chips": "1024",
+        "framework": "Lingvo (GSPMD)",
+        "model": "LaMDA 137B",
+        "seq_len": "2048",
+        "global_batch": "128",
+        "micro_batch": "",
+    }
+    row |= dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab"), "")
+    assert options(**row)["tp"] == 8
+    assert options(**row | {"seq_len": "1048576"})["cp"] == 8

@@ -45,7 +45,8 @@ def layout_of(
         # Each micro-batch gathers all weights again: nobody takes many for nothing.
         most = max(number(columns, "micro_batch"), TOGETHER // sizes["seq_len"])
         columns = {**columns, "micro_batch": str(most)}
-    batch = batch_of(run, columns, fixed, chips, split)
+    is_shared = word("zero_or_fsdp", columns["zero_or_fsdp"]) == "fsdp"
+    batch = batch_of(run, columns, fixed, chips, split, "framework" in filled and not is_shared)
     if not run["global_batch"]:
         added.append("global_batch")
     if not run["cp"] and (wide := spread_out(batch, chips, split)) > 1:
@@ -147,10 +148,16 @@ def node_of(chip: str, cluster: str | None, chips: int, ep: int) -> int:
 
 
 def batch_of(
-    run: Run, columns: Mapping[str, str], fixed: Mapping[str, Any], chips: int, split: Mapping[str, int]
+    run: Run,
+    columns: Mapping[str, str],
+    fixed: Mapping[str, Any],
+    chips: int,
+    split: Mapping[str, int],
+    is_strange: bool = False,
 ) -> int:
     """Sequences a step. Where the source says none and prints a rate, which hardly depends on how many a step has: a micro-batch (the
-    framework's usual one, if need be) for each replica, eight for each stage of a pipeline and of trainers whose steps are large."""
+    framework's usual one, if need be) for each replica, eight for each stage of a pipeline and of trainers whose steps are large. is_strange:
+    of a trainer that nobody knows, whose replicas are whole: up to eight, as long as a step has no more than the tokens of a small model's."""
     told = number(columns, "global_batch", 0) or trained_in(run, columns, chips, split)
     if told > 0:
         return told
@@ -160,7 +167,10 @@ def batch_of(
         raise Unable("the source does not say global_batch")
     replicas = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1)
     accumulates = split["pp"] > 1 or fixed.get("splits") == "layers"
-    return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if accumulates else 1)
+    once = replicas * number(columns, "micro_batch", 1)
+    if accumulates or not is_strange or run["micro_batch"]:
+        return once * (8 * split["pp"] if accumulates else 1)
+    return once * min(max(SMALL_STEP // (once * number(columns, "seq_len")), 1), 8)
 
 
 def trained_in(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[str, int]) -> int:
@@ -185,6 +195,9 @@ ROOM = 0.7
 
 # Tokens of a micro-batch that nobody says, where weights are gathered for each and activations are recomputed: they fit beside them.
 TOGETHER = 16384
+
+# Tokens of a step of a small model (arXiv 2005.14165, table 2.1).
+SMALL_STEP = 2**19
 
 LONG = 8192  # tokens of a sequence that ranks share rather than what a layer is
 

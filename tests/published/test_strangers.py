@@ -372,3 +372,21 @@ def test_gspmd_splits_layers_where_there_are_fewer_sequences_than_chips():
     row |= dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab"), "")
     assert options(**row)["tp"] == 8
     assert options(**row | {"seq_len": "1048576"})["cp"] == 8
+
+
+@pytest.mark.parametrize(("chips", "micro_batches"), [("8", 8), ("64", 4), ("1024", 1)])
+def test_a_step_of_an_unknown_trainer_has_as_many_tokens_as_a_small_model_s(chips, micro_batches):
+    """Half a million of 2,048, but no more than eight micro-batches: its optimizer stepped after each sequence."""
+    row = FREE | {
+        "framework": "Our trainer",
+        "model": "GPT-3 1.3B",
+        "params_b": "1.3",
+        "chips": chips,
+        "seq_len": "2048",
+        "global_batch": "",
+    }
+    row |= dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "micro_batch"), "") | {
+        "metric": "TFLOPS/GPU",
+        "value": "150",
+    }
+    assert options(**row)["micro_batches"] == micro_batches

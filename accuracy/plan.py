@@ -110,7 +110,7 @@ def plan(run: Run) -> Plan:
         raise Unable(f"marked {run.marks[0]} by whoever collected it")
     run = by_slice(in_sequences(run, context_of(run)))
     check_counts(run)
-    run = with_degrees(run)
+    run = in_pairs(with_degrees(run))
     run, assumed = counted(run)
     run = in_dies(run)
     chip = chip_of(run)
@@ -158,6 +158,22 @@ def plan(run: Run) -> Plan:
         filled.append("flop")
     names = tuple(rule.get("name", rule["source"]) for rule in told)
     return programmed(assemble(run, chip, cluster, columns, fixed, filled, names), told)
+
+
+def in_pairs(run: Run) -> Run:
+    """With sequences for pairs of texts, of a run that learns which of two is better."""
+    if not is_told_of_pairs(run, 0):
+        return run
+    counts = {name: str(2 * count) for name in ("global_batch", "micro_batch") if (count := run.whole(name))}
+    metrics = {name: value * (2 if name == "samples_per_s" else 1) for name, value in run.metrics.items()}
+    return replace(run, columns={**run.columns, **counts}, metrics=metrics)
+
+
+def is_told_of_pairs(run: Run, which: int) -> bool:
+    return (
+        search(table("words.toml")["pairs"][which]["text"], f"{run['model']} | {run['framework']} | {run.notes}")
+        is not None
+    )
 
 
 ADAPTED = "(?i)lora|adapter|4-?bit|int4|nf4|quantiz"
@@ -220,12 +236,14 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     """Choose what nobody says of the layout, check that sizes go together, and write the options."""
     chips, sizes = number(columns, "chips", 1), sizes_of(columns, fixed)
     recompute = recompute_of(columns, fixed)
+    reads_twice = is_told_of_pairs(run, 1) and recompute == "none"
+    recompute = "full" if reads_twice else recompute
     weights = parameters({**sizes, **fixed, "ep": number(columns, "ep", 1)})
     layout = layout_of(run, chip, columns, fixed, filled, sizes, recompute, weights)
     dtype = dtype_of(layout.columns, fixed, chip)
     options = options_of(run, chip, cluster, fixed, sizes, layout, dtype, recompute, weights)
     check(options, chips)
-    instead = ""
+    instead = "a forward for the model that is compared with, as a recomputation" if reads_twice else ""
     if options["dtype"] == "fp16" and options["sharding"] == "fsdp" and not load_chip(chip).get("peaks.matrix.bf16"):
         # The reference's FSDP casts to bfloat16, which this chip would compute in 32 bit.
         options["sharding"] = "gradients"

@@ -390,3 +390,23 @@ def test_a_step_of_an_unknown_trainer_has_as_many_tokens_as_a_small_model_s(chip
         "value": "150",
     }
     assert options(**row)["micro_batches"] == micro_batches
+
+
+def test_direct_preference_optimization_is_of_pairs_that_two_models_read():
+    """It was a plain training, of half as many sequences and a forward less."""
+    row = FREE | {
+        "framework": "NeMo-Aligner",
+        "chips": "16",
+        "global_batch": "64",
+        "micro_batch": "1",
+        "metric": "samples/s",
+        "value": "10",
+    }
+    plain, pairs, alone = (plan(run_of(**row, notes=notes)) for notes in ("", "DPO", "ORPO"))
+    sequences = [p.options["micro_batch"] * p.options["micro_batches"] for p in (plain, pairs, alone)]
+    assert sequences == [4, 8, 8]
+    assert [p.options["recompute"] for p in (plain, pairs, alone)] == ["none", "full", "none"]
+    assert "forward" in pairs.instead
+    assert step_time_s(pairs) == step_time_s(plain) == pytest.approx(6.4)  # 64 pairs at 10 a second
+    with pytest.raises(Unable, match="reinforcement"):
+        plan(run_of(**row | {"framework": "verl"}))

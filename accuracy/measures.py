@@ -19,8 +19,14 @@ SERVED = (
     "output_tokens_per_s",
     "output_tokens_per_s_per_user",
     "total_tokens_per_s",
+    "prefill_tokens_per_s",
+    "decode_tokens_per_s",
+    "requests_per_s",
     "latency_ms",
 )
+# Columns that only a run that generates text has, and those that only one that trains has.
+GENERATED = ("input_len", "output_len", "concurrency")
+SEEN = ("seq_len", "global_batch", "micro_batch")
 UNITS = r"s|sec|seconds?|ms|min|%|x|tflops?|tflop/s|tflops/s|tokens?/s|tok/s|tokens?/s/(gpu|chip)|samples?/s|gib|gb|gpus?|chips?"
 LARGE = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
 LARGE_WORDS = re.compile(r"(?i)(?<=[\d.]) ?(?:(thousand)|(million)|(billion))\b")
@@ -40,9 +46,33 @@ REMARK = re.compile(
 )
 
 
+# In notes: the rate of a chip, without a figure in front, which would be another than the row's.
+OF_CHIP = re.compile(
+    r"(?i)(?<![\d.,])(?<![\d.,][kKM ])(tok(en)?s?|samples?|seq(uence)?s?) ?(/|per) ?s(ec(ond)?)?,? ?(/|per) ?(gpu|chip|device|npu|hpu|card|gcd|accelerator)"
+    r"|\b(per|each)[- ](gpu|chip|device|npu|hpu|card|gcd)[- ](throughput|rate|tps|tok)|\bthroughput (is )?(per|of (a|one|each)) (gpu|chip|device|npu|hpu|card|gcd)\b"
+)
+OF_ALL = r"\b(total|global|overall|aggregate|cluster|flops|tflops|per day|m|million)\b"
+
+
+def of_chip(row: Mapping[str, Any]) -> bool:
+    """Whether a row's notes say that a rate is of one chip, or its framework prints none but those."""
+    found = re.search(OF_CHIP, str(row.get("notes") or ""))
+    logs = re.fullmatch(r"(?i)\W*(tps|wps)\W*", str(row.get("metric") or ""))
+    return found is not None or bool(logs and re.search("(?i)torchtitan|torchtune", str(row.get("framework") or "")))
+
+
 @cache
 def words() -> Mapping[str, Any]:
     return tomllib.loads((Path(__file__).parent / "metrics.toml").read_text(encoding="utf-8"))
+
+
+def generates(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of a run that writes text, by its columns: lengths of what is read and written, a batch that is no step's, or a framework
+    that does nothing else."""
+    if any(row.get(name) for name in GENERATED):
+        return True
+    engine = any(re.search(one["text"], str(row.get("framework") or "")) for one in words()["engine"])
+    return not any(row.get(name) for name in SEEN) and bool(row.get("batch") or engine)
 
 
 @cache
@@ -55,13 +85,22 @@ def spelled(metric: str, unit: str = "") -> str:
 
 
 def measured(
-    metric: str, unit: str, text: str, chips: float | None, node: float | None = None
+    metric: str,
+    unit: str,
+    text: str,
+    chips: float | None,
+    node: float | None = None,
+    is_served: bool = False,
+    of_chip: bool = False,
 ) -> tuple[str, float | None]:
     """(metric as rows.py has it, its value): the metric itself where nobody knows it or the number of chips, of all or of a node, is needed
-    and not there; no value where the text is none above zero."""
+    and not there; no value where the text is none above zero. is_served: of a run that generates text, whose tokens are written. of_chip: rates
+    that say no more are of one chip."""
     name = metric.strip()
     value = positive(text)
     told = spelled(name, unit)
+    if is_served and (of_text := served(name, unit, value, chips)):
+        return of_text
     if name == "step_time_s" and value is not None and text.strip().lower().endswith("ms"):
         return name, value / 1000
     if name in TRAINED or name in SERVED:
@@ -69,7 +108,9 @@ def measured(
     entry = next((entry for entry in words()["metric"] if re.search(entry["text"], told)), None)
     if entry is None and (bare := ASIDE.sub("", name)) != name:
         return (found[0], found[1]) if (found := measured(bare, unit, text, chips, node))[0] != bare else (name, value)
-    if entry is None or ("per" in entry and not (node if entry["per"] == "node" else chips)):
+    if entry is not None and of_chip and entry.get("per") == "over" and not re.search(OF_ALL, told):
+        entry = {**entry, "per": None}
+    if entry is None or (entry.get("per") and not (node if entry["per"] == "node" else chips)):
         return name, value
     if entry["name"] in SHARES:
         return entry["name"], in_its_unit("mfu", value, "%" if "percent" in told or "%" in text else "")
@@ -79,6 +120,20 @@ def measured(
             value /= 1000
         value *= {None: 1.0, "over": 1 / (chips or 1), "times": chips or 1, "node": 1 / (node or 1)}[entry.get("per")]
     return str(entry["name"]), value
+
+
+def served(metric: str, unit: str, value: float | None, chips: float | None) -> tuple[str, float | None] | None:
+    """Of a run that generates text; None where its metric is no such."""
+    told = spelled(metric) if metric in SERVED else spelled(metric, unit)
+    entry = next((entry for entry in words()["served"] if re.search(entry["text"], told)), None)
+    if metric in SERVED and (entry is None or not re.search(r" per chip\b", spelled(unit))):
+        return metric, in_its_unit(metric, value, unit)
+    if entry is None:
+        return None
+    of_chip = re.search(r" per chip\b", f"{told} {spelled(unit)}") is not None
+    if of_chip and not chips:
+        return metric, value
+    return str(entry["name"]), value and value * entry.get("factor", 1) * ((chips or 1) if of_chip else 1)
 
 
 def in_its_unit(name: str, value: float | None, unit: str) -> float | None:

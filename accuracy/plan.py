@@ -4,14 +4,24 @@ In: a `Run` and what its columns mean (`columns`). Out: a `Plan`. A blank column
 nothing here looks at a measured value.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 from accuracy import megatron
-from accuracy.reading.columns import check_counts, convention, fill, forms_of, in_sequences, matches, with_degrees
-from accuracy.reading.layout import layout_of, one_degree, parameters
+from accuracy.reading.columns import (
+    PER_TOKEN,
+    check_counts,
+    convention,
+    fill,
+    forms_of,
+    in_sequences,
+    matches,
+    with_degrees,
+)
+from accuracy.reading.layout import layout_of, one_degree, parameters, ranks_for
 from accuracy.reading.machine import by_slice, chip_entry, chip_of, counted, in_dies, network_of
 from accuracy.reading.model import (
     as_wide_as_others,
@@ -20,11 +30,12 @@ from accuracy.reading.model import (
     counted_width,
     models_of,
     noted,
+    parameters_of,
     resized,
 )
 from accuracy.reading.options import dtype_of, options_of, recompute_of
 from accuracy.reading.tables import Unable, number, refuse, rules, search, table
-from accuracy.recorder import GATHERED, GRAPHED, HOLDING, HYBRID, MEGATRON
+from accuracy.recorder import CHIPS_PER_NODE, GATHERED, GRAPHED, HOLDING, HYBRID, MEGATRON
 from accuracy.rows import Run
 from anychip.spec import load_chip
 from anychip.spec.validated import DENSE, EXPERTS, OWN_PRODUCTS
@@ -97,12 +108,14 @@ def plan(run: Run) -> Plan:
         raise Unable(run.shifted)
     if run.marks:
         raise Unable(f"marked {run.marks[0]} by whoever collected it")
-    run = by_slice(in_sequences(run))
+    run = by_slice(in_sequences(run, context_of(run)))
     check_counts(run)
-    run = with_degrees(run)
+    run = in_pairs(with_degrees(run))
     run, assumed = counted(run)
     run = in_dies(run)
     chip = chip_of(run)
+    if assumed and run["chips"] == "1" and (enough := chips_for(run, chip)) > 1:
+        run = replace(run, columns={**run.columns, "chips": str(enough)})
     cluster, networked = network_of(run, chip)
     models = models_of(run["model"])
     models = [*models, *by_its_sizes(run, models)]
@@ -147,6 +160,42 @@ def plan(run: Run) -> Plan:
     return programmed(assemble(run, chip, cluster, columns, fixed, filled, names), told)
 
 
+def in_pairs(run: Run) -> Run:
+    """With sequences for pairs of texts, of a run that learns which of two is better."""
+    if not is_told_of_pairs(run, 0):
+        return run
+    counts = {name: str(2 * count) for name in ("global_batch", "micro_batch") if (count := run.whole(name))}
+    metrics = {name: value * (2 if name == "samples_per_s" else 1) for name, value in run.metrics.items()}
+    return replace(run, columns={**run.columns, **counts}, metrics=metrics)
+
+
+def is_told_of_pairs(run: Run, which: int) -> bool:
+    return (
+        search(table("words.toml")["pairs"][which]["text"], f"{run['model']} | {run['framework']} | {run.notes}")
+        is not None
+    )
+
+
+ADAPTED = "(?i)lora|adapter|4-?bit|int4|nf4|quantiz"
+
+
+def chips_for(run: Run, chip: str) -> int:
+    """Of a rate of one chip, where nobody says how many there are: whole nodes whose memory holds what is trained, where one's does not."""
+    words = " | ".join((run.notes, *(run[name] for name in ("model", "framework", "dtype"))))
+    if "step_time_s" in run.metrics or not any(name in run.metrics for name in PER_TOKEN) or search(ADAPTED, words):
+        return 1
+    needed = ranks_for(parameters_of(run), chip, {"tp": 1, "pp": 1})
+    return CHIPS_PER_NODE * 2 ** max(math.ceil(math.log2(needed / CHIPS_PER_NODE)), 0) if needed > 1 else 1
+
+
+def context_of(run: Run) -> int:
+    """How long sequences are that the source says nothing of, where its batch is of tokens: what the model was trained on; else 0."""
+    if run["seq_len"] or not search("(?i)tok|m$", run["global_batch"]):
+        return 0
+    found = [entry["blank"]["context"] for entry in models_of(run["model"]) if "context" in entry.get("blank", {})]
+    return int(found[-1]) if found else 0
+
+
 def ruled(
     run: Run, models: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Mapping[str, Any]], bool, dict[str, Any], dict[str, Any]]:
@@ -187,12 +236,14 @@ def assemble(run: Run, chip: str, cluster: str | None, columns: Mapping[str, str
     """Choose what nobody says of the layout, check that sizes go together, and write the options."""
     chips, sizes = number(columns, "chips", 1), sizes_of(columns, fixed)
     recompute = recompute_of(columns, fixed)
+    reads_twice = is_told_of_pairs(run, 1) and recompute == "none"
+    recompute = "full" if reads_twice else recompute
     weights = parameters({**sizes, **fixed, "ep": number(columns, "ep", 1)})
     layout = layout_of(run, chip, columns, fixed, filled, sizes, recompute, weights)
     dtype = dtype_of(layout.columns, fixed, chip)
     options = options_of(run, chip, cluster, fixed, sizes, layout, dtype, recompute, weights)
     check(options, chips)
-    instead = ""
+    instead = "a forward for the model that is compared with, as a recomputation" if reads_twice else ""
     if options["dtype"] == "fp16" and options["sharding"] == "fsdp" and not load_chip(chip).get("peaks.matrix.bf16"):
         # The reference's FSDP casts to bfloat16, which this chip would compute in 32 bit.
         options["sharding"] = "gradients"

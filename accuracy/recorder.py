@@ -36,6 +36,8 @@ HOLDING = "accuracy.holding"
 GRAPHED = "accuracy.graphed"
 GATHERED = "accuracy.gathered"
 SERVING = "accuracy.serving.program"
+ROUTED = "accuracy.serving.routed"
+BUILT_ON = {ROUTED: (SERVING,)}  # programs that are another's and a little more
 STANDINS = {
     MEGATRON: (
         "amp_c.py", "apex*.py", "cupy.py", "flash_attn.py", "grouped_gemm.py", "optimizers.py", "softmax.py", "te_*.py", "transformer_engine.py",
@@ -88,8 +90,8 @@ def program_digest(module: str = MODULE, has_experts: bool = False) -> str:
     for path in sorted((HERE / "reference").rglob("*.py")):
         if has_experts or path.parent.name != "experts":
             whole.update(path.read_bytes())
-    if module != MODULE:
-        whole.update((HERE.parent / f"{module.replace('.', '/')}.py").read_bytes())
+    for name in (module, *BUILT_ON.get(module, ())) if module != MODULE else ():
+        whole.update((HERE.parent / f"{name.replace('.', '/')}.py").read_bytes())
     if module in PACKAGES:
         whole.update(importlib.metadata.version(PACKAGES[module]).encode())
     for pattern in STANDINS.get(module, ()):

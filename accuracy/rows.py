@@ -19,6 +19,10 @@ Metrics of a run that generates text:
   ttft_ms                  milliseconds until the first token of each request; needs batch, as a server's prompts come one by one
   tpot_ms                  milliseconds of each further token of a sequence
   output_tokens_per_s      tokens written in a second by all chips together; output_tokens_per_s_per_user: of one sequence
+  total_tokens_per_s       the same with those that are read
+  requests_per_s           sequences that are done in a second by all chips together
+  latency_ms               milliseconds that a batch takes, where output_len says how many tokens it writes
+  prefill_tokens_per_s     tokens of prompts that are read in a second, of the reading alone; decode_tokens_per_s: written, of the writing alone
 Other names that say the same (`tokens/s/GPU`, `iteration time (ms)`; a column `unit` is read with them) are known by metrics.toml, values
 by `measures.positive`. A metric of another name is read and compared with nothing, and the run is listed with that.
 """
@@ -26,12 +30,14 @@ by `measures.positive`. A metric of another name is read and compared with nothi
 import csv
 import io
 import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from accuracy.measures import measured
+from accuracy.measures import generates, measured, of_chip
 
 APART = ("id", "metric", "value", "unit", "notes", "source_location")  # columns in which rows of one run may differ
 NEEDED = ("chip", "metric", "value")
@@ -43,7 +49,8 @@ BLANK = {"-", "--", "\u2013", "\u2014", "?", "n/a", "na", "n.a.", "null", "nil",
          "not given", "not reported", "not disclosed"}  # fmt: skip
 LENGTHS = ("seq_len", "input_len", "output_len")
 COUNTED = r"(gpu|chip|tpu|npu|hpu|device|accelerator|sequence|seq|sample|layer|head|rank|way|stage|expert)s?"
-MAKES = r"(?i:nvidia|amd|intel|google|aws|huawei|ascend|tesla|tpu|trainium|gaudi|gb?\d00|gh\d|[abhv]\d{2,3}0\b|mi\d|rtx|l4)"  # not the rest of a name: 4090 D
+MAKES = r"(?i:nvidia|amd|intel|google|aws|huawei|ascend|tesla|tpu|trainium|gaudi|gb?\d00|gh\d|[abhv]\d{2,3}0s?\b|mi\d|rtx|l4|[dh]gx\b)"  # not the rest of a name: 4090 D
+SEVERAL = rf"(\d+)( ?[x\u00d7*] ?(?=[A-Za-z])| (?={MAKES}))"
 FREE = ("id", "metric", "value", "unit", "notes", "source_url", "source_location")
 MARKS = ("DO NOT USE", "REPEAT")
 COMPARE = {"=": str.__eq__, "!=": str.__ne__, "~": lambda value, wanted: re.search(wanted, value) is not None}
@@ -148,24 +155,71 @@ def tidy(row: Mapping[str | None, Any], name: str) -> dict[str, str]:
     )
     if nodes and (each := nodes[2] or nodes[3] or found.get("chips_per_node") or "").isdecimal():
         found["chips"] = str(int(nodes[1]) * int(each))
-    several = re.match(rf"(\d+)( ?[x\u00d7*] ?(?=[A-Za-z])| (?={MAKES}))", found.get("chip", ""))
+    several = re.match(SEVERAL, found.get("chip", ""))
     if several:
         found["chip"] = found["chip"][several.end() :]
-        found["chips"] = found.get("chips") or several[1]
+        found["chips"] = found.get("chips") or str(int(several[1]) * (in_one(found["chip"]) or 1))
+    boxes = re.match(SEVERAL, found.get("chips", ""))
+    if boxes and (each := in_one(found["chips"][boxes.end() :])):
+        found["chip"] = f"{found['chip']} {found['chips'][boxes.end() :]}"
+        found["chips"] = str(int(boxes[1]) * each)
     if any(cell.strip() for cell in row.get(None) or ()):
         found["shifted"] = "it has more cells than its file has columns: is there a comma outside of quotes?"
     return {**found, "id": found.get("id") or name}
 
 
+@cache
+def boxes() -> Mapping[str, Any]:
+    return tomllib.loads((Path(__file__).parent / "chips.toml").read_text(encoding="utf-8"))
+
+
+def slice_of(name: str) -> int:
+    """Chips of a slice of that name; 0 where it is none."""
+    found = ((match, entry) for entry in boxes()["slice"] if (match := re.search(entry["name"], name)))
+    return next((int(match[2]) // int(entry["cores"]) for match, entry in found), 0)
+
+
+def in_one(name: str) -> int:
+    """Chips of a slice or of a machine of that name; 0 where it is neither."""
+    if chips := slice_of(name):
+        return chips
+    return next((int(entry["chips"]) for entry in boxes()["machine"] if re.search(entry["name"], name)), 0)
+
+
+# In front of a count, what it counts (`TP=8`, `GBS 512`), and behind one, by column.
+LABELS = {
+    **{name: rf"{name}p?|{name}[-_ ]?size" for name in DEGREES}, "global_batch": r"gbs|g?bs|(global[-_ ]?)?batch([-_ ]?size)?",
+    "micro_batch": r"mbs|bs|(micro[-_ ]?)?batch([-_ ]?size)?", "seq_len": r"(seq(uence)?[-_ ]?)?len(gth)?|seq|ctx|context",
+}  # fmt: skip
+BEHIND = {
+    "micro_batch": r"(per|/) ?(gpu|chip|device|npu|rank|card)s?", "chips_per_node": rf"({COUNTED} ?)?(per|/|a|in a) ?(node|host|server|machine)",
+    **dict.fromkeys(DEGREES, r"way\b( [a-z-]+)*"), "chips": rf"(?:[x\u00d7] ?)?(?!.*(?:\bv\d\w*-\d|dgx|hgx|node|pod|slice)){MAKES}[\w -]*",
+}  # fmt: skip
+
+
 def count(column: str, text: str) -> str:
-    """`1,024`, `64 GPUs`, `64 (8 nodes)` and `8k` tokens as a number; what is none, or counts something else, as it is."""
+    """`1,024`, `64 GPUs`, `64 (8 nodes)`, `TP=8`, `8-way tensor parallel` and `8k` tokens as a number; what is none, or counts something else, as
+    it is."""
     text = re.sub(r"^~?\d{1,3}(,\d{3})+(?![\d,])", lambda found: found[0].replace(",", ""), text).removeprefix("~")
     if text.lower() in ("none", "no", "off") and column in DEGREES:
         return "1"
-    if column in (*LENGTHS, "vocab") and (large := re.fullmatch(r"(\d+) ?([kKM])", text)):
-        return str(int(large[1]) * (1000 if column == "vocab" else 1024) ** (2 if large[2] == "M" else 1))
-    if column == "micro_batch":
-        text = re.sub(r"(?i) ?(per|/) ?(gpu|chip|device|npu|rank|card)s?$", "", text)
+    if text.lower() in ("single", "one") and column == "chips":
+        return "1"
+    if column in LABELS:
+        text = re.sub(rf"(?i)^({LABELS[column]})[-_ =:]*(?=\d)", "", text)
+    if column in BEHIND:
+        text = re.sub(rf"(?i)(?<=\d)[- ]?({BEHIND[column]})$", "", text)
+    if column in (*LENGTHS, "vocab"):
+        large = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKM])(?: ?(?:tok(?:en)?s?|context))?", text)
+        if (
+            large
+            and (
+                size := float(large[1]) * (1000 if column == "vocab" else 1024) ** (2 if large[2] == "M" else 1)
+            ).is_integer()
+        ):
+            return str(int(size))
+    if column == "global_batch" and (large := re.fullmatch(r"(\d+) ?[kK]( (seq(uence)?s?|samples?))?", text)):
+        return str(int(large[1]) * 1024)
     counted = rf"{COUNTED}|tok(en)?s?" if column in LENGTHS else COUNTED
     match = re.fullmatch(rf"(?i)(\d+)[- ]?({counted}|\((?!x|\u00d7|tok(en)?s?\)|.*\b(per|each)\b).*\))", text)
     return match[1] if match else text
@@ -206,7 +260,11 @@ def _measured(row: Mapping[str, str]) -> tuple[str, float | None]:
     chips, node = (
         int(text) if text.isdecimal() else None for text in (row.get("chips") or "", row.get("chips_per_node") or "")
     )
-    return measured(row["metric"] or "", row.get("unit") or "", row["value"] or "", chips, node)
+    if not row.get("chips"):
+        chips = slice_of(row.get("chip") or "") or None
+    return measured(
+        row["metric"] or "", row.get("unit") or "", row["value"] or "", chips, node, generates(row), of_chip(row)
+    )
 
 
 def where(runs: Iterable[Run], conditions: Iterable[str]) -> list[Run]:

@@ -1,5 +1,6 @@
 """What the columns of a published run mean, and what its rules go by. Nothing here looks at a measured value."""
 
+import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -100,19 +101,45 @@ def convention(run: Run) -> Mapping[str, Any] | None:
     return next(entry for entry in entries if entry["metric"] == metric and matches(entry, forms))
 
 
-def in_sequences(run: Run) -> Run:
-    """With a batch of so many tokens ("4M tokens") as sequences: of 2^20 to a million where that is whole, else the nearest."""
+TOO_MANY = 2**28  # tokens of a step that nobody trains on: what is printed as a batch is of tokens
+
+
+def in_sequences(run: Run, context: int = 0) -> Run:
+    """With a batch of so many tokens ("4M tokens") as sequences: of 2^20 to a million where that is whole, else of those within what was
+    rounded that the replicas share evenly what has most factors of two ("3.15M" of 2,048 are 1,536). context: how long they are where the row does not say."""
     told = search(r"(?i)^~?([\d,.]+) ?(k|m|million)? ?tok(?:en)?s?$|^~?([\d.]+) ?(m)$", run["global_batch"])
-    length = run.whole("seq_len") or 0
-    if not told or length < 1:
+    length = run.whole("seq_len") or context
+    if length < 1:
         return run
+    if not told:
+        batch = run.whole("global_batch") or 0
+        if batch % length or batch * length <= TOO_MANY:
+            return run
+        return replace(run, columns={**run.columns, "global_batch": str(batch // length)})
     text, size = told[1] or told[3], (told[2] or told[4] or "").lower()[:1]
     with suppress(ValueError):
         value = float(text.replace(",", ""))
-        kinds = [value * base ** {"": 0, "k": 1, "m": 2}[size] / length for base in (1000, 1024)]
-        found = next((kind for kind in kinds if kind.is_integer()), kinds[-1])
+        digits = len(text.partition(".")[2])
+        units = [base ** {"": 0, "k": 1, "m": 2}[size] / length for base in (1000, 1024)]
+        kinds = [value * unit for unit in units]
+        inner = math.prod(run.whole(name) or 1 for name in ("tp", "pp", "cp"))
+        step = max((run.whole("chips") or 1) // inner, 1) * (run.whole("micro_batch") or 1)
+        near = [
+            (size & -size, -abs(size / kind - 1), size)
+            for kind, unit in zip(kinds, units, strict=True)
+            for size in multiples(kind, 0.5 * 10**-digits * unit, step)
+        ]
+        exact = [kind for kind in kinds if kind.is_integer()]  # of two, what more of the chips can share
+        found = (
+            max(exact, key=lambda kind: math.gcd(int(kind), step)) if exact else max(near)[-1] if near else kinds[-1]
+        )
         return replace(run, columns={**run.columns, "global_batch": str(max(round(found), 1))})
     return run
+
+
+def multiples(value: float, within: float, step: int) -> range:
+    """Of a step, so near to a value."""
+    return range(max(math.ceil((value - within) / step), 1) * step, math.floor(value + within) + 1, step)
 
 
 def check_counts(run: Run) -> None:

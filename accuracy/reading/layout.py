@@ -45,12 +45,16 @@ def layout_of(
         # Each micro-batch gathers all weights again: nobody takes many for nothing.
         most = max(number(columns, "micro_batch"), TOGETHER // sizes["seq_len"])
         columns = {**columns, "micro_batch": str(most)}
-    batch = batch_of(run, columns, fixed, chips, split)
+    is_shared = word("zero_or_fsdp", columns["zero_or_fsdp"]) == "fsdp"
+    batch = batch_of(run, columns, fixed, chips, split, "framework" in filled and not is_shared)
     if not run["global_batch"]:
         added.append("global_batch")
     if not run["cp"] and (wide := spread_out(batch, chips, split)) > 1:
-        split["cp"] = wide
-        added.append("cp")
+        # GSPMD's programs split the layers of what has fewer sequences than chips; long sequences are shared.
+        is_short = sizes["seq_len"] <= LONG and sizes["heads"] % (wide * split["tp"]) == 0 == wide & (wide - 1)
+        name = "tp" if fixed.get("batch_per_device") and is_short and not run["tp"] else "cp"
+        split[name] *= wide
+        added.append(name)
     split["vp"] = number(columns, "vp", 1) if split["pp"] > 1 else 1
     if fixed.get("interleaved") and "vp" in filled and sizes["layers"] % split["pp"] == 0:
         split["vp"] = sizes["layers"] // split["pp"]
@@ -70,11 +74,16 @@ def degrees_of(columns: Mapping[str, str]) -> dict[str, int]:
 def is_to_be_split(run: Run, fixed: Mapping[str, Any], filled: Collection[str]) -> bool:
     """Whether a rule chooses the layout of a model that does not fit, as the source says nothing of it."""
     is_said = "stated" in fixed or any(run[name] for name in ("tp", "pp"))
+    # What each replica holds of weights and gradients whole, where the optimizer's state alone is said to be split, its layers share.
+    is_whole = (
+        fixed.get("splits") == "layers"
+        and search("(?i)zero[-_ ]*(stage)?[-_ =]*1|distributed[-_ ]opt", run["zero_or_fsdp"]) is not None
+    )
     return (
         "splits" in fixed
         and "lora_rank" not in fixed
         and not is_said
-        and ("zero_or_fsdp" in filled or not run["zero_or_fsdp"])
+        and ("zero_or_fsdp" in filled or not run["zero_or_fsdp"] or is_whole)
     )
 
 
@@ -139,11 +148,17 @@ def node_of(chip: str, cluster: str | None, chips: int, ep: int) -> int:
 
 
 def batch_of(
-    run: Run, columns: Mapping[str, str], fixed: Mapping[str, Any], chips: int, split: Mapping[str, int]
+    run: Run,
+    columns: Mapping[str, str],
+    fixed: Mapping[str, Any],
+    chips: int,
+    split: Mapping[str, int],
+    is_strange: bool = False,
 ) -> int:
     """Sequences a step. Where the source says none and prints a rate, which hardly depends on how many a step has: a micro-batch (the
-    framework's usual one, if need be) for each replica, eight for each stage of a pipeline and of trainers whose steps are large."""
-    told = number(columns, "global_batch", 0)
+    framework's usual one, if need be) for each replica, eight for each stage of a pipeline and of trainers whose steps are large. is_strange:
+    of a trainer that nobody knows, whose replicas are whole: up to eight, as long as a step has no more than the tokens of a small model's."""
+    told = number(columns, "global_batch", 0) or trained_in(run, columns, chips, split)
     if told > 0:
         return told
     if fixed.get("batch_per_device") and run["micro_batch"]:  # a micro-batch is what each chip has of a step's batch
@@ -152,7 +167,21 @@ def batch_of(
         raise Unable("the source does not say global_batch")
     replicas = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1)
     accumulates = split["pp"] > 1 or fixed.get("splits") == "layers"
-    return replicas * number(columns, "micro_batch", 1) * (8 * split["pp"] if accumulates else 1)
+    once = replicas * number(columns, "micro_batch", 1)
+    if accumulates or not is_strange or run["micro_batch"]:
+        return once * (8 * split["pp"] if accumulates else 1)
+    return once * min(max(SMALL_STEP // (once * number(columns, "seq_len")), 1), 8)
+
+
+def trained_in(run: Run, columns: Mapping[str, str], chips: int, split: Mapping[str, int]) -> int:
+    """Sequences of each of so many steps that read so many tokens, by the notes, as near as the replicas can share; 0 where these do not say both."""
+    tokens, steps = (whole(what, run.notes) for what in ("tokens", "steps"))
+    if not tokens or not steps:
+        return 0
+    each = max(chips // (split["tp"] * split["pp"] * split["cp"]), 1) * (
+        number(columns, "micro_batch", 1) if run["micro_batch"] else 1
+    )
+    return round(tokens / steps / number(columns, "seq_len") / each) * each
 
 
 def is_rate(run: Run) -> bool:
@@ -166,6 +195,11 @@ ROOM = 0.7
 
 # Tokens of a micro-batch that nobody says, where weights are gathered for each and activations are recomputed: they fit beside them.
 TOGETHER = 16384
+
+# Tokens of a step of a small model (arXiv 2005.14165, table 2.1).
+SMALL_STEP = 2**19
+
+LONG = 8192  # tokens of a sequence that ranks share rather than what a layer is
 
 HELD_BY_FSDP = 16  # bytes of a weight, its gradient and Adam's two moments, all of 32 bit
 
@@ -204,6 +238,7 @@ def divided(
     stages.sort(
         key=lambda pp: (pp & (pp - 1) > 0, pp)
     )  # others than powers of two where none of these divides the chips
+    stages += [pp for pp in (2, 4, 8, 16, 32, 64) if pp < layers and layers % pp]  # at last, stages that are not alike
     for pp, tp in (*((1, tp) for tp in within), *((pp, within[-1]) for pp in stages)):
         held = weights / (tp * pp) * held_per_weight(max(chips // (tp * pp), 1) if shared else 1)
         if held <= room and chips % (tp * pp) == 0 and sizes["heads"] % tp == 0:

@@ -40,13 +40,16 @@ def counted(run: Run) -> tuple[Run, list[str]]:
     found, filled = 0, []
     if "chip_hours" in run.metrics and not any(run[name] for name in ("tp", "pp", "cp", "dp")):
         told = any(search(entry["name"], run["chip"]) for entry in table("chips.toml")["slice"])
-        if not told:
+        if not told and not any(search(entry["text"], run.notes) for entry in table("words.toml")["tokens"]):
             raise Unable("the source does not say chips, and hours of all of them are not of one")
+        found = 0 if told else math.gcd(int(table("chips.toml")["hours"]["chips"]), run.whole("global_batch") or 0)
+        filled = ["chips"]
     for entry in table("chips.toml")["slice"]:
         if match := search(entry["name"], run["chip"]):
-            found = int(match[2]) // entry["cores"]
+            found, filled = int(match[2]) // entry["cores"], []
     if not found:
-        found = math.prod(run.whole(name) or 1 for name in ("tp", "pp", "cp", "dp"))
+        stage = math.prod(run.whole(name) or 1 for name in ("tp", "cp", "dp"))
+        found = (run.whole("pp") or 1) * math.lcm(stage, max(run.whole("ep") or 1, 1))
         filled = ["chips"]
     return replace(run, columns={**run.columns, "chips": str(max(found, 1))}), filled
 
@@ -91,8 +94,8 @@ def chip_names() -> Mapping[str, str]:
 
 
 def pattern_of(name: str) -> str:
-    """A name whose parts stand together or with a space, dash or underscore between."""
-    return rf"(?i)(?<![a-z0-9]){'[-_ ]?'.join(re.findall('[a-z]+|[0-9]+', name.lower()))}(?![a-z0-9])"
+    """A name whose parts stand together or with a space, dash or underscore between; of several, too (`A100s`)."""
+    return rf"(?i)(?<![a-z0-9]){'[-_ ]?'.join(re.findall('[a-z]+|[0-9]+', name.lower()))}s?(?![a-z0-9])"
 
 
 def cluster_of(run: Run, chip: str) -> str | None:

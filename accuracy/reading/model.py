@@ -12,7 +12,7 @@ from accuracy.rows import Run
 
 def models_of(name: str) -> list[Mapping[str, Any]]:
     """Entries of models.toml and shapes.csv that say something of a model, later ones over earlier. Raises Unable."""
-    forms = {name, plain(name)}
+    forms = {name, plain(name), re.sub(r"(\d)\.0(?= ?[bBmM]\b)", r"\1", plain(name))}  # Pythia-1.0B
     found = [
         entry
         for entry in (*table("models.toml")["model"], *shapes())

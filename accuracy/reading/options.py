@@ -60,7 +60,7 @@ def options_of(
     least = 0 if "lora_rank" in fixed else ranks_for(weights, chip, split)
     options: dict[str, Any] = {
         **{name: sizes[name] for name in ("layers", "hidden", "heads", "kv_heads", "ffn")},
-        "vocab": padded(sizes["vocab"], split["tp"]), "seq": sizes["seq_len"], "micro_batch": number(columns, "micro_batch"),
+        "vocab": padded(round(sizes["vocab"] * fixed.get("predicted", 1)), split["tp"]), "seq": sizes["seq_len"], "micro_batch": number(columns, "micro_batch"),
         "dtype": dtype.name, "recipe": fixed.get("recipe", dtype.recipe) if dtype.recipe else None, "frozen_4bit": dtype.packed,
         **recomputed(recompute, sizes["layers"], split), "sharding": word("zero_or_fsdp", columns["zero_or_fsdp"]),
         "compile": compiled(columns, fixed), "replicas": replicas_of(run, chip, chips, split, bool(fixed.get("slices")), least),

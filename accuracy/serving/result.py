@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from accuracy.measures import TRAINED, generates
 from accuracy.plan import fit_ids
 from accuracy.reading.tables import Unable
 from accuracy.recorder import SERVING, Recorder
@@ -47,12 +48,9 @@ class Result:
 
 
 def is_served(run: Run) -> bool:
-    """Whether a run generates text: what it prints is a rate or a time of tokens that are written."""
-    return bool(run.metrics) and run.metrics.keys() <= PRINTED
-
-
-# What such sources print, of which some follows from the rest.
-PRINTED = METRICS.keys() | {"total_tokens_per_s", "latency_ms"}
+    """Whether a run generates text: what it prints is a rate or a time of tokens that are written, or its columns are of such a run."""
+    of_steps = run.metrics.keys() & {*TRAINED} - {"memory_gib"}
+    return bool(run.metrics) and (run.metrics.keys() <= METRICS.keys() or (generates(run.columns) and not of_steps))
 
 
 def once(runs: Sequence[Run]) -> list[Run]:

@@ -4,7 +4,7 @@ import pytest
 
 from accuracy.plan import plan
 from accuracy.reading.tables import Unable
-from accuracy.rows import join, read
+from accuracy.rows import count, join, read, tidy
 from accuracy.serving.plan import plan as plan_serving
 from accuracy.truth_of_runs import step_time_s
 from tests.published.runs import LLAMA, run_of
@@ -38,9 +38,34 @@ def test_thousands_may_have_commas(tmp_path):
 
 def test_a_run_that_generates_text_without_a_dtype_says_so():
     with pytest.raises(Unable, match="does not say dtype"):
-        plan_serving(join([{**SERVED, "dtype": ""}])[0])
+        plan_serving(join([{**SERVED, "framework": "TensorRT-LLM", "dtype": ""}])[0])
 
 
 def test_a_row_without_a_measured_value_says_so():
     with pytest.raises(Unable, match="no metric of it has a value above zero"):
         step_time_s(plan(run_of(value="")))
+
+
+@pytest.mark.parametrize(("column", "text", "found"), [
+    ("tp", "TP=8", "8"), ("tp", "8-way model parallel", "8"), ("ep", "EP64", "64"), ("vp", "VPP 4", "4"), ("seq_len", "8K tokens", "8192"),
+    ("global_batch", "GBS=512", "512"), ("global_batch", "1k", "1024"), ("micro_batch", "MBS 4", "4"), ("chips_per_node", "8 GPUs/node", "8"),
+    ("chips", "8 x H100", "8"), ("chips", "1,024 H100 GPUs", "1024"), ("chips", "64 H100s", "64"), ("chips", "single", "1"), ("vocab", "50.3k", "50300"),
+    ("chips", "2x v5e-256", "2x v5e-256"), ("chips", "4x DGX H100", "4x DGX H100"), ("tp", "two", "two"),
+])  # fmt: skip
+def test_a_count_with_what_it_counts(column, text, found):
+    assert count(column, text) == found
+
+
+@pytest.mark.parametrize(("chip", "chips", "number"), [
+    ("TPU v5e", "2x v5e-256", 512), ("2x v5e-256", "", 512), ("4x DGX A100", "", 32), ("H100", "2 x p5.48xlarge", 16), ("8x H100", "", 8),
+    ("80GB A100s", "8", 8), ("16 DGX H100", "", 128), ("H100", "16 nodes x 8", 128),
+])  # fmt: skip
+def test_chips_of_slices_and_of_machines_are_counted(chip, chips, number):
+    """Two slices were taken for two chips."""
+    row = {"tp": "1", "micro_batch": "1", "global_batch": "1024", "sequence_parallel": "", "framework": "HF Trainer"}
+    assert plan(join([tidy({**LLAMA, **row, "chip": chip, "chips": chips}, "x")])[0]).num_chips == number
+
+
+def test_a_node_s_short_name_and_a_memory_in_g_are_those_of_the_chip():
+    row = {"tp": "1", "framework": "HF Trainer", "dtype": "fp16"}
+    assert plan(run_of(chip="V100-SXM2-16G", **row)).chip == "nvidia-v100-sxm2-16gb"

@@ -60,9 +60,85 @@ def test_a_chip_of_another_form_is_counted():
     assert ("chip" in near, "chip" in own) == (True, False)
 
 
+VLLM = {"chip": "H100 SXM", "chips": "2", "tp": "1", "framework": "vLLM 0.6", "batch": "8", "unit": ""}
+
+
+@pytest.mark.parametrize(("metric", "unit", "value", "told"), [
+    ("TTFT (ms)", "", "40", {"prompt": 0.04}), ("median time to first token", "s", "0.04", {"prompt": 0.04}),
+    ("1st token latency (ms)", "", "40", {"prompt": 0.04}), ("Mean ITL (ms)", "", "8", {"token": 0.008}), ("ms/token", "", "8", {"token": 0.008}),
+    ("time per output token", "ms", "8", {"token": 0.008}), ("decode throughput", "tokens/s", "1000", {"token": 8 / 1000}),
+    ("Prefill throughput (tok/s)", "", "20480", {"prompt": 8 * 128 / 20480}), ("tokens/s", "", "512", {"whole": 8 * 1024 / 512}),
+    ("Throughput (out tok/s/GPU)", "", "256", {"whole": 8 * 1024 / (2 * 256)}), ("tokens_per_s_per_chip", "", "256", {"whole": 8 * 1024 / 512}),
+    ("output_tokens_per_s", "tokens/s/GPU", "256", {"whole": 8 * 1024 / 512}), ("TPS/user", "", "100", {"whole": 1024 / 100}),
+    ("total token throughput", "tokens/s", "512", {"whole": 8 * (1024 + 128) / 512}), ("Requests/s", "", "2", {"whole": 4}),
+    ("e2e latency", "s", "9", {"whole": 9}), ("P99 TTFT (ms)", "", "40", {}),
+])  # fmt: skip
+def test_a_metric_of_written_text_is_read_however_it_is_called(metric, unit, value, told):
+    """A rate of tokens was taken for that of a training where the row has lengths of what is read and written."""
+    run = run_of(**{**VLLM, "metric": metric, "unit": unit, "value": value})
+    assert is_served(run)
+    assert plan(run).measured() == pytest.approx(told)
+
+
+def test_of_a_server_that_has_one_request_at_a_time_the_first_token_is_the_prompt_s():
+    first = {**VLLM, "batch": "", "chips": "1", "metric": "TTFT", "unit": "ms", "value": "40"}
+    assert plan(run_of(**{**first, "concurrency": "1"})).measured() == {"prompt": 0.04}
+    assert plan(run_of(**{**first, "concurrency": "8"})).measured() == {}
+
+
+def test_a_whole_rate_is_what_is_compared_where_several_are_printed():
+    rows = [
+        {**LLAMA, **VLLM, "metric": name, "value": value}
+        for name, value in [("total_tokens_per_s", "900"), ("output_tokens_per_s", "512")]
+    ]
+    (run,) = join(rows)
+    assert plan(run).measured() == {"whole": 8 * 1024 / 512}
+
+
+@pytest.mark.parametrize(("dtype", "options"), [
+    ("float16", {"dtype": "bf16"}), ("half", {"dtype": "bf16"}), ("auto", {"dtype": "bf16"}), ("", {"dtype": "bf16"}), ("FP8 (E4M3)", {"dtype": "fp8"}),
+    ("bf16 weights, FP8 KV cache", {"dtype": "bf16"}), ("INT8 weight-only", {"dtype": "bf16", "int8": True}), ("Q8_0", {"int8": True}), ("Q4_K_M", {"int4": True}), ("16-bit", {"dtype": "bf16"}),
+])  # fmt: skip
+def test_words_for_what_weights_are_in(dtype, options):
+    assert options.items() <= plan(run_of(**{**VLLM, "dtype": dtype})).options.items()
+
+
+def test_weights_are_multiplied_in_what_the_chip_has():
+    kinds = {
+        (chip, dtype): plan(run_of(**{**VLLM, "chip": chip, "dtype": dtype})).options
+        for chip, dtype in [("V100", "fp16"), ("A100", "fp8")]
+    }
+    assert kinds["V100", "fp16"]["dtype"] == "fp16"
+    assert (kinds["A100", "fp8"]["dtype"], kinds["A100", "fp8"]["int8"]) == ("bf16", True)
+    with pytest.raises(Unable, match="w8a8"):
+        plan(run_of(**{**VLLM, "dtype": "w8a8 int8"}))
+    named = plan(run_of(**{**VLLM, "dtype": "", "model": "neuralmagic/Llama-2-7b-FP8"}))
+    assert (named.options["dtype"], named.filled) == ("fp8", ())
+    assert "dtype" in plan(run_of(**{**VLLM, "dtype": ""})).filled
+
+
+def test_sequences_that_do_not_fill_the_replicas_evenly_are_as_many_as_on_the_fullest():
+    assert plan(run_of(**{**VLLM, "batch": "9"})).options["micro_batch"] == 5
+
+
+def test_of_a_call_alone_nobody_has_to_say_how_many_tokens_are_written():
+    found = plan(run_of(**{**VLLM, "output_len": "", "metric": "ttft_ms", "value": "40"}))
+    assert (found.prompt, found.new, found.filled) == (128, 1, ())
+    with pytest.raises(Unable, match="output_len"):
+        plan(run_of(**{**VLLM, "output_len": ""}))
+
+
+def test_a_benchmark_of_one_sequence_that_says_nothing_else():
+    found = plan(
+        run_of(**{**VLLM, "chips": "1", "framework": "gpt-fast", "batch": "", "input_len": "", "output_len": ""})
+    )
+    assert (found.batch, found.prompt, found.new) == (1, 6, 200)
+    assert {"batch", "input_len", "output_len"} <= {*found.filled}
+
+
 @pytest.mark.parametrize(("changes", "reason"), [
-    ({"input_len": ""}, "does not say input_len"), ({"batch": ""}, "how many sequences"), ({"model": "Mixtral 8x7B"}, "which experts"),
-    ({"model": "Nobody-7B"}, "nobody wrote down layers"), ({"dtype": "int4"}, "dtype 'int4'"), ({"tp": "6"}, "do not divide"),
+    ({"input_len": ""}, "does not say input_len"), ({"batch": ""}, "how many sequences"), ({"model": "Mixtral 8x7B"}, "how many experts"),
+    ({"model": "Nobody-7B"}, "nobody wrote down layers"), ({"dtype": "nvfp4"}, "dtype 'nvfp4'"), ({**VLLM, "model": "Mixtral 8x7B", "dtype": "int4"}, "fewer bits"), ({"tp": "6"}, "do not divide"),
     ({"notes": "fused speculative decoding"}, "a second model drafts"), ({"notes": "DO NOT USE"}, "marked DO NOT USE"),
     ({"chip": "Abacus"}, "no file in the standard"),
 ])  # fmt: skip
@@ -112,6 +188,31 @@ def test_times_follow_from_the_bytes_of_weights_and_caches(tmp_path):
         assert many_s - token_s == pytest.approx(caches / rate, rel=0.25)
         _, (_, low_s) = times_of(recorder, batch="64", input_len="2048", dtype="fp8", **gaudi)
         assert low_s < 0.62 * many_s
+
+
+def test_experts_that_no_token_meets_are_not_read(tmp_path):
+    """Two of Mixtral's layers on an H100: a sequence alone reads two experts of eight, thirty-two nearly all."""
+    mixtral = {**VLLM, "model": "Mixtral-8x7B", "chips": "1", "dtype": "bf16"}
+    found = plan(run_of(**{**mixtral, "batch": "1"}))
+    prompt, token = (" ".join(found.job(phase).argv) for phase in PHASES)
+    assert ("--experts 8" in prompt, "--experts 2" in token, "experts" in found.filled) == (True, True, True)
+    # 8 * (1 - (6 / 8)**4) = 5.5
+    assert "--experts 5" in " ".join(plan(run_of(**{**mixtral, "batch": "4"})).job("token").argv)
+    assert "--expert-ffn 7168" in " ".join(plan(run_of(**{**mixtral, "tp": "2", "chips": "2"})).job("token").argv)
+    with Recorder(tmp_path) as recorder:
+        (_, (_, one_s)), (_, (_, many_s)) = (times_of(recorder, **{**mixtral, "batch": batch}) for batch in ("1", "32"))
+    expert = 3 * 4096 * 14336 * 2
+    assert many_s - one_s == pytest.approx(2 * 6 * expert / 2.9e12, rel=0.3)
+
+
+def test_weights_of_four_bits_are_a_quarter_to_read(tmp_path):
+    llama = {**VLLM, "chips": "1", "batch": "1"}
+    with Recorder(tmp_path) as recorder:
+        (_, (_, wide_s)), (_, (_, narrow_s)) = (
+            times_of(recorder, **{**llama, "dtype": dtype}) for dtype in ("bf16", "AWQ 4-bit")
+        )
+    weights = 2 * 2 * (4 * 4096**2 + 3 * 4096 * 11008)
+    assert wide_s - narrow_s == pytest.approx(0.75 * weights / 2.9e12, rel=0.4)
 
 
 def test_a_page_lists_every_run(tmp_path, capsys, monkeypatch):

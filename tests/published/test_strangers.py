@@ -3,6 +3,7 @@
 import pytest
 
 from accuracy.plan import plan
+from accuracy.reading.tables import Unable
 from accuracy.training import planned_result
 from accuracy.truth_of_runs import step_time_s
 from tests.published.runs import run_of
@@ -62,8 +63,12 @@ def test_a_whole_training_tells_its_steps_by_its_tokens(columns, steps):
 def test_hours_of_all_chips_are_not_of_one():
     """Llama 2 13B's 368,640 GPU hours, of which the table does not say how many chips, were forecast on one."""
     row = FREE | {"metric": "GPU hours", "value": "368640", "notes": "2.0T tokens", "framework": "", "chips": ""}
-    assert "does not say chips" in (planned_result(run_of(**row)).reason or "")
+    assert "does not say chips" in (planned_result(run_of(**row | {"notes": "350K steps"})).reason or "")
     assert plan(run_of(**row | {"tp": "2", "dp": "8"})).num_chips == 16
+    found = plan(
+        run_of(**row | {"global_batch": "1024"})
+    )  # of so many tokens they say a rate, which hardly depends on how many chips there are
+    assert (found.num_chips, "chips" in found.filled) == (512, True)
 
 
 def test_so_many_tokens_in_so_long_are_a_rate():
@@ -164,7 +169,8 @@ def test_ulysses_degree_is_of_ranks_that_share_a_sequence(columns):
 
 
 @pytest.mark.parametrize(("batch", "length", "found"), [
-    ("4M tokens", "4096", 1024), ("4M", "2048", 2048), ("4194304 tokens", "8192", 512), ("4,000,000 tokens", "2000", 2000), ("0.5M tokens", "1024", 512), ("16.8M tokens", "4096", 4301),
+    ("4M tokens", "4096", 1024), ("4M", "2048", 2048), ("4194304 tokens", "8192", 512), ("4,000,000 tokens", "2000", 2000), ("0.5M tokens", "1024", 512), ("16.8M tokens", "4096", 4096), ("3.15M tokens", "2048", 1536),
+    ("524288", "1024", 512),
 ])  # fmt: skip
 def test_a_batch_of_tokens_is_so_many_sequences(batch, length, found):
     """As papers print it; such runs were refused."""
@@ -194,3 +200,213 @@ def test_a_gpt_of_a_later_paper_is_not_that_of_2021(paper, recompute):
         "source_url": f"arxiv.org/abs/{paper}" if paper else "",
     }
     assert options(**FREE | row)["recompute"] == recompute
+
+
+@pytest.mark.parametrize(("columns", "seconds"), [
+    # 128 sequences of 8,192 tokens on 16 chips: 65,536 of each
+    ({"metric": "Throughput (tok/s)", "value": "65536", "notes": "tokens/sec per GPU"}, 1), ({"metric": "tok/s", "value": "65536"}, 16),
+    ({"metric": "tok/s", "value": "65536", "notes": "4,096 tok/s/GPU"}, 16), ({"metric": "tokens per second per A100-80GB GPU", "value": "65536"}, 1),
+    ({"metric": "tps", "value": "65536", "framework": "torchtitan"}, 1), ({"metric": "wps", "value": "65536"}, 16),
+    ({"metric": "GPU hours per trillion tokens", "value": "277777.7777"}, 65.536),
+])  # fmt: skip
+def test_whose_rate_it_is(columns, seconds):
+    """Where the notes say that a rate is of one chip, it was taken for that of all."""
+    assert step_time_s(plan(run_of(**columns))) == pytest.approx(seconds)
+
+
+def test_a_rate_of_a_slice_is_of_its_chips():
+    row = FREE | {
+        "chip": "TPU v3-256",
+        "chips": "",
+        "framework": "MaxText",
+        "global_batch": "128",
+        "metric": "tokens/s",
+        "value": "1048576",
+    }
+    assert step_time_s(plan(run_of(**row))) == pytest.approx(128 * 8192 / 1048576)
+
+
+def test_a_share_of_peak_is_one_however_it_is_called():
+    assert plan(run_of(metric="throughput (% of peak)", value="38.4")).run.metrics["mfu"] == pytest.approx(0.384)
+
+
+def test_a_batch_of_tokens_needs_no_length_where_the_model_has_one():
+    """It was refused as no whole number."""
+    o = options(
+        **FREE
+        | {
+            "model": "LaMDA 137B",
+            "seq_len": "",
+            "global_batch": "256K tokens",
+            "metric": "mfu",
+            "value": "56",
+            "chips": "64",
+        }
+    )
+    assert o["micro_batch"] * o["micro_batches"] * 64 // o.get("cp", 1) == 128
+
+
+def test_chips_that_nobody_counts_hold_what_they_train():
+    """67 billion parameters were trained on one chip; with experts the stages of a pipeline had fewer chips than share these."""
+    row = FREE | {
+        "chips": "",
+        "metric": "tokens_per_s_per_chip",
+        "value": "900",
+        "global_batch": "",
+        "framework": "HAI-LLM",
+    }
+    row |= dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab"), "")
+    found = plan(run_of(**row | {"model": "DeepSeek 67B", "params_b": "67"}))
+    assert found.num_chips == 32
+    assert (found.options["tp"], found.options["pp"]) == (8, 2)
+    assert plan(run_of(**row | {"model": "Mixtral 8x7B", "pp": "4", "ep": "8", "params_b": ""})).num_chips == 32
+    assert plan(run_of(**row | {"model": "Llama 2 70B LoRA", "framework": "PEFT"})).num_chips == 1
+
+
+@pytest.mark.parametrize(("columns", "kind"), [
+    ({"framework": "FlashAttention-2"}, "flash"), ({"framework": "HF Trainer", "notes": "FA2"}, "flash"), ({"framework": "FlashAttention"}, "efficient"),
+    ({"framework": "HF Trainer without FlashAttention"}, "products"), ({"notes": "no FlashAttention"}, "products"), ({"notes": "without flash-attn 2"}, "products"),
+])  # fmt: skip
+def test_attention_is_the_kind_that_is_named(columns, kind):
+    row = FREE | {"framework": "HF Trainer", "source_url": "https://arxiv.org/abs/2307.08691"} | columns
+    assert options(**row)["attention"] == kind
+
+
+def test_names_of_sizes_with_a_zero_behind_the_point_and_of_gpts_behind_their_size():
+    named = dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab"), "")
+    assert options(**FREE | named | {"model": "Pythia-1.0B", "params_b": ""})["gated"] is False
+    assert options(**FREE | {"model": "22B GPT", "ffn": "", "vocab": ""})["gated"] is False
+
+
+def test_a_rank_in_a_remark_of_its_own():
+    assert (
+        options(**FREE | {"model": "Llama 3.1 8B LoRA", "framework": "torchtune", "notes": "batch 2; rank 8 alpha 16"})[
+            "lora_rank"
+        ]
+        == 8
+    )
+
+
+def test_an_encoder_is_read_as_layers_that_are_gpt_s():
+    """BERT's head is of the tokens that are masked: 15% of 30,522 rows, rounded to 128. ViT's sequence is of 14 x 14 patches and a token for
+    the class. Both were refused."""
+    row = (
+        FREE
+        | dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab"), "")
+        | {"framework": "DeepSpeed", "params_b": ""}
+    )
+    bert = options(**row | {"model": "BERT-Large", "seq_len": "512", "metric": "samples/s"})
+    assert (bert["layers"], bert["gated"], bert["vocab"]) == (24, False, 4608)
+    vit = options(**row | {"model": "ViT-L/16", "seq_len": "", "metric": "images/s"})
+    assert (vit["hidden"], vit["seq"]) == (1024, 197)
+    for model in ("DistilBERT", "ResNet-50", "Flan-T5 XL", "CLIP ViT-L/14"):
+        with pytest.raises(Unable, match="not a decoder-only"):
+            plan(run_of(**row | {"model": model}))
+
+
+def test_experts_whose_tensor_parallelism_is_said_to_be_one_are_whole():
+    row = FREE | {
+        "framework": "Megatron-Core",
+        "model": "Mixtral 8x22B",
+        "tp": "2",
+        "pp": "8",
+        "ep": "8",
+        "chips": "128",
+        "sequence_parallel": "yes",
+    }
+    row |= dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab"), "") | {
+        "global_batch": "256",
+        "seq_len": "4096",
+    }
+    said, unsaid = (options(**row, notes=notes)["expert_tp"] for notes in ("TP2CP1 EP8ETP1 PP8", "EP8"))
+    assert (said, unsaid) == (False, True)
+
+
+def test_fused_kernels_that_are_named_are_run():
+    eager, fused = (options(**FREE | {"framework": name}) for name in ("lit-gpt FSDP", "lit-gpt FSDP + fused kernels"))
+    assert (eager["norm"], eager["fusion"]) == ("rms_ops", False)
+    assert (fused["norm"], fused["fusion"], fused["fused_loss"]) == ("rms", True, True)
+    own = options(**FREE | {"framework": "DeepSpeed", "notes": "DeepSpeed transformer kernels"})
+    assert (own["fusion"], options(**FREE | {"framework": "DeepSpeed"})["fusion"]) == (True, False)
+
+
+def test_so_many_tokens_in_so_many_steps_are_a_batch():
+    """402 billion tokens of 2,048 in 383,500 steps: 512 sequences each; they were taken for one of each replica."""
+    row = FREE | {
+        "chip": "TPU v3-256",
+        "chips": "",
+        "framework": "Mesh Transformer JAX",
+        "seq_len": "2048",
+        "global_batch": "",
+        "micro_batch": "",
+        "tp": "8",
+    }
+    o = options(**row | {"metric": "tokens/s", "value": "151000", "notes": "402 billion tokens over 383,500 steps"})
+    assert o["micro_batch"] * o["micro_batches"] * 16 == 512
+
+
+def test_layers_are_shared_where_the_optimizer_s_state_alone_is_said_to_be():
+    row = (
+        FREE
+        | dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab"), "")
+        | {"chip": "A100 40GB", "chips": "256", "framework": "GPT-NeoX"}
+    )
+    found = options(
+        **row
+        | {"model": "Pythia-12B", "params_b": "", "zero_or_fsdp": "ZeRO-1", "global_batch": "1024", "seq_len": "2048"}
+    )
+    # 11.84e9 weights of 2 bytes with gradients of 4 take 71 GB: a quarter is in 0.7 * 40. pythia-12b.yml has model-parallel-size 4.
+    assert found["tp"] == 4
+
+
+def test_gspmd_splits_layers_where_there_are_fewer_sequences_than_chips():
+    row = FREE | {
+        "chip": "TPU v3",
+        "chips": "1024",
+        "framework": "Lingvo (GSPMD)",
+        "model": "LaMDA 137B",
+        "seq_len": "2048",
+        "global_batch": "128",
+        "micro_batch": "",
+    }
+    row |= dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab"), "")
+    assert options(**row)["tp"] == 8
+    assert options(**row | {"seq_len": "1048576"})["cp"] == 8
+
+
+@pytest.mark.parametrize(("chips", "micro_batches"), [("8", 8), ("64", 4), ("1024", 1)])
+def test_a_step_of_an_unknown_trainer_has_as_many_tokens_as_a_small_model_s(chips, micro_batches):
+    """Half a million of 2,048, but no more than eight micro-batches: its optimizer stepped after each sequence."""
+    row = FREE | {
+        "framework": "Our trainer",
+        "model": "GPT-3 1.3B",
+        "params_b": "1.3",
+        "chips": chips,
+        "seq_len": "2048",
+        "global_batch": "",
+    }
+    row |= dict.fromkeys(("layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "micro_batch"), "") | {
+        "metric": "TFLOPS/GPU",
+        "value": "150",
+    }
+    assert options(**row)["micro_batches"] == micro_batches
+
+
+def test_direct_preference_optimization_is_of_pairs_that_two_models_read():
+    """It was a plain training, of half as many sequences and a forward less."""
+    row = FREE | {
+        "framework": "NeMo-Aligner",
+        "chips": "16",
+        "global_batch": "64",
+        "micro_batch": "1",
+        "metric": "samples/s",
+        "value": "10",
+    }
+    plain, pairs, alone = (plan(run_of(**row, notes=notes)) for notes in ("", "DPO", "ORPO"))
+    sequences = [p.options["micro_batch"] * p.options["micro_batches"] for p in (plain, pairs, alone)]
+    assert sequences == [4, 8, 8]
+    assert [p.options["recompute"] for p in (plain, pairs, alone)] == ["none", "full", "none"]
+    assert "forward" in pairs.instead
+    assert step_time_s(pairs) == step_time_s(plain) == pytest.approx(6.4)  # 64 pairs at 10 a second
+    with pytest.raises(Unable, match="reinforcement"):
+        plan(run_of(**row | {"framework": "verl"}))

@@ -16,6 +16,7 @@ from anychip.spec.software import REFERENCE, Api, load_apis
 # Verdicts, from nothing to do to nothing there.
 AS_IS, EDIT, DECIDE, KERNEL, MISSING, UNKNOWN = "as is", "edit", "decide", "kernel", "missing", "unknown"
 VERDICTS = (AS_IS, EDIT, DECIDE, KERNEL, MISSING, UNKNOWN)
+NO_TWIN = "no module like torch.cuda"
 # Kernel language -> the table that translates CUDA C++ symbols to it.
 TRANSLATIONS: Mapping[str, Callable[[], Mapping[str, str]]] = {"HIP": hip_names}
 # What a finding asks for where it says nothing itself.
@@ -66,7 +67,7 @@ class Offers:
         kind, name = finding.need
         found = self._by_need[kind](name) if kind in self._by_need else None
         if found is not None and found.verdict == UNKNOWN and kind == "api" and _is_portable(finding):
-            return Offer(EDIT, finding.fix)
+            return Offer(EDIT, finding.fix) if self.platform.twin else Offer(DECIDE, NO_TWIN)
         if found is not None and kind == "env":
             return found
         if found is None:
@@ -81,7 +82,7 @@ class Offers:
         if self.native:
             return Offer(AS_IS, "cuda")
         kind = self.platform.device_type
-        return Offer(EDIT, kind) if self.platform.module.startswith("torch.") else Offer(DECIDE, kind)
+        return Offer(EDIT if self.platform.twin else DECIDE, kind)
 
     def _api(self, symbol: str) -> Offer:
         api = self.apis.get(symbol)

@@ -37,6 +37,7 @@ class Header:
     submodules: set[str] = field(default_factory=set)
     needs_torch: bool = False
     needs_plugin: bool = False
+    needs_backend: bool = False  # what makes the target's collectives known
     early: bool = False
 
     def __post_init__(self) -> None:
@@ -108,6 +109,7 @@ class Header:
         words = {word for edit in written for word in re.findall(r"\w+", edit.text)}
         self.used = {key for key in self.used if self.names[key] in words}
         self.submodules = {name for name in self.submodules if any(f".{name}" in edit.text for edit in written)}
+        self.needs_backend = self.needs_backend and any(self.target.backend in edit.text for edit in written)
         self.needs_torch = self.needs_torch and ("torch" in words or bool(self.used))
         ours = {self.names[key] for key in self.used} | ({"torch"} if self.torch is None else set())
         uses = (edit for edit in written if not edit.text.startswith("from "))
@@ -132,6 +134,8 @@ class Header:
         imports += [f"import {name}" for name in submodules if not _loads(self.module, name)]
         if self.needs_plugin:
             imports += [f"import {name}" for name in self.target.imports if not _imports(self.module, name)]
+        if self.needs_backend:
+            imports += [f"import {name}" for name in self.target.backend_imports if not _imports(self.module, name)]
         if self.place is None or not (lines or imports):
             return []
         offset, alone, _ = self.place

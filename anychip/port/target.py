@@ -68,6 +68,7 @@ class Target:
     module: str = ""
     imports: tuple[str, ...] = ()
     backend: str = ""
+    backend_imports: tuple[str, ...] = ()
     masked: bool = False
     has_device: bool = True
     env: Mapping[str, str] = field(default_factory=dict)
@@ -160,9 +161,10 @@ def make_target(on: str | None) -> Target:
         name=chip.id,
         platform=platform.id,
         device_type=platform.device_type,
-        module=platform.module if platform.module.startswith("torch.") else "",
+        module=platform.twin,
         imports=tuple(raw.get("import", ())),
         backend=platform.collective_backends[0] if platform.collective_backends else "",
+        backend_imports=tuple(raw.get("distributed", {}).get("import", ())),
         masked=platform.device_type == "cuda",
         has_device=platform.device_type not in NOT_FOR_USERS,
         env={key: _first(env[key]) for key in ("visible_devices", "alloc_conf", "launch_blocking") if env.get(key)},

@@ -156,6 +156,7 @@ PLATFORM_FIELDS: tuple[Field, ...] = (
     Field("launch.src", "text", "Name of the source."),
     Field("launch.note", "text", "What was counted."),
     Field("distributed.backends", "texts", "c10d backend names that work, the first by choice."),
+    Field("distributed.import", "texts", "Modules to import before a group of the first of them is made."),
     Field("distributed.library", "text", "What runs underneath."),
     Field("distributed.algorithms_src", "text", "Name of the source of the algorithms."),
     Field("distributed.algorithms", "texts", "How it carries out collectives; where it is not said, any way that the "

@@ -53,6 +53,11 @@ class Platform:
         return {"native": True, "shim": False, "no": False}.get(self.cuda_code)
 
     @property
+    def twin(self) -> str:
+        """The plug-in's module like torch.cuda, which torch.accelerator answers for too; empty where there is none."""
+        return self.module if self.module.startswith("torch.") else ""
+
+    @property
     def alloc_conf(self) -> str | None:
         """The environment variable by which the caching allocator is set; None where the file names none."""
         found: str | None = self.raw.get("env", {}).get("alloc_conf")

@@ -312,3 +312,17 @@ def test_an_unused_import_of_a_kernels_builder_is_listed():
 def test_no_file_that_a_rule_has_something_to_say_of_is_passed_over(name):
     module, _, symbol = name.rpartition(".")
     assert port_source(f"from {module} import {symbol} as x\nx\n" if module else f"import {name}\n", TARGETS[0]).left
+
+
+@pytest.mark.parametrize(("chip", "imported"), [
+    ("tpu-v5p", ["torch_xla", "torch_xla.distributed.xla_backend"]),
+    ("gaudi2", ["habana_frameworks.torch", "habana_frameworks.torch.distributed.hccl"]), ("ascend-910b", ["torch_npu"]),
+])  # fmt: skip
+def test_what_makes_a_backend_known_is_imported_before_its_group_is_made(chip, imported):
+    """A group was made of a backend that nobody had registered."""
+    text = 'import torch\nimport torch.distributed as dist\n\ndist.init_process_group("nccl")\n'
+    made = port_source(text, make_target(chip)).text
+    assert [line.removeprefix("import ") for line in made.splitlines() if line.startswith("import ")][2:] == imported
+    assert port_source(made, make_target(chip)).text == made
+    alone = port_source('import torch\n\nx = torch.zeros(2, device="cuda")\n', make_target(chip)).text
+    assert "distributed" not in alone

@@ -79,6 +79,7 @@ def _port(unit: Unit, node: ast.Constant) -> None:
         quote = unit.module.of(node)[-1]
         value = str(node.value).replace("nccl", unit.target.backend).replace("cuda", unit.target.device_type)
         unit.replace(node, f"{quote}{value}{quote}", NAME, REASON, "nccl")
+        unit.header.needs_backend = unit.header.needs_backend or found == "place"
         return None
     unit.replace(node, _question(unit, found), NAME, REASON, "nccl")
     return None

@@ -114,8 +114,8 @@ def test_what_torch_accelerator_does_not_answer_for_is_no_edit(tmp_path):
     """`anychip port` left what was to be edited by these words: nothing like torch.cuda is there."""
     (tmp_path / "a.py").write_text("import torch\ntorch.cuda.synchronize()\n")
     tpu, ascend = audit(tmp_path, on=["tpu-v5p", "ascend-910b"]).targets
-    assert (tpu.verdicts["edit"], tpu.verdicts["decide"]) == (0, 1)
-    assert ascend.verdicts["edit"] == 1
+    assert dict(tpu.verdicts) == {"decide": 1}
+    assert dict(ascend.verdicts) == {"edit": 1}
 
 
 def test_comments_silence_rules(project):

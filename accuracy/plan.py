@@ -226,7 +226,7 @@ def programmed(found: Plan, told: list[Mapping[str, Any]]) -> Plan:
         return found
     reason = megatron.unable(found.options) or ("" if megatron.installed() else "megatron-core is not installed")
     if reason:
-        return replace(found, instead=reason)
+        return replace(found, instead="; ".join(filter(None, (reason, found.instead))))
     library = [rule["library"] for rule in told if "library" in rule][-1:]
     return replace(found, program=wanted[0], library="".join(library))
 

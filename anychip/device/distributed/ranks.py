@@ -275,7 +275,9 @@ def likeness(
     def matched(one: int, other: int) -> bool:
         """One may be ended sooner, but not before the other is through with communicating."""
         shorter, longer = sorted((one, other), key=lambda rank: streams[rank].size)
-        return alike(streams[one], streams[other]) and not leaves(programs[shorter], programs[longer])
+        if not alike(streams[one], streams[other]):
+            return False
+        return streams[shorter].size == streams[longer].size or not leaves(programs[shorter], programs[longer])
 
     kind = {rank: next(one for one in first if one == rank or matched(rank, one)) for rank in first}
     partners: dict[int, set[int]] = {}
